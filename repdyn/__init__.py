@@ -1,0 +1,38 @@
+"""repdyn: how a network's representations move through depth, and how two networks' representations relate.
+
+The public names are found here; each is imported when it is first used, so that ``import repdyn`` stays
+light and loads no model or plotting library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "repdyn.paths": ("RepresentationPaths", "open_paths"),
+    "repdyn.tracing": ("TracedModel", "load", "trace", "wrap"),
+    "repdyn.koopman": ("KoopmanAutoencoder", "controls"),
+    "repdyn.fields": ("LatentField",),
+    "repdyn.ood": ("PathDetector", "evaluate"),
+    "repdyn.topology": ("LevelSetTree", "persistence"),
+    "repdyn.translation": ("match_trees", "stitch", "translate"),
+    "repdyn.errors": ("RepdynError",),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'repdyn' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

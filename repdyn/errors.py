@@ -1,0 +1,45 @@
+"""Errors that speak to a user: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["RepdynError", "nearest_names"]
+
+
+class RepdynError(ValueError):
+    """Bad input, told in one line.
+
+    Raised before work starts wherever that is possible. The command line prints the message and exits
+    with status 2; from Python it is an ordinary :class:`ValueError`.
+    """
+
+
+def nearest_names(wanted: str, known: Iterable[str], count: int = 3) -> str:
+    """Say which known names are nearest to a wrong one, for the end of an error message.
+
+    Parameters
+    ----------
+    wanted
+        The name that was not found.
+    known
+        All names that would have been accepted.
+    count
+        At most so many are listed.
+
+    Returns
+    -------
+    str
+        ``"nearest: 'a', 'b'"``, or ``"there are none"`` where nothing is known.
+
+    Examples
+    --------
+    >>> nearest_names("blocks.12", ["stem", "blocks.1", "blocks.11"], count=2)
+    "nearest: 'blocks.1', 'blocks.11'"
+    """
+    names = list(dict.fromkeys(known))
+    if not names:
+        return "there are none"
+    close = difflib.get_close_matches(wanted, names, n=count, cutoff=0.0)
+    return "nearest: " + ", ".join(repr(name) for name in close)
