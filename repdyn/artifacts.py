@@ -117,12 +117,15 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
         raise RepdynError(f"{folder}: is not a repdyn result (no readable config.json of ours)") from None
     if schema > SCHEMA_VERSION:
         raise RepdynError(
-            f"{folder}: written by a newer repdyn (schema {schema}, this one reads up to {SCHEMA_VERSION}); upgrade repdyn"
+            f"{folder}: written by a newer repdyn (schema {schema}, this one reads up to "
+            f"{SCHEMA_VERSION}); upgrade repdyn"
         )
     if kind is not None and found != kind:
         raise RepdynError(f"{folder}: holds a {found!r}, expected a {kind!r}")
     try:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
-        raise RepdynError(f"{folder}: model.safetensors is missing or truncated ({error}); save it again") from None
+        raise RepdynError(
+            f"{folder}: model.safetensors is missing or truncated ({error}); save it again"
+        ) from None
     return Artifact(found, document, tensors)

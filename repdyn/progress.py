@@ -20,9 +20,7 @@ Listener = Callable[[str, int, int | None], None]
 _listener: ContextVar[Listener | None] = ContextVar("repdyn_progress_listener", default=None)
 
 
-def track(
-    iterable: Iterable[T], description: str, total: int | None = None, start: int = 0
-) -> Iterator[T]:
+def track(iterable: Iterable[T], description: str, total: int | None = None, start: int = 0) -> Iterator[T]:
     """Yield the items of an iterable and tell the listener, if there is one, how far it is.
 
     Parameters
