@@ -1,0 +1,269 @@
+"""Columns of representations: arrays that may be in memory or in chunk files, read the same way.
+
+A column never copies what it was made from; a subset of it is the same column with an index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Blocks", "Rows", "Tokens", "gather"]
+
+Index = NDArray[np.int64]
+
+
+class Blocks(Protocol):
+    """Consecutive blocks of rows: a list of arrays, or chunk files that open when asked for."""
+
+    def __getitem__(self, number: int, /) -> NDArray[Any]: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """One vector per sample, shape ``(N, D)``: columns ``low`` to ``high`` of packed blocks of rows.
+
+    Attributes
+    ----------
+    blocks
+        Arrays ``(block_rows, width)``; the last may be shorter or padded.
+    block_rows
+        Rows in every block but the last.
+    size
+        Rows in all.
+    low, high
+        This column's place in a packed row.
+    dtype
+        Of the entries.
+    index
+        The rows that this column shows, ``None`` for all in order.
+    """
+
+    blocks: Blocks
+    block_rows: int
+    size: int
+    low: int
+    high: int
+    dtype: np.dtype[Any]
+    index: Index | None = None
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> Rows:
+        """One array ``(N, D)`` in memory, as a column."""
+        return cls([array], max(len(array), 1), len(array), 0, array.shape[1], array.dtype)
+
+    @property
+    def width(self) -> int:
+        """Entries in one vector, D."""
+        return self.high - self.low
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(N, D)``."""
+        return len(self), self.width
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+        return 2
+
+    def __len__(self) -> int:
+        return self.size if self.index is None else len(self.index)
+
+    def subset(self, index: Index) -> Rows:
+        """The same column, showing these of its rows."""
+        return replace(self, index=compose(self.index, index))
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return _getitem(self, key)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        index = self.index
+        if len(self.blocks) == 1 and index is None and copy is not True:
+            found = np.asarray(self.blocks[0])[: self.size, self.low : self.high]
+        else:
+            found = self.take(np.arange(len(self)))
+        return found if dtype is None else found.astype(dtype, copy=False)
+
+    def take(self, index: Index) -> NDArray[Any]:
+        """Read rows by number, shape ``(n, D)``."""
+        return take_rows(self, compose(self.index, index))
+
+    def __repr__(self) -> str:
+        return f"<{self.shape[0]} x {self.width} {self.dtype}, read when indexed>"
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Several vectors per sample, padded when read to ``(N, T, D)``; kept without padding.
+
+    Attributes
+    ----------
+    blocks
+        Flat token arrays ``(tokens of the block's samples, D)``.
+    block_rows
+        Samples in every block but the last.
+    lengths
+        Tokens of each sample, ``(samples in all,)``.
+    width
+        Entries in one token, D.
+    dtype
+        Of the entries.
+    index
+        The samples that this column shows, ``None`` for all in order.
+    """
+
+    blocks: Blocks
+    block_rows: int
+    lengths: Index
+    width: int
+    dtype: np.dtype[Any]
+    index: Index | None = None
+
+    @classmethod
+    def of(cls, array: NDArray[Any], mask: NDArray[np.bool_]) -> Tokens:
+        """An array ``(N, T, D)`` and its mask ``(N, T)`` in memory, as a column."""
+        lengths = mask.sum(axis=1).astype(np.int64)
+        return cls([array[mask]], max(len(array), 1), lengths, array.shape[2], array.dtype)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(N, T, D)`` with T the most tokens that a sample of this column has."""
+        return len(self), self._longest(), self.width
+
+    @property
+    def ndim(self) -> int:
+        """3."""
+        return 3
+
+    def __len__(self) -> int:
+        return len(self.lengths) if self.index is None else len(self.index)
+
+    def subset(self, index: Index) -> Tokens:
+        """The same column, showing these of its samples."""
+        return replace(self, index=compose(self.index, index))
+
+    def shown_lengths(self) -> Index:
+        """Tokens of each sample that this column shows, ``(N,)``."""
+        return self.lengths if self.index is None else self.lengths[self.index]
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return _getitem(self, key)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        found = self.take(np.arange(len(self)))
+        return found if dtype is None else found.astype(dtype, copy=False)
+
+    def take(self, index: Index, longest: int | None = None) -> NDArray[Any]:
+        """Read samples by number, padded with zeros to ``(n, T, D)``."""
+        found = np.zeros(
+            (len(index), self._longest() if longest is None else longest, self.width), self.dtype
+        )
+        for position, tokens in enumerate(self.ragged(index)):
+            found[position, : len(tokens)] = tokens
+        return found
+
+    def ragged(self, index: Index) -> list[NDArray[Any]]:
+        """Read samples by number, each ``(its tokens, D)``."""
+        samples = compose(self.index, index)
+        found = []
+        starts: dict[int, Index] = {}
+        for sample in samples.tolist():
+            number, row = divmod(sample, self.block_rows)
+            if number not in starts:
+                own = self.lengths[number * self.block_rows : (number + 1) * self.block_rows]
+                starts[number] = np.concatenate([[0], np.cumsum(own)])
+            low, high = starts[number][row : row + 2]
+            found.append(self.blocks[number][low:high])
+        return found
+
+    def _longest(self) -> int:
+        lengths = self.shown_lengths()
+        return int(lengths.max()) if len(lengths) else 0
+
+    def __repr__(self) -> str:
+        rows, tokens, width = self.shape
+        return f"<{rows} x up to {tokens} tokens x {width} {self.dtype}, read when indexed>"
+
+
+def gather(columns: Mapping[str, Rows | Tokens], index: Index) -> dict[str, NDArray[Any]]:
+    """Read the same samples of several columns, packed neighbours with one read.
+
+    Parameters
+    ----------
+    columns
+        Columns of one set of samples.
+    index
+        Numbers of the samples, ``(n,)``.
+
+    Returns
+    -------
+    dict
+        Arrays ``(n, D)``, or ``(n, T, D)`` with T the longest of these samples.
+    """
+    groups: dict[int, list[str]] = {}
+    found: dict[str, NDArray[Any]] = {}
+    for name, column in columns.items():
+        if isinstance(column, Rows):
+            groups.setdefault(id(column.blocks), []).append(name)
+        else:
+            lengths = column.shown_lengths()[index]
+            found[name] = column.take(index, int(lengths.max()) if len(lengths) else 0)
+    for names in groups.values():
+        rows = [column for name in names if isinstance(column := columns[name], Rows)]
+        low, high = min(column.low for column in rows), max(column.high for column in rows)
+        # Reading the whole span is the faster way unless most of it would be thrown away.
+        if 2 * sum(column.width for column in rows) >= high - low:
+            span = replace(rows[0], low=low, high=high).take(index)
+            found.update({n: span[:, c.low - low : c.high - low] for n, c in zip(names, rows)})
+        else:
+            found.update({n: c.take(index) for n, c in zip(names, rows)})
+    return {name: found[name] for name in columns}
+
+
+def compose(outer: Index | None, index: Index) -> Index:
+    """Numbers in the whole of the numbers in a subset."""
+    return index if outer is None else outer[index]
+
+
+def take_rows(rows: Rows, index: Index) -> NDArray[Any]:
+    """Read rows of the whole by number; each block is visited once, in order of the disk."""
+    columns = slice(rows.low, rows.high)
+    found = np.empty((len(index), rows.width), rows.dtype)
+    if len(index) == 0:
+        return found
+    first = int(index[0])
+    if int(index[-1]) - first == len(index) - 1 and bool((np.diff(index) == 1).all()):
+        # A run of rows: slices, no index arrays.
+        stop = first + len(index)
+        for number in range(first // rows.block_rows, (stop - 1) // rows.block_rows + 1):
+            start = number * rows.block_rows
+            low, high = max(first, start), min(stop, start + rows.block_rows)
+            found[low - first : high - first] = rows.blocks[number][low - start : high - start, columns]
+        return found
+    order = np.argsort(index, kind="stable")
+    numbers = index[order] // rows.block_rows
+    cuts = np.flatnonzero(np.diff(numbers)) + 1
+    for part in np.split(order, cuts):
+        number = int(index[part[0]]) // rows.block_rows
+        found[part] = rows.blocks[number][index[part] - number * rows.block_rows, columns]
+    return found
+
+
+def _getitem(column: Rows | Tokens, key: Any) -> NDArray[Any]:
+    """Read as NumPy would: the first axis chooses what is read, the rest is applied to that."""
+    first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
+    if first is Ellipsis or first is None:
+        return np.asarray(column)[key]
+    rows = np.arange(len(column))[first]
+    if isinstance(rows, np.ndarray):
+        found = column.take(rows.reshape(-1))
+        found = found.reshape(rows.shape + found.shape[1:])
+        return found[(slice(None), *rest)] if rest else found
+    found = column.take(np.array([rows]))[0]
+    return found[rest] if rest else found
