@@ -71,7 +71,7 @@ def save_artifact(
     from safetensors.numpy import save_file
 
     target = Path(path)
-    if target.exists() and not (target / "config.json").is_file():
+    if target.exists() and _document(target) is None:
         raise RepdynError(f"{target}: is in the way and is not a repdyn result; choose another path")
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -109,12 +109,11 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
     folder = Path(path)
     if not folder.exists():
         raise RepdynError(f"{folder}: there is no such file or folder")
-    try:
-        document = json.loads((folder / "config.json").read_text())
-        header = document.pop("repdyn")
-        found, schema = str(header["kind"]), int(header["schema"])
-    except (OSError, KeyError, TypeError, AttributeError, ValueError):
-        raise RepdynError(f"{folder}: is not a repdyn result (no readable config.json of ours)") from None
+    document = _document(folder)
+    if document is None:
+        raise RepdynError(f"{folder}: is not a repdyn result (no readable config.json of ours)")
+    header = document.pop("repdyn")
+    found, schema = header["kind"], header["schema"]
     if schema > SCHEMA_VERSION:
         raise RepdynError(
             f"{folder}: written by a newer repdyn (schema {schema}, this one reads up to "
@@ -129,3 +128,18 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
             f"{folder}: model.safetensors is missing or truncated ({error}); save it again"
         ) from None
     return Artifact(found, document, tensors)
+
+
+def _document(folder: Path) -> dict[str, Any] | None:
+    """The folder's config, or None where it is not one that we wrote."""
+    try:
+        document = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    header = document.get("repdyn") if isinstance(document, dict) else None
+    ours = (
+        isinstance(header, dict)
+        and isinstance(header.get("kind"), str)
+        and isinstance(header.get("schema"), int)
+    )
+    return document if ours else None

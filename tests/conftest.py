@@ -1,0 +1,20 @@
+"""What all tests share: where real data is, and quiet, bounded threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may reach for a hub
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data and small pretrained models; the test skips where it is absent."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("REPDYN_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"real data not found at {folder}; set REPDYN_DATA")
+    return folder
