@@ -1,0 +1,367 @@
+"""The level-set tree of a density: which regions are denser than what separates them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import polygamma
+
+from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.errors import RepdynError
+from repdyn.topology.density import density_from_distances, intrinsic_dimension, mixture_density
+from repdyn.topology.merging import Merging, merge_superlevel_sets, nodes_of
+from repdyn.topology.neighbors import as_points, nearest_neighbors
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["LevelSetTree"]
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LevelSetTree:
+    r"""Merge tree of the superlevel sets of a density, simplified by persistence.
+
+    .. math:: \{x : \log f(x) \ge \lambda\}, \quad \lambda \text{ from } \infty \text{ to } -\infty
+
+    As the level falls, components are born at peaks and join at saddles. A leaf is a peak that rises at
+    least ``threshold`` above the saddle where it joins a higher one; an inner node is a join. The tree
+    depends on no basis: any rotation, shift or scaling of the space gives the same one.
+
+    Attributes
+    ----------
+    parent : (M,) array
+        Node that each node joins; -1 at the root, which is the last. Leaves come first, by falling height.
+    height : (M,) array
+        Log-density where the branch begins: a leaf's peak, an inner node's join.
+    saddle : (M,) array
+        Log-density where the branch joins its parent; at the root, the lowest of all points.
+    persistence : (M,) array
+        Rise of the branch's highest peak above ``saddle``.
+    mass : (M,) array
+        Fraction of the points in the branch; 1 at the root.
+    leaf : (M,) array of bool
+    peak : (M,) array
+        Point at the branch's highest peak.
+    assignment : (N,) array
+        Leaf of each point.
+    density : (N,) array
+        Log-density at each point.
+    threshold
+        Persistence that leaves have at least (infinite where a number of leaves was asked for).
+    dimension
+        Intrinsic dimension of the points.
+    neighbors
+        Neighbours of each point in the graph that the tree lives on.
+    merging
+        The complete tree before simplification.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(400, 3))
+    >>> x[200:] += 8
+    >>> LevelSetTree.fit(x).leaves.tolist()
+    [0, 1]
+
+    References
+    ----------
+    Chaudhuri, K. and Dasgupta, S. (2010). Rates of convergence for the cluster tree. NIPS 23.
+    Chazal, F. et al. (2013). Persistence-based clustering in Riemannian manifolds. Journal of the ACM 60(6).
+    """
+
+    parent: Index
+    height: Array
+    saddle: Array
+    persistence: Array
+    mass: Array
+    leaf: NDArray[np.bool_]
+    peak: Index
+    assignment: Index
+    density: Array
+    threshold: float
+    dimension: float
+    neighbors: int
+    merging: Merging
+
+    @classmethod
+    def fit(
+        cls,
+        x: ArrayLike,
+        density: str | Callable[[Array], ArrayLike] | ArrayLike = "knn",
+        neighbors: int = 15,
+        persistence: float | None = None,
+        seed: int = 0,
+    ) -> LevelSetTree:
+        r"""Estimate the density, build the exact tree on the graph of nearest neighbours, simplify it.
+
+        Parameters
+        ----------
+        x
+            Points, shape ``(N, D)``.
+        density
+            ``"knn"`` (:func:`knn_density`), ``"mixture"`` (:func:`mixture_density`), a function from
+            points to log-densities, or log-densities ``(N,)``.
+        neighbors
+            Of each point in the graph, and k of the kNN density; fewer where there are fewer points.
+        persistence
+            Peaks that rise less above their saddle are joined to it. By default what noise makes of a
+            kNN density, :math:`\sqrt{2 \log N \, \psi'(k)}` (its standard error times the height that
+            the largest of N errors reaches), and 0 for any other density.
+        seed
+            Of the mixture.
+
+        Returns
+        -------
+        LevelSetTree
+
+        Raises
+        ------
+        RepdynError
+            On a wrong shape, values that are not finite, or an unknown density.
+        """
+        points = as_points(x, "LevelSetTree.fit")
+        if neighbors < 1:
+            raise RepdynError(f"LevelSetTree.fit: neighbors={neighbors}; expected 1 or more")
+        if persistence is not None and not persistence >= 0:
+            raise RepdynError(f"LevelSetTree.fit: persistence={persistence}; expected a number of 0 or more")
+        count = min(neighbors, len(points) - 1)
+        if count == 0:  # one point: one leaf, of which nothing more can be said
+            distances, indices = np.empty((1, 0)), np.empty((1, 0), dtype=np.int64)
+        else:
+            distances, indices = nearest_neighbors(points, count)
+        values = _log_density(points, density, distances, seed)
+        if persistence is None:
+            persistence = _noise(len(points), count) if isinstance(density, str) and density == "knn" else 0.0
+        merging = merge_superlevel_sets(values, indices)
+        dimension = intrinsic_dimension(distances) if count else 0.0
+        return _view(merging, merging.persistence >= persistence, values, persistence, dimension, count)
+
+    @property
+    def leaves(self) -> Index:
+        """Numbers of the leaves, shape ``(L,)``: 0 to L - 1."""
+        return np.flatnonzero(self.leaf)
+
+    @property
+    def n_peaks(self) -> int:
+        """Peaks before simplification: the finest granularity there is."""
+        return len(self.merging.peak)
+
+    @property
+    def components(self) -> int:
+        """Connected components of the neighbour graph; more than one join at the lowest density only."""
+        return self.merging.components
+
+    @property
+    def diagram(self) -> Array:
+        """Birth and death of every leaf by the elder rule ``(L, 2)``, in the order of the leaves."""
+        peaks = self.merging.basin[self.peak[self.leaf]]
+        return np.column_stack([self.merging.birth[peaks], self.merging.death[peaks]])
+
+    def simplify(self, persistence: float) -> LevelSetTree:
+        """Keep the leaves of at least this persistence; a smaller one than ``threshold`` brings leaves back.
+
+        Parameters
+        ----------
+        persistence
+            In units of log-density. The highest peak always stays.
+        """
+        if not persistence >= 0:
+            raise RepdynError(f"simplify: persistence={persistence}; expected a number of 0 or more")
+        return self._kept(self.merging.persistence >= persistence, persistence)
+
+    def prune(self, n_leaves: int) -> LevelSetTree:
+        """Keep the most persistent leaves, so many.
+
+        Parameters
+        ----------
+        n_leaves
+            From 1 to :attr:`n_peaks`; not limited by the present simplification.
+
+        Raises
+        ------
+        RepdynError
+            If the density has not so many peaks.
+        """
+        if not 1 <= n_leaves <= self.n_peaks:
+            raise RepdynError(
+                f"the density has {self.n_peaks} peaks on this graph, {n_leaves} leaves were asked for; "
+                "ask for fewer, or fit with fewer neighbors"
+            )
+        persistence = self.merging.persistence
+        # Stable: among equals the higher peak stays, so that no leaf is left without its elder.
+        chosen = np.argsort(-persistence, kind="stable")[:n_leaves]
+        kept = np.zeros(self.n_peaks, dtype=bool)
+        kept[chosen] = True
+        return self._kept(kept, float(persistence[chosen[-1]]))
+
+    def cut(self, n_leaves: int) -> Index:
+        """Cluster labels at a granularity: each point's leaf when the most persistent leaves are kept.
+
+        Parameters
+        ----------
+        n_leaves
+            As in :meth:`prune`.
+
+        Returns
+        -------
+        (N,) array
+            0 to ``n_leaves - 1``, by falling height of the peak. Every point is assigned.
+        """
+        return self.prune(n_leaves).assignment
+
+    def plot(self) -> Figure:
+        """Draw the tree, its height the log-density."""
+        from repdyn.views.trees import tree  # imported here: plotly only when something is drawn
+
+        return tree(self._drawn())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``--json``: the nodes and the sizes, not the points."""
+        return {
+            "points": len(self.assignment),
+            "leaves": int(self.leaf.sum()),
+            "peaks": self.n_peaks,
+            "components": self.components,
+            "neighbors": self.neighbors,
+            "dimension": self.dimension,
+            "threshold": self.threshold,
+            **{name: np.asarray(value).tolist() for name, value in self._drawn().items() if name != "label"},
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tree, complete, to a folder (kind ``"tree"``)."""
+        merging = self.merging
+        kept = np.zeros(self.n_peaks, dtype=bool)
+        kept[merging.basin[self.peak[self.leaf]]] = True
+        config = {
+            "threshold": self.threshold,
+            "dimension": self.dimension,
+            "neighbors": self.neighbors,
+            "components": self.components,
+        }
+        tensors = {
+            name: getattr(merging, name) for name in ("peak", "birth", "death", "elder", "beside", "basin")
+        }
+        save_artifact(path, "tree", config, {**tensors, "density": self.density, "kept": kept})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LevelSetTree:
+        """Read a tree that :meth:`save` wrote."""
+        artifact = load_artifact(path, "tree")
+        held, config = artifact.tensors, artifact.config
+        names = ("peak", "birth", "death", "elder", "beside", "basin")
+        try:
+            merging = Merging(**{name: held[name] for name in names}, components=int(config["components"]))
+            kept, density = held["kept"], held["density"]
+            settings = float(config["threshold"]), float(config["dimension"]), int(config["neighbors"])
+        except KeyError as missing:
+            raise RepdynError(f"{path}: is not a whole tree, {missing} is missing; save it again") from None
+        return _view(merging, kept, density, *settings)
+
+    def _drawn(self) -> dict[str, Any]:
+        """The arrays that a picture needs."""
+        return {
+            "parent": self.parent,
+            "height": self.height,
+            "death": self.saddle,
+            "saddle": self.saddle,
+            "mass": self.mass,
+            "persistence": self.persistence,
+            "label": None,
+        }
+
+    def _kept(self, kept: NDArray[np.bool_], threshold: float) -> LevelSetTree:
+        return _view(self.merging, kept, self.density, threshold, self.dimension, self.neighbors)
+
+    def __repr__(self) -> str:
+        leaves = self.leaves
+        lines = [
+            f"LevelSetTree: {len(leaves)} leaves of persistence ≥ {self.threshold:.2f} "
+            f"({self.n_peaks} peaks) over {len(self.assignment)} points, "
+            f"intrinsic dimension {self.dimension:.1f}"
+        ]
+        if self.components > 1:
+            lines.append(f"  the neighbour graph has {self.components} components")
+        largest = leaves[np.argsort(-self.mass[leaves], kind="stable")][:8]
+        born = self.diagram
+        lines += [
+            f"  leaf {leaf}: mass {self.mass[leaf]:.3f}, peak {born[leaf, 0]:.2f}, "
+            f"persistence {born[leaf, 0] - born[leaf, 1]:.2f}"
+            for leaf in largest
+        ]
+        if len(leaves) > len(largest):
+            lines.append(f"  … and {len(leaves) - len(largest)} smaller ones")
+        return "\n".join(lines)
+
+
+def _noise(points: int, neighbors: int) -> float:
+    """Rise above its saddle that noise alone gives the most persistent peak of a kNN log-density."""
+    return float(np.sqrt(2 * np.log(points) * polygamma(1, neighbors))) if neighbors else 0.0
+
+
+def _log_density(points: Array, density: object, distances: Array, seed: int) -> Array:
+    if isinstance(density, str):
+        if density == "knn":
+            return density_from_distances(distances) if distances.shape[1] else np.zeros(len(points))
+        if density == "mixture":
+            return mixture_density(points, seed=seed)(points)
+        raise RepdynError(
+            f"LevelSetTree.fit: density={density!r}; expected 'knn', 'mixture', a function or an array"
+        )
+    given: Any = density(points) if callable(density) else density
+    values = np.asarray(given, dtype=np.float64)
+    if values.shape != (len(points),):
+        raise RepdynError(
+            f"LevelSetTree.fit: density has shape {values.shape}; "
+            f"expected one log-density per point, ({len(points)},)"
+        )
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise RepdynError(
+            f"LevelSetTree.fit: density is not finite at point {row}; expected finite log-densities"
+        )
+    return values
+
+
+def _view(
+    merging: Merging,
+    kept: NDArray[np.bool_],
+    density: Array,
+    threshold: float,
+    dimension: float,
+    neighbors: int,
+) -> LevelSetTree:
+    """The tree whose leaves are the kept peaks."""
+    kept = kept.copy()
+    kept[0] = True  # the highest peak has nothing to join
+    nodes = nodes_of(merging, kept)
+    leaves = (len(nodes.parent) + 1) // 2
+    assignment = nodes.leaf_of_peak[merging.basin]
+    mass = np.zeros(len(nodes.parent))
+    mass[:leaves] = np.bincount(assignment, minlength=leaves) / len(assignment)
+    for node, parent in enumerate(nodes.parent[:-1]):  # children come before their parent
+        mass[parent] += mass[node]
+    return LevelSetTree(
+        parent=nodes.parent,
+        height=nodes.height,
+        saddle=nodes.saddle,
+        persistence=merging.birth[nodes.peak] - nodes.saddle,
+        mass=mass,
+        leaf=np.arange(len(nodes.parent)) < leaves,
+        peak=merging.peak[nodes.peak],
+        assignment=assignment,
+        density=density,
+        threshold=float(threshold),
+        dimension=float(dimension),
+        neighbors=neighbors,
+        merging=merging,
+    )
