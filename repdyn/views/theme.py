@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import html
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from repdyn.errors import RepdynError
 
@@ -29,6 +31,7 @@ __all__ = [
     "category_colors",
     "describe",
     "new_figure",
+    "panels",
     "plain",
     "template",
     "translucent",
@@ -100,6 +103,39 @@ def describe(figure: go.Figure, title: str, caption: str, alt: str | None = None
         title={"text": html.escape(title, quote=False), "subtitle": {"text": "<br>".join(wrapped)}},
         margin_t=64 + 17 * len(wrapped),
     )
+    return figure
+
+
+def panels(titles: Sequence[str], *, columns: int, height: int, **layout: Any) -> go.Figure:
+    """A grid of panels, each titled at its left, before :func:`describe`.
+
+    Parameters
+    ----------
+    titles
+        One per panel, row by row; the grid has as many rows as they need.
+    columns
+        Panels per row.
+    height
+        In pixels.
+    **layout
+        Further arguments of :func:`plotly.subplots.make_subplots`.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    figure = make_subplots(
+        rows=-(-len(titles) // columns), cols=columns, subplot_titles=[plain(t, 60) for t in titles], **layout
+    )
+    for annotation in figure.layout.annotations:
+        # plotly centres panel titles; the eye starts at the left, where the axis is.
+        left = next(
+            axis.domain[0]
+            for axis in figure.select_xaxes()
+            if axis.domain[0] <= annotation.x <= axis.domain[1]
+        )
+        annotation.update(x=left, xanchor="left", font={"size": 13})
+    figure.update_layout(template=template(dark=False), height=height)
     return figure
 
 

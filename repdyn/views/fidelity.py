@@ -1,0 +1,152 @@
+"""How well a model of the path predicts it, depth by depth, beside the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.views.arguments import estimates
+from repdyn.views.theme import ACCENT, CONTROL, INTERVAL_ALPHA, describe, panels, plain, translucent
+
+__all__ = ["fidelity"]
+
+_LOG_BEYOND = 30.0  # a ratio of largest to smallest FVU at which a linear axis hides the small ones
+_DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot", "dash")
+
+
+def fidelity(
+    point_names: Sequence[str],
+    fvu: Mapping[str, Sequence[object]],
+    accuracy: Mapping[str, Sequence[object]] | None = None,
+) -> go.Figure:
+    """Fraction of variance unexplained, and accuracy, at each depth.
+
+    Parameters
+    ----------
+    point_names
+        The L points in order of depth.
+    fvu
+        Per model, L estimates (mappings or objects with ``value``, ``low``, ``high``). The first is the
+        one in question, all others are its controls.
+    accuracy
+        Likewise, for accuracies, or ``None``.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+
+    Raises
+    ------
+    RepdynError
+        Where lengths differ or a quantity has no finite value.
+    """
+    quantities = [("Fraction of variance unexplained (lower is better)", "FVU", fvu)]
+    if accuracy:
+        quantities.append(("Accuracy (higher is better)", "accuracy", accuracy))
+    read = [_read(what, models, len(point_names)) for _, what, models in quantities]
+    figure = panels(
+        [title for title, _, _ in quantities],
+        columns=1,
+        height=200 + 260 * len(quantities),
+        shared_xaxes=True,
+        vertical_spacing=0.11,
+    )
+    # A model has one colour in both panels, whichever of them it appears in.
+    names = list(dict.fromkeys(name for models in read for name in models))
+    for row, models in enumerate(read, start=1):
+        for name, values in models.items():
+            _draw(figure, row, names.index(name), name, values, shown=row == 1 or name not in read[0])
+    values = np.concatenate([v[0] for v in read[0].values()])
+    values = values[np.isfinite(values) & (values > 0)]
+    if len(values) and values.max() / values.min() > _LOG_BEYOND:
+        figure.update_yaxes(type="log", row=1, col=1, dtick=1)
+    else:
+        figure.update_yaxes(rangemode="tozero", row=1, col=1)
+    # One row has always variance 1: a model that knows nothing but the mean.
+    figure.add_hline(y=1, row=1, col=1, line={"width": 1, "dash": "dot", "color": CONTROL[0]})
+    if accuracy:
+        figure.update_yaxes(tickformat=".0%", row=2, col=1)
+    step = max(1, len(point_names) // 14)
+    figure.update_xaxes(
+        tickvals=list(range(0, len(point_names), step)),
+        ticktext=[plain(point_names[k], 16) for k in range(0, len(point_names), step)],
+    )
+    figure.update_xaxes(title_text="depth", row=len(read), col=1)
+    figure.update_layout(hovermode="x unified", legend_y=-0.19 if len(read) == 1 else -0.13)
+    ours = names[0]
+    return describe(
+        figure,
+        "Fidelity through depth",
+        f"The line of {ours} should lie below its controls' where it explains more of the representation; "
+        "bands are confidence intervals, and 1 (dotted) is what predicting the mean would get.",
+        alt=_alt(ours, read[0], point_names),
+    )
+
+
+def _read(what: str, models: Mapping[str, Sequence[object]], depths: int) -> dict[str, NDArray[np.float64]]:
+    if not models:
+        raise RepdynError(f"fidelity: {what} names no model; give at least one")
+    read = {}
+    for name, given in models.items():
+        if len(given) != depths:
+            raise RepdynError(f"fidelity: {what} of {name!r} has {len(given)} estimates for {depths} points")
+        read[str(name)] = estimates(given)
+    if not any(np.isfinite(values[0]).any() for values in read.values()):
+        raise RepdynError(f"fidelity: {what} holds no finite number: a figure of nothing is not drawn")
+    return read
+
+
+def _draw(
+    figure: go.Figure, row: int, rank: int, name: str, values: NDArray[np.float64], *, shown: bool
+) -> None:
+    value, low, high = values
+    depth = np.arange(len(value))
+    color = ACCENT if rank == 0 else CONTROL[(rank - 1) % len(CONTROL)]
+    known = np.isfinite(low) & np.isfinite(high)
+    if known.any():
+        figure.add_scatter(
+            x=np.concatenate([depth[known], depth[known][::-1]]),
+            y=np.concatenate([high[known], low[known][::-1]]),
+            fill="toself",
+            mode="lines",
+            line={"width": 0},
+            fillcolor=translucent(color, INTERVAL_ALPHA),
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=name,
+            row=row,
+            col=1,
+        )
+    interval = [
+        f" [{a:.3g}, {b:.3g}]" if np.isfinite(a) and np.isfinite(b) else "" for a, b in zip(low, high)
+    ]
+    figure.add_scatter(
+        x=depth,
+        y=value,
+        mode="lines+markers",
+        name=plain(name) if rank == 0 else plain(name) + " (control)",
+        legendgroup=name,
+        showlegend=shown,
+        customdata=interval,
+        hovertemplate="%{y:.3g}%{customdata}",
+        line={
+            "color": color,
+            "width": 3 if rank == 0 else 1.6,
+            "dash": "solid" if rank == 0 else _DASHES[(rank - 1) % len(_DASHES)],
+        },
+        marker={"size": 7 if rank == 0 else 4},
+        row=row,
+        col=1,
+    )
+
+
+def _alt(ours: str, fvu: Mapping[str, NDArray[np.float64]], point_names: Sequence[str]) -> str:
+    last = ", ".join(f"{name} {values[0][-1]:.3g}" for name, values in fvu.items())
+    return (
+        f"Line chart of the fraction of variance unexplained at {len(point_names)} depths for {ours} and "
+        f"{len(fvu) - 1} controls. At the last point, {point_names[-1]}: {last}."
+    )

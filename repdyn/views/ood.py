@@ -1,0 +1,262 @@
+"""Scores of in-distribution and other data, the threshold between them, and how detectors compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+from plotly.subplots import make_subplots
+
+from repdyn.errors import RepdynError, nearest_names
+from repdyn.views.arguments import estimate, finite
+from repdyn.views.theme import (
+    ACCENT,
+    CATEGORIES,
+    INTERVAL_ALPHA,
+    category_colors,
+    describe,
+    plain,
+    translucent,
+    veil,
+)
+
+__all__ = ["ood"]
+
+_BINS = 60
+_TABLE_ROW = 28  # pixels
+_TAIL = 0.002  # share of scores at each end that may leave the axis, so that one outlier does not flatten it
+
+
+def ood(
+    scores: Mapping[str, ArrayLike],
+    in_distribution: str,
+    threshold: float,
+    table: Mapping[str, Mapping[str, Mapping[str, object]]],
+    profile: Mapping[str, Any] | None = None,
+) -> go.Figure:
+    """Histograms of a detector's scores with its threshold, and a table of detectors beside controls.
+
+    In the report, clicking a bar shows the profile through depth of an input in that bar.
+
+    Parameters
+    ----------
+    scores
+        Per data set, ``(N,)`` scores; higher is more normal.
+    in_distribution
+        Which of them is the data that the detector was fitted on.
+    threshold
+        Scores below it are flagged.
+    table
+        ``{detector: {data set: {"auroc": ..., "fpr95": ...}}}``, numbers or estimates with ``value``,
+        ``low``, ``high``. The first detector is the one in question, all others are its controls.
+    profile
+        What the score is made of at each depth, or ``None``: ``{"points": (L,) names, "low": (L,),
+        "median": (L,), "high": (L,)}`` over in-distribution data, and, optionally, ``"samples": {data set:
+        (N, L)}``, the profile of every scored input.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    if in_distribution not in scores:
+        raise RepdynError(
+            f"ood: in_distribution {in_distribution!r} is not among scores; "
+            f"{nearest_names(in_distribution, list(scores))}"
+        )
+    if not np.isfinite(threshold):
+        raise RepdynError(f"ood: threshold must be a finite number, got {threshold}")
+    # In-distribution first: it takes the accent colour and lies beneath.
+    names = [in_distribution, *[name for name in scores if name != in_distribution]]
+    read = {name: finite(f"ood: scores of {name!r}", scores[name], shape=(None,)) for name in names}
+    cells = _cells(table)
+    panels_used = ["histogram"] + (["profile"] if profile is not None else []) + (["table"] if cells else [])
+    table_height = _TABLE_ROW * (len(cells[0]) + 1) + 14 if cells else 0
+    heights = {"histogram": 300, "profile": 230, "table": table_height}
+    plot_height = sum(heights[p] for p in panels_used) + 96 * (len(panels_used) - 1)
+    figure = make_subplots(
+        rows=len(panels_used),
+        cols=1,
+        specs=[[{"type": "table" if p == "table" else "xy"}] for p in panels_used],
+        row_heights=[heights[p] for p in panels_used],
+        vertical_spacing=96 / plot_height if len(panels_used) > 1 else 0,
+    )
+    figure.update_layout(height=plot_height + 160, barmode="overlay", bargap=0, margin_b=24)
+    representatives = _histograms(figure, read, threshold)
+    if profile is not None:
+        _profile(figure, profile, read, representatives)
+    if cells:
+        header = ["detector", "data set", "AUROC ↑", "FPR@95 ↓"]
+        figure.add_table(
+            header={"values": header, "height": _TABLE_ROW},
+            cells={"values": cells, "height": _TABLE_ROW},
+            columnwidth=[1.4, 1, 1, 1],
+            row=len(panels_used),
+            col=1,
+        )
+    figure.update_layout(legend={"y": 1.0, "yanchor": "bottom"})
+    flagged = {name: float((s[np.isfinite(s)] < threshold).mean()) for name, s in read.items()}
+    said = ", ".join(f"{share:.0%} of {name}" for name, share in flagged.items())
+    return describe(
+        figure,
+        "Out-of-distribution scores",
+        f"Left of the dashed threshold inputs are flagged: {said}. A detector is worth having where its "
+        "AUROC interval lies above that of the controls below it.",
+        alt=f"Overlaid histograms of scores of {len(read)} data sets; flagged: {said}. Table of AUROC and "
+        f"FPR@95 of {len(table)} detectors.",
+    )
+
+
+def _histograms(
+    figure: go.Figure, read: Mapping[str, NDArray[np.float64]], threshold: float
+) -> dict[int, tuple[str, list[int]]]:
+    """Draw shares per bin; return, per trace, which input stands for each of its bars."""
+    known = {name: s[np.isfinite(s)] for name, s in read.items()}
+    low = min(threshold, *(float(np.quantile(s, _TAIL)) for s in known.values()))
+    high = max(threshold, *(float(np.quantile(s, 1 - _TAIL)) for s in known.values()))
+    edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
+    middle = (edges[1:] + edges[:-1]) / 2
+    representatives = {}
+    for name, color in zip(read, category_colors(len(read))):
+        values = np.clip(known[name], edges[0], edges[-1])
+        share = np.histogram(values, bins=edges)[0] / len(values)
+        places = np.flatnonzero(np.isfinite(read[name]))
+        order = places[np.argsort(read[name][places])]
+        nearest = np.searchsorted(read[name][order], middle[share > 0]).clip(0, len(order) - 1)
+        representatives[len(figure.data)] = (name, [int(k) for k in order[nearest]])
+        figure.add_bar(
+            x=middle[share > 0],
+            y=share[share > 0],
+            width=edges[1] - edges[0],
+            name=f"{plain(name, 30)} ({len(values)})",
+            marker={"color": translucent(color, 0.55), "line": {"width": 0}},
+            customdata=order[nearest],
+            hovertemplate="%{y:.1%} near %{x:.4g}<extra>" + plain(name, 30) + "</extra>",
+            row=1,
+            col=1,
+        )
+    figure.add_vline(x=threshold, line={"dash": "dash", "width": 1.6, "color": veil(1.0)}, row=1, col=1)
+    figure.add_annotation(
+        x=threshold,
+        y=1,
+        yref="y domain",
+        text=f"threshold {threshold:.3g}",
+        xanchor="left",
+        xshift=6,
+        yanchor="top",
+        row=1,
+        col=1,
+    )
+    figure.update_yaxes(title_text="share of inputs", tickformat=".0%", rangemode="tozero", row=1, col=1)
+    figure.update_xaxes(title_text="score (higher is more normal)", zeroline=False, row=1, col=1)
+    return representatives
+
+
+def _profile(
+    figure: go.Figure,
+    profile: Mapping[str, Any],
+    read: Mapping[str, NDArray[np.float64]],
+    representatives: Mapping[int, tuple[str, list[int]]],
+) -> None:
+    points: Sequence[str] = list(profile["points"])
+    low, median, high = (
+        finite(f"ood: profile {end!r}", profile[end], shape=(len(points),))
+        for end in ("low", "median", "high")
+    )
+    depth = np.arange(len(points))
+    figure.add_scatter(
+        x=np.concatenate([depth, depth[::-1]]),
+        y=np.concatenate([high, low[::-1]]),
+        fill="toself",
+        mode="lines",
+        line_width=0,
+        fillcolor=translucent(ACCENT, INTERVAL_ALPHA),
+        hoverinfo="skip",
+        name="in distribution, 5–95 %",
+        row=2,
+        col=1,
+    )
+    figure.add_scatter(
+        x=depth,
+        y=median,
+        mode="lines",
+        line={"color": ACCENT, "width": 2},
+        name="median",
+        showlegend=False,
+        hovertemplate="median %{y:.3g}<extra></extra>",
+        row=2,
+        col=1,
+    )
+    samples: Mapping[str, ArrayLike] = profile.get("samples") or {}
+    if samples:
+        _chosen(figure, samples, read, representatives, len(points))
+    step = max(1, len(points) // 14)
+    figure.update_xaxes(
+        tickvals=depth[::step],
+        ticktext=[plain(points[k], 16) for k in depth[::step]],
+        title_text="depth",
+        row=2,
+        col=1,
+    )
+    figure.update_yaxes(title_text="distance at depth", row=2, col=1)
+
+
+def _chosen(
+    figure: go.Figure,
+    samples: Mapping[str, ArrayLike],
+    read: Mapping[str, NDArray[np.float64]],
+    representatives: Mapping[int, tuple[str, list[int]]],
+    depths: int,
+) -> None:
+    """The profile of one input, and the data that a click on a bar replaces it with."""
+    lines: list[list[float | None]] = []
+    start: dict[int, int] = {}
+    for trace, (name, index) in representatives.items():
+        if name not in samples:
+            continue
+        array = finite(f"ood: profile of {name!r}", samples[name], shape=(len(read[name]), depths))
+        start[trace] = len(lines)
+        lines += [[float(f"{v:.4g}") if np.isfinite(v) else None for v in array[k]] for k in index]
+        figure.data[trace].customdata = np.arange(start[trace], start[trace] + len(index))
+    if not lines:
+        return
+    # To begin with, the input of the last data set that is furthest from normal.
+    first = start[max(start)]
+    chosen = len(figure.data)
+    figure.add_scatter(
+        x=np.arange(depths),
+        y=lines[first],
+        mode="lines+markers",
+        line={"color": CATEGORIES[5], "width": 2.6},
+        name="one input (click a bar to change)",
+        hovertemplate="%{y:.3g}<extra>chosen input</extra>",
+        row=2,
+        col=1,
+    )
+    figure.update_layout(meta={"links": {"sources": list(start), "targets": [{"trace": chosen, "y": lines}]}})
+
+
+def _cells(table: Mapping[str, Mapping[str, Mapping[str, object]]]) -> list[list[str]]:
+    columns: list[list[str]] = [[], [], [], []]
+    for rank, (detector, sets) in enumerate(table.items()):
+        for place, (name, figures) in enumerate(sets.items()):
+            said = f"<b>{plain(detector, 34)}</b>" if rank == 0 else f"{plain(detector, 34)} (control)"
+            row = [
+                said if place == 0 else "",
+                plain(name, 26),
+                _cell(figures, "auroc"),
+                _cell(figures, "fpr95"),
+            ]
+            for column, cell in zip(columns, row):
+                column.append(cell)
+    return columns if columns[0] else []
+
+
+def _cell(figures: Mapping[str, object], name: str) -> str:
+    value, low, high = estimate(figures.get(name))
+    if not np.isfinite(value):
+        return "–"
+    interval = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) and np.isfinite(high) else ""
+    return f"{value:.3f}{interval}"

@@ -1,0 +1,183 @@
+"""Where the samples are at each depth, in one plane, played through depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.views.arguments import finite, thin
+from repdyn.views.theme import CATEGORIES, OTHER, describe, new_figure, plain, translucent
+
+__all__ = ["path_flow"]
+
+_DRAWN = 1200  # samples: enough for a cloud's shape, few enough to move smoothly as SVG
+_TRAILS = 120  # samples whose whole path is drawn, faint, behind the cloud
+_MARGIN = 0.06  # of the range, around the outermost sample
+
+
+def path_flow(
+    projected: ArrayLike,
+    labels: ArrayLike | None,
+    point_names: Sequence[str],
+    explained: ArrayLike | float,
+) -> go.Figure:
+    """Samples in a common plane, animated through depth, with a slider.
+
+    Parameters
+    ----------
+    projected
+        Shape ``(L, N, 2)``: each sample's coordinates at each depth, all in one plane.
+    labels
+        Shape ``(N,)``, or ``None``. The most frequent classes have a colour each, the rest share a grey.
+    point_names
+        The L points in order of depth.
+    explained
+        The plane's share of the variance, ``(L,)`` or one number for all depths; always shown.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        With one frame per depth. At most 1200 samples are drawn, and the caption says how many of how many.
+    """
+    positions = finite("path_flow: projected", projected, shape=(len(point_names), None, 2))
+    share = np.broadcast_to(np.asarray(explained, dtype=np.float64), (len(point_names),))
+    count = positions.shape[1]
+    classes = _classes(labels, count)
+    drawn = thin(count, _DRAWN)
+    # float32 halves the file, and a screen has no eight digits.
+    shown = positions[:, drawn].astype(np.float32)
+    members = [(name, color, np.flatnonzero(index[drawn])) for name, color, index in classes]
+    members = [(name, color, index) for name, color, index in members if len(index)]
+
+    figure = new_figure("", "", height=560)
+    for _, color, index in members:
+        figure.add_scatter(**_trails(shown, index, color, len(drawn)))
+    for name, color, index in members:
+        figure.add_scatter(
+            x=shown[0, index, 0],
+            y=shown[0, index, 1],
+            mode="markers",
+            name=name,
+            legendgroup=name,
+            showlegend=labels is not None,
+            marker={"size": 6, "color": color, "opacity": 0.8},
+            hovertemplate=f"{name}<extra></extra>",
+        )
+    moving = list(range(len(members), 2 * len(members)))
+    figure.frames = [
+        go.Frame(
+            name=str(depth),
+            traces=moving,
+            data=[go.Scatter(x=shown[depth, i, 0], y=shown[depth, i, 1]) for _, _, i in members],
+        )
+        for depth in range(len(point_names))
+    ]
+    steps = [f"{plain(name, 24)} · plane shows {part:.0%}" for name, part in zip(point_names, share)]
+    figure.update_layout(**_controls(steps))
+    for axis, k in (("xaxis", 0), ("yaxis", 1)):
+        values = positions[..., k][np.isfinite(positions[..., k])]
+        pad = _MARGIN * float(np.ptp(values)) or 1.0
+        figure.layout[axis].update(
+            range=[float(values.min()) - pad, float(values.max()) + pad], showticklabels=False, zeroline=False
+        )
+    figure.layout.yaxis.update(scaleanchor="x", title_text="second direction")
+    figure.layout.xaxis.update(title_text="first direction", constrain="domain")
+    some = f"{len(drawn)} of {count} samples are drawn" if len(drawn) < count else f"All {count} samples"
+    return describe(
+        figure,
+        "Paths through depth",
+        f"Press play or drag the slider: groups that separate with depth are told apart. {some}; "
+        f"the plane shows {share.min():.0%} to {share.max():.0%} of the variance, so what seems to "
+        "overlap may be apart in the rest.",
+        alt=f"Animated scatter plot of {len(drawn)} samples in {len(members)} groups at {len(point_names)} "
+        f"depths, from {point_names[0]} to {point_names[-1]}.",
+    )
+
+
+def _classes(labels: ArrayLike | None, count: int) -> list[tuple[str, str, NDArray[np.bool_]]]:
+    """Name, colour and membership of each group: the largest classes, then all others together."""
+    if labels is None:
+        return [("samples", CATEGORIES[0], np.ones(count, dtype=bool))]
+    given = np.asarray(labels)
+    if given.shape != (count,):
+        raise RepdynError(f"path_flow: labels must have shape ({count},), got {given.shape}")
+    names, code, sizes = np.unique(given.astype(str), return_inverse=True, return_counts=True)
+    ranked = np.argsort(-sizes, kind="stable")
+    own = ranked[: len(CATEGORIES)] if len(ranked) > len(CATEGORIES) else np.sort(ranked)
+    groups = [(plain(names[k], 24), CATEGORIES[i], code == k) for i, k in enumerate(own)]
+    if len(ranked) > len(own):
+        rest = np.isin(code, ranked[len(own) :])
+        # Others first: drawn beneath.
+        groups.insert(0, (f"{len(ranked) - len(own)} other classes", OTHER, rest))
+    return groups
+
+
+def _trails(shown: NDArray[np.float32], index: NDArray[np.int64], color: str, total: int) -> dict[str, Any]:
+    """Whole paths of some samples of a class, as one line broken by NaN."""
+    some = index[: max(1, round(_TRAILS * len(index) / total))]
+    gap = np.full((1, len(some), 2), np.nan, dtype=np.float32)
+    lines = np.concatenate([shown[:, some], gap]).transpose(1, 0, 2).reshape(-1, 2)
+    return {
+        "x": lines[:, 0],
+        "y": lines[:, 1],
+        "mode": "lines",
+        "line": {"color": translucent(color, 0.16), "width": 1},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _controls(steps: Sequence[str]) -> dict[str, Any]:
+    smooth = {
+        "frame": {"duration": 700, "redraw": False},
+        "transition": {"duration": 600, "easing": "cubic-in-out"},
+        "mode": "immediate",
+    }
+    return {
+        "sliders": [
+            {
+                "active": 0,
+                "x": 0.13,
+                "len": 0.87,
+                "pad": {"t": 44, "b": 8},
+                "currentvalue": {"prefix": "", "xanchor": "left", "font": {"size": 13}},
+                "tickwidth": 0,
+                "minorticklen": 0,
+                "steps": [
+                    {"label": label, "method": "animate", "args": [[str(depth)], smooth]}
+                    for depth, label in enumerate(steps)
+                ],
+            }
+        ],
+        "updatemenus": [
+            {
+                "type": "buttons",
+                "direction": "left",
+                "showactive": False,
+                "x": 0.0,
+                "y": 0.0,
+                "xanchor": "left",
+                "yanchor": "top",
+                "pad": {"t": 68},
+                "buttons": [
+                    {
+                        "label": "▶",
+                        "method": "animate",
+                        "args": [None, {**smooth, "fromcurrent": True}],
+                    },
+                    {
+                        "label": "❚❚",
+                        "method": "animate",
+                        "args": [[None], {"mode": "immediate", "frame": {"duration": 0, "redraw": False}}],
+                    },
+                ],
+            }
+        ],
+        "legend": {"y": 1.0, "yanchor": "bottom"},
+        "margin": {"b": 120},
+    }

@@ -1,0 +1,249 @@
+"""The spectrum of a Koopman operator: which modes last, which turn, and which of them to believe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.views.arguments import finite
+from repdyn.views.theme import CATEGORIES, OTHER, describe, panels, veil
+
+__all__ = ["spectrum"]
+
+_MOST = 256  # eigenvalues drawn: the largest moduli
+_CURVE = 49  # places along depth at which a curve is drawn
+_CERTIFIED, _NOT = CATEGORIES[0], OTHER
+
+
+def spectrum(
+    eigenvalues: ArrayLike,
+    residual: ArrayLike,
+    threshold: float,
+    low: ArrayLike | None = None,
+    high: ArrayLike | None = None,
+    depths: ArrayLike | int = 12,
+) -> go.Figure:
+    r"""Eigenvalues in the complex plane beside :math:`|\lambda|^t`, what is left of each mode at depth t.
+
+    Clicking an eigenvalue in the report highlights its curve.
+
+    Parameters
+    ----------
+    eigenvalues
+        Shape ``(K,)``, complex.
+    residual
+        Shape ``(K,)``: the residual certificate of each, small where the eigenpair is one of the data and
+        not of the dictionary.
+    threshold
+        Residuals up to it are certified.
+    low, high
+        Shape ``(K,)``: ends of the interval of each modulus, or ``None``.
+    depths
+        The depths t of the path, ``(L,)``, or the last of them.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+
+    References
+    ----------
+    Colbrook, M. J., Ayton, L. J., Szőke, M. (2023). Residual dynamic mode decomposition. J. Fluid Mech. 955,
+    eq. (3.5): the residual.
+    """
+    values = np.asarray(eigenvalues, dtype=np.complex128)
+    finite("spectrum: the eigenvalues' moduli", np.abs(values), shape=(None,))
+    certificate = finite("spectrum: residual", residual, shape=values.shape)
+    interval = _interval(low, high, len(values))
+    order = np.argsort(-np.abs(values), kind="stable")[:_MOST]
+    count = len(values)
+    values, certificate = values[order], certificate[order]
+    interval = None if interval is None else interval[:, order]
+    certified = certificate <= threshold
+    last = float(np.max(np.asarray(depths, dtype=np.float64)))
+    if not np.isfinite(last) or last <= 0:
+        raise RepdynError(f"spectrum: depths must end above 0, got {last}")
+    t = np.linspace(0, last, _CURVE)
+    # A mode that grows is drawn until it leaves the picture, not until it overflows.
+    curves = np.exp(np.clip(np.outer(np.log(np.maximum(np.abs(values), 1e-12)), t), -30, 30))
+
+    figure = panels(
+        ["eigenvalues λ", "what is left of each mode, |λ|ᵗ"],
+        columns=2,
+        height=500,
+        column_widths=[0.5, 0.5],
+        horizontal_spacing=0.1,
+    )
+    _plane(figure, values, certificate, certified, interval)
+    _curves(figure, t, curves, certified)
+    _link(figure, values, certificate, t, curves, certified)
+    drawn = f" The {_MOST} largest of {count} are drawn." if count > _MOST else ""
+    return describe(
+        figure,
+        "Koopman spectrum",
+        f"{int(certified.sum())} of {len(values)} eigenvalues are certified (residual up to {threshold:.3g}, "
+        "filled blue); hollow grey ones may be of the dictionary's making. On the circle a mode lasts, "
+        f"inside it fades, away from the real axis it turns. Click an eigenvalue to see its curve.{drawn}",
+        alt=f"{len(values)} eigenvalues in the complex plane, {int(certified.sum())} of them certified, "
+        f"largest modulus {np.abs(values).max():.3f}; beside them the decay of each through depth.",
+    )
+
+
+def _interval(low: ArrayLike | None, high: ArrayLike | None, count: int) -> NDArray[np.float64] | None:
+    if (low is None) != (high is None):
+        raise RepdynError("spectrum: give both ends of the intervals, low and high, or neither")
+    if low is None or high is None:
+        return None
+    ends = [np.asarray(end, dtype=np.float64) for end in (low, high)]
+    if any(end.shape != (count,) for end in ends):
+        raise RepdynError(f"spectrum: low and high must have shape ({count},), got {[e.shape for e in ends]}")
+    return np.stack(ends)
+
+
+def _plane(
+    figure: go.Figure,
+    values: NDArray[np.complex128],
+    certificate: NDArray[np.float64],
+    certified: NDArray[np.bool_],
+    interval: NDArray[np.float64] | None,
+) -> None:
+    angle = np.linspace(0, 2 * np.pi, 181)
+    figure.add_scatter(
+        x=np.cos(angle),
+        y=np.sin(angle),
+        mode="lines",
+        line={"color": veil(0.8), "width": 1.2},
+        hoverinfo="skip",
+        showlegend=False,
+        row=1,
+        col=1,
+    )
+    if interval is not None:
+        # The modulus's interval lies along the ray from the origin.
+        direction = np.exp(1j * np.angle(values))
+        bars = np.stack([direction * interval[0], direction * interval[1], np.full(len(values), np.nan)])
+        joined = bars.T.ravel()
+        figure.add_scatter(
+            x=joined.real,
+            y=np.where(np.isnan(joined.real), np.nan, joined.imag),
+            mode="lines",
+            line={"color": veil(0.9), "width": 1.2},
+            hoverinfo="skip",
+            name="interval of |λ|",
+            row=1,
+            col=1,
+        )
+    for mask, name, color, symbol in (
+        (~certified, "not certified", _NOT, "circle-open"),
+        (certified, "certified", _CERTIFIED, "circle"),
+    ):
+        figure.add_scatter(
+            x=values[mask].real,
+            y=values[mask].imag,
+            mode="markers",
+            name=name,
+            legendgroup=name,
+            marker={"size": 9, "color": color, "symbol": symbol, "opacity": 0.9},
+            customdata=np.stack(
+                [np.flatnonzero(mask), np.abs(values[mask]), certificate[mask], np.angle(values[mask])],
+                axis=1,
+            ),
+            hovertemplate="|λ| = %{customdata[1]:.3f}, angle %{customdata[3]:.2f} rad per step"
+            "<br>residual %{customdata[2]:.3g}<extra></extra>",
+            row=1,
+            col=1,
+        )
+    reach = 1.12 * max(1.0, float(np.nanmax(np.abs(values))))
+    figure.update_xaxes(
+        range=[-reach, reach], constrain="domain", title_text="real part", nticks=6, row=1, col=1
+    )
+    figure.update_yaxes(
+        range=[-reach, reach],
+        scaleanchor="x",
+        constrain="domain",
+        title_text="imaginary part",
+        nticks=6,
+        row=1,
+        col=1,
+    )
+
+
+def _curves(
+    figure: go.Figure, t: NDArray[np.float64], curves: NDArray[np.float64], certified: NDArray[np.bool_]
+) -> None:
+    for mask, name, color, alpha in (
+        (~certified, "not certified", _NOT, 0.4),
+        (certified, "certified", _CERTIFIED, 0.55),
+    ):
+        some = curves[mask]
+        joined = np.concatenate([some, np.full((len(some), 1), np.nan)], axis=1).ravel()
+        figure.add_scatter(
+            x=np.tile(np.append(t, np.nan), len(some)).astype(np.float32),
+            y=joined.astype(np.float32),
+            mode="lines",
+            name=name,
+            legendgroup=name,
+            showlegend=False,
+            opacity=alpha,
+            line={"color": color, "width": 1.3},
+            hoverinfo="skip",
+            row=1,
+            col=2,
+        )
+    top = max(1.1, min(2.0, 1.05 * float(np.nanmax(curves))))
+    figure.update_yaxes(range=[0, top], row=1, col=2)
+    figure.update_xaxes(title_text="depth t", row=1, col=2)
+
+
+def _link(
+    figure: go.Figure,
+    values: NDArray[np.complex128],
+    certificate: NDArray[np.float64],
+    t: NDArray[np.float64],
+    curves: NDArray[np.float64],
+    certified: NDArray[np.bool_],
+) -> None:
+    """A ring and a bold curve for the chosen eigenvalue, and the data to move them on a click."""
+    first = int(np.flatnonzero(certified)[0]) if certified.any() else 0
+    color = CATEGORIES[5]
+    ring = len(figure.data)
+    figure.add_scatter(
+        x=[values[first].real],
+        y=[values[first].imag],
+        mode="markers",
+        marker={"size": 17, "symbol": "circle-open", "color": color, "line": {"width": 2.5}},
+        hoverinfo="skip",
+        name="chosen",
+        row=1,
+        col=1,
+    )
+    figure.add_scatter(
+        x=t,
+        y=curves[first],
+        mode="lines",
+        line={"color": color, "width": 3.2},
+        name="chosen",
+        showlegend=False,
+        hovertemplate="depth %{x:.3g}: %{y:.3g}<extra></extra>",
+        row=1,
+        col=2,
+    )
+    sources: Sequence[int] = [k for k in range(ring) if figure.data[k].customdata is not None]
+    figure.update_layout(
+        meta={
+            "links": {
+                "sources": list(sources),
+                "targets": [
+                    {"trace": ring, "x": _rounded(values.real[:, None]), "y": _rounded(values.imag[:, None])},
+                    {"trace": ring + 1, "y": _rounded(curves)},
+                ],
+            }
+        }
+    )
+
+
+def _rounded(values: NDArray[np.float64]) -> list[list[float]]:
+    return [[float(f"{v:.4g}") for v in row] for row in values]
