@@ -1,0 +1,26 @@
+"""Out-of-distribution detection: how unlike the training data an input looks, at every depth.
+
+:class:`PathDetector` watches the whole representation path; :class:`MahalanobisDetector` and
+:class:`KNNDetector` watch one point and are what it must beat; :func:`evaluate` puts them side by side.
+"""
+
+from __future__ import annotations
+
+from repdyn.ood.calibration import conformal_p_values, conformal_threshold, false_positive_interval
+from repdyn.ood.controls import energy
+from repdyn.ood.detectors import MahalanobisDetector, PathDetector, load_detector
+from repdyn.ood.evaluation import OODEvaluation, evaluate
+from repdyn.ood.neighbours import KNNDetector
+
+__all__ = [
+    "KNNDetector",
+    "MahalanobisDetector",
+    "OODEvaluation",
+    "PathDetector",
+    "conformal_p_values",
+    "conformal_threshold",
+    "energy",
+    "evaluate",
+    "false_positive_interval",
+    "load_detector",
+]

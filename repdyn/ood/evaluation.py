@@ -1,0 +1,294 @@
+"""How well a detector tells in- from out-of-distribution, never without the controls beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate
+from repdyn.ood.controls import IN_DISTRIBUTION, energy, statistics_scores
+from repdyn.ood.detector import Detector
+from repdyn.ood.detectors import PathDetector
+from repdyn.ood.metrics import Positive, separation
+from repdyn.progress import track
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from repdyn.paths import RepresentationPaths
+
+__all__ = ["IN_DISTRIBUTION", "MEAN", "OODEvaluation", "evaluate"]
+
+Array = NDArray[np.float64]
+Counts = NDArray[np.integer]
+
+MEAN = "mean of sets"
+RESAMPLES = 500  # the 95 % ends are then known to about 5 % of the interval's width
+LEVEL = 0.95
+METRICS = ("auroc", "aupr", "fpr95")
+
+
+@dataclass(frozen=True, eq=False)
+class OODEvaluation:
+    """A detector and its controls on several out-of-distribution sets.
+
+    Attributes
+    ----------
+    detector
+        Its name; the first key of ``table``, the controls follow.
+    positive
+        Which class FPR@95 and AUPR call positive, see :func:`repdyn.ood.metrics.separation`.
+    table
+        ``{detector: {set: {"auroc": Estimate, "aupr": …, "fpr95": …}}}``; with several sets also their
+        mean, ``"mean of sets"``.
+    difference
+        ``{set: Estimate}``: AUROC of the detector minus that of the best control, by one resampling of
+        the same samples for both; the best control is chosen anew in each replicate.
+    best_control
+        ``{set: name}``.
+    verdict
+        ``{set: "found" | "not found" | "inconclusive"}``: whether the detector beats every control
+        (interval above 0), loses to one (below 0), or neither.
+    scores
+        ``{detector: {set: (N,)}}``, with the in-distribution scores under ``"in-distribution"``.
+    threshold
+        The detector's threshold.
+    profile
+        ``{set: (L,)}``: mean standardised distance at each depth, or ``None`` where there is no path.
+    points
+        Names of those depths.
+    """
+
+    detector: str
+    positive: Positive
+    table: dict[str, dict[str, dict[str, Estimate]]]
+    difference: dict[str, Estimate]
+    best_control: dict[str, str]
+    verdict: dict[str, str]
+    scores: dict[str, dict[str, Array]]
+    threshold: float
+    profile: dict[str, Array] | None
+    points: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        sets = list(self.difference)
+        width = max(len(name) for name in self.table)
+        lines = [f"OODEvaluation: AUROC | FPR@95 ({self.positive} positive)"]
+        for name in sets:
+            lines.append(f"  {name}: {self.verdict[name]}, difference to {self.best_control[name]}")
+            lines[-1] += f" {self.difference[name]!r}"
+            for detector, row in self.table.items():
+                cell = row[name]
+                lines.append(f"    {detector:<{width}}  {cell['auroc']!r} | {cell['fpr95']!r}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers for ``--json``; the scores themselves are left out."""
+        return {
+            "detector": self.detector,
+            "positive": self.positive,
+            "threshold": self.threshold,
+            "table": {
+                detector: {
+                    name: {metric: value.to_dict() for metric, value in cell.items()}
+                    for name, cell in row.items()
+                }
+                for detector, row in self.table.items()
+            },
+            "difference": {name: value.to_dict() for name, value in self.difference.items()},
+            "best_control": self.best_control,
+            "verdict": self.verdict,
+            "points": list(self.points),
+            "profile": None if self.profile is None else {k: v.tolist() for k, v in self.profile.items()},
+        }
+
+    def plot(self) -> go.Figure:
+        """Score densities, the table, and the profile through depth."""
+        from repdyn.views.ood import ood  # plotly is loaded only for a picture
+
+        table = {
+            detector: {name: {m: cell[m].value for m in ("auroc", "fpr95")} for name, cell in row.items()}
+            for detector, row in self.table.items()
+        }
+        return ood(self.scores[self.detector], IN_DISTRIBUTION, self.threshold, table, self.profile)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the evaluation as a folder (``config.json``, ``model.safetensors``)."""
+        scores = {f"{d}|{name}": array for d, row in self.scores.items() for name, array in row.items()}
+        save_artifact(path, "ood", self.to_dict(), scores)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> OODEvaluation:
+        """Read an evaluation that :meth:`save` wrote."""
+        artifact = load_artifact(path, "ood")
+        config = artifact.config
+        scores: dict[str, dict[str, Array]] = {detector: {} for detector in config["table"]}
+        for key, array in artifact.tensors.items():
+            detector, name = key.split("|", 1)
+            scores[detector][name] = array
+        profile = config["profile"]
+        return cls(
+            detector=config["detector"],
+            positive=config["positive"],
+            table={
+                detector: {
+                    name: {metric: Estimate(**value) for metric, value in cell.items()}
+                    for name, cell in row.items()
+                }
+                for detector, row in config["table"].items()
+            },
+            difference={name: Estimate(**value) for name, value in config["difference"].items()},
+            best_control=config["best_control"],
+            verdict=config["verdict"],
+            scores=scores,
+            threshold=config["threshold"],
+            profile=None if profile is None else {k: np.asarray(v) for k, v in profile.items()},
+            points=tuple(config["points"]),
+        )
+
+
+def evaluate(
+    detector: Detector,
+    id_paths: RepresentationPaths,
+    ood_paths: Mapping[str, RepresentationPaths],
+    *,
+    controls: Mapping[str, Detector] | None = None,
+    statistics: Mapping[str, ArrayLike] | None = None,
+    positive: Positive = "id",
+    seed: int = 0,
+) -> OODEvaluation:
+    """Score held-out in-distribution and foreign paths by a detector and by what it must beat.
+
+    Parameters
+    ----------
+    detector
+        Fitted, on other paths than these.
+    id_paths
+        In-distribution paths that nothing was fitted on.
+    ood_paths
+        ``{name: paths}`` of out-of-distribution sets.
+    controls
+        Fitted detectors beside it. Unless given, those a :class:`PathDetector` fitted on its own
+        paths: nearest neighbours and Mahalanobis distance at the last point. Energy is added where all
+        paths have logits.
+    statistics
+        Low-level statistics of the *inputs* (file size, brightness, length), ``(N, F)`` per set, the
+        in-distribution ones under ``"in-distribution"``: a control that never sees the model. A detector
+        that does not beat it may have found a codec.
+    positive
+        Which class is positive in FPR@95 and AUPR; libraries differ.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    OODEvaluation
+
+    Raises
+    ------
+    RepdynError
+        If there is no set or no control, or paths are of another model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from repdyn.ood import PathDetector
+    >>> from repdyn.paths import RepresentationPaths
+    >>> x = np.random.default_rng(0).normal(size=(300, 8)) + 3
+    >>> fit, test = RepresentationPaths.from_arrays({"last": x}).split((0.5, 0.5))
+    >>> foreign = RepresentationPaths.from_arrays({"last": -x})
+    >>> result = evaluate(PathDetector().fit(fit), test, {"opposite": foreign})
+    >>> float(result.table["PathDetector"]["opposite"]["auroc"])
+    1.0
+    """
+    if not ood_paths:
+        raise RepdynError("ood_paths: there is no set; give {'name': paths}")
+    for name in (IN_DISTRIBUTION, MEAN):
+        if name in ood_paths:
+            raise RepdynError(f"ood_paths: the name {name!r} is taken; choose another")
+    controls = controls if controls is not None else getattr(detector, "controls_", {})
+    sets = {IN_DISTRIBUTION: id_paths, **ood_paths}
+    main = type(detector).__name__
+    scores = {main: {name: detector.score_samples(paths) for name, paths in sets.items()}}
+    for control, fitted in controls.items():
+        scores[control] = {name: fitted.score_samples(paths) for name, paths in sets.items()}
+    logits = {name: paths.logits for name, paths in sets.items()}
+    if all(array is not None for array in logits.values()):
+        scores["energy"] = {name: energy(array) for name, array in logits.items() if array is not None}
+    if statistics is not None:
+        scores["low-level statistics"] = statistics_scores(
+            statistics, {k: len(p) for k, p in sets.items()}, seed
+        )
+    if len(scores) == 1:
+        raise RepdynError("controls: there is none; give controls={'name': fitted detector}")
+    profile: dict[str, Array] | None = None
+    points: tuple[str, ...] = ()
+    if isinstance(detector, PathDetector):
+        points = detector.points_
+        profile = {name: detector.profile(paths).mean(axis=0) for name, paths in sets.items()}
+    return _compare(scores, positive, detector.threshold_, profile, points, seed)
+
+
+def _compare(
+    scores: dict[str, dict[str, Array]],
+    positive: Positive,
+    threshold: float,
+    profile: dict[str, Array] | None,
+    points: tuple[str, ...],
+    seed: int,
+) -> OODEvaluation:
+    """Metrics of each score on each set, by one resampling of the samples shared by all scores."""
+    main, *controls = scores
+    generator = np.random.default_rng(seed)
+    names = [name for name in scores[main] if name != IN_DISTRIBUTION]
+    drawn = {name: _resampled(len(scores[main][name]), generator) for name in scores[main]}
+    # (1 + R,) per detector, set and metric: the value on all samples, then its replicates.
+    runs: dict[str, dict[str, dict[str, Array]]] = {}
+    for detector, own in track(scores.items(), "comparing detectors", total=len(scores)):
+        runs[detector] = {}
+        for name in names:
+            runs[detector][name] = _runs(
+                own[IN_DISTRIBUTION], own[name], positive, drawn[IN_DISTRIBUTION], drawn[name]
+            )
+        if len(names) > 1:
+            row = runs[detector]
+            row[MEAN] = {m: np.mean([row[name][m] for name in names], axis=0) for m in METRICS}
+    table = {
+        detector: {name: {m: _estimate(cell[m]) for m in METRICS} for name, cell in row.items()}
+        for detector, row in runs.items()
+    }
+    difference, best, verdict = {}, {}, {}
+    for name in runs[main]:
+        rivals = np.stack([runs[control][name]["auroc"] for control in controls])
+        best[name] = controls[int(np.argmax(rivals[:, 0]))]
+        gap = _estimate(runs[main][name]["auroc"] - rivals.max(axis=0))
+        difference[name] = gap
+        verdict[name] = "found" if gap.low > 0 else "not found" if gap.high < 0 else "inconclusive"
+    return OODEvaluation(main, positive, table, difference, best, verdict, scores, threshold, profile, points)
+
+
+def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Counts) -> dict[str, Array]:
+    block = max(1, int(4e6) // (len(inside) + len(outside)))  # bounds the work arrays to some 100 MB
+    parts = [
+        separation(inside, outside, positive, n[start : start + block], m[start : start + block])
+        for start in range(0, len(n), block)
+    ]
+    return {metric: np.concatenate([getattr(part, metric) for part in parts]) for metric in METRICS}
+
+
+def _resampled(count: int, generator: np.random.Generator) -> Counts:
+    """How often each sample is drawn, ``(1 + R, count)``; the first row is the sample itself."""
+    counts = [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)]
+    return np.stack([np.ones(count, dtype=np.int64), *counts]).astype(np.uint16)
+
+
+def _estimate(runs: Array) -> Estimate:
+    low, high = np.quantile(runs[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(runs[0]), float(low), float(high), LEVEL)

@@ -1,0 +1,78 @@
+"""Distance to the nearest in-distribution neighbours at one point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.ood.detector import Detector, values
+from repdyn.ood.gaussian import unit
+
+if TYPE_CHECKING:
+    from repdyn.paths import RepresentationPaths
+
+__all__ = ["KNNDetector"]
+
+Array = NDArray[np.float64]
+
+
+class KNNDetector(Detector):
+    """Minus the distance of a point's unit vector to its k-th nearest in-distribution neighbour.
+
+    Parameters
+    ----------
+    k
+        Which neighbour.
+    point
+        The point; the last one unless told.
+    bank
+        At most so many fitted samples are kept, drawn at random: memory and time grow with them.
+    seed
+        Draws the bank.
+
+    References
+    ----------
+    Sun, Y. et al. (2022). Out-of-distribution detection with deep nearest neighbors. ICML.
+    """
+
+    def __init__(self, k: int = 10, point: str | None = None, bank: int = 20_000, seed: int = 0) -> None:
+        self.k = k
+        self.point = point
+        self.bank = bank
+        self.seed = seed
+
+    def fit(self, paths: RepresentationPaths) -> Self:
+        """Keep the neighbours; the calibration scores leave each sample out of its own neighbours."""
+        if not 1 <= self.k < len(paths):
+            raise RepdynError(f"k: must lie between 1 and the number of samples less one, got {self.k}")
+        self._begin(paths, (self.point or paths.points[-1],))
+        if len(paths) > self.bank:
+            chosen = np.random.default_rng(self.seed).permutation(len(paths))[: self.bank]
+            paths = paths.subset(np.sort(chosen))
+        self._neighbours = unit(values(paths, self.points_[0])).astype(np.float32)
+        # A fitted sample's nearest neighbour is itself, so its k-th other one is the (k + 1)-th.
+        blocks = range(0, len(self._neighbours), 1024)
+        own = [_kth_distance(self._neighbours[b : b + 1024], self._neighbours, self.k + 1) for b in blocks]
+        self._calibrate(-np.concatenate(own), "cross-fitted")
+        return self
+
+    def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
+        return -_kth_distance(unit(batch[self.points_[0]]).astype(np.float32), self._neighbours, self.k)
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        return {"k": self.k, "bank": self.bank, "seed": self.seed}, {"neighbours": self._neighbours}
+
+    def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+        self.k, self.bank, self.seed = int(config["k"]), int(config["bank"]), int(config["seed"])
+        self._neighbours = np.asarray(tensors["neighbours"])
+
+
+def _kth_distance(x: NDArray[np.float32], bank: NDArray[np.float32], k: int) -> Array:
+    """Distance of unit vectors to the k-th nearest row of the bank, ``(n,)``."""
+    similarity = x @ bank.T
+    kth = np.partition(similarity, len(bank) - k, axis=1)[:, len(bank) - k]
+    return np.sqrt(np.maximum(2 - 2 * kth.astype(np.float64), 0))

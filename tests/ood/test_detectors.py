@@ -1,0 +1,218 @@
+"""Detectors: planted separations, invariances, disk, and faults."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm, ortho_group
+from sklearn.neighbors import NearestNeighbors
+
+from repdyn.errors import RepdynError
+from repdyn.ood import KNNDetector, MahalanobisDetector, PathDetector, load_detector
+from repdyn.ood.gaussian import unit
+from repdyn.ood.metrics import separation
+from repdyn.paths import RepresentationPaths
+
+ALL = [PathDetector, MahalanobisDetector, KNNDetector]
+
+
+def test_one_dimension_has_the_folded_normal_auroc():
+    # In two dimensions far from 0, the unit vector is an angle: a normal variable z, and the distance is |z|.
+    generator = np.random.default_rng(0)
+
+    def make(count, shift):
+        z = generator.normal(shift, 1, count)
+        return RepresentationPaths.from_arrays({"x": np.stack([np.full(count, 1000.0), z], axis=1)})
+
+    detector = PathDetector().fit(make(4000, 0.0))
+    found = separation(detector.score_samples(make(8000, 0.0)), detector.score_samples(make(8000, 2.0)))
+    r = np.linspace(0, 8, 4001)
+    inside = 2 * norm.pdf(r)
+    outside_beyond = norm.sf(r - 2) + norm.cdf(-r - 2)
+    assert found.auroc[0] == pytest.approx(np.trapezoid(inside * outside_beyond, r), abs=0.01)
+
+
+def test_the_path_adds_up_evidence_that_no_depth_has(planted):
+    detector = PathDetector().fit(planted(1500, depths=8))
+    test, foreign = planted(1500, seed=1, depths=8), planted(1500, 2.0, seed=2, depths=8)
+    whole = separation(detector.score_samples(test), detector.score_samples(foreign)).auroc[0]
+    last = detector.controls_["Mahalanobis"]
+    alone = separation(last.score_samples(test), last.score_samples(foreign)).auroc[0]
+    assert whole > alone + 0.1
+
+
+def test_profile_tells_which_depth_moved(planted):
+    detector = PathDetector().fit(planted(800))
+    arrays = {point: np.asarray(planted(200, seed=3)[point]).copy() for point in detector.points_}
+    arrays["layer1"][:, 1] += 6
+    profile = detector.profile(RepresentationPaths.from_arrays(arrays)).mean(axis=0)
+    assert profile[1] > 3
+    assert np.abs(profile[[0, 2]]).max() < 0.3
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_threshold_passes_95_percent_of_new_normal_paths(kind, planted):
+    detector = kind().fit(planted(2000))
+    assert np.mean(detector.predict(planted(4000, seed=5)) == 1) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(detector.p_values(planted(4000, seed=5)) <= 0.05) == pytest.approx(0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_calibration_on_held_out_paths(kind, planted):
+    held_out = planted(999, seed=6)
+    detector = kind().fit(planted(300)).calibrate(held_out, false_positive_rate=0.1)
+    assert np.mean(detector.predict(held_out) == -1) == pytest.approx(0.099, abs=0.002)
+    assert detector.calibration_ == "held-out"
+    np.testing.assert_array_equal(detector.decision_function(held_out) < 0, detector.predict(held_out) == -1)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_scale_and_rotation_change_nothing(kind, planted):
+    fit, test = planted(200), planted(50, 2.0, seed=1)
+    turn = ortho_group.rvs(12, random_state=np.random.default_rng(0))
+
+    def turned(paths):
+        return RepresentationPaths.from_arrays({p: 7 * np.asarray(paths[p]) @ turn for p in paths.points})
+
+    np.testing.assert_allclose(
+        kind().fit(turned(fit)).score_samples(turned(test)), kind().fit(fit).score_samples(test), atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_chunks_and_order_change_nothing(kind, planted, monkeypatch):
+    detector, test = kind().fit(planted(100)), planted(50, seed=1)
+    whole = detector.score_samples(test)
+    monkeypatch.setattr("repdyn.ood.detector.CHUNK", 7)
+    np.testing.assert_allclose(detector.score_samples(test), whole, atol=1e-5)
+    back = np.arange(50)[::-1]
+    np.testing.assert_allclose(detector.score_samples(test.subset(back)), whole[back], atol=1e-5)
+
+
+def test_scoring_reads_a_chunk_at_a_time(planted, monkeypatch):
+    detector, test = PathDetector().fit(planted(100)), planted(50, seed=1)
+    seen = []
+    monkeypatch.setattr("repdyn.ood.detector.CHUNK", 8)
+    monkeypatch.setattr(detector, "_gaussians", {p: Spy(g, seen) for p, g in detector._gaussians.items()})
+    detector.score_samples(test)
+    assert max(seen) == 8
+    assert sum(seen) == 50 * 3
+
+
+class Spy:
+    """Notes how many rows a density is asked for at once."""
+
+    def __init__(self, gaussian, seen):
+        self.gaussian, self.seen = gaussian, seen
+
+    def distance(self, x):
+        self.seen.append(len(x))
+        return self.gaussian.distance(x)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_saved_and_loaded_scores_the_same(kind, planted, tmp_path):
+    detector, test = kind().fit(planted(100)), planted(50, seed=1)
+    detector.save(tmp_path / "d")
+    for again in (kind.load(tmp_path / "d"), load_detector(tmp_path / "d")):
+        np.testing.assert_array_equal(again.score_samples(test), detector.score_samples(test))
+        np.testing.assert_array_equal(again.p_values(test), detector.p_values(test))
+        assert again.threshold_ == detector.threshold_
+        assert type(again) is kind
+
+
+def test_loaded_path_detector_keeps_its_controls(planted, tmp_path):
+    detector, test = PathDetector().fit(planted(100)), planted(20, seed=1)
+    detector.save(tmp_path / "d")
+    again = PathDetector.load(tmp_path / "d")
+    for name, control in detector.controls_.items():
+        np.testing.assert_array_equal(again.controls_[name].score_samples(test), control.score_samples(test))
+
+
+def test_same_seed_same_scores(planted):
+    fit, test = planted(100), planted(20, seed=1)
+    first, second = PathDetector(seed=4).fit(fit), PathDetector(seed=4).fit(fit)
+    np.testing.assert_array_equal(first.score_samples(test), second.score_samples(test))
+    assert first.threshold_ == second.threshold_
+
+
+def test_neighbours_are_scikit_learns(planted):
+    fit, test = planted(200), planted(30, seed=1)
+    search = NearestNeighbors(n_neighbors=10).fit(unit(np.asarray(fit["layer2"])))
+    expected = search.kneighbors(unit(np.asarray(test["layer2"])))[0][:, -1]
+    detector = KNNDetector(k=10).fit(fit)
+    np.testing.assert_allclose(detector.score_samples(test), -expected, atol=1e-5)
+    own = search.kneighbors(n_neighbors=10)[0][:, -1]  # without the sample itself
+    np.testing.assert_allclose(detector.calibration_scores_, -own, atol=1e-5)
+
+
+def test_labels_give_class_means_and_scoring_needs_none(planted):
+    generator = np.random.default_rng(0)
+    labels = np.array(["a", "b", "c"])[np.arange(300) % 3]
+    x = generator.normal(size=(300, 6)) + 8 * np.eye(6)[np.arange(300) % 3]
+    detector = PathDetector().fit(RepresentationPaths.from_arrays({"x": x}, labels=labels))
+    assert detector.class_means_ == {"x": 3}
+    between = RepresentationPaths.from_arrays(
+        {"x": generator.normal(size=(100, 6)) + 8 / 3 * np.r_[1, 1, 1, 0, 0, 0]}
+    )
+    assert np.mean(detector.predict(between) == -1) > 0.9
+
+
+def test_fewer_samples_than_dimensions_works_and_says_so(planted, caplog):
+    detector = PathDetector().fit(planted(40, width=200))
+    assert "40 samples in 200 dimensions" in caplog.text
+    found = separation(
+        detector.score_samples(planted(200, seed=1, width=200)),
+        detector.score_samples(planted(200, 25.0, seed=2, width=200)),
+    )
+    assert found.auroc[0] > 0.95
+
+
+def test_a_constant_point_is_left_out(planted, caplog):
+    fit = planted(100)
+    arrays = {"start": np.ones((100, 4)), **{p: np.asarray(fit[p]) for p in fit.points}}
+    detector = PathDetector().fit(RepresentationPaths.from_arrays(arrays))
+    assert detector.points_ == fit.points
+    assert "start" in caplog.text
+    with pytest.raises(RepdynError, match="no point varies"):
+        PathDetector().fit(RepresentationPaths.from_arrays({"start": np.ones((100, 4))}))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"meta": {"model": "planted", "digest": "other", "pool": "mean"}}, "digest is 'other'"),
+        ({"meta": {"model": "planted", "digest": "abc", "pool": "cls"}}, "pool is 'cls'"),
+        ({"width": 13}, "13 wide"),
+        ({"depths": 2}, "lack the point 'layer2'"),
+    ],
+)
+def test_paths_of_another_model_are_refused(change, words, planted, tmp_path):
+    PathDetector().fit(planted(50)).save(tmp_path / "d")
+    with pytest.raises(RepdynError, match=words):
+        PathDetector.load(tmp_path / "d").score_samples(planted(10, **change))
+
+
+def test_faults(planted, tmp_path):
+    with pytest.raises(RepdynError, match="19 samples are too few"):
+        PathDetector().fit(planted(19))
+    with pytest.raises(RepdynError, match="nearest: 'layer2'"):
+        PathDetector(points=("layer22",)).fit(planted(50))
+    with pytest.raises(RepdynError, match="not fitted"):
+        PathDetector().score_samples(planted(5))
+    with pytest.raises(RepdynError, match="not fitted"):
+        KNNDetector().save(tmp_path / "none")
+    with pytest.raises(RepdynError, match="k: must lie"):
+        KNNDetector(k=50).fit(planted(50))
+    with pytest.raises(RepdynError, match="trace with a pooling"):
+        PathDetector().fit(
+            RepresentationPaths.from_arrays({"x": np.random.default_rng(0).normal(size=(30, 4, 3))})
+        )
+    KNNDetector().fit(planted(50)).save(tmp_path / "knn")
+    with pytest.raises(RepdynError, match="holds a KNNDetector"):
+        PathDetector.load(tmp_path / "knn")
+    with pytest.raises(RepdynError, match="no such file"):
+        load_detector(tmp_path / "nowhere")
+    (tmp_path / "knn" / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(RepdynError, match="truncated"):
+        load_detector(tmp_path / "knn")
