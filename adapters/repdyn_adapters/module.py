@@ -1,0 +1,127 @@
+"""Any torch module: by import path, or wrapped."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repdyn.errors import RepdynError, nearest_names
+from repdyn.tracing.hooks import Point
+from repdyn.tracing.model import TracedModel
+from repdyn.tracing.pooling import LAYOUTS, Layout
+from repdyn_adapters.blocks import find_blocks
+
+__all__ = ["ModuleAdapter", "stack"]
+
+_CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+
+
+class ModuleAdapter:
+    """``module:package.attr``: a module, or a function without arguments that makes one."""
+
+    scheme = "module"
+
+    def load(self, name: str) -> TracedModel:
+        """Import a module, or call what is imported for one.
+
+        Parameters
+        ----------
+        name
+            ``package.module.attr`` or ``package.module:attr``; the attribute is a
+            :class:`torch.nn.Module`, a :class:`~repdyn.tracing.TracedModel`, or a function without
+            arguments that returns one.
+
+        Raises
+        ------
+        RepdynError
+            If there is no such module or attribute, or it is something else.
+        """
+        path, _, attribute = name.replace(":", ".").rpartition(".")
+        if not path:
+            raise RepdynError(f"model 'module:{name}': expected module:PACKAGE.ATTRIBUTE")
+        try:
+            home = importlib.import_module(path)
+        except ImportError as error:
+            raise RepdynError(f"model 'module:{name}': cannot import {path!r} ({error})") from None
+        if not hasattr(home, attribute):
+            raise RepdynError(
+                f"model 'module:{name}': {path} has no {attribute!r}; {nearest_names(attribute, dir(home))}"
+            )
+        found = getattr(home, attribute)
+        if not isinstance(found, (nn.Module, TracedModel)) and callable(found):
+            found = found()
+        if isinstance(found, TracedModel):
+            return found
+        if not isinstance(found, nn.Module):
+            raise RepdynError(
+                f"model 'module:{name}': is a {type(found).__name__}, expected a torch.nn.Module or a "
+                "function that returns one"
+            )
+        return self.wrap(found, name=f"module:{name}")
+
+    def wrap(
+        self,
+        module: nn.Module,
+        prepare: Callable[[Sequence[Any]], Any] | None = None,
+        head: Callable[[Tensor], Tensor] | None = None,
+        points: Sequence[str] | Mapping[str, str] | None = None,
+        name: str | None = None,
+    ) -> TracedModel:
+        """Make any module traceable; see :func:`repdyn.wrap`."""
+        known = {path: Point(path, _layout(part)) for path, part in module.named_modules()}
+        if isinstance(points, str):
+            raise RepdynError(f"points: expected a list of names, got {points!r}; write [{points!r}]")
+        chosen = tuple(points) if points is not None else find_blocks(module) or ("",)
+        for path in chosen:
+            if path not in known:
+                raise RepdynError(f"points: the model has no module {path!r}; {nearest_names(path, known)}")
+        if isinstance(points, Mapping):
+            for path, layout in points.items():
+                if layout not in LAYOUTS:
+                    raise RepdynError(f"points: {path!r} has layout {layout!r}; expected one of {LAYOUTS}")
+                known[path] = Point(path, layout)  # type: ignore[arg-type]
+        return TracedModel(
+            name=name or type(module).__name__,
+            module=module,
+            points=known,
+            default_points=chosen,
+            prepare=prepare or stack,
+            pooling="mean",
+            final=chosen[-1],
+            head=head,
+            preprocessing="the user's own" if prepare else "stacked",
+        )
+
+
+def stack(samples: Sequence[Any]) -> Tensor:
+    """Tensors and arrays of one shape, stacked; float64 becomes float32, as torch's own layers expect."""
+    try:
+        batch = torch.stack([sample if isinstance(sample, Tensor) else _tensor(sample) for sample in samples])
+    except RuntimeError as error:
+        raise RepdynError(
+            f"inputs: samples of different shapes cannot be stacked ({error}); pass prepare="
+        ) from None
+    return batch.float() if batch.dtype == torch.float64 else batch
+
+
+def _tensor(sample: Any) -> Tensor:
+    try:
+        return torch.as_tensor(np.asarray(sample))
+    except TypeError:
+        raise RepdynError(
+            f"inputs: a {type(sample).__name__} is no tensor; pass prepare= to repdyn.wrap, a function from a "
+            "list of samples to the model's inputs"
+        ) from None
+
+
+def _layout(module: nn.Module) -> Layout:
+    """Channels second where there are convolutions inside, else last: the convention of torch's layers."""
+    if isinstance(module, nn.Flatten):
+        return "NC"
+    convolves = any(isinstance(part, _CONVOLUTIONS) for part in module.modules())
+    return "NC*" if convolves else "N*C"

@@ -1,0 +1,193 @@
+"""Reading a model while it runs: forward hooks that pool inside and are always taken away again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from repdyn.errors import RepdynError
+from repdyn.tracing.pooling import Layout
+
+__all__ = ["Point", "Reader", "left_as_found", "reading", "unwrap"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A place in a model where its representation is read.
+
+    Attributes
+    ----------
+    module
+        Name of the module, as in ``named_modules()``; empty for the model itself.
+    layout
+        What its axes mean.
+    prefix
+        Number of leading tokens that are no place of the input (class and register tokens).
+    mask
+        Which of the prepared inputs marks its real tokens; None where there is no padding.
+    reads
+        The module's ``"output"``, or the first argument of its call, its ``"input"``.
+    """
+
+    module: str
+    layout: Layout
+    prefix: int = 0
+    mask: str | None = None
+    reads: Literal["output", "input"] = "output"
+
+
+class _Enough(Exception):
+    """Raised in a hook once the last wanted point is read: the rest of the model need not run."""
+
+
+class Reader:
+    """Runs forward passes and hands over what the hooks reduced; made by :func:`reading`."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[str, Any]] = []
+        self._counts: dict[str, int] = defaultdict(int)
+        self.repeated: frozenset[str] = frozenset()
+        """Points known to be called several times, though a pass that stops early may see one call."""
+        self.stop_after: str | None = None
+        """A read name (``blocks.3``, ``layer#7``) after which the forward pass may end."""
+
+    def run(self, call: Callable[[], object]) -> dict[str, Any]:
+        """Run one forward pass.
+
+        Returns
+        -------
+        dict
+            What each point was reduced to, in order of execution. A module that was called several
+            times has one entry per call, ``name#0``, ``name#1``, ….
+        """
+        self._calls.clear()
+        self._counts.clear()
+        try:
+            call()
+        except _Enough:
+            pass
+        seen: dict[str, int] = defaultdict(int)
+        result = {}
+        for name, value in self._calls:
+            repeated = self._counts[name] > 1 or name in self.repeated
+            result[f"{name}#{seen[name]}" if repeated else name] = value
+            seen[name] += 1
+        self._calls.clear()
+        return result
+
+
+@contextmanager
+def reading(
+    module: nn.Module, points: Mapping[str, Point], reduce: Callable[[str, Point, Tensor], Any]
+) -> Iterator[Reader]:
+    """Within this context, forward passes of a module are read at the given points.
+
+    The hooks are removed when the context ends, whatever happens in it.
+
+    Parameters
+    ----------
+    module
+        The model.
+    points
+        What to read, under the names it should have.
+    reduce
+        Called inside the hook with name, point and tensor; what it returns is kept, the tensor is not.
+
+    Yields
+    ------
+    Reader
+        Its ``run`` does one forward pass.
+
+    Raises
+    ------
+    RepdynError
+        If a point names no module.
+    """
+    modules = dict(module.named_modules(remove_duplicate=False))
+    reader = Reader()
+    handles = []
+    try:
+        for name, point in points.items():
+            if point.module not in modules:
+                raise RepdynError(f"point {name!r}: the model has no module {point.module!r}")
+            place = modules[point.module]
+            handles.append(_hook(place, name, point, reduce, reader))
+        yield reader
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(
+    place: nn.Module, name: str, point: Point, reduce: Callable[[str, Point, Tensor], Any], reader: Reader
+) -> torch.utils.hooks.RemovableHandle:
+    def keep(value: object) -> None:
+        count = reader._counts[name]
+        reader._counts[name] = count + 1
+        reader._calls.append((name, reduce(name, point, unwrap(value, name))))
+        if reader.stop_after in (name, f"{name}#{count}"):
+            raise _Enough
+
+    if point.reads == "output":
+        return place.register_forward_hook(lambda _module, _args, output: keep(output))
+    return place.register_forward_pre_hook(
+        lambda _module, args, kwargs: keep(args[0] if args else next(iter(kwargs.values()))), with_kwargs=True
+    )
+
+
+def unwrap(value: object, name: str = "the module") -> Tensor:
+    """The tensor in what a module returned: the one place that knows about tuples and model outputs.
+
+    Libraries change what a block returns between versions (transformers' BERT layers: a tuple in 4, a
+    tensor in 5). The representation is the tensor itself, the first tensor of a sequence, or of a
+    mapping or dataclass its ``last_hidden_state`` or else the first tensor.
+
+    Raises
+    ------
+    RepdynError
+        If there is no tensor in it.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, nn.utils.rnn.PackedSequence):
+        raise RepdynError(f"{name}: gives a packed sequence; read a module that gives a padded tensor")
+    parts: list[object] = []
+    if isinstance(value, Mapping):
+        parts = [value.get("last_hidden_state"), *value.values()]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    elif isinstance(value, (tuple, list)):
+        parts = list(value)
+    for part in parts:
+        if isinstance(part, Tensor):
+            return part
+    for part in parts:
+        if isinstance(part, (tuple, list, Mapping)) and part:
+            return unwrap(part, name)
+    raise RepdynError(f"{name}: gives a {type(value).__name__} without a tensor in it")
+
+
+@contextmanager
+def left_as_found(module: nn.Module) -> Iterator[None]:
+    """Within this context the module is in evaluation mode, without gradients and with its own dice.
+
+    Afterwards every submodule's training flag and the global random state are what they were.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    devices = {parameter.device for parameter in module.parameters() if parameter.device.type == "cuda"}
+    with (
+        torch.random.fork_rng(devices=sorted(device.index or 0 for device in devices)),
+        torch.inference_mode(),
+    ):
+        try:
+            module.eval()
+            yield
+        finally:
+            for part, training in modes:
+                part.training = training

@@ -1,0 +1,259 @@
+"""Forward passes of a traced model: what each gives, reduced inside the hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from repdyn.errors import RepdynError, nearest_names
+from repdyn.tracing.hooks import Point, left_as_found, reading
+from repdyn.tracing.model import TracedModel
+from repdyn.tracing.pooling import Pooling, as_tokens, find_pooling
+
+__all__ = ["WIDEST_LOGITS", "Batch", "Passes"]
+
+WIDEST_LOGITS = 32_768
+"""Logits wider than this (the vocabularies of language models; ImageNet-21k has 21 843 classes) are not
+kept: ``model.head(paths[last])`` gives them from a hundredth of the room."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one forward pass gave: per point ``(N, D)``, or a list of ``(T, D)`` where tokens are kept."""
+
+    values: dict[str, Any]
+    logits: NDArray[Any] | None
+
+
+class Passes:
+    """Within this context, a model runs batch by batch and is read at some points.
+
+    Entering runs the first sample, to learn which points there are in which order and how wide.
+
+    Parameters
+    ----------
+    model
+        What runs.
+    points
+        What is read, as :meth:`TracedModel.find_points` takes it.
+    pool
+        The name of a pooling, ``"none"``, ``"auto"`` or a function.
+    sample
+        Any one sample.
+    dtype
+        What values are kept in.
+    device
+        Where the model runs; afterwards it is back where it was.
+    """
+
+    def __init__(
+        self,
+        model: TracedModel,
+        points: str | Sequence[str] | None,
+        pool: str | Pooling,
+        sample: Any,
+        dtype: np.dtype[Any],
+        device: torch.device | str | None,
+    ) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.pool = model.pooling if isinstance(pool, str) and pool == "auto" else pool
+        self._pooling = None if self.pool == "none" else find_pooling(self.pool)
+        self._default = points is None or points == "blocks"
+        self._wanted = model.find_points(points)
+        self._sample = sample
+        self._device = device
+        self._inputs: Any = None
+        self._masks: dict[str, Tensor | None] = {}
+        self._stack = ExitStack()
+        self.points: tuple[str, ...] = ()
+        self.widths: dict[str, int] = {}
+        self.logits_width: int | None = None
+        self.token_points: tuple[str, ...] = ()
+
+    def __enter__(self) -> Passes:
+        with ExitStack() as stack:
+            if self._device is not None:
+                _move(stack, self.model, self._device)
+            stack.enter_context(left_as_found(self.model.module))
+            bases = dict.fromkeys(name.partition("#")[0] for name in self._wanted)
+            self._reader = stack.enter_context(
+                reading(self.model.module, {name: self.model.points[name] for name in bases}, self._reduce)
+            )
+            self._learn()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def prepare(self, samples: Sequence[Any]) -> Any:
+        """Model inputs of a batch, on the CPU; may run in another thread."""
+        return self.model.prepare(samples)
+
+    def run(self, prepared: Any) -> Batch:
+        """One forward pass over prepared inputs."""
+        found = self._forward(prepared)
+        missing = [name for name in self.points if name not in found]
+        if missing:
+            raise RepdynError(f"point {missing[0]!r}: was read for the first sample but not for a later one")
+        values = {name: self._keep(found[name]) for name in self.points}
+        logits = None
+        if self.logits_width is not None:
+            logits = self._logits(found)
+        return Batch(values, logits)
+
+    def _learn(self) -> None:
+        found = self._forward(self.prepare([self._sample]))
+        self._reader.repeated = frozenset(name.partition("#")[0] for name in found if "#" in name)
+        names = self._in_order(found)
+        final = self.model.final
+        # Where the last block's output, pooled, is already what the head or the user takes, the model's
+        # final point repeats it: a step of depth that changes nothing is no step.
+        if self._default and self.model.head is None and len(names) > 1 and final == names[-1]:
+            last, before = found[names[-1]], found[names[-2]]
+            if isinstance(last, Tensor) and last.shape == before.shape and torch.equal(last, before):
+                names = names[:-1]
+        self.points = tuple(names)
+        self._reader.stop_after = names[-1]
+        kept = {name: self._keep(found[name]) for name in names}
+        self.widths = {name: value[0].shape[-1] for name, value in kept.items()}
+        self.token_points = tuple(name for name, value in kept.items() if isinstance(value, list))
+        if self._has_logits():
+            width = self._logits(found).shape[1]
+            self.logits_width = width if width <= WIDEST_LOGITS else None
+
+    def _in_order(self, found: Mapping[str, Any]) -> list[str]:
+        kept = []
+        for name in self._wanted:
+            base, _, call = name.partition("#")
+            calls = [known for known in found if known.partition("#")[0] == base]
+            if not calls:
+                raise RepdynError(
+                    f"point {name!r}: the module is never called in a forward pass of {self.model.name}; "
+                    + nearest_names(name, found)
+                )
+            if call and name not in found:
+                raise RepdynError(
+                    f"point {name!r}: the module is called {len(calls)} times; read {calls[-1]!r}"
+                )
+            kept += [name] if call else calls
+        return [name for name in found if name in kept]
+
+    def _forward(self, prepared: Any) -> dict[str, Any]:
+        module = self.model.module
+        self._inputs = _to_model(prepared, self.model.device, _float_type(self.model))
+        self._masks.clear()
+        inputs = self._inputs
+        if isinstance(inputs, Mapping):
+            return self._reader.run(lambda: module(**inputs))
+        if isinstance(inputs, tuple):
+            return self._reader.run(lambda: module(*inputs))
+        return self._reader.run(lambda: module(inputs))
+
+    def _reduce(self, name: str, point: Point, value: Tensor) -> Any:
+        try:
+            mask = self._mask(point)
+            size = _batch_size(self._inputs)
+            if size is not None and (value.ndim == 0 or len(value) != size):
+                raise RepdynError(
+                    f"gives shape {tuple(value.shape)} for {size} samples: its first axis is not the samples' "
+                    "(a module inside windows or groups?); read the block around it"
+                )
+            tokens = as_tokens(value, point.layout, mask, point.prefix)
+            if self._pooling is None:
+                return tokens if tokens.spatial else tokens.values[:, 0].clone()
+            if not tokens.spatial and isinstance(self.pool, str):
+                return tokens.values[:, 0].clone()
+            pooled = self._pooling(tokens)
+        except RepdynError as error:
+            raise RepdynError(f"point {name!r}: {error}") from None
+        if pooled.ndim != 2 or len(pooled) != len(value):
+            raise RepdynError(
+                f"pool: the function gave shape {tuple(pooled.shape)} at {name!r}, expected ({len(value)}, D)"
+            )
+        return pooled.clone() if pooled._is_view() else pooled
+
+    def _mask(self, point: Point) -> Tensor | None:
+        if point.mask is None or not isinstance(self._inputs, Mapping):
+            return None
+        if point.mask not in self._masks:
+            mask = self._inputs.get(point.mask)
+            real = None if mask is None else mask.bool()
+            self._masks[point.mask] = None if real is None or bool(real.all()) else real
+        return self._masks[point.mask]
+
+    def _keep(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._array(value)
+        arrays = self._array(value.values)
+        if value.mask is None:
+            return list(arrays)
+        return [row[real] for row, real in zip(arrays, value.mask.cpu().numpy(), strict=True)]
+
+    def _array(self, value: Tensor) -> NDArray[Any]:
+        wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        array: NDArray[Any] = wide.cpu().numpy()
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is reported by sample
+            return array.astype(self.dtype, copy=False)
+
+    def _has_logits(self) -> bool:
+        final = self.model.final
+        if self.model.head is None or final is None or final not in self.points:
+            return False
+        return self.pool == self.model.pooling or self.model.points[final].layout == "NC"
+
+    def _logits(self, found: Mapping[str, Any]) -> NDArray[Any]:
+        assert self.model.head is not None
+        assert self.model.final is not None
+        logits = self.model.head(found[self.model.final])
+        return logits.float().cpu().numpy()
+
+
+def _move(stack: ExitStack, model: TracedModel, device: torch.device | str) -> None:
+    try:
+        there = torch.device(device)
+        before = model.device
+        if there == before:
+            return
+        for part in {id(part): part for part in (model.module, model.weights or model.module)}.values():
+            stack.callback(part.to, before)
+            part.to(there)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RepdynError(f"device {str(device)!r}: cannot be used ({reason})") from None
+
+
+def _float_type(model: TracedModel) -> torch.dtype | None:
+    for parameter in model.module.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return None
+
+
+def _to_model(prepared: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    if isinstance(prepared, Tensor):
+        return prepared.to(device, dtype if prepared.is_floating_point() else None)
+    if isinstance(prepared, Mapping):
+        return {name: _to_model(value, device, dtype) for name, value in prepared.items()}
+    if isinstance(prepared, tuple):
+        return tuple(_to_model(value, device, dtype) for value in prepared)
+    return prepared
+
+
+def _batch_size(inputs: Any) -> int | None:
+    if isinstance(inputs, Tensor):
+        return len(inputs) if inputs.ndim else None
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else ()
+    for value in values:
+        size = _batch_size(value)
+        if size is not None:
+            return size
+    return None

@@ -1,0 +1,143 @@
+"""Finding the adapter for a model: by the scheme of its name, or by recognising a module.
+
+An adapter is a class in the entry-point group ``repdyn.adapters``, under the name of its scheme. Any
+installed package can bring one:
+
+.. code-block:: toml
+
+    [project.entry-points."repdyn.adapters"]
+    myhub = "my_package.repdyn:MyHubAdapter"
+
+makes ``repdyn.load("myhub:NAME")`` call ``MyHubAdapter().load("NAME")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from repdyn.errors import RepdynError, nearest_names
+from repdyn.tracing.model import TracedModel
+
+__all__ = ["Adapter", "load", "traced", "wrap"]
+
+GROUP = "repdyn.adapters"
+
+
+class Adapter(Protocol):
+    """What makes models of one library traceable.
+
+    ``recognises`` is optional: an adapter without it only loads by name.
+    """
+
+    scheme: str
+
+    def load(self, name: str) -> TracedModel:
+        """Load what stands after ``scheme:``."""
+
+    def recognises(self, module: nn.Module) -> bool:
+        """Whether :meth:`wrap` knows this module's library. Must not import that library to say no."""
+
+    def wrap(self, module: nn.Module) -> TracedModel:
+        """Make a module that was recognised traceable."""
+
+
+def load(spec: str) -> TracedModel:
+    """Load a model by name.
+
+    Parameters
+    ----------
+    spec
+        ``timm:NAME[@CHECKPOINT]``, ``hf:NAME_OR_DIR``, ``module:package.attr``, ``packaged:NAME``, or
+        the scheme of any other installed adapter.
+
+    Returns
+    -------
+    TracedModel
+
+    Raises
+    ------
+    RepdynError
+        If the scheme or the name is unknown; lists those there are.
+    """
+    scheme, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    known = _adapters()
+    if not colon or not name:
+        raise RepdynError(
+            f"model {spec!r}: expected SCHEME:NAME, with a scheme of {', '.join(sorted(known))}"
+        )
+    if scheme not in known:
+        raise RepdynError(
+            f"model {spec!r}: there is no scheme {scheme!r}, only {', '.join(sorted(known))}; "
+            + nearest_names(scheme, known, 1)
+        )
+    adapter: Adapter = known[scheme].load()()
+    return adapter.load(name)
+
+
+def wrap(
+    module: nn.Module,
+    prepare: Callable[[Sequence[Any]], Any] | None = None,
+    head: Callable[[Tensor], Tensor] | None = None,
+    points: Sequence[str] | Mapping[str, str] | None = None,
+) -> TracedModel:
+    """Make any module traceable.
+
+    Parameters
+    ----------
+    module
+        Any :class:`torch.nn.Module`.
+    prepare
+        From a list of samples to what the module is called with: a tensor, a tuple of positional, or a
+        mapping of keyword arguments. Default: tensors and arrays are stacked.
+    head
+        From the last of the points, pooled, to logits.
+    points
+        The default points, in any order: names, or names with the layout of each (``"NCHW"``). Default:
+        the outputs of the longest chain of sibling modules of one type.
+
+    Returns
+    -------
+    TracedModel
+
+    Raises
+    ------
+    RepdynError
+        If it is not a module, or a point names none of its modules.
+    """
+    if not isinstance(module, nn.Module):
+        raise RepdynError(f"model: expected a torch.nn.Module, got {type(module).__name__}")
+    adapter: Any = _adapters()["module"].load()()
+    result: TracedModel = adapter.wrap(module, prepare=prepare, head=head, points=points)
+    return result
+
+
+def traced(model: TracedModel | nn.Module | str) -> TracedModel:
+    """A traced model from a traced model, a module of any library, or a name."""
+    if isinstance(model, TracedModel):
+        return model
+    if isinstance(model, str):
+        return load(model)
+    if isinstance(model, nn.Module):
+        for entry in _adapters().values():
+            if entry.name == "module":
+                continue
+            adapter = entry.load()()
+            if hasattr(adapter, "recognises") and adapter.recognises(model):
+                result: TracedModel = adapter.wrap(model)
+                return result
+        return wrap(model)
+    raise RepdynError(
+        f"model: expected a TracedModel, a torch.nn.Module or a name such as 'timm:resnet18', "
+        f"got {type(model).__name__}"
+    )
+
+
+def _adapters() -> dict[str, EntryPoint]:
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if not found:
+        raise RepdynError("no adapters are installed; reinstall repdyn, which brings some")
+    return found
