@@ -1,6 +1,7 @@
 """Representation paths: how every sample's representation moves through the depth of a model.
 
-One data structure, :class:`RepresentationPaths`, in memory or on disk, with one interface.
+One data structure, :class:`RepresentationPaths`, in memory or on disk, with one interface. Tracing writes
+stores with :class:`PathsWriter`; :func:`open_paths` opens them.
 """
 
 from __future__ import annotations
@@ -8,5 +9,7 @@ from __future__ import annotations
 from repdyn.paths.checks import check_finite
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.sampling import Batch
+from repdyn.paths.store import open_paths
+from repdyn.paths.writer import PathsWriter
 
-__all__ = ["Batch", "RepresentationPaths", "check_finite"]
+__all__ = ["Batch", "PathsWriter", "RepresentationPaths", "check_finite", "open_paths"]

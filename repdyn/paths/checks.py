@@ -60,9 +60,7 @@ def check_points(points: Iterable[str]) -> tuple[str, ...]:
         if not isinstance(name, str) or not name:
             raise RepdynError(f"points: {name!r} is not a name; points are named by non-empty strings")
         if names.count(name) > 1:
-            raise RepdynError(
-                f"points: {name!r} is named {names.count(name)} times; each point has its own name"
-            )
+            raise RepdynError(f"points: {name!r} is named {names.count(name)} times; name each point once")
     return names
 
 
@@ -93,21 +91,22 @@ def check_ids(ids: ArrayLike | None, size: int) -> NDArray[np.str_]:
 
 
 def check_logits(logits: ArrayLike | None, size: int) -> NDArray[Any] | None:
-    """Return the model's own outputs as ``(N, C)`` float32 (float64 stays)."""
+    """Return the model's own outputs as ``(N, C)`` float32."""
     if logits is None:
         return None
     found = np.asarray(logits)
     if found.ndim != 2 or len(found) != size or found.shape[1] == 0:
         raise RepdynError(f"logits: have shape {found.shape}; expected ({size}, classes)")
-    return found if found.dtype in (np.float32, np.float64) else found.astype(np.float32)
+    return found.astype(np.float32, copy=False)
 
 
 def storage_dtype(dtype: Any) -> np.dtype[Any]:
     """Return the dtype that representations are kept in; refuse what paths cannot hold."""
     try:
-        found = np.dtype(dtype)
+        name = np.dtype(dtype).name
     except TypeError:
-        found = None
-    if found is None or found.name not in STORAGE_DTYPES:
+        name = str(dtype)
+    if name not in STORAGE_DTYPES:
         raise RepdynError(f"dtype: {dtype!r} cannot be stored; expected one of {', '.join(STORAGE_DTYPES)}")
+    found: np.dtype[Any] = np.dtype(name)
     return found

@@ -259,11 +259,11 @@ def _getitem(column: Rows | Tokens, key: Any) -> NDArray[Any]:
     """Read as NumPy would: the first axis chooses what is read, the rest is applied to that."""
     first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
     if first is Ellipsis or first is None:
-        return np.asarray(column)[key]
+        return np.asarray(np.asarray(column)[key])
     rows = np.arange(len(column))[first]
     if isinstance(rows, np.ndarray):
         found = column.take(rows.reshape(-1))
         found = found.reshape(rows.shape + found.shape[1:])
-        return found[(slice(None), *rest)] if rest else found
+        return np.asarray(found[(slice(None), *rest)]) if rest else found
     found = column.take(np.array([rows]))[0]
-    return found[rest] if rest else found
+    return np.asarray(found[rest]) if rest else found

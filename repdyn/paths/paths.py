@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +13,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.paths.checks import check_finite, check_ids, check_labels, check_logits, check_points
-from repdyn.paths.columns import Index, Rows, Tokens, compose, gather
-from repdyn.paths.sampling import Batch, batch_indices, split_indices
+from repdyn.paths.arrays import columns_of_arrays
+from repdyn.paths.checks import check_finite, check_labels, check_logits, check_points
+from repdyn.paths.columns import Index, Rows, Tokens, compose
+from repdyn.paths.layout import complete_meta
+from repdyn.paths.sampling import (
+    Batch,
+    batch_indices,
+    chosen_indices,
+    read_batches,
+    sample_indices,
+    split_indices,
+)
 
 if TYPE_CHECKING:
     pass
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 __all__ = ["RepresentationPaths"]
+
+_POINTS_SHOWN = 14  # of a path in its one-screen description
 
 
 class RepresentationPaths:
@@ -113,57 +128,21 @@ class RepresentationPaths:
         RepdynError
             If there are no points or no samples, sizes differ, or an entry is not finite.
         """
-        names = check_points(arrays)
-        found = {name: np.asarray(arrays[name]) for name in names}
-        for name, array in found.items():
-            if array.ndim not in (2, 3) or array.dtype.kind not in "fiub":
-                raise RepdynError(
-                    f"point {name!r}: has shape {array.shape} and dtype {array.dtype}; expected numbers of shape (N, D) or (N, T, D)"
-                )
-            if 0 in array.shape:
-                raise RepdynError(
-                    f"point {name!r}: is empty, shape {array.shape}; give at least one sample and one entry"
-                )
-        size = len(found[names[0]])
-        for name, array in found.items():
-            if len(array) != size:
-                raise RepdynError(
-                    f"point {name!r}: has {len(array)} samples but {names[0]!r} has {size}; every point needs all"
-                )
-        kinds = {a.dtype for a in found.values() if a.dtype.kind == "f"}
-        dtype = np.result_type(*kinds) if kinds else np.dtype(np.float32)
-        dtype = np.dtype(np.float64) if dtype.itemsize > 8 else dtype
-        names_of_samples = check_ids(ids, size)
+        columns, names_of_samples = columns_of_arrays(arrays, masks or {}, ids)
+        size = len(names_of_samples)
         known_labels = check_labels(labels, size)
         known_logits = check_logits(logits, size)
-        masks = masks or {}
-        for name in masks:
-            if name not in found or found[name].ndim != 3:
-                raise RepdynError(
-                    f"masks: {name!r} is not a point with tokens (N, T, D); masks belong to those"
-                )
-        columns: dict[str, Rows | Tokens] = {}
-        for name, array in found.items():
-            values = array.astype(dtype, copy=False)
-            if array.ndim == 2:
-                check_finite(values, name, names_of_samples)
-                columns[name] = Rows.of(values)
-                continue
-            mask = np.asarray(masks.get(name, np.ones(array.shape[:2], dtype=bool)))
-            if mask.shape != array.shape[:2] or mask.dtype != np.bool_:
-                raise RepdynError(
-                    f"masks: that of {name!r} has shape {mask.shape} and dtype {mask.dtype}; expected {array.shape[:2]} booleans"
-                )
-            check_finite(np.where(mask[..., None], values, 0), name, names_of_samples)
-            columns[name] = Tokens.of(values, mask)
         if known_logits is not None:
             check_finite(known_logits, "logits", names_of_samples)
+        widths = {name: column.width for name, column in columns.items()}
+        tokens = [name for name, column in columns.items() if isinstance(column, Tokens)]
+        dtype = next(iter(columns.values())).dtype.name
         return cls(
             columns,
             logits=None if known_logits is None else Rows.of(known_logits),
             read_labels=lambda: known_labels,
             read_ids=lambda: names_of_samples,
-            meta=meta or {},
+            meta=complete_meta(meta, columns, widths, tokens, dtype),
         )
 
     def __len__(self) -> int:
@@ -178,7 +157,7 @@ class RepresentationPaths:
         An array in memory; from disk something that is read when indexed or passed to ``np.asarray``.
         Padding beyond a sample's tokens is zero, see :meth:`mask`.
         """
-        column = self._column(point)
+        column = self.column(point)
         return np.asarray(column) if self.path is None else column
 
     @property
@@ -216,11 +195,9 @@ class RepresentationPaths:
         RepdynError
             If the point was pooled: it has one vector a sample and no tokens.
         """
-        column = self._column(point)
+        column = self.column(point)
         if not isinstance(column, Tokens):
-            raise RepdynError(
-                f"point {point!r}: is pooled to one vector a sample, it has no tokens and no mask"
-            )
+            raise RepdynError(f"point {point!r}: is pooled to one vector a sample, it has no mask")
         return np.asarray(np.arange(column.shape[1]) < column.shown_lengths()[:, None])
 
     def subset(self, index: ArrayLike | slice) -> RepresentationPaths:
@@ -236,30 +213,7 @@ class RepresentationPaths:
         RepdynError
             If a number is out of range or nothing is chosen.
         """
-        size = len(self)
-        chosen: NDArray[Any]
-        if isinstance(index, slice):
-            chosen = np.arange(size)[index]
-        else:
-            chosen = np.asarray(index)
-            if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "biu"):
-                raise RepdynError(
-                    f"index: has shape {chosen.shape} and dtype {chosen.dtype}; expected numbers or booleans, one axis"
-                )
-            if chosen.dtype == np.bool_:
-                if len(chosen) != size:
-                    raise RepdynError(
-                        f"index: {len(chosen)} booleans for {size} samples; give one per sample"
-                    )
-                chosen = np.flatnonzero(chosen)
-            elif chosen.size and (chosen.min() < -size or chosen.max() >= size):
-                wrong = chosen[(chosen < -size) | (chosen >= size)][0]
-                raise RepdynError(f"index: there is no sample {wrong} among {size}")
-        if len(chosen) == 0:
-            raise RepdynError(
-                f"index: chooses none of the {size} samples; an empty set of paths is of no use"
-            )
-        numbers = chosen.astype(np.int64) % size
+        numbers = chosen_indices(index, len(self))
         return RepresentationPaths(
             {name: column.subset(numbers) for name, column in self._columns.items()},
             logits=None if self._logits is None else self._logits.subset(numbers),
@@ -319,29 +273,77 @@ class RepresentationPaths:
             A dictionary of tensors ``(n, D)`` (or ``(n, T, D)``, padded), with ``index`` and ``masks``.
         """
         names = self.points if points is None else check_points(points)
-        columns = {name: self._column(name) for name in names}
-        return _batches(columns, batch_indices(len(self), batch_size, shuffle, seed))
+        columns = {name: self.column(name) for name in names}
+        return read_batches(columns, batch_indices(len(self), batch_size, shuffle, seed))
 
-    def _column(self, point: str) -> Rows | Tokens:
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write these paths to a store that :func:`open_paths` opens; it appears whole or not at all.
+
+        Parameters
+        ----------
+        path
+            A folder; an earlier store of paths there is replaced, anything else is left alone.
+
+        Raises
+        ------
+        RepdynError
+            If something else is in the way, these paths are read from there, or the disk is full.
+        """
+        # Imported here because writing needs opening, and opening makes what this module defines.
+        from repdyn.paths.saving import write_paths
+
+        write_paths(self, path)
+
+    def column(self, point: str) -> Rows | Tokens:
+        """What one point's representations are read from, for who wants to read them piece by piece."""
         if point not in self._columns:
-            raise RepdynError(
-                f"point {point!r}: is not on these paths; {nearest_names(str(point), self.points)}"
-            )
+            known = nearest_names(str(point), self.points)
+            raise RepdynError(f"point {point!r}: is not on these paths; {known}")
         return self._columns[point]
 
+    def plot(self, seed: int = 0) -> go.Figure:
+        """How the samples move through depth, in a plane that the points share.
 
-def _batches(columns: Mapping[str, Rows | Tokens], orders: Iterator[Index]) -> Iterator[Batch]:
-    # Imported when the first batch is read: whoever only looks at a store does not wait for torch.
-    import torch
+        Parameters
+        ----------
+        seed
+            Of the samples that are drawn and of the projection.
+        """
+        # Imported here: drawing is the only use of plotly and scikit-learn in this room.
+        from repdyn.paths.projection import project
+        from repdyn.views.path_flow import path_flow
 
-    for index in orders:
-        arrays = gather(columns, index)
-        tensors = {
-            name: torch.from_numpy(np.array(array, dtype=np.float32)) for name, array in arrays.items()
+        seen = self.subset(sample_indices(len(self), seed))
+        projected, explained = project(seen, seed)
+        return path_flow(projected, seen.labels, list(seen.points), explained)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What these paths hold, without the numbers, for ``--json``."""
+        labels = self.labels
+        return {
+            "path": None if self.path is None else str(self.path),
+            "size": len(self),
+            "points": list(self.points),
+            "widths": self.widths,
+            "dtype": self.dtype.name,
+            "tokens": list(self.tokens),
+            "classes": None if labels is None else len(np.unique(labels)),
+            "logits_width": None if self._logits is None else self._logits.width,
+            "meta": dict(self.meta),
         }
-        masks = {}
-        for name, column in columns.items():
-            if isinstance(column, Tokens):
-                lengths = column.shown_lengths()[index]
-                masks[name] = torch.from_numpy(np.arange(arrays[name].shape[1]) < lengths[:, None])
-        yield Batch(tensors, index, masks)
+
+    def __repr__(self) -> str:
+        known = self.to_dict()
+        where = "in memory" if self.path is None else f"in {self.path}"
+        origin = [str(self.meta[key]) for key in ("model", "data") if self.meta.get(key)]
+        shown = [f"{n} {w}{' (tokens)' if n in self.tokens else ''}" for n, w in self.widths.items()]
+        if len(shown) > _POINTS_SHOWN:
+            shown = [*shown[: _POINTS_SHOWN - 1], f"… {len(shown) - _POINTS_SHOWN} more …", shown[-1]]
+        lines = [
+            f"RepresentationPaths: {len(self)} samples at {len(self.points)} points, {self.dtype}, {where}",
+            *([f"  from    {' on '.join(origin)}"] if origin else []),
+            f"  points  {', '.join(shown)}",
+            f"  labels  {'none' if known['classes'] is None else str(known['classes']) + ' classes'}",
+            f"  logits  {known['logits_width'] or 'none'}",
+        ]
+        return "\n".join(lines)

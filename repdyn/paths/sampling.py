@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.paths.columns import Index, Rows, Tokens, gather
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batch", "block_shuffle", "split_indices"]
+__all__ = [
+    "Batch",
+    "batch_indices",
+    "block_shuffle",
+    "chosen_indices",
+    "read_batches",
+    "sample_indices",
+    "split_indices",
+]
 
 # Eight blocks of 500 rows permuted together: the setting measured fastest for stores that cannot be
 # memory-mapped, while neighbours in a batch still come from eight places.
 BLOCK_ROWS = 500
 BLOCKS_TOGETHER = 8
+# Samples that a picture is made of: enough for its shape.
+_SAMPLES_SEEN = 1200
 
 
 class Batch(dict[str, "torch.Tensor"]):
@@ -38,6 +49,31 @@ class Batch(dict[str, "torch.Tensor"]):
         super().__init__(tensors)
         self.index = index
         self.masks = masks
+
+
+def chosen_indices(index: ArrayLike | slice, size: int) -> Index:
+    """Numbers from 0 to N-1 of what is chosen by numbers, booleans or a slice; refuse an empty choice."""
+    chosen: NDArray[Any]
+    if isinstance(index, slice):
+        chosen = np.arange(size)[index]
+    else:
+        chosen = np.asarray(index)
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "biu"):
+            raise RepdynError(
+                f"index: has shape {chosen.shape} and dtype {chosen.dtype}; "
+                "expected numbers or booleans along one axis"
+            )
+        if chosen.dtype == np.bool_:
+            if len(chosen) != size:
+                raise RepdynError(f"index: {len(chosen)} booleans for {size} samples; give one each")
+            chosen = np.flatnonzero(chosen)
+        elif chosen.size and (chosen.min() < -size or chosen.max() >= size):
+            wrong = chosen[(chosen < -size) | (chosen >= size)][0]
+            raise RepdynError(f"index: there is no sample {wrong} among {size}")
+    if len(chosen) == 0:
+        raise RepdynError(f"index: chooses none of the {size} samples; choose at least one")
+    numbers: Index = chosen.astype(np.int64) % size
+    return numbers
 
 
 def split_indices(
@@ -68,7 +104,7 @@ def split_indices(
     shares = np.asarray(fractions, dtype=np.float64)
     if shares.ndim != 1 or len(shares) == 0 or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-6:
         raise RepdynError(
-            f"fractions: {tuple(fractions)} are no division; expected positive shares that sum to 1"
+            f"fractions: {tuple(fractions)} are no shares; expected positive numbers that sum to 1"
         )
     generator = np.random.default_rng(seed)
     rest = generator.permutation(size)
@@ -87,9 +123,7 @@ def split_indices(
     parts.append(np.sort(rest))
     empty = [float(share) for share, part in zip(shares, parts) if len(part) == 0]
     if empty:
-        raise RepdynError(
-            f"fractions: a share of {empty[0]:g} of {size} samples is no sample; give larger shares"
-        )
+        raise RepdynError(f"fractions: a share of {empty[0]:g} of {size} samples is none; give larger shares")
     return parts
 
 
@@ -138,3 +172,26 @@ def batch_indices(size: int, batch_size: int, shuffle: bool | str, seed: int) ->
         raise RepdynError(f"shuffle: {shuffle!r} is no order; expected True, False or 'blocks'")
     for start in range(0, size, batch_size):
         yield order[start : start + batch_size]
+
+
+def read_batches(columns: Mapping[str, Rows | Tokens], orders: Iterator[Index]) -> Iterator[Batch]:
+    """Read mini-batches of columns in the given order, as float32 tensors."""
+    # Imported when the first batch is read: whoever only looks at a store does not wait for torch.
+    import torch
+
+    for index in orders:
+        arrays = gather(columns, index)
+        tensors = {point: torch.from_numpy(np.array(array, np.float32)) for point, array in arrays.items()}
+        masks = {}
+        for point, column in columns.items():
+            if isinstance(column, Tokens):
+                lengths = column.shown_lengths()[index]
+                masks[point] = torch.from_numpy(np.arange(arrays[point].shape[1]) < lengths[:, None])
+        yield Batch(tensors, index, masks)
+
+
+def sample_indices(size: int, seed: int) -> Index:
+    """Sorted numbers of at most some thousand samples, drawn at random, for a picture."""
+    if size <= _SAMPLES_SEEN:
+        return np.arange(size)
+    return np.sort(np.random.default_rng(seed).choice(size, _SAMPLES_SEEN, replace=False))

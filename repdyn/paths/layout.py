@@ -1,0 +1,273 @@
+"""What a store of paths holds and where: the one description that readers and writers share.
+
+::
+
+    a.paths/            a Zarr v3 group; everything below is in its attributes under "repdyn"
+      paths/            (N, sum of D)   the pooled points of a sample, one after the other in one row
+      lengths/          (N, P)          tokens of each sample at the P points that keep them
+      tokens/P/K        (tokens, D)     the tokens at point P of the samples of chunk K, end to end
+      logits/           (N, C)
+      labels/           (N,)            integers or strings
+      ids/              (N,)            strings, written last: a chunk is there when its ids are
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.paths.zarr_format import array_metadata, read_json
+
+__all__ = ["SCHEMA_VERSION", "Layout", "complete_meta", "is_store", "read_layout", "rows_per_chunk"]
+
+SCHEMA_VERSION = 1
+
+# Whole rows in files of 16 to 64 MiB were fastest to read shuffled (memory maps of some ten files).
+_CHUNK_BYTES = 32 * 2**20
+# A small store is cut into about this many chunks all the same, because a chunk is what a kill loses …
+_CHUNKS_WANTED = 16
+# … but never into fewer rows than this, and always into multiples of it, so that batches fill chunks.
+_ROWS_WANTED = 64
+
+_LIBRARIES = ("repdyn", "torch", "numpy", "timm", "transformers")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a store holds.
+
+    Attributes
+    ----------
+    points
+        Names in order of depth.
+    widths
+        ``{point: D}``.
+    tokens
+        The points that keep their tokens.
+    size
+        Number of samples N when complete.
+    chunk_rows
+        Samples in a chunk (the last may hold fewer).
+    dtype
+        Of the representations.
+    logits_width
+        Number of logits C, ``None`` without.
+    meta
+        Where the paths come from.
+    complete
+        Whether the writer has finished.
+    """
+
+    points: tuple[str, ...]
+    widths: dict[str, int]
+    tokens: tuple[str, ...]
+    size: int
+    chunk_rows: int
+    dtype: str
+    logits_width: int | None
+    meta: dict[str, Any] = field(default_factory=dict)
+    complete: bool = False
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return -(-self.size // self.chunk_rows)
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Where each pooled point starts in a packed row."""
+        found, position = {}, 0
+        for point in self.points:
+            if point not in self.tokens:
+                found[point] = position
+                position += self.widths[point]
+        return found
+
+    @property
+    def row_width(self) -> int:
+        """Entries of a packed row."""
+        return sum(self.widths[point] for point in self.offsets)
+
+    def rows(self, chunk: int) -> range:
+        """The samples of a chunk."""
+        return range(chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.size))
+
+    def arrays(self, label_dtype: str | None) -> dict[str, dict[str, Any]]:
+        """Metadata of the group's arrays by name, without those of single chunks' tokens."""
+        size, rows = self.size, self.chunk_rows
+        found = {"ids": array_metadata((size,), (rows,), "string")}
+        if self.row_width:
+            found["paths"] = array_metadata((size, self.row_width), (rows, self.row_width), self.dtype)
+        if self.tokens:
+            count = len(self.tokens)
+            found["lengths"] = array_metadata((size, count), (rows, count), "int64")
+        if self.logits_width is not None:
+            found["logits"] = array_metadata((size, self.logits_width), (rows, self.logits_width), "float32")
+        if label_dtype is not None:
+            found["labels"] = array_metadata((size,), (rows,), label_dtype)
+        return found
+
+    def fixed_files(self, chunk: int) -> Iterator[tuple[str, int]]:
+        """Names and sizes in bytes of a chunk's files whose size does not depend on what they hold."""
+        if self.row_width:
+            yield f"paths/c/{chunk}/0", self.chunk_rows * self.row_width * np.dtype(self.dtype).itemsize
+        if self.tokens:
+            yield f"lengths/c/{chunk}/0", self.chunk_rows * len(self.tokens) * 8
+        if self.logits_width is not None:
+            yield f"logits/c/{chunk}/0", self.chunk_rows * self.logits_width * 4
+
+    def token_files(self, chunk: int, lengths: NDArray[np.int64]) -> Iterator[tuple[str, int]]:
+        """Names and sizes in bytes of a chunk's token files, given the ``(rows, P)`` lengths."""
+        for number, point in enumerate(self.tokens):
+            count = int(lengths[:, number].sum())
+            if count:
+                yield (
+                    f"tokens/{number}/{chunk}/c/0/0",
+                    count * self.widths[point] * np.dtype(self.dtype).itemsize,
+                )
+
+    def to_attributes(self) -> dict[str, Any]:
+        """The group's attributes."""
+        return {
+            "repdyn": {
+                "schema": SCHEMA_VERSION,
+                "complete": self.complete,
+                "size": self.size,
+                "chunk_rows": self.chunk_rows,
+                "dtype": self.dtype,
+                "points": list(self.points),
+                "widths": self.widths,
+                "offsets": self.offsets,
+                "tokens": list(self.tokens),
+                "logits_width": self.logits_width,
+                "meta": self.meta,
+            }
+        }
+
+    def finished(self) -> Layout:
+        """The same, marked complete."""
+        return replace(self, complete=True)
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store of paths, of any schema, complete or not."""
+    document = read_json(folder / "zarr.json")
+    attributes = document.get("attributes") if document else None
+    return isinstance(attributes, dict) and isinstance(attributes.get("repdyn"), dict)
+
+
+def read_layout(folder: Path) -> Layout:
+    """Read what a store says it holds.
+
+    Raises
+    ------
+    RepdynError
+        If it is missing, something else, damaged, or written by a newer repdyn.
+    """
+    if not folder.exists():
+        raise RepdynError(f"{folder}: there is no such store of paths; repdyn trace makes one")
+    document = read_json(folder / "zarr.json")
+    if document is None:
+        what = "is not a store of paths (it has no readable zarr.json)"
+        if any((folder / name / "zarr.json").is_file() for name in ("paths", "ids", "lengths")):
+            what = (
+                "has lost its attributes (zarr.json is missing or truncated); trace or save the paths again"
+            )
+        raise RepdynError(f"{folder}: {what}")
+    if not is_store(folder):
+        raise RepdynError(f"{folder}: is a Zarr store of something else; repdyn trace makes stores of paths")
+    known = document["attributes"]["repdyn"]
+    schema = known.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise RepdynError(
+            f"{folder}: was written by a newer repdyn (schema {schema}, this one reads up to "
+            f"{SCHEMA_VERSION}); upgrade repdyn"
+        )
+    try:
+        layout = Layout(
+            points=tuple(map(str, known["points"])),
+            widths={str(point): int(width) for point, width in known["widths"].items()},
+            tokens=tuple(map(str, known["tokens"])),
+            size=int(known["size"]),
+            chunk_rows=int(known["chunk_rows"]),
+            dtype=np.dtype(known["dtype"]).name,
+            logits_width=None if known["logits_width"] is None else int(known["logits_width"]),
+            meta=dict(known["meta"]),
+            complete=bool(known["complete"]),
+        )
+        # A JSON object has no order that must be kept; the points have.
+        ordered = {point: layout.widths[point] for point in layout.points}
+        if layout.chunk_rows < 1 or layout.size < 1 or not set(layout.tokens) <= set(layout.points):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise RepdynError(f"{folder}: its attributes are damaged; trace or save the paths again") from None
+    return replace(layout, widths=ordered)
+
+
+def complete_meta(
+    meta: Mapping[str, Any] | None,
+    points: Iterable[str],
+    widths: Mapping[str, int],
+    tokens: Iterable[str],
+    dtype: str,
+) -> dict[str, Any]:
+    """What is told of the paths' origin, as JSON keeps it, with what the paths know of themselves."""
+    try:
+        given = json.loads(json.dumps(dict(meta or {}), default=_plain))
+    except (TypeError, ValueError) as error:
+        raise RepdynError(
+            f"meta: cannot be kept as JSON ({error}); give numbers, strings, lists, dicts"
+        ) from None
+    return {
+        "versions": _versions(),
+        **given,
+        "schema": SCHEMA_VERSION,
+        "points": list(points),
+        "widths": dict(widths),
+        "tokens": list(tokens),
+        "dtype": dtype,
+    }
+
+
+def rows_per_chunk(size: int, row_bytes: int) -> int:
+    """Samples in a chunk: about 32 MiB, fewer where that would make less than some sixteen chunks."""
+    by_bytes = max(_CHUNK_BYTES // max(row_bytes, 1), 1)
+    rows = min(by_bytes, -(-size // _CHUNKS_WANTED))
+    if rows > _ROWS_WANTED:
+        # Up for small stores, down for wide rows: both keep to the limit of bytes.
+        up = -(-rows // _ROWS_WANTED) * _ROWS_WANTED
+        rows = up if up <= by_bytes else rows // _ROWS_WANTED * _ROWS_WANTED
+    else:
+        rows = min(_ROWS_WANTED, by_bytes)
+    return min(rows, size)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,67 @@
+"""The plane in which paths are drawn: one projection that the points share."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from repdyn.paths.columns import Tokens
+
+if TYPE_CHECKING:
+    from repdyn.paths.paths import RepresentationPaths
+
+__all__ = ["project"]
+
+
+def project(paths: RepresentationPaths, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Project all points of paths to one plane.
+
+    Each point is centred and divided by its root mean square norm, because norms grow with depth and would
+    hide everything else. Neighbouring points of one width are projected by one principal component analysis
+    of all of them. Where the width changes a common plane does not exist: there the new plane is turned onto
+    the one before (orthogonal Procrustes over the samples).
+
+    Parameters
+    ----------
+    paths
+        Paths of N samples at L points; tokens are averaged.
+    seed
+        Of the randomised decomposition.
+
+    Returns
+    -------
+    tuple
+        Coordinates ``(L, N, 2)`` and the plane's share of each point's variance, ``(L,)``.
+    """
+    projected: list[NDArray[np.float64]] = []
+    explained: list[float] = []
+    for _, group in groupby(paths.points, key=lambda point: paths.widths[point]):
+        stack = np.stack([_standardised(paths, point) for point in group])
+        rows = stack.reshape(-1, stack.shape[-1])
+        count = min(2, *rows.shape)
+        basis = np.zeros((2, stack.shape[-1]))
+        solver = "randomized" if min(rows.shape) > 10 else "full"
+        basis[:count] = PCA(count, svd_solver=solver, random_state=seed).fit(rows).components_
+        planes = stack @ basis.T
+        if projected:
+            left, _, right = np.linalg.svd(planes[0].T @ projected[-1])
+            planes = planes @ (left @ right)
+        projected.extend(planes)
+        energy = (stack**2).sum(axis=(1, 2))
+        share = np.divide((planes**2).sum(axis=(1, 2)), energy, out=np.zeros(len(stack)), where=energy > 0)
+        explained.extend(np.minimum(share, 1.0).tolist())
+    return np.stack(projected), np.array(explained)
+
+
+def _standardised(paths: RepresentationPaths, point: str) -> NDArray[np.float64]:
+    column = paths.column(point)
+    values: NDArray[np.float64] = np.asarray(column, dtype=np.float64)
+    if isinstance(column, Tokens):
+        values = values.sum(axis=1) / np.maximum(column.shown_lengths(), 1)[:, None]
+    values = values - values.mean(axis=0)
+    norm = float(np.sqrt((values**2).sum(axis=1).mean()))
+    return values / norm if norm > 0 else values

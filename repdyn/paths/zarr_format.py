@@ -1,0 +1,142 @@
+"""The parts of the Zarr v3 format that a store of paths uses, and files that appear whole or not at all.
+
+Metadata is written here and not through zarr-python because a chunk must be put in place by one rename (so
+that a killed writer leaves it complete or absent), and because opening a store then needs no more than
+``json`` and memory maps. Any Zarr v3 reader reads the result; the tests read it with zarr-python.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+
+__all__ = [
+    "array_metadata",
+    "decode_strings",
+    "encode_strings",
+    "group_metadata",
+    "read_json",
+    "write_file",
+    "write_json",
+    "writing_failed",
+]
+
+PARTIAL = ".part"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def array_metadata(shape: Sequence[int], chunks: Sequence[int], dtype: str) -> dict[str, Any]:
+    """``zarr.json`` of an array: uncompressed, little-endian, C order; ``dtype`` may be ``"string"``."""
+    text = dtype == "string"
+    codec: dict[str, Any] = (
+        {"name": "vlen-utf8", "configuration": {}}
+        if text
+        else {"name": "bytes", "configuration": {"endian": "little"}}
+    )
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "" if text else 0 if dtype.startswith("int") else 0.0,
+        "codecs": [codec],
+        "attributes": {},
+        "storage_transformers": [],
+    }
+
+
+def group_metadata(
+    attributes: Mapping[str, Any], consolidated: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """``zarr.json`` of a group, with the metadata of everything below it where that is given."""
+    document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    if consolidated is not None:
+        document["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": dict(consolidated),
+        }
+    return document
+
+
+def encode_strings(values: Iterable[str]) -> bytes:
+    """A chunk of strings as the ``vlen-utf8`` codec lays it out: count, then length and bytes of each."""
+    # A file name that is no UTF-8 still is a name: what cannot be encoded is spelled out.
+    encoded = [value.encode(errors="backslashreplace") for value in values]
+    parts = [struct.pack("<I", len(encoded))]
+    for item in encoded:
+        parts += [struct.pack("<I", len(item)), item]
+    return b"".join(parts)
+
+
+def decode_strings(data: bytes, source: Path) -> list[str]:
+    """Read a chunk of strings; ``source`` is named where it is truncated."""
+    try:
+        (count,) = struct.unpack_from("<I", data, 0)
+        position, found = 4, []
+        for _ in range(count):
+            (length,) = struct.unpack_from("<I", data, position)
+            position += 4 + length
+            if position > len(data):
+                raise struct.error
+            found.append(data[position - length : position].decode())
+    except (struct.error, UnicodeDecodeError):
+        raise RepdynError(f"{source}: is truncated or damaged; trace or save these paths again") from None
+    return found
+
+
+def write_file(target: Path, data: bytes | NDArray[Any]) -> None:
+    """Write a file beside its place and move it there, so that it is complete or absent.
+
+    Raises
+    ------
+    RepdynError
+        If the disk is full or refuses; what was there before is still there.
+    """
+    scratch = target.with_name(f".{target.name}{PARTIAL}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as file:
+            file.write(data.reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else data)
+            file.flush()
+            # Without this a power cut could leave the new name on an empty file.
+            os.fsync(file.fileno())
+        scratch.replace(target)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise writing_failed(target, error) from error
+
+
+def writing_failed(target: Path, error: OSError) -> RepdynError:
+    """Say in one line why something could not be written."""
+    if error.errno in _NO_SPACE:
+        return RepdynError(
+            f"{target}: no space left on the disk; what was complete is kept, free some space and run again"
+        )
+    return RepdynError(f"{target}: cannot be written ({error.strerror or error}); choose another path")
+
+
+def write_json(target: Path, document: Mapping[str, Any]) -> None:
+    """Write JSON, complete or not at all."""
+    write_file(target, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def read_json(source: Path) -> dict[str, Any] | None:
+    """Read a JSON object; ``None`` where there is none that can be read."""
+    try:
+        found = json.loads(source.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
