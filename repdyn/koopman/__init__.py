@@ -1,0 +1,9 @@
+"""Koopman: depth as a linear dynamical system in learned observables, beside what else could explain it."""
+
+from __future__ import annotations
+
+from repdyn.koopman.autoencoder import KoopmanAutoencoder
+from repdyn.koopman.controls import Controls, controls
+from repdyn.koopman.fidelity import Fidelity
+
+__all__ = ["Controls", "Fidelity", "KoopmanAutoencoder", "controls"]

@@ -1,0 +1,407 @@
+"""The Koopman autoencoder: an encoder to observables, a linear operator on them, a decoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.errors import RepdynError, nearest_names
+from repdyn.koopman.frames import PointFrames, principal_axes
+from repdyn.koopman.networks import Lift
+from repdyn.koopman.operators import OPERATORS
+from repdyn.koopman.reading import point_number, read_points
+from repdyn.koopman.training import Weights, train
+from repdyn.paths import RepresentationPaths
+
+if TYPE_CHECKING:
+    from repdyn.fields import LatentField
+    from repdyn.koopman.fidelity import Fidelity
+
+__all__ = ["KoopmanAutoencoder"]
+
+_VALIDATION = 0.1  # of the training paths, for early stopping
+_START_ROWS = 20_000  # rows are enough to find where the encoder starts
+
+
+class KoopmanAutoencoder(nn.Module):
+    """Linear dynamics of representations through depth, in a space that is learned for it.
+
+    ``x_t ≈ D(E(x_s) K^(t-s))`` for any depths ``s, t`` of a representation path, with ``K^t = expm(t G)``.
+    Each point is carried by a fixed frame (:class:`~repdyn.koopman.frames.PointFrames`) into a shared
+    state space; one encoder, one decoder and one operator serve all points.
+
+    Parameters
+    ----------
+    latent_dim
+        Number of observables.
+    hidden
+        Widths of the encoder's hidden layers, mirrored in the decoder. None leaves both linear.
+    operator
+        ``"generator"``: one generator for the whole path.
+    isometry
+        Weight of the isometry loss, which keeps distances between samples; the other three losses have
+        weight one. All are in units of their target's variance.
+
+    Attributes
+    ----------
+    points_ : tuple of str
+        Points of the paths it was fitted to, in order of depth.
+    widths_ : dict
+        Their widths.
+    history_ : dict
+        Losses by epoch.
+    best_epoch_ : int
+        The epoch whose weights were kept.
+    training_paths_ : RepresentationPaths or None
+        The paths it was fitted to (not saved); :meth:`fidelity` fits probes and controls on them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from repdyn.paths import RepresentationPaths
+    >>> x = np.random.default_rng(0).standard_normal((200, 4)).astype("float32")
+    >>> paths = RepresentationPaths.from_arrays({"a": x, "b": x @ np.diag([1, 1, 0.5, 2]).astype("float32")})
+    >>> kae = KoopmanAutoencoder(latent_dim=4, hidden=(8,)).fit(paths, epochs=2)
+    >>> kae.propagate(x, "a", 0.5).shape
+    (200, 4)
+
+    References
+    ----------
+    Aswani and Jabari (2025), Koopman Autoencoders Learn Neural Representation Dynamics, arXiv 2505.12809.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 64,
+        hidden: Sequence[int] = (256,),
+        operator: str = "generator",
+        isometry: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.hidden = tuple(hidden)
+        self.operator = operator
+        self.isometry = isometry
+        self.training_paths_: RepresentationPaths | None = None
+
+    def fit(
+        self,
+        paths: RepresentationPaths,
+        epochs: int = 200,
+        seed: int = 0,
+        *,
+        batch_size: int = 512,
+        device: str | torch.device | None = None,
+    ) -> KoopmanAutoencoder:
+        """Learn encoder, operator and decoder from training paths.
+
+        A tenth of them is set aside for early stopping. All data are held on the device.
+
+        Parameters
+        ----------
+        paths
+            Pooled paths of at least two points.
+        epochs
+            At most so many; the learning rate's cycle spans them.
+        seed
+            Of the weights, the batches and the part set aside.
+        batch_size
+            Samples in a batch.
+        device
+            Where to train; the CPU unless told.
+
+        Returns
+        -------
+        KoopmanAutoencoder
+            Itself.
+
+        Raises
+        ------
+        RepdynError
+            On settings that make no sense, one point only, a point that does not vary, fewer than ten
+            samples, or values that are not finite.
+        """
+        self._check_settings(epochs, batch_size)
+        if len(paths.points) < 2:
+            raise RepdynError(
+                f"the path has one point, {paths.points[0]!r}; a Koopman autoencoder needs at least two"
+            )
+        if len(paths) < 10:
+            raise RepdynError(
+                f"{len(paths)} samples are too few to fit and to validate; at least 10 are needed"
+            )
+        states = read_points(paths)
+        self._build(dict(zip(paths.points, (x.shape[1] for x in states))), seed)
+        self.frames_.fit(states)
+        self.to(device or "cpu")
+        lifted = torch.stack([self.frames_.lift(x.to(self._device), n) for n, x in enumerate(states)])
+        generator = torch.Generator().manual_seed(seed)
+        self._start(lifted, generator)
+        held_out = torch.zeros(len(paths), dtype=torch.bool)
+        held_out[
+            torch.randperm(len(paths), generator=generator)[: max(2, round(_VALIDATION * len(paths)))]
+        ] = True
+        self.history_, self.best_epoch_ = train(
+            self.encoder_,
+            self.decoder_,
+            self.operator_,
+            lifted,
+            held_out.to(self._device),
+            Weights(isometry=self.isometry),
+            epochs=epochs,
+            batch_size=batch_size,
+            generator=generator,
+        )
+        self.eval()
+        self.training_paths_ = paths
+        return self
+
+    def encode(self, x: Any, point: str) -> Any:
+        """Observables of representations at a point.
+
+        Parameters
+        ----------
+        x
+            Shape ``(…, width)``; array or tensor, and the answer is of the same kind.
+        point
+            Name of the point.
+
+        Returns
+        -------
+        Shape ``(…, latent_dim)``.
+        """
+        number = self._number(point)
+        return self._through(
+            x, lambda rows: self.encoder_(self.frames_.lift(rows, number)), self.widths_[point]
+        )
+
+    def decode(self, z: Any, point: str) -> Any:
+        """Representations at a point from observables, shape ``(…, latent_dim)`` to ``(…, width)``."""
+        number = self._number(point)
+        return self._through(z, lambda rows: self.frames_.lower(self.decoder_(rows), number), self.latent_dim)
+
+    def propagate(self, x: Any, source: str | float, target: str | float) -> Any:
+        """Representations at another depth: ``D(E(x) K^(target - source))``.
+
+        Parameters
+        ----------
+        x
+            Representations at ``source``, shape ``(…, width)``; array or tensor.
+        source
+            Name of a point, or its depth.
+        target
+            Name of a point, or any depth between the first and the last. Between two points the answer is
+            in the coordinates of the nearest one (of the shared state space they differ by a fixed frame).
+
+        Returns
+        -------
+        Shape ``(…, width of the target)``.
+        """
+        start, end = self._depth(source), self._depth(target)
+        before, after = round(start), round(end)
+        if before != start:
+            raise RepdynError(f"source depth {source} lies between points; give representations of a point")
+
+        def move(rows: Tensor) -> Tensor:
+            z = self.encoder_(self.frames_.lift(rows, before)) @ self.operator_.matrix(start, end)
+            return self.frames_.lower(self.decoder_(z), after)
+
+        return self._through(x, move, self.widths_[self.points_[before]])
+
+    def fidelity(
+        self,
+        paths: RepresentationPaths,
+        head: Callable[[Any], Any] | None = None,
+        *,
+        train: RepresentationPaths | None = None,
+        seed: int = 0,
+    ) -> Fidelity:
+        """How well the path is predicted from its first point, beside the controls.
+
+        See :func:`repdyn.koopman.fidelity.measure`.
+
+        Parameters
+        ----------
+        paths
+            Test paths, none of which was fitted on.
+        head
+            The network's own head: last-point representations to logits.
+        train
+            Paths to fit controls and probes on; those of :meth:`fit` unless told.
+        seed
+            Of the controls and the bootstrap.
+        """
+        from repdyn.koopman.fidelity import measure
+
+        return measure(self, paths, self._training_paths(train, "fidelity"), head=head, seed=seed)
+
+    def field(self, point: str) -> LatentField:
+        """Latent vector field of the encode-decode map at a point, ``V(z) = E(D(z)) - z``.
+
+        Parameters
+        ----------
+        point
+            The point whose coordinates the decoder passes through.
+        """
+        # Rooms of one floor meet only when asked to.
+        from repdyn.fields import LatentField
+
+        self._number(point)
+        return LatentField.from_autoencoder(lambda x: self.encode(x, point), lambda z: self.decode(z, point))
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write settings and weights to a folder, ``config.json`` and ``model.safetensors``."""
+        self._check_fitted()
+        config = {
+            "latent_dim": self.latent_dim,
+            "hidden": list(self.hidden),
+            "operator": self.operator,
+            "isometry": self.isometry,
+            "widths": [[point, width] for point, width in self.widths_.items()],
+            "history": self.history_,
+            "best_epoch": self.best_epoch_,
+        }
+        tensors = {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
+        save_artifact(path, "koopman", config, tensors)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> KoopmanAutoencoder:
+        """Read what :meth:`save_pretrained` wrote.
+
+        Raises
+        ------
+        RepdynError
+            If the folder holds something else, or weights that do not match its settings.
+        """
+        found = load_artifact(path, "koopman")
+        try:
+            config = found.config
+            kae = cls(config["latent_dim"], config["hidden"], config["operator"], config["isometry"])
+            kae._build({point: int(width) for point, width in config["widths"]}, seed=0)
+            kae.history_, kae.best_epoch_ = config["history"], config["best_epoch"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RepdynError(
+                f"{path}: its config.json is not that of a Koopman autoencoder ({error})"
+            ) from None
+        try:
+            kae.load_state_dict(
+                {name: torch.from_numpy(value.copy()) for name, value in found.tensors.items()}
+            )
+        except RuntimeError as error:
+            raise RepdynError(
+                f"{path}: the weights do not match config.json: {' '.join(str(error).split())}"
+            ) from None
+        return kae.eval()
+
+    frames_: PointFrames
+    encoder_: Lift
+    decoder_: Lift
+    operator_: Any
+    points_: tuple[str, ...]
+    widths_: dict[str, int]
+    history_: Mapping[str, list[float]]
+    best_epoch_: int
+
+    @property
+    def _device(self) -> torch.device:
+        return self.frames_.scale.device
+
+    def _build(self, widths: dict[str, int], seed: int) -> None:
+        self.points_, self.widths_ = tuple(widths), widths
+        self.frames_ = PointFrames(widths)
+        # Layers draw their first weights from the global stream; the fork leaves that as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder_ = Lift(self.frames_.width, self.latent_dim, self.hidden)
+            self.decoder_ = Lift(self.latent_dim, self.frames_.width, self.hidden[::-1])
+            self.operator_ = OPERATORS[self.operator](self.latent_dim)
+
+    @torch.no_grad()
+    def _start(self, lifted: Tensor, generator: torch.Generator) -> None:
+        """Begin at the leading principal components of all points together."""
+        rows = lifted.flatten(0, 1)
+        rows = rows[torch.randperm(len(rows), generator=generator)[:_START_ROWS].to(rows.device)]
+        axes = principal_axes(rows.double(), min(self.latent_dim, rows.shape[1])).float()
+        start = torch.zeros(self.frames_.width, self.latent_dim, device=rows.device)
+        start[:, : axes.shape[1]] = axes
+        self.encoder_.start(start)
+        self.decoder_.start(start.T)
+
+    def _through(self, x: Any, function: Callable[[Tensor], Tensor], width: int) -> Any:
+        """Apply a function of float32 rows to an array or tensor, and answer in kind."""
+        given = x if isinstance(x, Tensor) else None
+        rows = given if given is not None else torch.as_tensor(np.asarray(x))
+        if rows.ndim == 0 or rows.shape[-1] != width:
+            raise RepdynError(
+                f"the last axis must have {width} entries, got an array of shape {tuple(rows.shape)}"
+            )
+        moved = rows.to(device=self._device, dtype=self.frames_.scale.dtype)
+        if given is not None:
+            return function(moved).to(device=rows.device)
+        with torch.no_grad():
+            answer: NDArray[Any] = function(moved).cpu().numpy()
+        return answer
+
+    def _number(self, point: str) -> int:
+        self._check_fitted()
+        return point_number(point, self.points_)
+
+    def _depth(self, place: str | float) -> float:
+        if isinstance(place, str):
+            return float(self._number(place))
+        self._check_fitted()
+        last = len(self.points_) - 1
+        if not 0 <= place <= last:
+            raise RepdynError(f"depth must lie between 0 and {last} (the path's points), got {place}")
+        return float(place)
+
+    def _training_paths(self, given: RepresentationPaths | None, what: str) -> RepresentationPaths:
+        self._check_fitted()
+        found = given if given is not None else self.training_paths_
+        if found is None:
+            raise RepdynError(
+                f"{what} fits controls and probes on the training paths, which a saved autoencoder does not "
+                "hold; give them as train="
+            )
+        return found
+
+    def check_paths(self, paths: RepresentationPaths) -> None:
+        """Refuse paths of another model: other points, or other widths."""
+        self._check_fitted()
+        if paths.points != self.points_:
+            raise RepdynError(
+                f"the paths have points {paths.points}, this autoencoder was fitted to {self.points_}"
+            )
+        for point, width in self.widths_.items():
+            if paths.widths[point] != width:
+                raise RepdynError(
+                    f"point {point!r} is {paths.widths[point]} wide, this autoencoder was fitted to {width}: "
+                    "the paths are those of another model"
+                )
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "points_"):
+            raise RepdynError("this KoopmanAutoencoder is not fitted yet; call fit(paths) first")
+
+    def _check_settings(self, epochs: int, batch_size: int) -> None:
+        if self.latent_dim < 1 or any(width < 1 for width in self.hidden):
+            raise RepdynError(
+                f"latent_dim and hidden widths must be positive, got {self.latent_dim} and {self.hidden}"
+            )
+        if self.operator not in OPERATORS:
+            raise RepdynError(
+                f"there is no operator {self.operator!r}; {nearest_names(self.operator, OPERATORS)}"
+            )
+        if not self.isometry >= 0:
+            raise RepdynError(f"isometry must not be negative, got {self.isometry}")
+        if epochs < 1 or batch_size < 2:
+            raise RepdynError(
+                f"epochs must be at least 1 and batch_size at least 2, got {epochs} and {batch_size}"
+            )

@@ -1,0 +1,253 @@
+"""The simplest things that could explain a Koopman autoencoder's figures.
+
+All are linear in something fixed, fitted by ridge on the training paths, the penalty chosen on a part of
+them that is held out for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from repdyn.errors import RepdynError
+from repdyn.koopman.frames import PointFrames
+from repdyn.koopman.operators import ridge
+from repdyn.koopman.reading import read_points
+from repdyn.paths import RepresentationPaths
+
+__all__ = ["CONTROLS", "Controls", "controls", "held_out_rows", "ridge_by_validation"]
+
+CONTROLS = ("identity", "affine", "shared affine", "per-step affine", "random features")
+
+_PENALTIES = tuple(10.0**e for e in np.arange(-6.0, 2.5, 0.5))  # in units of the mean eigenvalue of X'X
+_HELD_OUT = 0.2  # of the training paths, to choose a penalty
+_FEATURES = 512  # random ReLU features
+
+
+@dataclass(frozen=True, eq=False)
+class Controls(Mapping[str, Any]):
+    """Fitted controls: a mapping from a control's name to its prediction function.
+
+    Each value maps first-point representations ``(N, D_0)`` to a list of predictions, one array
+    ``(N, D_l)`` for each later point, in order of depth. ``identity`` is present only where all points
+    have the same width.
+
+    Attributes
+    ----------
+    points
+        The points of the path.
+    penalties
+        The ridge penalties that were chosen, relative to the mean eigenvalue of ``X'X``: per control a
+        tuple, one for each later point (one in all for the shared map).
+    """
+
+    points: tuple[str, ...]
+    penalties: dict[str, tuple[float, ...]]
+    _frames: PointFrames
+    _maps: dict[str, list[Tensor]]
+    _features: tuple[Tensor, Tensor]
+    _names: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return lambda x: self.predict(name, x)
+
+    def predict(self, name: str, x: NDArray[Any]) -> list[NDArray[np.float64]]:
+        """Later points, as control ``name`` predicts them from the first.
+
+        Parameters
+        ----------
+        name
+            One of the names this mapping holds.
+        x
+            First-point representations, shape ``(N, D_0)``.
+        """
+        if name == "identity":
+            return [np.asarray(x, dtype=np.float64)] * (len(self.points) - 1)
+        maps = self._maps[name]
+        u = self._frames.lift(torch.as_tensor(np.asarray(x, dtype=np.float64)), 0)
+        if name == "affine":
+            lifted = [u @ a for a in maps]
+        elif name == "random features":
+            z = _relu_features(u, *self._features)
+            lifted = [z @ a[:-1] + a[-1] for a in maps]
+        else:
+            lifted = []
+            for step in range(len(self.points) - 1):
+                u = u @ maps[step % len(maps)]
+                lifted.append(u)
+        return [self._frames.lower(v, number).numpy() for number, v in enumerate(lifted, 1)]
+
+    def __repr__(self) -> str:
+        lines = [f"Controls over {len(self.points)} points"]
+        for name in self._names:
+            chosen = ", ".join(f"{p:.0e}" for p in self.penalties.get(name, ()))
+            lines.append(f"  {name}" + (f": penalty {chosen}" if chosen else ""))
+        return "\n".join(lines)
+
+
+def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
+    """Fit the controls of a Koopman autoencoder to training paths.
+
+    In the same fixed frames as the autoencoder's (centred, one scale a point, rotated onto the last
+    point), with rows ``u_l``:
+
+    ==================  ==========================================================
+    ``identity``        ``x_l = x_0``, unchanged
+    ``affine``          ``u_l = u_0 A_l``, one map from the first point to each
+    ``shared affine``   ``u_l = u_0 K^l``, one map for every step (dynamic mode decomposition)
+    ``per-step affine`` ``u_l = u_0 K_1 K_2 … K_l``
+    ``random features`` ``u_l = [u_0, relu(u_0 W + b)] A_l`` (extended dynamic mode decomposition)
+    ==================  ==========================================================
+
+    Parameters
+    ----------
+    paths
+        Training paths.
+    seed
+        Of the held-out part and the random features.
+
+    Returns
+    -------
+    Controls
+        Maps each name to a function from the first point to all later ones.
+
+    Raises
+    ------
+    RepdynError
+        On one point only, a constant point, or values that are not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 3))
+    >>> from repdyn.paths import RepresentationPaths
+    >>> fitted = controls(RepresentationPaths.from_arrays({"a": x, "b": 2 * x, "c": 4 * x}))
+    >>> bool(np.allclose(fitted["affine"](x)[1], 4 * x, atol=1e-3))
+    True
+
+    References
+    ----------
+    Williams, Kevrekidis and Rowley (2015), extended dynamic mode decomposition; Aswani and Jabari (2026),
+    arXiv 2605.07556, whose identity and endpoint baselines these are.
+    """
+    states = read_points(paths)
+    if len(states) < 2:
+        raise RepdynError(f"controls: the path has one point, {paths.points[0]!r}; at least two are needed")
+    widths = {point: x.shape[1] for point, x in zip(paths.points, states)}
+    frames = PointFrames(widths).double().fit(states)
+    lifted = [frames.lift(x.double(), number) for number, x in enumerate(states)]
+    generator = torch.Generator().manual_seed(seed)
+    held_out = held_out_rows(len(lifted[0]), generator)
+    features = _draw_features(lifted[0].shape[1], generator)
+
+    maps: dict[str, list[Tensor]] = {}
+    penalties: dict[str, tuple[float, ...]] = {}
+    maps["affine"], penalties["affine"] = ridge_by_validation(lifted[0], lifted[1:], held_out)
+    before, after = torch.cat(lifted[:-1]), torch.cat(lifted[1:])
+    steps = len(lifted) - 1
+    maps["shared affine"], penalties["shared affine"] = ridge_by_validation(
+        before, [after], held_out.repeat(steps)
+    )
+    each = [ridge_by_validation(u, [v], held_out) for u, v in pairwise(lifted)]
+    maps["per-step affine"] = [found[0] for found, _ in each]
+    penalties["per-step affine"] = tuple(chosen[0] for _, chosen in each)
+    z = _relu_features(lifted[0], *features)
+    centre = z.mean(dim=0)
+    found, penalties["random features"] = ridge_by_validation(z - centre, lifted[1:], held_out)
+    maps["random features"] = [torch.cat([a, -(centre @ a)[None]]) for a in found]
+    equal = len(set(widths.values())) == 1
+    return Controls(paths.points, penalties, frames, maps, features, CONTROLS if equal else CONTROLS[1:])
+
+
+def ridge_by_validation(
+    x: Tensor, targets: list[Tensor], held_out: Tensor
+) -> tuple[list[Tensor], tuple[float, ...]]:
+    """Ridge maps from one input to several targets, each with its own penalty.
+
+    One eigendecomposition of ``X'X`` (of ``XX'`` where there are fewer rows) serves all penalties and
+    targets; the chosen penalty is then used on all rows.
+
+    Parameters
+    ----------
+    x
+        Inputs, centred, shape ``(n, p)``, float64.
+    targets
+        Each of shape ``(n, q)``, centred.
+    held_out
+        Boolean, shape ``(n,)``: the rows that choose the penalty.
+
+    Returns
+    -------
+    tuple
+        The maps ``(p, q)`` and the penalties, relative to the mean eigenvalue.
+    """
+    fit, judge = x[~held_out], x[held_out]
+    basis, values = _spectrum(fit)
+    projected = judge @ basis
+    square = projected.T @ projected
+    chosen, maps = [], []
+    for y in targets:
+        moments = basis.T @ (fit.T @ y[~held_out])
+        # |P diag(d) M - Y|^2 = d' (P'P ∘ MM') d - 2 d' diag(P'Y M') + const: after two products, every
+        # penalty costs one quadratic form.
+        quadratic = square * (moments @ moments.T)
+        linear = ((projected.T @ y[held_out]) * moments).sum(dim=1)
+        errors = []
+        for penalty in _PENALTIES:
+            shrunk = 1 / (values + penalty * values.mean())
+            errors.append(float(shrunk @ quadratic @ shrunk - 2 * shrunk @ linear))
+        chosen.append(_PENALTIES[int(np.argmin(errors))])
+    unit = float(x.square().sum()) / min(x.shape)
+    for y, penalty in zip(targets, chosen):
+        maps.append(ridge(x, y, penalty * unit))
+    return maps, tuple(chosen)
+
+
+def _spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvectors of X'X that carry variance, and their eigenvalues."""
+    rows, columns = x.shape
+    if columns <= rows:
+        values, vectors = torch.linalg.eigh(x.T @ x)
+        return vectors, values.clamp_min(0.0)
+    values, vectors = torch.linalg.eigh(x @ x.T)
+    kept = values > values[-1] * 1e-12
+    values, vectors = values[kept], vectors[:, kept]
+    return x.T @ vectors / values.sqrt(), values
+
+
+def held_out_rows(rows: int, generator: torch.Generator) -> Tensor:
+    """A random fifth of the rows, as a boolean tensor ``(rows,)``."""
+    if rows < 2:
+        raise RepdynError(f"controls: {rows} sample is too few; at least two are needed")
+    count = max(1, round(_HELD_OUT * rows))
+    mask = torch.zeros(rows, dtype=torch.bool)
+    mask[torch.randperm(rows, generator=generator)[:count]] = True
+    return mask
+
+
+def _draw_features(width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    # The input has total variance one: unit-variance projections need weights of variance one, and biases
+    # of the same size put the kinks where the data are.
+    weight = torch.randn(width, _FEATURES, generator=generator, dtype=torch.float64)
+    bias = torch.randn(_FEATURES, generator=generator, dtype=torch.float64)
+    return weight, bias
+
+
+def _relu_features(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    # Divided by the root of their number, so that features and state weigh alike in the ridge.
+    return torch.cat([u, torch.relu(u @ weight + bias) / weight.shape[1] ** 0.5], dim=1)

@@ -1,0 +1,127 @@
+"""One linear frame for each point, so that points of any width share one state space.
+
+A frame is a mean, one scale and a partial isometry. It is fitted before training and then fixed: a lift
+that is learned freely for each point could absorb any linear step and would leave the operator nothing to
+explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from repdyn.errors import RepdynError
+
+__all__ = ["PointFrames"]
+
+_CONSTANT = 1e-7  # a spread this small beside the mean's size is rounding, not variation
+
+
+class PointFrames(nn.Module):
+    """Centre, scale and rotate every point into the space of the last.
+
+    ``u = (x - m) B / s`` with ``s`` the root of the total variance. ``B`` is the identity at the last point,
+    whose frame is therefore exactly invertible; elsewhere it is the partial isometry that brings the point
+    nearest to the last (orthogonal Procrustes), after principal components where a point is wider than
+    the last. Points that are narrower are embedded and lose nothing.
+
+    Parameters
+    ----------
+    widths
+        Width of each point, in order of depth.
+    """
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.widths = dict(widths)
+        self.points = tuple(widths)
+        self.width = self.widths[self.points[-1]]
+        for number, point in enumerate(self.points):
+            self.register_buffer(f"mean_{number}", torch.zeros(self.widths[point]))
+            self.register_buffer(f"basis_{number}", torch.eye(self.widths[point], self.width))
+        self.register_buffer("scale", torch.ones(len(self.points)))
+        self.register_buffer("explained", torch.ones(len(self.points)))
+
+    scale: Tensor
+    explained: Tensor
+
+    @torch.no_grad()
+    def fit(self, states: list[Tensor]) -> PointFrames:
+        """Learn the frames from training representations.
+
+        Parameters
+        ----------
+        states
+            For each point its rows, shape ``(N, width)``.
+
+        Raises
+        ------
+        RepdynError
+            If a point does not vary.
+        """
+        last = states[-1].double()
+        last = last - last.mean(dim=0)
+        for number, x in enumerate(states):
+            point = self.points[number]
+            x = x.double()
+            mean = x.mean(dim=0)
+            x = x - mean
+            scale = x.square().sum(dim=1).mean().sqrt()
+            if not scale > _CONSTANT * (1 + mean.norm()):
+                raise RepdynError(
+                    f"point {point!r} is constant over the {len(x)} samples: there is nothing to predict; "
+                    "leave it out of the path"
+                )
+            if number < len(states) - 1:
+                basis = _nearest_isometry(x, last, self.width)
+                kept = (x @ basis).square().sum() / x.square().sum()
+                self.get_buffer(f"basis_{number}").copy_(basis)
+                self.explained[number] = kept
+            self.get_buffer(f"mean_{number}").copy_(mean)
+            self.scale[number] = scale
+        return self
+
+    def lift(self, x: Tensor, number: int) -> Tensor:
+        """Representations at point ``number``, shape ``(…, width)``, in the shared space ``(…, w)``."""
+        basis = self.get_buffer(f"basis_{number}")
+        u: Tensor = (x - self.get_buffer(f"mean_{number}")) @ basis / self.scale[number]
+        return u
+
+    def lower(self, u: Tensor, number: int) -> Tensor:
+        """Back to the point's own coordinates; the inverse of :meth:`lift` on its image."""
+        basis = self.get_buffer(f"basis_{number}")
+        x: Tensor = self.scale[number] * u @ basis.T + self.get_buffer(f"mean_{number}")
+        return x
+
+
+def _nearest_isometry(x: Tensor, last: Tensor, width: int) -> Tensor:
+    if x.shape[1] > width:
+        axes = principal_axes(x, width)
+        return axes @ _procrustes((x @ axes).T @ last)
+    return _procrustes(x.T @ last)
+
+
+def _procrustes(cross: Tensor) -> Tensor:
+    left, _, right = torch.linalg.svd(cross, full_matrices=False)
+    isometry: Tensor = left @ right
+    return isometry
+
+
+def principal_axes(x: Tensor, count: int) -> Tensor:
+    """Leading right singular vectors of centred rows, shape ``(p, count)``; orthonormal in any case.
+
+    Where there are fewer rows than columns, they come from the smaller Gram matrix, and directions without
+    variance are completed by the QR decomposition.
+    """
+    rows, columns = x.shape
+    if columns <= rows:
+        _, vectors = torch.linalg.eigh(x.T @ x)
+        return vectors.flip(1)[:, :count]
+    values, vectors = torch.linalg.eigh(x @ x.T)
+    found = min(count, int((values > values[-1] * 1e-12).sum()))
+    axes = x.T @ vectors.flip(1)[:, :found]
+    filling = torch.eye(columns, dtype=x.dtype, device=x.device)[:, : count - found]
+    orthonormal: Tensor = torch.linalg.qr(torch.cat([axes, filling], dim=1)).Q
+    return orthonormal

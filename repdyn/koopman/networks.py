@@ -1,0 +1,53 @@
+"""Encoder and decoder of observables: a linear map that starts as PCA, and a network beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Lift"]
+
+_SMALL_START = 0.1  # the network begins as a tenth of its usual size, the linear part does the work at first
+
+
+class Lift(nn.Module):
+    """``f(u) = u S + mlp(u)``.
+
+    A Koopman autoencoder is at least a linear model in the leading principal components (dynamic mode
+    decomposition); started there, it only has to learn what that misses.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Widths.
+    hidden
+        Widths of the hidden layers; none leaves the map linear.
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        sizes = (inputs, *hidden, outputs)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.LeakyReLU()]
+        self.network = nn.Sequential(*layers[:-1]) if hidden else None
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """Set the linear part to ``u -> u S``, shape ``(inputs, outputs)``, and the network near zero."""
+        self.linear.weight.copy_(weight.T)
+        self.linear.bias.zero_()
+        if self.network is not None:
+            final = self.network[-1]
+            assert isinstance(final, nn.Linear)
+            final.weight.mul_(_SMALL_START)
+            final.bias.zero_()
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Shape ``(…, inputs)`` to ``(…, outputs)``."""
+        straight: Tensor = self.linear(u)
+        return straight if self.network is None else straight + self.network(u)
