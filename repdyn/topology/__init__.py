@@ -1,13 +1,24 @@
 """The shape of a representation: its density, the tree of its level sets, its persistent homology."""
 
+from repdyn.topology.attributes import NodeAttributes, node_attributes
 from repdyn.topology.density import intrinsic_dimension, knn_density, mixture_density
+from repdyn.topology.landmarks import farthest_points
 from repdyn.topology.neighbors import nearest_neighbors
+from repdyn.topology.persistence import PathPersistence, Persistence, persistence
+from repdyn.topology.stability import leaf_support
 from repdyn.topology.tree import LevelSetTree
 
 __all__ = [
     "LevelSetTree",
+    "NodeAttributes",
+    "PathPersistence",
+    "Persistence",
+    "farthest_points",
     "intrinsic_dimension",
     "knn_density",
+    "leaf_support",
     "mixture_density",
     "nearest_neighbors",
+    "node_attributes",
+    "persistence",
 ]

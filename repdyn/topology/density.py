@@ -106,17 +106,31 @@ def intrinsic_dimension(distances: ArrayLike) -> float:
     ----------
     Levina, E. and Bickel, P. (2004). Maximum likelihood estimation of intrinsic dimension. NIPS 17, eq. 9.
     """
-    r = np.asarray(distances, dtype=np.float64)
-    if r.ndim != 2 or r.shape[0] == 0:
+    return dimension_of(inverse_dimension(np.asarray(distances, dtype=np.float64)))
+
+
+def inverse_dimension(distances: Array) -> Array:
+    """Each point's own estimate of 1/d ``(N,)``: noisy, but its mean over any set of points is not.
+
+    NaN where a point has only duplicates, or one neighbour: they tell nothing of the dimension.
+    """
+    if distances.ndim != 2 or distances.shape[0] == 0:
         raise RepdynError(
-            f"intrinsic_dimension: distances have shape {r.shape}; expected (points, neighbors)"
+            f"intrinsic_dimension: distances have shape {distances.shape}; expected (points, neighbors)"
         )
-    if r.shape[1] < 2:
-        return 1.0  # one neighbour carries no ratio of distances
-    outer, inner = np.broadcast_to(r[:, -1:], r[:, :-1].shape), r[:, :-1]
-    apart = inner > 0  # duplicates tell nothing of the dimension
-    total = float(np.log(outer[apart] / inner[apart]).sum())
-    return float(apart.sum()) / total if total > 0 else 1.0
+    outer, inner = np.broadcast_to(distances[:, -1:], distances[:, :-1].shape), distances[:, :-1]
+    apart = inner > 0
+    ratios = np.zeros(inner.shape)
+    ratios[apart] = np.log(outer[apart] / inner[apart])
+    counted = apart.sum(axis=1)
+    return np.where(counted > 0, ratios.sum(axis=1) / np.maximum(counted, 1), np.nan)
+
+
+def dimension_of(inverse: Array) -> float:
+    """The dimension of a set of points from :func:`inverse_dimension` of each; 1.0 where nothing is known."""
+    known = inverse[np.isfinite(inverse)]
+    mean = float(known.mean()) if len(known) else 0.0
+    return 1 / mean if mean > 0 else 1.0
 
 
 def mixture_density(

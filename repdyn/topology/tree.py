@@ -13,7 +13,7 @@ from scipy.special import polygamma
 
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.topology.density import density_from_distances, intrinsic_dimension, mixture_density
+from repdyn.topology.density import density_from_distances, inverse_dimension, mixture_density
 from repdyn.topology.merging import Merging, merge_superlevel_sets, nodes_of
 from repdyn.topology.neighbors import as_points, nearest_neighbors
 
@@ -48,6 +48,8 @@ class LevelSetTree:
         Rise of the branch's highest peak above ``saddle``.
     mass : (M,) array
         Fraction of the points in the branch; 1 at the root.
+    intrinsic_dimension : (M,) array
+        Dimension that the points of the branch fill.
     leaf : (M,) array of bool
     peak : (M,) array
         Point at the branch's highest peak.
@@ -55,10 +57,10 @@ class LevelSetTree:
         Leaf of each point.
     density : (N,) array
         Log-density at each point.
+    inverse_dimension : (N,) array
+        Each point's estimate of 1 over the intrinsic dimension; only means over many points are exact.
     threshold
-        Persistence that leaves have at least (infinite where a number of leaves was asked for).
-    dimension
-        Intrinsic dimension of the points.
+        Persistence that leaves have at least.
     neighbors
         Neighbours of each point in the graph that the tree lives on.
     merging
@@ -83,12 +85,13 @@ class LevelSetTree:
     saddle: Array
     persistence: Array
     mass: Array
+    intrinsic_dimension: Array
     leaf: NDArray[np.bool_]
     peak: Index
     assignment: Index
     density: Array
+    inverse_dimension: Array
     threshold: float
-    dimension: float
     neighbors: int
     merging: Merging
 
@@ -142,8 +145,8 @@ class LevelSetTree:
         if persistence is None:
             persistence = _noise(len(points), count) if isinstance(density, str) and density == "knn" else 0.0
         merging = merge_superlevel_sets(values, indices)
-        dimension = intrinsic_dimension(distances) if count else 0.0
-        return _view(merging, merging.persistence >= persistence, values, persistence, dimension, count)
+        kept = merging.persistence >= persistence
+        return _view(merging, kept, values, inverse_dimension(distances), persistence, count)
 
     @property
     def leaves(self) -> Index:
@@ -154,6 +157,11 @@ class LevelSetTree:
     def n_peaks(self) -> int:
         """Peaks before simplification: the finest granularity there is."""
         return len(self.merging.peak)
+
+    @property
+    def dimension(self) -> float:
+        """Intrinsic dimension of all points."""
+        return float(self.intrinsic_dimension[-1])
 
     @property
     def components(self) -> int:
@@ -244,14 +252,14 @@ class LevelSetTree:
         kept[merging.basin[self.peak[self.leaf]]] = True
         config = {
             "threshold": self.threshold,
-            "dimension": self.dimension,
             "neighbors": self.neighbors,
             "components": self.components,
         }
         tensors = {
             name: getattr(merging, name) for name in ("peak", "birth", "death", "elder", "beside", "basin")
         }
-        save_artifact(path, "tree", config, {**tensors, "density": self.density, "kept": kept})
+        points = {"density": self.density, "inverse_dimension": self.inverse_dimension}
+        save_artifact(path, "tree", config, {**tensors, **points, "kept": kept})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LevelSetTree:
@@ -261,11 +269,11 @@ class LevelSetTree:
         names = ("peak", "birth", "death", "elder", "beside", "basin")
         try:
             merging = Merging(**{name: held[name] for name in names}, components=int(config["components"]))
-            kept, density = held["kept"], held["density"]
-            settings = float(config["threshold"]), float(config["dimension"]), int(config["neighbors"])
+            points = held["kept"], held["density"], held["inverse_dimension"]
+            settings = float(config["threshold"]), int(config["neighbors"])
         except KeyError as missing:
             raise RepdynError(f"{path}: is not a whole tree, {missing} is missing; save it again") from None
-        return _view(merging, kept, density, *settings)
+        return _view(merging, *points, *settings)
 
     def _drawn(self) -> dict[str, Any]:
         """The arrays that a picture needs."""
@@ -280,7 +288,7 @@ class LevelSetTree:
         }
 
     def _kept(self, kept: NDArray[np.bool_], threshold: float) -> LevelSetTree:
-        return _view(self.merging, kept, self.density, threshold, self.dimension, self.neighbors)
+        return _view(self.merging, kept, self.density, self.inverse_dimension, threshold, self.neighbors)
 
     def __repr__(self) -> str:
         leaves = self.leaves
@@ -336,8 +344,8 @@ def _view(
     merging: Merging,
     kept: NDArray[np.bool_],
     density: Array,
+    inverse: Array,
     threshold: float,
-    dimension: float,
     neighbors: int,
 ) -> LevelSetTree:
     """The tree whose leaves are the kept peaks."""
@@ -346,22 +354,27 @@ def _view(
     nodes = nodes_of(merging, kept)
     leaves = (len(nodes.parent) + 1) // 2
     assignment = nodes.leaf_of_peak[merging.basin]
-    mass = np.zeros(len(nodes.parent))
-    mass[:leaves] = np.bincount(assignment, minlength=leaves) / len(assignment)
+    known = np.isfinite(inverse)
+    # Points, points that tell a dimension, and what they tell: sums over leaves, then over branches.
+    weights = (np.ones(len(inverse)), known, np.where(known, inverse, 0.0))
+    sums = np.zeros((3, len(nodes.parent)))
+    sums[:, :leaves] = [np.bincount(assignment, weight, minlength=leaves) for weight in weights]
     for node, parent in enumerate(nodes.parent[:-1]):  # children come before their parent
-        mass[parent] += mass[node]
+        sums[:, parent] += sums[:, node]
+    told = sums[2] > 0
     return LevelSetTree(
         parent=nodes.parent,
         height=nodes.height,
         saddle=nodes.saddle,
         persistence=merging.birth[nodes.peak] - nodes.saddle,
-        mass=mass,
+        mass=sums[0] / len(assignment),
+        intrinsic_dimension=np.where(told, sums[1] / np.where(told, sums[2], 1.0), 1.0),
         leaf=np.arange(len(nodes.parent)) < leaves,
         peak=merging.peak[nodes.peak],
         assignment=assignment,
         density=density,
+        inverse_dimension=inverse,
         threshold=float(threshold),
-        dimension=float(dimension),
         neighbors=neighbors,
         merging=merging,
     )

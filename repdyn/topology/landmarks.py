@@ -1,0 +1,66 @@
+"""A few points that lie near all others, with the error that standing in for them costs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.topology.neighbors import as_points
+
+__all__ = ["farthest_points"]
+
+
+def farthest_points(x: ArrayLike, count: int, start: int = 0) -> tuple[NDArray[np.int64], float]:
+    r"""Choose landmarks greedily: each next one is the point farthest from those before it.
+
+    .. math:: l_{m+1} = \arg\max_i \min_{j \le m} \lVert x_i - x_{l_j} \rVert
+
+    No set of as many landmarks has a covering radius below half of this one's.
+
+    Parameters
+    ----------
+    x
+        Points, shape ``(N, D)``.
+    count
+        Landmarks; fewer are returned where the points have fewer different places.
+    start
+        The first landmark.
+
+    Returns
+    -------
+    indices : (m,) array
+    radius : float
+        Covering radius: no point is farther than this from a landmark.
+
+    Raises
+    ------
+    RepdynError
+        On a wrong shape, values that are not finite, or a count below 1.
+
+    Examples
+    --------
+    >>> indices, radius = farthest_points([[0.0], [1.0], [9.0], [10.0]], 2)
+    >>> indices.tolist(), radius
+    ([0, 3], 1.0)
+
+    References
+    ----------
+    Gonzalez, T. (1985). Clustering to minimize the maximum intercluster distance. Theoretical Computer
+    Science 38.
+    """
+    points = as_points(x, "farthest_points")
+    if count < 1 or not 0 <= start < len(points):
+        raise RepdynError(
+            f"farthest_points: count={count}, start={start}; "
+            f"expected count of 1 or more and start below {len(points)}"
+        )
+    chosen = [start]
+    nearest = np.linalg.norm(points - points[start], axis=1)
+    while len(chosen) < count:
+        farthest = int(nearest.argmax())
+        if nearest[farthest] == 0:
+            break
+        chosen.append(farthest)
+        np.minimum(nearest, np.linalg.norm(points - points[farthest], axis=1), out=nearest)
+    return np.array(chosen, dtype=np.int64), float(nearest.max())
