@@ -167,7 +167,7 @@ def _arrows(figure: go.Figure, velocity: tuple[ArrayLike, ...]) -> None:
             y=y[some],
             u=u[some] * scale,
             v=v[some] * scale,
-            lengthmode="absolute",
+            lengthmode="raw",
             lengthfactor=1.0,
             anchor="tail",
             marker={"color": veil(0.75)},

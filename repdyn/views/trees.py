@@ -1,0 +1,350 @@
+"""Two level-set trees, leaf against leaf, joined by ribbons; and one tree by itself.
+
+The picture this project is about: each model's latent space as a tree of its dense regions, drawn as an
+icicle that grows inwards from its root, and between the two the correspondence that was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.views.icicle import REST, Icicle, collapse, lay_out, read_tree, untangle
+from repdyn.views.theme import CATEGORIES, OTHER, describe, new_figure, plain, translucent, veil
+
+__all__ = ["tree", "two_trees"]
+
+_MOST_LEAVES = 60
+# The width of the picture is 1: roots and inner nodes, then leaves wide enough for a name, then ribbons.
+_TRUNK, _FACE = 0.18, 0.345
+_GAP = 0.0016  # left free around every box, so that the ground, whichever it is, separates them
+_LEGIBLE = 13  # pixels that a name needs
+
+
+def two_trees(
+    tree_a: Mapping[str, Any], tree_b: Mapping[str, Any], pairs: ArrayLike, confidence: ArrayLike
+) -> go.Figure:
+    """Two level-set trees as mirrored icicles, with a ribbon for every matched pair of nodes.
+
+    Parameters
+    ----------
+    tree_a, tree_b
+        Mappings of arrays: ``parent`` (M,), -1 at a root; ``height`` (M,), the density level a node reaches;
+        ``death`` or ``saddle`` (M,), the level where it joins its parent; ``mass`` (M,); ``label``, M names
+        or ``None``.
+    pairs
+        Shape ``(P, 2)``: node of A, node of B.
+    confidence
+        Shape ``(P,)``, in [0, 1]. A ribbon's strength, and how little it narrows halfway.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        At most 60 leaves a tree are drawn, matched ones first, the rest is collapsed into one. Leaves
+        without a partner are hatched and have no ribbon.
+    """
+    whole_a, whole_b = read_tree("two_trees: tree_a", tree_a), read_tree("two_trees: tree_b", tree_b)
+    given, trust = _read_pairs(pairs, confidence, len(whole_a.parent), len(whole_b.parent))
+    a = collapse(whole_a, _MOST_LEAVES, given[:, 0])
+    b = collapse(whole_b, _MOST_LEAVES, given[:, 1])
+    row_a = {int(node): row for row, node in enumerate(a.node)}
+    row_b = {int(node): row for row, node in enumerate(b.node)}
+    drawn = [k for k, (i, j) in enumerate(given.tolist()) if i in row_a and j in row_b]
+    rows = [(row_a[int(given[k, 0])], row_b[int(given[k, 1])]) for k in drawn]
+    place_a, place_b = untangle(a, b, rows)
+
+    leaves_a, leaves_b = int(a.is_leaf.sum()), int(b.is_leaf.sum())
+    height = int(np.clip(200 + 22 * max(leaves_a, leaves_b), 460, 980))
+    figure = new_figure("", "", height=height)
+    # Colours follow A's order on the face, so that neighbours differ.
+    by_place = sorted(range(len(rows)), key=lambda k: place_a[rows[k][0]].mean())
+    colors = {k: CATEGORIES[rank % len(CATEGORIES)] for rank, k in enumerate(by_place)}
+    tint_a, tint_b = _tints(a, b, rows, colors)
+    for k in sorted(range(len(rows)), key=lambda k: -np.ptp(place_a[rows[k][0]])):
+        i, j = rows[k]
+        said = f"{_name('A', a, i)} ↔ {_name('B', b, j)}<br>confidence {trust[drawn[k]]:.2f}"
+        _ribbon(figure, place_a[i], place_b[j], float(trust[drawn[k]]), colors[k], said)
+    pixels = height - 150
+    _half(figure, "A", a, place_a, tint_a, pixels, mirror=False)
+    _half(figure, "B", b, place_b, tint_b, pixels, mirror=True)
+    _frame(figure, f"A · {_leaves(a)}", f"B · {_leaves(b)}")
+    lone = [
+        int((t.is_leaf & np.array([c is None for c in tint])).sum()) for t, tint in ((a, tint_a), (b, tint_b))
+    ]
+    hidden = f" {len(given) - len(drawn)} pairs lie among collapsed leaves and are not drawn." * (
+        len(drawn) < len(given)
+    )
+    return describe(
+        figure,
+        "Two latent trees, matched",
+        f"Ribbons join regions of A to regions of B ({len(given)} pairs); they are strong and full where "
+        f"the match is trusted and thin to a thread where it is not. Hatched leaves found no partner "
+        f"({lone[0]} in A, {lone[1]} in B).{hidden}",
+        alt=f"Two mirrored tree diagrams of {_leaves(a)} and {_leaves(b)}, joined by {len(drawn)} ribbons of "
+        + (f"mean confidence {trust.mean():.2f}." if len(trust) else "no confidence: nothing is matched."),
+    )
+
+
+def tree(tree: Mapping[str, Any]) -> go.Figure:
+    """One level-set tree: boxes from the level where a region splits off to the level where it ends.
+
+    Parameters
+    ----------
+    tree
+        As in :func:`two_trees`.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        A leaf's length is its persistence, its width the mass it holds.
+    """
+    one = collapse(read_tree("tree", tree), _MOST_LEAVES)
+    place = lay_out(one)
+    leaf = one.is_leaf
+    lowest = float(np.nanmin(np.where(np.isfinite(one.start), one.start, np.nan)))
+    start = np.where(np.isfinite(one.start), one.start, lowest)
+    end = one.peak.copy()
+    for row in np.flatnonzero(~leaf):  # an inner node ends where its first children split off
+        end[row] = start[one.children(int(row))].max()
+    height = int(np.clip(190 + 22 * leaf.sum(), 420, 980))
+    figure = new_figure("", "", height=height)
+    span = max(float(np.nanmax(end)) - lowest, 1e-12)
+    inner = np.flatnonzero(~leaf)
+    boxes = [_box(start[k], end[k], place[k], gap=_GAP * span) for k in inner]
+    _grey(figure, boxes, [_told("", one, int(k)) for k in inner])
+    order = np.flatnonzero(leaf)[np.argsort(place[leaf].mean(axis=1))]
+    for rank, k in enumerate(order):
+        rest = one.node[k] == REST
+        color = OTHER if rest else CATEGORIES[rank % len(CATEGORIES)]
+        x, y = _box(start[k], end[k], place[k], gap=_GAP * span)
+        _filled(figure, x, y, translucent(color, 0.85), _told("", one, int(k)), hatched=bool(rest))
+        if np.ptp(place[k]) * (height - 150) > _LEGIBLE:
+            _write(
+                figure,
+                float(end[k]),
+                float(place[k].mean()),
+                plain(one.label[k] or f"leaf {one.node[k]}", 22),
+                "left",
+            )
+    figure.update_xaxes(title_text="density level", range=[lowest - 0.01 * span, lowest + 1.22 * span])
+    figure.update_yaxes(visible=False, range=[1.01, -0.01])
+    figure.update_layout(showlegend=False, margin_l=24)
+    return describe(
+        figure,
+        "Level-set tree",
+        f"From left to right the density rises and one region splits into {_leaves(one)}: long boxes are "
+        "clusters that persist, short ones may be noise; a box is as thick as the mass it holds.",
+        alt=f"Tree diagram of {_leaves(one)}; the longest has persistence "
+        f"{np.nanmax((end - start)[leaf]):.3g}.",
+    )
+
+
+def _read_pairs(
+    pairs: ArrayLike, confidence: ArrayLike, size_a: int, size_b: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    given = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+    trust = np.asarray(confidence, dtype=np.float64)
+    if trust.shape != (len(given),):
+        raise RepdynError(
+            f"two_trees: confidence must have shape ({len(given)},) like pairs, got {trust.shape}"
+        )
+    if len(given) and ((given < 0).any() or given[:, 0].max() >= size_a or given[:, 1].max() >= size_b):
+        raise RepdynError(f"two_trees: pairs must be nodes below {size_a} of A and below {size_b} of B")
+    return given, np.clip(np.nan_to_num(trust), 0.0, 1.0)
+
+
+def _tints(
+    a: Icicle, b: Icicle, rows: list[tuple[int, int]], colors: Mapping[int, str]
+) -> tuple[list[str | None], list[str | None]]:
+    """The colour of every node by the pair that it, or the nearest node above it, belongs to."""
+    tints: list[list[str | None]] = []
+    for side, one in enumerate((a, b)):
+        tint: list[str | None] = [None] * len(one.parent)
+        for k in sorted(range(len(rows)), key=lambda k: -len(one.below(rows[k][side]))):
+            for row in one.below(rows[k][side]):
+                tint[row] = colors[k]
+        tints.append(tint)
+    return tints[0], tints[1]
+
+
+def _ribbon(
+    figure: go.Figure,
+    left: NDArray[np.float64],
+    right: NDArray[np.float64],
+    trust: float,
+    color: str,
+    said: str,
+) -> None:
+    t = np.linspace(0, 1, 48)
+    smooth = t * t * t * (t * (6 * t - 15) + 10)  # Perlin's smootherstep: leaves each leaf at a right angle
+    x = _FACE + t * (1 - 2 * _FACE)
+    middle = left.mean() + smooth * (right.mean() - left.mean())
+    thick = np.ptp(left) + smooth * (np.ptp(right) - np.ptp(left)) - 2 * _GAP
+    # A doubtful ribbon thins to a thread halfway: read in grey print too, where opacity is lost.
+    waist = 1 - (1 - trust) * 0.92 * np.sin(np.pi * t) ** 1.5
+    half = np.maximum(thick, 2 * _GAP) * waist / 2
+    _filled(
+        figure,
+        np.concatenate([x, x[::-1]]),
+        np.concatenate([middle - half, (middle + half)[::-1]]),
+        translucent(color, 0.22 + 0.42 * trust),
+        said,
+    )
+
+
+def _half(
+    figure: go.Figure,
+    name: str,
+    one: Icicle,
+    place: NDArray[np.float64],
+    tint: list[str | None],
+    pixels: int,
+    *,
+    mirror: bool,
+) -> None:
+    leaf, column = one.is_leaf, one.column()
+    width = _TRUNK / max(1, int(column.max()))
+
+    def across(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 1 - x if mirror else x
+
+    boxes, said = [], []
+    for k in range(len(leaf)):
+        stem_end = _TRUNK if leaf[k] else (column[k] + 1) * width
+        if column[k] * width < stem_end - 1e-9:
+            x, y = _box(column[k] * width, stem_end, place[k], gap=_GAP)
+            boxes.append((across(x), y))
+            said.append(_told(name, one, k))
+    _grey(figure, boxes, said)
+    for k in np.flatnonzero(leaf).tolist():
+        x, y = _box(_TRUNK, _FACE, place[k], gap=_GAP)
+        color = tint[k]
+        fill = veil(0.35) if color is None else translucent(color, 0.9)
+        _filled(figure, across(x), y, fill, _told(name, one, int(k), color is None), hatched=color is None)
+        if np.ptp(place[k]) * pixels >= _LEGIBLE and one.label[k]:
+            at = float(across(np.array([_TRUNK + 0.006]))[0])
+            ink = None if color is None else _ink_on(color)
+            _write(
+                figure,
+                at,
+                float(place[k].mean()),
+                plain(one.label[k], 17),
+                "right" if mirror else "left",
+                ink,
+            )
+
+
+def _frame(figure: go.Figure, left: str, right: str) -> None:
+    for x, anchor, text in ((0.0, "left", left), (1.0, "right", right)):
+        figure.add_annotation(x=x, y=0, yshift=16, text=text, xanchor=anchor, font={"size": 14})
+    figure.update_xaxes(visible=False, range=[-0.002, 1.002], fixedrange=True)
+    figure.update_yaxes(visible=False, range=[1.002, -0.045], fixedrange=True)
+    figure.update_layout(showlegend=False, margin={"l": 24, "r": 24, "b": 20})
+
+
+def _box(
+    x0: float, x1: float, extent: NDArray[np.float64], gap: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x0, x1 = x0 + gap / 2, max(x1 - gap / 2, x0 + gap / 2)
+    y0, y1 = float(extent[0]), float(extent[1])
+    inset = min(_GAP, (y1 - y0) / 4)
+    return np.array([x0, x1, x1, x0, x0]), np.array([y0, y0, y1, y1, y0]) + inset * np.array(
+        [1, 1, -1, -1, 1]
+    )
+
+
+def _grey(
+    figure: go.Figure, boxes: list[tuple[NDArray[np.float64], NDArray[np.float64]]], said: list[str]
+) -> None:
+    """Inner nodes as one trace, and invisible marks in their middles that tell what they are."""
+    if not boxes:
+        return
+    figure.add_scatter(
+        x=np.concatenate([np.append(x, np.nan) for x, _ in boxes]),
+        y=np.concatenate([np.append(y, np.nan) for _, y in boxes]),
+        fill="toself",
+        mode="lines",
+        line={"width": 0},
+        fillcolor=veil(0.26),
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[float(x[:4].mean()) for x, _ in boxes],
+        y=[float(y[:4].mean()) for _, y in boxes],
+        mode="markers",
+        marker={"size": 14, "opacity": 0},
+        text=said,
+        hoverinfo="text",
+    )
+
+
+def _filled(
+    figure: go.Figure,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    color: str,
+    said: str,
+    *,
+    hatched: bool = False,
+) -> None:
+    figure.add_scatter(
+        x=np.round(x, 5),
+        y=np.round(y, 5),
+        fill="toself",
+        mode="lines",
+        line={"width": 1 if hatched else 0, "color": veil(0.7), "dash": "dot"},
+        fillcolor="rgba(0, 0, 0, 0)" if hatched else color,
+        fillpattern={
+            "shape": "/",
+            "fgcolor": color,
+            "bgcolor": "rgba(0, 0, 0, 0)",
+            "size": 7,
+            "solidity": 0.25,
+        }
+        if hatched
+        else None,
+        hoveron="fills",
+        text=said,
+        hoverinfo="text",
+    )
+
+
+def _write(figure: go.Figure, x: float, y: float, text: str, anchor: str, ink: str | None = None) -> None:
+    figure.add_annotation(
+        x=x,
+        y=y,
+        text=text,
+        xanchor=anchor,
+        xshift=5 if anchor == "left" else -5,
+        font={"size": 11} if ink is None else {"size": 11, "color": ink},
+    )
+
+
+def _ink_on(color: str) -> str:
+    red, green, blue = (int(color[k : k + 2], 16) / 255 for k in (1, 3, 5))
+    return "#111820" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#ffffff"
+
+
+def _name(side: str, one: Icicle, row: int) -> str:
+    return f"{side}{one.node[row]}" + (f" {plain(one.label[row], 30)}" if one.label[row] else "")
+
+
+def _told(side: str, one: Icicle, row: int, lone: bool = False) -> str:
+    if one.node[row] == REST:
+        return f"{one.collapsed} smaller leaves, together<br>mass {one.mass[row]:.3g}"
+    return (
+        f"{_name(side, one, row)}<br>mass {one.mass[row]:.3g}<br>from level {one.start[row]:.3g} to "
+        f"{one.peak[row]:.3g}" + ("<br>no partner" if lone else "")
+    )
+
+
+def _leaves(one: Icicle) -> str:
+    count = int(one.is_leaf.sum())
+    if one.collapsed:
+        return f"{count - 1 + one.collapsed} leaves ({count - 1} drawn)"
+    return f"{count} leaves" if count != 1 else "1 leaf"
