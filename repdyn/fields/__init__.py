@@ -1,0 +1,13 @@
+"""Latent vector fields: where a self-map of a latent space (encode after decode) takes its points.
+
+Iteration explores, and which attractor a start reaches is the finding; acceleration only polishes. A point
+that only moves slowly is never called an attractor.
+"""
+
+from repdyn.fields.attractors import Attractors
+from repdyn.fields.field import LatentField
+from repdyn.fields.multipliers import leading_multipliers
+from repdyn.fields.search import find_attractors
+from repdyn.fields.status import STATUSES
+
+__all__ = ["STATUSES", "Attractors", "LatentField", "find_attractors", "leading_multipliers"]

@@ -1,0 +1,225 @@
+"""What iteration reached: attractors, who goes where, and what did not settle."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.fields.status import STATUSES
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["Attractors"]
+
+_ARRAYS = (
+    "points", "radius", "period", "supported", "point_residual", "multipliers", "lyapunov",
+    "saddles", "basin", "residual", "steps", "starts", "ends", "counts",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Attractors:
+    r"""Attractors of a latent field, as reached from a set of starts.
+
+    An attractor is a fixed point whose multipliers (eigenvalues of the Jacobian of the map there) are all
+    below one in modulus, a cycle of which the same holds, an attracting invariant circle, or a chaotic set.
+    A point that only moves slowly is none of these.
+
+    Attributes
+    ----------
+    points
+        A point on each attractor, shape ``(A, d)``, float64; largest basin first.
+    kind
+        What each attractor is, of ``"fixed point"``, ``"cycle"``, ``"invariant circle"``, ``"chaotic"``.
+    period
+        Of each attractor, shape ``(A,)``; 0 where there is none.
+    radius
+        Root mean square distance of each attractor's orbit from its mean, shape ``(A,)``.
+    supported
+        Whether each lies within the range of the starts, shape ``(A,)``; others are extrapolation.
+    point_residual
+        Length of the step at each point (after polishing; over a whole cycle), shape ``(A,)``.
+    multipliers
+        Leading multipliers, largest first, shape ``(A, k)``, complex; of the whole turn for a cycle, NaN for
+        circles and chaotic sets.
+    lyapunov
+        Leading Lyapunov exponent with its interval, shape ``(A, 3)``.
+    saddles
+        Unstable fixed points that some starts ended on, shape ``(S, d)``. Not attractors.
+    basin
+        Index of the attractor each start reached, or -1, shape ``(N,)``.
+    status
+        What became of each start: one of :data:`repdyn.fields.STATUSES`, shape ``(N,)``.
+    residual, steps
+        Length of each start's last plain step, and plain steps spent on it, shape ``(N,)``.
+    starts, ends
+        Shape ``(N, d)``.
+    counts
+        Pairs of merge tolerance (relative to ``scale``) and number of stable points and cycles at it,
+        shape ``(T, 2)``.
+    scale
+        Root mean square distance of the starts from their mean: the unit of all tolerances.
+    evaluations
+        Evaluations of the map on one sample, with all checks; a Jacobian-vector product counts as one.
+    tolerance, max_steps, solver
+        The protocol.
+    notes
+        What a reader must know before using a figure.
+    verdict
+        ``"found"``: attractors hold at least half of the starts; ``"inconclusive"``: some, fewer;
+        ``"not found"``: none.
+    """
+
+    points: NDArray[np.float64]
+    kind: tuple[str, ...]
+    period: NDArray[np.int64]
+    radius: NDArray[np.float64]
+    supported: NDArray[np.bool_]
+    point_residual: NDArray[np.float64]
+    multipliers: NDArray[np.complex128]
+    lyapunov: NDArray[np.float64]
+    saddles: NDArray[np.float64]
+    basin: NDArray[np.int64]
+    status: NDArray[np.str_]
+    residual: NDArray[np.float64]
+    steps: NDArray[np.int64]
+    starts: NDArray[np.float64]
+    ends: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    scale: float
+    evaluations: int
+    tolerance: float
+    max_steps: int
+    solver: str
+    notes: tuple[str, ...]
+    verdict: str
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def basin_share(self) -> NDArray[np.float64]:
+        """Share of the starts that each attractor holds, shape ``(A,)``."""
+        held = self.basin[self.basin >= 0]
+        return np.bincount(held, minlength=len(self)) / len(self.basin)
+
+    def status_counts(self) -> dict[str, int]:
+        """How many starts have each status; statuses that none has are left out."""
+        return {name: int((self.status == name).sum()) for name in STATUSES if (self.status == name).any()}
+
+    def __repr__(self) -> str:
+        n = len(self.status)
+        lines = [
+            f"Attractors: {len(self)} from {n} starts in {self.starts.shape[1]} dimensions ({self.verdict})",
+            "  starts: " + ", ".join(f"{k} {v / n:.0%}" for k, v in self.status_counts().items()),
+            "  count by merge tolerance: " + ", ".join(f"{t:.0e} {int(c)}" for t, c in self.counts),
+            f"  {self.evaluations / n:.0f} evaluations a start, tolerance {self.tolerance:g} of scale "
+            f"{self.scale:.3g}, at most {self.max_steps} steps ({self.solver})",
+        ]
+        if len(self):
+            lines.append("     basin  kind              leading |multiplier|  residual")
+        for a in range(min(len(self), 8)):
+            leading = abs(self.multipliers[a, 0]) if self.multipliers.shape[1] else np.nan
+            kind = f"{self.kind[a]} ({self.period[a]})" if self.kind[a] == "cycle" else self.kind[a]
+            outside = "" if self.supported[a] else "  outside the data"
+            figure = f"exponent {self.lyapunov[a, 0]:+.3f}" if np.isnan(leading) else f"{leading:.4f}"
+            lines.append(
+                f"  {self.basin_share[a]:7.1%}  {kind:<17} {figure:<21} {self.point_residual[a]:.1e}{outside}"
+            )
+        if len(self) > 8:
+            lines.append(f"  … and {len(self) - 8} more")
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+    def plot(self) -> Figure:
+        """Starts, ends, attractors and saddles in the plane of most variance, which is stated."""
+        # plotly is slow to import: here, not with the room.
+        from repdyn.views.field import field
+
+        mean, plane, explained = _plane(self.starts, self.ends, self.points)
+        marked = np.concatenate([self.points, self.saddles])
+        return field(
+            starts2d=(self.starts - mean) @ plane,
+            ends2d=(self.ends - mean) @ plane,
+            attractors2d=(marked - mean) @ plane,
+            basin=self.basin,
+            status=[*self.kind, *(["fixed point"] * len(self.saddles))],
+            stable=np.arange(len(marked)) < len(self),
+            explained=explained,
+            trajectories2d=None,
+            velocity=None,
+            planar=self.starts.shape[1] <= 2,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, as plain values for ``--json``; no coordinates."""
+        return {
+            "attractors": len(self),
+            "verdict": self.verdict,
+            "notes": list(self.notes),
+            "starts": len(self.status),
+            "status": self.status_counts(),
+            "kind": list(self.kind),
+            "period": self.period.tolist(),
+            "basin_share": self.basin_share.tolist(),
+            "supported": self.supported.tolist(),
+            "leading_multiplier": [
+                None if np.isnan(m) else float(m) for m in np.abs(self.multipliers[:, :1]).ravel()
+            ],
+            "lyapunov": self.lyapunov.tolist(),
+            "saddles": len(self.saddles),
+            "counts": {f"{t:g}": int(c) for t, c in self.counts},
+            "scale": self.scale,
+            "evaluations": self.evaluations,
+            "tolerance": self.tolerance,
+            "max_steps": self.max_steps,
+            "solver": self.solver,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a folder, of kind ``"attractors"``."""
+        tensors = {name: np.asarray(getattr(self, name)) for name in _ARRAYS if name != "multipliers"}
+        tensors["multipliers"] = np.stack([self.multipliers.real, self.multipliers.imag])
+        config = {
+            "kind": list(self.kind),
+            "status": self.status.tolist(),
+            "scale": self.scale,
+            "evaluations": self.evaluations,
+            "tolerance": self.tolerance,
+            "max_steps": self.max_steps,
+            "solver": self.solver,
+            "notes": list(self.notes),
+            "verdict": self.verdict,
+        }
+        save_artifact(path, "attractors", {"attractors": config}, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Attractors:
+        """Read what :meth:`save` wrote."""
+        artifact = load_artifact(path, "attractors")
+        config = dict(artifact.config["attractors"])
+        tensors: dict[str, Any] = dict(artifact.tensors)
+        real, imaginary = tensors.pop("multipliers")
+        kind, notes = tuple(config.pop("kind")), tuple(config.pop("notes"))
+        status = np.asarray(config.pop("status"), dtype=np.str_)
+        multipliers = real + 1j * imaginary
+        return cls(kind=kind, notes=notes, status=status, multipliers=multipliers, **tensors, **config)
+
+
+def _plane(*clouds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Mean, two leading principal directions (d, 2) of the starts, and their share of variance."""
+    starts = clouds[0]
+    mean = starts.mean(axis=0)
+    d = starts.shape[1]
+    if d <= 2:
+        return np.zeros(d), np.eye(d, 2), 1.0
+    # A single start has no plane; then all that is known is used.
+    cloud = starts if len(starts) > 2 else np.concatenate(clouds)
+    values, vectors = np.linalg.eigh((cloud - cloud.mean(axis=0)).T @ (cloud - cloud.mean(axis=0)))
+    total = float(values.sum())
+    return mean, vectors[:, ::-1][:, :2], float(values[-2:].sum() / total) if total > 0 else 1.0

@@ -1,0 +1,108 @@
+"""Leading multipliers: eigenvalues of the Jacobian of the map, from Jacobian-vector products alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from repdyn.fields.field import LatentField
+
+__all__ = ["arnoldi", "leading_multipliers"]
+
+KRYLOV = 64
+"""Krylov dimension: exact up to 64 latent dimensions, and beyond that ample for the outermost eigenvalues."""
+
+BLOCK = 2**23
+"""Numbers in a batch of Krylov bases: 64 MiB in float64."""
+
+
+def arnoldi(field: LatentField, z: Tensor, start: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    r"""Arnoldi's relation of the Jacobian at many points at once.
+
+    .. math:: J\, Q_m = Q_{m+1}\, \bar H_m
+
+    Parameters
+    ----------
+    field
+        The map.
+    z, start
+        Points and the first direction at each, shape ``(A, d)``.
+    m
+        Krylov dimension, at most ``d``.
+
+    Returns
+    -------
+    basis, hessenberg
+        Shapes ``(A, m + 1, d)`` and ``(A, m + 1, m)``, float64.
+    """
+    count, d = z.shape
+    basis = torch.zeros((count, m + 1, d), dtype=torch.float64, device=z.device)
+    hessenberg = torch.zeros((count, m + 1, m), dtype=torch.float64, device=z.device)
+    generator = torch.Generator().manual_seed(0)
+    first = start.double()
+    basis[:, 0] = first / first.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    for k in range(m):
+        product = field.jvp(z, basis[:, k].to(z.dtype))[1].double()
+        size = product.norm(dim=1)
+        # Twice is enough: a second orthogonalisation restores what cancellation lost.
+        for _ in range(2):
+            overlap = (basis[:, : k + 1] @ product[:, :, None])[:, :, 0]
+            hessenberg[:, : k + 1, k] += overlap
+            product = product - (overlap[:, None] @ basis[:, : k + 1])[:, 0]
+        rest = product.norm(dim=1)
+        # An exhausted Krylov space goes on from a fresh direction, with nothing leaking into it.
+        spent = rest <= 1e-12 * size.clamp_min(1e-300)
+        if bool(spent.any()) and k + 1 < d:
+            fresh = torch.randn((count, d), generator=generator, dtype=torch.float64).to(z.device)
+            for _ in range(2):
+                overlap = (basis[:, : k + 1] @ fresh[:, :, None])[:, :, 0]
+                fresh = fresh - (overlap[:, None] @ basis[:, : k + 1])[:, 0]
+            product = torch.where(spent[:, None], fresh, product)
+        hessenberg[:, k + 1, k] = torch.where(spent, torch.zeros_like(rest), rest)
+        if k + 1 < d:
+            basis[:, k + 1] = product / product.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    return basis, hessenberg
+
+
+def leading_multipliers(field: LatentField, z: Tensor, count: int = 6, *, seed: int = 0) -> Tensor:
+    r"""The eigenvalues of largest modulus of :math:`J_f(z)`, by Arnoldi's method, matrix-free.
+
+    Parameters
+    ----------
+    field
+        The map.
+    z
+        Shape ``(A, d)``.
+    count
+        How many; fewer where ``d`` is smaller.
+    seed
+        Of the first Krylov direction.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(A, min(count, d))``, complex128, largest modulus first.
+
+    Examples
+    --------
+    >>> import torch
+    >>> field = LatentField(lambda z: z * torch.tensor([0.5, -0.25]))
+    >>> leading_multipliers(field, torch.zeros(1, 2)).real
+    tensor([[ 0.5000, -0.2500]], dtype=torch.float64)
+
+    References
+    ----------
+    Arnoldi (1951). The principle of minimized iterations in the solution of the matrix eigenvalue problem.
+    """
+    d = z.shape[1]
+    m = min(KRYLOV, d)
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.randn(d, generator=generator, dtype=torch.float64).to(z.device)
+    found = torch.zeros((len(z), min(count, d)), dtype=torch.complex128, device=z.device)
+    size = max(1, BLOCK // ((m + 1) * d))
+    for block in (slice(i, i + size) for i in range(0, len(z), size)):
+        _, hessenberg = arnoldi(field, z[block], direction.expand(len(z[block]), d), m)
+        values = torch.linalg.eigvals(hessenberg[:, :m])
+        order = values.abs().argsort(dim=1, descending=True)
+        found[block] = values.gather(1, order)[:, : found.shape[1]]
+    return found

@@ -1,0 +1,246 @@
+"""Fields with known attractors: all found, none invented."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from repdyn.errors import RepdynError
+from repdyn.fields import Attractors, LatentField
+
+
+def starts(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn((n, d), generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def turn(z: Tensor, angle: float) -> Tensor:
+    c, s = math.cos(angle), math.sin(angle)
+    return z @ torch.tensor([[c, s], [-s, c]], dtype=z.dtype)
+
+
+def onto_circle(z: Tensor, angle: float) -> Tensor:
+    radius = z.norm(dim=1, keepdim=True)
+    return turn(z / radius * (1 + 0.5 * (radius - 1)), angle)
+
+
+def double_well(z: Tensor) -> Tensor:
+    return z + 0.1 * torch.stack([z[:, 0] - z[:, 0] ** 3, -z[:, 1]], dim=1)
+
+
+def duffing(z: Tensor) -> Tensor:
+    """A damped Duffing oscillator, symplectic Euler: wells at (-1, 0) and (1, 0), a saddle at the origin."""
+    speed = 0.9 * z[:, 1] + 0.1 * (z[:, 0] - z[:, 0] ** 3)
+    return torch.stack([z[:, 0] + 0.1 * speed, speed], dim=1)
+
+
+class TestFixedPoints:
+    def test_double_well_has_its_two_attractors_and_basins(self) -> None:
+        z = starts(200, 2)
+        found = LatentField(double_well).attractors(z)
+        assert found.verdict == "found"
+        order = np.argsort(found.points[:, 0])
+        np.testing.assert_allclose(found.points[order], [[-1, 0], [1, 0]], atol=1e-9)
+        np.testing.assert_array_equal(np.sign(found.points[found.basin, 0]), np.sign(z[:, 0].numpy()))
+        # f'(1) = 1 - 0.2 along x, 0.9 along y
+        np.testing.assert_allclose(np.abs(found.multipliers[:, :2]), [[0.9, 0.8]] * 2, atol=1e-6)
+
+    def test_a_start_on_a_saddle_is_a_fixed_point_but_no_attractor(self) -> None:
+        found = LatentField(double_well).attractors(torch.tensor([[0.0, 0.0], [0.0, 2.0], [1.5, 0.3]]))
+        np.testing.assert_allclose(found.points, [[1, 0]], atol=1e-9)
+        np.testing.assert_allclose(found.saddles, [[0, 0]], atol=1e-6)
+        assert found.basin.tolist() == [-1, -1, 0]
+        assert found.status.tolist() == ["fixed point"] * 3
+
+    def test_duffing(self) -> None:
+        found = LatentField(duffing).attractors(starts(60, 2))
+        assert len(found) == 2
+        np.testing.assert_allclose(np.sort(found.points[:, 0]), [-1, 1], atol=1e-8)
+        assert (np.abs(found.multipliers[:, 0].imag) > 0.01).all()
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_hopfield_memory_keeps_its_patterns(self, seed: int) -> None:
+        patterns = torch.sign(starts(3, 40, seed))
+        noisy = torch.cat([patterns + 0.3 * starts(3, 40, seed + 100 + k) for k in range(5)])
+
+        def recall(z: Tensor) -> Tensor:
+            # Modern Hopfield retrieval: one softmax over stored patterns.
+            return torch.softmax(0.5 * z @ patterns.T.to(z), dim=1) @ patterns.to(z)
+
+        found = LatentField(recall).attractors(noisy)
+        assert len(found) == 3
+        assert (np.sign(found.points) == patterns.numpy()[found_order(found, patterns)]).all()
+        np.testing.assert_array_equal(found.basin.reshape(5, 3), np.tile(found.basin[:3], (5, 1)))
+
+    def test_slow_and_expanding_directions_decide(self) -> None:
+        gains = torch.tensor([0.5, -0.7, 0.2])
+        found = LatentField(lambda z: z * gains.to(z) + 1).attractors(starts(30, 3))
+        np.testing.assert_allclose(found.multipliers[0].real, [-0.7, 0.5, 0.2], atol=1e-6)
+        np.testing.assert_allclose(found.points, [1 / (1 - gains.numpy())], rtol=1e-6)
+
+    def test_scale_of_the_data_does_not_matter(self) -> None:
+        z = starts(50, 2)
+        for unit in (1e-4, 1e4):
+            found = LatentField(lambda z, u=unit: double_well(z / u) * u).attractors(z * unit)
+            assert len(found) == 2
+            np.testing.assert_allclose(np.sort(found.points[:, 0]) / unit, [-1, 1], atol=1e-6)
+
+
+def found_order(found: Attractors, patterns: Tensor) -> list[int]:
+    return [int(np.argmax(patterns.numpy() @ p)) for p in found.points]
+
+
+class TestNoAttractor:
+    def test_identity_is_said_to_be_one(self) -> None:
+        found = LatentField(lambda z: z).attractors(starts(40, 3))
+        assert (len(found), found.verdict) == (0, "not found")
+        assert set(found.status) == {"fixed point"}
+        assert any("identity" in note for note in found.notes)
+
+    def test_line_of_fixed_points_is_no_attractor(self) -> None:
+        found = LatentField(lambda z: z * torch.tensor([1.0, 0.5]).to(z)).attractors(starts(40, 2))
+        assert len(found) == 0
+        assert any("continuum" in note for note in found.notes)
+
+    def test_expanding_map_diverges_in_bounded_time(self) -> None:
+        found = LatentField(lambda z: 1.5 * z).attractors(starts(40, 3), max_steps=3000)
+        assert set(found.status) == {"diverged"}
+        assert found.steps.max() < 50
+        assert np.isfinite(found.ends).all()
+
+    def test_creeping_is_never_an_attractor(self) -> None:
+        # Steps of 1e-7 of the scale, for ever: the residual alone would call each end a fixed point.
+        found = LatentField(lambda z: z + 1e-7).attractors(starts(40, 2, dtype=torch.float64), max_steps=200)
+        assert len(found) == 0
+        assert set(found.status) == {"slow point"}
+
+    def test_drift_is_budget_spent(self) -> None:
+        found = LatentField(lambda z: z + 0.01).attractors(starts(20, 2), max_steps=100)
+        assert set(found.status) == {"budget spent"}
+        assert found.verdict == "not found"
+
+    def test_pure_rotation_attracts_nothing(self) -> None:
+        found = LatentField(lambda z: turn(z, 0.7)).attractors(starts(10, 2), max_steps=300)
+        assert len(found) == 0
+        assert set(found.status) == {"invariant circle"}
+
+    def test_slow_spiral_is_no_circle(self) -> None:
+        found = LatentField(lambda z: 0.998 * turn(z, 0.7)).attractors(starts(10, 2), max_steps=300)
+        assert "invariant circle" not in found.status
+        assert "cycle" not in found.status
+
+
+class TestOtherAttractors:
+    def test_spiral_settles(self) -> None:
+        found = LatentField(lambda z: 0.99 * turn(z, 0.7)).attractors(starts(40, 2))
+        assert (len(found), set(found.status)) == (1, {"fixed point"})
+        assert abs(found.multipliers[0, 0]) == pytest.approx(0.99, abs=1e-6)
+
+    def test_contracting_rotation_is_one_circle(self) -> None:
+        found = LatentField(lambda z: onto_circle(z, math.sqrt(2))).attractors(starts(20, 2), max_steps=300)
+        assert found.kind == ("invariant circle",)
+        assert set(found.basin) == {0}
+        assert found.radius[0] == pytest.approx(1, abs=0.01)
+
+    @pytest.mark.parametrize(("r", "period"), [(3.2, 2), (3.5, 4), (3.55, 8), (3.83, 3)])
+    def test_logistic_cycles(self, r: float, period: int) -> None:
+        z = torch.linspace(0.05, 0.95, 23, dtype=torch.float64)[:, None]
+        found = LatentField(lambda z: r * z * (1 - z)).attractors(z)
+        assert found.kind == ("cycle",)
+        assert found.period.tolist() == [period]
+        assert found.point_residual[0] < 1e-12
+
+    def test_two_cycles_that_mirror_each_other_stay_apart(self) -> None:
+        # Odd in x: a 2-cycle of the logistic map at r = 3.2 on either side of zero.
+        found = LatentField(lambda z: torch.sign(z) * 3.2 * z.abs() * (1 - z.abs())).attractors(
+            torch.linspace(-0.9, 0.9, 20, dtype=torch.float64)[:, None]
+        )
+        assert len(found) == 2
+        np.testing.assert_allclose(found.basin_share, [0.5, 0.5])
+
+    def test_logistic_chaos_has_its_exponent(self) -> None:
+        z = torch.linspace(0.05, 0.95, 40, dtype=torch.float64)[:, None]
+        found = LatentField(lambda z: 3.99 * z * (1 - z)).attractors(z, max_steps=200)
+        assert set(found.status) == {"chaotic"}
+        assert found.kind[0] == "chaotic"
+        value, low, high = found.lyapunov[0]
+        assert low < 0.64 < high or value == pytest.approx(0.64, abs=0.08)
+
+
+class TestResult:
+    @pytest.fixture(scope="class")
+    def found(self) -> Attractors:
+        return LatentField(double_well).attractors(starts(50, 2))
+
+    def test_round_trip(self, found: Attractors, tmp_path_factory: pytest.TempPathFactory) -> None:
+        path = tmp_path_factory.mktemp("a") / "found"
+        found.save(path)
+        again = Attractors.load(path)
+        assert repr(again) == repr(found)
+        assert again.to_dict() == found.to_dict()
+        np.testing.assert_array_equal(again.points, found.points)
+        np.testing.assert_array_equal(again.multipliers, found.multipliers)
+
+    def test_same_seed_same_numbers(self, found: Attractors) -> None:
+        again = LatentField(double_well).attractors(starts(50, 2))
+        np.testing.assert_array_equal(again.points, found.points)
+        np.testing.assert_array_equal(again.basin, found.basin)
+
+    def test_repr_fits_one_screen_and_says_what_is_there(self, found: Attractors) -> None:
+        text = repr(found)
+        assert "Attractors: 2 from 50 starts" in text
+        assert len(text.splitlines()) < 20
+
+    def test_counts_over_the_sweep_do_not_hang_on_the_tolerance(self, found: Attractors) -> None:
+        assert set(found.counts[:, 1]) == {2.0}
+
+    def test_finished_samples_leave_the_batch(self) -> None:
+        sizes: list[int] = []
+
+        def step(z: Tensor) -> Tensor:
+            sizes.append(len(z))
+            return double_well(z)
+
+        far = torch.cat([torch.tensor([[1.0, 0.0]]).repeat(50, 1), torch.tensor([[0.01, 1.0]])])
+        LatentField(step).attractors(far + 1e-9)
+        assert sizes.count(1) > 30
+
+
+class TestBadInput:
+    def test_starts_must_be_finite(self) -> None:
+        z = starts(5, 2)
+        z[3, 1] = float("nan")
+        with pytest.raises(RepdynError, match="start 3 is not finite"):
+            LatentField(double_well).attractors(z)
+
+    @pytest.mark.parametrize("shape", [(3,), (0, 2), (2, 3, 4)])
+    def test_starts_must_be_rows(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(RepdynError, match="shape"):
+            LatentField(double_well).attractors(torch.zeros(shape))
+
+    def test_map_that_gives_nan_everywhere(self) -> None:
+        with pytest.raises(RepdynError, match="no finite value"):
+            LatentField(lambda z: z * float("nan")).attractors(starts(5, 2))
+
+    def test_map_that_gives_nan_somewhere_diverges_there_only(self) -> None:
+        z = torch.tensor([[1.0, 0.1], [-1.0, 0.1], [-0.9, 0.1]])
+        found = LatentField(lambda z: torch.sqrt(z)).attractors(z)
+        assert found.status.tolist() == ["fixed point", "diverged", "diverged"]
+
+    def test_map_must_keep_the_shape(self) -> None:
+        with pytest.raises(RepdynError, match="same shape"):
+            LatentField(lambda z: z[:, :1]).attractors(starts(5, 2))
+
+    def test_map_with_dropout_is_refused(self) -> None:
+        network = nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5), nn.Linear(64, 4))
+        with pytest.raises(RepdynError, match="evaluation mode"):
+            LatentField(network).attractors(starts(5, 4))
+        network.eval()
+        LatentField(network).attractors(starts(5, 4), max_steps=20)
+
+    def test_one_start_will_do(self) -> None:
+        found = LatentField(double_well).attractors(torch.tensor([[0.7, 0.2]]))
+        np.testing.assert_allclose(found.points, [[1, 0]], atol=1e-9)

@@ -1,0 +1,89 @@
+"""The field itself: velocity, trajectories, derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from repdyn.errors import RepdynError
+from repdyn.fields import LatentField, leading_multipliers
+
+
+def network(d: int, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(d, 16), nn.Tanh(), nn.Linear(16, d)).eval()
+
+
+def test_autoencoder_field_encodes_what_was_decoded() -> None:
+    encode, decode = nn.Linear(5, 2), nn.Linear(2, 5)
+    z = torch.randn(7, 2)
+    for field in (
+        LatentField.from_autoencoder(encode, decode),
+        LatentField.from_autoencoder(lambda x: encode(x), decode),
+    ):
+        torch.testing.assert_close(field.velocity(z), encode(decode(z)).detach() - z)
+        assert not field(z).requires_grad
+
+
+def test_trajectory_iterates() -> None:
+    orbit = LatentField(lambda z: 2 * z).trajectory(torch.ones(3, 2), steps=4)
+    torch.testing.assert_close(orbit[:, 0, 0], torch.tensor([1.0, 2, 4, 8, 16]))
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_jvp_is_the_jacobian_even_where_the_map_hides_it(hide: bool) -> None:
+    f = network(4).double()
+
+    def hidden(z: Tensor) -> Tensor:
+        return torch.from_numpy(f(z).detach().numpy())
+
+    z, v = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    image, product = LatentField(hidden if hide else f).jvp(z, v)
+    expected = torch.stack([torch.autograd.functional.jacobian(f, a) @ b for a, b in zip(z, v)])
+    torch.testing.assert_close(product, expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(image, f(z).detach())
+
+
+def test_jvp_inside_a_map_without_gradients() -> None:
+    f = network(4)
+
+    @torch.no_grad()
+    def step(z: Tensor) -> Tensor:
+        return f(z)
+
+    z, v = torch.randn(3, 4), torch.randn(3, 4)
+    torch.testing.assert_close(LatentField(step).jvp(z, v)[1], LatentField(f).jvp(z, v)[1])
+
+
+@pytest.mark.parametrize("d", [1, 3, 40])
+def test_leading_multipliers_are_the_eigenvalues(d: int) -> None:
+    matrix = torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(d))
+    found = leading_multipliers(LatentField(lambda z: z @ matrix.T), torch.zeros(2, d, dtype=torch.float64))
+    expected = torch.linalg.eigvals(matrix)
+    expected = expected[expected.abs().argsort(descending=True)][: found.shape[1]]
+    torch.testing.assert_close(found.abs()[1], expected.abs(), rtol=1e-8, atol=1e-8)
+
+
+def test_leading_multipliers_of_a_rank_deficient_map() -> None:
+    matrix = torch.zeros(6, 6, dtype=torch.float64)
+    matrix[0, 0], matrix[1, 1] = 0.9, 0.9
+    found = leading_multipliers(LatentField(lambda z: z @ matrix), torch.zeros(1, 6, dtype=torch.float64))
+    torch.testing.assert_close(
+        found.real[0], torch.tensor([0.9, 0.9, 0, 0, 0, 0], dtype=torch.float64), rtol=0, atol=1e-9
+    )
+
+
+def test_double_leaves_the_network_as_it_was() -> None:
+    f = network(3)
+    double = LatentField(f).double(torch.zeros(1, 3))
+    assert double is not None
+    assert double(torch.zeros(1, 3, dtype=torch.float64)).dtype == torch.float64
+    assert next(f.parameters()).dtype == torch.float32
+    assert LatentField(lambda z: f(z.float())).double(torch.zeros(1, 3)) is None
+
+
+def test_shape_must_be_kept() -> None:
+    with pytest.raises(RepdynError, match="same shape"):
+        LatentField(lambda z: z[:1])(torch.zeros(2, 2))
