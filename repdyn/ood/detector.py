@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 CHUNK = 2048  # rows read at once: 2048 paths of 13 points by 768 in float32 are 80 MB
 FALSE_POSITIVE_RATE = 0.05  # a threshold at 95 % true positives, the field's convention
-SOURCE = ("digest", "model", "pool", "pooling")  # what must agree between paths for scores to mean the same
+SOURCE = ("digest", "pooling")  # of the metadata: what must agree for scores to mean the same
 
 
 class Detector(ABC):
@@ -235,5 +235,5 @@ def values(paths: RepresentationPaths, point: str, start: int = 0) -> NDArray[An
 
 def _source(paths: RepresentationPaths) -> dict[str, Any]:
     """The parts of the paths' metadata that a score depends on, as JSON gives them back."""
-    found = {key: paths.meta[key] for key in SOURCE if paths.meta and paths.meta.get(key) is not None}
+    found = {key: paths.meta[key] for key in SOURCE if paths.meta.get(key) is not None}
     return dict(json.loads(json.dumps(found, default=str)))

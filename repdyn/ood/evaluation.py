@@ -32,6 +32,7 @@ Counts = NDArray[np.integer]
 MEAN = "mean of sets"
 RESAMPLES = 500  # the 95 % ends are then known to about 5 % of the interval's width
 LEVEL = 0.95
+PROFILE = "profile"  # the name of the depth profiles among the saved arrays
 METRICS = ("auroc", "aupr", "fpr95")
 
 
@@ -61,7 +62,8 @@ class OODEvaluation:
     threshold
         The detector's threshold.
     profile
-        ``{set: (L,)}``: mean standardised distance at each depth, or ``None`` where there is no path.
+        ``{set: (N, L)}``: standardised distance of each path at each depth (0 is usual), or ``None`` where
+        the detector has none.
     points
         Names of those depths.
     """
@@ -106,34 +108,37 @@ class OODEvaluation:
             "best_control": self.best_control,
             "verdict": self.verdict,
             "points": list(self.points),
-            "profile": None if self.profile is None else {k: v.tolist() for k, v in self.profile.items()},
+            "mean_profile": {name: rows.mean(axis=0).tolist() for name, rows in (self.profile or {}).items()},
         }
 
     def plot(self) -> go.Figure:
         """Score densities, the table, and the profile through depth."""
         from repdyn.views.ood import ood  # plotly is loaded only for a picture
 
-        table = {
-            detector: {name: {m: cell[m].value for m in ("auroc", "fpr95")} for name, cell in row.items()}
-            for detector, row in self.table.items()
-        }
-        return ood(self.scores[self.detector], IN_DISTRIBUTION, self.threshold, table, self.profile)
+        picture: dict[str, Any] | None = None
+        if self.profile is not None:
+            low, median, high = np.quantile(self.profile[IN_DISTRIBUTION], [0.05, 0.5, 0.95], axis=0)
+            picture = {"points": list(self.points), "low": low, "median": median, "high": high}
+            picture["samples"] = self.profile
+        table = self.to_dict()["table"]
+        return ood(self.scores[self.detector], IN_DISTRIBUTION, self.threshold, table, picture)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the evaluation as a folder (``config.json``, ``model.safetensors``)."""
-        scores = {f"{d}|{name}": array for d, row in self.scores.items() for name, array in row.items()}
-        save_artifact(path, "ood", self.to_dict(), scores)
+        tensors = {f"{d}|{name}": array for d, row in self.scores.items() for name, array in row.items()}
+        tensors.update({f"{PROFILE}|{name}": array for name, array in (self.profile or {}).items()})
+        save_artifact(path, "ood", self.to_dict(), tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> OODEvaluation:
         """Read an evaluation that :meth:`save` wrote."""
         artifact = load_artifact(path, "ood")
         config = artifact.config
-        scores: dict[str, dict[str, Array]] = {detector: {} for detector in config["table"]}
+        arrays: dict[str, dict[str, Array]] = {detector: {} for detector in [*config["table"], PROFILE]}
         for key, array in artifact.tensors.items():
             detector, name = key.split("|", 1)
-            scores[detector][name] = array
-        profile = config["profile"]
+            arrays[detector][name] = array
+        profile = arrays.pop(PROFILE)
         return cls(
             detector=config["detector"],
             positive=config["positive"],
@@ -147,9 +152,9 @@ class OODEvaluation:
             difference={name: Estimate(**value) for name, value in config["difference"].items()},
             best_control=config["best_control"],
             verdict=config["verdict"],
-            scores=scores,
+            scores=arrays,
             threshold=config["threshold"],
-            profile=None if profile is None else {k: np.asarray(v) for k, v in profile.items()},
+            profile=profile or None,
             points=tuple(config["points"]),
         )
 
@@ -232,7 +237,7 @@ def evaluate(
     points: tuple[str, ...] = ()
     if isinstance(detector, PathDetector):
         points = detector.points_
-        profile = {name: detector.profile(paths).mean(axis=0) for name, paths in sets.items()}
+        profile = {name: detector.profile(paths) for name, paths in sets.items()}
     return _compare(scores, positive, detector.threshold_, profile, points, seed)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from repdyn.paths import RepresentationPaths
 
-META = {"model": "planted", "digest": "abc", "pool": "mean"}
+META = {"model": "planted", "digest": "abc", "pooling": "mean"}
 
 
 @pytest.fixture

@@ -181,8 +181,8 @@ def test_a_constant_point_is_left_out(planted, caplog):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"meta": {"model": "planted", "digest": "other", "pool": "mean"}}, "digest is 'other'"),
-        ({"meta": {"model": "planted", "digest": "abc", "pool": "cls"}}, "pool is 'cls'"),
+        ({"meta": {"model": "planted", "digest": "other", "pooling": "mean"}}, "digest is 'other'"),
+        ({"meta": {"model": "planted", "digest": "abc", "pooling": "cls"}}, "pooling is 'cls'"),
         ({"width": 13}, "13 wide"),
         ({"depths": 2}, "lack the point 'layer2'"),
     ],

@@ -26,7 +26,8 @@ def test_verdict_found_where_only_the_path_sees_it(planted, moved_early):
     assert result.verdict == {"early": "found"}
     assert result.difference["early"].low > 0.2
     assert list(result.table) == ["PathDetector", "nearest neighbours", "Mahalanobis"]
-    assert result.profile["early"][0] > 2 > abs(result.profile["early"][2])
+    profile = result.profile["early"].mean(axis=0)
+    assert profile[0] > 2 > abs(profile[2])
 
 
 def test_verdict_not_found_where_the_last_point_says_more(planted):
@@ -121,6 +122,16 @@ def test_saved_and_loaded(planted, tmp_path):
     for detector, row in result.scores.items():
         for name, array in row.items():
             np.testing.assert_array_equal(again.scores[detector][name], array)
+    for name, array in result.profile.items():
+        np.testing.assert_array_equal(again.profile[name], array)
+
+
+def test_picture_has_every_set_and_detector(planted):
+    pytest.importorskip("plotly")
+    result = evaluate(PathDetector().fit(planted(60)), planted(50, seed=1), {"afar": planted(40, 2, seed=2)})
+    drawn = result.plot().to_json()
+    for word in ("afar", "in-distribution", "PathDetector", "Mahalanobis"):
+        assert word in drawn
 
 
 def test_same_seed_same_intervals(planted):
