@@ -31,10 +31,11 @@ class Merging:
     beside
         The peak of the basin on the other side of that saddle ``(P,)``, where its points go if it is
         simplified away: between it and its elder other peaks may lie. -1 for the highest.
+    order
+        When it joins ``(P,)``: the number of higher points, N or more where only a bridge does; -1 for
+        the highest.
     basin
         The peak that steepest ascent from each point reaches ``(N,)``.
-    components
-        Connected components of the graph.
     """
 
     peak: Index
@@ -42,13 +43,18 @@ class Merging:
     death: Array
     elder: Index
     beside: Index
+    order: Index
     basin: Index
-    components: int
 
     @property
     def persistence(self) -> Array:
         """Birth minus death, shape ``(P,)``."""
         return self.birth - self.death
+
+    @property
+    def components(self) -> int:
+        """Connected components of the graph, bridges not counted."""
+        return 1 + int((self.order >= len(self.basin)).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +80,7 @@ class Nodes:
     leaf_of_peak: Index
 
 
-def merge_superlevel_sets(values: Array, neighbors: Index) -> Merging:
+def merge_superlevel_sets(values: Array, neighbors: Index, bridges: Index | None = None) -> Merging:
     """Sweep the level downwards: where are components of ``{values >= level}`` born, where do they join?
 
     Parameters
@@ -83,6 +89,9 @@ def merge_superlevel_sets(values: Array, neighbors: Index) -> Merging:
         The function at each vertex ``(N,)``. Equal values are ordered by index.
     neighbors
         Vertices that each vertex is joined to ``(N, k)``; edges count in both directions.
+    bridges
+        Pairs of vertices ``(B, 2)`` that join components of the graph below every level, in this order.
+        Components that they leave apart join the one of the highest peak.
 
     Returns
     -------
@@ -120,28 +129,30 @@ def merge_superlevel_sets(values: Array, neighbors: Index) -> Merging:
     basin = number[ascent]
 
     level, left, right = _basin_edges(rank, basin, neighbors, len(peak))
-    elder = np.full(len(peak), -1, dtype=np.int64)
-    beside = elder.copy()
-    joined_at = np.full(len(peak), n, dtype=np.int64)  # rank of the saddle; n: never joined
+    if bridges is not None:
+        level = np.concatenate([level, n + np.arange(len(bridges))])
+        left, right = (np.concatenate([side, basin[end]]) for side, end in zip((left, right), bridges.T))
+    elder, beside = np.zeros((2, len(peak)), dtype=np.int64)
+    joined = np.full(len(peak), n + len(peak), dtype=np.int64)
+    elder[0] = beside[0] = joined[0] = -1
     root = list(range(len(peak)))
     for at, a, b in zip(level.tolist(), left.tolist(), right.tolist()):
         root_a, root_b = _find(root, a), _find(root, b)
+        if root_a == root_b:  # a bridge within what is one already
+            continue
         older, younger, across = (root_a, root_b, a) if root_a < root_b else (root_b, root_a, b)
         root[younger] = older
-        elder[younger], beside[younger], joined_at[younger] = older, across, at
-    components = int((elder < 0).sum())
-    elder[1:][elder[1:] < 0] = 0
-    beside[1:][beside[1:] < 0] = 0
+        elder[younger], beside[younger], joined[younger] = older, across, at
     # At one saddle point several components may join at once: all of them join the highest.
     for younger in range(1, len(peak)):
         older = elder[younger]
-        while older > 0 and joined_at[older] == joined_at[younger]:
+        while older > 0 and joined[older] == joined[younger]:
             older = elder[older]
         elder[younger] = older
     death = np.full(len(peak), values.min(), dtype=np.float64)
-    inside = joined_at < n
-    death[inside] = values[order[joined_at[inside]]]
-    return Merging(peak, values[peak].astype(np.float64), death, elder, beside, basin, components)
+    inside = (joined >= 0) & (joined < n)
+    death[inside] = values[order[joined[inside]]]
+    return Merging(peak, values[peak].astype(np.float64), death, elder, beside, joined, basin)
 
 
 def nodes_of(merging: Merging, kept: NDArray[np.bool_]) -> Nodes:
@@ -173,8 +184,8 @@ def nodes_of(merging: Merging, kept: NDArray[np.bool_]) -> Nodes:
     height[:count], top[:count] = merging.birth[leaves], leaves
     branch = {int(peak): leaf for leaf, peak in enumerate(leaves)}
     younger = leaves[1:]
-    # By decreasing level; among equal ones, the youngest first, so that an elder is still its own branch.
-    merges = younger[np.lexsort((-younger, -merging.death[younger]))]
+    # By falling level; at one saddle point the youngest first, so that an elder is still its own branch.
+    merges = younger[np.lexsort((-younger, merging.order[younger]))]
     for node, peak in enumerate(merges.tolist(), count):
         older = int(merging.elder[peak])
         parent[branch.pop(peak)] = node

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.errors import RepdynError
 from repdyn.progress import track
 
-__all__ = ["nearest_neighbors"]
+__all__ = ["component_bridges", "nearest_neighbors"]
 
 # Space-partitioning trees beat a matrix product in few dimensions and lose to it in many.
 KD_TREE_DIMENSIONS = 10
@@ -18,6 +18,8 @@ KD_TREE_DIMENSIONS = 10
 BLOCK_ENTRIES = 1 << 24
 # The k nearest lie in the k groups of smallest minima, so selection runs over groups of so many columns.
 GROUP = 16
+# Beyond, the graph is dust, and distances between all components would not fit.
+MOST_COMPONENTS = 5000
 
 
 def nearest_neighbors(x: ArrayLike, neighbors: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -56,6 +58,51 @@ def nearest_neighbors(x: ArrayLike, neighbors: int) -> tuple[NDArray[np.float64]
     if points.shape[1] <= KD_TREE_DIMENSIONS:
         return _by_tree(points, neighbors)
     return _by_blocks(points, neighbors)
+
+
+def component_bridges(points: NDArray[np.float64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pairs of points that connect the components of a neighbour graph, nearest components first.
+
+    Components are joined along the minimum spanning tree of their centroids, each pair between the point
+    of one that is nearest to the other's centroid and the point of the other nearest to that.
+
+    Parameters
+    ----------
+    points
+        Shape ``(N, D)``.
+    indices
+        Neighbours of each, ``(N, k)``; edges count in both directions.
+
+    Returns
+    -------
+    (components - 1, 2) array
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+    from scipy.spatial.distance import pdist, squareform
+
+    n = len(points)
+    source = np.repeat(np.arange(n), indices.shape[1])
+    graph = coo_matrix((np.ones(len(source), dtype=np.int8), (source, indices.ravel())), shape=(n, n))
+    count, label = connected_components(graph, directed=False)
+    if count == 1 or count > MOST_COMPONENTS:
+        return np.empty((0, 2), dtype=np.int64)
+    members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
+    centroids = np.stack([points[member].mean(axis=0) for member in members])
+    # Equal centroids are no missing edges: distances start above 0.
+    tree = minimum_spanning_tree(squareform(pdist(centroids) + np.finfo(float).tiny)).tocoo()
+
+    def nearest(component: int, to: NDArray[np.float64]) -> int:
+        member = members[component]
+        return int(member[np.linalg.norm(points[member] - to, axis=1).argmin()])
+
+    pairs = []
+    for a, b in zip(tree.row.tolist(), tree.col.tolist()):
+        end = nearest(a, centroids[b])
+        pairs.append((end, nearest(b, points[end])))
+    bridges = np.array(pairs, dtype=np.int64)
+    lengths = np.linalg.norm(points[bridges[:, 0]] - points[bridges[:, 1]], axis=1)
+    return bridges[np.argsort(lengths, kind="stable")]
 
 
 def as_points(x: ArrayLike, where: str) -> NDArray[np.float64]:

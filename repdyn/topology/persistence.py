@@ -138,7 +138,7 @@ class PathPersistence:
 
     @cached_property
     def changes(self) -> dict[str, tuple[Estimate, ...]]:
-        """For each point but the first, and per homology dimension, the bottleneck distance to the one before.
+        """For each point but the first, and homology dimension, the bottleneck distance to the one before.
 
         Median and interval over pairs of half samples of the two.
         """

@@ -15,7 +15,7 @@ from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.topology.density import density_from_distances, inverse_dimension, mixture_density
 from repdyn.topology.merging import Merging, merge_superlevel_sets, nodes_of
-from repdyn.topology.neighbors import as_points, nearest_neighbors
+from repdyn.topology.neighbors import as_points, component_bridges, nearest_neighbors
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -24,6 +24,8 @@ __all__ = ["LevelSetTree"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+
+_HELD = ("peak", "birth", "death", "elder", "beside", "order", "basin")  # of a merging, on disk
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,7 @@ class LevelSetTree:
         values = _log_density(points, density, distances, seed)
         if persistence is None:
             persistence = _noise(len(points), count) if isinstance(density, str) and density == "knn" else 0.0
-        merging = merge_superlevel_sets(values, indices)
+        merging = merge_superlevel_sets(values, indices, component_bridges(points, indices))
         kept = merging.persistence >= persistence
         return _view(merging, kept, values, inverse_dimension(distances), persistence, count)
 
@@ -165,7 +167,7 @@ class LevelSetTree:
 
     @property
     def components(self) -> int:
-        """Connected components of the neighbour graph; more than one join at the lowest density only."""
+        """Connected components of the neighbour graph; they join at the lowest density, near ones first."""
         return self.merging.components
 
     @property
@@ -253,11 +255,8 @@ class LevelSetTree:
         config = {
             "threshold": self.threshold,
             "neighbors": self.neighbors,
-            "components": self.components,
         }
-        tensors = {
-            name: getattr(merging, name) for name in ("peak", "birth", "death", "elder", "beside", "basin")
-        }
+        tensors = {name: getattr(merging, name) for name in _HELD}
         points = {"density": self.density, "inverse_dimension": self.inverse_dimension}
         save_artifact(path, "tree", config, {**tensors, **points, "kept": kept})
 
@@ -266,9 +265,8 @@ class LevelSetTree:
         """Read a tree that :meth:`save` wrote."""
         artifact = load_artifact(path, "tree")
         held, config = artifact.tensors, artifact.config
-        names = ("peak", "birth", "death", "elder", "beside", "basin")
         try:
-            merging = Merging(**{name: held[name] for name in names}, components=int(config["components"]))
+            merging = Merging(**{name: held[name] for name in _HELD})
             points = held["kept"], held["density"], held["inverse_dimension"]
             settings = float(config["threshold"]), int(config["neighbors"])
         except KeyError as missing:

@@ -33,6 +33,8 @@ def test_merging_on_a_chain_by_hand():
     assert merging.death.tolist() == [0, 2, 0]
     assert merging.elder.tolist() == [-1, 0, 0]
     assert merging.beside.tolist() == [-1, 0, 1]
+    assert merging.order.tolist() == [-1, 3, 5]
+    assert merging.components == 1
     assert merging.basin[[0, 1, 3, 5]].tolist() == [0, 0, 1, 2]
 
 
@@ -125,6 +127,20 @@ def test_structure_holds_for_any_data(seed):
         assert tree.mass[node] == pytest.approx(tree.mass[tree.parent == node].sum())
     assert (np.diff(tree.height[tree.leaf]) <= 0).all()
     assert (tree.assignment[tree.peak[tree.leaf]] == tree.leaves).all()
+
+
+def test_components_of_the_graph_join_by_nearness():
+    # Four clusters that no neighbour joins; the first two and the last two are near each other.
+    rng = np.random.default_rng(0)
+    centres = np.array([0.0, 20.0, 1000.0, 1030.0])
+    x = np.concatenate([c + rng.normal(size=(60, 2)) for c in centres])
+    tree = LevelSetTree.fit(x, neighbors=5).prune(4)
+    assert tree.components == 4
+    truth = np.repeat(np.arange(4), 60)
+    leaf_of = [np.bincount(tree.assignment[truth == c]).argmax() for c in range(4)]
+    assert tree.parent[leaf_of[0]] == tree.parent[leaf_of[1]] != tree.parent[leaf_of[2]]
+    three = tree.cut(3)  # the lowest peak goes, its points to the cluster beside it, not to the highest
+    assert not set(three[:120]) & set(three[120:])
 
 
 def test_needs_no_basis():
