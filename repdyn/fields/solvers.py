@@ -105,7 +105,7 @@ def picard(
         gone = ~torch.isfinite(length) | ((image - centre).norm(dim=1) > escape)
         still = length <= tolerance + rounding * image.norm(dim=1)
         back = (image - marked).norm(dim=1) <= tolerance if 1 < t - mark <= max_period else still
-        back &= length > STRIDE * tolerance
+        back = back & (length > STRIDE * tolerance)
         done = gone | still | back
         if t == max_steps:
             z[active], residual[active], steps[active] = image, length, t
@@ -165,8 +165,9 @@ def newton(field: LatentField, z: Tensor, *, krylov: int = 48) -> tuple[Tensor, 
         system = torch.eye(m + 1, m, dtype=hessenberg.dtype, device=z.device) - hessenberg
         target = hessenberg.new_zeros((len(open_), m + 1, 1))
         target[:, 0, 0] = residual[open_].to(hessenberg.dtype)
-        # A continuum of fixed points makes the system singular; the cut-off then takes the nearest one.
-        weights = torch.linalg.pinv(system, rtol=1e-10) @ target
+        # A continuum of fixed points makes the system singular; the cut-off then takes the nearest one,
+        # and keeps rounding from being inverted into a leap.
+        weights = torch.linalg.pinv(system, atol=1e-6, rtol=1e-10) @ target
         trial = z[open_] + (basis[:, :m] * weights).sum(dim=1).to(z.dtype)
         moved = field.velocity(trial)
         length = moved.norm(dim=1)
