@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
+from sklearn.utils.extmath import randomized_svd
 
 from repdyn.paths.columns import Tokens
 
@@ -42,10 +42,10 @@ def project(paths: RepresentationPaths, seed: int) -> tuple[NDArray[np.float64],
     for _, group in groupby(paths.points, key=lambda point: paths.widths[point]):
         stack = np.stack([_standardised(paths, point) for point in group])
         rows = stack.reshape(-1, stack.shape[-1])
-        count = min(2, *rows.shape)
+        # Every point is centred, so the leading right singular vectors are the principal axes.
+        axes = randomized_svd(rows, min(2, *rows.shape), random_state=seed)[2]
         basis = np.zeros((2, stack.shape[-1]))
-        solver = "randomized" if min(rows.shape) > 10 else "full"
-        basis[:count] = PCA(count, svd_solver=solver, random_state=seed).fit(rows).components_
+        basis[: len(axes)] = axes
         planes = stack @ basis.T
         if projected:
             left, _, right = np.linalg.svd(planes[0].T @ projected[-1])

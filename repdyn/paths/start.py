@@ -41,6 +41,7 @@ def plan_layout(
     logits_width: int | None,
     tokens: Iterable[str],
 ) -> Layout:
+    """What a new store will hold; refuses names, widths and sizes that make no paths."""
     names = check_points(points)
     kept = tuple(name for name in names if name in set(tokens))
     strangers = sorted(set(tokens) - set(names))
@@ -90,6 +91,7 @@ def create_store(folder: Path, layout: Layout) -> None:
 
 
 def scratch_folder(target: Path) -> Path:
+    """A new folder beside a place, to be filled and then moved there."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -100,14 +102,17 @@ def scratch_folder(target: Path) -> Path:
 
 
 def move_into_place(scratch: Path, target: Path) -> None:
+    """Put a finished folder where it belongs; what was there is removed only after that."""
+    earlier = scratch.with_name(scratch.name + ".earlier")
     try:
-        earlier = scratch.with_name(scratch.name + ".earlier")
         if target.exists():
             target.rename(earlier)
         scratch.rename(target)
-        shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:
+        if earlier.exists() and not target.exists():
+            earlier.rename(target)
         raise writing_failed(target, error) from error
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _short(value: Any) -> str:

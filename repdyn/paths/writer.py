@@ -175,7 +175,9 @@ class PathsWriter:
         ragged = {p: self._check_tokens(arrays[p], p, names) for p in layout.tokens}
         outputs = self._check_logits(logits, names)
         self._agree_on_labels(known_labels, chunk)
-        # All is checked: from here on only the disk can refuse.
+        # All is checked: from here on only the disk can refuse. A chunk that is written again is absent
+        # meanwhile, so that it never mixes old and new.
+        (self.folder / f"ids/c/{chunk}").unlink(missing_ok=True)
         if layout.row_width:
             write_file(self.folder / f"paths/c/{chunk}/0", _little(packed))
         for number, (point, samples) in enumerate(ragged.items()):
