@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
 
-__all__ = ["conformal_p_values", "conformal_threshold", "false_positive_interval"]
+__all__ = ["conformal_p_values", "conformal_threshold", "false_positive_interval", "smooth_log_p_values"]
 
 
 def conformal_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
@@ -110,6 +110,48 @@ def false_positive_interval(
     k = _rank(count, false_positive_rate)
     low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], k, count + 1 - k)
     return float(low), float(high)
+
+
+def smooth_log_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
+    """Logarithms of p-values that go on below the lowest calibration score, for combining.
+
+    A conformal p-value cannot fall below 1 / (n + 1): all that is far outside ties. Below the k-th
+    smallest score u, k about n / 20, the tail is taken as exponential with the mean excess β seen there,
+    log p(s) = log(k / (n + 1)) − (u − s) / β. This carries no guarantee; calibrate what is made of it.
+
+    Parameters
+    ----------
+    calibration_scores
+        Shape ``(n,)``, at least 5.
+    scores
+        Any shape.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the shape of ``scores``, increasing in them, at most 0.
+
+    References
+    ----------
+    Pickands, J. (1975). Statistical inference using extreme order statistics. Annals of Statistics 3(1).
+    """
+    reference = np.sort(_calibration(calibration_scores))
+    values = np.asarray(scores, dtype=np.float64)
+    edge, scale, share = tail(reference)
+    inside = np.log(conformal_p_values(reference, values))
+    return np.where(values < edge, np.log(share) - (edge - values) / scale, inside)
+
+
+def tail(reference: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Edge u, mean excess β and share k / (n + 1) of the lower tail of sorted scores."""
+    if len(reference) < 5:
+        raise RepdynError(
+            f"calibration_scores: {len(reference)} are too few to know their tail, give at least 5"
+        )
+    k = max(5, len(reference) // 20)
+    edge = float(reference[k - 1])
+    excess = float(np.mean(edge - reference[: k - 1]))
+    return edge, excess if excess > 0 else float(reference.std()) or 1.0, k / (len(reference) + 1)
 
 
 def _rank(count: int, rate: float) -> int:

@@ -6,7 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,11 @@ from repdyn.ood.calibration import conformal_p_values, conformal_threshold
 from repdyn.progress import track
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "load_detector"]
 
 Array = NDArray[np.float64]
 
@@ -32,9 +34,12 @@ class Detector(ABC):
     """A score of how normal a representation path is.
 
     After :meth:`fit` there are ``points_`` (what is read), ``source_`` (the model it was read from),
-    ``calibration_scores_`` (scores of in-distribution paths by models that did not see them),
-    ``calibration_`` (``"cross-fitted"`` or ``"held-out"``) and ``threshold_``.
+    ``calibration_scores_`` (scores of in-distribution paths by models that did not see them; after
+    fitting, those of the fitted paths in their order), ``calibration_`` (``"cross-fitted"`` or
+    ``"held-out"``) and ``threshold_``.
     """
+
+    _kinds: ClassVar[dict[str, type[Detector]]] = {}
 
     points_: tuple[str, ...]
     widths_: dict[str, int]
@@ -42,6 +47,10 @@ class Detector(ABC):
     calibration_scores_: Array
     calibration_: str
     threshold_: float
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        Detector._kinds[cls.__name__] = cls
 
     @abstractmethod
     def fit(self, paths: RepresentationPaths) -> Self:
@@ -113,6 +122,18 @@ class Detector(ABC):
         """
         self._calibrate(self.score_samples(paths), "held-out", false_positive_rate)
         return self
+
+    @abstractmethod
+    def as_module(self) -> nn.Module:
+        """The fitted detector as a ``torch.nn.Module``, to run beside the model.
+
+        Returns
+        -------
+        torch.nn.Module
+            Maps ``{point: (n, D) tensor}`` to scores ``(n,)``, higher is more normal; its buffer
+            ``threshold`` is :attr:`threshold_`. It holds buffers only, moves with ``.to(device)``, computes
+            in float32, is differentiable, and goes through ``torch.export``.
+        """
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the detector as a folder (``config.json``, ``model.safetensors``)."""
@@ -205,6 +226,46 @@ class Detector(ABC):
     def _collect(self, paths: RepresentationPaths, score: Any) -> Array:
         parts = [score(batch) for batch in read(paths, self.points_, "scoring paths")]
         return np.concatenate(parts) if parts else np.empty(0)
+
+
+def load_detector(path: str | os.PathLike[str]) -> Detector:
+    """Read a saved detector of any class.
+
+    Raises
+    ------
+    RepdynError
+        If there is none, or it is truncated.
+    """
+    artifact = load_artifact(path, "detector")
+    return revive(artifact.config, artifact.tensors, str(path))
+
+
+def revive(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], where: str) -> Detector:
+    """A detector from what it recorded, of the class it names."""
+    name = str(config.get("detector"))
+    if name not in Detector._kinds:
+        raise RepdynError(f"{where}: holds an unknown detector {name!r}; upgrade repdyn")
+    detector = Detector._kinds[name]()
+    detector._adopt(config, tensors, where)
+    return detector
+
+
+def record_all(detectors: Mapping[str, Detector]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What several named detectors have learned, as one configuration and one set of arrays."""
+    config, tensors = {}, {}
+    for name, detector in detectors.items():
+        config[name], arrays = detector._record()
+        tensors.update({f"{name}/{key}": array for key, array in arrays.items()})
+    return config, tensors
+
+
+def revive_all(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> dict[str, Detector]:
+    """The detectors that :func:`record_all` recorded."""
+    found = {}
+    for name, inner in config.items():
+        arrays = {k.removeprefix(f"{name}/"): a for k, a in tensors.items() if k.startswith(f"{name}/")}
+        found[name] = revive(inner, arrays, name)
+    return found
 
 
 def read(

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact
 from repdyn.errors import RepdynError
-from repdyn.ood.detector import Detector, read, values
+from repdyn.ood.detector import Detector, read, record_all, revive_all, values
 from repdyn.ood.gaussian import FOLDS, ShrunkGaussian, cross_fit, unit
 from repdyn.ood.neighbours import KNNDetector
 from repdyn.progress import track
 
 if TYPE_CHECKING:
+    from repdyn.ood.modules import PathModule
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["MahalanobisDetector", "PathDetector", "load_detector"]
+__all__ = ["MahalanobisDetector", "PathDetector"]
 
 Array = NDArray[np.float64]
 _log = logging.getLogger(__name__)
@@ -164,6 +163,16 @@ class PathDetector(Detector):
     def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
         return np.asarray(-self._profile(batch).mean(axis=1))
 
+    def as_module(self) -> PathModule:
+        """The fitted detector as a ``torch.nn.Module``; see :meth:`Detector.as_module`."""
+        from repdyn.ood.modules import PathModule  # torch is loaded only for a module
+
+        self._fitted()
+        densities = [self._gaussians[point] for point in self.points_]
+        location = [self._location[point] for point in self.points_]
+        spread = [self._spread[point] for point in self.points_]
+        return PathModule(self.points_, densities, location, spread, self.threshold_)
+
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         tensors: dict[str, NDArray[Any]] = {}
         scalars = []
@@ -179,13 +188,8 @@ class PathDetector(Detector):
                     "spread": self._spread[point],
                 }
             )
-        config: dict[str, Any] = {"seed": self.seed, "densities": scalars}
-        controls = {}
-        for name, control in getattr(self, "controls_", {}).items():
-            inner, arrays = control._record()
-            controls[name] = inner
-            tensors.update({f"{name}/{key}": array for key, array in arrays.items()})
-        return {**config, "controls": controls}, tensors
+        controls, arrays = record_all(self.controls_)
+        return {"seed": self.seed, "densities": scalars, "controls": controls}, {**tensors, **arrays}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         self.seed = int(config["seed"])
@@ -197,10 +201,7 @@ class PathDetector(Detector):
             )
             self._location[point], self._spread[point] = scalars["location"], scalars["spread"]
         self.class_means_ = {point: len(gaussian.means) for point, gaussian in self._gaussians.items()}
-        self.controls_ = {}
-        for name, inner in config["controls"].items():
-            arrays = {k.removeprefix(f"{name}/"): a for k, a in tensors.items() if k.startswith(f"{name}/")}
-            self.controls_[name] = _revive(inner, arrays, name)
+        self.controls_ = revive_all(config["controls"], tensors)
 
 
 class MahalanobisDetector(PathDetector):
@@ -224,28 +225,5 @@ class MahalanobisDetector(PathDetector):
     def fit(self, paths: RepresentationPaths) -> Self:
         """Learn the point's density; see :meth:`PathDetector.fit`."""
         self._fit_points(paths, (self.point or paths.points[-1],))
+        self.controls_ = {}
         return self
-
-
-def load_detector(path: str | os.PathLike[str]) -> Detector:
-    """Read a saved detector of any class.
-
-    Raises
-    ------
-    RepdynError
-        If there is none, or it is truncated.
-    """
-    artifact = load_artifact(path, "detector")
-    return _revive(artifact.config, artifact.tensors, str(path))
-
-
-def _revive(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], where: str) -> Detector:
-    kinds: dict[str, type[Detector]] = {
-        kind.__name__: kind for kind in (PathDetector, MahalanobisDetector, KNNDetector)
-    }
-    name = str(config.get("detector"))
-    if name not in kinds:
-        raise RepdynError(f"{where}: holds an unknown detector {name!r}; upgrade repdyn")
-    detector = kinds[name]()
-    detector._adopt(config, tensors, where)
-    return detector

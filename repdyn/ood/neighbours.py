@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.ood.detector import Detector, values
+from repdyn.ood.detector import Detector, read, values
 from repdyn.ood.gaussian import unit
 
 if TYPE_CHECKING:
+    from repdyn.ood.modules import NeighboursModule
     from repdyn.paths import RepresentationPaths
 
 __all__ = ["KNNDetector"]
@@ -47,21 +48,36 @@ class KNNDetector(Detector):
 
     def fit(self, paths: RepresentationPaths) -> Self:
         """Keep the neighbours; the calibration scores leave each sample out of its own neighbours."""
-        if not 1 <= self.k < len(paths):
-            raise RepdynError(f"k: must lie between 1 and the number of samples less one, got {self.k}")
+        if not 1 <= self.k < min(len(paths), self.bank):
+            raise RepdynError(f"k: must lie between 1 and one less than the samples kept, got {self.k}")
         self._begin(paths, (self.point or paths.points[-1],))
+        kept = np.arange(len(paths))
         if len(paths) > self.bank:
-            chosen = np.random.default_rng(self.seed).permutation(len(paths))[: self.bank]
-            paths = paths.subset(np.sort(chosen))
-        self._neighbours = unit(values(paths, self.points_[0])).astype(np.float32)
-        # A fitted sample's nearest neighbour is itself, so its k-th other one is the (k + 1)-th.
-        blocks = range(0, len(self._neighbours), 1024)
-        own = [_kth_distance(self._neighbours[b : b + 1024], self._neighbours, self.k + 1) for b in blocks]
-        self._calibrate(-np.concatenate(own), "cross-fitted")
+            kept = np.sort(np.random.default_rng(self.seed).permutation(len(paths))[: self.bank])
+        self._neighbours = unit(values(paths.subset(kept), self.points_[0])).astype(np.float32)
+        # A kept sample's nearest neighbour is itself, so its k-th other one is the (k + 1)-th.
+        rank = self.k + np.isin(np.arange(len(paths)), kept)
+        scores, start = np.empty(len(paths)), 0
+        for batch in read(paths, self.points_, "finding neighbours"):
+            x = unit(batch[self.points_[0]]).astype(np.float32)
+            own = rank[start : start + len(x)]
+            for k in np.unique(own):
+                scores[start : start + len(x)][own == k] = -_kth_distance(
+                    x[own == k], self._neighbours, int(k)
+                )
+            start += len(x)
+        self._calibrate(scores, "cross-fitted")
         return self
 
     def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
         return -_kth_distance(unit(batch[self.points_[0]]).astype(np.float32), self._neighbours, self.k)
+
+    def as_module(self) -> NeighboursModule:
+        """The fitted detector as a ``torch.nn.Module``; see :meth:`Detector.as_module`."""
+        from repdyn.ood.modules import NeighboursModule  # torch is loaded only for a module
+
+        self._fitted()
+        return NeighboursModule(self.points_[0], self._neighbours, self.k, self.threshold_)
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         return {"k": self.k, "bank": self.bank, "seed": self.seed}, {"neighbours": self._neighbours}

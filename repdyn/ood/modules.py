@@ -1,0 +1,122 @@
+"""Fitted detectors as torch modules: buffers only, to run beside the model and to be exported with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from repdyn.ood.calibration import tail
+from repdyn.ood.gaussian import ShrunkGaussian
+
+__all__ = ["DensityModule", "NeighboursModule", "PathModule", "UnionModule"]
+
+TINY = 1e-12  # added under roots, so that a gradient at distance 0 is finite
+
+
+class DensityModule(nn.Module):
+    """Mahalanobis distance of a unit vector to the nearest mean, ``(n, D) -> (n,)``."""
+
+    whitener: Tensor
+    centre: Tensor
+    means: Tensor
+
+    def __init__(self, gaussian: ShrunkGaussian) -> None:
+        super().__init__()
+        self.register_buffer("whitener", _tensor(gaussian.whitener))
+        self.register_buffer("centre", _tensor(gaussian.centre))
+        self.register_buffer("means", _tensor(gaussian.means))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distance of each row."""
+        z = (normalize(x.to(self.whitener.dtype), dim=-1) - self.centre) @ self.whitener
+        squared = z.square().sum(-1, keepdim=True) - 2 * z @ self.means.T + self.means.square().sum(-1)
+        return (squared.amin(-1).clamp_min(0) + TINY).sqrt()
+
+
+class PathModule(nn.Module):
+    """Minus the mean standardised distance over depth, ``{point: (n, D)} -> (n,)``."""
+
+    location: Tensor
+    spread: Tensor
+    threshold: Tensor
+
+    def __init__(
+        self,
+        points: Sequence[str],
+        densities: Sequence[ShrunkGaussian],
+        location: ArrayLike,
+        spread: ArrayLike,
+        threshold: float,
+    ) -> None:
+        super().__init__()
+        self.points = tuple(points)
+        self.densities = nn.ModuleList(DensityModule(gaussian) for gaussian in densities)
+        self.register_buffer("location", _tensor(location))
+        self.register_buffer("spread", _tensor(spread))
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Score of each row, higher is more normal."""
+        distances = [density(features[point]) for point, density in zip(self.points, self.densities)]
+        return -((torch.stack(distances, dim=-1) - self.location) / self.spread).mean(-1)
+
+
+class NeighboursModule(nn.Module):
+    """Minus the distance of a unit vector to its k-th nearest kept neighbour, ``{point: (n, D)} -> (n,)``."""
+
+    neighbours: Tensor
+    threshold: Tensor
+
+    def __init__(self, point: str, neighbours: NDArray[np.float32], k: int, threshold: float) -> None:
+        super().__init__()
+        self.point = point
+        self.k = k
+        self.register_buffer("neighbours", _tensor(neighbours))
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Score of each row, higher is more normal."""
+        x = normalize(features[self.point].to(self.neighbours.dtype), dim=-1)
+        kth = (x @ self.neighbours.T).topk(self.k, dim=-1).values[..., -1]
+        return -((2 - 2 * kth).clamp_min(0) + TINY).sqrt()
+
+
+class UnionModule(nn.Module):
+    """Sum of the members' log p-values, ``{point: (n, D)} -> (n,)``.
+
+    Inside the calibration scores a p-value is a step function of the score: gradients come from the tail.
+    """
+
+    threshold: Tensor
+
+    def __init__(
+        self, members: Sequence[nn.Module], references: Sequence[NDArray[np.float64]], threshold: float
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.tails = [tail(reference) for reference in references]
+        for number, reference in enumerate(references):
+            self.register_buffer(f"reference{number}", _tensor(reference))
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Score of each row, higher is more normal."""
+        parts = []
+        for number, (member, (edge, scale, share)) in enumerate(zip(self.members, self.tails)):
+            scores = member(features)
+            reference = self.get_buffer(f"reference{number}")
+            rank = torch.searchsorted(reference, scores.detach(), right=True)
+            inside = ((1 + rank).to(scores.dtype) / (len(reference) + 1)).log()
+            outside = math.log(share) - (edge - scores) / scale
+            parts.append(torch.where(scores < edge, outside, inside))
+        return torch.stack(parts, dim=-1).sum(-1)
+
+
+def _tensor(array: ArrayLike) -> Tensor:
+    return torch.tensor(np.asarray(array), dtype=torch.float32)

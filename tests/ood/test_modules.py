@@ -1,0 +1,63 @@
+"""Detectors beside the model: the module says what the detector says, exported too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from repdyn.ood import KNNDetector, MahalanobisDetector, PathDetector, UnionDetector
+from repdyn.paths import RepresentationPaths
+
+ALL = [PathDetector, MahalanobisDetector, KNNDetector, UnionDetector]
+
+
+def tensors(paths):
+    return {point: torch.as_tensor(np.asarray(paths[point]), dtype=torch.float32) for point in paths.points}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_module_says_what_the_detector_says(kind, planted):
+    detector, test = kind().fit(planted(200)), planted(60, 2.0, seed=1)
+    module = detector.as_module()
+    scores = module(tensors(test)).numpy()
+    # A p-value is a step of 1 / 201, so float32 may move a score by one step.
+    np.testing.assert_allclose(
+        scores, detector.score_samples(test), atol=2e-2 if kind is UnionDetector else 2e-3
+    )
+    assert float(module.threshold) == pytest.approx(detector.threshold_, rel=1e-6)
+    assert not list(module.parameters())
+
+
+def test_class_means_in_the_module():
+    generator = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    x = generator.normal(size=(300, 6)) + 8 * np.eye(6)[labels]
+    paths = RepresentationPaths.from_arrays({"x": x}, labels=labels)
+    detector = PathDetector().fit(paths)
+    assert detector.class_means_ == {"x": 3}
+    np.testing.assert_allclose(
+        detector.as_module()(tensors(paths)).numpy(), detector.score_samples(paths), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_export_with_any_batch_size(kind, planted):
+    detector, test = kind().fit(planted(100)), tensors(planted(40, 2.0, seed=1))
+    module = detector.as_module()
+    dynamic = {"features": {point: {0: torch.export.Dim("count")} for point in test}}
+    program = torch.export.export(module, (test,), dynamic_shapes=dynamic)
+    for size in (40, 7):
+        few = {point: x[:size] for point, x in test.items()}
+        torch.testing.assert_close(program.module()(few), module(few))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_gradients_are_finite_even_on_a_fitted_sample(kind, planted):
+    fit = planted(100)
+    module = kind().fit(fit).as_module()
+    features = {point: x.requires_grad_() for point, x in tensors(fit).items()}
+    module(features).sum().backward()
+    gradients = [x.grad for x in features.values() if x.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
