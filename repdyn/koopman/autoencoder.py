@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["KoopmanAutoencoder"]
 
 _VALIDATION = 0.1  # of the training paths, for early stopping
+_MOST_OBSERVABLES = 256  # by default; the exponential of a larger generator dominates the time of a fit
 _START_ROWS = 20_000  # rows are enough to find where the encoder starts
 
 
@@ -40,7 +41,7 @@ class KoopmanAutoencoder(nn.Module):
     Parameters
     ----------
     latent_dim
-        Number of observables.
+        Number of observables; by default twice the width of the state space, at most 256.
     hidden
         Widths of the encoder's hidden layers, mirrored in the decoder. None leaves both linear.
     operator
@@ -55,6 +56,8 @@ class KoopmanAutoencoder(nn.Module):
         Points of the paths it was fitted to, in order of depth.
     widths_ : dict
         Their widths.
+    latent_dim_ : int
+        Number of observables.
     history_ : dict
         Losses by epoch.
     best_epoch_ : int
@@ -79,7 +82,7 @@ class KoopmanAutoencoder(nn.Module):
 
     def __init__(
         self,
-        latent_dim: int = 64,
+        latent_dim: int | None = None,
         hidden: Sequence[int] = (256,),
         operator: str = "generator",
         isometry: float = 1.0,
@@ -185,7 +188,9 @@ class KoopmanAutoencoder(nn.Module):
     def decode(self, z: Any, point: str) -> Any:
         """Representations at a point from observables, shape ``(…, latent_dim)`` to ``(…, width)``."""
         number = self._number(point)
-        return self._through(z, lambda rows: self.frames_.lower(self.decoder_(rows), number), self.latent_dim)
+        return self._through(
+            z, lambda rows: self.frames_.lower(self.decoder_(rows), number), self.latent_dim_
+        )
 
     def propagate(self, x: Any, source: str | float, target: str | float) -> Any:
         """Representations at another depth: ``D(E(x) K^(target - source))``.
@@ -300,6 +305,7 @@ class KoopmanAutoencoder(nn.Module):
             ) from None
         return kae.eval()
 
+    latent_dim_: int
     frames_: PointFrames
     encoder_: Lift
     decoder_: Lift
@@ -316,20 +322,21 @@ class KoopmanAutoencoder(nn.Module):
     def _build(self, widths: dict[str, int], seed: int) -> None:
         self.points_, self.widths_ = tuple(widths), widths
         self.frames_ = PointFrames(widths)
+        self.latent_dim_ = self.latent_dim or min(2 * self.frames_.width, _MOST_OBSERVABLES)
         # Layers draw their first weights from the global stream; the fork leaves that as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.encoder_ = Lift(self.frames_.width, self.latent_dim, self.hidden)
-            self.decoder_ = Lift(self.latent_dim, self.frames_.width, self.hidden[::-1])
-            self.operator_ = OPERATORS[self.operator](self.latent_dim)
+            self.encoder_ = Lift(self.frames_.width, self.latent_dim_, self.hidden)
+            self.decoder_ = Lift(self.latent_dim_, self.frames_.width, self.hidden[::-1])
+            self.operator_ = OPERATORS[self.operator](self.latent_dim_)
 
     @torch.no_grad()
     def _start(self, lifted: Tensor, generator: torch.Generator) -> None:
         """Begin at the leading principal components of all points together."""
         rows = lifted.flatten(0, 1)
         rows = rows[torch.randperm(len(rows), generator=generator)[:_START_ROWS].to(rows.device)]
-        axes = principal_axes(rows.double(), min(self.latent_dim, rows.shape[1])).float()
-        start = torch.zeros(self.frames_.width, self.latent_dim, device=rows.device)
+        axes = principal_axes(rows.double(), min(self.latent_dim_, rows.shape[1])).float()
+        start = torch.zeros(self.frames_.width, self.latent_dim_, device=rows.device)
         start[:, : axes.shape[1]] = axes
         self.encoder_.start(start)
         self.decoder_.start(start.T)
@@ -391,7 +398,7 @@ class KoopmanAutoencoder(nn.Module):
             raise RepdynError("this KoopmanAutoencoder is not fitted yet; call fit(paths) first")
 
     def _check_settings(self, epochs: int, batch_size: int) -> None:
-        if self.latent_dim < 1 or any(width < 1 for width in self.hidden):
+        if (self.latent_dim is not None and self.latent_dim < 1) or any(width < 1 for width in self.hidden):
             raise RepdynError(
                 f"latent_dim and hidden widths must be positive, got {self.latent_dim} and {self.hidden}"
             )

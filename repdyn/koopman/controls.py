@@ -26,7 +26,7 @@ __all__ = ["CONTROLS", "Controls", "controls", "held_out_rows", "ridge_by_valida
 
 CONTROLS = ("identity", "affine", "shared affine", "per-step affine", "random features")
 
-_PENALTIES = tuple(10.0**e for e in np.arange(-6.0, 2.5, 0.5))  # in units of the mean eigenvalue of X'X
+_PENALTIES = tuple(10.0**e for e in np.arange(-6.0, 4.5, 0.5))  # in units of the mean eigenvalue of X'X
 _HELD_OUT = 0.2  # of the training paths, to choose a penalty
 _FEATURES = 512  # random ReLU features
 
@@ -200,7 +200,7 @@ def ridge_by_validation(
     basis, values = _spectrum(fit)
     projected = judge @ basis
     square = projected.T @ projected
-    chosen, maps = [], []
+    chosen = []
     for y in targets:
         moments = basis.T @ (fit.T @ y[~held_out])
         # |P diag(d) M - Y|^2 = d' (P'P ∘ MM') d - 2 d' diag(P'Y M') + const: after two products, every
@@ -212,9 +212,14 @@ def ridge_by_validation(
             shrunk = 1 / (values + penalty * values.mean())
             errors.append(float(shrunk @ quadratic @ shrunk - 2 * shrunk @ linear))
         chosen.append(_PENALTIES[int(np.argmin(errors))])
+    # Targets that chose the same penalty share one solve.
     unit = float(x.square().sum()) / min(x.shape)
-    for y, penalty in zip(targets, chosen):
-        maps.append(ridge(x, y, penalty * unit))
+    maps = [torch.empty(0)] * len(targets)
+    for penalty in set(chosen):
+        members = [number for number, found in enumerate(chosen) if found == penalty]
+        solved = ridge(x, torch.cat([targets[number] for number in members], dim=1), penalty * unit)
+        for number, part in zip(members, torch.split(solved, [targets[n].shape[1] for n in members], dim=1)):
+            maps[number] = part
     return maps, tuple(chosen)
 
 

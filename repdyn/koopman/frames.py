@@ -16,16 +16,18 @@ from repdyn.errors import RepdynError
 
 __all__ = ["PointFrames"]
 
+_WIDEST = 1024  # a point wider than this and than the last keeps its leading principal components
 _CONSTANT = 1e-7  # a spread this small beside the mean's size is rounding, not variation
 
 
 class PointFrames(nn.Module):
-    """Centre, scale and rotate every point into the space of the last.
+    """Centre, scale and rotate every point into one space, as near to the last point as a rotation brings it.
 
-    ``u = (x - m) B / s`` with ``s`` the root of the total variance. ``B`` is the identity at the last point,
-    whose frame is therefore exactly invertible; elsewhere it is the partial isometry that brings the point
-    nearest to the last (orthogonal Procrustes), after principal components where a point is wider than
-    the last. Points that are narrower are embedded and lose nothing.
+    ``u = (x - m) B / s`` with ``s`` the root of the total variance. ``B`` is the identity at the last point;
+    elsewhere it is the partial isometry that brings the point nearest to the last (orthogonal Procrustes).
+    The space is as wide as the widest point, so every point is embedded and its frame exactly invertible;
+    only points wider than 1024 (and than the last) are cut to their leading principal components, and
+    ``explained`` says how much of their variance is kept.
 
     Parameters
     ----------
@@ -37,7 +39,8 @@ class PointFrames(nn.Module):
         super().__init__()
         self.widths = dict(widths)
         self.points = tuple(widths)
-        self.width = self.widths[self.points[-1]]
+        last = self.widths[self.points[-1]]
+        self.width = max(last, min(max(self.widths.values()), _WIDEST))
         for number, point in enumerate(self.points):
             self.register_buffer(f"mean_{number}", torch.zeros(self.widths[point]))
             self.register_buffer(f"basis_{number}", torch.eye(self.widths[point], self.width))
@@ -62,7 +65,7 @@ class PointFrames(nn.Module):
             If a point does not vary.
         """
         last = states[-1].double()
-        last = last - last.mean(dim=0)
+        last = (last - last.mean(dim=0)) @ self.get_buffer(f"basis_{len(states) - 1}").double()
         for number, x in enumerate(states):
             point = self.points[number]
             x = x.double()
@@ -118,7 +121,8 @@ def principal_axes(x: Tensor, count: int) -> Tensor:
     rows, columns = x.shape
     if columns <= rows:
         _, vectors = torch.linalg.eigh(x.T @ x)
-        return vectors.flip(1)[:, :count]
+        leading: Tensor = vectors.flip(1)[:, :count]
+        return leading
     values, vectors = torch.linalg.eigh(x @ x.T)
     found = min(count, int((values > values[-1] * 1e-12).sum()))
     axes = x.T @ vectors.flip(1)[:, :found]

@@ -1,0 +1,88 @@
+"""Fidelity: figures beside their controls, through probe and head, saved and drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import RidgeClassifier
+
+from repdyn.errors import RepdynError
+from repdyn.koopman import Fidelity, KoopmanAutoencoder
+from repdyn.koopman.fidelity import KOOPMAN, TRUE
+from repdyn.koopman.probes import LinearProbe
+
+
+@pytest.fixture(scope="module")
+def found(train, test) -> Fidelity:
+    kae = KoopmanAutoencoder(latent_dim=8, hidden=(16,)).fit(train, epochs=40, batch_size=64)
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    return kae.fidelity(test, head=lambda x: x @ weight)
+
+
+def test_every_figure_has_its_controls_and_an_interval(found) -> None:
+    assert found.points == ("layer1", "layer2", "layer3")
+    assert next(iter(found.fvu)) == KOOPMAN
+    assert set(found.fvu) == {
+        KOOPMAN,
+        "identity",
+        "affine",
+        "shared affine",
+        "per-step affine",
+        "random features",
+    }
+    for row in found.fvu.values():
+        assert all(e.low <= e.value <= e.high for e in row)
+    assert found.fvu[KOOPMAN][-1].value < 0.1
+    assert found.fvu["affine"][-1].value < 1e-3
+    assert found.best_control in {"affine", "per-step affine", "random features"}
+
+
+def test_probe_on_a_perfect_prediction_reaches_the_ceiling(found) -> None:
+    assert found.accuracy is not None
+    assert found.accuracy["affine"][-1].value == pytest.approx(found.accuracy[TRUE][-1].value, abs=0.03)
+    assert found.accuracy[TRUE][-1].value > 0.8
+
+
+def test_head_agrees_with_itself(found) -> None:
+    assert found.head is not None
+    assert found.head["affine"]["agreement"].value > 0.97
+    assert 0 <= found.head["affine"]["kl"].value < 1e-3 < found.head["identity"]["kl"].value
+    assert set(found.head[TRUE]) == {"accuracy"}
+
+
+def test_without_labels_and_head_there_are_no_accuracies(train, test) -> None:
+    from repdyn.paths import RepresentationPaths
+
+    bare = RepresentationPaths.from_arrays({p: test[p] for p in test.points})
+    kae = KoopmanAutoencoder(4, ()).fit(train, epochs=1)
+    found = kae.fidelity(bare)
+    assert found.accuracy is None
+    assert found.head is None
+    assert "probe" not in repr(found)
+
+
+def test_saved_drawn_and_shown(found, tmp_path) -> None:
+    found.save(tmp_path / "fidelity")
+    assert Fidelity.load(tmp_path / "fidelity").to_dict() == found.to_dict()
+    assert KOOPMAN in repr(found)
+    drawn = {trace.name for trace in found.plot().data}
+    assert all(any(name in str(label) for label in drawn) for name in (KOOPMAN, "affine", "random features"))
+    with pytest.raises(RepdynError, match="expected a 'koopman'"):
+        KoopmanAutoencoder.from_pretrained(tmp_path / "fidelity")
+
+
+def test_probe_is_as_good_as_scikit_learns() -> None:
+    draw = np.random.default_rng(0)
+    centres = draw.standard_normal((5, 10))
+    y = draw.integers(5, size=600)
+    x = centres[y] + 0.8 * draw.standard_normal((600, 10))
+    names = np.array(["a", "b", "c", "d", "e"])[y]
+    ours = (LinearProbe().fit(x[:300], names[:300]).predict(x[300:]) == names[300:]).mean()
+    peer = RidgeClassifier().fit(x[:300], names[:300]).score(x[300:], names[300:])
+    assert ours == pytest.approx(peer, abs=0.03)
+
+
+def test_a_probe_needs_two_classes() -> None:
+    with pytest.raises(RepdynError, match="two classes"):
+        LinearProbe().fit(np.eye(4), np.zeros(4))
