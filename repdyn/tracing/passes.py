@@ -164,8 +164,8 @@ class Passes:
             size = _batch_size(self._inputs)
             if size is not None and (value.ndim == 0 or len(value) != size):
                 raise RepdynError(
-                    f"gives shape {tuple(value.shape)} for {size} samples: its first axis is not the samples' "
-                    "(a module inside windows or groups?); read the block around it"
+                    f"gives shape {tuple(value.shape)} for {size} samples: its first axis is not the "
+                    "samples' (a module inside windows or groups?); read the block around it"
                 )
             tokens = as_tokens(value, point.layout, mask, point.prefix)
             if self._pooling is None:

@@ -85,10 +85,8 @@ def as_tokens(values: Tensor, layout: Layout, mask: Tensor | None = None, prefix
         )
     if values.ndim == 2:
         return Tokens(values.unsqueeze(1), spatial=False)
-    if layout[1] == "C":
-        tokens = values.flatten(2).transpose(1, 2)
-    else:
-        tokens = values.flatten(1, -2)
+    channels_second = layout[1] == "C"
+    tokens = values.flatten(2).transpose(1, 2) if channels_second else values.flatten(1, -2)
     if mask is not None and mask.shape != tokens.shape[:2]:
         raise RepdynError(
             f"the mask has shape {tuple(mask.shape)}, the representation {tuple(tokens.shape[:2])} tokens"

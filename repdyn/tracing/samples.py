@@ -99,10 +99,9 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     if isinstance(inputs, dict):
         raise RepdynError("inputs: expected a sequence of samples, got a dict; pass one of its values")
     items: Any = inputs
-    if not (isinstance(inputs, Sized) and hasattr(inputs, "__getitem__")):
-        items = list(inputs)
-    elif hasattr(inputs, "iloc"):
-        items = list(inputs)  # a pandas Series is indexed by its labels, not by number
+    # A pandas Series has a length and items, too, but is indexed by its labels and not by number.
+    if not (isinstance(inputs, Sized) and hasattr(inputs, "__getitem__")) or hasattr(inputs, "iloc"):
+        items = list(items)
     if isinstance(items, (np.ndarray, Tensor)) and items.ndim == 0:
         raise RepdynError("inputs: the array has no axis of samples")
     size = len(items)

@@ -248,7 +248,8 @@ def _not_finite(passes: Passes, samples: Samples, name: str, number: int) -> Rep
         else "leave the sample out, or run the model in a wider type"
     )
     return RepdynError(
-        f"point {name!r} of {passes.model.name}: not finite for sample {number} (id {str(samples.ids[number])!r}); {advice}"
+        f"point {name!r} of {passes.model.name}: not finite for sample {number} "
+        f"(id {str(samples.ids[number])!r}); {advice}"
     )
 
 

@@ -1,0 +1,247 @@
+"""Models of timm: by name, with the pretrained weights or a local checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repdyn.errors import RepdynError, nearest_names
+from repdyn.tracing.hooks import Point
+from repdyn.tracing.model import TracedModel
+from repdyn.tracing.pooling import Layout
+from repdyn_adapters.blocks import find_blocks
+
+__all__ = ["TimmAdapter"]
+
+CHANNELS_LAST = frozenset(
+    {"focalnet", "gcvit", "sequencer", "swin_transformer", "swin_transformer_v2", "volo"}
+)
+"""Architecture families (timm's module names) whose blocks give NHWC."""
+
+TOKENS = frozenset(
+    {
+        "beit",
+        "cait",
+        "coat",
+        "convit",
+        "deit",
+        "eva",
+        "hiera",
+        "levit",
+        "mlp_mixer",
+        "mvitv2",
+        "naflexvit",
+        "tnt",
+        "twins",
+        "vision_transformer",
+        "vision_transformer_hybrid",
+        "vision_transformer_relpos",
+        "xcit",
+    }
+)
+"""Families whose blocks give NLC. All others give NCHW."""
+
+FINAL = "pooled"
+"""The name of the classifier's input as a point."""
+
+
+class TimmAdapter:
+    """``timm:NAME[@CHECKPOINT]``: pretrained weights by name, or those of a local file."""
+
+    scheme = "timm"
+
+    def load(self, name: str) -> TracedModel:
+        """Create a model and give it its weights.
+
+        Parameters
+        ----------
+        name
+            ``resnet18.a1_in1k`` fetches (or takes from the cache) timm's weights; ``resnet18@FILE`` reads
+            ``.safetensors`` or ``.pth`` (weights only, nothing in it is run). The number of classes is the
+            checkpoint's.
+
+        Raises
+        ------
+        RepdynError
+            If there is no such model or file, or the weights do not fit; says which.
+        """
+        import timm
+
+        architecture, at, checkpoint = name.partition("@")
+        if not timm.is_model(architecture):
+            near = nearest_names(architecture.partition(".")[0], timm.list_models())
+            raise RepdynError(f"model 'timm:{name}': timm has no {architecture!r}; {near}")
+        if at:
+            module = _with_checkpoint(timm, architecture, Path(checkpoint).expanduser())
+        else:
+            try:
+                module = timm.create_model(architecture, pretrained=True)
+            except (OSError, RuntimeError, ValueError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise RepdynError(
+                    f"model 'timm:{name}': its pretrained weights cannot be had ({reason}); "
+                    f"give a local file, timm:{architecture}@FILE"
+                ) from None
+        return self.wrap(module, name)
+
+    def recognises(self, module: nn.Module) -> bool:
+        """Whether a module is one of timm's models; imports nothing."""
+        return type(module).__module__.startswith("timm.models.") and hasattr(module, "get_classifier")
+
+    def wrap(self, module: nn.Module, name: str | None = None) -> TracedModel:
+        """Make a model made by ``timm.create_model`` traceable."""
+        model: Any = module
+        model.eval()
+        family = type(model).__module__.rpartition(".")[2]
+        layout: Layout = "NHWC" if family in CHANNELS_LAST else "NLC" if family in TOKENS else "NCHW"
+        prefix = int(getattr(model, "num_prefix_tokens", 0) or 0) if layout == "NLC" else 0
+        points = {path: Point(path, layout, prefix) for path, _ in model.named_modules() if path}
+        default = find_blocks(model)
+        final, head = None, None
+        classifier = model.get_classifier()
+        path = next((path for path, part in model.named_modules() if part is classifier), None)
+        if path is not None:
+            final = FINAL
+            points[final] = Point(path, "NCHW" if isinstance(classifier, nn.Conv2d) else "NC", reads="input")
+            head = None if isinstance(classifier, nn.Identity) else _head(classifier)
+            default = (*default, final)
+        prepare, words = _prepare(model)
+        return TracedModel(
+            name=f"timm:{name or getattr(model, 'pretrained_cfg', {}).get('architecture', family)}",
+            module=model,
+            points=points,
+            default_points=default,
+            prepare=prepare,
+            pooling="cls" if layout == "NLC" and getattr(model, "global_pool", "") == "token" else "gap",
+            final=final,
+            head=head,
+            preprocessing=words,
+        )
+
+
+def _head(classifier: nn.Module) -> Callable[[Tensor], Tensor]:
+    convolution = isinstance(classifier, nn.Conv2d)
+
+    def apply(x: Tensor) -> Tensor:
+        weight = next(classifier.parameters())
+        x = x.to(weight.device, weight.dtype)
+        logits: Tensor = classifier(x[..., None, None] if convolution else x)
+        return logits.flatten(1)
+
+    return apply
+
+
+def _with_checkpoint(timm: Any, architecture: str, file: Path) -> nn.Module:
+    weights = _read_weights(file)
+    meta_classes = _classes(timm, architecture, weights)
+    with torch.random.fork_rng():
+        module: nn.Module = timm.create_model(architecture, pretrained=False, **meta_classes)
+    filtered = _filtered(module, weights)
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in filtered]
+    unexpected = [key for key in filtered if key not in expected]
+    wrong = [
+        f"{key} {tuple(filtered[key].shape)} for {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in filtered and filtered[key].shape != value.shape
+    ]
+    if missing or unexpected or wrong:
+        told = [
+            f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
+            for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+            if keys
+        ]
+        raise RepdynError(f"{file}: does not fit timm's {architecture}: keys {'; '.join(told)}")
+    module.load_state_dict(filtered)
+    return module
+
+
+def _read_weights(file: Path) -> Mapping[str, Tensor]:
+    if not file.is_file():
+        raise RepdynError(f"{file}: there is no such checkpoint")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load and safetensors raise what they like on a foreign file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RepdynError(f"{file}: is not a readable checkpoint of weights alone ({reason})") from None
+    for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise RepdynError(f"{file}: holds no state dict; expected names and tensors")
+    return {key.removeprefix("module."): value for key, value in found.items()}
+
+
+def _classes(timm: Any, architecture: str, weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of classes of a checkpoint, read off the width of its classifier."""
+    with torch.device("meta"):
+        model = timm.create_model(architecture, pretrained=False)
+    classifier = model.get_classifier()
+    path = next((path for path, part in model.named_modules() if part is classifier), None)
+    weight = weights.get(f"{path}.weight")
+    return {} if weight is None else {"num_classes": len(weight)}
+
+
+def _filtered(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under timm's present names, where a family renamed them since."""
+    import importlib
+
+    adapt = getattr(importlib.import_module(type(module).__module__), "checkpoint_filter_fn", None)
+    if adapt is None or set(weights) == set(module.state_dict()):
+        return dict(weights)
+    try:
+        return dict(adapt(dict(weights), module))
+    except (KeyError, RuntimeError, AttributeError, IndexError):
+        return dict(weights)
+
+
+def _prepare(model: Any) -> tuple[Callable[[Sequence[Any]], Tensor], str]:
+    from PIL import Image
+    from timm.data import create_transform, resolve_model_data_config
+
+    settings = resolve_model_data_config(model)
+    transform = create_transform(**settings, is_training=False)
+    mode = "L" if settings["input_size"][0] == 1 else "RGB"
+
+    def one(sample: Any) -> Tensor:
+        if isinstance(sample, Image.Image):
+            return _transformed(sample)
+        array = sample if isinstance(sample, Tensor) else np.asarray(sample)
+        if isinstance(array, Tensor) and array.is_floating_point():
+            return array
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        pixels = (
+            array.permute(1, 2, 0).numpy()
+            if isinstance(array, Tensor) and array.ndim == 3
+            else np.asarray(array)
+        )
+        if pixels.dtype != np.uint8:
+            raise RepdynError(
+                f"inputs: a sample of type {pixels.dtype}; expected a picture, uint8 (H, W, C) or floats (C, H, W)"
+            )
+        return _transformed(Image.fromarray(pixels[..., 0] if pixels.shape[-1:] == (1,) else pixels))
+
+    def _transformed(picture: Any) -> Tensor:
+        result: Tensor = transform(picture.convert(mode))
+        return result
+
+    def prepare(samples: Sequence[Any]) -> Tensor:
+        try:
+            return torch.stack([one(sample) for sample in samples])
+        except RuntimeError as error:
+            raise RepdynError(f"inputs: pictures of different shapes cannot be stacked ({error})") from None
+
+    size = "x".join(map(str, settings["input_size"]))
+    words = f"timm's: {size}, {settings['interpolation']}, crop {settings['crop_pct']}, mean {settings['mean']}, std {settings['std']}"
+    return prepare, words
