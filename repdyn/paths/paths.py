@@ -25,6 +25,7 @@ from repdyn.paths.sampling import (
     sample_indices,
     split_indices,
 )
+from repdyn.paths.saving import save_columns
 
 if TYPE_CHECKING:
     pass
@@ -289,10 +290,7 @@ class RepresentationPaths:
         RepdynError
             If something else is in the way, these paths are read from there, or the disk is full.
         """
-        # Imported here because writing needs opening, and opening makes what this module defines.
-        from repdyn.paths.saving import write_paths
-
-        write_paths(self, path)
+        save_columns(path, self._columns, self.ids, self.labels, self._logits, self.meta, self.path)
 
     def column(self, point: str) -> Rows | Tokens:
         """What one point's representations are read from, for who wants to read them piece by piece."""
@@ -314,7 +312,7 @@ class RepresentationPaths:
         from repdyn.views.path_flow import path_flow
 
         seen = self.subset(sample_indices(len(self), seed))
-        projected, explained = project(seen, seed)
+        projected, explained = project(seen._columns, seed)
         return path_flow(projected, seen.labels, list(seen.points), explained)
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
-from repdyn.paths.columns import Tokens
-
-if TYPE_CHECKING:
-    from repdyn.paths.paths import RepresentationPaths
+from repdyn.paths.columns import Rows, Tokens
 
 __all__ = ["project"]
 
 
-def project(paths: RepresentationPaths, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def project(
+    columns: Mapping[str, Rows | Tokens], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Project all points of paths to one plane.
 
     Each point is centred and divided by its root mean square norm, because norms grow with depth and would
@@ -27,8 +26,8 @@ def project(paths: RepresentationPaths, seed: int) -> tuple[NDArray[np.float64],
 
     Parameters
     ----------
-    paths
-        Paths of N samples at L points; tokens are averaged.
+    columns
+        Representations of N samples at L points, in order of depth; tokens are averaged.
     seed
         Of the randomised decomposition.
 
@@ -39,8 +38,8 @@ def project(paths: RepresentationPaths, seed: int) -> tuple[NDArray[np.float64],
     """
     projected: list[NDArray[np.float64]] = []
     explained: list[float] = []
-    for _, group in groupby(paths.points, key=lambda point: paths.widths[point]):
-        stack = np.stack([_standardised(paths, point) for point in group])
+    for _, group in groupby(columns.values(), key=lambda column: column.width):
+        stack = np.stack([_standardised(column) for column in group])
         rows = stack.reshape(-1, stack.shape[-1])
         # Every point is centred, so the leading right singular vectors are the principal axes.
         axes = randomized_svd(rows, min(2, *rows.shape), random_state=seed)[2]
@@ -57,8 +56,7 @@ def project(paths: RepresentationPaths, seed: int) -> tuple[NDArray[np.float64],
     return np.stack(projected), np.array(explained)
 
 
-def _standardised(paths: RepresentationPaths, point: str) -> NDArray[np.float64]:
-    column = paths.column(point)
+def _standardised(column: Rows | Tokens) -> NDArray[np.float64]:
     values: NDArray[np.float64] = np.asarray(column, dtype=np.float64)
     if isinstance(column, Tokens):
         values = values.sum(axis=1) / np.maximum(column.shown_lengths(), 1)[:, None]

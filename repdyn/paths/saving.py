@@ -4,63 +4,70 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.columns import Index, Rows
-from repdyn.paths.start import check_place, move_into_place, scratch_folder
-from repdyn.paths.writer import PathsWriter
+from repdyn.paths.chunks import missing_rows, seal, write_chunk
+from repdyn.paths.columns import Rows, Tokens
+from repdyn.paths.start import check_place, fill_store, move_into_place, plan_layout, scratch_folder
 
-if TYPE_CHECKING:
-    from repdyn.paths.paths import RepresentationPaths
-
-__all__ = ["write_paths"]
+__all__ = ["save_columns"]
 
 
-def write_paths(paths: RepresentationPaths, out: str | os.PathLike[str]) -> None:
-    """Write paths to a store that appears whole or not at all; an earlier store there is replaced.
+def save_columns(
+    out: str | os.PathLike[str],
+    columns: Mapping[str, Rows | Tokens],
+    ids: NDArray[np.str_],
+    labels: NDArray[Any] | None,
+    logits: Rows | None,
+    meta: Mapping[str, Any],
+    source: Path | None,
+) -> None:
+    """Write columns to a store beside its place, then move it there; an earlier store is replaced.
+
+    Parameters
+    ----------
+    out
+        The store.
+    columns, ids, labels, logits, meta
+        What it will hold.
+    source
+        The store that the columns are read from, which therefore cannot be replaced.
 
     Raises
     ------
     RepdynError
-        If something that is not a store is in the way, it is the store being read, or the disk is full.
+        If something that is not a store is in the way, it is the source, or the disk is full.
     """
     target = Path(out)
-    if paths.path is not None and target.exists() and target.samefile(paths.path):
+    if source is not None and target.exists() and target.samefile(source):
         raise RepdynError(f"{target}: is the store that these paths are read from; choose another path")
     check_place(target)
+    widths = {point: column.width for point, column in columns.items()}
+    tokens = [point for point, column in columns.items() if isinstance(column, Tokens)]
+    dtype = next(iter(columns.values())).dtype.name
+    outputs = None if logits is None else logits.width
+    layout = plan_layout(list(columns), widths, len(ids), meta, dtype, outputs, tokens)
     scratch = scratch_folder(target)
     try:
-        logits, labels = paths.logits, paths.labels
-        writer = PathsWriter.open(
-            scratch,
-            points=paths.points,
-            widths=paths.widths,
-            size=len(paths),
-            meta=paths.meta,
-            dtype=paths.dtype.name,
-            logits_width=None if logits is None else logits.shape[1],
-            tokens=paths.tokens,
-        )
-        for rows in writer.missing:
+        fill_store(scratch, layout)
+        for rows in missing_rows(scratch, layout):
             here = np.arange(rows.start, rows.stop)
-            arrays = {name: _part(paths, name, here) for name in paths.points}
-            writer.write_chunk(
+            write_chunk(
+                scratch,
+                layout,
                 rows.start,
-                arrays,
-                paths.ids[here].tolist(),
+                {p: c.take(here) if isinstance(c, Rows) else c.ragged(here) for p, c in columns.items()},
+                ids[here],
                 None if labels is None else labels[here],
-                None if logits is None else logits[here],
+                None if logits is None else logits.take(here),
             )
-        writer.finish()
+        seal(scratch, layout)
         move_into_place(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _part(paths: RepresentationPaths, point: str, here: Index) -> Any:
-    column = paths.column(point)
-    return column.take(here) if isinstance(column, Rows) else column.ragged(here)

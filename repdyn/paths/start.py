@@ -15,7 +15,15 @@ from repdyn.paths.checks import check_points, storage_dtype
 from repdyn.paths.layout import Layout, complete_meta, is_store, rows_per_chunk
 from repdyn.paths.zarr_format import group_metadata, write_json, writing_failed
 
-__all__ = ["check_place", "check_same", "create_store", "move_into_place", "plan_layout", "scratch_folder"]
+__all__ = [
+    "check_place",
+    "check_same",
+    "create_store",
+    "fill_store",
+    "move_into_place",
+    "plan_layout",
+    "scratch_folder",
+]
 
 # What may differ between a trace and its continuation: these change how the work is done, not its result.
 _MAY_DIFFER = ("versions", "device", "batch_size", "created", "seconds")
@@ -79,15 +87,20 @@ def create_store(folder: Path, layout: Layout) -> None:
     """Make an empty store beside its place and move it there, so that there is never half of one."""
     scratch = scratch_folder(folder)
     try:
-        for name, metadata in layout.arrays(None).items():
-            write_json(scratch / name / "zarr.json", metadata)
-        if layout.tokens:
-            for place in ("tokens", *(f"tokens/{number}" for number in range(len(layout.tokens)))):
-                write_json(scratch / place / "zarr.json", group_metadata({}))
-        write_json(scratch / "zarr.json", group_metadata(layout.to_attributes()))
+        fill_store(scratch, layout)
         move_into_place(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def fill_store(folder: Path, layout: Layout) -> None:
+    """Write what describes a store into an empty folder."""
+    for name, metadata in layout.arrays(None).items():
+        write_json(folder / name / "zarr.json", metadata)
+    if layout.tokens:
+        for place in ("tokens", *(f"tokens/{number}" for number in range(len(layout.tokens)))):
+            write_json(folder / place / "zarr.json", group_metadata({}))
+    write_json(folder / "zarr.json", group_metadata(layout.to_attributes()))
 
 
 def scratch_folder(target: Path) -> Path:

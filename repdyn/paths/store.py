@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.paths.chunks import chunk_is_whole, label_dtype, read_chunk_lengths
 from repdyn.paths.columns import Index, Rows, Tokens
 from repdyn.paths.layout import Layout, read_layout
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.zarr_format import decode_strings, read_json
 
-__all__ = ["chunk_is_whole", "label_dtype", "open_paths"]
+__all__ = ["open_paths"]
 
 # A memory map keeps a file descriptor and a process has some thousand; reopening one costs microseconds.
 _FILES_OPEN = 256
@@ -126,36 +127,6 @@ class ChunkFiles:
             raise RepdynError(f"{file}: is missing or truncated since the store was opened") from None
 
 
-def chunk_is_whole(folder: Path, layout: Layout, chunk: int, labels: str | None = None) -> bool:
-    """Whether all files of a chunk are there in full length; its ids are written last.
-
-    With ``labels`` (their dtype) the chunk's labels must be there too.
-    """
-    try:
-        if (folder / f"ids/c/{chunk}").stat().st_size <= 4:
-            return False
-        if labels is not None:
-            size = (folder / f"labels/c/{chunk}").stat().st_size
-            if size <= 4 or (labels == "int64" and size != layout.chunk_rows * 8):
-                return False
-        files = list(layout.fixed_files(chunk))
-        if any((folder / name).stat().st_size != size for name, size in files):
-            return False
-        if layout.tokens:
-            lengths = _read_chunk_lengths(folder, layout, chunk)
-            files = list(layout.token_files(chunk, lengths))
-            return all((folder / name).stat().st_size == size for name, size in files)
-    except OSError:
-        return False
-    return True
-
-
-def label_dtype(folder: Path) -> str | None:
-    """The dtype of a store's labels, ``None`` where it has none."""
-    document = read_json(folder / "labels/zarr.json")
-    return None if document is None else str(document.get("data_type"))
-
-
 def _check_arrays(folder: Path, layout: Layout, labels: str | None) -> None:
     """Refuse arrays that are not laid out as the attributes say (rechunked, compressed, replaced)."""
     for name, expected in layout.arrays(labels).items():
@@ -170,16 +141,10 @@ def _check_arrays(folder: Path, layout: Layout, labels: str | None) -> None:
                 )
 
 
-def _read_chunk_lengths(folder: Path, layout: Layout, chunk: int) -> Index:
-    count = len(layout.tokens)
-    found = np.fromfile(folder / f"lengths/c/{chunk}/0", "<i8").reshape(layout.chunk_rows, count)
-    return found[: len(layout.rows(chunk))]
-
-
 def _read_lengths(folder: Path, layout: Layout) -> Index:
     if not layout.tokens:
         return np.zeros((layout.size, 0), np.int64)
-    return np.concatenate([_read_chunk_lengths(folder, layout, chunk) for chunk in range(layout.chunks)])
+    return np.concatenate([read_chunk_lengths(folder, layout, chunk) for chunk in range(layout.chunks)])
 
 
 def _read_strings(folder: Path, layout: Layout, name: str) -> NDArray[np.str_]:

@@ -118,7 +118,7 @@ def test_tokens_are_padded_with_zeros_and_masked(paths: RepresentationPaths) -> 
         (5, 1),
         ...,
     ],
-    ids=str,
+    ids=lambda key: str(key)[:20],
 )
 @pytest.mark.parametrize("point", ["blocks.0", "words"])
 def test_indexes_as_numpy_does(paths: RepresentationPaths, point: str, key: Any) -> None:
