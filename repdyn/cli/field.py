@@ -1,0 +1,50 @@
+"""``repdyn field``: where an encode-decode map sends a model's representations when it is iterated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repdyn.cli.options import Json, PathsStore, Seed
+
+__all__ = ["field"]
+
+
+def field(
+    kae: Annotated[Path, typer.Argument(help="A Koopman autoencoder that `repdyn koopman fit` wrote.")],
+    paths: PathsStore,
+    point: Annotated[
+        str | None, typer.Option(help="The point to iterate at; the last one unless told.")
+    ] = None,
+    starts: Annotated[int, typer.Option(min=1, help="At most so many of the paths are starts.")] = 1000,
+    max_steps: Annotated[int, typer.Option(min=1)] = 3000,
+    out: Annotated[Path | None, typer.Option(help="Keep the attractors in this folder.")] = None,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Find the attractors of a Koopman autoencoder's encode-decode map, started from data.
+
+    Example: repdyn field a.kae a.paths --out a.attractors
+    """
+    import numpy as np
+
+    from repdyn.cli.console import say, write_json
+    from repdyn.koopman import KoopmanAutoencoder
+    from repdyn.paths import open_paths
+
+    model = KoopmanAutoencoder.from_pretrained(kae)
+    stored = open_paths(paths)
+    model.check_paths(stored)
+    where = point if point is not None else stored.points[-1]
+    if len(stored) > starts:
+        stored = stored.subset(
+            np.sort(np.random.default_rng(seed).choice(len(stored), starts, replace=False))
+        )
+    codes = model.encode(np.asarray(stored[where]), where)
+    found = model.field(where).attractors(codes, max_steps=max_steps, seed=seed)
+    say(repr(found))
+    if out is not None:
+        found.save(out)
+    write_json(json, {"field": found.to_dict()})

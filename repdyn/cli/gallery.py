@@ -1,0 +1,132 @@
+"""Results in, one page out: what each kind of result is called, shown and summarised as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repdyn.errors import RepdynError, nearest_names
+
+if TYPE_CHECKING:
+    from repdyn.views.report import Section
+
+__all__ = ["Entry", "entry", "open_result", "write_gallery"]
+
+# kind of artifact -> the room and class that reads it, and the heading it gets
+_READERS = {
+    "attractors": ("repdyn.fields", "Attractors", "Where the encode-decode map leads"),
+    "fidelity": ("repdyn.koopman", "Fidelity", "Is depth linear in a lifted space?"),
+    "ood": ("repdyn.ood", "OODEvaluation", "Is this input unlike the training data?"),
+    "persistence": ("repdyn.topology", "PathPersistence", "Shape through depth"),
+    "translation": ("repdyn.translation", "LinearTranslation", "From one model's latents to another's"),
+    "translation_evaluation": ("repdyn.translation", "TranslationEvaluation", "How good the translation is"),
+    "tree": ("repdyn.topology", "LevelSetTree", "The tree of density level sets"),
+}
+_WITHIN = (
+    "fidelity",
+    "evaluation",
+    "tree",
+    "persistence",
+)  # results that verbs keep beside what they measure
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One result on the page.
+
+    Attributes
+    ----------
+    section
+        What is drawn.
+    headline
+        One line for the summary table.
+    provenance
+        Where it came from.
+    """
+
+    section: Section
+    headline: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def entry(result: Any, title: str) -> Entry:
+    """Draw any result that plots itself.
+
+    Parameters
+    ----------
+    result
+        Has ``plot()``; ``verdict`` and ``meta`` are used where they are there.
+    title
+        Its heading.
+    """
+    from repdyn.views.report import Section
+
+    verdict = getattr(result, "verdict", None)
+    lines = repr(result).splitlines()
+    return Entry(
+        Section(
+            title, result.plot(), text="\n".join(lines), verdict=verdict if isinstance(verdict, str) else None
+        ),
+        lines[0],
+        dict(getattr(result, "meta", {})),
+    )
+
+
+def open_result(path: Path) -> list[Entry]:
+    """Read what a verb wrote, of whatever kind, and draw it.
+
+    Parameters
+    ----------
+    path
+        A store of paths, a fitted result, or a folder that holds results.
+
+    Raises
+    ------
+    RepdynError
+        If it is none of these, or has nothing to draw.
+    """
+    from repdyn.artifacts import load_artifact
+    from repdyn.paths import open_paths
+
+    if not path.exists():
+        raise RepdynError(f"{path}: there is no such file or folder")
+    if (path / "zarr.json").is_file():
+        return [entry(open_paths(path), f"Representation paths: {path.name}")]
+    within = [
+        found
+        for name in _WITHIN
+        if (path / name / "config.json").is_file()
+        for found in open_result(path / name)
+    ]
+    if within and not (path / "config.json").is_file():
+        return within
+    kind = load_artifact(path).kind
+    if kind in _READERS:
+        room, name, title = _READERS[kind]
+        result = getattr(import_module(room), name).load(path)
+        return [entry(result, f"{title}: {path.name}"), *within]
+    if within:
+        return within
+    raise RepdynError(
+        f"{path}: a {kind!r} has no picture of its own ({nearest_names(kind, _READERS)} have); "
+        "give the figures measured on it: koopman fit keeps them beside, ood evaluate --out writes them"
+    )
+
+
+def write_gallery(entries: Sequence[Entry], out: Path, *, force: bool) -> Path:
+    """Write the page: a summary with verdicts first, a section for each result, provenance last."""
+    import platform
+
+    import repdyn
+    from repdyn.views.report import write_report
+
+    summary = [
+        {"verdict": e.section.verdict or "–", "result": e.section.title, "in one line": e.headline}
+        for e in entries
+    ]
+    provenance: dict[str, Any] = {"repdyn": repdyn.__version__, "python": platform.python_version()}
+    provenance |= {e.section.title: e.provenance for e in entries if e.provenance}
+    return write_report(out, [e.section for e in entries], summary, provenance, force=force)

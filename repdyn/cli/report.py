@@ -1,0 +1,26 @@
+"""``repdyn report``: any results in one self-contained page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Stores and folders that other verbs wrote.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    force: Annotated[bool, typer.Option(help="Replace a report that is there.")] = False,
+) -> None:
+    """Write one HTML file with a picture for each result; it opens without a network.
+
+    Example: repdyn report a.paths a.kae a.attractors ab.translation --out report.html
+    """
+    from repdyn.cli.console import say
+    from repdyn.cli.gallery import open_result, write_gallery
+
+    entries = [entry for path in results for entry in open_result(path)]
+    say(f"report: {write_gallery(entries, out, force=force)}")

@@ -1,0 +1,43 @@
+"""``repdyn topology``: the shape of a representation, and how it changes through depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repdyn.cli.options import Json, PathsStore, Seed
+
+__all__ = ["topology"]
+
+
+def topology(
+    paths: PathsStore,
+    point: Annotated[
+        str | None, typer.Option(help="Where the tree is built; the last point unless told.")
+    ] = None,
+    max_dim: Annotated[int, typer.Option(min=0, max=2, help="Highest homology dimension.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Keep tree and persistence in this folder.")] = None,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Build the level-set tree at one point and the persistence at every point.
+
+    Example: repdyn topology a.paths --out a.topology
+    """
+    import numpy as np
+
+    import repdyn
+    from repdyn.cli.console import say, write_json
+
+    stored = repdyn.open_paths(paths)
+    where = point if point is not None else stored.points[-1]
+    tree = repdyn.LevelSetTree.fit(np.asarray(stored[where]), seed=seed)
+    through_depth = repdyn.persistence(stored, max_dim=max_dim, seed=seed)
+    say(repr(tree))
+    say(repr(through_depth))
+    if out is not None:
+        tree.save(out / "tree")
+        through_depth.save(out / "persistence")
+    write_json(json, {"topology": {"tree": tree.to_dict(), "persistence": through_depth.to_dict()}})

@@ -1,0 +1,344 @@
+"""The demonstration's steps; each keeps its result in the folder and reads back what is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+import repdyn
+from repdyn.cli.console import say
+from repdyn.cli.corpus import Corpus, code_snippets, documentation_corpus, shuffled_characters
+from repdyn.cli.gallery import Entry, entry, write_gallery
+from repdyn.errors import RepdynError
+from repdyn.fields import Attractors
+from repdyn.koopman import Fidelity, KoopmanAutoencoder
+from repdyn.ood import KNNDetector, MahalanobisDetector, OODEvaluation, PathDetector, evaluate
+from repdyn.paths import RepresentationPaths, open_paths
+from repdyn.topology import LevelSetTree
+from repdyn.tracing import TracedModel, load, trace
+from repdyn.translation import (
+    LinearTranslation,
+    TranslationEvaluation,
+    evaluate_translation,
+    match_trees,
+    translate,
+)
+
+__all__ = ["Walk"]
+
+MODEL_A, MODEL_B = "packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2"
+FITTED, HELD_OUT, FOREIGN = 4000, 1000, 500  # passages: for each model, for nobody, unlike them
+STARTS = 500  # of the field: enough to see its attractors, few enough for seconds
+STEPS_OF_THE_FIELD = 1000
+
+R = TypeVar("R")
+
+
+def _save(result: Any, path: Path) -> None:
+    result.save(path)
+
+
+class Walk:
+    """One demonstration in one folder.
+
+    Parameters
+    ----------
+    out
+        The folder; made where it is not there.
+    seed
+        Of everything. A folder of another seed is refused, not mixed.
+    """
+
+    def __init__(self, out: Path, seed: int) -> None:
+        self.out = out
+        self.seed = seed
+        self.entries: list[Entry] = []
+        self.steps: tuple[tuple[str, Callable[[], dict[str, Any]]], ...] = (
+            ("Real text: the documentation of the packages installed here", self.read),
+            ("Trace: two sentence encoders read different passages", self.trace),
+            ("Koopman: is depth linear in some lifted space?", self.koopman),
+            ("Field: where does its encode-decode map send the data?", self.field),
+            ("Out of distribution: is this input unlike the training data?", self.ood),
+            ("Translation: two models, no pairs", self.translation),
+        )
+        self._claim()
+
+    # --- the steps ---
+
+    def read(self) -> dict[str, Any]:
+        """Collect the passages and say what they are."""
+        packages = len(np.unique(self.corpus.labels))
+        say(f"  {len(self.corpus)} passages of {packages} packages; {len(self.parts[0])} for model A, others")
+        say(f"  ({len(self.parts[1])}) for model B, {len(self.parts[2])} more that nothing is fitted on")
+        return {"corpus": {"passages": len(self.corpus), "packages": packages}}
+
+    def trace(self) -> dict[str, Any]:
+        """Trace both models to disk and read the paths back."""
+        for name, paths in (("A", self.a), ("B", self.b)):
+            say(
+                f"  {name} = {paths.meta.get('model', '?')}: {len(paths)} paths of {len(paths.points)} points"
+            )
+        self._show(self.a, "How model A moves its inputs")
+        return {"trace": {"a": self.a.to_dict(), "b": self.b.to_dict()}}
+
+    def koopman(self) -> dict[str, Any]:
+        """Fit the autoencoder to A's paths; fidelity on the held-out ones, beside the controls."""
+        fidelity = self.fidelity
+        _indent(fidelity)
+        self._show(fidelity, "Is depth linear?")
+        figures = fidelity.to_dict()
+        name = next(iter(fidelity.fvu))
+        return {
+            "koopman": {
+                "fvu": figures["fvu"][name],
+                "controls": {key: value for key, value in figures["fvu"].items() if key != name},
+                "accuracy": figures["accuracy"],
+                "points": list(fidelity.points),
+            }
+        }
+
+    def field(self) -> dict[str, Any]:
+        """Iterate the encode-decode map of the last point from A's data."""
+        found = self._kept("a.attractors", Attractors.load, self._find_attractors)
+        _indent(found)
+        self._show(found, "Where the encode-decode map leads")
+        figures = found.to_dict()
+        return {"field": {"attractors": len(found), "status": found.status_counts(), "figures": figures}}
+
+    def ood(self) -> dict[str, Any]:
+        """Score source code and shuffled characters against held-out prose."""
+        found = self._kept("a.ood", OODEvaluation.load, self._evaluate_detector)
+        _indent(found)
+        self._show(found, "Is this input unlike the training data?")
+        row = {
+            name: {m: e.to_dict() for m, e in cell.items()}
+            for name, cell in found.table[found.detector].items()
+        }
+        controls = {
+            control: {name: {m: e.to_dict() for m, e in cell.items()} for name, cell in cells.items()}
+            for control, cells in found.table.items()
+            if control != found.detector
+        }
+        return {
+            "ood": {
+                "auroc": {name: cell["auroc"] for name, cell in row.items()},
+                "fpr95": {name: cell["fpr95"] for name, cell in row.items()},
+                "controls": controls,
+                "verdict": found.verdict,
+            }
+        }
+
+    def translation(self) -> dict[str, Any]:
+        """Match the trees, derive the map without pairs, and evaluate it on passages both models read."""
+        trees = [
+            self._kept(f"{name}.tree", LevelSetTree.load, partial(LevelSetTree.fit, x, seed=self.seed))
+            for name, x in (("a", self._last(self.a)), ("b", self._last(self.b)))
+        ]
+        say(f"  level-set trees: {len(trees[0].leaves)} leaves in A, {len(trees[1].leaves)} in B")
+        translation = self._kept(
+            "ab.translation", LinearTranslation.load, lambda: translate(self.a, self.b, seed=self.seed)
+        )
+        _indent(translation)
+        found = self._kept(
+            "ab.evaluation", TranslationEvaluation.load, lambda: self._evaluate_translation(translation)
+        )
+        _indent(found)
+        self._show(match_trees(*trees, seed=self.seed), "Two trees, matched")
+        self._show(found, "Two models, no pairs")
+        return {"translation": {**found.to_dict(), "verdict": translation.verdict}}
+
+    # --- what the steps stand on ---
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The passages: read from the installed packages once, then from the folder."""
+        kept = self.out / "passages.json"
+        if kept.is_file():
+            found = json.loads(kept.read_text())
+            return Corpus(tuple(found["texts"]), np.array(found["labels"]))
+        corpus = documentation_corpus(seed=self.seed)
+        _write(kept, {"texts": list(corpus.texts), "labels": corpus.labels.tolist()})
+        return corpus
+
+    @cached_property
+    def parts(self) -> tuple[Corpus, ...]:
+        """Passages for A, for B, and for nobody: disjoint."""
+        held_out = min(HELD_OUT, len(self.corpus) // 9)  # an environment with few packages has fewer
+        fitted = min(FITTED, (len(self.corpus) - held_out) // 2)
+        return self.corpus.split((fitted, fitted, held_out), seed=self.seed)
+
+    @cached_property
+    def a(self) -> RepresentationPaths:
+        """A's paths of its own passages."""
+        return self._traced("a.paths", MODEL_A, self.parts[0].texts, self.parts[0].labels)
+
+    @cached_property
+    def b(self) -> RepresentationPaths:
+        """B's paths of other passages."""
+        return self._traced("b.paths", MODEL_B, self.parts[1].texts, self.parts[1].labels)
+
+    @cached_property
+    def held_out(self) -> tuple[RepresentationPaths, RepresentationPaths]:
+        """Both models' paths of the passages that nothing is fitted on."""
+        texts, labels = self.parts[2].texts, self.parts[2].labels
+        return (
+            self._traced("held-out-a.paths", MODEL_A, texts, labels),
+            self._traced("held-out-b.paths", MODEL_B, texts, labels),
+        )
+
+    @cached_property
+    def kae(self) -> KoopmanAutoencoder:
+        """The Koopman autoencoder of A's paths."""
+        return self._kept(
+            "a.kae",
+            KoopmanAutoencoder.from_pretrained,
+            lambda: KoopmanAutoencoder().fit(self.a, seed=self.seed),
+            KoopmanAutoencoder.save_pretrained,
+        )
+
+    @cached_property
+    def fidelity(self) -> Fidelity:
+        """Its fidelity on the held-out passages."""
+        return self._kept(
+            "a.fidelity",
+            Fidelity.load,
+            lambda: self.kae.fidelity(self.held_out[0], train=self.a, seed=self.seed),
+        )
+
+    def report(self) -> Path:
+        """Write the page."""
+        return write_gallery(self.entries, self.out / "report.html", force=True)
+
+    def meaning(self, figures: dict[str, Any]) -> tuple[str, ...]:
+        """What the figures mean, in four sentences."""
+        fidelity, ood, translation = self.fidelity, figures["ood"], figures["translation"]
+        name = next(iter(fidelity.fvu))
+        unexplained, best = fidelity.fvu[name][-1], fidelity.best_control
+        share = np.array(list(figures["field"]["status"].values()))
+        beaten = [name for name, verdict in ood["verdict"].items() if verdict == "found"]
+        return (
+            f"From the first point of model A alone, the Koopman autoencoder leaves {unexplained.value:.0%} "
+            f"of the last point's variance unexplained, and the best control ({best}) leaves "
+            f"{fidelity.fvu[best][-1].value:.0%}.",
+            f"Iterated from {int(share.sum())} passages, its encode-decode map has "
+            f"{figures['field']['attractors'] or 'no'} attractors that could be verified.",
+            "The path detector beats every control on "
+            + (", ".join(beaten) if beaten else "no set")
+            + "; where a control that never sees the model does as well, the task was easy.",
+            f"Without a single pair the translation's verdict is {translation['verdict']!r}: retrieval "
+            f"{translation['top1']['value']:.2f}, where pairs would reach "
+            f"{translation['paired']['value']:.2f} and chance {translation['random']['value']:.3f}.",
+        )
+
+    # --- helpers ---
+
+    def _claim(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        mark = self.out / "demo.json"
+        mine = {"seed": self.seed, "version": repdyn.__version__}
+        if mark.is_file():
+            if json.loads(mark.read_text()) != mine:
+                raise RepdynError(f"{self.out}: holds a demo with other settings; choose another --out")
+        elif any(self.out.iterdir()):
+            raise RepdynError(f"{self.out}: is not empty and not a demo's; choose another --out")
+        else:
+            _write(mark, mine)
+
+    def _kept(
+        self,
+        name: str,
+        load: Callable[[Path], R],
+        make: Callable[[], R],
+        save: Callable[[R, Path], None] = _save,
+    ) -> R:
+        path = self.out / name
+        if path.exists():
+            return load(path)
+        result = make()
+        save(result, path)
+        return result
+
+    def _traced(
+        self, name: str, model: str, texts: Sequence[str], labels: NDArray[np.str_] | None = None
+    ) -> RepresentationPaths:
+        path = self.out / name
+        if path.exists():
+            try:
+                return open_paths(path)
+            except RepdynError:
+                pass  # unfinished: traced on below, and refused there if it is anything else
+        if model not in self._models:
+            self._models[model] = load(model)
+        return trace(self._models[model], list(texts), labels=labels, out=path, batch_size=64)
+
+    @cached_property
+    def _models(self) -> dict[str, TracedModel]:
+        return {}
+
+    def _last(self, paths: RepresentationPaths) -> NDArray[Any]:
+        return np.asarray(paths[paths.points[-1]])
+
+    def _find_attractors(self) -> Attractors:
+        point = self.a.points[-1]
+        codes = self.kae.encode(self._last(self.a)[:STARTS], point)
+        return self.kae.field(point).attractors(codes, max_steps=STEPS_OF_THE_FIELD, seed=self.seed)
+
+    def _evaluate_detector(self) -> OODEvaluation:
+        code = code_snippets(FOREIGN, seed=self.seed)
+        shuffled = shuffled_characters(self.parts[2].texts[:FOREIGN], seed=self.seed)
+        texts = {"in-distribution": self.parts[2].texts, "source code": code, "shuffled characters": shuffled}
+        return evaluate(
+            PathDetector().fit(self.a),
+            self.held_out[0],
+            {
+                "source code": self._traced("code-a.paths", MODEL_A, code),
+                "shuffled characters": self._traced("shuffled-a.paths", MODEL_A, shuffled),
+            },
+            controls={"kNN": KNNDetector().fit(self.a), "Mahalanobis": MahalanobisDetector().fit(self.a)},
+            statistics={name: _letter_statistics(those) for name, those in texts.items()},
+            seed=self.seed,
+        )
+
+    def _evaluate_translation(self, translation: LinearTranslation) -> TranslationEvaluation:
+        # Pairs serve the ceiling alone: B reads A's passages too, after everything is fitted.
+        paired = self._traced("a-read-by-b.paths", MODEL_B, self.parts[0].texts)
+        return evaluate_translation(
+            translation,
+            self._last(self.held_out[0]),
+            self._last(self.held_out[1]),
+            labels=self.parts[2].labels,
+            ceiling=(self._last(self.a), self._last(paired)),
+            seed=self.seed,
+        )
+
+    def _show(self, result: Any, title: str) -> None:
+        self.entries.append(entry(result, title))
+
+
+def _letter_statistics(texts: Sequence[str]) -> NDArray[np.float64]:
+    """What can be told of a text without reading it: length and shares of kinds of characters."""
+    rows = []
+    for text in texts:
+        n = len(text)
+        letters, spaces = sum(c.isalpha() for c in text), text.count(" ")
+        rows.append(
+            (n, letters / n, spaces / n, sum(c.isupper() for c in text) / n, (n - letters - spaces) / n)
+        )
+    return np.array(rows)
+
+
+def _indent(result: Any) -> None:
+    for line in repr(result).splitlines():
+        say(f"  {line}")
+
+
+def _write(path: Path, document: Any) -> None:
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(json.dumps(document))
+    scratch.replace(path)

@@ -1,0 +1,153 @@
+"""The chain from the command line, on a small model of the user's own, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from repdyn.cli import main
+from repdyn.paths import RepresentationPaths, open_paths
+
+MODEL = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 64)
+
+    def forward(self, x):
+        return x + torch.tanh(self.linear(x)) / 2
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), *[Block() for _ in range(3)], nn.Linear(64, 10))
+"""
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["repdyn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def network(tmp_path, monkeypatch):
+    (tmp_path / "my_network.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return "module:my_network.network"
+
+
+def test_the_whole_chain_on_a_users_own_model(command, network, tmp_path):
+    status, out, err = command(
+        "trace", network, "digits", "--out", "a.paths", "--limit", 600, "--json", "a.json"
+    )
+    assert status == 0, err
+    assert "600 paths" in out
+    traced = json.loads((tmp_path / "a.json").read_text())["trace"]
+    assert len(open_paths("a.paths")) == 600
+    assert traced["seconds"] > 0
+
+    assert command("koopman", "fit", "a.paths", "--out", "a.kae", "--epochs", 5, "--json", "k.json")[0] == 0
+    koopman = json.loads((tmp_path / "k.json").read_text())["koopman"]
+    assert {"affine", "identity", "random features"} <= set(koopman["fvu"])
+
+    status, out, _ = command(
+        "field", "a.kae", "a.paths", "--starts", 50, "--max-steps", 300, "--out", "a.attractors"
+    )
+    assert status == 0
+    assert "Attractors:" in out
+
+    assert command("ood", "fit", "a.paths", "--out", "a.detector")[0] == 0
+    status, out, _ = command("ood", "score", "a.detector", "a.paths", "--out", "s.csv", "--json", "s.json")
+    assert status == 0
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 601
+    assert json.loads((tmp_path / "s.json").read_text())["ood"]["flagged"]["value"] <= 0.2
+
+    foreign = open_paths("a.paths")
+    moved = RepresentationPaths.from_arrays(
+        {point: np.asarray(foreign[point])[:, ::-1].copy() for point in foreign.points},
+        meta=dict(foreign.meta),
+    )
+    moved.save("moved.paths")
+    status, out, _ = command(
+        "ood", "evaluate", "a.detector", "a.paths", "--against", "moved=moved.paths", "--training", "a.paths",
+        "--out", "a.ood",
+    )  # fmt: skip
+    assert status == 0
+    assert "Mahalanobis" in out
+
+    assert command("topology", "a.paths", "--out", "a.topology")[0] == 0
+
+    results = ("a.paths", "a.kae", "a.attractors", "a.ood", "a.topology")
+    status, out, _ = command("report", *results, "--out", "report.html")
+    assert status == 0
+    page = (tmp_path / "report.html").read_text()
+    assert all(
+        words in page for words in ("Is depth linear", "Shape through depth", "unlike the training data")
+    )
+    status, _, err = command("report", "a.paths", "--out", "report.html")
+    assert status == 2
+    assert "exists" in err
+
+
+def test_a_resumed_store_of_another_model_is_refused_and_left_alone(command, network, tmp_path):
+    assert command("trace", network, "digits", "--out", "a.paths", "--limit", 50)[0] == 0
+    before = np.asarray(open_paths("a.paths")[open_paths("a.paths").points[0]])
+    (tmp_path / "other_network.py").write_text(MODEL.replace("manual_seed(0)", "manual_seed(1)"))
+    status, _, err = command(
+        "trace", "module:other_network.network", "digits", "--out", "a.paths", "--limit", 50
+    )
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    np.testing.assert_array_equal(np.asarray(open_paths("a.paths")[open_paths("a.paths").points[0]]), before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("trace", "tim:resnet18", "digits", "--out", "x"), "nearest: 'timm'"),
+        (("trace", "module:my_network.netwrk", "digits", "--out", "x"), "network"),
+        (("trace", "module:my_network.network", "digits", "--out", "x", "--point", "blok"), "nearest"),
+        (("trace", "module:my_network.network", "digit", "--out", "x"), "nearest: 'digits'"),
+        (("koopman", "fit", "nowhere.paths", "--out", "x"), "nowhere.paths"),
+        (("ood", "score", "nowhere.detector", "nowhere.paths"), "no such file"),
+        (("report", "nowhere"), "no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(command, network, arguments, says):
+    status, _, err = command(*arguments)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("repdyn: error: ")
+    assert says in err
+
+
+def test_debug_shows_the_traceback(command):
+    status, _, err = command("report", "nowhere", "--debug")
+    assert status == 2
+    assert "Traceback" in err
+
+
+def test_help_and_version(command):
+    status, out, _ = command("--help")
+    assert status == 0
+    assert all(
+        verb in out
+        for verb in ("demo", "trace", "koopman", "field", "ood", "topology", "translate", "report")
+    )
+    assert command("--version")[1].strip()[0].isdigit()
