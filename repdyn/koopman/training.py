@@ -80,8 +80,10 @@ def train(
     batch_size = min(batch_size, len(fit))
     batches = math.ceil(len(fit) / batch_size)
     optimiser = torch.optim.AdamW(modules.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    # One step of warm-up is a division by zero in torch's schedule; a shorter run stops within the cycle.
+    total = max(epochs * batches, math.ceil(1 / _WARM_UP) + 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=_LEARNING_RATE, total_steps=epochs * batches, pct_start=_WARM_UP
+        optimiser, max_lr=_LEARNING_RATE, total_steps=total, pct_start=_WARM_UP
     )
     patience = max(10, epochs // 4)
     history: dict[str, list[float]] = {
