@@ -6,19 +6,25 @@
 
 from __future__ import annotations
 
+from repdyn.ood.attractor import AttractorDetector
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold, false_positive_interval
 from repdyn.ood.controls import energy
 from repdyn.ood.detector import load_detector
 from repdyn.ood.detectors import MahalanobisDetector, PathDetector
 from repdyn.ood.evaluation import OODEvaluation, evaluate
 from repdyn.ood.neighbours import KNNDetector
+from repdyn.ood.trajectories import ReconstructionDetector, ResidualDetector, TrajectoryDetector
 from repdyn.ood.union import UnionDetector
 
 __all__ = [
+    "AttractorDetector",
     "KNNDetector",
     "MahalanobisDetector",
     "OODEvaluation",
     "PathDetector",
+    "ReconstructionDetector",
+    "ResidualDetector",
+    "TrajectoryDetector",
     "UnionDetector",
     "conformal_p_values",
     "conformal_threshold",

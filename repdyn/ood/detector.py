@@ -123,7 +123,6 @@ class Detector(ABC):
         self._calibrate(self.score_samples(paths), "held-out", false_positive_rate)
         return self
 
-    @abstractmethod
     def as_module(self) -> nn.Module:
         """The fitted detector as a ``torch.nn.Module``, to run beside the model.
 
@@ -133,7 +132,13 @@ class Detector(ABC):
             Maps ``{point: (n, D) tensor}`` to scores ``(n,)``, higher is more normal; its buffer
             ``threshold`` is :attr:`threshold_`. It holds buffers only, moves with ``.to(device)``, computes
             in float32, is differentiable, and goes through ``torch.export``.
+
+        Raises
+        ------
+        RepdynError
+            If this kind of detector has no such form.
         """
+        raise RepdynError(f"{type(self).__name__}: cannot run as a module; use score_samples")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the detector as a folder (``config.json``, ``model.safetensors``)."""

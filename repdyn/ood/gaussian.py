@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 FOLDS = 5  # held-out scores come from models that saw four fifths: close to the final one, five fits only
 # Total variance of unit vectors below which a point is constant but for rounding, (1e-7)² and some room.
 CONSTANT = 1e-12
+FLOOR = 1e-9  # only keeps a covariance invertible that shrinkage left singular
 
 
 def unit(x: NDArray[np.floating]) -> Array:
@@ -134,7 +135,9 @@ class HeldOut:
     distances: Array
 
 
-def cross_fit(x: Array, labels: NDArray[np.intp] | None, fold: NDArray[np.intp]) -> HeldOut:
+def cross_fit(
+    x: Array, labels: NDArray[np.intp] | None, fold: NDArray[np.intp], floor: float = FLOOR
+) -> HeldOut:
     """Fit one Gaussian to unit vectors, with class means if they describe *held-out* samples better.
 
     Whether classes help is decided by the likelihood of in-distribution samples that the model did not
@@ -149,6 +152,8 @@ def cross_fit(x: Array, labels: NDArray[np.intp] | None, fold: NDArray[np.intp])
         Class numbers ``(N,)`` or ``None``.
     fold
         Fold of each sample ``(N,)``, numbers from 0.
+    floor
+        As in :func:`fit_gaussian`.
 
     Returns
     -------
@@ -160,22 +165,22 @@ def cross_fit(x: Array, labels: NDArray[np.intp] | None, fold: NDArray[np.intp])
     gain: float | None = 0.0 if labels is not None else None
     for k in range(int(fold.max()) + 1):
         out = fold == k
-        gaussian = fit_gaussian(x[~out], None)
+        gaussian = fit_gaussian(x[~out], None, floor)
         one[out] = gaussian.distance(x[out])
         if labels is None or gain is None:
             continue
         if not _enough(labels[~out]):
             gain = None
             continue
-        conditional = fit_gaussian(x[~out], labels[~out])
+        conditional = fit_gaussian(x[~out], labels[~out], floor)
         several[out] = conditional.distance(x[out])
         gain += float(np.sum(conditional.log_likelihood(x[out]) - gaussian.log_likelihood(x[out])))
     if labels is not None and gain is not None and gain > 0:
-        return HeldOut(fit_gaussian(x, labels), several)
-    return HeldOut(fit_gaussian(x, None), one)
+        return HeldOut(fit_gaussian(x, labels, floor), several)
+    return HeldOut(fit_gaussian(x, None, floor), one)
 
 
-def fit_gaussian(x: Array, labels: NDArray[np.intp] | None) -> ShrunkGaussian:
+def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR) -> ShrunkGaussian:
     """Fit a normal density with Ledoit–Wolf covariance, around class means where labels are given.
 
     Parameters
@@ -184,6 +189,8 @@ def fit_gaussian(x: Array, labels: NDArray[np.intp] | None) -> ShrunkGaussian:
         Shape ``(N, D)``; N may be smaller than D, shrinkage then carries the directions not seen.
     labels
         Class numbers ``(N,)``, or ``None`` for one mean.
+    floor
+        Variance added in every direction, as a share of the mean variance: below it lies noise.
 
     Returns
     -------
@@ -205,7 +212,7 @@ def fit_gaussian(x: Array, labels: NDArray[np.intp] | None) -> ShrunkGaussian:
         residual.T @ residual, float(squared @ squared), len(x), freedom=len(x) - len(means) + 1
     )
     # A direction that no sample moves in and that shrinkage leaves at 0 would be an infinite distance.
-    covariance[np.diag_indices_from(covariance)] += 1e-9 * np.trace(covariance) / len(covariance)
+    covariance[np.diag_indices_from(covariance)] += floor * np.trace(covariance) / len(covariance)
     factor = cholesky(covariance, lower=True)
     whitener = solve_triangular(factor, np.eye(len(factor)), lower=True).T
     return ShrunkGaussian(

@@ -13,8 +13,9 @@ from torch.nn.functional import normalize
 
 from repdyn.ood.calibration import tail
 from repdyn.ood.gaussian import ShrunkGaussian
+from repdyn.ood.trajectories import orbit_features
 
-__all__ = ["DensityModule", "NeighboursModule", "PathModule", "UnionModule"]
+__all__ = ["DensityModule", "NeighboursModule", "PathModule", "TrajectoryModule", "UnionModule"]
 
 TINY = 1e-12  # added under roots, so that a gradient at distance 0 is finite
 
@@ -85,6 +86,42 @@ class NeighboursModule(nn.Module):
         x = normalize(features[self.point].to(self.neighbours.dtype), dim=-1)
         kth = (x @ self.neighbours.T).topk(self.k, dim=-1).values[..., -1]
         return -((2 - 2 * kth).clamp_min(0) + TINY).sqrt()
+
+
+class TrajectoryModule(nn.Module):
+    """The auto-encoder and minus the Mahalanobis distance of its orbit's features."""
+
+    location: Tensor
+    scale: Tensor
+    whitener: Tensor
+    centre: Tensor
+    threshold: Tensor
+
+    def __init__(
+        self,
+        encode: nn.Module,
+        decode: nn.Module,
+        features: tuple[str, int, float],
+        standard: tuple[ShrunkGaussian, ArrayLike, ArrayLike],
+        threshold: float,
+    ) -> None:
+        super().__init__()
+        self.encode = encode
+        self.decode = decode
+        self.point, self.steps, self.radius = features
+        gaussian, location, scale = standard
+        for name, array in (("location", location), ("scale", scale)):
+            self.register_buffer(name, _tensor(array))
+        self.register_buffer("whitener", _tensor(gaussian.whitener))
+        self.register_buffer("centre", _tensor(gaussian.centre))
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Score of each row, higher is more normal."""
+        orbit = orbit_features(self.encode, self.decode, features[self.point], self.steps, self.radius)
+        standard = (orbit.to(self.scale.dtype) - self.location) / self.scale
+        white: Tensor = (standard - self.centre) @ self.whitener
+        return -white.square().sum(dim=-1).sqrt()
 
 
 class UnionModule(nn.Module):
