@@ -76,7 +76,7 @@ def fidelity(
         ticktext=[plain(point_names[k], 16) for k in range(0, len(point_names), step)],
     )
     figure.update_xaxes(title_text="depth", row=len(read), col=1)
-    figure.update_layout(hovermode="x unified", legend_y=-0.19 if len(read) == 1 else -0.13)
+    figure.update_layout(hovermode="x unified")
     ours = names[0]
     return describe(
         figure,

@@ -93,7 +93,6 @@ def field(
         showticklabels=False, zeroline=False, title_text="first direction", constrain="domain"
     )
     figure.update_yaxes(showticklabels=False, zeroline=False, title_text="second direction", scaleanchor="x")
-    figure.update_layout(legend_y=-0.09)
     lost = int((reached < 0).sum())
     shown = "" if len(drawn) == len(starts) else f" {len(drawn)} of {len(starts)} starts are drawn."
     how = (

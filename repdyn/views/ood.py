@@ -96,7 +96,6 @@ def ood(
             row=len(panels_used),
             col=1,
         )
-    figure.update_layout(legend={"y": 1.0, "yanchor": "bottom"})
     flagged = {name: float((s[np.isfinite(s)] < threshold).mean()) for name, s in read.items()}
     said = ", ".join(f"{share:.0%} of {name}" for name, share in flagged.items())
     return describe(

@@ -54,7 +54,7 @@ def path_flow(
     members = [(name, color, np.flatnonzero(index[drawn])) for name, color, index in classes]
     members = [(name, color, index) for name, color, index in members if len(index)]
 
-    figure = new_figure("", "", height=560)
+    figure = new_figure("", "", height=640)
     for _, color, index in members:
         figure.add_scatter(**_trails(shown, index, color, len(drawn)))
     for name, color, index in members:
@@ -142,10 +142,10 @@ def _controls(steps: Sequence[str]) -> dict[str, Any]:
         "sliders": [
             {
                 "active": 0,
-                "x": 0.13,
-                "len": 0.87,
-                "pad": {"t": 44, "b": 8},
-                "currentvalue": {"prefix": "", "xanchor": "left", "font": {"size": 13}},
+                "x": 0.17,
+                "len": 0.83,
+                "pad": {"t": 34, "b": 0},
+                "currentvalue": {"prefix": "", "xanchor": "left"},
                 "tickwidth": 0,
                 "minorticklen": 0,
                 "steps": [
@@ -163,7 +163,7 @@ def _controls(steps: Sequence[str]) -> dict[str, Any]:
                 "y": 0.0,
                 "xanchor": "left",
                 "yanchor": "top",
-                "pad": {"t": 68},
+                "pad": {"t": 58},
                 "buttons": [
                     {
                         "label": "▶",
@@ -178,6 +178,5 @@ def _controls(steps: Sequence[str]) -> dict[str, Any]:
                 ],
             }
         ],
-        "legend": {"y": 1.0, "yanchor": "bottom"},
-        "margin": {"b": 120},
+        "margin": {"b": 130, "l": 24},
     }

@@ -64,7 +64,6 @@ def persistence(diagrams: Mapping[str, Sequence[ArrayLike]]) -> go.Figure:
     figure.update_yaxes(title_text="death", row=1, col=1)
     if through_depth:
         _summary(figure, rows + 1, read)
-    figure.update_layout(legend_y=-0.07)
     panels_said = "" if len(chosen) == len(names) else f" {len(chosen)} of {len(names)} depths are drawn."
     return describe(
         figure,
@@ -118,26 +117,26 @@ def _diagram(
         life = diagram[:, 1] - diagram[:, 0]
         longest = diagram[np.argsort(-life, kind="stable")[:_DRAWN]]
         endless = ~np.isfinite(longest[:, 1])
-        color = CATEGORIES[k % len(CATEGORIES)]
         symbol = _SYMBOLS[k % len(_SYMBOLS)]
-        figure.add_scatter(
-            x=longest[:, 0],
-            y=np.where(endless, ceiling, longest[:, 1]),
-            mode="markers",
-            name=f"dimension {k}",
-            legendgroup=str(k),
-            showlegend=legend,
-            marker={
-                "size": np.where(endless, 10, 6),
-                "color": color,
-                "opacity": 0.75,
-                "symbol": [symbol + "-open" if e else symbol for e in endless],
-            },
-            text=["never" if e else f"{d:.4g}" for e, d in zip(endless, longest[:, 1])],
-            hovertemplate=f"dimension {k}<br>born %{{x:.4g}}, dies %{{text}}<extra></extra>",
-            row=row,
-            col=column,
-        )
+        for mask, kind, size in ((~endless, symbol, 6), (endless, symbol + "-open", 10)):
+            figure.add_scatter(
+                x=longest[mask, 0],
+                y=np.where(endless, ceiling, longest[:, 1])[mask],
+                mode="markers",
+                name=f"dimension {k}",
+                legendgroup=str(k),
+                showlegend=legend and kind == symbol,
+                marker={
+                    "size": size,
+                    "color": CATEGORIES[k % len(CATEGORIES)],
+                    "opacity": 0.75,
+                    "symbol": kind,
+                },
+                text=["never" if e else f"{d:.4g}" for e, d in zip(endless[mask], longest[mask, 1])],
+                hovertemplate=f"dimension {k}<br>born %{{x:.4g}}, dies %{{text}}<extra></extra>",
+                row=row,
+                col=column,
+            )
     edge = [-0.03 * ceiling, 1.05 * ceiling]
     figure.update_xaxes(range=edge, zeroline=False, nticks=4, row=row, col=column)
     figure.update_yaxes(range=edge, zeroline=False, nticks=4, showticklabels=column == 1, row=row, col=column)

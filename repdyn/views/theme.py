@@ -55,7 +55,8 @@ SEQUENTIAL = (
 )
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Noto Sans', sans-serif"
-_CAPTION_WIDTH = 112  # characters that fit under a title at 800 px
+_CAPTION_WIDTH = 108  # characters that fit under a title at 800 px
+_CAPTION_LINES = 5  # drawn; the whole caption is in layout.meta
 
 
 def new_figure(title: str, caption: str, *, alt: str | None = None, height: int = 440) -> go.Figure:
@@ -96,11 +97,14 @@ def describe(figure: go.Figure, title: str, caption: str, alt: str | None = None
     """
     meta = dict(figure.layout.meta or {})
     meta.update(title=title, caption=caption, alt=alt or f"{title}. {caption}")
-    wrapped = [html.escape(line, quote=False) for line in textwrap.wrap(caption, _CAPTION_WIDTH)]
+    wrapped = [
+        html.escape(line, quote=False)
+        for line in textwrap.wrap(caption[:2000], _CAPTION_WIDTH, max_lines=_CAPTION_LINES, placeholder=" …")
+    ]
     figure.update_layout(
         template=template(dark=False),
         meta=meta,
-        title={"text": html.escape(title, quote=False), "subtitle": {"text": "<br>".join(wrapped)}},
+        title={"text": plain(title, 100), "subtitle": {"text": "<br>".join(wrapped)}},
         margin_t=64 + 17 * len(wrapped),
     )
     return figure
@@ -129,11 +133,12 @@ def panels(titles: Sequence[str], *, columns: int, height: int, **layout: Any) -
     )
     for annotation in figure.layout.annotations:
         # plotly centres panel titles; the eye starts at the left, where the axis is.
-        left = next(
-            axis.domain[0]
-            for axis in figure.select_xaxes()
-            if axis.domain[0] <= annotation.x <= axis.domain[1]
-        )
+        left = min(
+            (
+                (abs(sum(x.domain) / 2 - annotation.x) + abs(y.domain[1] - annotation.y), x.domain[0])
+                for x, y in zip(figure.select_xaxes(), figure.select_yaxes())
+            )
+        )[1]
         annotation.update(x=left, xanchor="left", font={"size": 13})
     figure.update_layout(template=template(dark=False), height=height)
     return figure
@@ -231,8 +236,11 @@ def template(*, dark: bool) -> go.layout.Template:
             "orientation": "h",
             "x": 0.0,
             "xanchor": "left",
-            "y": -0.16,
-            "yanchor": "top",
+            "xref": "paper",
+            # Anchored to the figure, not to the plot: plotly then makes room for as many rows as there are.
+            "yref": "container",
+            "y": 0.0,
+            "yanchor": "bottom",
             "font": {"size": 12, "color": ink},
             "bgcolor": "rgba(0, 0, 0, 0)",
             "itemsizing": "constant",
@@ -240,6 +248,16 @@ def template(*, dark: bool) -> go.layout.Template:
         margin={"l": 64, "r": 24, "t": 84, "b": 56},
         annotationdefaults={"font": {"color": soft, "size": 13}, "showarrow": False},
         bargap=0.25,
+        # Tick labels of a slider repeat what its current value says, hence transparent.
+        sliderdefaults={
+            "font": {"color": "rgba(0, 0, 0, 0)", "size": 1},
+            "currentvalue": {"font": {"color": ink, "size": 14}},
+            "bgcolor": grid,
+            "bordercolor": grid,
+            "activebgcolor": ACCENT,
+            "tickcolor": "rgba(0, 0, 0, 0)",
+        },
+        updatemenudefaults={"bgcolor": ground, "bordercolor": grid, "font": {"color": ink, "size": 12}},
         modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": soft, "activecolor": ink},
         dragmode="zoom",
         hovermode="closest",
@@ -258,5 +276,5 @@ def template(*, dark: bool) -> go.layout.Template:
             "align": "left",
         },
     )
-    bars = go.Bar(error_x={"color": soft}, error_y={"color": soft}, marker={"line": {"width": 0}})
+    bars = go.Bar(error_x={"color": ink}, error_y={"color": ink}, marker={"line": {"width": 0}})
     return go.layout.Template(layout=layout, data={"table": [table], "bar": [bars]})

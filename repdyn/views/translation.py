@@ -80,8 +80,8 @@ def translation(
     return describe(
         figure,
         "Translation between the two models",
-        f"Verdict: {verdict}. {ours} reaches {value:.3g}{interval}; it has learned something only where its "
-        f"interval lies clear of the controls' (grey).{reading}",
+        f"Verdict: {verdict}. ‘{ours}’ reaches {value:.3g}{interval}; it has learned something only where "
+        f"its interval lies clear of the controls' (grey).{reading}",
         alt=f"Bar chart, verdict {verdict}: "
         + ", ".join(f"{name} {value:.3g}" for name, (value, _, _) in read.items())
         + ("." if matrix is None else f". Confusion matrix of {len(matrix)} classes."),
@@ -108,7 +108,7 @@ def _draw_bars(figure: go.Figure, read: Mapping[str, tuple[float, float, float]]
     for k, (v, h) in enumerate(zip(value, np.where(known, high, value))):
         if np.isfinite(v):
             figure.add_annotation(x=max(v, h), y=k, text=f"{v:.3g}", xanchor="left", xshift=8)
-    figure.update_yaxes(
+    figure.layout.yaxis.update(
         tickvals=list(range(len(read))),
         ticktext=[plain(name, 34) + "  " for name in read],
         autorange="reversed",
@@ -116,7 +116,8 @@ def _draw_bars(figure: go.Figure, read: Mapping[str, tuple[float, float, float]]
         zeroline=False,
     )
     top = float(np.nanmax(np.where(known, high, value)))
-    figure.update_xaxes(range=[min(0.0, float(np.nanmin(value))), 1.12 * top if top > 0 else 1.0])
+    right = 1.12 * top if top > 0 else 1.0
+    figure.layout.xaxis.range = [min(0.0, float(np.nanmin(np.where(known, low, value)))), right]
     figure.layout.yaxis.tickfont.size = 13
 
 

@@ -131,7 +131,13 @@ def tree(tree: Mapping[str, Any]) -> go.Figure:
                 plain(one.label[k] or f"leaf {one.node[k]}", 22),
                 "left",
             )
-    figure.update_xaxes(title_text="density level", range=[lowest - 0.01 * span, lowest + 1.22 * span])
+    figure.update_xaxes(
+        showgrid=False,
+        zeroline=False,
+        ticks="outside",
+        title_text="density level",
+        range=[lowest - 0.01 * span, lowest + 1.22 * span],
+    )
     figure.update_yaxes(visible=False, range=[1.01, -0.01])
     figure.update_layout(showlegend=False, margin_l=24)
     return describe(
