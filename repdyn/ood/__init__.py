@@ -13,7 +13,8 @@ from repdyn.ood.detector import load_detector
 from repdyn.ood.detectors import MahalanobisDetector, PathDetector
 from repdyn.ood.evaluation import OODEvaluation, evaluate
 from repdyn.ood.neighbours import KNNDetector
-from repdyn.ood.trajectories import ReconstructionDetector, ResidualDetector, TrajectoryDetector
+from repdyn.ood.residuals import ReconstructionDetector, ResidualDetector
+from repdyn.ood.trajectories import TrajectoryDetector
 from repdyn.ood.union import UnionDetector
 
 __all__ = [

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.ood.detector import read
 from repdyn.ood.gaussian import FOLDS
-from repdyn.ood.trajectories import FieldDetector, Map, apply, as_numpy, as_tensor
+from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor
+from repdyn.ood.residuals import FieldDetector
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from repdyn.ood.calibration import tail
 from repdyn.ood.gaussian import ShrunkGaussian
-from repdyn.ood.trajectories import orbit_features
+from repdyn.ood.orbits import orbit_features
 
 __all__ = ["DensityModule", "NeighboursModule", "PathModule", "TrajectoryModule", "UnionModule"]
 

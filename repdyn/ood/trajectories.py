@@ -2,150 +2,33 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.ood.detector import Detector, read, record_all, revive_all, values
+from repdyn.ood.attractor import AttractorDetector
+from repdyn.ood.detector import Detector, read, record_all, revive_all
 from repdyn.ood.gaussian import FOLDS, ShrunkGaussian, cross_fit
+from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor, orbit_features
+from repdyn.ood.residuals import FieldDetector, ReconstructionDetector, ResidualDetector
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from repdyn.ood.modules import TrajectoryModule
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["FieldDetector", "ReconstructionDetector", "ResidualDetector", "TrajectoryDetector"]
+__all__ = ["TrajectoryDetector"]
 
 Array = NDArray[np.float64]
-Map = Callable[["Tensor"], "Tensor"]
 
 DENSITY = ("whitener", "centre", "means", "log_weights")
 # A hundredth of a feature's spread, squared. The logarithms of a contracting orbit are collinear up to
 # rounding; without a floor that rounding would become a distance.
 NOISE = 1e-4
 STEADY = 1e-3  # logarithms and cosines that vary less over the samples are constant, float32 aside
-PROBES = 8  # inputs kept to recognise the auto-encoder by when a detector is loaded
 FLIGHT = 1e3  # times the largest fitted code: a diverging orbit is held there, far out but finite
-FLOOR = 1e-12  # below any float32 residual; keeps a logarithm finite where an orbit stands still
-
-
-class FieldDetector(Detector):
-    """What detectors over an encode-decode map share: the map, and how to recognise it again.
-
-    Parameters
-    ----------
-    encode
-        Maps ``(n, D)`` tensors of the point to codes ``(n, d)``; normalisation, if wanted, is its part.
-    decode
-        Maps codes back.
-    point
-        The point of the path that is encoded; the last one unless told.
-
-    Notes
-    -----
-    A fitted detector is saved without the maps, which are the user's: after loading, :meth:`bind` them.
-    The auto-encoder has usually seen the fitted samples, so its residuals on them are too small: call
-    :meth:`calibrate` with held-out paths before the threshold or a p-value is used.
-    """
-
-    def __init__(
-        self, encode: Map | None = None, decode: Map | None = None, point: str | None = None
-    ) -> None:
-        self.encode = encode
-        self.decode = decode
-        self.point = point
-
-    def bind(self, encode: Map, decode: Map) -> Self:
-        """Give a loaded detector its auto-encoder back.
-
-        Raises
-        ------
-        RepdynError
-            If it moves the kept probes elsewhere than the one fitted with.
-        """
-        self._fitted()
-        self.encode, self.decode = encode, decode
-        image = self._image(self._probes)
-        if image.shape != self._images.shape or not np.allclose(image, self._images, rtol=1e-2, atol=1e-4):
-            self.encode = self.decode = None
-            raise RepdynError("bind: this auto-encoder is not the one the detector was fitted with")
-        return self
-
-    def fit(self, paths: RepresentationPaths) -> Self:
-        """Learn how in-distribution codes move.
-
-        Raises
-        ------
-        RepdynError
-            If the maps are missing, do not fit together, or give non-finite values.
-        """
-        self._maps()
-        if len(paths) < 4 * FOLDS:
-            raise RepdynError(f"fit: {len(paths)} samples are too few, give at least {4 * FOLDS}")
-        point = self.point or paths.points[-1]
-        self._begin(paths, (point,))
-        self._probes = np.asarray(values(paths.subset(np.arange(PROBES)), point), dtype=np.float32)
-        self._images = self._image(self._probes)
-        self._calibrate(self._learn(paths), "cross-fitted")
-        return self
-
-    @abstractmethod
-    def _learn(self, paths: RepresentationPaths) -> Array:
-        """Learn from the paths and give their scores, cross-fitted where something is learned."""
-
-    def _maps(self) -> tuple[Map, Map]:
-        if self.encode is None or self.decode is None:
-            raise RepdynError(
-                f"{type(self).__name__}: has no auto-encoder; give encode and decode, or bind(encode, decode)"
-            )
-        return self.encode, self.decode
-
-    def _image(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        encode, decode = self._maps()
-        code = apply(encode, as_tensor(encode, x))
-        back = apply(decode, code)
-        if back.shape != x.shape:
-            raise RepdynError(f"decode: gave shape {tuple(back.shape)} for inputs of {x.shape}")
-        image = apply(encode, back).cpu().numpy()
-        if not np.isfinite(image).all():
-            raise RepdynError("encode: gives non-finite codes of decoded in-distribution samples")
-        return np.asarray(image, dtype=np.float32)
-
-    def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        return {}, {"probes": self._probes, "images": self._images}
-
-    def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
-        self._probes = np.asarray(tensors["probes"], dtype=np.float32)
-        self._images = np.asarray(tensors["images"], dtype=np.float32)
-
-
-class ReconstructionDetector(FieldDetector):
-    """Minus the reconstruction error, −‖x − D(E(x))‖: the plain control of every auto-encoder score."""
-
-    def _learn(self, paths: RepresentationPaths) -> Array:
-        return self._collect(paths, self._score)
-
-    def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
-        encode, decode = self._maps()
-        x = as_tensor(encode, batch[self.points_[0]])
-        return -as_numpy((x - apply(decode, apply(encode, x))).norm(dim=1))
-
-
-class ResidualDetector(FieldDetector):
-    """Minus the length of the field at the code, −‖E(D(z)) − z‖ with z = E(x): one step, no attractor."""
-
-    def _learn(self, paths: RepresentationPaths) -> Array:
-        return self._collect(paths, self._score)
-
-    def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
-        encode, decode = self._maps()
-        code = apply(encode, as_tensor(encode, batch[self.points_[0]]))
-        return -as_numpy((apply(encode, apply(decode, code)) - code).norm(dim=1))
 
 
 class TrajectoryDetector(FieldDetector):
@@ -202,8 +85,6 @@ class TrajectoryDetector(FieldDetector):
 
     def fit(self, paths: RepresentationPaths) -> Self:
         """Learn the features' density, and fit the controls on the same paths; see the class."""
-        from repdyn.ood.attractor import AttractorDetector  # that module builds on this one
-
         if self.steps < 2:
             raise RepdynError(f"steps: must be at least 2, got {self.steps}")
         super().fit(paths)
@@ -296,57 +177,3 @@ class TrajectoryDetector(FieldDetector):
             intensity=config["intensity"],
         )
         self.controls_ = revive_all(config["controls"], tensors)
-
-
-def orbit_features(encode: Map, decode: Map, x: Tensor, steps: int, radius: float) -> Tensor:
-    """The features of :class:`TrajectoryDetector`, ``(n, D) -> (n, steps + 4)``."""
-    import torch
-
-    start = code = _held(apply(encode, x), radius)
-    columns, velocities = [], []
-    for k in range(steps):
-        back = apply(decode, code)
-        if k == 0:
-            columns += [_log_norm(_held(x - back, radius)), _log_norm(code)]
-        after = _held(apply(encode, back), radius)
-        velocities.append(after - code)
-        columns.append(_log_norm(velocities[-1]))
-        code = after
-    columns.append(_log_norm(code - start))
-    columns.append(torch.cosine_similarity(velocities[0], velocities[1], dim=1))
-    return torch.stack(columns, dim=1)
-
-
-def _held(z: Tensor, radius: float) -> Tensor:
-    """Keep an orbit that leaves for infinity on a far sphere, so that what is computed of it is finite."""
-    z = z.nan_to_num(nan=radius, posinf=radius, neginf=-radius)
-    shrink: Tensor = radius / z.norm(dim=1, keepdim=True).clamp_min(FLOOR)
-    return z * shrink.clamp_max(1.0)
-
-
-def _log_norm(z: Tensor) -> Tensor:
-    norm: Tensor = z.norm(dim=1)
-    return norm.clamp_min(FLOOR).log()
-
-
-def apply(function: Map, x: Tensor) -> Tensor:
-    """A map without its gradient."""
-    import torch
-
-    with torch.no_grad():
-        return function(x).detach()
-
-
-def as_tensor(function: Map, x: NDArray[Any]) -> Tensor:
-    """The input on the device and in the precision of the map, float32 on the CPU where it says nothing."""
-    import torch
-    from torch import nn
-
-    parameter = next(function.parameters(), None) if isinstance(function, nn.Module) else None
-    like = torch.empty(0) if parameter is None else parameter
-    return torch.as_tensor(np.asarray(x)).to(device=like.device, dtype=like.dtype)
-
-
-def as_numpy(x: Tensor) -> Array:
-    """A tensor as a float64 array."""
-    return np.asarray(x.detach().cpu().double().numpy())

@@ -1,0 +1,73 @@
+"""Orbits of codes under an encode-decode map, and what describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Map", "apply", "as_numpy", "as_tensor", "orbit_features"]
+
+Array = NDArray[np.float64]
+Map = Callable[["Tensor"], "Tensor"]
+
+FLOOR = 1e-12  # below any float32 residual; keeps a logarithm finite where an orbit stands still
+
+
+def orbit_features(encode: Map, decode: Map, x: Tensor, steps: int, radius: float) -> Tensor:
+    """The features of :class:`TrajectoryDetector`, ``(n, D) -> (n, steps + 4)``."""
+    import torch
+
+    start = code = _held(apply(encode, x), radius)
+    columns, velocities = [], []
+    for k in range(steps):
+        back = apply(decode, code)
+        if k == 0:
+            columns += [_log_norm(_held(x - back, radius)), _log_norm(code)]
+        after = _held(apply(encode, back), radius)
+        velocities.append(after - code)
+        columns.append(_log_norm(velocities[-1]))
+        code = after
+    columns.append(_log_norm(code - start))
+    columns.append(torch.cosine_similarity(velocities[0], velocities[1], dim=1))
+    return torch.stack(columns, dim=1)
+
+
+def _held(z: Tensor, radius: float) -> Tensor:
+    """Keep an orbit that leaves for infinity on a far sphere, so that what is computed of it is finite."""
+    z = z.nan_to_num(nan=radius, posinf=radius, neginf=-radius)
+    shrink: Tensor = radius / z.norm(dim=1, keepdim=True).clamp_min(FLOOR)
+    return z * shrink.clamp_max(1.0)
+
+
+def _log_norm(z: Tensor) -> Tensor:
+    norm: Tensor = z.norm(dim=1)
+    return norm.clamp_min(FLOOR).log()
+
+
+def apply(function: Map, x: Tensor) -> Tensor:
+    """A map without its gradient."""
+    import torch
+
+    with torch.no_grad():
+        return function(x).detach()
+
+
+def as_tensor(function: Map, x: NDArray[Any]) -> Tensor:
+    """The input on the device and in the precision of the map, float32 on the CPU where it says nothing."""
+    import torch
+    from torch import nn
+
+    parameter = next(function.parameters(), None) if isinstance(function, nn.Module) else None
+    like = torch.empty(0) if parameter is None else parameter
+    return torch.as_tensor(np.asarray(x)).to(device=like.device, dtype=like.dtype)
+
+
+def as_numpy(x: Tensor) -> Array:
+    """A tensor as a float64 array."""
+    return np.asarray(x.detach().cpu().double().numpy())
