@@ -120,18 +120,21 @@ def _histograms(
     representatives = {}
     for name, color in zip(read, category_colors(len(read))):
         values = np.clip(known[name], edges[0], edges[-1])
-        share = np.histogram(values, bins=edges)[0] / len(values)
         places = np.flatnonzero(np.isfinite(read[name]))
         order = places[np.argsort(read[name][places])]
-        nearest = np.searchsorted(read[name][order], middle[share > 0]).clip(0, len(order) - 1)
-        representatives[len(figure.data)] = (name, [int(k) for k in order[nearest]])
+        # The median input of each bar stands for it.
+        bar = np.searchsorted(edges[1:-1], np.sort(values), side="right")
+        counts = np.bincount(bar, minlength=_BINS)
+        median = (np.cumsum(counts) - (counts + 1) // 2)[counts > 0]
+        share = counts / len(values)
+        representatives[len(figure.data)] = (name, [int(k) for k in order[median]])
         figure.add_bar(
             x=middle[share > 0],
             y=share[share > 0],
             width=edges[1] - edges[0],
             name=f"{plain(name, 30)} ({len(values)})",
             marker={"color": translucent(color, 0.55), "line": {"width": 0}},
-            customdata=order[nearest],
+            customdata=order[median],
             hovertemplate="%{y:.1%} near %{x:.4g}<extra>" + plain(name, 30) + "</extra>",
             row=1,
             col=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -218,3 +219,11 @@ def example(request: pytest.FixtureRequest) -> go.Figure:
 @pytest.fixture(scope="session")
 def examples() -> dict[str, go.Figure]:
     return {name: make() for name, make in EXAMPLES.items()}
+
+
+@pytest.fixture(scope="session")
+def made() -> SimpleNamespace:
+    """The makers of examples, for tests that vary them."""
+    return SimpleNamespace(
+        random_tree=random_tree, flow_field=flow_field, example_ood=example_ood, with_interval=with_interval
+    )

@@ -1,0 +1,323 @@
+"""Each picture shows the numbers it was given, says what it left out, and refuses what it cannot draw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate
+from repdyn.views.fidelity import fidelity
+from repdyn.views.field import field
+from repdyn.views.ood import ood
+from repdyn.views.path_flow import path_flow
+from repdyn.views.persistence import persistence
+from repdyn.views.spectrum import spectrum
+from repdyn.views.theme import CATEGORIES, OTHER
+from repdyn.views.translation import translation
+
+RNG = np.random.default_rng(0)
+
+
+def named(figure: go.Figure, name: str) -> list[Any]:
+    return [trace for trace in figure.data if trace.name == name]
+
+
+def test_every_picture_says_what_to_see(example: go.Figure) -> None:
+    meta = example.layout.meta
+    assert all(len(meta[key]) > 10 for key in ("title", "caption", "alt"))
+    assert example.layout.height >= 400
+    assert len(example.to_json()) < 600_000
+
+
+def test_no_picture_has_a_colour_that_only_one_ground_bears(example: go.Figure) -> None:
+    """Annotations and axes take theirs from the template; ink inside coloured boxes is the exception."""
+    for axis in [*example.select_xaxes(), *example.select_yaxes()]:
+        assert axis.tickfont.color is None
+        assert axis.gridcolor is None
+    inside = {"#111820", "#ffffff"}
+    assert {a.font.color for a in example.layout.annotations} <= {None, *inside}
+
+
+# Fidelity
+
+
+def test_fidelity_draws_the_estimates_it_was_given(made: Any) -> None:
+    ours = [Estimate(0.2, 0.1, 0.3), Estimate(0.4, 0.35, 0.5)]
+    figure = fidelity(["a", "b"], {"kae": ours, "identity": made.with_interval(np.array([0.8, 0.9]), 0.05)})
+    (line,) = named(figure, "kae")
+    np.testing.assert_allclose(line.y, [0.2, 0.4])
+    assert named(figure, "identity (control)")
+    bands = [trace for trace in figure.data if trace.fill == "toself"]
+    np.testing.assert_allclose(bands[0].y, [0.3, 0.5, 0.35, 0.1])
+
+
+def test_fidelity_without_intervals_has_no_band_and_small_values_a_logarithm() -> None:
+    figure = fidelity(["a", "b"], {"kae": [0.001, 0.002], "identity": [0.9, 0.8]})
+    assert [trace for trace in figure.data if trace.fill] == []
+    assert figure.layout.yaxis.type == "log"
+
+
+def test_fidelity_refuses_lengths_that_differ_and_nothing() -> None:
+    with pytest.raises(RepdynError, match="'kae' has 1 estimates for 2 points"):
+        fidelity(["a", "b"], {"kae": [0.1]})
+    with pytest.raises(RepdynError, match="no finite number"):
+        fidelity(["a"], {"kae": [float("nan")]})
+    with pytest.raises(RepdynError, match="names no model"):
+        fidelity(["a"], {})
+    with pytest.raises(RepdynError, match="must hold numbers"):
+        fidelity(["a"], {"kae": [{"value": "high"}]})
+
+
+# Path flow
+
+
+def test_path_flow_has_a_frame_per_depth_with_the_positions_at_it() -> None:
+    positions = RNG.normal(size=(3, 20, 2))
+    figure = path_flow(positions, None, ["a", "b", "c"], [0.1, 0.2, 0.3])
+    assert len(figure.frames) == 3
+    np.testing.assert_allclose(figure.frames[2].data[0].x, positions[2, :, 0], rtol=1e-5)
+    assert [step.label for step in figure.layout.sliders[0].steps][1] == "b · plane shows 20%"
+    assert "10% to 30%" in figure.layout.meta["caption"]
+
+
+def test_path_flow_names_the_largest_classes_and_greys_the_rest() -> None:
+    labels = np.repeat(np.arange(12), np.arange(12, 0, -1))
+    figure = path_flow(RNG.normal(size=(2, len(labels), 2)), labels, ["a", "b"], 0.5)
+    shown = {trace.name: trace.marker.color for trace in figure.data if trace.mode == "markers"}
+    assert shown.pop("4 other classes") == OTHER
+    assert list(shown.values()) == list(CATEGORIES)
+    assert set(shown) == {str(k) for k in range(8)}
+
+
+def test_path_flow_states_how_many_are_drawn_and_takes_one_sample() -> None:
+    assert "1200 of 5000" in path_flow(np.ones((2, 5000, 2)), None, ["a", "b"], 0.5).layout.meta["caption"]
+    assert path_flow(np.ones((2, 1, 2)), ["x"], ["a", "b"], 0.5).frames
+
+
+def test_path_flow_refuses_what_does_not_fit() -> None:
+    with pytest.raises(RepdynError, match=r"shape \(2, any, 2\), got \(3, 4, 2\)"):
+        path_flow(np.zeros((3, 4, 2)), None, ["a", "b"], 0.5)
+    with pytest.raises(RepdynError, match="labels must have shape"):
+        path_flow(np.zeros((1, 4, 2)), [1, 2], ["a"], 0.5)
+    with pytest.raises(RepdynError, match="no finite number"):
+        path_flow(np.full((1, 4, 2), np.nan), None, ["a"], 0.5)
+
+
+# Field
+
+
+def test_a_planar_field_has_arrows_basins_and_stability(made: Any) -> None:
+    figure = field(**made.flow_field())
+    kinds = [trace.type for trace in figure.data]
+    assert "quiver" in kinds
+    assert "heatmap" in kinds
+    assert len(named(figure, "stable")[0].x) == 2
+    assert named(figure, "unstable")[0].marker.symbol == "star-open"
+    # The basin map knows the separatrix x = 0 to within the spacing of the starts.
+    (basins,) = [trace for trace in figure.data if trace.type == "heatmap"]
+    z = np.asarray(basins.z)
+    left, right = z[:, np.asarray(basins.x) < -0.3], z[:, np.asarray(basins.x) > 0.3]
+    assert len(np.unique(left[np.isfinite(left)])) == len(np.unique(right[np.isfinite(right)])) == 1
+    assert left[np.isfinite(left)][0] != right[np.isfinite(right)][0]
+
+
+def test_arrows_point_along_the_velocity(made: Any) -> None:
+    given = made.flow_field()
+    (arrows,) = [trace for trace in field(**given).data if trace.type == "quiver"]
+    x, y, u, v = given["velocity"]
+    index = [int(np.argmin(np.hypot(x - a, y - b))) for a, b in zip(arrows.x, arrows.y)]
+    cross = np.asarray(arrows.u) * v[index] - np.asarray(arrows.v) * u[index]
+    dot = np.asarray(arrows.u) * u[index] + np.asarray(arrows.v) * v[index]
+    np.testing.assert_allclose(cross, 0, atol=1e-9)
+    assert (dot >= 0).all()
+
+
+def test_dynamics_outside_the_plane_are_never_drawn_as_if_in_it(made: Any) -> None:
+    figure = field(**{**made.flow_field(), "planar": False, "explained": 0.23})
+    assert {trace.type for trace in figure.data} == {"scatter"}
+    assert "23% of the variance" in figure.layout.meta["caption"]
+    assert "no arrows" in figure.layout.meta["caption"]
+    assert named(figure, "trajectories (projected)")[0].line.dash == "dot"
+
+
+def test_a_field_without_attractors_says_so(made: Any) -> None:
+    given = {**made.flow_field(), "attractors2d": np.empty((0, 2)), "status": [], "stable": None}
+    given["basin"] = np.full(600, -1)
+    caption = field(**given).layout.meta["caption"]
+    assert caption.startswith("0 found (none); 600 of 600 starts reached none")
+
+
+def test_a_thousand_attractors_keep_colours_for_the_largest_basins() -> None:
+    starts = RNG.normal(size=(2000, 2))
+    basin = np.minimum(np.arange(2000) // 2, 999)
+    figure = field(starts, starts, starts[:1000], basin, ["fixed point"] * 1000, None, 0.4, None, None, False)
+    colors = list(named(figure, "stability not known")[0].marker.color)
+    assert colors.count(OTHER) == 1000 - len(CATEGORIES)
+
+
+def test_field_refuses_what_does_not_fit(made: Any) -> None:
+    with pytest.raises(RepdynError, match="basin must hold 600 indices below 3"):
+        field(**{**made.flow_field(), "basin": np.full(600, 3)})
+    with pytest.raises(RepdynError, match="status has 1 entries for 3"):
+        field(**{**made.flow_field(), "status": ["fixed point"]})
+    with pytest.raises(RepdynError, match="one length"):
+        field(**{**made.flow_field(), "velocity": ([0, 1], [0], [1], [1])})
+
+
+# Out of distribution
+
+
+def test_histograms_hold_every_score_and_the_caption_the_flagged_share() -> None:
+    scores = {"out": np.full(50, -3.0), "in": np.linspace(-1, 3, 100)}
+    figure = ood(scores, "in", -0.5, {}, None)
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    assert [bar.name for bar in bars] == ["in (100)", "out (50)"]
+    assert all(np.sum(bar.y) == pytest.approx(1) for bar in bars)
+    assert "13% of in, 100% of out" in figure.layout.meta["caption"]
+
+
+def test_the_table_holds_detectors_beside_controls(made: Any) -> None:
+    (table,) = [trace for trace in made.example_ood().data if trace.type == "table"]
+    names, sets, auroc, _ = table.cells["values"]
+    assert [n for n in names if n] == [
+        "<b>path detector</b>",
+        "kNN, last point (control)",
+        "Mahalanobis, last point (control)",
+    ]
+    assert list(sets[:2]) == ["source code", "shuffled characters"]
+    assert auroc[0] == "0.970 [0.960, 0.980]"
+
+
+def test_each_bar_links_to_the_profile_of_an_input_whose_score_is_in_it() -> None:
+    scores = {"in": RNG.normal(size=300), "out": RNG.normal(-3, 1, size=200)}
+    # A profile that starts with the score itself gives the input away.
+    profile = {
+        "points": ["a", "b"],
+        "low": [0, 0],
+        "median": [0, 0],
+        "high": [1, 1],
+        "samples": {name: np.stack([s, s], axis=1) for name, s in scores.items()},
+    }
+    figure = ood(scores, "in", -2, {}, profile)
+    links = figure.layout.meta["links"]
+    lines = np.array(links["targets"][0]["y"])
+    for trace in links["sources"]:
+        bar = figure.data[trace]
+        inside = lines[np.asarray(bar.customdata), 0]
+        middle = slice(1, -1)  # the outermost bars also hold what lies beyond them
+        assert (np.abs(inside - np.asarray(bar.x))[middle] <= 0.51 * bar.width).all()
+
+
+def test_ood_refuses_what_it_cannot_draw() -> None:
+    with pytest.raises(RepdynError, match=r"'inn' is not among scores; nearest: 'in'"):
+        ood({"in": [1.0]}, "inn", 0.0, {}, None)
+    with pytest.raises(RepdynError, match="no finite number"):
+        ood({"in": [np.nan, np.nan]}, "in", 0.0, {}, None)
+    with pytest.raises(RepdynError, match="threshold"):
+        ood({"in": [1.0]}, "in", float("nan"), {}, None)
+
+
+# Persistence
+
+
+def test_persistence_draws_first_and_last_and_counts() -> None:
+    diagrams = {f"p{k}": [np.array([[0, 1.0 + k], [0, np.inf]])] for k in range(13)}
+    figure = persistence(diagrams)
+    titles = [a.text for a in figure.layout.annotations]
+    assert titles[0] == "p0"
+    assert "p12" in titles
+    assert "6 of 13 depths" in figure.layout.meta["caption"]
+    lines = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    np.testing.assert_allclose(lines[0].y, np.arange(1, 14))
+
+
+def test_a_feature_that_never_dies_is_an_open_mark_above_all_others() -> None:
+    figure = persistence({"a": [np.array([[0, 1.0], [0, np.inf]])]})
+    (endless,) = [trace for trace in figure.data if trace.marker.symbol == "circle-open"]
+    assert endless.y[0] > 1.0
+    assert list(endless.text) == ["never"]
+
+
+def test_persistence_of_nothing_is_refused_but_an_empty_dimension_is_not() -> None:
+    assert persistence({"a": [np.array([[0, 1.0]]), np.empty((0, 2))]})
+    with pytest.raises(RepdynError, match="finite birth"):
+        persistence({"a": [np.empty((0, 2))]})
+    with pytest.raises(RepdynError, match="no diagram"):
+        persistence({})
+
+
+# Spectrum
+
+
+def test_spectrum_tells_certified_from_not_and_links_each_to_its_curve() -> None:
+    values = np.array([0.9, 0.5j, -0.5j, 1.0])
+    figure = spectrum(values, [0.01, 0.5, 0.5, 0.02], 0.1, depths=np.arange(5))
+    certified = next(t for t in figure.data if t.name == "certified" and t.mode == "markers")
+    np.testing.assert_allclose(sorted(certified.x), [0.9, 1.0])
+    assert "2 of 4 eigenvalues are certified" in figure.layout.meta["caption"]
+    place, curve = figure.layout.meta["links"]["targets"]
+    for k, row in enumerate(curve["y"]):
+        modulus = np.hypot(place["x"][k][0], place["y"][k][0])
+        assert row[-1] == pytest.approx(modulus**4, rel=2e-3)
+    rows = np.asarray(certified.customdata)[:, 0].astype(int)
+    np.testing.assert_allclose([place["x"][k][0] for k in rows], certified.x)
+
+
+def test_spectrum_survives_zero_and_growth_and_draws_the_largest() -> None:
+    figure = spectrum(np.array([0.0, 50.0]), [0.1, 0.1], 1.0, depths=30)
+    assert np.isfinite(figure.layout.yaxis2.range).all()
+    many = spectrum(np.linspace(0, 1, 1000), np.zeros(1000), 1.0)
+    assert "256 largest of 1000" in many.layout.meta["caption"]
+
+
+def test_spectrum_intervals_lie_along_the_ray() -> None:
+    figure = spectrum(np.array([0.5j]), [0.0], 1.0, [0.4], [0.6])
+    (bars,) = named(figure, "interval of |λ|")
+    np.testing.assert_allclose(bars.x[:2], 0, atol=1e-12)
+    np.testing.assert_allclose(bars.y[:2], [0.4, 0.6])
+    with pytest.raises(RepdynError, match="both ends"):
+        spectrum(np.array([0.5]), [0.0], 1.0, [0.4])
+    with pytest.raises(RepdynError, match="end above 0"):
+        spectrum(np.array([0.5]), [0.0], 1.0, depths=0)
+
+
+# Translation
+
+
+def test_translation_shows_bars_and_shares_of_rows() -> None:
+    confusion = np.array([[8, 2], [0, 0]])
+    figure = translation(
+        {"ours": 0.6, "random": {"value": 0.1, "low": 0.0, "high": 0.2}}, confusion, None, "found"
+    )
+    bars, heat = figure.data
+    np.testing.assert_allclose(bars.x, [0.6, 0.1])
+    np.testing.assert_allclose(bars.error_x.array, [0, 0.1])
+    np.testing.assert_allclose(heat.z, [[0.8, 0.2], [0, 0]])
+    assert figure.layout.meta["caption"].startswith("Verdict: found.")
+
+
+def test_translation_without_confusion_has_one_panel() -> None:
+    figure = translation({"ours": 0.6}, None, None, "inconclusive")
+    assert len(figure.data) == 1
+    assert "matrix" not in figure.layout.meta["caption"]
+
+
+def test_translation_refuses_what_does_not_fit() -> None:
+    with pytest.raises(RepdynError, match="names nothing"):
+        translation({}, None, None, "found")
+    with pytest.raises(RepdynError, match="no finite number"):
+        translation({"ours": float("nan")}, None, None, "found")
+    with pytest.raises(RepdynError, match="square"):
+        translation({"ours": 1.0}, np.ones((2, 3)), None, "found")
+    with pytest.raises(RepdynError, match="1 names for 2 rows"):
+        translation({"ours": 1.0}, np.ones((2, 2)), ["a"], "found")
+
+
+def test_long_paths_label_some_of_their_depths() -> None:
+    points = [f"layer.{k}" for k in range(80)]
+    figure = fidelity(points, {"kae": list(np.linspace(0.1, 0.5, 80))})
+    assert len(figure.layout.xaxis.ticktext) <= 17
