@@ -13,17 +13,21 @@ from torch import Tensor
 
 from repdyn.fields.field import LatentField
 from repdyn.fields.multipliers import arnoldi
+from repdyn.fields.trapping import Traps
 from repdyn.progress import track
 
-__all__ = ["ESCAPED", "MOVING", "RECURRENT", "SETTLED", "Iteration", "newton", "picard"]
+__all__ = ["ESCAPED", "MOVING", "RECURRENT", "SETTLED", "TRAPPED", "Iteration", "newton", "picard"]
 
-MOVING, SETTLED, RECURRENT, ESCAPED = range(4)
+MOVING, SETTLED, RECURRENT, ESCAPED, TRAPPED = range(5)
 
 MAX_PERIOD = 128
 """Longest period that recurrence is tested for; near returns of invariant circles have longer lags."""
 
 STRIDE = 100
 """A cycle's steps are this many tolerances long; a spiral's last turns, nearly closed, are shorter."""
+
+EVERY = 5
+"""Steps between looks at the traps."""
 
 NEWTON_STEPS = 8
 """Newton doubles digits from a start already settled; eight steps are ample and bound the cost."""
@@ -42,9 +46,9 @@ class Iteration:
     steps
         Evaluations spent on each sample, shape ``(N,)``.
     outcome
-        ``MOVING``, ``SETTLED``, ``RECURRENT`` or ``ESCAPED``, shape ``(N,)``.
+        ``MOVING``, ``SETTLED``, ``RECURRENT``, ``ESCAPED`` or ``TRAPPED``, shape ``(N,)``.
     lag
-        Steps after which a recurrent sample came back, shape ``(N,)``.
+        Steps after which a recurrent sample came back, or the trap that a trapped one is in, shape ``(N,)``.
     """
 
     z: Tensor
@@ -63,6 +67,7 @@ def picard(
     centre: Tensor,
     escape: float,
     max_period: int = MAX_PERIOD,
+    traps: Traps | None = None,
 ) -> Iteration:
     r"""Iterate :math:`z_{t+1} = f(z_t)`, finished samples leaving the batch.
 
@@ -84,6 +89,8 @@ def picard(
         Shape ``(d,)``.
     max_period
         Longest lag at which coming back counts; 0 for none.
+    traps
+        Neighbourhoods of attractors that end a sample's journey.
 
     References
     ----------
@@ -106,7 +113,10 @@ def picard(
         still = length <= tolerance + rounding * image.norm(dim=1)
         back = (image - marked).norm(dim=1) <= tolerance if 1 < t - mark <= max_period else still
         back = back & (length > STRIDE * tolerance)
-        done = gone | still | back
+        inside = torch.full_like(active, -1)
+        if traps is not None and t % EVERY == 0:
+            inside = traps.catch(image)
+        done = gone | still | back | (inside >= 0)
         if t == max_steps:
             z[active], residual[active], steps[active] = image, length, t
         if bool(done.any()):
@@ -114,9 +124,10 @@ def picard(
             # An escaped sample keeps its last finite place.
             z[where] = torch.where(gone[done, None], now[done], image[done])
             residual[where], steps[where] = length[done], t
-            kinds = torch.where(still, SETTLED, RECURRENT)
+            kinds = torch.where(back, RECURRENT, TRAPPED)
+            kinds = torch.where(still, SETTLED, kinds)
             outcome[where] = torch.where(gone, ESCAPED, kinds)[done]
-            lag[where] = torch.where(outcome[where] == RECURRENT, t - mark, 1)
+            lag[where] = torch.where(outcome[where] == TRAPPED, inside[done], t - mark)
             active, image, marked = active[~done], image[~done], marked[~done]
         now = image
         if t & (t - 1) == 0:

@@ -89,6 +89,26 @@ class TestFixedPoints:
             np.testing.assert_allclose(np.sort(found.points[:, 0]) / unit, [-1, 1], atol=1e-6)
 
 
+class TestTrapping:
+    def test_destinations_and_attractors_are_those_of_plain_iteration(self) -> None:
+        z = starts(300, 2)
+        plain, trapping = (LatentField(duffing).attractors(z, solver=s) for s in ("picard", "trapping"))
+        assert trapping.steps.sum() < 0.8 * plain.steps.sum()
+        matched = np.argmin(np.linalg.norm(trapping.points[:, None] - plain.points, axis=2), axis=1)
+        assert (matched[trapping.basin] == plain.basin).mean() >= 0.99
+        np.testing.assert_allclose(trapping.points, plain.points[matched], atol=1e-8)
+
+    def test_a_circle_sets_no_trap(self) -> None:
+        found = LatentField(lambda z: onto_circle(z, math.sqrt(2))).attractors(
+            torch.cat([starts(20, 2), 1e-3 * starts(5, 2)]), solver="trapping", max_steps=300
+        )
+        assert found.kind == ("invariant circle",)
+
+    def test_unknown_solver_names_the_known(self) -> None:
+        with pytest.raises(RepdynError, match="picard"):
+            LatentField(duffing).attractors(starts(3, 2), solver="picrad")
+
+
 def found_order(found: Attractors, patterns: Tensor) -> list[int]:
     return [int(np.argmax(patterns.numpy() @ p)) for p in found.points]
 
