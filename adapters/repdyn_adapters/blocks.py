@@ -48,16 +48,17 @@ def find_blocks(module: nn.Module) -> tuple[str, ...]:
     }
     held = {pattern: sum(weights[name] for name in names) for pattern, names in compound.items()}
     heavy = {pattern: names for pattern, names in compound.items() if 2 * held[pattern] >= max(held.values())}
-    for _, names in sorted(heavy.items(), key=lambda item: (-len(item[1]), item[0].count("."))):
-        if max(map(weights.__getitem__, names)) and not any("expert" in name for name in names):
-            return tuple(names)
-    single = [
+    for _, chain in sorted(heavy.items(), key=lambda item: (-len(item[1]), item[0].count("."))):
+        if max(map(weights.__getitem__, chain)) and not any("expert" in name for name in chain):
+            return tuple(chain)
+    single: list[list[str]] = [
         [name for name in names if type(parts[name]) is kind]
         for names in chains.values()
         for kind in {type(parts[name]) for name in names if weights[name]}
     ]
     if single:
-        return tuple(max(single, key=lambda names: len(names)))
+        longest: list[str] = max(single, key=len)
+        return tuple(longest)
     return tuple(name for name, _ in module.named_children())
 
 

@@ -18,33 +18,29 @@ from repdyn_adapters.blocks import find_blocks
 
 __all__ = ["TimmAdapter"]
 
-CHANNELS_LAST = frozenset(
-    {"focalnet", "gcvit", "sequencer", "swin_transformer", "swin_transformer_v2", "volo"}
+_TOKENS = (
+    "beit cait coat convit crossvit deepseek_vit deit eva gemma4_vit hiera levit mlp_mixer mvitv2 naflexvit pit "
+    "pvt_v2 qwen3_vit tnt twins vision_transformer vision_transformer_hybrid vision_transformer_relpos xcit"
 )
-"""Architecture families (timm's module names) whose blocks give NHWC."""
+_CHANNELS_LAST = (
+    "gcvit hieradet_sam2 mambaout sequencer swin_transformer swin_transformer_v2 swin_transformer_v2_cr "
+    "vision_transformer_sam volo"
+)
+LAYOUTS: dict[str, Layout] = {
+    **dict.fromkeys(_TOKENS.split(), "NLC"),
+    **dict.fromkeys(_CHANNELS_LAST.split(), "NHWC"),
+    "nest": "N*C",  # samples, windows, places in a window, channels
+}
+"""What the blocks of each family (timm's module names) give; NCHW for all that are not named."""
 
-TOKENS = frozenset(
-    {
-        "beit",
-        "cait",
-        "coat",
-        "convit",
-        "deit",
-        "eva",
-        "hiera",
-        "levit",
-        "mlp_mixer",
-        "mvitv2",
-        "naflexvit",
-        "tnt",
-        "twins",
-        "vision_transformer",
-        "vision_transformer_hybrid",
-        "vision_transformer_relpos",
-        "xcit",
-    }
-)
-"""Families whose blocks give NLC. All others give NCHW."""
+BLOCK_LAYOUTS: dict[str, Layout] = {"MetaBlock1d": "NLC", "TinyVitBlock": "NHWC"}
+"""Blocks (names of classes) that differ from the others of their family."""
+
+LATE_CLASS_TOKEN = frozenset({"cait", "coat", "convit", "volo", "xcit"})
+"""Families that add the class token after most blocks: there the mean over places is taken."""
+
+TWO_HEADS = frozenset({"efficientformer", "efficientformer_v2", "levit", "swiftformer"})
+"""Families with two classifiers of one input, whose logits are averaged."""
 
 FINAL = "pooled"
 """The name of the classifier's input as a point."""
@@ -98,18 +94,22 @@ class TimmAdapter:
         model: Any = module
         model.eval()
         family = type(model).__module__.rpartition(".")[2]
-        layout: Layout = "NHWC" if family in CHANNELS_LAST else "NLC" if family in TOKENS else "NCHW"
-        prefix = int(getattr(model, "num_prefix_tokens", 0) or 0) if layout == "NLC" else 0
-        points = {path: Point(path, layout, prefix) for path, _ in model.named_modules() if path}
+        layout = LAYOUTS.get(family, "NCHW")
+        late = family in LATE_CLASS_TOKEN
+        prefix = 0 if late or layout != "NLC" else _prefix_tokens(model)
+        points = {}
+        for path, part in model.named_modules():
+            own = BLOCK_LAYOUTS.get(type(part).__name__, layout)
+            # A TNT block gives the pixels of every patch, then the patches.
+            points[path] = Point(
+                path, own, prefix, part=1 if family == "tnt" and type(part).__name__ == "Block" else None
+            )
+        del points[""]
         default = find_blocks(model)
-        final, head = None, None
-        classifier = model.get_classifier()
-        path = next((path for path, part in model.named_modules() if part is classifier), None)
-        if path is not None:
-            final = FINAL
-            points[final] = Point(path, "NCHW" if isinstance(classifier, nn.Conv2d) else "NC", reads="input")
-            head = None if isinstance(classifier, nn.Identity) else _head(classifier)
-            default = (*default, final)
+        final, head = _final(model, family)
+        if final is not None:
+            points[FINAL] = final
+            default = (*default, FINAL)
         prepare, words = _prepare(model)
         return TracedModel(
             name=f"timm:{name or getattr(model, 'pretrained_cfg', {}).get('architecture', family)}",
@@ -117,23 +117,40 @@ class TimmAdapter:
             points=points,
             default_points=default,
             prepare=prepare,
-            pooling="cls" if layout == "NLC" and getattr(model, "global_pool", "") == "token" else "gap",
-            final=final,
+            pooling="cls" if prefix and getattr(model, "global_pool", "token") == "token" else "gap",
+            final=None if final is None else FINAL,
             head=head,
             preprocessing=words,
         )
 
 
-def _head(classifier: nn.Module) -> Callable[[Tensor], Tensor]:
-    convolution = isinstance(classifier, nn.Conv2d)
+def _prefix_tokens(model: Any) -> int:
+    declared = getattr(model, "num_prefix_tokens", None)
+    return int(getattr(model, "cls_token", None) is not None if declared is None else declared)
+
+
+def _final(model: Any, family: str) -> tuple[Point | None, Callable[[Tensor], Tensor] | None]:
+    """Where the classifier's input is read, and the classifier."""
+    found = model.get_classifier()
+    heads = list(found) if isinstance(found, (tuple, nn.ModuleList)) and family in TWO_HEADS else [found]
+    if not all(isinstance(part, nn.Module) and not isinstance(part, nn.ModuleList) for part in heads):
+        return None, None  # several classifiers of different inputs: no one representation feeds them
+    heads = [part.fc if isinstance(getattr(part, "fc", None), nn.Linear) else part for part in heads]
+    path = next((path for path, part in model.named_modules() if part is heads[0]), None)
+    if path is None:
+        return None, None
+    convolution = isinstance(heads[0], nn.Conv2d)
+    point = Point(path, "NCHW" if convolution else "NC", reads="input")
+    if any(isinstance(part, nn.Identity) for part in heads):
+        return point, None
 
     def apply(x: Tensor) -> Tensor:
-        weight = next(classifier.parameters())
+        weight = next(heads[0].parameters())
         x = x.to(weight.device, weight.dtype)
-        logits: Tensor = classifier(x[..., None, None] if convolution else x)
-        return logits.flatten(1)
+        logits = [part(x[..., None, None] if convolution else x).flatten(1) for part in heads]
+        return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
-    return apply
+    return point, apply
 
 
 def _with_checkpoint(timm: Any, architecture: str, file: Path) -> nn.Module:
@@ -228,7 +245,8 @@ def _prepare(model: Any) -> tuple[Callable[[Sequence[Any]], Tensor], str]:
         )
         if pixels.dtype != np.uint8:
             raise RepdynError(
-                f"inputs: a sample of type {pixels.dtype}; expected a picture, uint8 (H, W, C) or floats (C, H, W)"
+                f"inputs: a sample of type {pixels.dtype}; expected a picture, "
+                "uint8 (H, W, C) or floats (C, H, W)"
             )
         return _transformed(Image.fromarray(pixels[..., 0] if pixels.shape[-1:] == (1,) else pixels))
 
@@ -243,5 +261,6 @@ def _prepare(model: Any) -> tuple[Callable[[Sequence[Any]], Tensor], str]:
             raise RepdynError(f"inputs: pictures of different shapes cannot be stacked ({error})") from None
 
     size = "x".join(map(str, settings["input_size"]))
-    words = f"timm's: {size}, {settings['interpolation']}, crop {settings['crop_pct']}, mean {settings['mean']}, std {settings['std']}"
+    words = f"timm's: {size}, {settings['interpolation']}, crop {settings['crop_pct']}"
+    words += f", mean {settings['mean']}, std {settings['std']}"
     return prepare, words

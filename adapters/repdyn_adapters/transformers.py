@@ -22,8 +22,8 @@ from repdyn_adapters.module import stack
 __all__ = ["TransformersAdapter", "quietly"]
 
 CHANNELS_SECOND = frozenset(
-    ("bit", "convnext", "convnextv2", "cvt", "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilevit")
-    + ("mobilevitv2", "poolformer", "pvt", "regnet", "resnet", "swiftformer", "timm_wrapper", "van")
+    {"bit", "convnext", "convnextv2", "cvt", "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilevit"}
+    | {"mobilevitv2", "poolformer", "pvt", "regnet", "resnet", "swiftformer", "timm_wrapper", "van"}
 )
 """Vision models (``config.model_type``) whose blocks give NCHW; the blocks of all others give NLC."""
 

@@ -33,6 +33,8 @@ class Point:
         Which of the prepared inputs marks its real tokens; None where there is no padding.
     reads
         The module's ``"output"``, or the first argument of its call, its ``"input"``.
+    part
+        Which member of a tuple output is the representation; None for the first tensor in it.
     """
 
     module: str
@@ -40,6 +42,7 @@ class Point:
     prefix: int = 0
     mask: str | None = None
     reads: Literal["output", "input"] = "output"
+    part: int | None = None
 
 
 class _Enough(Exception):
@@ -135,7 +138,8 @@ def _hook(
             return
         count = reader._counts[name]
         reader._counts[name] = count + 1
-        reader._calls.append((name, reduce(name, point, unwrap(value, name))))
+        part = value if point.part is None else value[point.part]  # type: ignore[index]
+        reader._calls.append((name, reduce(name, point, unwrap(part, name))))
         if reader.stop_after in (name, f"{name}#{count}"):
             raise _Enough
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -122,6 +123,6 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
                 f"{what}: {len(found)} of them for {size} samples; there must be one per sample"
             )
     if len(set(names.tolist())) < size:
-        repeated = next(name for number, name in enumerate(names) if name in names[:number])
+        repeated = Counter(names.tolist()).most_common(1)[0][0]
         raise RepdynError(f"ids: {repeated!r} is there twice; every sample needs its own")
     return Samples(items, known, names, labelled)

@@ -159,7 +159,7 @@ def _to_disk(
     )
     for rows, part in _read(passes, samples, list(writer.missing), batch_size):
         labels = None if samples.labels is None else samples.labels[rows.start : rows.stop]
-        ids = samples.ids[rows.start : rows.stop]
+        ids = samples.ids[rows.start : rows.stop].tolist()
         writer.write_chunk(rows.start, part.values, ids=ids, labels=labels, logits=part.logits)
     return writer.finish()
 
