@@ -15,13 +15,14 @@ from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.koopman.frames import PointFrames, principal_axes
 from repdyn.koopman.networks import Lift
-from repdyn.koopman.operators import OPERATORS
+from repdyn.koopman.operators import OPERATORS, Operator
 from repdyn.koopman.reading import point_number, read_points
 from repdyn.koopman.training import Weights, train
 from repdyn.paths import RepresentationPaths
 
 if TYPE_CHECKING:
     from repdyn.fields import LatentField
+    from repdyn.koopman.editing import EditedKoopman
     from repdyn.koopman.fidelity import Fidelity
 
 __all__ = ["KoopmanAutoencoder"]
@@ -45,7 +46,9 @@ class KoopmanAutoencoder(nn.Module):
     hidden
         Widths of the encoder's hidden layers, mirrored in the decoder. None leaves both linear.
     operator
-        ``"generator"``: one generator for the whole path.
+        ``"generator"``: one generator for the whole path. ``"per_step"``: one for each step.
+        ``"low_rank"``: a shared one and a correction of low rank for each step. ``"least_squares"``: one
+        operator, solved for by ridge on every batch instead of trained.
     isometry
         Weight of the isometry loss, which keeps distances between samples; the other three losses have
         weight one. All are in units of their target's variance.
@@ -247,6 +250,63 @@ class KoopmanAutoencoder(nn.Module):
 
         return measure(self, paths, self._training_paths(train, "fidelity"), head=head, seed=seed)
 
+    def forget(
+        self,
+        paths: RepresentationPaths,
+        *,
+        label: Any = None,
+        mask: NDArray[np.bool_] | None = None,
+        redirect: Any = "mean",
+        quantile: float | None = None,
+        head: Callable[[Any], Any] | None = None,
+        seed: int = 0,
+    ) -> EditedKoopman:
+        """Make some inputs no longer arrive where they did, by a closed-form edit of the operator.
+
+        Three fifths of the paths are edited with, one fifth chooses the ball, one fifth is reported on.
+
+        Parameters
+        ----------
+        paths
+            Labelled paths, targeted samples among them.
+        label
+            The class to forget, or several in a list.
+        mask
+            Instead of a label: the samples to forget, boolean, shape ``(N,)``.
+        redirect
+            Where targeted samples go: ``"mean"`` (the mean output of the others), ``"nearest"`` (the other
+            output nearest to each) or a label (its mean output).
+        quantile
+            Part of each targeted class, by distance from its medoid, that is redirected. By default the one
+            that forgets at the least loss elsewhere.
+        head
+            Reads classes from last-point representations; a linear probe unless given.
+        seed
+            Of the parts and the bootstrap.
+
+        Returns
+        -------
+        EditedKoopman
+            With ``.report``: forgotten, retained, drift. This autoencoder is left as it was.
+
+        Raises
+        ------
+        RepdynError
+            On an absent label, or where no sample is left that is not targeted.
+        """
+        from repdyn.koopman.editing import forget
+
+        return forget(
+            self,
+            paths,
+            label=label,
+            mask=mask,
+            redirect=redirect,
+            quantile=quantile,
+            head=head,
+            seed=seed,
+        )
+
     def field(self, point: str) -> LatentField:
         """Latent vector field of the encode-decode map at a point, ``V(z) = E(D(z)) - z``.
 
@@ -309,7 +369,7 @@ class KoopmanAutoencoder(nn.Module):
     frames_: PointFrames
     encoder_: Lift
     decoder_: Lift
-    operator_: Any
+    operator_: Operator
     points_: tuple[str, ...]
     widths_: dict[str, int]
     history_: Mapping[str, list[float]]
@@ -328,7 +388,7 @@ class KoopmanAutoencoder(nn.Module):
             torch.manual_seed(seed)
             self.encoder_ = Lift(self.frames_.width, self.latent_dim_, self.hidden)
             self.decoder_ = Lift(self.latent_dim_, self.frames_.width, self.hidden[::-1])
-            self.operator_ = OPERATORS[self.operator](self.latent_dim_)
+            self.operator_ = OPERATORS[self.operator](self.latent_dim_, len(widths) - 1)
 
     @torch.no_grad()
     def _start(self, lifted: Tensor, generator: torch.Generator) -> None:

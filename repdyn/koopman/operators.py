@@ -5,12 +5,34 @@ Observables are rows, so an operator acts from the right: ``z(t) = z(0) K^t``.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 
-__all__ = ["OPERATORS", "Generator", "propagator", "ridge"]
+__all__ = [
+    "OPERATORS",
+    "Generator",
+    "LeastSquares",
+    "LowRank",
+    "Operator",
+    "PerStep",
+    "piecewise_propagator",
+    "propagator",
+    "real_power",
+    "ridge",
+]
+
+_RANK = 4  # of each step's correction to a shared generator
+_SHRINKAGE = (
+    1e-4  # ridge of a solved operator, relative to the mean eigenvalue of the observables' Gram matrix
+)
+_SMALLEST = 1e-12
+_ON_THE_AXIS = 1e-9  # an eigenvalue this near to the negative axis, relative to the largest, is on it
 
 
 def propagator(generator: Tensor, time: Tensor | float) -> Tensor:
@@ -42,6 +64,36 @@ def propagator(generator: Tensor, time: Tensor | float) -> Tensor:
     return power
 
 
+def piecewise_propagator(generators: Tensor, source: float, target: float) -> Tensor:
+    """Solve a linear flow whose generator is constant between points.
+
+    ``K(s, t) = expm(a_l G_l) … expm(a_m G_m)``, where ``a`` is how much of each step lies between ``s`` and
+    ``t``. From a later to an earlier depth it is the inverse, exactly.
+
+    Parameters
+    ----------
+    generators
+        One for each step, shape ``(steps, d, d)``.
+    source, target
+        Depths between 0 and ``steps``.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(d, d)``.
+    """
+    low, high = min(source, target), max(source, target)
+    sign = 1.0 if target >= source else -1.0
+    factors = []
+    for step in range(math.floor(low), math.ceil(high)):
+        part = min(high, step + 1) - max(low, step)
+        factors.append(propagator(generators[step], sign * part))
+    found = torch.eye(generators.shape[-1], dtype=generators.dtype, device=generators.device)
+    for factor in factors if sign > 0 else reversed(factors):
+        found = found @ factor
+    return found
+
+
 class Generator(nn.Module):
     """One generator for the whole path: ``z(t) = z(s) expm((t - s) G)``.
 
@@ -52,23 +104,146 @@ class Generator(nn.Module):
     ----------
     latent_dim
         ``d``, the number of observables.
+    steps
+        Steps of the path, one fewer than its points.
 
     References
     ----------
     Aswani and Jabari (2025), arXiv 2505.12809, section 3.
     """
 
-    def __init__(self, latent_dim: int) -> None:
+    def __init__(self, latent_dim: int, steps: int) -> None:
         super().__init__()
+        self.count = steps
         self.weight = nn.Parameter(torch.zeros(latent_dim, latent_dim))
 
     def matrix(self, source: float, target: float) -> Tensor:
         """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
         return propagator(self.weight, target - source)
 
-    def steps(self, count: int) -> list[Tensor]:
-        """The operators of the ``count`` steps from depth 0 on, each ``(d, d)``; here one and the same."""
-        return [propagator(self.weight, 1.0)] * count
+    def steps(self) -> list[Tensor]:
+        """The operator of each step, in order, each ``(d, d)``; here one and the same."""
+        return [propagator(self.weight, 1.0)] * self.count
+
+
+class PerStep(nn.Module):
+    """A generator of its own for each step: depth as a non-autonomous linear system.
+
+    Parameters
+    ----------
+    latent_dim, steps
+        As in :class:`Generator`.
+    """
+
+    def __init__(self, latent_dim: int, steps: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(steps, latent_dim, latent_dim))
+
+    def matrix(self, source: float, target: float) -> Tensor:
+        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
+        return piecewise_propagator(self.weight, source, target)
+
+    def steps(self) -> list[Tensor]:
+        """The operator of each step, in order, each ``(d, d)``."""
+        return list(torch.linalg.matrix_exp(self.weight))
+
+
+class LowRank(nn.Module):
+    """A shared generator and a correction of low rank for each step, ``G_l = G + U_l V_l``.
+
+    Parameters
+    ----------
+    latent_dim, steps
+        As in :class:`Generator`.
+    """
+
+    def __init__(self, latent_dim: int, steps: int) -> None:
+        super().__init__()
+        rank = min(_RANK, latent_dim)
+        self.weight = nn.Parameter(torch.zeros(latent_dim, latent_dim))
+        # One factor starts at zero and so does the correction; the other must not, or neither would learn.
+        self.left = nn.Parameter(torch.zeros(steps, latent_dim, rank))
+        self.right = nn.Parameter(torch.randn(steps, rank, latent_dim) * latent_dim**-0.5)
+
+    def matrix(self, source: float, target: float) -> Tensor:
+        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
+        return piecewise_propagator(self.weight + self.left @ self.right, source, target)
+
+    def steps(self) -> list[Tensor]:
+        """The operator of each step, in order, each ``(d, d)``."""
+        return list(torch.linalg.matrix_exp(self.weight + self.left @ self.right))
+
+
+class LeastSquares(nn.Module):
+    """One operator for the whole path that is not trained but solved for: ``K`` by ridge on each batch.
+
+    Gradients reach the encoder through the solution. After training, ``K`` is the ridge solution on all
+    training paths.
+
+    Parameters
+    ----------
+    latent_dim, steps
+        As in :class:`Generator`.
+    """
+
+    def __init__(self, latent_dim: int, steps: int) -> None:
+        super().__init__()
+        self.count = steps
+        self.register_buffer("weight", torch.eye(latent_dim))
+
+    weight: Tensor
+
+    def solve(self, before: Tensor, after: Tensor) -> None:
+        """Take ``K`` from observables before and after a step, shapes ``(n, d)``."""
+        # In units of the mean eigenvalue of Z'Z: the same shrinkage for any batch and any scale.
+        unit = float(before.detach().double().square().sum()) / min(before.shape)
+        self.weight = ridge(before, after, _SHRINKAGE * max(unit, _SMALLEST)).to(before.dtype)
+
+    def matrix(self, source: float, target: float) -> Tensor:
+        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``.
+
+        Raises
+        ------
+        RepdynError
+            Between points, where ``K`` has no real root.
+        """
+        time = target - source
+        if time == round(time):
+            power: Tensor = torch.linalg.matrix_power(self.weight, round(time))
+            return power
+        found = real_power(self.weight.detach().double().cpu().numpy(), time)
+        if found is None:
+            raise RepdynError(
+                "this least-squares operator has an eigenvalue on the closed negative real axis and so no "
+                "real root: it has no values between points; use operator='generator'"
+            )
+        return torch.from_numpy(found).to(self.weight)
+
+    def steps(self) -> list[Tensor]:
+        """The operator of each step, in order, each ``(d, d)``; here one and the same."""
+        return [self.weight] * self.count
+
+
+def real_power(matrix: NDArray[np.float64], exponent: float) -> NDArray[np.float64] | None:
+    """Real principal power of a real matrix, ``None`` where there is none.
+
+    It exists if and only if no eigenvalue lies on the closed negative real axis (Higham 2008, theorem 1.31).
+
+    Parameters
+    ----------
+    matrix
+        Shape ``(d, d)``.
+    exponent
+        Any real number.
+    """
+    # scipy.linalg is slow to import and only fractional depths need it.
+    from scipy.linalg import fractional_matrix_power
+
+    values = np.linalg.eigvals(matrix)
+    near = _ON_THE_AXIS * np.abs(values).max()
+    if np.any((np.abs(values.imag) <= near) & (values.real <= near)):
+        return None
+    return np.ascontiguousarray(np.asarray(fractional_matrix_power(matrix, exponent)).real)
 
 
 def ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
@@ -112,5 +287,13 @@ def ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
     return found
 
 
-OPERATORS = {"generator": Generator}
+OPERATORS: dict[str, type[Generator | PerStep | LowRank | LeastSquares]] = {
+    "generator": Generator,
+    "per_step": PerStep,
+    "low_rank": LowRank,
+    "least_squares": LeastSquares,
+}
 """Operators by the name a Koopman autoencoder knows them by."""
+
+Operator = Generator | PerStep | LowRank | LeastSquares
+"""Any of them."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from repdyn.errors import RepdynError
 from repdyn.koopman import losses
 from repdyn.koopman.networks import Lift
-from repdyn.koopman.operators import Generator
+from repdyn.koopman.operators import LeastSquares, Operator
 from repdyn.progress import track
 
 __all__ = ["Weights", "train"]
@@ -37,7 +37,7 @@ class Weights:
 def train(
     encoder: Lift,
     decoder: Lift,
-    operator: Generator,
+    operator: Operator,
     states: Tensor,
     held_out: Tensor,
     weights: Weights,
@@ -97,14 +97,14 @@ def train(
         for rows in order.chunk(batches):
             targets = torch.randint(1, points, (len(rows),), generator=generator).sort().values
             parts = _batch_losses(encoder, decoder, operator, states, rows, targets, variance)
-            total = (
+            loss = (
                 weights.reconstruction * parts[0]
                 + weights.linearity * parts[1]
                 + weights.state * parts[2]
                 + weights.isometry * parts[3]
             )
             optimiser.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(modules.parameters(), _GRADIENT_NORM)
             optimiser.step()
             schedule.step()
@@ -115,6 +115,7 @@ def train(
         if not all(math.isfinite(value) for value in means):
             raise RepdynError(f"training diverged at epoch {epoch}; look for outliers in the representations")
         if (epoch + 1) % _CHECK_EVERY == 0 or epoch == epochs - 1:
+            _settle(encoder, operator, states[:, fit])
             found = _validation(encoder, decoder, operator, judge, variance)
             history["validation"].append(found)
             if found < best:
@@ -128,7 +129,7 @@ def train(
 def _batch_losses(
     encoder: Lift,
     decoder: Lift,
-    operator: Generator,
+    operator: Operator,
     states: Tensor,
     rows: Tensor,
     targets: Tensor,
@@ -136,10 +137,12 @@ def _batch_losses(
 ) -> list[Tensor]:
     first, later = states[0, rows], states[targets.to(rows.device), rows]
     z_first, z_later = encoder(torch.cat([first, later])).split(len(rows))
+    if isinstance(operator, LeastSquares):
+        operator.solve(encoder(states[targets.to(rows.device) - 1, rows]), z_later)
     # Targets are sorted: after l steps, the rows that are due at depth l are the next ones in line.
     remaining, arrived = z_first, []
     due = torch.bincount(targets, minlength=len(states)).tolist()
-    for step, count in zip(operator.steps(len(states) - 1), due[1:]):
+    for step, count in zip(operator.steps(), due[1:]):
         remaining = remaining @ step
         arrived.append(remaining[:count])
         remaining = remaining[count:]
@@ -158,10 +161,18 @@ def _batch_losses(
 
 
 @torch.no_grad()
-def _validation(encoder: Lift, decoder: Lift, operator: Generator, states: Tensor, variance: Tensor) -> float:
+def _settle(encoder: Lift, operator: Operator, states: Tensor) -> None:
+    """Solve for the operator on all training paths, where it is solved for."""
+    if isinstance(operator, LeastSquares):
+        z = encoder(states)
+        operator.solve(z[:-1].flatten(0, 1), z[1:].flatten(0, 1))
+
+
+@torch.no_grad()
+def _validation(encoder: Lift, decoder: Lift, operator: Operator, states: Tensor, variance: Tensor) -> float:
     """Mean over later points of the fraction of variance unexplained, predicted from the first."""
     z, total = encoder(states[0]), 0.0
-    for depth, step in enumerate(operator.steps(len(states) - 1), 1):
+    for depth, step in enumerate(operator.steps(), 1):
         z = z @ step
         total += float(losses.state(decoder(z), states[depth], variance[depth]))
     return total / (len(states) - 1)
