@@ -5,8 +5,9 @@ A column never copies what it was made from; a subset of it is the same column w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -83,9 +84,10 @@ class Rows:
         return _getitem(self, key)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        index = self.index
-        if len(self.blocks) == 1 and index is None and copy is not True:
-            found = np.asarray(self.blocks[0])[: self.size, self.low : self.high]
+        # Arrays in memory are handed out as they are. Files are read into new memory, because pages of a
+        # file cannot be written to and PyTorch warns of such arrays.
+        if isinstance(self.blocks, list) and self.index is None and copy is not True:
+            found: NDArray[Any] = self.blocks[0]
         else:
             found = self.take(np.arange(len(self)))
         return found if dtype is None else found.astype(dtype, copy=False)
@@ -215,14 +217,8 @@ def gather(columns: Mapping[str, Rows | Tokens], index: Index) -> dict[str, NDAr
             lengths = column.shown_lengths()[index]
             found[name] = column.take(index, int(lengths.max()) if len(lengths) else 0)
     for names in groups.values():
-        rows = [column for name in names if isinstance(column := columns[name], Rows)]
-        low, high = min(column.low for column in rows), max(column.high for column in rows)
-        # Reading the whole span is the faster way unless most of it would be thrown away.
-        if 2 * sum(column.width for column in rows) >= high - low:
-            span = replace(rows[0], low=low, high=high).take(index)
-            found.update({n: span[:, c.low - low : c.high - low] for n, c in zip(names, rows)})
-        else:
-            found.update({n: c.take(index) for n, c in zip(names, rows)})
+        rows = {name: column for name in names if isinstance(column := columns[name], Rows)}
+        found.update(_take_packed(rows, index))
     return {name: found[name] for name in columns}
 
 
@@ -232,27 +228,69 @@ def compose(outer: Index | None, index: Index) -> Index:
 
 
 def take_rows(rows: Rows, index: Index) -> NDArray[Any]:
-    """Read rows of the whole by number; each block is visited once, in order of the disk."""
-    columns = slice(rows.low, rows.high)
-    found = np.empty((len(index), rows.width), rows.dtype)
-    if len(index) == 0:
+    """Read rows of the whole by number, into new memory."""
+    if is_run(index):
+        # Slices, no index arrays.
+        found = np.empty((len(index), rows.width), rows.dtype)
+        for number, part, place in _visits(rows, index):
+            first = int(part[0])
+            found[place] = rows.blocks[number][first : first + len(part), rows.low : rows.high]
         return found
-    first = int(index[0])
-    if int(index[-1]) - first == len(index) - 1 and bool((np.diff(index) == 1).all()):
-        # A run of rows: slices, no index arrays.
-        stop = first + len(index)
-        for number in range(first // rows.block_rows, (stop - 1) // rows.block_rows + 1):
-            start = number * rows.block_rows
-            low, high = max(first, start), min(stop, start + rows.block_rows)
-            found[low - first : high - first] = rows.blocks[number][low - start : high - start, columns]
-        return found
+    if len(rows.blocks) == 1:
+        return _take_block(rows.blocks[0], index, rows.low, rows.high)
     order = np.argsort(index, kind="stable")
-    numbers = index[order] // rows.block_rows
-    cuts = np.flatnonzero(np.diff(numbers)) + 1
-    for part in np.split(order, cuts):
-        number = int(index[part[0]]) // rows.block_rows
-        found[part] = rows.blocks[number][index[part] - number * rows.block_rows, columns]
+    found = np.empty((len(index), rows.width), rows.dtype)
+    found[order] = _take_sorted(rows, index[order])
     return found
+
+
+def is_run(index: Index) -> bool:
+    """Whether numbers follow each other, so that a slice reads them."""
+    if len(index) == 0 or int(index[-1]) - int(index[0]) != len(index) - 1:
+        return False
+    return bool((np.diff(index) == 1).all())
+
+
+def _take_packed(columns: Mapping[str, Rows], index: Index) -> dict[str, NDArray[Any]]:
+    """Read the same rows of columns that lie beside each other in the same blocks."""
+    first = next(iter(columns.values()))
+    low, high = min(c.low for c in columns.values()), max(c.high for c in columns.values())
+    span = replace(first, low=low, high=high)
+    whole = compose(first.index, index)
+    # Reading the whole span at once is the faster way unless most of it would be thrown away, or slices do.
+    apart = len(columns) == 1 or 2 * sum(c.width for c in columns.values()) < high - low
+    if apart or is_run(whole) or len(first.blocks) == 1:
+        return {name: take_rows(column, whole) for name, column in columns.items()}
+    order = np.argsort(whole, kind="stable")
+    packed = _take_sorted(span, whole[order])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return {name: packed[back, c.low - low : c.high - low] for name, c in columns.items()}
+
+
+def _take_sorted(rows: Rows, index: Index) -> NDArray[Any]:
+    """Read rows whose numbers ascend: each block is visited once, in the order of the disk."""
+    found = np.empty((len(index), rows.width), rows.dtype)
+    for number, part, place in _visits(rows, index):
+        found[place] = _take_block(rows.blocks[number], part, rows.low, rows.high)
+    return found
+
+
+def _visits(rows: Rows, index: Index) -> Iterator[tuple[int, Index, slice]]:
+    """For ascending numbers: each block, the rows to read of it, and where they go."""
+    numbers = index // rows.block_rows
+    cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(index)]
+    for low, high in pairwise(cuts):
+        if high > low:
+            number = int(numbers[low])
+            yield number, index[low:high] - number * rows.block_rows, slice(low, high)
+
+
+def _take_block(block: NDArray[Any], index: Index, low: int, high: int) -> NDArray[Any]:
+    # np.take is the faster of the two, but copies what is not contiguous as a whole first.
+    if high - low == block.shape[1] and block.flags.c_contiguous:
+        return np.asarray(np.take(block, index, axis=0))
+    return np.asarray(block[index, low:high])
 
 
 def _getitem(column: Rows | Tokens, key: Any) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -86,7 +86,7 @@ class RepresentationPaths:
         self._read_labels = read_labels
         self._read_ids = read_ids
         self._index = index
-        self.meta: Mapping[str, Any] = MappingProxyType(dict(meta))
+        self._meta = dict(meta)
         self.path = path
         self.points: tuple[str, ...] = tuple(self._columns)
         self.widths: dict[str, int] = {name: column.width for name, column in self._columns.items()}
@@ -141,8 +141,8 @@ class RepresentationPaths:
         return cls(
             columns,
             logits=None if known_logits is None else Rows.of(known_logits),
-            read_labels=lambda: known_labels,
-            read_ids=lambda: names_of_samples,
+            read_labels=partial(_known, known_labels),
+            read_ids=partial(_known, names_of_samples),
             meta=complete_meta(meta, columns, widths, tokens, dtype),
         )
 
@@ -160,6 +160,11 @@ class RepresentationPaths:
         """
         column = self.column(point)
         return np.asarray(column) if self.path is None else column
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """Where the paths come from; read only."""
+        return MappingProxyType(self._meta)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -345,3 +350,8 @@ class RepresentationPaths:
             f"  logits  {known['logits_width'] or 'none'}",
         ]
         return "\n".join(lines)
+
+
+def _known(values: Any) -> Any:
+    """What is read of annotations that are in memory already; a function because those can be pickled."""
+    return values

@@ -181,7 +181,8 @@ def read_batches(columns: Mapping[str, Rows | Tokens], orders: Iterator[Index]) 
 
     for index in orders:
         arrays = gather(columns, index)
-        tensors = {point: torch.from_numpy(np.array(array, np.float32)) for point, array in arrays.items()}
+        # What was gathered is new memory already.
+        tensors = {p: torch.from_numpy(array.astype(np.float32, copy=False)) for p, array in arrays.items()}
         masks = {}
         for point, column in columns.items():
             if isinstance(column, Tokens):

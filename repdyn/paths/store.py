@@ -115,6 +115,10 @@ class ChunkFiles:
             self._open.move_to_end(number)
         return found
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process maps the files itself: only where they are is sent to it.
+        return {**self.__dict__, "_open": OrderedDict()}
+
     def _map(self, number: int) -> NDArray[Any]:
         shape = (self._rows[number], self._width)
         if 0 in shape:  # An empty file cannot be mapped, and there is none.

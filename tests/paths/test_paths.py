@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +189,24 @@ def test_batches_may_be_written_to_without_harm(paths: RepresentationPaths) -> N
     for batch in paths.batches(30, shuffle=False):
         batch["stem"].zero_()
     np.testing.assert_array_equal(np.asarray(paths["stem"]), before)
+
+
+def test_arrays_become_tensors_without_a_warning(paths: RepresentationPaths) -> None:
+    for point in paths.points:
+        assert torch.from_numpy(np.asarray(paths[point])).shape == paths[point].shape
+
+
+def test_other_processes_get_the_same(paths: RepresentationPaths) -> None:
+    np.asarray(paths["stem"])
+    sent = pickle.dumps(paths)
+    same(pickle.loads(sent), paths)  # noqa: S301 - our own bytes, as a worker process would get them
+    if paths.path is not None:
+        assert len(sent) < 20_000
+
+
+def test_meta_cannot_be_changed(paths: RepresentationPaths) -> None:
+    with pytest.raises(TypeError):
+        paths.meta["model"] = "another"  # type: ignore[index]
 
 
 def test_unknown_names_are_met_with_the_nearest(paths: RepresentationPaths) -> None:
