@@ -6,8 +6,21 @@ that only moves slowly is never called an attractor.
 
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
+from repdyn.fields.memorization import Memorization, memorization
 from repdyn.fields.multipliers import leading_multipliers
+from repdyn.fields.probing import Probing, probe_without_data
 from repdyn.fields.search import find_attractors
-from repdyn.fields.status import STATUSES
+from repdyn.fields.status import STATUSES, lyapunov_exponents
 
-__all__ = ["STATUSES", "Attractors", "LatentField", "find_attractors", "leading_multipliers"]
+__all__ = [
+    "STATUSES",
+    "Attractors",
+    "LatentField",
+    "Memorization",
+    "Probing",
+    "find_attractors",
+    "leading_multipliers",
+    "lyapunov_exponents",
+    "memorization",
+    "probe_without_data",
+]

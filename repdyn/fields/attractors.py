@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.fields.status import STATUSES
+from repdyn.intervals import Estimate
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -109,6 +111,27 @@ class Attractors:
         held = self.basin[self.basin >= 0]
         return np.bincount(held, minlength=len(self)) / len(self.basin)
 
+    def basin_volumes(self, level: float = 0.95) -> tuple[Estimate, ...]:
+        r"""Share of the starts' distribution that each attractor draws in, with Wilson's interval.
+
+        .. math:: \frac{p + z^2/2n \pm z\sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}
+
+        Starts must be independent draws for the interval to hold.
+
+        References
+        ----------
+        Wilson (1927). Probable inference, the law of succession, and statistical inference. JASA 22.
+        """
+        n = len(self.basin)
+        z = NormalDist().inv_cdf(0.5 + level / 2)
+        p = self.basin_share
+        middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        margin = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+        return tuple(
+            Estimate(float(v), float(max(0, m - w)), float(min(1, m + w)), level)
+            for v, m, w in zip(p, middle, margin)
+        )
+
     def status_counts(self) -> dict[str, int]:
         """How many starts have each status; statuses that none has are left out."""
         return {name: int((self.status == name).sum()) for name in STATUSES if (self.status == name).any()}
@@ -166,7 +189,7 @@ class Attractors:
             "status": self.status_counts(),
             "kind": list(self.kind),
             "period": self.period.tolist(),
-            "basin_share": self.basin_share.tolist(),
+            "basin_volumes": [volume.to_dict() for volume in self.basin_volumes()],
             "supported": self.supported.tolist(),
             "leading_multiplier": [
                 None if np.isnan(m) else float(m) for m in np.abs(self.multipliers[:, :1]).ravel()

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -49,6 +51,8 @@ class LatentField:
 
     def __init__(self, step: Callable[[Tensor], Tensor]) -> None:
         self.step = step
+        self.encode: Callable[[Tensor], Tensor] | None = None
+        self.decode: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def from_autoencoder(
@@ -64,8 +68,11 @@ class LatentField:
             Code to data.
         """
         if isinstance(encode, nn.Module) and isinstance(decode, nn.Module):
-            return cls(nn.Sequential(decode, encode))
-        return cls(lambda z: encode(decode(z)))
+            field = cls(nn.Sequential(decode, encode))
+        else:
+            field = cls(lambda z: encode(decode(z)))
+        field.encode, field.decode = encode, decode
+        return field
 
     def __call__(self, z: Tensor) -> Tensor:
         """Apply the map once, ``(N, d) -> (N, d)``."""
@@ -126,6 +133,62 @@ class LatentField:
         length = direction.norm(dim=1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
         small = direction / length * width
         return image, (self(z + small) - self(z - small)) / (2 * width) * length
+
+    def divergence(self, z: Tensor, probes: int = 16, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+        r"""Divergence of the field, :math:`\operatorname{tr} J_f(z) - d`; negative where volumes shrink.
+
+        .. math:: \operatorname{tr} J \approx \tfrac{1}{m} \sum_{i \le m} v_i^\top J v_i
+
+        Parameters
+        ----------
+        z
+            Shape ``(N, d)``.
+        probes
+            Random sign vectors. With ``d`` of them or more, the trace is summed exactly instead.
+        seed
+            Of the signs.
+
+        Returns
+        -------
+        value, error
+            Shape ``(N,)`` each: the estimate and its standard error, zero where it is exact.
+
+        References
+        ----------
+        Hutchinson (1989). A stochastic estimator of the trace of the influence matrix.
+        """
+        d = z.shape[1]
+        if probes >= d:
+            units = torch.eye(d, dtype=z.dtype, device=z.device)
+            diagonal = torch.stack([self.jvp(z, units[i].expand_as(z))[1][:, i] for i in range(d)])
+            return diagonal.sum(dim=0) - d, torch.zeros_like(z[:, 0])
+        generator = torch.Generator().manual_seed(seed)
+        signs = torch.randint(0, 2, (probes, *z.shape), generator=generator).to(z) * 2 - 1
+        traces = torch.stack([(v * self.jvp(z, v)[1]).sum(dim=1) for v in signs])
+        return traces.mean(dim=0) - d, traces.std(dim=0) / probes**0.5
+
+    def lyapunov(self, z: Tensor, steps: int = 256, *, seed: int = 0) -> NDArray[np.float64]:
+        """The two leading Lyapunov exponents along the orbit of each point, with their intervals.
+
+        Parameters
+        ----------
+        z
+            Shape ``(N, d)``.
+        steps
+            Length of the orbits, at least 16.
+        seed
+            Of the first tangent directions.
+
+        Returns
+        -------
+        NDArray
+            Value, low and high; shape ``(N, min(2, d), 3)``. See :func:`repdyn.fields.lyapunov_exponents`.
+        """
+        from repdyn.fields.status import follow_orbits, lyapunov_exponents
+
+        if steps < 16:
+            raise RepdynError(f"steps: an exponent's interval needs at least 16, got {steps}")
+        return lyapunov_exponents(follow_orbits(self, z, steps, seed=seed).growth.cpu().numpy())
 
     def power(self, period: int) -> LatentField:
         """The field of the map applied ``period`` times: a cycle of the map is a fixed point of it."""

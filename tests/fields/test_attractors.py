@@ -217,6 +217,13 @@ class TestResult:
         assert "Attractors: 2 from 50 starts" in text
         assert len(text.splitlines()) < 20
 
+    def test_basin_volumes_bracket_their_shares(self, found: Attractors) -> None:
+        volumes = found.basin_volumes()
+        assert sum(v.value for v in volumes) == pytest.approx(1)
+        assert all(v.low < 0.5 < v.high for v in volumes)
+        # Wilson's interval for 25 of 50 at 95 %.
+        assert found.basin_volumes()[0].high - found.basin_volumes()[0].low == pytest.approx(0.267, abs=0.01)
+
     def test_counts_over_the_sweep_do_not_hang_on_the_tolerance(self, found: Attractors) -> None:
         assert set(found.counts[:, 1]) == {2.0}
 

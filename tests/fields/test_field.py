@@ -87,3 +87,33 @@ def test_double_leaves_the_network_as_it_was() -> None:
 def test_shape_must_be_kept() -> None:
     with pytest.raises(RepdynError, match="same shape"):
         LatentField(lambda z: z[:1])(torch.zeros(2, 2))
+
+
+def test_divergence_is_the_trace_of_the_velocity() -> None:
+    matrix = torch.randn(30, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    field = LatentField(lambda z: z @ matrix.T)
+    z = torch.zeros(3, 30, dtype=torch.float64)
+    exact, zero = field.divergence(z, probes=30)
+    torch.testing.assert_close(exact, torch.full_like(exact, float(matrix.trace()) - 30))
+    assert not zero.any()
+    value, error = field.divergence(z, probes=20)
+    assert ((value - exact).abs() < 4 * error).all()
+    assert (error > 0).all()
+
+
+def test_lyapunov_exponents_of_a_linear_map_are_its_logarithmic_gains() -> None:
+    gains = torch.tensor([1.1, 0.5, 0.2], dtype=torch.float64)
+    z = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    exponents = LatentField(lambda z: z * gains).lyapunov(z, steps=64)
+    assert exponents.shape == (4, 2, 3)
+    torch.testing.assert_close(
+        torch.from_numpy(exponents[:, :, 0]), gains[:2].log().expand(4, 2), rtol=0, atol=0.02
+    )
+
+
+def test_lyapunov_exponent_of_the_logistic_map_is_log_two() -> None:
+    z = torch.linspace(0.1, 0.9, 20, dtype=torch.float64)[:, None]
+    exponents = LatentField(lambda z: 4 * z * (1 - z)).lyapunov(z, steps=1024)
+    assert abs(exponents[:, 0, 0].mean() - 0.6931) < 0.02
+    with pytest.raises(RepdynError, match="at least 16"):
+        LatentField(lambda z: z).lyapunov(z, steps=3)

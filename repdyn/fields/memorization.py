@@ -1,0 +1,199 @@
+"""Are attractors copies of training samples? Measured beside what unseen samples score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.fields.attractors import Attractors
+from repdyn.fields.field import LatentField
+from repdyn.fields.starts import to_numpy
+from repdyn.intervals import Estimate, bootstrap_mean
+
+__all__ = ["Memorization", "memorization"]
+
+BLOCK = 2**24
+"""Numbers in a block of the similarity matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Memorization:
+    """How near attractors are to training samples, and how near anything else would be.
+
+    Attributes
+    ----------
+    coefficient
+        Mean over attractors of the cosine between the decoded attractor and its nearest training sample.
+    null
+        The same of unseen samples: what no memory at all scores.
+    to_test
+        Of attractors and their nearest unseen sample, from as many as there are training samples or fewer.
+    weighted
+        The coefficient with attractors weighted by the share of starts they hold.
+    components
+        Principal components that hold 90 % of the variance of the decoded attractors.
+    test_error
+        Fraction of variance unexplained of unseen samples after one encoding and decoding.
+    similarity, null_similarity
+        Of each attractor, shape ``(A,)``, and of each unseen sample, shape ``(M,)``.
+    nearest
+        Index of each attractor's nearest training sample, shape ``(A,)``.
+    attractors
+        The search, started from the codes of the training samples.
+    verdict
+        ``"found"``: the coefficient's interval lies above the null's; ``"not found"``: at or below it;
+        ``"inconclusive"``: they overlap, or there are fewer than two attractors.
+    """
+
+    coefficient: Estimate
+    null: Estimate
+    to_test: Estimate
+    weighted: float
+    components: int
+    test_error: Estimate
+    similarity: NDArray[np.float64]
+    null_similarity: NDArray[np.float64]
+    nearest: NDArray[np.int64]
+    attractors: Attractors
+    verdict: str
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            [
+                f"Memorization: {self.verdict}, {len(self.attractors)} attractors",
+                f"  cosine to the nearest training sample  {self.coefficient}",
+                f"  the same, weighted by basins           {self.weighted:.3f}",
+                f"  null: of unseen samples                {self.null}",
+                f"  cosine to the nearest unseen sample    {self.to_test}",
+                f"  variance unexplained, unseen samples   {self.test_error}",
+                f"  components for 90 % of the attractors' variance: {self.components}",
+            ]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, as plain values for ``--json``."""
+        return {
+            "verdict": self.verdict,
+            "coefficient": self.coefficient.to_dict(),
+            "null": self.null.to_dict(),
+            "to_test": self.to_test.to_dict(),
+            "weighted": self.weighted,
+            "components": self.components,
+            "test_error": self.test_error.to_dict(),
+            "attractors": self.attractors.to_dict(),
+        }
+
+
+def memorization(
+    field: LatentField,
+    train: Any,
+    test: Any,
+    *,
+    max_starts: int = 1000,
+    max_steps: int = 3000,
+    seed: int = 0,
+) -> Memorization:
+    r"""The memorisation coefficient of an auto-encoder, beside its null.
+
+    .. math:: \frac1A \sum_{a} \max_{x \in X_\text{train}} \cos(D(z^*_a), x)
+
+    with attractors :math:`z^*_a` reached from the training codes. The paper prints a minimum where its words
+    require this maximum. In high dimensions with non-negative data any sample has a near neighbour by
+    cosine, so the figure means nothing without the same cosine of samples that were never trained on.
+
+    Parameters
+    ----------
+    field
+        From :meth:`LatentField.from_autoencoder`: it must know how to encode and decode.
+    train, test
+        Data as the encoder takes it, first axis the sample.
+    max_starts
+        Training samples that are followed, drawn at random. All serve as memories.
+    max_steps
+        Plain steps allowed for each.
+    seed
+        Of the draw and the bootstrap.
+
+    Raises
+    ------
+    RepdynError
+        If the field has no encoder and decoder, or there is no sample.
+
+    References
+    ----------
+    Fumero et al. (2025), arXiv 2505.22785, section 4; Radhakrishnan, Belkin, Uhler (2020), PNAS 117.
+    """
+    if field.encode is None or field.decode is None:
+        raise RepdynError("field: has no encoder and decoder; make it with LatentField.from_autoencoder")
+    train, test = torch.as_tensor(train), torch.as_tensor(test)
+    if len(train) == 0 or len(test) == 0:
+        raise RepdynError(f"train, test: need samples, got {len(train)} and {len(test)}")
+    generator = np.random.default_rng(seed)
+    chosen = np.sort(generator.choice(len(train), min(max_starts, len(train)), replace=False))
+    with torch.no_grad():
+        codes = field.encode(train[torch.from_numpy(chosen)])
+        found = field.attractors(codes, max_steps=max_steps, seed=seed)
+        decoded = field.decode(torch.from_numpy(found.points).to(codes))
+        rebuilt = field.decode(field.encode(test))
+    memories, unseen = _unit(train), _unit(test)
+    null, _ = _nearest(unseen, memories)
+    error = to_numpy(((rebuilt - test) ** 2).flatten(1).sum(1)).astype(np.float64)
+    spread = float(((test - test.mean(dim=0)) ** 2).flatten(1).sum(1).mean())
+    similarity, nearest = _nearest(_unit(decoded), memories)
+    to_test, _ = _nearest(_unit(decoded), unseen[: len(memories)])
+    coefficient, null_mean = _mean(similarity, seed), bootstrap_mean(null, seed=seed)
+    held = found.basin_share
+    verdict = "inconclusive"
+    if len(found) >= 2 and coefficient.low > null_mean.high:
+        verdict = "found"
+    elif len(found) >= 2 and coefficient.value <= null_mean.high:
+        verdict = "not found"
+    return Memorization(
+        coefficient=coefficient,
+        null=null_mean,
+        to_test=_mean(to_test, seed),
+        weighted=float((similarity * held).sum() / held.sum()) if len(found) else float("nan"),
+        components=_components(to_numpy(decoded.flatten(1)).astype(np.float64)),
+        test_error=bootstrap_mean(error / max(spread, 1e-300), seed=seed),
+        similarity=similarity,
+        null_similarity=null,
+        nearest=nearest,
+        attractors=found,
+        verdict=verdict,
+    )
+
+
+def _mean(values: NDArray[np.float64], seed: int) -> Estimate:
+    nan = float("nan")
+    return bootstrap_mean(values, seed=seed) if len(values) else Estimate(nan, nan, nan)
+
+
+def _unit(x: torch.Tensor) -> NDArray[np.float64]:
+    rows = to_numpy(x.flatten(1)).astype(np.float64)
+    unit: NDArray[np.float64] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+    return unit
+
+
+def _nearest(
+    queries: NDArray[np.float64], bank: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Largest cosine of each query with the bank, and with which; by blocks, never all pairs at once."""
+    value, which = np.empty(len(queries)), np.empty(len(queries), dtype=np.int64)
+    rows = max(1, BLOCK // len(bank))
+    for start in range(0, len(queries), rows):
+        cosine = queries[start : start + rows] @ bank.T
+        which[start : start + rows] = cosine.argmax(axis=1)
+        value[start : start + rows] = cosine.max(axis=1)
+    return value, which
+
+
+def _components(points: NDArray[np.float64], share: float = 0.9) -> int:
+    if len(points) < 2:
+        return 0
+    variance = np.linalg.svd(points - points.mean(axis=0), compute_uv=False) ** 2
+    return int(np.searchsorted(np.cumsum(variance) / max(float(variance.sum()), 1e-300), share - 1e-12) + 1)

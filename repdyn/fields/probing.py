@@ -1,0 +1,211 @@
+"""What a network knows without being shown data: attractors reached from noise, as a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from repdyn.errors import RepdynError
+from repdyn.fields.attractors import Attractors
+from repdyn.fields.field import LatentField
+from repdyn.fields.starts import to_numpy
+from repdyn.intervals import Estimate, bootstrap
+from repdyn.progress import track
+
+__all__ = ["Probing", "probe_without_data"]
+
+ATTRACTORS, ORTHOGONAL, NOISE = "attractors", "random orthogonal", "random latents"
+PRINCIPAL, REAL = "principal components of data", "latents of data"
+DICTIONARIES = (ATTRACTORS, ORTHOGONAL, NOISE, PRINCIPAL, REAL)
+
+
+@dataclass(frozen=True, eq=False)
+class Probing:
+    """Error of rebuilding held-out latents from few atoms, by dictionary.
+
+    Attributes
+    ----------
+    atoms
+        Numbers of atoms allowed for each target.
+    error
+        Fraction of the latents' variance unexplained, for each dictionary one estimate per number of atoms.
+        The first needs no data; random orthogonal atoms and random latents are its controls; the
+        last two were made from other real data and are the ceiling.
+    decoded_error
+        The same after decoding, or None where no decoder was given.
+    sizes
+        Number of atoms in each dictionary.
+    attractors
+        The search from noise.
+    verdict
+        ``"found"``: at the largest number of atoms that all dictionaries allow, attractors beat both
+        controls with intervals apart; ``"not found"``: they beat neither; ``"inconclusive"`` otherwise.
+    """
+
+    atoms: tuple[int, ...]
+    error: dict[str, tuple[Estimate, ...]]
+    decoded_error: dict[str, tuple[Estimate, ...]] | None
+    sizes: dict[str, int]
+    attractors: Attractors
+    verdict: str
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Probing without data: {self.verdict}; {len(self.attractors)} attractors from "
+            f"{len(self.attractors.status)} random latents",
+            "  variance of held-out latents unexplained, by atoms used",
+            f"  {'':<30}" + "".join(f"{k:>8}" for k in self.atoms),
+        ]
+        for name, estimates in self.error.items():
+            row = "".join(f"{e.value:8.3f}" for e in estimates)
+            lines.append(f"  {name + f' ({self.sizes[name]})':<30.30}{row}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, as plain values for ``--json``."""
+
+        def plain(errors: dict[str, tuple[Estimate, ...]] | None) -> Any:
+            return errors and {name: [e.to_dict() for e in row] for name, row in errors.items()}
+
+        return {
+            "verdict": self.verdict,
+            "atoms": list(self.atoms),
+            "error": plain(self.error),
+            "decoded_error": plain(self.decoded_error),
+            "sizes": self.sizes,
+            "attractors": self.attractors.to_dict(),
+        }
+
+
+def probe_without_data(
+    field: LatentField,
+    decode: Callable[[Tensor], Tensor] | None,
+    targets: Any,
+    *,
+    atoms: Sequence[int] = (1, 2, 4, 8, 16),
+    starts: int = 1024,
+    max_steps: int = 1000,
+    seed: int = 0,
+) -> Probing:
+    r"""Rebuild real latents from attractors that were reached from noise alone.
+
+    .. math:: \min_{w} \Big\lVert z - \sum_a w_a z^*_a \Big\rVert^2 \quad \text{with at most } k
+              \text{ weights other than zero}
+
+    by orthogonal matching pursuit. Starts are standard normal, as in the paper: no data enters the
+    dictionary. Half of the targets make the two ceilings (principal components, real latents); the other
+    half is rebuilt.
+
+    Parameters
+    ----------
+    field
+        The map.
+    decode
+        Latents to data, for the error after decoding; or None.
+    targets
+        Latents of held-out data, shape ``(M, d)``.
+    atoms
+        Numbers of atoms allowed; those beyond the latent dimension are left out.
+    starts
+        Random latents that are followed.
+    max_steps
+        Plain steps allowed for each.
+    seed
+        Of the starts, the halves and the random dictionaries.
+
+    Raises
+    ------
+    RepdynError
+        On targets that are not ``(M, d)`` with at least 4 rows.
+
+    References
+    ----------
+    Fumero et al. (2025), arXiv 2505.22785, section 5; Pati, Rezaiifar, Krishnaprasad (1993). Orthogonal
+    matching pursuit.
+    """
+    targets = torch.as_tensor(targets).detach()
+    if targets.ndim != 2 or len(targets) < 4:
+        raise RepdynError(f"targets: must have shape (M, d) with M at least 4, got {tuple(targets.shape)}")
+    d = targets.shape[1]
+    generator = np.random.default_rng(seed)
+    noise = generator.standard_normal((starts, d))
+    found = field.attractors(torch.from_numpy(noise).to(targets), max_steps=max_steps, seed=seed)
+    order = generator.permutation(len(targets))
+    values = to_numpy(targets).astype(np.float64)
+    reference, held_out = values[order[: len(order) // 2]], values[order[len(order) // 2 :]]
+    size = max(1, len(found))
+    dictionaries = {
+        ATTRACTORS: found.points,
+        ORTHOGONAL: np.linalg.qr(generator.standard_normal((d, d)))[0],
+        NOISE: noise[:size],
+        PRINCIPAL: np.linalg.svd(reference, full_matrices=False)[2],
+        REAL: reference[:size],
+    }
+    allowed = tuple(k for k in atoms if 0 < k <= d)
+    error: dict[str, tuple[Estimate, ...]] = {}
+    decoded: dict[str, tuple[Estimate, ...]] = {}
+    truth = None if decode is None else _decoded(decode, held_out, targets)
+    for name, dictionary in track(list(dictionaries.items()), "rebuilding latents from few atoms"):
+        rebuilt = [_pursue(dictionary, held_out, k) for k in allowed]
+        error[name] = tuple(_unexplained(held_out, r, seed) for r in rebuilt)
+        if decode is not None and truth is not None:
+            decoded[name] = tuple(_unexplained(truth, _decoded(decode, r, targets), seed) for r in rebuilt)
+    return Probing(
+        atoms=allowed,
+        error=error,
+        decoded_error=decoded if decode is not None else None,
+        sizes={name: len(dictionary) for name, dictionary in dictionaries.items()},
+        attractors=found,
+        verdict=_judge(error, allowed, len(found)),
+    )
+
+
+def _pursue(dictionary: NDArray[np.float64], targets: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """Orthogonal matching pursuit of each target by at most ``k`` rows of the dictionary.
+
+    All targets at once: each takes the atom most correlated with what is left of it, and all its atoms are
+    fitted anew. Atoms that add nothing (a dictionary of lower rank) are ridged to nothing.
+    """
+    norms = np.linalg.norm(dictionary, axis=1, keepdims=True)
+    unit = (dictionary / np.maximum(norms, 1e-300))[norms[:, 0] > 0]
+    rebuilt = np.zeros_like(targets)
+    chosen = np.zeros((len(targets), 0), dtype=np.int64)
+    taken = np.zeros((len(targets), len(unit)), dtype=bool)
+    rows = np.arange(len(targets))
+    for _ in range(min(k, len(unit))):
+        correlation = np.where(taken, -1.0, np.abs((targets - rebuilt) @ unit.T))
+        best = correlation.argmax(axis=1)
+        taken[rows, best] = True
+        chosen = np.concatenate([chosen, best[:, None]], axis=1)
+        basis = unit[chosen]
+        gram = basis @ basis.transpose(0, 2, 1) + 1e-10 * np.eye(chosen.shape[1])
+        weights = np.linalg.solve(gram, basis @ targets[:, :, None])
+        rebuilt = (weights * basis).sum(axis=1)
+    return rebuilt
+
+
+def _unexplained(truth: NDArray[np.float64], rebuilt: NDArray[np.float64], seed: int) -> Estimate:
+    error = ((truth - rebuilt) ** 2).sum(axis=1)
+    spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=1)
+    return bootstrap(lambda e, s: float(e.mean() / max(s.mean(), 1e-300)), error, spread, seed=seed)
+
+
+def _decoded(decode: Callable[[Tensor], Tensor], z: NDArray[np.float64], like: Tensor) -> NDArray[np.float64]:
+    with torch.no_grad():
+        return to_numpy(decode(torch.from_numpy(z).to(like)).flatten(1)).astype(np.float64)
+
+
+def _judge(error: dict[str, tuple[Estimate, ...]], atoms: tuple[int, ...], found: int) -> str:
+    usable = [i for i, k in enumerate(atoms) if k <= found]
+    if not usable:
+        return "inconclusive" if found else "not found"
+    i = usable[-1]
+    ours = error[ATTRACTORS][i]
+    beaten = [ours.high < error[name][i].low for name in (ORTHOGONAL, NOISE)]
+    return "found" if all(beaten) else "not found" if not any(beaten) else "inconclusive"
