@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import repdyn.topology.neighbors as neighbors_module
 from repdyn.errors import RepdynError
 from repdyn.topology import (
     LevelSetTree,
@@ -37,6 +38,17 @@ def test_a_point_is_not_its_own_neighbor_even_among_duplicates(dimensions):
     assert (indices != np.arange(100)[:, None]).all()
     assert (distances < 1e-6).all()
     assert all(len(set(row)) == 6 for row in indices.tolist())
+
+
+def test_neighbors_by_cells_are_nearly_exact():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12_000, 6)) @ rng.normal(size=(6, 30))
+    distances, indices = neighbors_module._by_cells(x, 10)
+    exact = neighbors_module._by_blocks(x, 10)
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(indices, exact[1])]) > 0.97
+    assert (distances >= exact[0] - 1e-9).all()
+    assert (indices != np.arange(len(x))[:, None]).all()
+    assert all(len(set(row)) == 10 for row in indices[::50].tolist())
 
 
 def test_knn_density_is_right_for_a_gaussian_in_a_wider_space():
