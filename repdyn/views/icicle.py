@@ -15,6 +15,7 @@ from repdyn.views.arguments import finite
 __all__ = ["REST", "Icicle", "collapse", "lay_out", "read_tree", "untangle"]
 
 REST = -2  # the node that stands for all collapsed leaves
+_THICKEST_REST = 0.15  # of the whole: leaves that are drawn matter more than those that are not
 _THINNEST = 0.25  # of an equal share: a leaf of almost no mass can still be seen and pointed at
 
 
@@ -190,6 +191,8 @@ def lay_out(tree: Icicle, wish: ArrayLike | None = None) -> NDArray[np.float64]:
     if size.sum() <= 0:
         size = leaf.astype(np.float64)
     size = np.where(leaf, np.maximum(size / size.sum(), _THINNEST / leaf.sum()), 0.0)
+    rest = tree.node == REST
+    size[rest] = np.minimum(size[rest], _THICKEST_REST / (1 - _THICKEST_REST) * size[~rest].sum())
     pull = (
         np.full(len(size), np.nan) if wish is None else np.where(leaf, np.asarray(wish, dtype=float), np.nan)
     )

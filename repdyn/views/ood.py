@@ -73,7 +73,7 @@ def ood(
     read = {name: finite(f"ood: scores of {name!r}", scores[name], shape=(None,)) for name in names}
     cells = _cells(table)
     panels_used = ["histogram"] + (["profile"] if profile is not None else []) + (["table"] if cells else [])
-    table_height = _TABLE_ROW * (len(cells[0]) + 1) + 14 if cells else 0
+    table_height = _TABLE_ROW * (_lines(cells) + 1) + 14 if cells else 0
     heights = {"histogram": 300, "profile": 230, "table": table_height}
     plot_height = sum(heights[p] for p in panels_used) + 96 * (len(panels_used) - 1)
     figure = make_subplots(
@@ -88,11 +88,11 @@ def ood(
     if profile is not None:
         _profile(figure, profile, read, representatives)
     if cells:
-        header = ["detector", "data set", "AUROC ↑", "FPR@95 ↓"]
+        header = ["detector, then controls", "data set", "AUROC ↑", "FPR@95 ↓"]
         figure.add_table(
             header={"values": header, "height": _TABLE_ROW},
             cells={"values": cells, "height": _TABLE_ROW},
-            columnwidth=[1.4, 1, 1, 1],
+            columnwidth=[1.3, 1.05, 1.2, 1.2],
             row=len(panels_used),
             col=1,
         )
@@ -240,11 +240,19 @@ def _chosen(
     figure.update_layout(meta={"links": {"sources": list(start), "targets": [{"trace": chosen, "y": lines}]}})
 
 
+def _lines(cells: Sequence[Sequence[str]]) -> int:
+    """How many lines a table takes where names wrap, at print width: plotly cuts off what does not fit."""
+    return sum(
+        max(1, -(-len(detector.removeprefix("<b>").removesuffix("</b>")) // 23), -(-len(data) // 19))
+        for detector, data, *_ in zip(*cells)
+    )
+
+
 def _cells(table: Mapping[str, Mapping[str, Mapping[str, object]]]) -> list[list[str]]:
     columns: list[list[str]] = [[], [], [], []]
     for rank, (detector, sets) in enumerate(table.items()):
         for place, (name, figures) in enumerate(sets.items()):
-            said = f"<b>{plain(detector, 34)}</b>" if rank == 0 else f"{plain(detector, 34)} (control)"
+            said = f"<b>{plain(detector, 40)}</b>" if rank == 0 else plain(detector, 40)
             row = [
                 said if place == 0 else "",
                 plain(name, 26),

@@ -175,8 +175,8 @@ def _curves(
     figure: go.Figure, t: NDArray[np.float64], curves: NDArray[np.float64], certified: NDArray[np.bool_]
 ) -> None:
     for mask, name, color, alpha in (
-        (~certified, "not certified", _NOT, 0.4),
-        (certified, "certified", _CERTIFIED, 0.55),
+        (~certified, "not certified", _NOT, 0.5),
+        (certified, "certified", _CERTIFIED, 0.7),
     ):
         some = curves[mask]
         joined = np.concatenate([some, np.full((len(some), 1), np.nan)], axis=1).ravel()

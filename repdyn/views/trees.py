@@ -74,7 +74,8 @@ def two_trees(
     _half(figure, "B", b, place_b, tint_b, pixels, mirror=True)
     _frame(figure, f"A · {_leaves(a)}", f"B · {_leaves(b)}")
     lone = [
-        int((t.is_leaf & np.array([c is None for c in tint])).sum()) for t, tint in ((a, tint_a), (b, tint_b))
+        int((t.is_leaf & (t.node != REST) & np.array([c is None for c in tint])).sum())
+        for t, tint in ((a, tint_a), (b, tint_b))
     ]
     hidden = f" {len(given) - len(drawn)} pairs lie among collapsed leaves and are not drawn." * (
         len(drawn) < len(given)
@@ -239,7 +240,7 @@ def _half(
                 figure,
                 at,
                 float(place[k].mean()),
-                plain(one.label[k], 17),
+                plain(one.label[k], 18),
                 "right" if mirror else "left",
                 ink,
             )
