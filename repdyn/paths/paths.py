@@ -16,6 +16,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import columns_of_arrays
 from repdyn.paths.checks import check_finite, check_labels, check_logits, check_points
 from repdyn.paths.columns import Index, Rows, Tokens, compose
+from repdyn.paths.description import one_screen
 from repdyn.paths.layout import complete_meta
 from repdyn.paths.sampling import (
     Batch,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = ["RepresentationPaths"]
-
-_POINTS_SHOWN = 14  # of a path in its one-screen description
 
 
 class RepresentationPaths:
@@ -336,20 +335,7 @@ class RepresentationPaths:
         }
 
     def __repr__(self) -> str:
-        known = self.to_dict()
-        where = "in memory" if self.path is None else f"in {self.path}"
-        origin = [str(self.meta[key]) for key in ("model", "data") if self.meta.get(key)]
-        shown = [f"{n} {w}{' (tokens)' if n in self.tokens else ''}" for n, w in self.widths.items()]
-        if len(shown) > _POINTS_SHOWN:
-            shown = [*shown[: _POINTS_SHOWN - 1], f"… {len(shown) - _POINTS_SHOWN} more …", shown[-1]]
-        lines = [
-            f"RepresentationPaths: {len(self)} samples at {len(self.points)} points, {self.dtype}, {where}",
-            *([f"  from    {' on '.join(origin)}"] if origin else []),
-            f"  points  {', '.join(shown)}",
-            f"  labels  {'none' if known['classes'] is None else str(known['classes']) + ' classes'}",
-            f"  logits  {known['logits_width'] or 'none'}",
-        ]
-        return "\n".join(lines)
+        return one_screen(self.to_dict())
 
 
 def _known(values: Any) -> Any:

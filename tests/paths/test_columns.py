@@ -1,0 +1,79 @@
+"""Columns read what NumPy would, however their blocks are cut and their indices composed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repdyn.paths.columns import Rows, Tokens, gather
+
+SIZE, WIDTHS = 50, (2, 5, 1, 3)
+
+
+def packed(block_rows: int) -> tuple[np.ndarray, list[Rows]]:
+    """An array cut into blocks, the last one padded, and the columns of its four points."""
+    whole = np.random.default_rng(0).normal(size=(SIZE, sum(WIDTHS)))
+    padded = np.concatenate([whole, np.full((-SIZE % block_rows, whole.shape[1]), np.nan)])
+    blocks = np.split(padded, len(padded) // block_rows)
+    ends = np.cumsum(WIDTHS).tolist()
+    columns = [Rows(blocks, block_rows, SIZE, e - w, e, whole.dtype) for e, w in zip(ends, WIDTHS)]
+    return whole, columns
+
+
+@given(
+    block_rows=st.integers(1, SIZE + 5),
+    index=st.lists(st.integers(0, SIZE - 1), max_size=80),
+    chosen=st.sets(st.integers(0, 3), min_size=1),
+)
+@settings(deadline=None, max_examples=150)
+def test_gathers_what_numpy_would(block_rows: int, index: list[int], chosen: set[int]) -> None:
+    whole, columns = packed(block_rows)
+    numbers = np.array(index, np.int64)
+    found = gather({str(number): columns[number] for number in sorted(chosen)}, numbers)
+    assert list(found) == [str(number) for number in sorted(chosen)]
+    for number in chosen:
+        column = columns[number]
+        np.testing.assert_array_equal(found[str(number)], whole[numbers, column.low : column.high])
+        assert not np.shares_memory(found[str(number)], column.blocks[0])
+
+
+@given(block_rows=st.integers(1, SIZE + 5), first=st.integers(0, SIZE - 1), count=st.integers(1, SIZE))
+@settings(deadline=None, max_examples=60)
+def test_runs_are_read_as_slices(block_rows: int, first: int, count: int) -> None:
+    whole, columns = packed(block_rows)
+    run = np.arange(first, min(first + count, SIZE))
+    for name, values in gather({str(n): c for n, c in enumerate(columns)}, run).items():
+        column = columns[int(name)]
+        np.testing.assert_array_equal(values, whole[run, column.low : column.high])
+        assert values.flags.c_contiguous
+
+
+@given(
+    block_rows=st.integers(1, SIZE + 5),
+    first=st.lists(st.integers(0, SIZE - 1), min_size=1, max_size=30),
+    data=st.data(),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_subset_of_a_subset(block_rows: int, first: list[int], data: st.DataObject) -> None:
+    second = data.draw(st.lists(st.integers(0, len(first) - 1), min_size=1, max_size=20))
+    whole, columns = packed(block_rows)
+    numbers = np.array(first)[second]
+    for column in columns:
+        part = column.subset(np.array(first)).subset(np.array(second))
+        np.testing.assert_array_equal(np.asarray(part), whole[numbers, column.low : column.high])
+        assert part.shape == (len(second), column.width)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tokens_move_to_the_front(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    values, mask = generator.normal(size=(SIZE, 4, 3)), generator.random((SIZE, 4)) < 0.5
+    column = Tokens.of(values, mask)
+    index = generator.integers(0, SIZE, 20)
+    for sample, tokens in zip(index, column.ragged(index)):
+        np.testing.assert_array_equal(tokens, values[sample][mask[sample]])
+    part = column.subset(index)
+    assert part.shape == (20, mask[index].sum(axis=1).max(), 3)
+    np.testing.assert_array_equal(np.asarray(part), np.asarray(column)[index, : part.shape[1]])
