@@ -20,6 +20,9 @@ __all__ = ["ModuleAdapter", "stack"]
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 
+WHOLE = "output"
+"""The name of a module's own output as a point, unless one of its parts has that name."""
+
 
 class ModuleAdapter:
     """``module:package.attr``: a module, or a function without arguments that makes one."""
@@ -73,10 +76,11 @@ class ModuleAdapter:
         name: str | None = None,
     ) -> TracedModel:
         """Make any module traceable; see :func:`repdyn.wrap`."""
-        known = {path: Point(path, _layout(part)) for path, part in module.named_modules()}
+        known = {path: Point(path, _layout(part)) for path, part in module.named_modules() if path}
+        known.setdefault(WHOLE, Point("", _layout(module)))
         if isinstance(points, str):
             raise RepdynError(f"points: expected a list of names, got {points!r}; write [{points!r}]")
-        chosen = tuple(points) if points is not None else find_blocks(module) or ("",)
+        chosen = tuple(points) if points is not None else find_blocks(module) or (WHOLE,)
         for path in chosen:
             if path not in known:
                 raise RepdynError(f"points: the model has no module {path!r}; {nearest_names(path, known)}")

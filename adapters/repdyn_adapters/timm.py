@@ -19,8 +19,8 @@ from repdyn_adapters.blocks import find_blocks
 __all__ = ["TimmAdapter"]
 
 _TOKENS = (
-    "beit cait coat convit crossvit deepseek_vit deit eva gemma4_vit hiera levit mlp_mixer mvitv2 naflexvit pit "
-    "pvt_v2 qwen3_vit tnt twins vision_transformer vision_transformer_hybrid vision_transformer_relpos xcit"
+    "beit cait coat convit crossvit deepseek_vit deit eva gemma4_vit hiera levit mlp_mixer mvitv2 naflexvit "
+    "pit pvt_v2 qwen3_vit tnt twins vision_transformer vision_transformer_hybrid vision_transformer_relpos xcit"
 )
 _CHANNELS_LAST = (
     "gcvit hieradet_sam2 mambaout sequencer swin_transformer swin_transformer_v2 swin_transformer_v2_cr "
@@ -147,7 +147,7 @@ def _final(model: Any, family: str) -> tuple[Point | None, Callable[[Tensor], Te
     def apply(x: Tensor) -> Tensor:
         weight = next(heads[0].parameters())
         x = x.to(weight.device, weight.dtype)
-        logits = [part(x[..., None, None] if convolution else x).flatten(1) for part in heads]
+        logits: list[Tensor] = [part(x[..., None, None] if convolution else x).flatten(1) for part in heads]
         return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
     return point, apply
