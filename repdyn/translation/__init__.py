@@ -1,0 +1,26 @@
+"""Translation between two models' latent spaces, from no, few or all pairs, and what it is worth.
+
+Match the density trees of two models (:func:`match_trees`), derive a linear map with a verdict
+(:func:`translate`), evaluate it beside its controls (:func:`evaluate_translation`), and let one model's
+head answer for the other (:func:`stitch`).
+"""
+
+from repdyn.translation.evaluation import TranslationEvaluation, evaluate_translation
+from repdyn.translation.linear import LinearTranslation, fit_affine, fit_orthogonal, fit_ridge
+from repdyn.translation.matching import TreeMatch, match_trees
+from repdyn.translation.stitching import StitchedModel, stitch
+from repdyn.translation.translate import translate
+
+__all__ = [
+    "LinearTranslation",
+    "StitchedModel",
+    "TranslationEvaluation",
+    "TreeMatch",
+    "evaluate_translation",
+    "fit_affine",
+    "fit_orthogonal",
+    "fit_ridge",
+    "match_trees",
+    "stitch",
+    "translate",
+]

@@ -1,0 +1,247 @@
+"""What a translation is worth: retrieval on held-out pairs, beside simpler maps and paired ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.translation.coordinates import unit_rows
+from repdyn.translation.linear import LinearTranslation, fit_orthogonal, fit_ridge
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from repdyn.paths import RepresentationPaths
+
+__all__ = ["TranslationEvaluation", "evaluate_translation"]
+
+Floats = NDArray[np.float64]
+
+MOST_ITEMS = 10_000
+"""Retrieval compares all with all."""
+
+
+@dataclass(frozen=True, eq=False)
+class TranslationEvaluation:
+    """Retrieval and class agreement of a translation beside its controls, with 95 % intervals.
+
+    Attributes
+    ----------
+    top1, top5
+        By name: ``"translation"``, ``"random"`` (a random orthogonal map), ``"identity"`` where widths agree,
+        ``"paired"`` (Procrustes) and ``"paired ridge"`` where pairs for the ceiling were given.
+    class_agreement
+        Share of items whose nearest translated neighbour (not the item itself) has their class, same names;
+        ``"own space"`` is the same within B. Empty without labels.
+    confusion
+        Class of each item (row) against class of its nearest neighbour under the translation (column),
+        ``(C, C)``, or None.
+    classes
+        Names of its rows, or None.
+    verdict
+        Of the translation, reached without these pairs.
+    items
+        Number of held-out pairs.
+    """
+
+    top1: Mapping[str, Estimate]
+    top5: Mapping[str, Estimate]
+    class_agreement: Mapping[str, Estimate]
+    confusion: NDArray[np.int64] | None
+    classes: tuple[str, ...] | None
+    verdict: str
+    items: int
+
+    def __repr__(self) -> str:
+        lines = [f"TranslationEvaluation on {self.items} held-out pairs, verdict {self.verdict!r}"]
+        for name, value in self.top1.items():
+            classes = f"  classes {self.class_agreement[name]}" if name in self.class_agreement else ""
+            lines.append(f"  {name:12s} top-1 {value}  top-5 {self.top5[name]}{classes}")
+        if "own space" in self.class_agreement:
+            lines.append(f"  {'own space':12s} classes {self.class_agreement['own space']}")
+        return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """Top-1 retrieval beside the controls, and the classes confused."""
+        from repdyn.views.translation import translation  # plotly loads only when a picture is asked for
+
+        bars = {name: value.to_dict() for name, value in self.top1.items()}
+        return translation(bars, self.confusion, self.classes, self.verdict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """``top1``, ``paired`` and ``random`` are top-1 retrievals; all else by name below."""
+        figures = {name.replace(" ", "_"): value.to_dict() for name, value in self.top1.items()}
+        return {
+            "top1": figures.pop("translation"),
+            **figures,
+            "top5": {name: value.to_dict() for name, value in self.top5.items()},
+            "class_agreement": {name: value.to_dict() for name, value in self.class_agreement.items()},
+            "verdict": self.verdict,
+            "items": self.items,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a folder that :meth:`load` reads (kind ``"translation_evaluation"``)."""
+        parts = ("top1", "top5", "class_agreement")
+        config: dict[str, Any] = {
+            part: {name: value.to_dict() for name, value in getattr(self, part).items()} for part in parts
+        }
+        config |= {"classes": self.classes, "verdict": self.verdict, "items": self.items}
+        tensors = {} if self.confusion is None else {"confusion": self.confusion}
+        save_artifact(path, "translation_evaluation", config, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TranslationEvaluation:
+        """Read what :meth:`save` wrote."""
+        artifact = load_artifact(path, "translation_evaluation")
+        config = artifact.config
+        parts = {
+            part: {name: Estimate(**value) for name, value in config[part].items()}
+            for part in ("top1", "top5", "class_agreement")
+        }
+        classes = None if config["classes"] is None else tuple(config["classes"])
+        confusion = artifact.tensors.get("confusion")
+        return cls(
+            **parts, confusion=confusion, classes=classes, verdict=config["verdict"], items=config["items"]
+        )
+
+
+def evaluate_translation(
+    t: LinearTranslation,
+    x_a: ArrayLike | RepresentationPaths,
+    x_b: ArrayLike | RepresentationPaths,
+    labels: ArrayLike | None = None,
+    ceiling: tuple[ArrayLike, ArrayLike] | None = None,
+    seed: int = 0,
+) -> TranslationEvaluation:
+    r"""Retrieve each item among all by its translation; pairs serve this and nothing else.
+
+    .. math:: \text{top-}k = \frac1N \sum_i
+              \big[\, \#\{j : \cos(\hat t(x_i), \hat y_j) > \cos(\hat t(x_i), \hat y_i)\} < k \,\big]
+
+    where hats are centring over the items and division by length.
+
+    Parameters
+    ----------
+    t
+        The translation.
+    x_a, x_b
+        The same held-out inputs read by A and by B, shapes ``(N, D_a)`` and ``(N, D_b)``; or paths, of
+        which the last points are taken.
+    labels
+        Classes, shape ``(N,)``; those of paths where not given.
+    ceiling
+        Other paired points ``(M, D_a)`` and ``(M, D_b)``, disjoint from the items: what a fit with pairs
+        reaches. The translation never sees them.
+    seed
+        Of the random map and the intervals.
+
+    Returns
+    -------
+    TranslationEvaluation
+
+    Raises
+    ------
+    RepdynError
+        On items that are not paired or not of the translation's widths, and on a ceiling that contains
+        evaluation items.
+    """
+    if labels is None:
+        labels = getattr(x_a, "labels", None)
+    a, b = _points(x_a, "x_a"), _points(x_b, "x_b")
+    _check(t, a, b)
+    maps: dict[str, LinearTranslation | None] = {"translation": t, "random": _random(t, seed)}
+    if a.shape[1] == b.shape[1]:
+        maps["identity"] = None
+    if ceiling is not None:
+        fit_a, fit_b = _points(ceiling[0], "ceiling[0]"), _points(ceiling[1], "ceiling[1]")
+        _check_ceiling(a, b, fit_a, fit_b)
+        maps["paired"], maps["paired ridge"] = fit_orthogonal(fit_a, fit_b), fit_ridge(fit_a, fit_b)
+    target = unit_rows(b - b.mean(0))
+    top1, top5, agreement = {}, {}, {}
+    classes, numbers = _classes(labels, len(a))
+    confusion = None
+    for name, one in maps.items():
+        moved = a if one is None else one(a)
+        similarity = unit_rows(moved - moved.mean(0)) @ target.T
+        rank = (similarity > np.diag(similarity)[:, None]).sum(1)
+        # A map that sends all to one place ties everywhere: half of the ties come before the item.
+        rank = rank + ((similarity == np.diag(similarity)[:, None]).sum(1) - 1) // 2
+        top1[name] = bootstrap_mean(rank < 1, seed=seed)
+        top5[name] = bootstrap_mean(rank < 5, seed=seed)
+        if numbers is not None:
+            np.fill_diagonal(similarity, -np.inf)
+            nearest = numbers[similarity.argmax(1)]
+            agreement[name] = bootstrap_mean(nearest == numbers, seed=seed)
+            if name == "translation" and classes is not None:
+                confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+                np.add.at(confusion, (numbers, nearest), 1)
+    if numbers is not None:
+        similarity = target @ target.T
+        np.fill_diagonal(similarity, -np.inf)
+        agreement["own space"] = bootstrap_mean(numbers[similarity.argmax(1)] == numbers, seed=seed)
+    return TranslationEvaluation(top1, top5, agreement, confusion, classes, t.verdict, len(a))
+
+
+def _points(x: ArrayLike | RepresentationPaths, name: str) -> Floats:
+    points = getattr(x, "points", None)
+    raw = x[points[-1]] if isinstance(points, tuple) else x  # type: ignore[index]
+    array = np.asarray(raw, dtype=np.float64)
+    if array.ndim != 2 or not np.isfinite(array).all():
+        raise RepdynError(
+            f"evaluate_translation: {name} must be finite points (N, D), got shape {array.shape}"
+        )
+    return array
+
+
+def _check(t: LinearTranslation, a: Floats, b: Floats) -> None:
+    if len(a) != len(b) or not 2 <= len(a) <= MOST_ITEMS:
+        raise RepdynError(
+            f"evaluate_translation: x_a and x_b must be the same 2 to {MOST_ITEMS} inputs, "
+            f"got {len(a)} and {len(b)}"
+        )
+    if (a.shape[1], b.shape[1]) != t.matrix.shape:
+        raise RepdynError(
+            f"evaluate_translation: the translation goes from {t.matrix.shape[0]} to {t.matrix.shape[1]}, "
+            f"the points have {a.shape[1]} and {b.shape[1]}"
+        )
+
+
+def _check_ceiling(a: Floats, b: Floats, fit_a: Floats, fit_b: Floats) -> None:
+    if len(fit_a) != len(fit_b) or fit_a.shape[1] != a.shape[1] or fit_b.shape[1] != b.shape[1]:
+        raise RepdynError(
+            f"evaluate_translation: ceiling must be pairs of the items' widths, "
+            f"got {fit_a.shape} and {fit_b.shape}"
+        )
+    # Only an item that *both* models read in the same way is the same pair.
+    held = {(x.tobytes(), y.tobytes()) for x, y in zip(a, b)}
+    shared = sum((x.tobytes(), y.tobytes()) in held for x, y in zip(fit_a, fit_b))
+    if shared:
+        raise RepdynError(
+            f"evaluate_translation: {shared} pairs of the ceiling are evaluation items; give disjoint ones"
+        )
+
+
+def _random(t: LinearTranslation, seed: int) -> LinearTranslation:
+    a, b = t.matrix.shape
+    noise = np.random.default_rng(seed).normal(size=(a, b))
+    left, _, right = np.linalg.svd(noise, full_matrices=False)
+    return LinearTranslation(left @ right, t.offset_a, t.offset_b)
+
+
+def _classes(labels: ArrayLike | None, count: int) -> tuple[tuple[str, ...] | None, NDArray[np.int64] | None]:
+    if labels is None:
+        return None, None
+    given = np.asarray(labels)
+    if given.shape != (count,):
+        raise RepdynError(f"evaluate_translation: labels must have shape ({count},), got {given.shape}")
+    names, numbers = np.unique(given, return_inverse=True)
+    return tuple(map(str, names)), numbers.astype(np.int64)

@@ -1,0 +1,291 @@
+"""Affine maps between two latent spaces, and the closed-form ways to fit one on paired points."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.errors import RepdynError
+
+if TYPE_CHECKING:
+    import torch
+    from plotly.graph_objects import Figure
+
+__all__ = ["LinearTranslation", "fit_affine", "fit_orthogonal", "fit_ridge"]
+
+Floats = NDArray[np.float64]
+Points = TypeVar("Points", "NDArray[Any]", "torch.Tensor")
+
+VERDICTS = ("found", "inconclusive", "not found")
+"""From best to worst; a chain of translations is as good as its worst link."""
+
+PENALTIES = np.logspace(-5, 1, 13)
+"""Ridge penalties tried, as fractions of the mean variance of a coordinate."""
+
+RANK_CUTOFF = 1e-6
+"""Singular values below this fraction of the largest carry no signal in single-precision activations."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearTranslation:
+    r"""A linear map from one model's latent space to another's, with what is known about its truth.
+
+    .. math:: t(x) = (x - \mu_A) M + \mu_B
+
+    Attributes
+    ----------
+    matrix
+        M, shape ``(D_a, D_b)``.
+    offset_a
+        Subtracted before the matrix, shape ``(D_a,)``.
+    offset_b
+        Added after it, shape ``(D_b,)``.
+    confidence
+        Agreement of independent fits, 1 for the same map and about 0 for unrelated ones; NaN where none
+        was measured.
+    verdict
+        ``"found"``, ``"inconclusive"`` or ``"not found"``.
+    reason
+        One sentence: why that verdict.
+    evidence
+        The figures behind the verdict, by name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> t = LinearTranslation(2 * np.eye(2), np.zeros(2), np.ones(2))
+    >>> t(np.array([[1.0, 2.0]]))
+    array([[3., 5.]])
+    >>> t.inverse(t(np.array([[1.0, 2.0]])))
+    array([[1., 2.]])
+    """
+
+    matrix: Floats
+    offset_a: Floats
+    offset_b: Floats
+    confidence: float = float("nan")
+    verdict: str = "inconclusive"
+    reason: str = "fitted without a test of its truth"
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.matrix)
+        if len(shape) != 2 or np.shape(self.offset_a) != shape[:1] or np.shape(self.offset_b) != shape[1:]:
+            raise RepdynError(
+                f"LinearTranslation: a matrix of shape (D_a, D_b) goes with offsets (D_a,) and (D_b,), got "
+                f"{shape}, {np.shape(self.offset_a)} and {np.shape(self.offset_b)}"
+            )
+        if self.verdict not in VERDICTS:
+            raise RepdynError(f"LinearTranslation: verdict must be one of {VERDICTS}, got {self.verdict!r}")
+        if not all(np.isfinite(a).all() for a in (self.matrix, self.offset_a, self.offset_b)):
+            raise RepdynError("LinearTranslation: the matrix and both offsets must be finite")
+
+    def __repr__(self) -> str:
+        a, b = self.matrix.shape
+        return (
+            f"LinearTranslation({a} -> {b}, verdict={self.verdict!r}, confidence={self.confidence:.3f})\n"
+            f"  {self.reason}"
+        )
+
+    def __call__(self, x: Points) -> Points:
+        """Translate points of shape ``(..., D_a)``; arrays stay arrays, tensors stay differentiable tensors.
+
+        Raises
+        ------
+        RepdynError
+            If the last axis is not of width D_a.
+        """
+        if x.shape[-1] != len(self.offset_a):
+            raise RepdynError(
+                f"translation: reads points of width {len(self.offset_a)}, got shape {tuple(x.shape)}"
+            )
+        if isinstance(x, np.ndarray):
+            return (x - self.offset_a) @ self.matrix + self.offset_b
+        m, a, b = (x.new_tensor(part) for part in (self.matrix, self.offset_a, self.offset_b))
+        return (x - a) @ m + b
+
+    @property
+    def inverse(self) -> LinearTranslation:
+        """The map back: the inverse where widths agree, else the Moore-Penrose inverse."""
+        back = np.asarray(np.linalg.pinv(self.matrix, rcond=RANK_CUTOFF), dtype=np.float64)
+        return LinearTranslation(
+            back, self.offset_b, self.offset_a, self.confidence, self.verdict, self.reason, self.evidence
+        )
+
+    def __matmul__(self, first: LinearTranslation) -> LinearTranslation:
+        """``t @ s`` translates by ``s`` first, then by ``t``; as credible as the worse of the two."""
+        if first.matrix.shape[1] != self.matrix.shape[0]:
+            raise RepdynError(
+                f"t @ s: s ends in width {first.matrix.shape[1]}, t starts at {self.matrix.shape[0]}"
+            )
+        worse = max(self, first, key=lambda t: VERDICTS.index(t.verdict))
+        return LinearTranslation(
+            first.matrix @ self.matrix,
+            first.offset_a,
+            (first.offset_b - self.offset_a) @ self.matrix + self.offset_b,
+            float(np.minimum(self.confidence, first.confidence)),
+            worse.verdict,
+            f"composed of two translations; the less certain one: {worse.reason}",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Verdict, reason and figures for ``--json``; the matrix goes with :meth:`save`."""
+        return {
+            "shape": list(self.matrix.shape),
+            "verdict": self.verdict,
+            "confidence": self.confidence,
+            "reason": self.reason,
+            "evidence": dict(self.evidence),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a folder that :meth:`load` reads."""
+        save_artifact(
+            path,
+            "translation",
+            self.to_dict(),
+            {"matrix": self.matrix, "offset_a": self.offset_a, "offset_b": self.offset_b},
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LinearTranslation:
+        """Read what :meth:`save` wrote."""
+        artifact = load_artifact(path, "translation")
+        known = {key: artifact.config[key] for key in ("confidence", "verdict", "reason", "evidence")}
+        parts: dict[str, Any] = {**artifact.tensors, **known}
+        return cls(**parts)
+
+    def plot(self) -> Figure:
+        """The figures behind the verdict, as bars."""
+        from repdyn.views.translation import translation  # plotly loads only when a picture is asked for
+
+        bars = {name: {"value": value, "low": value, "high": value} for name, value in self.evidence.items()}
+        return translation(bars, None, None, self.verdict)
+
+
+def fit_orthogonal(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> LinearTranslation:
+    r"""Orthogonal Procrustes with centring and one scale; widths may differ.
+
+    .. math:: \min_{Q,\,s} \sum_i w_i \lVert s (x_i - \bar x) Q - (y_i - \bar y) \rVert^2,
+              \qquad Q^\top Q = I \text{ or } Q Q^\top = I
+
+    Parameters
+    ----------
+    x, y
+        Paired rows, shapes ``(N, D_a)`` and ``(N, D_b)``.
+    weights
+        Non-negative, shape ``(N,)``; equal where not given.
+
+    Returns
+    -------
+    LinearTranslation
+
+    Raises
+    ------
+    RepdynError
+        On arrays that are not paired, not finite, or fewer than two rows.
+
+    References
+    ----------
+    Schönemann, P. (1966). A generalized solution of the orthogonal Procrustes problem. Psychometrika 31.
+    """
+    a, b, w = _paired(x, y, weights)
+    mean_a, mean_b = w @ a, w @ b
+    a, b = a - mean_a, b - mean_b
+    left, values, right = np.linalg.svd(a.T @ (w[:, None] * b), full_matrices=False)
+    rotation = left @ right
+    moved = float(w @ ((a @ rotation) ** 2).sum(1))
+    scale = float(values.sum()) / moved if moved > 0 else 1.0
+    return LinearTranslation(scale * rotation, mean_a, mean_b)
+
+
+def fit_ridge(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
+    r"""Ridge regression with the penalty chosen by leave-one-out error in closed form.
+
+    .. math:: \min_M \sum_i \lVert (x_i - \bar x) M - (y_i - \bar y) \rVert^2 + \lambda \lVert M \rVert^2
+
+    Parameters
+    ----------
+    x, y
+        Paired rows, shapes ``(N, D_a)`` and ``(N, D_b)``.
+
+    Returns
+    -------
+    LinearTranslation
+
+    Raises
+    ------
+    RepdynError
+        As in :func:`fit_orthogonal`.
+
+    References
+    ----------
+    Hoerl, A., and Kennard, R. (1970). Ridge regression. Technometrics 12(1).
+    Allen, D. (1974). The relationship between variable selection and data augmentation. Technometrics 16(1).
+    """
+    a, b, w = _paired(x, y, None)
+    mean_a, mean_b = w @ a, w @ b
+    return LinearTranslation(_ridge(a - mean_a, b - mean_b), mean_a, mean_b)
+
+
+def fit_affine(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
+    r"""The orthogonal map, corrected by ridge on what it leaves: shrinks to Procrustes, not to zero.
+
+    .. math:: M = sQ + \arg\min_R \sum_i \lVert (x_i - \bar x) R - r_i \rVert^2 + \lambda \lVert R \rVert^2,
+              \qquad r_i = (y_i - \bar y) - s (x_i - \bar x) Q
+
+    With few pairs it is nearly :func:`fit_orthogonal`, with many nearly least squares.
+
+    Parameters
+    ----------
+    x, y
+        Paired rows, shapes ``(N, D_a)`` and ``(N, D_b)``.
+
+    Returns
+    -------
+    LinearTranslation
+
+    Raises
+    ------
+    RepdynError
+        As in :func:`fit_orthogonal`.
+    """
+    a, b, _ = _paired(x, y, None)
+    base = fit_orthogonal(a, b)
+    correction = _ridge(a - base.offset_a, b - base(a))
+    return LinearTranslation(base.matrix + correction, base.offset_a, base.offset_b)
+
+
+def _ridge(a: Floats, b: Floats) -> Floats:
+    """Ridge on centred arrays; the penalty by leave-one-out (the hat matrix's diagonal gives it for free)."""
+    left, values, right = np.linalg.svd(a, full_matrices=False)
+    projected = left.T @ b
+    scale = float((values**2).sum()) / a.shape[1]
+    if scale == 0:
+        return np.zeros((a.shape[1], b.shape[1]))
+    errors = []
+    for penalty in PENALTIES * scale:
+        shrink = values**2 / (values**2 + penalty)
+        residual = b - left @ (shrink[:, None] * projected)
+        leverage = (left**2) @ shrink + 1 / len(a)  # 1/N: the mean was fitted too
+        errors.append(float(((residual / np.maximum(1 - leverage, 1e-9)[:, None]) ** 2).mean()))
+    penalty = PENALTIES[int(np.argmin(errors))] * scale
+    return np.asarray(right.T @ ((values / (values**2 + penalty))[:, None] * projected))
+
+
+def _paired(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or len(a) < 2:
+        raise RepdynError(f"paired fit: x and y need one N >= 2, got {a.shape} and {b.shape}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise RepdynError("paired fit: x and y must be finite")
+    w = np.ones(len(a)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if w.shape != (len(a),) or not np.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
+        raise RepdynError(f"paired fit: weights must be {len(a)} non-negative numbers, got shape {w.shape}")
+    return a, b, w / w.sum()

@@ -1,0 +1,158 @@
+"""Explore matchings of two models' density trees, choose without pairs, refine the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.progress import track
+from repdyn.topology import LevelSetTree
+from repdyn.translation.assignment import quadratic_assignment
+from repdyn.translation.coordinates import Cloud
+from repdyn.translation.nodes import TREE_COMPONENTS, Nodes, flattened_gram
+from repdyn.translation.refine import fit_without_pairs, joint_similarity, nearest_orthogonal, refine
+
+__all__ = ["Candidate", "Search"]
+
+Rows = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+TREE_POINTS = 4000
+"""Points a tree is grown on: its time grows with their square, its leaves hardly change."""
+
+LEAVES = (8, 120)
+"""Granularities tried, evenly in the logarithm. Which one succeeds depends on the data; none does on all."""
+
+NEIGHBORS = (5, 8, 11)
+"""Neighbours of the density tried: fewer show more peaks."""
+
+POWERS = (0.35, 1.0)
+"""Flattening of the Gram matrices' spectrum."""
+
+START_RANK = 16
+"""Directions that matched nodes determine reliably."""
+
+SCORED = 1000
+"""Points of each side on which a candidate is scored."""
+
+FUNNEL = ((32, 4), (64, 6))
+"""Components and steps of the short refinement every candidate gets before it is scored: a right one
+improves at once, a wrong one stays where it is, and all are scored in the same number of components."""
+
+EXPLOITED = 2
+"""Candidates refined at length."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Maps at all depths and how well translated points fall among real ones under them."""
+
+    fit: float
+    maps: list[Rows]
+
+
+class Search:
+    """Unpaired search for maps at all depths together.
+
+    Parameters
+    ----------
+    a, b
+        Clouds per depth.
+    known
+        Rows known to be pairs, ``(M, 2)``, possibly none.
+    seed
+        Of everything drawn.
+    """
+
+    def __init__(self, a: Sequence[Cloud], b: Sequence[Cloud], known: Index, seed: int) -> None:
+        self.a, self.b, self.known = a, b, known
+        self.points_a, self.points_b = [c.points for c in a], [c.points for c in b]
+        self.generator = np.random.default_rng(seed)
+        self._trees: dict[tuple[int, int, int], LevelSetTree] = {}
+        self.width = min(min(x.shape[1] for x in self.points_a), min(y.shape[1] for y in self.points_b))
+
+    @property
+    def leaves(self) -> int:
+        """Peaks of the poorer density at the last depth: below three there is nothing to match."""
+        return min(self._tree(side, len(self.a) - 1, NEIGHBORS[0]).n_peaks for side in (0, 1))
+
+    def run(self, candidates: int) -> Candidate:
+        """Explore, take the best by fit, refine them, return the best."""
+        found = [self.propose(number) for number in track(range(candidates), "matching trees")]
+        if len(self.known) > 1:
+            found.append(self._from_known())
+        found.sort(key=lambda candidate: -candidate.fit)
+        refined = []
+        for candidate in track(found[:EXPLOITED], "refining the match"):
+            maps = self._refined(candidate.maps, ((64, 4), (128, 8)), 1500)
+            refined.append(self._scored(maps))
+        best = max(refined, key=lambda candidate: candidate.fit)
+        return self._scored(self.finish(best.maps))
+
+    def finish(self, maps: list[Rows]) -> list[Rows]:
+        """Refine in wide and then all components, on more points."""
+        return self._refined(maps, ((128, 4), (192, 4), (self.width, 4)), 2500)
+
+    def propose(self, number: int) -> Candidate:
+        """One matching at random settings, shortly refined; depths take turns with ``number``."""
+        generator = self.generator
+        depth = number % len(self.a)
+        leaves = int(np.exp(generator.uniform(*np.log(LEAVES))))
+        neighbors = int(generator.choice(NEIGHBORS))
+        power = float(generator.uniform(*POWERS))
+        nodes = []
+        for side, points in enumerate((self.points_a, self.points_b)):
+            tree = self._tree(side, depth, neighbors)
+            labels = tree.cut(min(leaves, tree.n_peaks))
+            # A node is a set of inputs: grown at one depth, it has a centroid at every depth.
+            nodes.append(Nodes.from_labels([x[:TREE_POINTS] for x in points], labels))
+        size = max(map(len, nodes))
+        a, b = (
+            np.stack([flattened_gram(side.mass, c, power, size) for c in side.centroids]) for side in nodes
+        )
+        permutations, _ = quadratic_assignment(
+            a, b, starts=16, polished=2, seed=int(generator.integers(2**31))
+        )
+        starts = [_maps_from_nodes(nodes[0], nodes[1], p) for p in permutations]
+        return max(
+            (self._scored(self._refined(maps, FUNNEL, SCORED)) for maps in starts),
+            key=lambda candidate: candidate.fit,
+        )
+
+    def _refined(self, maps: list[Rows], schedule: Sequence[tuple[int, int]], batch: int) -> list[Rows]:
+        ranks = [min(rank, self.width) for rank, steps in schedule for _ in range(steps)]
+        fixed = (self.known[:, 0], self.known[:, 1]) if len(self.known) else None
+        seed = int(self.generator.integers(2**31))
+        return refine(self.points_a, self.points_b, maps, ranks, batch=batch, seed=seed, fixed=fixed)
+
+    def _scored(self, maps: list[Rows]) -> Candidate:
+        # The first rows serve every candidate, so that scores compare.
+        a, b = ([x[:SCORED] for x in side] for side in (self.points_a, self.points_b))
+        return Candidate(fit_without_pairs(joint_similarity(a, b, maps)), maps)
+
+    def _from_known(self) -> Candidate:
+        i, j = self.known[:, 0], self.known[:, 1]
+        return self._scored([nearest_orthogonal(x[i].T @ y[j]) for x, y in zip(self.points_a, self.points_b)])
+
+    def _tree(self, side: int, depth: int, neighbors: int) -> LevelSetTree:
+        key = side, depth, neighbors
+        if key not in self._trees:
+            points = (self.points_a, self.points_b)[side][depth][:TREE_POINTS, :TREE_COMPONENTS]
+            self._trees[key] = LevelSetTree.fit(points, neighbors=neighbors)
+        return self._trees[key]
+
+
+def _maps_from_nodes(a: Nodes, b: Nodes, permutation: Index) -> list[Rows]:
+    """Procrustes on matched centroids at each depth, in the directions that they determine."""
+    left = np.flatnonzero(permutation[: len(a)] < len(b))
+    right = permutation[left]
+    weight = np.sqrt(a.mass[left] * b.mass[right])
+    maps = []
+    for x, y in zip(a.centroids, b.centroids):
+        u, values, v = np.linalg.svd((x[left] * weight[:, None]).T @ y[right], full_matrices=False)
+        rank = min(START_RANK, int((values > 1e-6 * max(values[0], 1e-30)).sum()))
+        maps.append(np.asarray(u[:, :rank] @ v[:rank], dtype=np.float32))
+    return maps
