@@ -23,6 +23,7 @@ _READERS = {
     "persistence": ("repdyn.topology", "PathPersistence", "Shape through depth"),
     "translation": ("repdyn.translation", "LinearTranslation", "From one model's latents to another's"),
     "translation_evaluation": ("repdyn.translation", "TranslationEvaluation", "How good the translation is"),
+    "tree_match": ("repdyn.translation", "TreeMatch", "Two trees, matched"),
     "tree": ("repdyn.topology", "LevelSetTree", "The tree of density level sets"),
 }
 _WITHIN = (

@@ -44,7 +44,8 @@ def translate(
     say(repr(translation))
     figures: dict[str, Any] = {"translation": translation.to_dict()}
     if held_out is not None:
-        found = evaluate_translation(translation, *(open_paths(store) for store in held_out), seed=seed)
+        read_by_a, read_by_b = (open_paths(store) for store in held_out)
+        found = evaluate_translation(translation, read_by_a, read_by_b, seed=seed)
         found.save(out / "evaluation")
         say(repr(found))
         figures["evaluation"] = found.to_dict()

@@ -25,6 +25,7 @@ from repdyn.tracing import TracedModel, load, trace
 from repdyn.translation import (
     LinearTranslation,
     TranslationEvaluation,
+    TreeMatch,
     evaluate_translation,
     match_trees,
     translate,
@@ -34,6 +35,7 @@ __all__ = ["Walk"]
 
 MODEL_A, MODEL_B = "packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2"
 FITTED, HELD_OUT, FOREIGN = 4000, 1000, 500  # passages: for each model, for nobody, unlike them
+PAIRED = 2000  # passages that B reads as well, for the paired ceiling alone
 STARTS = 500  # of the field: enough to see its attractors, few enough for seconds
 STEPS_OF_THE_FIELD = 1000
 
@@ -136,11 +138,12 @@ class Walk:
 
     def translation(self) -> dict[str, Any]:
         """Match the trees, derive the map without pairs, and evaluate it on passages both models read."""
-        trees = [
-            self._kept(f"{name}.tree", LevelSetTree.load, partial(LevelSetTree.fit, x, seed=self.seed))
-            for name, x in (("a", self._last(self.a)), ("b", self._last(self.b)))
-        ]
-        say(f"  level-set trees: {len(trees[0].leaves)} leaves in A, {len(trees[1].leaves)} in B")
+        a, b = self._last(self.a), self._last(self.b)
+        tree_a, tree_b = (
+            self._kept(name, LevelSetTree.load, partial(LevelSetTree.fit, x, seed=self.seed))
+            for name, x in (("a.tree", a), ("b.tree", b))
+        )
+        say(f"  level-set trees: {len(tree_a.leaves)} leaves in A, {len(tree_b.leaves)} in B")
         translation = self._kept(
             "ab.translation", LinearTranslation.load, lambda: translate(self.a, self.b, seed=self.seed)
         )
@@ -149,9 +152,21 @@ class Walk:
             "ab.evaluation", TranslationEvaluation.load, lambda: self._evaluate_translation(translation)
         )
         _indent(found)
-        self._show(match_trees(*trees, seed=self.seed), "Two trees, matched")
+        match = self._kept(
+            "ab.match", TreeMatch.load, partial(match_trees, tree_a, tree_b, a, b, seed=self.seed)
+        )
+        _indent(match)
+        self._show(match, "Two trees, matched")
         self._show(found, "Two models, no pairs")
-        return {"translation": {**found.to_dict(), "verdict": translation.verdict}}
+        return {
+            "translation": {
+                "top1": found.top1["translation"].to_dict(),
+                "paired": found.top1["paired"].to_dict(),
+                "random": found.top1["random"].to_dict(),
+                "verdict": translation.verdict,
+                "evaluation": found.to_dict(),
+            }
+        }
 
     # --- what the steps stand on ---
 
@@ -307,13 +322,14 @@ class Walk:
 
     def _evaluate_translation(self, translation: LinearTranslation) -> TranslationEvaluation:
         # Pairs serve the ceiling alone: B reads A's passages too, after everything is fitted.
-        paired = self._traced("a-read-by-b.paths", MODEL_B, self.parts[0].texts)
+        texts = self.parts[0].texts[:PAIRED]
+        paired = self._traced("a-read-by-b.paths", MODEL_B, texts)
         return evaluate_translation(
             translation,
             self._last(self.held_out[0]),
             self._last(self.held_out[1]),
             labels=self.parts[2].labels,
-            ceiling=(self._last(self.a), self._last(paired)),
+            ceiling=(self._last(self.a)[: len(texts)], self._last(paired)),
             seed=self.seed,
         )
 
