@@ -1,7 +1,9 @@
 """Out-of-distribution detection: how unlike the training data an input looks, at every depth.
 
-:class:`PathDetector` watches the whole representation path; :class:`MahalanobisDetector` and
-:class:`KNNDetector` watch one point and are what it must beat; :func:`evaluate` puts them side by side.
+:class:`PathDetector` watches the whole representation path; :class:`MahalanobisDetector`,
+:class:`RelativeMahalanobisDetector` and :class:`KNNDetector` watch one point and are what it must beat;
+:class:`TrajectoryDetector` watches how an auto-encoder moves a code; :class:`UnionDetector` calibrates
+several together; :func:`evaluate` puts a detector beside its controls.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from repdyn.ood.attractor import AttractorDetector
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold, false_positive_interval
 from repdyn.ood.controls import energy
 from repdyn.ood.detector import load_detector
-from repdyn.ood.detectors import MahalanobisDetector, PathDetector
+from repdyn.ood.detectors import MahalanobisDetector, PathDetector, RelativeMahalanobisDetector
 from repdyn.ood.evaluation import OODEvaluation, evaluate
 from repdyn.ood.neighbours import KNNDetector
 from repdyn.ood.residuals import ReconstructionDetector, ResidualDetector
@@ -24,6 +26,7 @@ __all__ = [
     "OODEvaluation",
     "PathDetector",
     "ReconstructionDetector",
+    "RelativeMahalanobisDetector",
     "ResidualDetector",
     "TrajectoryDetector",
     "UnionDetector",

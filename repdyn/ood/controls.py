@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
 from repdyn.errors import RepdynError
-from repdyn.ood.gaussian import FOLDS, fit_gaussian
+from repdyn.ood.crossfit import FOLDS
+from repdyn.ood.gaussian import fit_gaussian
 
 __all__ = ["IN_DISTRIBUTION", "energy", "statistics_scores"]
 

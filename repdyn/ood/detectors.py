@@ -10,8 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.ood.crossfit import (
+    FOLDS,
+    CrossFit,
+    Density,
+    HeldOut,
+    RelativeDensity,
+    TwofoldDensity,
+    cross_fit,
+)
 from repdyn.ood.detector import Detector, read, record_all, revive_all, values
-from repdyn.ood.gaussian import FOLDS, ShrunkGaussian, cross_fit, unit
+from repdyn.ood.gaussian import ShrunkGaussian, unit
 from repdyn.ood.neighbours import KNNDetector
 from repdyn.progress import track
 
@@ -19,7 +28,7 @@ if TYPE_CHECKING:
     from repdyn.ood.modules import PathModule
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["MahalanobisDetector", "PathDetector"]
+__all__ = ["MahalanobisDetector", "PathDetector", "RelativeMahalanobisDetector"]
 
 Array = NDArray[np.float64]
 _log = logging.getLogger(__name__)
@@ -30,17 +39,17 @@ LEAST = 4 * FOLDS  # below four samples a fold, a held-out mean and spread say n
 class PathDetector(Detector):
     """How far a path runs from the usual, at every depth.
 
-    At each point l the unit vector u_l = x_l / ‖x_l‖ has a Mahalanobis distance
-    d_l = min_c ‖Σ_l^{-1/2} (u_l − μ_{l,c})‖ with a Ledoit–Wolf covariance. With m_l and s_l the mean and
-    spread of d_l over in-distribution samples *that the model had not seen* (cross-fitting), the score
-    is
+    At each point l the unit vector u_l = x_l / ‖x_l‖ has a distance d_l under Ledoit–Wolf Gaussians of the
+    in-distribution samples: the Mahalanobis distance, or, with labels and at the points where class means
+    describe *held-out* in-distribution samples more shortly (:func:`repdyn.ood.crossfit.cross_fit`), that
+    distance and the relative one, nearest class against the whole, together
+    (:class:`repdyn.ood.crossfit.TwofoldDensity`). With m_l and s_l the mean and spread of d_l over
+    in-distribution samples that the model had not seen (cross-fitting), the score is
 
         score(x) = − mean_l (d_l − m_l) / s_l.
 
     The mean over depth is the plain choice: each depth speaks with the same weight in units of its own
-    spread, nothing is tuned, and no out-of-distribution sample had a say. Class means are used at the
-    points where, given labels, they make held-out in-distribution samples likelier
-    (:func:`repdyn.ood.gaussian.cross_fit`).
+    spread, and nothing is tuned.
 
     Parameters
     ----------
@@ -60,7 +69,8 @@ class PathDetector(Detector):
     calibration_scores_
         Cross-fitted scores of the fitted samples, or held-out ones after :meth:`calibrate`.
     controls_
-        The nearest-neighbour and Mahalanobis detector of the last point, fitted on the same paths.
+        Fitted on the same paths, at the last point alone: nearest neighbours, the Mahalanobis distance
+        and, where class means help there, the relative one.
 
     Notes
     -----
@@ -68,10 +78,16 @@ class PathDetector(Detector):
     the fit works and says so through ``logging``, and the distance tends to the Euclidean one.
     Scale and rotation of a point leave every score as it was.
 
+    That both distances are taken where there are classes was decided on CLINC150's *validation*
+    out-of-scope queries and on far text (German, news, shuffled letters), by reason and before any test
+    set: the class distance alone reached an AUROC of .948 on the queries (all-MiniLM-L6-v2), the relative
+    one .978, both .970; but the relative one is blind to whatever moves all classes alike.
+
     References
     ----------
     Lee, K. et al. (2018). A simple unified framework for detecting out-of-distribution samples and
-    adversarial attacks. NeurIPS. Müller, M. & Hein, M. (2025). Mahalanobis++. ICML (unit vectors first).
+    adversarial attacks. NeurIPS. Ren, J. et al. (2021). A simple fix to Mahalanobis distance for improving
+    near-OOD detection. arXiv 2106.09022. Müller, M. & Hein, M. (2025). Mahalanobis++. ICML (unit vectors).
 
     Examples
     --------
@@ -113,6 +129,9 @@ class PathDetector(Detector):
             "nearest neighbours": KNNDetector().fit(paths),
             "Mahalanobis": MahalanobisDetector(seed=self.seed).fit(paths),
         }
+        relative = RelativeMahalanobisDetector(seed=self.seed).fit(paths)
+        if relative.class_means_[relative.points_[0]] > 1:
+            self.controls_["relative Mahalanobis"] = relative
         return self
 
     def profile(self, paths: RepresentationPaths) -> Array:
@@ -130,33 +149,45 @@ class PathDetector(Detector):
         labels = None
         if paths.labels is not None:
             labels = np.unique(np.asarray(paths.labels), return_inverse=True)[1].astype(np.intp)
-        kept, self._gaussians, self._location, self._spread = [], {}, {}, {}
+        kept, self._densities, self._location, self._spread = [], {}, {}, {}
         held_out = np.zeros(len(paths))
         for point in track(points, "fitting densities"):
             x = values(paths, point)
             if len(x) < x.shape[1]:
                 _log.warning("%s: %d samples in %d dimensions; covariance mostly shrunk", point, *x.shape)
-            found = cross_fit(unit(x), labels, fold)
-            spread = float(found.distances.std())
-            if found.gaussian is None or spread == 0:
+            fitted = cross_fit(unit(x), labels, fold)
+            found = None if fitted is None else self._choose(fitted)
+            if found is None or (spread := float(found.distances.std())) == 0:
                 _log.warning("%s: does not vary over the samples and is left out", point)
                 continue
             kept.append(point)
-            self._gaussians[point] = found.gaussian
+            self._densities[point] = found.density
             self._location[point], self._spread[point] = float(found.distances.mean()), spread
             held_out -= (found.distances - self._location[point]) / spread
         if not kept:
             raise RepdynError("fit: no point varies over the samples; are they all the same input?")
         self.points_ = tuple(kept)
         self.widths_ = {point: self.widths_[point] for point in kept}
-        self.class_means_ = {point: len(self._gaussians[point].means) for point in kept}
+        self._count_means()
         self._calibrate(held_out / len(kept), "cross-fitted")
+
+    def _choose(self, fitted: CrossFit) -> HeldOut:
+        """Which distance is read at a point."""
+        return fitted.twofold or fitted.plain
+
+    def _count_means(self) -> None:
+        self.class_means_ = {}
+        for point, density in self._densities.items():
+            if isinstance(density, TwofoldDensity):
+                density = density.relative
+            conditional = density.conditional if isinstance(density, RelativeDensity) else density
+            self.class_means_[point] = len(conditional.means)
 
     def _profile(self, batch: Mapping[str, NDArray[Any]]) -> Array:
         columns = []
         for point in self.points_:
             # Fitted in float64; distances need no more than float32, which is twice as fast.
-            distance = self._gaussians[point].distance(unit(batch[point]).astype(np.float32))
+            distance = self._densities[point].distance(unit(batch[point], np.float32))
             columns.append((distance - self._location[point]) / self._spread[point])
         return np.stack(columns, axis=1)
 
@@ -168,47 +199,53 @@ class PathDetector(Detector):
         from repdyn.ood.modules import PathModule  # torch is loaded only for a module
 
         self._fitted()
-        densities = [self._gaussians[point] for point in self.points_]
+        densities = [self._densities[point] for point in self.points_]
         location = [self._location[point] for point in self.points_]
         spread = [self._spread[point] for point in self.points_]
         return PathModule(self.points_, densities, location, spread, self.threshold_)
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         tensors: dict[str, NDArray[Any]] = {}
-        scalars = []
+        densities = []
         for depth, point in enumerate(self.points_):
-            gaussian = self._gaussians[point]
-            for name in ("whitener", "centre", "means", "log_weights"):
-                tensors[f"{depth}.{name}"] = getattr(gaussian, name)
-            scalars.append(
-                {
-                    "log_determinant": gaussian.log_determinant,
-                    "intensity": gaussian.intensity,
-                    "location": self._location[point],
-                    "spread": self._spread[point],
-                }
-            )
+            density = self._densities[point]
+            numbers: dict[str, Any] = {"location": self._location[point], "spread": self._spread[point]}
+            if isinstance(density, TwofoldDensity):
+                numbers["twofold"] = list(density.spread)
+                density = density.relative
+            if isinstance(density, RelativeDensity):
+                parts = {"conditional": density.conditional, "background": density.background}
+            else:
+                parts = {"plain": density}
+            for name, part in parts.items():
+                numbers[name], arrays = part.to_arrays(f"{depth}.{name}.")
+                tensors.update(arrays)
+            densities.append(numbers)
         controls, arrays = record_all(self.controls_)
-        return {"seed": self.seed, "densities": scalars, "controls": controls}, {**tensors, **arrays}
+        return {"seed": self.seed, "densities": densities, "controls": controls}, {**tensors, **arrays}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         self.seed = int(config["seed"])
-        self._gaussians, self._location, self._spread = {}, {}, {}
-        for depth, (point, scalars) in enumerate(zip(self.points_, config["densities"])):
-            arrays = {n: tensors[f"{depth}.{n}"] for n in ("whitener", "centre", "means", "log_weights")}
-            self._gaussians[point] = ShrunkGaussian(
-                **arrays, log_determinant=scalars["log_determinant"], intensity=scalars["intensity"]
-            )
-            self._location[point], self._spread[point] = scalars["location"], scalars["spread"]
-        self.class_means_ = {point: len(gaussian.means) for point, gaussian in self._gaussians.items()}
+        self._densities, self._location, self._spread = {}, {}, {}
+        for depth, (point, numbers) in enumerate(zip(self.points_, config["densities"])):
+            parts = {
+                name: ShrunkGaussian.from_arrays(f"{depth}.{name}.", numbers[name], tensors)
+                for name in ("plain", "conditional", "background")
+                if name in numbers
+            }
+            density: Density = parts["plain"] if "plain" in parts else RelativeDensity(**parts)
+            if isinstance(density, RelativeDensity) and "twofold" in numbers:
+                density = TwofoldDensity(density, tuple(numbers["twofold"]))
+            self._densities[point] = density
+            self._location[point], self._spread[point] = numbers["location"], numbers["spread"]
+        self._count_means()
         self.controls_ = revive_all(config["controls"], tensors)
 
 
-class MahalanobisDetector(PathDetector):
-    """Mahalanobis distance at one point: what the path must add something to.
+class RelativeMahalanobisDetector(PathDetector):
+    """Mahalanobis distance of one point to the nearest class, less that to the whole; labels are needed.
 
-    The same density, normalisation and cross-fitting as :class:`PathDetector`, so that a difference
-    between the two is the path's.
+    Without labels, or where class means do not help, it is the :class:`MahalanobisDetector`.
 
     Parameters
     ----------
@@ -216,6 +253,11 @@ class MahalanobisDetector(PathDetector):
         The point; the last one unless told.
     seed
         Draws the folds.
+
+    References
+    ----------
+    Ren, J. et al. (2021). A simple fix to Mahalanobis distance for improving near-OOD detection.
+    arXiv 2106.09022. Here on unit vectors, with shrunk covariances.
     """
 
     def __init__(self, point: str | None = None, seed: int = 0) -> None:
@@ -227,3 +269,26 @@ class MahalanobisDetector(PathDetector):
         self._fit_points(paths, (self.point or paths.points[-1],))
         self.controls_ = {}
         return self
+
+    def _choose(self, fitted: CrossFit) -> HeldOut:
+        return fitted.relative or fitted.plain
+
+
+class MahalanobisDetector(RelativeMahalanobisDetector):
+    """Mahalanobis distance of one point's unit vector to the mean, or to the nearest class mean.
+
+    Parameters
+    ----------
+    point
+        The point; the last one unless told.
+    seed
+        Draws the folds.
+
+    References
+    ----------
+    Lee, K. et al. (2018). A simple unified framework for detecting out-of-distribution samples and
+    adversarial attacks. NeurIPS. Müller, M. & Hein, M. (2025). Mahalanobis++. ICML.
+    """
+
+    def _choose(self, fitted: CrossFit) -> HeldOut:
+        return fitted.plain

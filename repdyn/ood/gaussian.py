@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.special import logsumexp
 
-__all__ = ["FOLDS", "HeldOut", "ShrunkGaussian", "cross_fit", "fit_gaussian", "ledoit_wolf", "unit"]
+__all__ = ["ShrunkGaussian", "fit_gaussian", "ledoit_wolf", "unit"]
 
 Array = NDArray[np.float64]
 
-FOLDS = 5  # held-out scores come from models that saw four fifths: close to the final one, five fits only
-# Total variance of unit vectors below which a point is constant but for rounding, (1e-7)² and some room.
-CONSTANT = 1e-12
+_ARRAYS = ("whitener", "centre", "means", "log_weights")
 FLOOR = 1e-9  # only keeps a covariance invertible that shrinkage left singular
 
 
-def unit(x: NDArray[np.floating]) -> Array:
+def unit(x: NDArray[np.floating], dtype: DTypeLike = np.float64) -> NDArray[Any]:
     """Divide each row by its Euclidean norm; a zero row stays zero.
 
     Norms vary between inputs for reasons that say little about what is in them (contrast, length), and
     an out-of-distribution input of small norm would look central: x ↦ x / ‖x‖₂.
     """
-    x = np.asarray(x, dtype=np.float64)
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    x = np.asarray(x, dtype=dtype)
+    norm = np.sqrt(np.einsum("nd,nd->n", x, x))[:, None]
     return np.asarray(np.divide(x, norm, out=np.zeros_like(x), where=norm > 0))
 
 
-def ledoit_wolf(scatter: Array, fourth: float, count: int, freedom: int | None = None) -> tuple[Array, float]:
+def ledoit_wolf(scatter: Array, fourth: float, count: int) -> tuple[Array, float]:
     """Shrink a covariance towards a multiple of the identity, by the intensity of least expected error.
 
-    Σ = (1 − ρ) S + ρ (tr S / D) I, with S the scatter over its degrees of freedom.
+    Σ = (1 − ρ) S + ρ (tr S / D) I, with S the scatter over the number of samples.
 
     Parameters
     ----------
@@ -43,8 +43,6 @@ def ledoit_wolf(scatter: Array, fourth: float, count: int, freedom: int | None =
         Σₙ ‖cₙ‖⁴, which tells how uncertain S is.
     count
         Number of samples.
-    freedom
-        Degrees of freedom of the scatter, ``count`` unless told.
 
     Returns
     -------
@@ -57,11 +55,10 @@ def ledoit_wolf(scatter: Array, fourth: float, count: int, freedom: int | None =
     Journal of Multivariate Analysis 88(2).
     """
     width = len(scatter)
-    freedom = count if freedom is None else freedom
-    s = scatter / freedom
+    s = scatter / count
     scale = float(np.trace(s)) / width
     size = float(np.sum(s * s))
-    uncertainty = (fourth / freedom - size) / (width * count)
+    uncertainty = (fourth / count - size) / (width * count)
     distance = (size - width * scale**2) / width
     intensity = 1.0 if distance <= 0 else min(max(uncertainty / distance, 0.0), 1.0)
     return (1 - intensity) * s + intensity * scale * np.eye(width), intensity
@@ -112,6 +109,20 @@ class ShrunkGaussian:
         """
         return np.asarray(np.sqrt(self.squared_distances(x).min(axis=1)), dtype=np.float64)
 
+    def to_arrays(self, prefix: str) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
+        """Numbers and arrays (their names begin with ``prefix``) to save."""
+        arrays = {f"{prefix}{name}": getattr(self, name) for name in _ARRAYS}
+        return {"log_determinant": self.log_determinant, "intensity": self.intensity}, arrays
+
+    @classmethod
+    def from_arrays(
+        cls, prefix: str, numbers: Mapping[str, float], arrays: Mapping[str, NDArray[Any]]
+    ) -> ShrunkGaussian:
+        """The density that :meth:`to_arrays` wrote."""
+        whitener, centre, means, log_weights = (arrays[f"{prefix}{name}"] for name in _ARRAYS)
+        determinant, intensity = float(numbers["log_determinant"]), float(numbers["intensity"])
+        return cls(whitener, centre, means, log_weights, determinant, intensity)
+
     def log_likelihood(self, x: NDArray[np.floating]) -> Array:
         """Log-density of the mixture over the means, shape ``(N,)``."""
         squared = self.squared_distances(np.asarray(x, dtype=np.float64))
@@ -119,69 +130,12 @@ class ShrunkGaussian:
         return np.asarray(logsumexp(self.log_weights - 0.5 * squared, axis=1) + constant)
 
 
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """A density fitted to all samples and what the cross-fitted ones say of each held-out sample.
-
-    Attributes
-    ----------
-    gaussian
-        Fitted to all samples; ``None`` where the samples do not vary.
-    distances
-        Shape ``(N,)``: each sample's distance under the model that did not see it.
-    """
-
-    gaussian: ShrunkGaussian | None
-    distances: Array
-
-
-def cross_fit(
-    x: Array, labels: NDArray[np.intp] | None, fold: NDArray[np.intp], floor: float = FLOOR
-) -> HeldOut:
-    """Fit one Gaussian to unit vectors, with class means if they describe *held-out* samples better.
-
-    Whether classes help is decided by the likelihood of in-distribution samples that the model did not
-    see, a proper scoring rule; out-of-distribution data has no say. So labels that say nothing at a
-    point (an early layer), or that are as many as the samples, do no harm.
-
-    Parameters
-    ----------
-    x
-        Unit vectors ``(N, D)``.
-    labels
-        Class numbers ``(N,)`` or ``None``.
-    fold
-        Fold of each sample ``(N,)``, numbers from 0.
-    floor
-        As in :func:`fit_gaussian`.
-
-    Returns
-    -------
-    HeldOut
-    """
-    if float(x.var(axis=0).sum()) < CONSTANT:
-        return HeldOut(None, np.zeros(len(x)))
-    one, several = np.empty(len(x)), np.empty(len(x))
-    gain: float | None = 0.0 if labels is not None else None
-    for k in range(int(fold.max()) + 1):
-        out = fold == k
-        gaussian = fit_gaussian(x[~out], None, floor)
-        one[out] = gaussian.distance(x[out])
-        if labels is None or gain is None:
-            continue
-        if not _enough(labels[~out]):
-            gain = None
-            continue
-        conditional = fit_gaussian(x[~out], labels[~out], floor)
-        several[out] = conditional.distance(x[out])
-        gain += float(np.sum(conditional.log_likelihood(x[out]) - gaussian.log_likelihood(x[out])))
-    if labels is not None and gain is not None and gain > 0:
-        return HeldOut(fit_gaussian(x, labels, floor), several)
-    return HeldOut(fit_gaussian(x, None, floor), one)
-
-
 def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR) -> ShrunkGaussian:
     """Fit a normal density with Ledoit–Wolf covariance, around class means where labels are given.
+
+    The covariance around class means is divided by N and shrunk by the intensity of the covariance around
+    the common mean. So it never exceeds that one in any direction, and a distance to a class grows at
+    least as fast as the distance to the centre, however few samples there are.
 
     Parameters
     ----------
@@ -196,36 +150,26 @@ def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR
     -------
     ShrunkGaussian
     """
+    width = x.shape[1]
     centre = x.mean(axis=0)
     centred = x - centre
-    if labels is None:
-        means, residual = np.zeros((1, x.shape[1])), centred
-        weights = np.zeros(1)
-    else:
+    squared = np.einsum("nd,nd->n", centred, centred)
+    scatter = centred.T @ centred
+    covariance, intensity = ledoit_wolf(scatter, float(squared @ squared), len(x))
+    level = float(np.trace(covariance)) / width
+    means, weights = np.zeros((1, width)), np.zeros(1)
+    if labels is not None:
         _, number, count = np.unique(labels, return_inverse=True, return_counts=True)
-        means = np.zeros((len(count), x.shape[1]))
+        means = np.zeros((len(count), width))
         np.add.at(means, number, centred)
         means /= count[:, None]
-        residual, weights = centred - means[number], np.log(count / len(x))
-    squared = np.einsum("nd,nd->n", residual, residual)
-    covariance, intensity = ledoit_wolf(
-        residual.T @ residual, float(squared @ squared), len(x), freedom=len(x) - len(means) + 1
-    )
+        weights = np.log(count / len(x))
+        within = (scatter - (means * count[:, None]).T @ means) / len(x)
+        within_level = float(np.trace(within)) / width
+        covariance = (1 - intensity) * within + intensity * within_level * np.eye(width)
     # A direction that no sample moves in and that shrinkage leaves at 0 would be an infinite distance.
-    covariance[np.diag_indices_from(covariance)] += floor * np.trace(covariance) / len(covariance)
+    covariance[np.diag_indices_from(covariance)] += floor * level
     factor = cholesky(covariance, lower=True)
-    whitener = solve_triangular(factor, np.eye(len(factor)), lower=True).T
-    return ShrunkGaussian(
-        whitener,
-        centre,
-        means @ whitener,
-        weights,
-        float(2 * np.log(np.diag(factor)).sum()),
-        intensity,
-    )
-
-
-def _enough(labels: NDArray[np.intp]) -> bool:
-    """Whether class means leave at least as many degrees of freedom as they take."""
-    classes = len(np.unique(labels))
-    return 2 <= classes <= len(labels) // 2
+    whitener = solve_triangular(factor, np.eye(width), lower=True).T
+    log_determinant = float(2 * np.log(np.diag(factor)).sum())
+    return ShrunkGaussian(whitener, centre, means @ whitener, weights, log_determinant, intensity)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from repdyn.ood.calibration import tail
+from repdyn.ood.crossfit import Density, RelativeDensity, TwofoldDensity
 from repdyn.ood.gaussian import ShrunkGaussian
 from repdyn.ood.orbits import orbit_features
 
@@ -20,8 +21,8 @@ __all__ = ["DensityModule", "NeighboursModule", "PathModule", "TrajectoryModule"
 TINY = 1e-12  # added under roots, so that a gradient at distance 0 is finite
 
 
-class DensityModule(nn.Module):
-    """Mahalanobis distance of a unit vector to the nearest mean, ``(n, D) -> (n,)``."""
+class GaussianModule(nn.Module):
+    """Squared Mahalanobis distance of a row to the nearest mean, ``(n, D) -> (n,)``."""
 
     whitener: Tensor
     centre: Tensor
@@ -34,10 +35,33 @@ class DensityModule(nn.Module):
         self.register_buffer("means", _tensor(gaussian.means))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Distance of each row."""
-        z = (normalize(x.to(self.whitener.dtype), dim=-1) - self.centre) @ self.whitener
+        """Squared distance of each row."""
+        z = (x.to(self.whitener.dtype) - self.centre) @ self.whitener
         squared = z.square().sum(-1, keepdim=True) - 2 * z @ self.means.T + self.means.square().sum(-1)
-        return (squared.amin(-1).clamp_min(0) + TINY).sqrt()
+        return squared.amin(-1).clamp_min(0)
+
+
+class DensityModule(nn.Module):
+    """Distance of a vector's direction, plain or relative to the background or both, ``(n, D) -> (n,)``."""
+
+    def __init__(self, density: Density) -> None:
+        super().__init__()
+        self.spread = density.spread if isinstance(density, TwofoldDensity) else None
+        if isinstance(density, TwofoldDensity):
+            density = density.relative
+        self.near = GaussianModule(density.conditional if isinstance(density, RelativeDensity) else density)
+        self.background = GaussianModule(density.background) if isinstance(density, RelativeDensity) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distance of each row."""
+        x = normalize(x.to(self.near.whitener.dtype), dim=-1)
+        near: Tensor = self.near(x)
+        if self.background is None:
+            return (near + TINY).sqrt()
+        whole: Tensor = self.background(x)
+        if self.spread is None:
+            return near - whole
+        return (whole + TINY).sqrt() / self.spread[0] + (near - whole) / self.spread[1]
 
 
 class PathModule(nn.Module):
@@ -50,7 +74,7 @@ class PathModule(nn.Module):
     def __init__(
         self,
         points: Sequence[str],
-        densities: Sequence[ShrunkGaussian],
+        densities: Sequence[Density],
         location: ArrayLike,
         spread: ArrayLike,
         threshold: float,

@@ -54,12 +54,12 @@ class KNNDetector(Detector):
         kept = np.arange(len(paths))
         if len(paths) > self.bank:
             kept = np.sort(np.random.default_rng(self.seed).permutation(len(paths))[: self.bank])
-        self._neighbours = unit(values(paths.subset(kept), self.points_[0])).astype(np.float32)
+        self._neighbours = unit(values(paths.subset(kept), self.points_[0]), np.float32)
         # A kept sample's nearest neighbour is itself, so its k-th other one is the (k + 1)-th.
         rank = self.k + np.isin(np.arange(len(paths)), kept)
         scores, start = np.empty(len(paths)), 0
         for batch in read(paths, self.points_, "finding neighbours"):
-            x = unit(batch[self.points_[0]]).astype(np.float32)
+            x = unit(batch[self.points_[0]], np.float32)
             own = rank[start : start + len(x)]
             for k in np.unique(own):
                 scores[start : start + len(x)][own == k] = -_kth_distance(
@@ -70,7 +70,7 @@ class KNNDetector(Detector):
         return self
 
     def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
-        return -_kth_distance(unit(batch[self.points_[0]]).astype(np.float32), self._neighbours, self.k)
+        return -_kth_distance(unit(batch[self.points_[0]], np.float32), self._neighbours, self.k)
 
     def as_module(self) -> NeighboursModule:
         """The fitted detector as a ``torch.nn.Module``; see :meth:`Detector.as_module`."""

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.ood.attractor import AttractorDetector
+from repdyn.ood.crossfit import FOLDS, cross_fit
 from repdyn.ood.detector import Detector, read, record_all, revive_all
-from repdyn.ood.gaussian import FOLDS, ShrunkGaussian, cross_fit
+from repdyn.ood.gaussian import ShrunkGaussian, fit_gaussian
 from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor, orbit_features
 from repdyn.ood.residuals import FieldDetector, ReconstructionDetector, ResidualDetector
 
@@ -23,7 +24,6 @@ __all__ = ["TrajectoryDetector"]
 
 Array = NDArray[np.float64]
 
-DENSITY = ("whitener", "centre", "means", "log_weights")
 # A hundredth of a feature's spread, squared. The logarithms of a contracting orbit are collinear up to
 # rounding; without a floor that rounding would become a distance.
 NOISE = 1e-4
@@ -117,11 +117,12 @@ class TrajectoryDetector(FieldDetector):
         self._scale = np.maximum(self._scale, STEADY)
         fold = np.arange(len(paths)) % FOLDS
         np.random.default_rng(self.seed).shuffle(fold)
-        found = cross_fit((features - self._location) / self._scale, None, fold, NOISE)
-        if found.gaussian is None:
+        standard = (features - self._location) / self._scale
+        found = cross_fit(standard, None, fold, NOISE)
+        if found is None:
             raise RepdynError("fit: all orbits are the same; is the map constant, or are the samples?")
-        self._gaussian = found.gaussian
-        return -found.distances
+        self._gaussian = fit_gaussian(standard, None, NOISE)
+        return -found.plain.distances
 
     def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
         return -self._gaussian.distance((self._features(batch) - self._location) / self._scale)
@@ -155,15 +156,14 @@ class TrajectoryDetector(FieldDetector):
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         _, tensors = super()._state()
         controls, arrays = record_all(self.controls_)
+        numbers, own = self._gaussian.to_arrays("orbit.")
         config = {
             "steps": self.steps,
             "seed": self.seed,
             "radius": self._radius,
-            "log_determinant": self._gaussian.log_determinant,
-            "intensity": self._gaussian.intensity,
+            "density": numbers,
             "controls": controls,
         }
-        own = {name: getattr(self._gaussian, name) for name in DENSITY}
         return config, {**tensors, **own, "location": self._location, "scale": self._scale, **arrays}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -171,9 +171,5 @@ class TrajectoryDetector(FieldDetector):
         self.steps, self.seed = int(config["steps"]), int(config["seed"])
         self._radius = float(config["radius"])
         self._location, self._scale = tensors["location"], tensors["scale"]
-        self._gaussian = ShrunkGaussian(
-            **{name: tensors[name] for name in DENSITY},
-            log_determinant=config["log_determinant"],
-            intensity=config["intensity"],
-        )
+        self._gaussian = ShrunkGaussian.from_arrays("orbit.", config["density"], tensors)
         self.controls_ = revive_all(config["controls"], tensors)

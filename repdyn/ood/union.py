@@ -36,8 +36,8 @@ class UnionDetector(Detector):
     Parameters
     ----------
     members
-        Detectors by name, unfitted. Unless given: the :class:`PathDetector` and its two controls, the
-        Mahalanobis and the nearest-neighbour distance at the last point.
+        Detectors by name, unfitted. Unless given: the :class:`PathDetector` and its controls at the last
+        point: nearest neighbours, Mahalanobis and relative Mahalanobis distance.
 
     Attributes
     ----------

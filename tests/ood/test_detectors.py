@@ -8,7 +8,13 @@ from scipy.stats import norm, ortho_group
 from sklearn.neighbors import NearestNeighbors
 
 from repdyn.errors import RepdynError
-from repdyn.ood import KNNDetector, MahalanobisDetector, PathDetector, load_detector
+from repdyn.ood import (
+    KNNDetector,
+    MahalanobisDetector,
+    PathDetector,
+    RelativeMahalanobisDetector,
+    load_detector,
+)
 from repdyn.ood.gaussian import unit
 from repdyn.ood.metrics import separation
 from repdyn.paths import RepresentationPaths
@@ -93,7 +99,7 @@ def test_scoring_reads_a_chunk_at_a_time(planted, monkeypatch):
     detector, test = PathDetector().fit(planted(100)), planted(50, seed=1)
     seen = []
     monkeypatch.setattr("repdyn.ood.detector.CHUNK", 8)
-    monkeypatch.setattr(detector, "_gaussians", {p: Spy(g, seen) for p, g in detector._gaussians.items()})
+    monkeypatch.setattr(detector, "_densities", {p: Spy(g, seen) for p, g in detector._densities.items()})
     detector.score_samples(test)
     assert max(seen) == 8
     assert sum(seen) == 50 * 3
@@ -156,6 +162,29 @@ def test_labels_give_class_means_and_scoring_needs_none(planted):
         {"x": generator.normal(size=(100, 6)) + 8 / 3 * np.r_[1, 1, 1, 0, 0, 0]}
     )
     assert np.mean(detector.predict(between) == -1) > 0.9
+
+
+def classes(count, seed=0, width=10, mean=3.0):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 4
+    layers = {
+        f"layer{depth}": generator.normal(size=(count, width)) + mean * depth * np.eye(width)[labels] + 4
+        for depth in range(3)
+    }
+    return RepresentationPaths.from_arrays(layers, labels=labels)
+
+
+def test_class_means_stay_where_they_help_and_survive_the_disk(tmp_path):
+    detector, test = PathDetector().fit(classes(600)), classes(60, seed=1)
+    assert detector.class_means_ == {"layer0": 1, "layer1": 4, "layer2": 4}
+    assert RelativeMahalanobisDetector(point="layer0").fit(classes(600)).class_means_ == {"layer0": 1}
+    assert "relative Mahalanobis" in detector.controls_
+    last = PathDetector(points=("layer2",)).fit(classes(600))
+    np.testing.assert_allclose(last.score_samples(test), -detector.profile(test)[:, 2], atol=1e-4)
+    detector.save(tmp_path / "d")
+    again = load_detector(tmp_path / "d")
+    assert again.class_means_ == detector.class_means_
+    np.testing.assert_array_equal(again.score_samples(test), detector.score_samples(test))
 
 
 def test_fewer_samples_than_dimensions_works_and_says_so(planted, caplog):

@@ -1,0 +1,176 @@
+"""Densities scored on samples they did not see, with class means where those help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.ood.gaussian import FLOOR, ShrunkGaussian, fit_gaussian
+
+__all__ = ["FOLDS", "CrossFit", "Density", "HeldOut", "RelativeDensity", "TwofoldDensity", "cross_fit"]
+
+Array = NDArray[np.float64]
+
+FOLDS = 5  # held-out scores come from models that saw four fifths: close to the final one, five fits only
+# Total variance of unit vectors below which a point is constant but for rounding, (1e-7)² and some room.
+CONSTANT = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class RelativeDensity:
+    """How much less a sample is like any class than like the data as a whole.
+
+    d(x) = min_c ‖Σ_w^{-1/2} (x − μ_c)‖² − ‖Σ^{-1/2} (x − μ)‖²
+
+    Twice a log-likelihood ratio of the background against the nearest class.
+
+    Attributes
+    ----------
+    conditional, background
+        Densities around the class means and around the common mean.
+
+    References
+    ----------
+    Ren, J. et al. (2021). A simple fix to Mahalanobis distance for improving near-OOD detection.
+    arXiv 2106.09022.
+    """
+
+    conditional: ShrunkGaussian
+    background: ShrunkGaussian
+
+    def distance(self, x: NDArray[np.floating]) -> Array:
+        """The relative distance, ``(N,)``; negative for a sample near its class."""
+        near = self.conditional.squared_distances(x).min(axis=1)
+        return np.asarray(near - self.background.squared_distances(x)[:, 0], dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class TwofoldDensity:
+    """Being unlike all data, and being unlike every class, each in units of its own spread, added.
+
+    d(x) = d_all(x) / s_all + d_rel(x) / s_rel
+
+    A class distance is the sum of both in units that let the first, whose spread grows with the
+    dimension, drown the second. The relative distance keeps the second and is nearly blind along
+    directions in which classes do not differ. Here both are heard.
+
+    Attributes
+    ----------
+    relative
+        The second, :class:`RelativeDensity`; its background gives the first.
+    spread
+        (s_all, s_rel), standard deviations over held-out in-distribution samples.
+    """
+
+    relative: RelativeDensity
+    spread: tuple[float, float]
+
+    def distance(self, x: NDArray[np.floating]) -> Array:
+        """The sum, ``(N,)``."""
+        near = self.relative.conditional.squared_distances(x).min(axis=1)
+        whole = self.relative.background.squared_distances(x)[:, 0]
+        ratio = np.asarray(near - whole, dtype=np.float64)
+        return np.asarray(np.sqrt(whole), dtype=np.float64) / self.spread[0] + ratio / self.spread[1]
+
+
+Density = ShrunkGaussian | RelativeDensity | TwofoldDensity
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """A density fitted to all samples, and each sample's distance under one that did not see it.
+
+    Attributes
+    ----------
+    density
+        Fitted to all samples.
+    distances
+        Shape ``(N,)``.
+    """
+
+    density: Density
+    distances: Array
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """The distances that one set of samples gives.
+
+    Attributes
+    ----------
+    plain
+        Mahalanobis distance to the nearest mean: class means where they help.
+    relative, twofold
+        Where class means help, else ``None``.
+    """
+
+    plain: HeldOut
+    relative: HeldOut | None
+    twofold: HeldOut | None
+
+
+def cross_fit(
+    x: Array, labels: NDArray[np.intp] | None, fold: NDArray[np.intp], floor: float = FLOOR
+) -> CrossFit | None:
+    """Fit a Gaussian, and around class means too if they describe *held-out* samples better.
+
+    Whether classes help is decided by description length: how many nats a held-out in-distribution sample
+    saves when it is told relative to its nearest class mean, against the log C nats that naming the class
+    costs (each covariance in its best scale). Out-of-distribution data has no say. So labels that say
+    nothing at a point (an early layer), or that are as many as the samples, do no harm.
+
+    Parameters
+    ----------
+    x
+        Unit vectors ``(N, D)``, or features of comparable scale.
+    labels
+        Class numbers ``(N,)`` or ``None``.
+    fold
+        Fold of each sample ``(N,)``, numbers from 0.
+    floor
+        As in :func:`repdyn.ood.gaussian.fit_gaussian`.
+
+    Returns
+    -------
+    CrossFit
+        Or ``None`` where the samples do not vary.
+    """
+    if float(x.var(axis=0).sum()) < CONSTANT:
+        return None
+    one, several, ratio = np.empty(len(x)), np.empty(len(x)), np.empty(len(x))
+    use = labels if labels is not None and _enough(labels, fold) else None
+    volume = 0.0
+    for k in range(int(fold.max()) + 1):
+        out = fold == k
+        background = fit_gaussian(x[~out], None, floor)
+        one[out] = background.distance(x[out])
+        if use is not None:
+            conditional = fit_gaussian(x[~out], use[~out], floor)
+            several[out] = conditional.distance(x[out])
+            ratio[out] = RelativeDensity(conditional, background).distance(x[out])
+            volume += (background.log_determinant - conditional.log_determinant) * out.mean()
+    background = fit_gaussian(x, None, floor)
+    spread = float(one.std()), float(ratio.std())
+    if use is None or min(spread) == 0 or _gain(one, several, volume, x.shape[1], use) <= 0:
+        return CrossFit(HeldOut(background, one), None, None)
+    conditional = fit_gaussian(x, use, floor)
+    relative = RelativeDensity(conditional, background)
+    return CrossFit(
+        HeldOut(conditional, several),
+        HeldOut(relative, ratio),
+        HeldOut(TwofoldDensity(relative, spread), one / spread[0] + ratio / spread[1]),
+    )
+
+
+def _gain(one: Array, several: Array, volume: float, width: int, labels: NDArray[np.intp]) -> float:
+    """Nats that class means save per held-out sample, less those that name the class."""
+    shrunk = width * float(np.log(np.sum(one**2) / np.sum(several**2)))
+    return 0.5 * (volume + shrunk) - float(np.log(len(np.unique(labels))))
+
+
+def _enough(labels: NDArray[np.intp], fold: NDArray[np.intp]) -> bool:
+    """Whether in every fold class means leave at least as many degrees of freedom as they take."""
+    kept = [labels[fold != k] for k in range(int(fold.max()) + 1)]
+    return all(2 <= len(np.unique(own)) <= len(own) // 2 for own in kept)
