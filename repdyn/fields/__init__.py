@@ -11,6 +11,7 @@ from repdyn.fields.multipliers import leading_multipliers
 from repdyn.fields.probing import Probing, probe_without_data
 from repdyn.fields.search import find_attractors
 from repdyn.fields.status import STATUSES, lyapunov_exponents
+from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
 
 __all__ = [
     "STATUSES",
@@ -18,6 +19,8 @@ __all__ = [
     "LatentField",
     "Memorization",
     "Probing",
+    "SurrogateAutoencoder",
+    "SurrogateWarning",
     "find_attractors",
     "leading_multipliers",
     "lyapunov_exponents",

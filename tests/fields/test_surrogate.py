@@ -1,0 +1,126 @@
+"""Surrogates: what is chosen, what is warned of, what is kept."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from repdyn.errors import RepdynError
+from repdyn.fields import SurrogateAutoencoder, SurrogateWarning
+from repdyn.fields.penalty import Trial, choose_trial
+from repdyn.paths import RepresentationPaths
+
+GOOD = Trial(0.1, 0.2, 0.1, 0.9, 0.0, 8, 256, 0.9)
+
+
+def clustered(n: int = 400, seed: int = 0) -> RepresentationPaths:
+    generator = np.random.default_rng(seed)
+    centres = generator.standard_normal((4, 24))
+    label = generator.integers(4, size=n)
+    x = 3 * centres[label] + 0.3 * generator.standard_normal((n, 24))
+    return RepresentationPaths.from_arrays(
+        {"in": x.astype(np.float32), "out": x.astype(np.float32)}, labels=label
+    )
+
+
+@pytest.fixture(scope="module")
+def surrogate() -> SurrogateAutoencoder:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SurrogateWarning)
+        return SurrogateAutoencoder(4, (32,), epochs=25).fit(clustered(), "out")
+
+
+class TestChoice:
+    def test_best_reconstruction_among_the_usable(self) -> None:
+        trials = [replace(GOOD, unexplained=0.05, diverged=0.1), GOOD, replace(GOOD, unexplained=0.4)]
+        assert choose_trial(trials) == (1, ())
+
+    def test_one_attractor_is_not_usable(self) -> None:
+        assert choose_trial([replace(GOOD, unexplained=0.05, attractors=1), GOOD])[0] == 1
+
+    def test_divergence_weighs_most(self) -> None:
+        expanding, single = replace(GOOD, diverged=0.05), replace(GOOD, attractors=1)
+        index, notes = choose_trial([expanding, single])
+        assert index == 1
+        assert "one attractor" in notes[0]
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"diverged": 0.1}, "expands"),
+            ({"attractors": 0}, "no attractor"),
+            ({"attractors": 1}, "one attractor"),
+            ({"attractors": 250}, "as many attractors as starts"),
+            ({"settled": 0.2}, "20%"),
+        ],
+    )
+    def test_each_failing_is_said(self, change: dict[str, float], said: str) -> None:
+        _, notes = choose_trial([replace(GOOD, **change)])  # type: ignore[arg-type]
+        assert any(said in note for note in notes)
+
+
+class TestFit:
+    def test_held_out_samples_are_rebuilt(self, surrogate: SurrogateAutoencoder) -> None:
+        assert surrogate.reconstruction_.high < 0.5
+        x = clustered()["out"]
+        unit = torch.nn.functional.normalize(torch.from_numpy(np.asarray(x)))
+        rebuilt = surrogate.decode(surrogate.encode(x))
+        assert float((rebuilt - unit).square().mean() / (unit - unit.mean(0)).square().mean()) < 0.5
+
+    def test_the_sweep_is_shown(self, surrogate: SurrogateAutoencoder) -> None:
+        assert len(surrogate.sweep_) > 3
+        assert "*" in repr(surrogate)
+        gains = [trial.gain for trial in surrogate.sweep_]
+        assert gains[-1] < gains[0]
+
+    def test_length_of_a_feature_does_not_matter(self, surrogate: SurrogateAutoencoder) -> None:
+        x = torch.from_numpy(np.asarray(clustered()["out"]))[:5]
+        torch.testing.assert_close(surrogate.encode(7 * x), surrogate.encode(x))
+
+    def test_foreign_samples_move_further(self, surrogate: SurrogateAutoencoder) -> None:
+        x = np.asarray(clustered(seed=0)["out"])
+        foreign = np.random.default_rng(5).standard_normal(x.shape)
+        assert surrogate.residual(foreign).median() > surrogate.residual(x).median()
+
+    def test_round_trip(self, surrogate: SurrogateAutoencoder, tmp_path: Path) -> None:
+        surrogate.save(tmp_path / "s")
+        again = SurrogateAutoencoder.load(tmp_path / "s")
+        x = clustered()["out"][:9]
+        torch.testing.assert_close(again.encode(x), surrogate.encode(x), rtol=0, atol=0)
+        assert repr(again) == repr(surrogate)
+
+    def test_same_seed_same_numbers_and_global_state_untouched(self) -> None:
+        def fit() -> SurrogateAutoencoder:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SurrogateWarning)
+                return SurrogateAutoencoder(3, (8,), penalty=0.1, noise=0.1, epochs=2).fit(
+                    clustered(60), "out"
+                )
+
+        before = torch.random.get_rng_state()
+        x = clustered(60)["out"]
+        torch.testing.assert_close(fit().encode(x), fit().encode(x), rtol=0, atol=0)
+        assert torch.equal(before, torch.random.get_rng_state())
+
+    def test_a_strong_penalty_leaves_one_attractor_and_warns(self) -> None:
+        with pytest.warns(SurrogateWarning, match="one attractor"):
+            SurrogateAutoencoder(4, (32,), penalty=100.0, epochs=5).fit(clustered(), "out")
+
+
+class TestBadInput:
+    def test_unknown_point_names_the_nearest(self) -> None:
+        with pytest.raises(RepdynError, match="'out'"):
+            SurrogateAutoencoder().fit(clustered(30), "uot")
+
+    def test_too_few(self) -> None:
+        with pytest.raises(RepdynError, match="too few"):
+            SurrogateAutoencoder().fit(clustered(10), "out")
+
+    def test_another_width(self, surrogate: SurrogateAutoencoder) -> None:
+        with pytest.raises(RepdynError, match=r"\(N, 24\)"):
+            surrogate.encode(np.zeros((2, 5), dtype=np.float32))
