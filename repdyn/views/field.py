@@ -101,15 +101,27 @@ def field(
         else "The dynamics leave this plane, so only places are projected: no arrows, no filled basins, "
         "and lines that cross need not meet."
     )
-    kinds = ", ".join(f"{list(status).count(kind)} {kind}" for kind in dict.fromkeys(status)) or "none"
+    found = _found(status, stable)
     return describe(
         figure,
         "Latent vector field and its attractors",
-        f"{len(attractors)} found ({kinds}); {lost} of {len(starts)} starts reached none. The plane shows "
+        f"{found}; {lost} of {len(starts)} starts reached none. The plane shows "
         f"{explained:.0%} of the variance. {how}{shown}",
-        alt=f"Scatter plot of {len(drawn)} starts coloured by basin with {len(attractors)} attractors "
-        f"({kinds}); the largest basin holds {int(sizes.max()) if len(sizes) else 0} starts.",
+        alt=f"Scatter plot of {len(drawn)} starts coloured by basin ; {found}; "
+        f"the largest basin holds {int(sizes.max()) if len(sizes) else 0} starts.",
     )
+
+
+def _found(status: Sequence[str], stable: ArrayLike | None) -> str:
+    """What was found, in words: attractors by status, and what is not one."""
+    if not len(status):
+        return "No attractor found"
+    known = np.ones(len(status), dtype=bool) if stable is None else np.asarray(stable, dtype=bool)
+    kept = [kind for kind, yes in zip(status, known) if yes]
+    kinds = ", ".join(f"{kept.count(kind)} {plain(kind)}" for kind in dict.fromkeys(kept))
+    said = f"{len(kept)} attractor{'s' * (len(kept) != 1)}" + (f" ({kinds})" if kept else "")
+    said += ", stability not known" if stable is None else ""
+    return said + (f" and {(~known).sum()} unstable" if not known.all() else "")
 
 
 def _basins(

@@ -42,7 +42,7 @@ class Section:
     caption
         What to see in it; the figure's own caption where empty.
     text
-        What it means; blank lines separate paragraphs.
+        What it means; blank lines separate paragraphs, and one of several lines keeps them as they are.
     verdict
         ``"found"``, ``"not found"``, ``"inconclusive"``, another short word, or ``None``.
     """
@@ -166,7 +166,10 @@ def _section(number: int, section: Section) -> str:
         ]
     elif section.caption:
         parts.append(f"<p>{_text(section.caption)}</p>")
-    parts += [f"<p>{_text(p)}</p>" for p in re.split(r"\n\s*\n", section.text.strip()) if p]
+    # A paragraph of several lines is a table or a listing: its columns stay aligned.
+    for paragraph in re.split(r"\n\s*\n", section.text.strip("\n")):
+        tag = "pre" if "\n" in paragraph else "p"
+        parts.append(f"<{tag}>{_text(paragraph)}</{tag}>" if paragraph.strip() else "")
     return "".join([*parts, "</section>"])
 
 

@@ -148,7 +148,7 @@ def test_a_field_without_attractors_says_so(made: Any) -> None:
     given = {**made.flow_field(), "attractors2d": np.empty((0, 2)), "status": [], "stable": None}
     given["basin"] = np.full(600, -1)
     caption = field(**given).layout.meta["caption"]
-    assert caption.startswith("0 found (none); 600 of 600 starts reached none")
+    assert caption.startswith("No attractor found; 600 of 600 starts reached none")
 
 
 def test_a_thousand_attractors_keep_colours_for_the_largest_basins() -> None:
