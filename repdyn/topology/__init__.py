@@ -2,6 +2,7 @@
 
 from repdyn.topology.attributes import NodeAttributes, node_attributes
 from repdyn.topology.density import intrinsic_dimension, knn_density, mixture_density
+from repdyn.topology.flow import FlowAutoencoder
 from repdyn.topology.landmarks import farthest_points
 from repdyn.topology.neighbors import nearest_neighbors
 from repdyn.topology.persistence import PathPersistence, Persistence, persistence
@@ -9,6 +10,7 @@ from repdyn.topology.stability import leaf_support
 from repdyn.topology.tree import LevelSetTree
 
 __all__ = [
+    "FlowAutoencoder",
     "LevelSetTree",
     "NodeAttributes",
     "PathPersistence",

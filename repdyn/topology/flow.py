@@ -1,0 +1,344 @@
+"""A flow auto-encoder: few latent dimensions whose density is known, the rest Gaussian noise."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.errors import RepdynError
+from repdyn.progress import track
+from repdyn.topology.flow_network import FlowNetwork, Prior
+from repdyn.topology.neighbors import as_points
+from repdyn.topology.tree import LevelSetTree
+
+__all__ = ["FlowAutoencoder"]
+
+Points = TypeVar("Points", torch.Tensor, NDArray[np.float64])
+
+HELD_OUT = 0.2
+# A further latent dimension must explain held-out points better by so many standard errors.
+BETTER_BY = 2.0
+# A peak of a known density is told from the graph's own unevenness at e^.5 times its saddle's density.
+KNOWN_PERSISTENCE = 0.5
+
+
+class FlowAutoencoder:
+    r"""Send data through an invertible map to a few free dimensions and Gaussian noise in all others.
+
+    .. math:: f(x) = (u, w), \quad
+        \log p(x) = \log p(u) + \log \mathcal{N}(w; 0, \operatorname{diag} s^2) + \log |\det Df(x)|
+
+    is maximised. With ``volume="preserved"`` the determinant is one wherever the data's scale is, so the
+    superlevel sets of p(x) and of p(u) have the same tree: each is the other times a noise ball that
+    shrinks to a point. The prior p(u) decides what topology the latent can have:
+
+    - ``"free"``: none is imposed; p(u) is the nearest-neighbour density of the latents themselves, within
+      the batch while training. Maximum likelihood then asks only that the noise be Gaussian and tell
+      nothing of u.
+    - ``"mixture"``: a Gaussian mixture, known in closed form.
+    - ``"gaussian"``: one Gaussian, whose superlevel sets are balls: the control that must fail wherever
+      the data's are not.
+
+    Parameters
+    ----------
+    latent_dim
+        Number of free dimensions; None to find it: dimensions are added until points that were held out
+        are explained no better.
+    prior
+        Of the latent.
+    volume
+        ``"preserved"`` (additive couplings and rotations) or ``"tracked"`` (affine couplings).
+    components
+        Of the mixture.
+    layers, hidden
+        Number of couplings, and the widths of their networks.
+
+    Attributes
+    ----------
+    latent_dim_ : int
+        Free dimensions.
+    noise_ : (D - latent_dim_,) array
+        Standard deviation of each noise dimension, in units of the data.
+    held_out_ : dict of int to float
+        Mean held-out log-likelihood for each number of dimensions that was tried.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(300, 3)) * [3.0, 2.0, 0.1]
+    >>> model = FlowAutoencoder(latent_dim=2, layers=2).fit(x, steps=20)
+    >>> model.encode(x).shape
+    (300, 2)
+
+    References
+    ----------
+    Dinh, L., Krueger, D. and Bengio, Y. (2015). NICE: non-linear independent components estimation. ICLR.
+    Kozachenko, L. F. and Leonenko, N. N. (1987). Sample estimate of the entropy of a random vector.
+    """
+
+    latent_dim_: int
+    noise_: NDArray[np.float64]
+    held_out_: dict[int, float]
+
+    def __init__(
+        self,
+        latent_dim: int | None = None,
+        prior: Prior = "free",
+        volume: Literal["preserved", "tracked"] = "preserved",
+        components: int = 16,
+        layers: int = 8,
+        hidden: tuple[int, ...] = (64, 64),
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.prior = prior
+        self.volume = volume
+        self.components = components
+        self.layers = layers
+        self.hidden = hidden
+
+    def fit(
+        self,
+        x: ArrayLike,
+        steps: int = 1500,
+        batch_size: int = 512,
+        learning_rate: float = 3e-3,
+        seed: int = 0,
+    ) -> FlowAutoencoder:
+        """Train on points.
+
+        Parameters
+        ----------
+        x
+            Shape ``(N, D)``, D of 2 or more.
+        steps
+            Gradient steps, for each number of dimensions that is tried.
+        batch_size
+            Points of a step; a free prior sees no detail finer than the neighbours in a batch.
+        learning_rate
+            At the start; it falls to 0 along a cosine.
+        seed
+            Same seed, same model.
+
+        Returns
+        -------
+        FlowAutoencoder
+
+        Raises
+        ------
+        RepdynError
+            On a wrong shape or setting, values that are not finite, or too few points.
+        """
+        points = as_points(x, "FlowAutoencoder.fit")
+        self._check(points)
+        width = points.shape[1]
+        self._centre = points.mean(axis=0)
+        self._scale = float(np.sqrt(np.mean((points - self._centre) ** 2))) or 1.0
+        # Leading axes first: the last, in which the points vary least, start as the noise.
+        _, _, axes = np.linalg.svd(points - self._centre, full_matrices=width > len(points))
+        self._axes = axes
+        table = torch.from_numpy(((points - self._centre) @ axes.T / self._scale).astype(np.float32))
+        generator = torch.Generator().manual_seed(seed)
+        shuffled = torch.randperm(len(table), generator=generator)
+        held_out, used = table[shuffled[: _count(table)]], table[shuffled[_count(table) :]]
+        self.held_out_ = {}
+        kept, best = None, None
+        for dimension in [self.latent_dim] if self.latent_dim else range(1, width):
+            network = self._network(width, dimension, used, seed)
+            _train(network, used, steps, batch_size, learning_rate, generator)
+            with torch.no_grad():
+                score = network.log_density(held_out, used)
+            self.held_out_[dimension] = float(score.mean()) - width * math.log(self._scale)
+            if best is not None:
+                gain = score - best
+                if float(gain.mean()) <= BETTER_BY * float(gain.std()) / math.sqrt(len(gain)):
+                    break
+            kept, best = network, score
+        assert kept is not None  # the loop runs at least once: width is 2 or more
+        self._keep(kept, used)
+        return self
+
+    def encode(self, x: Points) -> Points:
+        """Map points ``(n, D)`` to latents ``(n, latent_dim_)``, array to array, tensor to tensor."""
+        return self._through(lambda tensor: self._split(tensor)[0], x)
+
+    def decode(self, u: Points) -> Points:
+        """Map latents to points at zero noise: the middle of the fibre over ``u``."""
+
+        def back(latents: torch.Tensor) -> torch.Tensor:
+            noise = latents.new_zeros(len(latents), len(self._centre) - self.latent_dim_)
+            z = torch.cat([latents, noise], dim=1)
+            inner = self._network_.inverse(z) * self._scale
+            return inner @ torch.from_numpy(self._axes).to(z) + torch.from_numpy(self._centre).to(z)
+
+        return self._through(back, u)
+
+    def noise(self, x: Points) -> Points:
+        """Noise coordinates of points, each in its standard deviations ``(n, D - latent_dim_)``."""
+        return self._through(lambda tensor: self._split(tensor)[1] / self._network_.noise_scale(), x)
+
+    def log_density(self, x: ArrayLike) -> NDArray[np.float64]:
+        """Log-density at points ``(n, D)``; give it as ``density`` to :meth:`LevelSetTree.fit`."""
+        inner = self._inner(torch.from_numpy(as_points(x, "log_density")).float())
+        density = self._network_.log_density(inner, self._reference)
+        return density.double().numpy() - len(self._centre) * math.log(self._scale)
+
+    def latent_log_density(self, u: ArrayLike) -> NDArray[np.float64]:
+        """Log-density of the latent at ``u`` ``(n, latent_dim_)``."""
+        latents = torch.from_numpy(as_points(u, "latent_log_density")).float()
+        known = self._network_.split(self._reference)[0]
+        return self._network_.prior_log_density(latents, known).detach().double().numpy()
+
+    def tree(
+        self, neighbors: int = 30, persistence: float | None = None, samples: int = 4000, seed: int = 0
+    ) -> LevelSetTree:
+        """Level-set tree of the latent density.
+
+        Parameters
+        ----------
+        neighbors, persistence
+            As in :meth:`LevelSetTree.fit`; a known density is simplified at 0.5 unless told, because the
+            graph of its samples, not its values, is uncertain.
+        samples
+            Points drawn from a mixture or a Gaussian: on data alone, a gap that the density does not know
+            would pass for a saddle. A free latent is known at the training points, and those are used.
+        seed
+            Of the samples.
+        """
+        self._fitted()
+        if self.prior == "free":
+            latents = self._network_.split(self._reference)[0].double().numpy()
+            return LevelSetTree.fit(latents, "knn", neighbors, persistence)
+        drawn = self._network_.sample_prior(samples, seed).double().numpy()
+        simplified = KNOWN_PERSISTENCE if persistence is None else persistence
+        return LevelSetTree.fit(drawn, self.latent_log_density, neighbors, simplified)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model to a folder (kind ``"flow"``)."""
+        settings = ("latent_dim", "prior", "volume", "components", "layers", "hidden")
+        config: dict[str, Any] = {name: getattr(self, name) for name in settings}
+        config |= {"fitted": self.latent_dim_, "scale": self._scale}
+        config["held_out"] = {str(dimension): score for dimension, score in self.held_out_.items()}
+        tensors = {f"network.{name}": value.numpy() for name, value in self._network_.state_dict().items()}
+        tensors |= {"centre": self._centre, "axes": self._axes, "reference": self._reference.numpy()}
+        save_artifact(path, "flow", config, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FlowAutoencoder:
+        """Read a model that :meth:`save` wrote."""
+        artifact = load_artifact(path, "flow")
+        config, tensors = artifact.config, artifact.tensors
+        try:
+            fitted, scale = int(config.pop("fitted")), float(config.pop("scale"))
+            held_out = {int(name): float(score) for name, score in config.pop("held_out").items()}
+            model = cls(**{**config, "hidden": tuple(config["hidden"])})
+            model.held_out_, model._scale = held_out, scale
+            model._centre, model._axes = tensors["centre"], tensors["axes"]
+            reference = torch.from_numpy(tensors["reference"])
+        except (KeyError, TypeError) as error:
+            raise RepdynError(f"{path}: is not a whole flow ({error}); save it again") from None
+        network = model._network(reference.shape[1], fitted, reference, 0)
+        prefix = "network."
+        network.load_state_dict(
+            {
+                name.removeprefix(prefix): torch.from_numpy(value)
+                for name, value in tensors.items()
+                if name.startswith(prefix)
+            }
+        )
+        model._keep(network, reference)
+        return model
+
+    def __repr__(self) -> str:
+        settings = f"prior={self.prior!r}, volume={self.volume!r}"
+        if not hasattr(self, "latent_dim_"):
+            return f"FlowAutoencoder(latent_dim={self.latent_dim}, {settings}), not fitted"
+        tried = ", ".join(f"{d}: {score:.3f}" for d, score in self.held_out_.items())
+        return (
+            f"FlowAutoencoder(latent_dim={self.latent_dim_}, {settings}): {len(self._centre)} dimensions, "
+            f"noise {np.round(self.noise_, 4).tolist()}; held-out log-likelihood by dimensions {tried}"
+        )
+
+    def _fitted(self) -> None:
+        if not hasattr(self, "latent_dim_"):
+            raise RepdynError("FlowAutoencoder: not fitted; call fit first")
+
+    def _check(self, points: NDArray[np.float64]) -> None:
+        count, width = points.shape
+        if width < 2 or count < 20:
+            raise RepdynError(
+                f"FlowAutoencoder.fit: x has shape {points.shape}; "
+                "expected at least 20 points of 2 dimensions"
+            )
+        if self.latent_dim is not None and not 1 <= self.latent_dim < width:
+            raise RepdynError(
+                f"FlowAutoencoder: latent_dim={self.latent_dim} with {width} dimensions; "
+                f"expected 1 to {width - 1}, or None"
+            )
+        if self.prior not in ("free", "mixture", "gaussian"):
+            raise RepdynError(
+                f"FlowAutoencoder: prior={self.prior!r}; expected 'free', 'mixture' or 'gaussian'"
+            )
+        if self.volume not in ("preserved", "tracked"):
+            raise RepdynError(f"FlowAutoencoder: volume={self.volume!r}; expected 'preserved' or 'tracked'")
+
+    def _network(self, width: int, dimension: int, used: torch.Tensor, seed: int) -> FlowNetwork:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = FlowNetwork(
+                width, dimension, self.prior, self.volume, self.components, self.layers, self.hidden
+            )
+            network.start_prior(used)
+        return network
+
+    def _keep(self, network: FlowNetwork, used: torch.Tensor) -> None:
+        self._network_ = network.eval().requires_grad_(False)
+        self._reference = used
+        self.latent_dim_ = network.dimension
+        self.noise_ = network.noise_scale().double().numpy() * self._scale
+
+    def _inner(self, x: torch.Tensor) -> torch.Tensor:
+        centred = x - torch.from_numpy(self._centre).to(x)
+        return centred @ torch.from_numpy(self._axes).to(x).T / self._scale
+
+    def _split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        latents, noise, _ = self._network_.split(self._inner(x))
+        return latents, noise
+
+    def _through(self, function: Any, x: Points) -> Points:
+        self._fitted()
+        if isinstance(x, torch.Tensor):
+            result: Points = function(x.float()).to(x.dtype)
+            return result
+        tensor = torch.from_numpy(as_points(x, "FlowAutoencoder")).float()
+        return function(tensor).double().numpy()  # type: ignore[no-any-return]
+
+
+def _count(table: torch.Tensor) -> int:
+    return max(1, int(HELD_OUT * len(table)))
+
+
+def _train(
+    network: FlowNetwork,
+    points: torch.Tensor,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    generator: torch.Generator,
+) -> None:
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    for _ in track(range(steps), f"fitting a flow with {network.dimension} free dimensions"):
+        batch = points[torch.randperm(len(points), generator=generator)[:batch_size]]
+        loss = -network.log_density(batch).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        # Two latents that nearly meet would pull without bound under the nearest-neighbour density.
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()

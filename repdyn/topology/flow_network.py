@@ -1,0 +1,135 @@
+"""The invertible network of the flow auto-encoder, and the priors of its latent."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FlowNetwork", "Prior", "neighbor_log_density"]
+
+Prior = Literal["free", "mixture", "gaussian"]
+
+# Of the nearest-neighbour density in a batch: fewer are noisier, more blur the latent.
+NEIGHBORS = 5
+# Noise starts at this fraction of the data's scale.
+FIRST_NOISE = math.exp(-1.5)
+
+
+class FlowNetwork(nn.Module):
+    """Couplings and rotations in turn, with ``dimension`` outputs free and the others noise.
+
+    Starts near a rotation of its input. Shapes: points ``(n, D)``, latents ``(n, d)``, noise
+    ``(n, D - d)``, log-densities ``(n,)``.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        dimension: int,
+        prior: Prior,
+        volume: str,
+        components: int,
+        layers: int,
+        hidden: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        # Imported here: only flows need them.
+        from zuko.flows.coupling import GeneralCouplingTransform  # type: ignore[import-untyped]
+        from zuko.lazy import LazyComposedTransform, UnconditionalTransform  # type: ignore[import-untyped]
+        from zuko.mixtures import GMM  # type: ignore[import-untyped]
+        from zuko.transforms import AdditiveTransform, MonotonicAffineTransform, RotationTransform  # type: ignore[import-untyped]
+
+        coupling = (
+            {"univariate": AdditiveTransform, "shapes": ((),)}
+            if volume == "preserved"
+            else {"univariate": MonotonicAffineTransform, "shapes": ((), ())}
+        )
+        parts = []
+        for layer in range(layers):
+            mask = torch.arange(width) % 2 == layer % 2
+            part = GeneralCouplingTransform(
+                width, mask=mask, hidden_features=hidden, activation=nn.SiLU, **coupling
+            )
+            nn.init.zeros_(part.hyper[-1].weight)
+            nn.init.zeros_(part.hyper[-1].bias)
+            parts += [part, UnconditionalTransform(RotationTransform, 0.1 * torch.randn(width, width))]
+        self.transform = LazyComposedTransform(*parts)
+        self.dimension, self.prior = dimension, prior
+        self.log_noise = nn.Parameter(torch.full((width - dimension,), math.log(FIRST_NOISE)))
+        if prior == "mixture":
+            self.mixture = GMM(dimension, components=components)
+        elif prior == "gaussian":
+            self.log_spread = nn.Parameter(torch.zeros(dimension))
+
+    def start_prior(self, points: Tensor) -> None:
+        """Start a mixture at k-means centres of the latents of some points."""
+        if self.prior == "mixture":
+            with torch.no_grad():
+                self.mixture.initialize(self.split(points)[0], strategy="kmeans")
+
+    def split(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, noise, and log |det| of the map at each point."""
+        z, log_volume = self.transform().call_and_ladj(points)
+        return z[:, : self.dimension], z[:, self.dimension :], log_volume
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Points of latents and noise side by side ``(n, D)``."""
+        points: Tensor = self.transform().inv(z)
+        return points
+
+    def noise_scale(self) -> Tensor:
+        """Standard deviation of each noise dimension."""
+        return self.log_noise.exp()
+
+    def log_density(self, points: Tensor, known: Tensor | None = None) -> Tensor:
+        """Log-density at points; a free prior looks for neighbours among ``known``, else the points."""
+        latents, noise, log_volume = self.split(points)
+        gaussian = -0.5 * (noise / self.noise_scale()) ** 2 - self.log_noise - 0.5 * math.log(2 * math.pi)
+        reference = None if known is None or self.prior != "free" else self.split(known)[0]
+        return self.prior_log_density(latents, reference) + gaussian.sum(dim=1) + log_volume
+
+    def prior_log_density(self, latents: Tensor, known: Tensor | None = None) -> Tensor:
+        """Log-density of latents under the prior."""
+        if self.prior == "free":
+            return neighbor_log_density(latents, known)
+        if self.prior == "mixture":
+            mixed: Tensor = self.mixture().log_prob(latents)
+            return mixed
+        scaled = latents / self.log_spread.exp()
+        density: Tensor = -0.5 * scaled**2 - self.log_spread - 0.5 * math.log(2 * math.pi)
+        return density.sum(dim=1)
+
+    def sample_prior(self, count: int, seed: int) -> Tensor:
+        """Latents drawn from a mixture or a Gaussian prior ``(count, d)``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.prior == "mixture":
+                drawn: Tensor = self.mixture().sample((count,))
+                return drawn
+            return torch.randn(count, self.dimension) * self.log_spread.exp()
+
+
+def neighbor_log_density(latents: Tensor, known: Tensor | None = None) -> Tensor:
+    """Nearest-neighbour log-density (see :func:`repdyn.topology.knn_density`), differentiable.
+
+    Neighbours are sought among ``known``, or among the latents themselves, each without itself.
+    """
+    among = latents if known is None else known
+    count = len(among) - (known is None)
+    k = min(NEIGHBORS, count)
+    chosen = []
+    with torch.no_grad():
+        for rows in torch.split(torch.arange(len(latents)), 4096):
+            apart = torch.cdist(latents[rows], among)
+            if known is None:
+                apart[torch.arange(len(rows)), rows] = torch.inf
+            chosen.append(apart.topk(k, dim=1, largest=False).indices[:, -1])
+    radius = (latents - among[torch.cat(chosen)]).norm(dim=1).clamp_min(1e-6)
+    d = latents.shape[1]
+    volume = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
+    digamma = float(torch.digamma(torch.tensor(float(k))))
+    density: Tensor = digamma - math.log(count) - volume - d * radius.log()
+    return density

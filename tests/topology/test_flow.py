@@ -1,0 +1,123 @@
+"""The flow auto-encoder: invertible, of exact density, with the planted tree where its prior allows it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from repdyn.errors import RepdynError
+from repdyn.topology import FlowAutoencoder, LevelSetTree
+from repdyn.topology.flow_network import FlowNetwork, neighbor_log_density
+from repdyn.topology.planted import PLANTED
+
+
+def bent(n=600, seed=0):
+    """A flat Gaussian of two dimensions on a bent sheet with thin noise: its density is known."""
+    rng = np.random.default_rng(seed)
+    flat = rng.normal(size=(n, 2))
+    noise = 0.05 * rng.normal(size=n)
+    x = np.column_stack([flat, 0.5 * flat[:, 0] ** 2 + noise])
+    truth = -(flat**2).sum(1) / 2 - np.log(2 * np.pi) - (noise / 0.05) ** 2 / 2
+    return x, truth - np.log(0.05) - 0.5 * np.log(2 * np.pi)
+
+
+@pytest.mark.parametrize("volume", ["preserved", "tracked"])
+def test_network_is_invertible_and_its_volume_is_the_jacobians(volume):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = FlowNetwork(4, 2, "gaussian", volume, 1, 4, (16,))
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        x = torch.randn(5, 4)
+    network.requires_grad_(False)
+    latents, noise, log_volume = network.split(x)
+    torch.testing.assert_close(network.inverse(torch.cat([latents, noise], 1)), x, atol=1e-4, rtol=1e-4)
+    for row, log_det in zip(x, log_volume):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda v: torch.cat(network.split(v[None])[:2], 1)[0], row
+        )
+        assert float(torch.linalg.slogdet(jacobian)[1]) == pytest.approx(float(log_det), abs=1e-3)
+    if volume == "preserved":
+        torch.testing.assert_close(log_volume, torch.zeros(5), atol=1e-4, rtol=0)
+
+
+def test_neighbor_density_is_a_density():
+    generator = torch.Generator().manual_seed(0)
+    u = torch.rand(2000, 2, generator=generator)
+    inside = ((u > 0.1) & (u < 0.9)).all(1)
+    assert abs(float(neighbor_log_density(u)[inside].mean())) < 0.05
+    fresh = 0.1 + 0.8 * torch.rand(500, 2, generator=generator)
+    assert abs(float(neighbor_log_density(fresh, u).mean())) < 0.05
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    x, truth = bent()
+    return FlowAutoencoder(2, prior="mixture", components=4, layers=6).fit(x, steps=250), x, truth
+
+
+def test_learns_a_bent_sheet_and_its_exact_density(fitted):
+    model, x, _ = fitted
+    fresh, fresh_truth = bent(400, seed=1)
+    gap = fresh_truth - model.log_density(fresh)
+    flat = FlowAutoencoder(2, prior="mixture", components=4, layers=6).fit(x, steps=0)
+    assert gap.mean() < 0.5 < (fresh_truth - flat.log_density(fresh)).mean()
+    errors = [np.sqrt(((x - m.decode(m.encode(x))) ** 2).sum(1)).mean() for m in (model, flat)]
+    assert errors[0] < 0.6 * errors[1]
+
+
+def test_is_a_field_of_tensors_and_survives_the_disk(fitted, tmp_path):
+    model, x, _ = fitted
+    tensor = torch.from_numpy(x[:7])
+    assert model.encode(tensor).dtype == torch.float64
+    u = model.encode(tensor)
+    torch.testing.assert_close(model.encode(model.decode(u)), u, atol=1e-3, rtol=1e-3)
+    model.save(tmp_path / "flow")
+    loaded = FlowAutoencoder.load(tmp_path / "flow")
+    np.testing.assert_array_equal(loaded.encode(x), model.encode(x))
+    np.testing.assert_array_equal(loaded.log_density(x[:9]), model.log_density(x[:9]))
+    assert repr(loaded) == repr(model)
+
+
+def test_same_seed_same_model_and_no_global_randomness():
+    x, _ = bent(200)
+    state = torch.get_rng_state()
+    one, other = (FlowAutoencoder(1, layers=2).fit(x, steps=5, seed=3).encode(x) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_one_gaussian_fails_where_a_free_latent_keeps_the_tree():
+    x = PLANTED["three nested clusters"].sample(900, 0)
+    free = FlowAutoencoder(2, layers=4).fit(x, steps=60)
+    assert len(free.tree().leaves) == 3
+    control = FlowAutoencoder(2, prior="gaussian", layers=4).fit(x, steps=60)
+    assert len(control.tree().leaves) == 1
+
+
+def test_planted_sets_are_what_they_say():
+    for planted in PLANTED.values():
+        x = planted.sample(500, 0)
+        assert x.shape == (500, 3)
+        np.testing.assert_array_equal(x, planted.sample(500, 0))
+    x = PLANTED["ring pair"].sample(1500, 0)
+    assert len(LevelSetTree.fit(x, neighbors=30, persistence=1.0).leaves) == 2
+
+
+def test_bad_input():
+    with pytest.raises(RepdynError, match="not fitted"):
+        FlowAutoencoder().encode(np.zeros((3, 2)))
+    for settings, match in (
+        ({"latent_dim": 3}, "1 to 2"),
+        ({"prior": "none"}, "prior"),
+        ({"volume": "x"}, "volume"),
+    ):
+        with pytest.raises(RepdynError, match=match):
+            FlowAutoencoder(**settings).fit(np.zeros((30, 3)))
+    with pytest.raises(RepdynError, match="20 points"):
+        FlowAutoencoder().fit(np.zeros((5, 3)))
+    with pytest.raises(RepdynError, match="row 2"):
+        FlowAutoencoder().fit(np.where(np.arange(60).reshape(20, 3) == 6, np.inf, 0.0))
+    constant = np.concatenate([bent(60)[0], np.ones((60, 1))], axis=1)
+    assert np.isfinite(FlowAutoencoder(2, layers=2).fit(constant, steps=5).log_density(constant)).all()
