@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import cholesky, solve_triangular
-from scipy.special import logsumexp
 
 __all__ = ["ShrunkGaussian", "fit_gaussian", "ledoit_wolf", "unit"]
 
 Array = NDArray[np.float64]
 
-_ARRAYS = ("whitener", "centre", "means", "log_weights")
+_ARRAYS = ("whitener", "centre", "means")
 FLOOR = 1e-9  # only keeps a covariance invertible that shrinkage left singular
 
 
@@ -76,8 +75,6 @@ class ShrunkGaussian:
         Shape ``(D,)``: the mean of all samples.
     means
         Shape ``(C, D)``: the class means, centred and whitened; one zero row where there are no classes.
-    log_weights
-        Shape ``(C,)``: logarithms of the classes' shares.
     log_determinant
         Of the covariance.
     intensity
@@ -87,7 +84,6 @@ class ShrunkGaussian:
     whitener: Array
     centre: Array
     means: Array
-    log_weights: Array
     log_determinant: float
     intensity: float
 
@@ -119,15 +115,9 @@ class ShrunkGaussian:
         cls, prefix: str, numbers: Mapping[str, float], arrays: Mapping[str, NDArray[Any]]
     ) -> ShrunkGaussian:
         """The density that :meth:`to_arrays` wrote."""
-        whitener, centre, means, log_weights = (arrays[f"{prefix}{name}"] for name in _ARRAYS)
+        whitener, centre, means = (arrays[f"{prefix}{name}"] for name in _ARRAYS)
         determinant, intensity = float(numbers["log_determinant"]), float(numbers["intensity"])
-        return cls(whitener, centre, means, log_weights, determinant, intensity)
-
-    def log_likelihood(self, x: NDArray[np.floating]) -> Array:
-        """Log-density of the mixture over the means, shape ``(N,)``."""
-        squared = self.squared_distances(np.asarray(x, dtype=np.float64))
-        constant = -0.5 * (self.log_determinant + len(self.centre) * np.log(2 * np.pi))
-        return np.asarray(logsumexp(self.log_weights - 0.5 * squared, axis=1) + constant)
+        return cls(whitener, centre, means, determinant, intensity)
 
 
 def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR) -> ShrunkGaussian:
@@ -157,13 +147,12 @@ def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR
     scatter = centred.T @ centred
     covariance, intensity = ledoit_wolf(scatter, float(squared @ squared), len(x))
     level = float(np.trace(covariance)) / width
-    means, weights = np.zeros((1, width)), np.zeros(1)
+    means = np.zeros((1, width))
     if labels is not None:
         _, number, count = np.unique(labels, return_inverse=True, return_counts=True)
         means = np.zeros((len(count), width))
         np.add.at(means, number, centred)
         means /= count[:, None]
-        weights = np.log(count / len(x))
         within = (scatter - (means * count[:, None]).T @ means) / len(x)
         within_level = float(np.trace(within)) / width
         covariance = (1 - intensity) * within + intensity * within_level * np.eye(width)
@@ -172,4 +161,4 @@ def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR
     factor = cholesky(covariance, lower=True)
     whitener = solve_triangular(factor, np.eye(width), lower=True).T
     log_determinant = float(2 * np.log(np.diag(factor)).sum())
-    return ShrunkGaussian(whitener, centre, means @ whitener, weights, log_determinant, intensity)
+    return ShrunkGaussian(whitener, centre, means @ whitener, log_determinant, intensity)
