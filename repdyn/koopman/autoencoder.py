@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from repdyn.fields import LatentField
     from repdyn.koopman.editing import EditedKoopman
     from repdyn.koopman.fidelity import Fidelity
+    from repdyn.koopman.spectrum import KoopmanSpectrum
 
 __all__ = ["KoopmanAutoencoder"]
 
+_SMALLEST_BATCH, _LARGEST_BATCH = 32, 512
 _VALIDATION = 0.1  # of the training paths, for early stopping
 _MOST_OBSERVABLES = 256  # by default; the exponential of a larger generator dominates the time of a fit
 _START_ROWS = 20_000  # rows are enough to find where the encoder starts
@@ -100,10 +102,11 @@ class KoopmanAutoencoder(nn.Module):
     def fit(
         self,
         paths: RepresentationPaths,
-        epochs: int = 200,
+        epochs: int = 60,
         seed: int = 0,
         *,
-        batch_size: int = 512,
+        batch_size: int | None = None,
+        learning_rate: float = 5e-3,
         device: str | torch.device | None = None,
     ) -> KoopmanAutoencoder:
         """Learn encoder, operator and decoder from training paths.
@@ -119,7 +122,9 @@ class KoopmanAutoencoder(nn.Module):
         seed
             Of the weights, the batches and the part set aside.
         batch_size
-            Samples in a batch.
+            Samples in a batch; by default an eighth of the paths, at least 32 and at most 512.
+        learning_rate
+            The highest of the cycle.
         device
             Where to train; the CPU unless told.
 
@@ -134,7 +139,8 @@ class KoopmanAutoencoder(nn.Module):
             On settings that make no sense, one point only, a point that does not vary, fewer than ten
             samples, or values that are not finite.
         """
-        self._check_settings(epochs, batch_size)
+        batch_size = batch_size or min(max(len(paths) // 8, _SMALLEST_BATCH), _LARGEST_BATCH)
+        self._check_settings(epochs, batch_size, learning_rate)
         if len(paths.points) < 2:
             raise RepdynError(
                 f"the path has one point, {paths.points[0]!r}; a Koopman autoencoder needs at least two"
@@ -163,6 +169,7 @@ class KoopmanAutoencoder(nn.Module):
             Weights(isometry=self.isometry),
             epochs=epochs,
             batch_size=batch_size,
+            learning_rate=learning_rate,
             generator=generator,
         )
         self.eval()
@@ -249,6 +256,36 @@ class KoopmanAutoencoder(nn.Module):
         from repdyn.koopman.fidelity import measure
 
         return measure(self, paths, self._training_paths(train, "fidelity"), head=head, seed=seed)
+
+    def spectrum(
+        self,
+        paths: RepresentationPaths,
+        *,
+        threshold: float = 0.1,
+        resamples: int = 100,
+        seed: int = 0,
+    ) -> KoopmanSpectrum:
+        """Eigenvalues of one step of depth, with intervals and a certificate for each.
+
+        Parameters
+        ----------
+        paths
+            At least twice as many pairs of neighbouring points as there are observables.
+        threshold
+            A pair with a larger residual is not called a Koopman eigenvalue.
+        resamples
+            Bootstrap replicates.
+        seed
+            Of the bootstrap.
+
+        Returns
+        -------
+        KoopmanSpectrum
+        """
+        # scipy is slow to import and only the spectrum needs it.
+        from repdyn.koopman.spectrum import spectrum
+
+        return spectrum(self, paths, threshold=threshold, resamples=resamples, seed=seed)
 
     def forget(
         self,
@@ -457,7 +494,7 @@ class KoopmanAutoencoder(nn.Module):
         if not hasattr(self, "points_"):
             raise RepdynError("this KoopmanAutoencoder is not fitted yet; call fit(paths) first")
 
-    def _check_settings(self, epochs: int, batch_size: int) -> None:
+    def _check_settings(self, epochs: int, batch_size: int, learning_rate: float) -> None:
         if (self.latent_dim is not None and self.latent_dim < 1) or any(width < 1 for width in self.hidden):
             raise RepdynError(
                 f"latent_dim and hidden widths must be positive, got {self.latent_dim} and {self.hidden}"
@@ -468,7 +505,8 @@ class KoopmanAutoencoder(nn.Module):
             )
         if not self.isometry >= 0:
             raise RepdynError(f"isometry must not be negative, got {self.isometry}")
-        if epochs < 1 or batch_size < 2:
+        if epochs < 1 or batch_size < 2 or not learning_rate > 0:
             raise RepdynError(
-                f"epochs must be at least 1 and batch_size at least 2, got {epochs} and {batch_size}"
+                "epochs must be at least 1, batch_size at least 2 and learning_rate positive, "
+                f"got {epochs}, {batch_size} and {learning_rate}"
             )

@@ -17,7 +17,6 @@ from repdyn.progress import track
 
 __all__ = ["Weights", "train"]
 
-_LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 1e-2
 _WARM_UP = 0.2  # of the steps, as in the published schedule
 _GRADIENT_NORM = 1.0
@@ -44,6 +43,7 @@ def train(
     *,
     epochs: int,
     batch_size: int,
+    learning_rate: float,
     generator: torch.Generator,
 ) -> tuple[Mapping[str, list[float]], int]:
     """Minimise the four losses over all points of all training paths.
@@ -62,8 +62,8 @@ def train(
         Boolean, shape ``(N,)``: samples for early stopping.
     weights
         Weights of the losses.
-    epochs, batch_size
-        At most so many epochs; the one-cycle schedule spans them.
+    epochs, batch_size, learning_rate
+        At most so many epochs; the one-cycle schedule spans them and reaches the learning rate.
     generator
         Randomness of the batches (on the CPU).
 
@@ -79,11 +79,11 @@ def train(
     modules = nn.ModuleList([encoder, decoder, operator])
     batch_size = min(batch_size, len(fit))
     batches = math.ceil(len(fit) / batch_size)
-    optimiser = torch.optim.AdamW(modules.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(modules.parameters(), lr=learning_rate, weight_decay=_WEIGHT_DECAY)
     # One step of warm-up is a division by zero in torch's schedule; a shorter run stops within the cycle.
     total = max(epochs * batches, math.ceil(1 / _WARM_UP) + 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=_LEARNING_RATE, total_steps=total, pct_start=_WARM_UP
+        optimiser, max_lr=learning_rate, total_steps=total, pct_start=_WARM_UP
     )
     patience = max(10, epochs // 4)
     history: dict[str, list[float]] = {

@@ -1,0 +1,145 @@
+"""Editing: the closed form is the minimum it claims to be; classes go, others stay; nonsense is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from repdyn.errors import RepdynError
+from repdyn.koopman import KoopmanAutoencoder
+from repdyn.koopman.editing import edit_operator
+from repdyn.paths import RepresentationPaths
+
+
+@pytest.fixture(scope="module")
+def paths() -> RepresentationPaths:
+    """Four classes in separate clusters that one linear system moves."""
+    draw = np.random.default_rng(0)
+    y = draw.integers(4, size=400)
+    x = 3 * np.eye(4)[y] + 0.3 * draw.standard_normal((400, 4))
+    step = np.linalg.qr(draw.standard_normal((4, 4)))[0]
+    return RepresentationPaths.from_arrays({"a": x, "b": x @ (np.eye(4) + step) / 2, "c": x @ step}, labels=y)
+
+
+@pytest.fixture(scope="module")
+def kae(paths) -> KoopmanAutoencoder:
+    return KoopmanAutoencoder(8, (16,)).fit(paths, epochs=60, batch_size=64)
+
+
+def test_closed_form_is_the_minimum_of_its_objective() -> None:
+    draw = torch.Generator().manual_seed(0)
+    harmful, clean, matrix, target = (
+        torch.randn(n, 5, generator=draw, dtype=torch.float64) for n in (7, 40, 5, 7)
+    )
+    found = edit_operator(harmful, clean, matrix, target)
+    found.requires_grad_()
+    kept = clean.T @ clean
+    preserve = 1e-4 * kept.diagonal().mean()
+    objective = (
+        (clean @ (found - matrix)).square().sum()
+        + preserve * (found - matrix).square().sum()
+        + 10 * (harmful @ found - target).square().sum()
+    )
+    (gradient,) = torch.autograd.grad(objective, found)
+    assert gradient.abs().max() < 1e-9
+
+
+def test_push_through_equals_the_published_form() -> None:
+    draw = torch.Generator().manual_seed(1)
+    harmful, clean, matrix, target = (
+        torch.randn(n, 5, generator=draw, dtype=torch.float64) for n in (7, 40, 5, 7)
+    )
+    kept = clean.T @ clean
+    kept += 1e-4 * kept.diagonal().mean() * torch.eye(5)
+    inner = harmful @ torch.linalg.solve(kept, harmful.T) + 0.1 * torch.eye(7)
+    change = torch.linalg.solve(kept, harmful.T) @ torch.linalg.solve(inner, target - harmful @ matrix)
+    assert torch.allclose(edit_operator(harmful, clean, matrix, target), matrix + change, atol=1e-10)
+
+
+@pytest.mark.parametrize("label", [0, 3])
+@pytest.mark.parametrize("redirect", ["mean", 1])
+def test_a_class_is_forgotten_and_the_others_stay(kae, paths, label, redirect) -> None:
+    edited = kae.forget(paths, label=label, redirect=redirect)
+    report = edited.report
+    assert report.forgotten[0].value > 0.9
+    assert report.forgotten[1].value < 0.05
+    assert report.retained[1].value > report.retained[0].value - 0.03
+    assert set(report.per_class) == {str(k) for k in range(4) if k != label}
+    assert report.drift.value < 0.1
+    assert "linear probe" in repr(edited)
+    assert report.to_dict()["samples"] == list(report.samples)
+
+
+def test_several_labels_and_masks(kae, paths) -> None:
+    both = kae.forget(paths, label=[0, 2], redirect=1).report
+    assert set(both.per_class) == {"1", "3"}
+    assert both.forgotten[1].value < 0.05
+    masked = kae.forget(paths, mask=np.asarray(paths.labels) == 2, redirect=1)
+    alone = kae.forget(paths, label=2, redirect=1)
+    assert np.array_equal(masked.matrix, alone.matrix)
+
+
+def test_a_mask_needs_no_labels(kae, paths) -> None:
+    bare = RepresentationPaths.from_arrays({p: paths[p] for p in paths.points})
+    found = kae.forget(bare, mask=np.asarray(paths.labels) == 2).report
+    assert found.forgotten[1].value < 0.1
+    assert set(found.per_class) == {"other"}
+
+
+def test_the_head_may_judge(kae, paths) -> None:
+    centres = torch.tensor(np.stack([paths["c"][paths.labels == k].mean(axis=0) for k in range(4)])).float()
+    found = kae.forget(
+        paths, label=1, redirect="nearest", quantile=1.0, head=lambda x: -torch.cdist(x, centres)
+    )
+    assert found.report.judge == "head"
+    assert found.quantile == 1.0
+    assert found.report.forgotten[1].value < 0.2
+
+
+def test_the_autoencoder_is_left_as_it_was(kae, paths) -> None:
+    before = kae.propagate(paths["a"], "a", "c")
+    edited = kae.forget(paths, label=0)
+    assert np.array_equal(kae.propagate(paths["a"], "a", "c"), before)
+    kept = paths.labels != 0
+    moved = np.linalg.norm(edited.predict(paths["a"]) - before, axis=1)
+    assert moved[~kept].mean() > 5 * moved[kept].mean()
+
+
+def test_a_root_is_a_root_or_there_is_none(kae, paths) -> None:
+    edited = kae.forget(paths, label=0)
+    assert np.array_equal(edited.propagate(paths["a"], "c"), edited.predict(paths["a"]))
+    root = edited.root
+    if root is None:
+        with pytest.raises(RepdynError, match="no real root"):
+            edited.propagate(paths["a"], "b")
+    else:
+        assert np.allclose(root @ root, edited.matrix, atol=1e-6)
+        assert edited.propagate(paths["a"], "b").shape == (400, 4)
+    with pytest.raises(RepdynError, match="no point 'd'"):
+        edited.propagate(paths["a"], "d")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"label": 7}, "no sample with label 7"),
+        ({}, "either label="),
+        ({"label": 1, "mask": np.ones(400, bool)}, "either label="),
+        ({"mask": np.ones(3, bool)}, "shape"),
+        ({"mask": np.zeros(400, bool)}, "selects no sample"),
+        ({"label": [0, 1, 2, 3]}, "no clean one left"),
+        ({"label": 1, "redirect": "random"}, "redirect must be"),
+        ({"label": 1, "redirect": 1}, "targeted themselves"),
+        ({"label": 1, "quantile": 0.0}, "quantile"),
+    ],
+)
+def test_nonsense_is_refused(kae, paths, wanted, message) -> None:
+    with pytest.raises(RepdynError, match=message):
+        kae.forget(paths, **wanted)
+
+
+def test_a_label_needs_labels(kae, paths) -> None:
+    bare = RepresentationPaths.from_arrays({p: paths[p] for p in paths.points})
+    with pytest.raises(RepdynError, match="no labels"):
+        kae.forget(bare, label=1)
