@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.views.boxes import GAP, box, filled, grey_boxes, ink_on, leaf_count, name_of, told, write
 from repdyn.views.icicle import REST, Icicle, collapse, lay_out, read_tree, untangle
 from repdyn.views.theme import CATEGORIES, OTHER, describe, new_figure, plain, translucent, veil
 
@@ -22,7 +23,6 @@ __all__ = ["tree", "two_trees"]
 _MOST_LEAVES = 60
 # The width of the picture is 1: roots and inner nodes, then leaves wide enough for a name, then ribbons.
 _TRUNK, _FACE = 0.18, 0.345
-_GAP = 0.0016  # left free around every box, so that the ground, whichever it is, separates them
 _LEGIBLE = 13  # pixels that a name needs
 
 
@@ -57,22 +57,26 @@ def two_trees(
     drawn = [k for k, (i, j) in enumerate(given.tolist()) if i in row_a and j in row_b]
     rows = [(row_a[int(given[k, 0])], row_b[int(given[k, 1])]) for k in drawn]
     place_a, place_b = untangle(a, b, rows)
+    # A pair that contains others would lie beneath their ribbons and muddy them: it is told, not drawn.
+    outer = {k for k in range(len(rows)) if _contains(a, b, rows[k], rows)}
+    inner_a, inner_b = _inner_partners(a, b, rows, outer, trust[drawn])
+    shown = [k for k in range(len(rows)) if k not in outer]
 
     leaves_a, leaves_b = int(a.is_leaf.sum()), int(b.is_leaf.sum())
     height = int(np.clip(200 + 22 * max(leaves_a, leaves_b), 460, 980))
     figure = new_figure("", "", height=height)
     # Colours follow A's order on the face, so that neighbours differ.
-    by_place = sorted(range(len(rows)), key=lambda k: place_a[rows[k][0]].mean())
+    by_place = sorted(shown, key=lambda k: place_a[rows[k][0]].mean())
     colors = {k: CATEGORIES[rank % len(CATEGORIES)] for rank, k in enumerate(by_place)}
     tint_a, tint_b = _tints(a, b, rows, colors)
-    for k in sorted(range(len(rows)), key=lambda k: -np.ptp(place_a[rows[k][0]])):
+    for k in sorted(shown, key=lambda k: -np.ptp(place_a[rows[k][0]])):
         i, j = rows[k]
-        said = f"{_name('A', a, i)} ↔ {_name('B', b, j)}<br>confidence {trust[drawn[k]]:.2f}"
+        said = f"{name_of('A', a, i)} ↔ {name_of('B', b, j)}<br>confidence {trust[drawn[k]]:.2f}"
         _ribbon(figure, place_a[i], place_b[j], float(trust[drawn[k]]), colors[k], said)
     pixels = height - 150
-    _half(figure, "A", a, place_a, tint_a, pixels, mirror=False)
-    _half(figure, "B", b, place_b, tint_b, pixels, mirror=True)
-    _frame(figure, f"A · {_leaves(a)}", f"B · {_leaves(b)}")
+    _half(figure, "A", a, place_a, tint_a, inner_a, pixels, mirror=False)
+    _half(figure, "B", b, place_b, tint_b, inner_b, pixels, mirror=True)
+    _frame(figure, f"A · {leaf_count(a)}", f"B · {leaf_count(b)}")
     lone = [
         int((t.is_leaf & (t.node != REST) & np.array([c is None for c in tint])).sum())
         for t, tint in ((a, tint_a), (b, tint_b))
@@ -80,13 +84,18 @@ def two_trees(
     hidden = f" {len(given) - len(drawn)} pairs lie among collapsed leaves and are not drawn." * (
         len(drawn) < len(given)
     )
+    if outer:
+        hidden += (
+            f" Pairs of inner regions that contain these ({len(outer)}) are told where the pointer rests."
+        )
     return describe(
         figure,
         "Two latent trees, matched",
         f"Ribbons join regions of A to regions of B ({len(given)} pairs); they are strong and full where "
         f"the match is trusted and thin to a thread where it is not. Hatched leaves found no partner "
         f"({lone[0]} in A, {lone[1]} in B).{hidden}",
-        alt=f"Two mirrored tree diagrams of {_leaves(a)} and {_leaves(b)}, joined by {len(drawn)} ribbons of "
+        alt=f"Two mirrored tree diagrams of {leaf_count(a)} and {leaf_count(b)}, joined by "
+        f"{len(shown)} ribbons of "
         + (f"mean confidence {trust.mean():.2f}." if len(trust) else "no confidence: nothing is matched."),
     )
 
@@ -116,16 +125,16 @@ def tree(tree: Mapping[str, Any]) -> go.Figure:
     figure = new_figure("", "", height=height)
     span = max(float(np.nanmax(end)) - lowest, 1e-12)
     inner = np.flatnonzero(~leaf)
-    boxes = [_box(start[k], end[k], place[k], gap=_GAP * span) for k in inner]
-    _grey(figure, boxes, [_told("", one, int(k)) for k in inner])
+    boxes = [box(start[k], end[k], place[k], gap=GAP * span) for k in inner]
+    grey_boxes(figure, boxes, [told("", one, int(k)) for k in inner])
     order = np.flatnonzero(leaf)[np.argsort(place[leaf].mean(axis=1))]
     for rank, k in enumerate(order):
         rest = one.node[k] == REST
         color = OTHER if rest else CATEGORIES[rank % len(CATEGORIES)]
-        x, y = _box(start[k], end[k], place[k], gap=_GAP * span)
-        _filled(figure, x, y, translucent(color, 0.85), _told("", one, int(k)), hatched=bool(rest))
+        x, y = box(start[k], end[k], place[k], gap=GAP * span)
+        filled(figure, x, y, translucent(color, 0.85), told("", one, int(k)), hatched=bool(rest))
         if np.ptp(place[k]) * (height - 150) > _LEGIBLE:
-            _write(
+            write(
                 figure,
                 float(end[k]),
                 float(place[k].mean()),
@@ -144,9 +153,9 @@ def tree(tree: Mapping[str, Any]) -> go.Figure:
     return describe(
         figure,
         "Level-set tree",
-        f"From left to right the density rises and one region splits into {_leaves(one)}: long boxes are "
+        f"From left to right the density rises and one region splits into {leaf_count(one)}: long boxes are "
         "clusters that persist, short ones may be noise; a box is as thick as the mass it holds.",
-        alt=f"Tree diagram of {_leaves(one)}; the longest has persistence "
+        alt=f"Tree diagram of {leaf_count(one)}; the longest has persistence "
         f"{np.nanmax((end - start)[leaf]):.3g}.",
     )
 
@@ -172,11 +181,31 @@ def _tints(
     tints: list[list[str | None]] = []
     for side, one in enumerate((a, b)):
         tint: list[str | None] = [None] * len(one.parent)
-        for k in sorted(range(len(rows)), key=lambda k: -len(one.below(rows[k][side]))):
+        for k in sorted(colors, key=lambda k: -len(one.below(rows[k][side]))):
             for row in one.below(rows[k][side]):
                 tint[row] = colors[k]
+        for k in set(range(len(rows))) - set(colors):  # matched, but its ribbon is not drawn
+            tint[rows[k][side]] = tint[rows[k][side]] or OTHER
         tints.append(tint)
     return tints[0], tints[1]
+
+
+def _contains(a: Icicle, b: Icicle, pair: tuple[int, int], rows: list[tuple[int, int]]) -> bool:
+    """Whether another pair lies within this one, in either tree."""
+    within_a, within_b = set(a.below(pair[0]).tolist()), set(b.below(pair[1]).tolist())
+    return any(other != pair and (other[0] in within_a or other[1] in within_b) for other in rows)
+
+
+def _inner_partners(
+    a: Icicle, b: Icicle, rows: list[tuple[int, int]], outer: set[int], trust: NDArray[np.float64]
+) -> tuple[dict[int, str], dict[int, str]]:
+    """What to say of inner nodes whose pair is not drawn."""
+    of_a, of_b = {}, {}
+    for k in outer:
+        i, j = rows[k]
+        of_a[i] = f"<br>↔ {name_of('B', b, j)}, confidence {trust[k]:.2f}"
+        of_b[j] = f"<br>↔ {name_of('A', a, i)}, confidence {trust[k]:.2f}"
+    return of_a, of_b
 
 
 def _ribbon(
@@ -191,11 +220,11 @@ def _ribbon(
     smooth = t * t * t * (t * (6 * t - 15) + 10)  # Perlin's smootherstep: leaves each leaf at a right angle
     x = _FACE + t * (1 - 2 * _FACE)
     middle = left.mean() + smooth * (right.mean() - left.mean())
-    thick = np.ptp(left) + smooth * (np.ptp(right) - np.ptp(left)) - 2 * _GAP
+    thick = np.ptp(left) + smooth * (np.ptp(right) - np.ptp(left)) - 2 * GAP
     # A doubtful ribbon thins to a thread halfway: read in grey print too, where opacity is lost.
     waist = 1 - (1 - trust) * 0.92 * np.sin(np.pi * t) ** 1.5
-    half = np.maximum(thick, 2 * _GAP) * waist / 2
-    _filled(
+    half = np.maximum(thick, 2 * GAP) * waist / 2
+    filled(
         figure,
         np.concatenate([x, x[::-1]]),
         np.concatenate([middle - half, (middle + half)[::-1]]),
@@ -210,6 +239,7 @@ def _half(
     one: Icicle,
     place: NDArray[np.float64],
     tint: list[str | None],
+    partners: Mapping[int, str],
     pixels: int,
     *,
     mirror: bool,
@@ -224,19 +254,26 @@ def _half(
     for k in range(len(leaf)):
         stem_end = _TRUNK if leaf[k] else (column[k] + 1) * width
         if column[k] * width < stem_end - 1e-9:
-            x, y = _box(column[k] * width, stem_end, place[k], gap=_GAP)
+            x, y = box(column[k] * width, stem_end, place[k], gap=GAP)
             boxes.append((across(x), y))
-            said.append(_told(name, one, k))
-    _grey(figure, boxes, said)
+            said.append(told(name, one, k) + partners.get(k, ""))
+    grey_boxes(figure, boxes, said)
     for k in np.flatnonzero(leaf).tolist():
-        x, y = _box(_TRUNK, _FACE, place[k], gap=_GAP)
+        x, y = box(_TRUNK, _FACE, place[k], gap=GAP)
         color = tint[k]
         fill = veil(0.35) if color is None else translucent(color, 0.9)
-        _filled(figure, across(x), y, fill, _told(name, one, int(k), color is None), hatched=color is None)
+        filled(
+            figure,
+            across(x),
+            y,
+            fill,
+            told(name, one, k, color is None) + partners.get(k, ""),
+            hatched=color is None,
+        )
         if np.ptp(place[k]) * pixels >= _LEGIBLE and one.label[k]:
             at = float(across(np.array([_TRUNK + 0.006]))[0])
-            ink = None if color is None else _ink_on(color)
-            _write(
+            ink = None if color is None else ink_on(color)
+            write(
                 figure,
                 at,
                 float(place[k].mean()),
@@ -252,106 +289,3 @@ def _frame(figure: go.Figure, left: str, right: str) -> None:
     figure.update_xaxes(visible=False, range=[-0.002, 1.002], fixedrange=True)
     figure.update_yaxes(visible=False, range=[1.002, -0.045], fixedrange=True)
     figure.update_layout(showlegend=False, margin={"l": 24, "r": 24, "b": 20})
-
-
-def _box(
-    x0: float, x1: float, extent: NDArray[np.float64], gap: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    x0, x1 = x0 + gap / 2, max(x1 - gap / 2, x0 + gap / 2)
-    y0, y1 = float(extent[0]), float(extent[1])
-    inset = min(_GAP, (y1 - y0) / 4)
-    return np.array([x0, x1, x1, x0, x0]), np.array([y0, y0, y1, y1, y0]) + inset * np.array(
-        [1, 1, -1, -1, 1]
-    )
-
-
-def _grey(
-    figure: go.Figure, boxes: list[tuple[NDArray[np.float64], NDArray[np.float64]]], said: list[str]
-) -> None:
-    """Inner nodes as one trace, and invisible marks in their middles that tell what they are."""
-    if not boxes:
-        return
-    figure.add_scatter(
-        x=np.concatenate([np.append(x, np.nan) for x, _ in boxes]),
-        y=np.concatenate([np.append(y, np.nan) for _, y in boxes]),
-        fill="toself",
-        mode="lines",
-        line={"width": 0},
-        fillcolor=veil(0.26),
-        hoverinfo="skip",
-    )
-    figure.add_scatter(
-        x=[float(x[:4].mean()) for x, _ in boxes],
-        y=[float(y[:4].mean()) for _, y in boxes],
-        mode="markers",
-        marker={"size": 14, "opacity": 0},
-        text=said,
-        hoverinfo="text",
-    )
-
-
-def _filled(
-    figure: go.Figure,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    color: str,
-    said: str,
-    *,
-    hatched: bool = False,
-) -> None:
-    figure.add_scatter(
-        x=np.round(x, 5),
-        y=np.round(y, 5),
-        fill="toself",
-        mode="lines",
-        line={"width": 1 if hatched else 0, "color": veil(0.7), "dash": "dot"},
-        fillcolor="rgba(0, 0, 0, 0)" if hatched else color,
-        fillpattern={
-            "shape": "/",
-            "fgcolor": color,
-            "bgcolor": "rgba(0, 0, 0, 0)",
-            "size": 7,
-            "solidity": 0.25,
-        }
-        if hatched
-        else None,
-        hoveron="fills",
-        text=said,
-        hoverinfo="text",
-    )
-
-
-def _write(figure: go.Figure, x: float, y: float, text: str, anchor: str, ink: str | None = None) -> None:
-    figure.add_annotation(
-        x=x,
-        y=y,
-        text=text,
-        xanchor=anchor,
-        xshift=5 if anchor == "left" else -5,
-        font={"size": 11} if ink is None else {"size": 11, "color": ink},
-    )
-
-
-def _ink_on(color: str) -> str:
-    red, green, blue = (int(color[k : k + 2], 16) / 255 for k in (1, 3, 5))
-    return "#111820" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#ffffff"
-
-
-def _name(side: str, one: Icicle, row: int) -> str:
-    return f"{side}{one.node[row]}" + (f" {plain(one.label[row], 30)}" if one.label[row] else "")
-
-
-def _told(side: str, one: Icicle, row: int, lone: bool = False) -> str:
-    if one.node[row] == REST:
-        return f"{one.collapsed} smaller leaves, together<br>mass {one.mass[row]:.3g}"
-    return (
-        f"{_name(side, one, row)}<br>mass {one.mass[row]:.3g}<br>from level {one.start[row]:.3g} to "
-        f"{one.peak[row]:.3g}" + ("<br>no partner" if lone else "")
-    )
-
-
-def _leaves(one: Icicle) -> str:
-    count = int(one.is_leaf.sum())
-    if one.collapsed:
-        return f"{count - 1 + one.collapsed} leaves ({count - 1} drawn)"
-    return f"{count} leaves" if count != 1 else "1 leaf"

@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from repdyn.views.cluster_flow import cluster_flow
 from repdyn.views.fidelity import fidelity
 from repdyn.views.field import field
 from repdyn.views.ood import ood
@@ -35,6 +36,17 @@ def example_path_flow() -> go.Figure:
     positions = np.stack([noise * (1 - 0.06 * k) + centre * (k / 7) ** 1.5 for k in range(8)])
     names = np.array(["numpy", "scipy", "torch", "email", "http", "ast"])
     return path_flow(positions, names[labels], POINTS, np.linspace(0.2, 0.55, 8))
+
+
+def example_cluster_flow() -> go.Figure:
+    """Six classes that are told apart ever better with depth."""
+    rng = np.random.default_rng(9)
+    labels = rng.integers(0, 6, 500)
+    membership = np.stack(
+        [np.where(rng.random(500) < 0.25 + 0.1 * k, labels, rng.integers(0, 6, 500)) for k in range(8)]
+    )
+    names = np.array(["numpy", "scipy", "torch", "email", "http", "ast"])
+    return cluster_flow(membership, names[labels], POINTS)
 
 
 def example_fidelity() -> go.Figure:
@@ -199,6 +211,7 @@ def example_spectrum() -> go.Figure:
 
 EXAMPLES: dict[str, Callable[[], go.Figure]] = {
     "path_flow": example_path_flow,
+    "cluster_flow": example_cluster_flow,
     "fidelity": example_fidelity,
     "spectrum": example_spectrum,
     "field": example_field,

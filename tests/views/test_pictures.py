@@ -10,6 +10,7 @@ import pytest
 
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
+from repdyn.views.cluster_flow import cluster_flow
 from repdyn.views.fidelity import fidelity
 from repdyn.views.field import field
 from repdyn.views.ood import ood
@@ -105,6 +106,45 @@ def test_path_flow_refuses_what_does_not_fit() -> None:
         path_flow(np.zeros((1, 4, 2)), [1, 2], ["a"], 0.5)
     with pytest.raises(RepdynError, match="no finite number"):
         path_flow(np.full((1, 4, 2), np.nan), None, ["a"], 0.5)
+
+
+# Cluster flow
+
+
+def test_bands_hold_every_sample_and_bars_fill_each_depth() -> None:
+    membership = RNG.integers(0, 4, size=(3, 200))
+    figure = cluster_flow(membership, None, ["a", "b", "c"])
+    counts = [int(str(t.text).split(" ")[0]) for t in figure.data if "<br>" not in str(t.text)]
+    assert sum(counts) == 2 * 200
+    bars = [int(str(t.text).split("<br>")[1].split(" ")[0]) for t in figure.data if "<br>" in str(t.text)]
+    assert sum(bars) == 3 * 200
+    assert len(bars) == 12
+
+
+def test_clusters_that_stay_whole_give_one_band_each_that_does_not_cross() -> None:
+    stays = np.repeat([0, 1, 2], [50, 30, 20])
+    renamed = np.array([2, 0, 1])[stays]
+    figure = cluster_flow(np.stack([stays, renamed]), None, ["a", "b"])
+    bands = [trace for trace in figure.data if "<br>" not in str(trace.text)]
+    assert len(bands) == 3
+    for band in bands:
+        np.testing.assert_allclose(band.y[0], band.y[15], atol=1e-5)
+
+
+def test_cluster_flow_merges_small_clusters_and_thins_depths() -> None:
+    figure = cluster_flow(np.tile(np.arange(100), (30, 1)), None, [f"p{k}" for k in range(30)])
+    assert len(figure.layout.xaxis.ticktext) == 12
+    assert figure.layout.xaxis.ticktext[-1] == "p29"
+    assert "12 of 30 depths" in figure.layout.meta["caption"]
+    first = [t for t in figure.data if str(t.text).startswith("p0<br>")]
+    assert len(first) == 8
+
+
+def test_cluster_flow_refuses_what_does_not_fit() -> None:
+    with pytest.raises(RepdynError, match=r"shape \(1, N\)"):
+        cluster_flow(np.zeros((2, 3), dtype=int), None, ["a"])
+    with pytest.raises(RepdynError, match=r"labels must have shape \(3,\)"):
+        cluster_flow(np.zeros((1, 3), dtype=int), [1], ["a"])
 
 
 # Field

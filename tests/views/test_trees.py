@@ -13,7 +13,7 @@ from repdyn.views.trees import tree, two_trees
 
 
 def ribbons(figure: go.Figure) -> list[go.Scatter]:
-    return [trace for trace in figure.data if trace.text is not None and "↔" in str(trace.text)]
+    return [trace for trace in figure.data if trace.hoveron == "fills" and "↔" in str(trace.text)]
 
 
 def hatched(figure: go.Figure) -> list[go.Scatter]:
@@ -74,6 +74,16 @@ def test_inner_nodes_can_be_matched(made: Any) -> None:
     assert len(ribbons(figure)) == 1
     under = int((a["parent"] == inner).sum())
     assert len(hatched(figure)) <= 8 - under + 5
+
+
+def test_a_pair_that_contains_another_is_told_and_not_drawn_over_it(made: Any) -> None:
+    a, b = made.random_tree(0, 8), made.random_tree(1, 6)
+    root_a, root_b = int(np.argmin(a["parent"])), int(np.argmin(b["parent"]))
+    figure = two_trees(a, b, [[root_a, root_b], [0, 1]], [0.75, 0.5])
+    assert len(ribbons(figure)) == 1
+    assert "contain these (1)" in figure.layout.meta["caption"]
+    told = [text for trace in figure.data if trace.mode == "markers" for text in trace.text]
+    assert sum(f"↔ B{root_b}, confidence 0.75" in text for text in told) == 1
 
 
 def test_no_pairs_at_all_is_a_picture_of_two_unmatched_trees(made: Any) -> None:
