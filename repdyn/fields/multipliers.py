@@ -41,8 +41,9 @@ def arnoldi(field: LatentField, z: Tensor, start: Tensor, m: int) -> tuple[Tenso
     generator = torch.Generator().manual_seed(0)
     first = start.double()
     basis[:, 0] = first / first.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    _, apply = field.linearize(z)
     for k in range(m):
-        product = field.jvp(z, basis[:, k].to(z.dtype))[1].double()
+        product = apply(basis[:, k].to(z.dtype)).double()
         size = product.norm(dim=1)
         # Twice is enough: a second orthogonalisation restores what cancellation lost.
         for _ in range(2):

@@ -109,11 +109,11 @@ class _Search:
     ) -> None:
         self.starts, self.solver, self.tol, self.max_steps, self.seed = starts, solver, tol, max_steps, seed
         self.count = [0]
-        self.plain = _counted(field.step, self.count)
+        self.plain = _CountedField(field.step, self.count)
         self.centre, self.scale, self.reach = geometry_of(starts)
         check_map(self.plain, starts, self.scale)
         in_double = field.double(starts)
-        self.exact = self.plain if in_double is None else _counted(in_double.step, self.count)
+        self.exact = self.plain if in_double is None else _CountedField(in_double.step, self.count)
         self.precise = starts.dtype if in_double is None else torch.float64
         self.places: list[Place] = []
         self.polished = [np.zeros((0, starts.shape[1]))]
@@ -285,9 +285,25 @@ class _Search:
         return tuple(notes)
 
 
-def _counted(step: Callable[[Tensor], Tensor], count: list[int]) -> LatentField:
-    def counting(z: Tensor) -> Tensor:
-        count[0] += len(z)
-        return step(z)
+class _CountedField(LatentField):
+    """A field that counts what it is asked, in evaluations of the map on one sample."""
 
-    return LatentField(counting)
+    def __init__(self, step: Callable[[Tensor], Tensor], count: list[int], turns: int = 1) -> None:
+        def counting(z: Tensor) -> Tensor:
+            count[0] += turns * len(z)
+            return step(z)
+
+        super().__init__(counting)
+        self.original, self.count, self.turns = step, count, turns
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        image, apply = super().linearize(z)
+
+        def counting(direction: Tensor) -> Tensor:
+            self.count[0] += self.turns * len(direction)
+            return apply(direction)
+
+        return image, counting
+
+    def power(self, period: int) -> LatentField:
+        return _CountedField(LatentField(self.original).power(period).step, self.count, period)

@@ -75,9 +75,8 @@ def follow_orbits(field: LatentField, z: Tensor, steps: int, *, seed: int = 0) -
     points[0] = z
     tiny = torch.finfo(z.dtype).tiny
     for t in range(steps):
-        image, product = field.jvp(points[t].repeat(k, 1), tangent.reshape(k * n, d))
-        points[t + 1] = image[:n]
-        stretched = product.reshape(k, n, d)
+        points[t + 1], apply = field.linearize(points[t])
+        stretched = torch.stack([apply(tangent[j]) for j in range(k)])
         for j in range(k):
             vector = stretched[j]
             for i in range(j):

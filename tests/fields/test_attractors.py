@@ -227,6 +227,18 @@ class TestResult:
     def test_counts_over_the_sweep_do_not_hang_on_the_tolerance(self, found: Attractors) -> None:
         assert set(found.counts[:, 1]) == {2.0}
 
+    def test_every_evaluation_is_counted(self) -> None:
+        calls = [0]
+
+        def step(z: Tensor) -> Tensor:
+            calls[0] += len(z)
+            return double_well(z)
+
+        found = LatentField(step).attractors(starts(50, 2), max_steps=200)
+        # Besides what the map is asked, Jacobian-vector products are counted; the trial in float64 is not.
+        assert found.evaluations >= calls[0] - 2
+        assert found.evaluations < 3 * calls[0]
+
     def test_finished_samples_leave_the_batch(self) -> None:
         sizes: list[int] = []
 

@@ -57,6 +57,19 @@ def test_jvp_inside_a_map_without_gradients() -> None:
     torch.testing.assert_close(LatentField(step).jvp(z, v)[1], LatentField(f).jvp(z, v)[1])
 
 
+def test_jvp_of_a_map_with_a_detached_branch_is_not_fooled() -> None:
+    f = network(4).double()
+    z, v = torch.randn(9, 4, dtype=torch.float64), torch.randn(9, 4, dtype=torch.float64)
+    product = LatentField(lambda z: z + f(z).detach()).jvp(z, v)[1]
+    torch.testing.assert_close(product, LatentField(lambda z: z + f(z)).jvp(z, v)[1], rtol=1e-6, atol=1e-8)
+
+
+def test_jvp_of_a_constant_map_is_zero() -> None:
+    z = torch.randn(3, 4)
+    for constant in (lambda z: torch.ones_like(z), lambda z: 0 * z + 1):
+        assert not LatentField(constant).jvp(z, z)[1].any()
+
+
 @pytest.mark.parametrize("d", [1, 3, 40])
 def test_leading_multipliers_are_the_eigenvalues(d: int) -> None:
     matrix = torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(d))

@@ -32,7 +32,7 @@ def clustered(n: int = 400, seed: int = 0) -> RepresentationPaths:
 def surrogate() -> SurrogateAutoencoder:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SurrogateWarning)
-        return SurrogateAutoencoder(4, (32,), epochs=25).fit(clustered(), "out")
+        return SurrogateAutoencoder(4, (32,), epochs=10).fit(clustered(), "out")
 
 
 class TestChoice:
