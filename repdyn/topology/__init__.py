@@ -2,10 +2,12 @@
 
 from repdyn.topology.attributes import NodeAttributes, node_attributes
 from repdyn.topology.density import intrinsic_dimension, knn_density, mixture_density
+from repdyn.topology.diagrams import PathPersistence, Persistence
+from repdyn.topology.distance import merge_tree_distance
 from repdyn.topology.flow import FlowAutoencoder
 from repdyn.topology.landmarks import farthest_points
 from repdyn.topology.neighbors import nearest_neighbors
-from repdyn.topology.persistence import PathPersistence, Persistence, persistence
+from repdyn.topology.persistence import persistence
 from repdyn.topology.stability import leaf_support
 from repdyn.topology.tree import LevelSetTree
 
@@ -19,6 +21,7 @@ __all__ = [
     "intrinsic_dimension",
     "knn_density",
     "leaf_support",
+    "merge_tree_distance",
     "mixture_density",
     "nearest_neighbors",
     "node_attributes",

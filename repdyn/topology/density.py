@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import digamma, gammaln
+from scipy.special import digamma, gammaln, polygamma
 
 from repdyn.errors import RepdynError
 from repdyn.topology.neighbors import as_points, nearest_neighbors
@@ -204,3 +204,35 @@ def mixture_density(
         return np.asarray(model.score_samples(as_points(points, "mixture_density")), dtype=np.float64)
 
     return log_density
+
+
+def noise_persistence(points: int, neighbors: int) -> float:
+    """Rise above its saddle that noise alone gives the most persistent peak of a kNN log-density."""
+    return float(np.sqrt(2 * np.log(points) * polygamma(1, neighbors))) if neighbors else 0.0
+
+
+def values_of(
+    density: str | Callable[[Array], ArrayLike] | ArrayLike, points: Array, distances: Array, seed: int
+) -> Array:
+    """Log-density at every point, however it is told; ``distances`` are to the neighbours ``(N, k)``."""
+    if isinstance(density, str):
+        if density == "knn":
+            return density_from_distances(distances) if distances.shape[1] else np.zeros(len(points))
+        if density == "mixture":
+            return mixture_density(points, seed=seed)(points)
+        raise RepdynError(
+            f"LevelSetTree.fit: density={density!r}; expected 'knn', 'mixture', a function or an array"
+        )
+    given: Any = density(points) if callable(density) else density
+    values = np.asarray(given, dtype=np.float64)
+    if values.shape != (len(points),):
+        raise RepdynError(
+            f"LevelSetTree.fit: density has shape {values.shape}; "
+            f"expected one log-density per point, ({len(points)},)"
+        )
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise RepdynError(
+            f"LevelSetTree.fit: density is not finite at point {row}; expected finite log-densities"
+        )
+    return values

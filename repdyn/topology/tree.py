@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import polygamma
 
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.topology.density import density_from_distances, inverse_dimension, mixture_density
+from repdyn.topology.density import inverse_dimension, noise_persistence, values_of
 from repdyn.topology.merging import Merging, merge_superlevel_sets, nodes_of
 from repdyn.topology.neighbors import as_points, component_bridges, nearest_neighbors
 
@@ -143,9 +142,13 @@ class LevelSetTree:
             distances, indices = np.empty((1, 0)), np.empty((1, 0), dtype=np.int64)
         else:
             distances, indices = nearest_neighbors(points, count)
-        values = _log_density(points, density, distances, seed)
+        values = values_of(density, points, distances, seed)
         if persistence is None:
-            persistence = _noise(len(points), count) if isinstance(density, str) and density == "knn" else 0.0
+            persistence = (
+                noise_persistence(len(points), count)
+                if isinstance(density, str) and density == "knn"
+                else 0.0
+            )
         merging = merge_superlevel_sets(values, indices, component_bridges(points, indices))
         kept = merging.persistence >= persistence
         return _view(merging, kept, values, inverse_dimension(distances), persistence, count)
@@ -307,35 +310,6 @@ class LevelSetTree:
         if len(leaves) > len(largest):
             lines.append(f"  … and {len(leaves) - len(largest)} smaller ones")
         return "\n".join(lines)
-
-
-def _noise(points: int, neighbors: int) -> float:
-    """Rise above its saddle that noise alone gives the most persistent peak of a kNN log-density."""
-    return float(np.sqrt(2 * np.log(points) * polygamma(1, neighbors))) if neighbors else 0.0
-
-
-def _log_density(points: Array, density: object, distances: Array, seed: int) -> Array:
-    if isinstance(density, str):
-        if density == "knn":
-            return density_from_distances(distances) if distances.shape[1] else np.zeros(len(points))
-        if density == "mixture":
-            return mixture_density(points, seed=seed)(points)
-        raise RepdynError(
-            f"LevelSetTree.fit: density={density!r}; expected 'knn', 'mixture', a function or an array"
-        )
-    given: Any = density(points) if callable(density) else density
-    values = np.asarray(given, dtype=np.float64)
-    if values.shape != (len(points),):
-        raise RepdynError(
-            f"LevelSetTree.fit: density has shape {values.shape}; "
-            f"expected one log-density per point, ({len(points)},)"
-        )
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise RepdynError(
-            f"LevelSetTree.fit: density is not finite at point {row}; expected finite log-densities"
-        )
-    return values
 
 
 def _view(
