@@ -1,8 +1,8 @@
 """Draw the picture at the top of the README: ``python docs/images/two_trees.py`` writes ``two-trees.png``.
 
 The two trees are planted, so that the picture shows every element: fourteen regions with names, of which
-model B splits one, merges two, and lacks one; matches of very different confidence. Needs Chromium and
-Playwright (``pip install playwright``).
+model B splits one and lacks two, one that both have and that is left unmatched, and matches of very
+different confidence. Needs Chromium and Playwright (``pip install playwright``).
 """
 
 from __future__ import annotations
