@@ -90,7 +90,7 @@ def detectors(fit: RepresentationPaths, seed: int) -> dict[str, Detector]:
     union = UnionDetector().fit(fit)  # its members are the path and the distances at the last point
     controls = {name: member for name, member in union.members_.items() if name != "path"}
     last = fit.points[-1]
-    surrogate = SurrogateAutoencoder(penalty=PENALTY, epochs=EPOCHS, seed=seed).fit(fit, last)
+    surrogate = SurrogateAutoencoder(seed=seed).fit(fit, last)
     orbit = TrajectoryDetector(surrogate.encode, surrogate.decode, point=last, seed=seed).fit(fit)
     ours = {"PathDetector": union.members_["path"], "UnionDetector": union, "TrajectoryDetector": orbit}
     return {**ours, **controls, **orbit.controls_}

@@ -21,44 +21,45 @@ __all__ = ["DensityModule", "NeighboursModule", "PathModule", "TrajectoryModule"
 TINY = 1e-12  # added under roots, so that a gradient at distance 0 is finite
 
 
-class GaussianModule(nn.Module):
-    """Squared Mahalanobis distance of a row to the nearest mean, ``(n, D) -> (n,)``."""
+class DensityModule(nn.Module):
+    """Distance of a vector's direction, plain or relative to the background or both, ``(n, D) -> (n,)``.
+
+    Both covariances are diagonal in one basis: with Wᵦ the whitener of the background and W_c that of the
+    classes, Wᵦ⁻¹ W_c = U diag(s) Vᵀ, the background distance is ‖(x − c) Wᵦ U‖ and a class distance the
+    same vector scaled by s. So one matrix product serves both.
+    """
 
     whitener: Tensor
     centre: Tensor
+    scale: Tensor
     means: Tensor
-
-    def __init__(self, gaussian: ShrunkGaussian) -> None:
-        super().__init__()
-        self.register_buffer("whitener", _tensor(gaussian.whitener))
-        self.register_buffer("centre", _tensor(gaussian.centre))
-        self.register_buffer("means", _tensor(gaussian.means))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Squared distance of each row."""
-        z = (x.to(self.whitener.dtype) - self.centre) @ self.whitener
-        squared = z.square().sum(-1, keepdim=True) - 2 * z @ self.means.T + self.means.square().sum(-1)
-        return squared.amin(-1).clamp_min(0)
-
-
-class DensityModule(nn.Module):
-    """Distance of a vector's direction, plain or relative to the background or both, ``(n, D) -> (n,)``."""
 
     def __init__(self, density: Density) -> None:
         super().__init__()
         self.spread = density.spread if isinstance(density, TwofoldDensity) else None
         if isinstance(density, TwofoldDensity):
             density = density.relative
-        self.near = GaussianModule(density.conditional if isinstance(density, RelativeDensity) else density)
-        self.background = GaussianModule(density.background) if isinstance(density, RelativeDensity) else None
+        self.relative = isinstance(density, RelativeDensity)
+        if isinstance(density, RelativeDensity):
+            whitener, near = density.background.whitener, density.conditional
+            left, scale, right = np.linalg.svd(np.linalg.solve(whitener, near.whitener))
+            whitener, means = whitener @ left, near.means @ right.T
+        else:
+            near, whitener, means = density, density.whitener, density.means
+            scale = np.ones(len(whitener))
+        for name, array in (("whitener", whitener), ("scale", scale), ("means", means)):
+            self.register_buffer(name, _tensor(array))
+        self.register_buffer("centre", _tensor(near.centre))
 
     def forward(self, x: Tensor) -> Tensor:
         """Distance of each row."""
-        x = normalize(x.to(self.near.whitener.dtype), dim=-1)
-        near: Tensor = self.near(x)
-        if self.background is None:
+        white = (normalize(x.to(self.whitener.dtype), dim=-1) - self.centre) @ self.whitener
+        z = white * self.scale if self.relative else white
+        squared = z.square().sum(-1, keepdim=True) - 2 * z @ self.means.T + self.means.square().sum(-1)
+        near = squared.amin(-1).clamp_min(0)
+        if not self.relative:
             return (near + TINY).sqrt()
-        whole: Tensor = self.background(x)
+        whole = white.square().sum(-1)
         if self.spread is None:
             return near - whole
         return (whole + TINY).sqrt() / self.spread[0] + (near - whole) / self.spread[1]

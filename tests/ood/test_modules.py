@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from repdyn.ood import KNNDetector, MahalanobisDetector, PathDetector, UnionDetector
+from repdyn.ood import (
+    KNNDetector,
+    MahalanobisDetector,
+    PathDetector,
+    RelativeMahalanobisDetector,
+    UnionDetector,
+)
 from repdyn.paths import RepresentationPaths
 
 ALL = [PathDetector, MahalanobisDetector, KNNDetector, UnionDetector]
@@ -29,16 +35,18 @@ def test_module_says_what_the_detector_says(kind, planted):
     assert not list(module.parameters())
 
 
-def test_class_means_in_the_module():
+@pytest.mark.parametrize("kind", [PathDetector, MahalanobisDetector, RelativeMahalanobisDetector])
+def test_class_means_in_the_module(kind):
     generator = np.random.default_rng(0)
     labels = np.arange(300) % 3
     x = generator.normal(size=(300, 6)) + 8 * np.eye(6)[labels]
     paths = RepresentationPaths.from_arrays({"x": x}, labels=labels)
-    detector = PathDetector().fit(paths)
+    detector = kind().fit(paths)
     assert detector.class_means_ == {"x": 3}
-    np.testing.assert_allclose(
-        detector.as_module()(tensors(paths)).numpy(), detector.score_samples(paths), atol=1e-3
-    )
+    foreign = RepresentationPaths.from_arrays({"x": generator.normal(size=(50, 6))})
+    for own in (paths, foreign):
+        scores = detector.as_module()(tensors(own)).numpy()
+        np.testing.assert_allclose(scores, detector.score_samples(own), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ALL)
