@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 
 from torch import nn
 
-__all__ = ["find_blocks"]
+__all__ = ["find_blocks", "find_choices"]
 
 
 def find_blocks(module: nn.Module) -> tuple[str, ...]:
@@ -46,11 +47,14 @@ def find_blocks(module: nn.Module) -> tuple[str, ...]:
         for pattern, names in chains.items()
         if len(kept := [name for name in names if next(parts[name].children(), None) is not None]) > 1
     }
-    held = {pattern: sum(weights[name] for name in names) for pattern, names in compound.items()}
-    heavy = {pattern: names for pattern, names in compound.items() if 2 * held[pattern] >= max(held.values())}
-    for _, chain in sorted(heavy.items(), key=lambda item: (-len(item[1]), item[0].count("."))):
-        if max(map(weights.__getitem__, chain)) and not any("expert" in name for name in chain):
-            return tuple(chain)
+    # A convolution with its norm is a layer, not a block: blocks have more than three parts with weights.
+    thick = {pattern: names for pattern, names in compound.items() if _layers(names, parts) > 3}
+    for candidates in (thick, compound):
+        held = {pattern: sum(weights[name] for name in names) for pattern, names in candidates.items()}
+        heavy = [names for pattern, names in candidates.items() if 2 * held[pattern] >= max(held.values())]
+        for chain in sorted(heavy, key=lambda names: (-len(names), names[0].count("."))):
+            if max(map(weights.__getitem__, chain)) and not any("expert" in name for name in chain):
+                return tuple(chain)
     single: list[list[str]] = [
         [name for name in names if type(parts[name]) is kind]
         for names in chains.values()
@@ -62,14 +66,63 @@ def find_blocks(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, _ in module.named_children())
 
 
+def find_choices(module: nn.Module, blocks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Groups of points within and around the blocks, found by the names that libraries give to classes.
+
+    Returns
+    -------
+    dict
+        Those that exist of ``"stages"`` (the numbered modules that hold the blocks), ``"attention"`` and
+        ``"mlp"`` (the outermost parts of each block whose class is named so).
+
+    Examples
+    --------
+    >>> encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 1), 2, enable_nested_tensor=False)
+    >>> find_choices(encoder, find_blocks(encoder))
+    {'attention': ('layers.0.self_attn', 'layers.1.self_attn')}
+    """
+    parts = dict(module.named_modules())
+    stages = dict.fromkeys(stage for block in blocks if (stage := _stage(block)))
+    found = {"stages": tuple(stages) if len(stages) > 1 else ()}
+    for choice, words in (
+        ("attention", "attention|attn"),
+        ("mlp", r"mlp|feedforward|ffn|\bffw|moe(?!ncoder)"),
+    ):
+        inside = [
+            name
+            for block in blocks
+            for name in parts
+            if name.startswith(block + ".") and re.search(words, type(parts[name]).__name__, re.IGNORECASE)
+        ]
+        known = set(inside)
+        found[choice] = tuple(name for name in inside if not any(up in known for up in _ancestors(name)))
+    return {choice: names for choice, names in found.items() if names}
+
+
+def _stage(block: str) -> str | None:
+    return next((up for up in _ancestors(block) if re.search(r"\d", up.rpartition(".")[2])), None)
+
+
+def _ancestors(name: str) -> list[str]:
+    steps = name.split(".")
+    return [".".join(steps[:count]) for count in range(len(steps) - 1, 0, -1)]
+
+
 def _is_numbered(name: str, parts: dict[str, nn.Module]) -> bool:
-    """A member of a list, or a numbered part of the model itself: not ``conv1`` within a block."""
+    """A member of a list, or a part called a numbered block, stage or layer: not ``conv1`` in a block."""
     parent, _, last = name.rpartition(".")
     if last.isdigit():
         return True
-    return bool(re.search(r"\d", last)) and (
-        not parent or isinstance(parts[parent], (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-    )
+    if not re.search(r"\d", last):
+        return False
+    listed = isinstance(parts[parent], (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    return not parent or listed or bool(re.fullmatch(r"(b|.*(block|layer|stage|cell))_?\d+", last))
+
+
+def _layers(names: Sequence[str], parts: dict[str, nn.Module]) -> float:
+    """Parts that hold weights themselves, a member of the chain on average."""
+    inside = [part for name in names for part in parts[name].modules()]
+    return sum(1 for part in inside if next(part.parameters(recurse=False), None) is not None) / len(names)
 
 
 def _weights(module: nn.Module) -> int:

@@ -14,11 +14,12 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import LAYOUTS, Layout
-from repdyn_adapters.blocks import find_blocks
+from repdyn_adapters.blocks import find_blocks, find_choices
 
 __all__ = ["ModuleAdapter", "stack"]
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+_RECURRENT = (nn.RNNBase, nn.MultiheadAttention)
 
 WHOLE = "output"
 """The name of a module's own output as a point, unless one of its parts has that name."""
@@ -98,6 +99,7 @@ class ModuleAdapter:
             pooling="mean",
             final=chosen[-1],
             head=head,
+            choices=find_choices(module, chosen),
             preprocessing="the user's own" if prepare else "stacked",
         )
 
@@ -125,6 +127,9 @@ def _tensor(sample: Any) -> Tensor:
 
 def _layout(module: nn.Module) -> Layout:
     """Channels second where there are convolutions inside, else last: the convention of torch's layers."""
+    first = getattr(getattr(module, "self_attn", module), "batch_first", None)
+    if isinstance(module, (*_RECURRENT, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
+        return "NLC" if first else "LNC"
     if isinstance(module, nn.Flatten):
         return "NC"
     convolves = any(isinstance(part, _CONVOLUTIONS) for part in module.modules())

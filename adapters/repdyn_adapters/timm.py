@@ -14,13 +14,14 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
-from repdyn_adapters.blocks import find_blocks
+from repdyn_adapters.blocks import find_blocks, find_choices
 
 __all__ = ["TimmAdapter"]
 
 _TOKENS = (
     "beit cait coat convit crossvit deepseek_vit deit eva gemma4_vit hiera levit mlp_mixer mvitv2 naflexvit "
-    "pit pvt_v2 qwen3_vit tnt twins vision_transformer vision_transformer_hybrid vision_transformer_relpos xcit"
+    "pit pvt_v2 qwen3_vit tnt twins vision_transformer vision_transformer_hybrid "
+    "vision_transformer_relpos xcit"
 )
 _CHANNELS_LAST = (
     "gcvit hieradet_sam2 mambaout sequencer swin_transformer swin_transformer_v2 swin_transformer_v2_cr "
@@ -41,6 +42,9 @@ LATE_CLASS_TOKEN = frozenset({"cait", "coat", "convit", "volo", "xcit"})
 
 TWO_HEADS = frozenset({"efficientformer", "efficientformer_v2", "levit", "swiftformer"})
 """Families with two classifiers of one input, whose logits are averaged."""
+
+MORE_THAN_A_HEAD = frozenset({"volo"})
+"""Families whose logits come from the class token and from every place besides."""
 
 FINAL = "pooled"
 """The name of the classifier's input as a point."""
@@ -83,7 +87,7 @@ class TimmAdapter:
                     f"model 'timm:{name}': its pretrained weights cannot be had ({reason}); "
                     f"give a local file, timm:{architecture}@FILE"
                 ) from None
-        return self.wrap(module, name)
+        return self.wrap(module.eval(), name)
 
     def recognises(self, module: nn.Module) -> bool:
         """Whether a module is one of timm's models; imports nothing."""
@@ -92,7 +96,6 @@ class TimmAdapter:
     def wrap(self, module: nn.Module, name: str | None = None) -> TracedModel:
         """Make a model made by ``timm.create_model`` traceable."""
         model: Any = module
-        model.eval()
         family = type(model).__module__.rpartition(".")[2]
         layout = LAYOUTS.get(family, "NCHW")
         late = family in LATE_CLASS_TOKEN
@@ -106,6 +109,7 @@ class TimmAdapter:
             )
         del points[""]
         default = find_blocks(model)
+        choices = find_choices(model, default)
         final, head = _final(model, family)
         if final is not None:
             points[FINAL] = final
@@ -120,6 +124,7 @@ class TimmAdapter:
             pooling="cls" if prefix and getattr(model, "global_pool", "token") == "token" else "gap",
             final=None if final is None else FINAL,
             head=head,
+            choices=choices,
             preprocessing=words,
         )
 
@@ -141,7 +146,7 @@ def _final(model: Any, family: str) -> tuple[Point | None, Callable[[Tensor], Te
         return None, None
     convolution = isinstance(heads[0], nn.Conv2d)
     point = Point(path, "NCHW" if convolution else "NC", reads="input")
-    if any(isinstance(part, nn.Identity) for part in heads):
+    if any(isinstance(part, nn.Identity) for part in heads) or family in MORE_THAN_A_HEAD:
         return point, None
 
     def apply(x: Tensor) -> Tensor:

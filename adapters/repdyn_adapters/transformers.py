@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,13 @@ from repdyn.errors import RepdynError
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
-from repdyn_adapters.blocks import find_blocks
-from repdyn_adapters.module import stack
+from repdyn_adapters.blocks import find_blocks, find_choices
+from repdyn_adapters.transformers_inputs import (
+    prepare_pictures,
+    prepare_signals,
+    prepare_texts,
+    sentence_settings,
+)
 
 __all__ = ["TransformersAdapter", "quietly"]
 
@@ -26,6 +29,20 @@ CHANNELS_SECOND = frozenset(
     | {"mobilevitv2", "poolformer", "pvt", "regnet", "resnet", "swiftformer", "timm_wrapper", "van"}
 )
 """Vision models (``config.model_type``) whose blocks give NCHW; the blocks of all others give NLC."""
+
+FINAL_CHANNELS_SECOND = CHANNELS_SECOND | {"segformer"}
+"""Those whose own output is NCHW; Segformer's blocks give tokens."""
+
+BLOCKS = {
+    "resnet": ("ResNetBasicLayer", "ResNetBottleNeckLayer"),
+    "regnet": ("RegNetXLayer", "RegNetYLayer"),
+    "swin": ("SwinLayer",),
+    "swinv2": ("Swinv2Layer",),
+}
+"""Classes of blocks where transformers marks whole stages, or nothing, as what may be recomputed."""
+
+TOKENS_FIRST = frozenset({"xlnet"})
+"""Families whose blocks give LNC."""
 
 FINAL = "last_hidden_state"
 """The name of a model's own output as a point: after the norm that follows the last block, if any."""
@@ -49,6 +66,7 @@ class TransformersAdapter:
         """
         import transformers
 
+        name, tower = (name, "") if Path(name).exists() else (name.partition("#")[0], name.partition("#")[2])
         config = _or_error(
             name, lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         )
@@ -61,7 +79,7 @@ class TransformersAdapter:
                     name, trust_remote_code=False, dtype=torch.float32
                 ),
             )
-        return self.wrap(module, name)
+        return self.wrap(module, f"{name}#{tower}" if tower else name)
 
     def recognises(self, module: nn.Module) -> bool:
         """Whether a module is one of transformers'; imports nothing."""
@@ -73,33 +91,44 @@ class TransformersAdapter:
     def wrap(self, module: nn.Module, name: str | None = None) -> TracedModel:
         """Make a loaded model traceable, with the tokenizer that lies beside its weights, if any does.
 
-        Without one, samples are token ids (sequences of any length) or prepared pictures.
+        Without one, samples are token ids (sequences of any length) or prepared pictures. Sound is read as
+        signals (or spectra) of one length. Of a model with two towers (CLIP) the one for pictures is
+        traced, or the one that stands after ``#``: ``hf:NAME#text``. An encoder-decoder's decoder reads
+        its start token.
         """
         model: Any = module
         source = name or str(getattr(model, "name_or_path", "") or "")
-        module.eval()
-        runs, head, final_point, final = _parts(model)
-        vision = runs.main_input_name == "pixel_values"
-        layout: Layout = "NCHW" if runs.config.model_type in CHANNELS_SECOND else "NLC"
-        prefix = _prefix_tokens(runs) if vision else 0
-        mask = None if vision else "attention_mask"
+        source, _, tower = source.partition("#")
+        runs, head, final_point, final = _parts(model, tower)
+        family = runs.config.model_type
+        kind = runs.main_input_name
+        layout: Layout = "NCHW" if family in CHANNELS_SECOND else "LNC" if family in TOKENS_FIRST else "NLC"
+        prefix = _prefix_tokens(runs) if kind == "pixel_values" else 0
+        mask = "attention_mask" if kind == "input_ids" else None
         points = {
-            path: Point(path, layout, prefix, mask)
+            # A decoder reads one start token: the mask of what the encoder reads is not its own.
+            path: Point(path, layout, prefix, None if _is_decoder(runs, path) else mask)
             for path, _ in runs.named_modules(remove_duplicate=False)
             if path
         }
-        points[final] = final_point or Point("", layout, prefix, mask)
+        last: Layout = "NCHW" if family in FINAL_CHANNELS_SECOND else "NLC"
+        points[final] = final_point or Point(
+            "", last, prefix, None if _is_decoder(runs, "decoder.") else mask
+        )
         blocks = _blocks(runs)
-        sentence = _sentence_settings(source)
-        if vision:
+        sentence = sentence_settings(source)
+        if kind == "pixel_values":
             pooling = "cls" if prefix else "gap"
-            prepare, words = _prepare_pictures(source)
+            prepare, words = prepare_pictures(source)
+        elif kind != "input_ids":
+            pooling = "mean"
+            prepare, words = prepare_signals(runs)
         else:
-            prepare, words = _prepare_text(source, runs, sentence)
+            prepare, words = prepare_texts(source, runs, sentence)
             own = {"pooled": "cls", "score": "last", FINAL: "last" if head is not None else "mean"}
             pooling = sentence.get("pooling", own[final])
         return TracedModel(
-            name=f"hf:{source or type(model).__name__}",
+            name=f"hf:{name or source or type(model).__name__}",
             module=runs,
             points=points,
             default_points=(*blocks, final),
@@ -108,6 +137,7 @@ class TransformersAdapter:
             final=final,
             head=head,
             weights=module,
+            choices=find_choices(runs, blocks),
             preprocessing=words,
         )
 
@@ -145,8 +175,22 @@ def _is_causal(model: Any) -> bool:
     return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
 
 
-def _parts(model: Any) -> tuple[Any, Callable[[Tensor], Tensor] | None, Point | None, str]:
+def _is_decoder(runs: Any, path: str) -> bool:
+    return bool(getattr(runs.config, "is_encoder_decoder", False)) and path.startswith("decoder")
+
+
+def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | None, Point | None, str]:
     """What runs, its head, and where the head's input is read."""
+    towers = {
+        name.removesuffix("_model"): getattr(model, name)
+        for name in ("vision_model", "text_model", "audio_model")
+        if hasattr(getattr(model, name, None), "main_input_name")
+    }
+    if tower and tower not in towers:
+        known = ", ".join(towers) or "none: it is one model"
+        raise RepdynError(f"model: {type(model).__name__} has no tower {tower!r}; it has {known}")
+    if tower or len(towers) > 1:
+        return towers[tower or next(iter(towers))], None, None, FINAL
     if _is_causal(model):
         return model.base_model, _language_head(model), None, FINAL
     score = getattr(model, "score", None)
@@ -189,8 +233,16 @@ def _language_head(model: Any) -> Callable[[Tensor], Tensor]:
 def _blocks(model: Any) -> tuple[str, ...]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    declared = BLOCKS.get(model.config.model_type)
+    if declared:
+        return tuple(path for path, part in model.named_modules() if type(part).__name__ in declared)
     # transformers marks what it may recompute, and that is its blocks; a few older families mark none.
-    marked = [path for path, part in model.named_modules() if isinstance(part, GradientCheckpointingLayer)]
+    # The convolutions that cut sound into frames come before depth begins.
+    marked = [
+        path
+        for path, part in model.named_modules()
+        if isinstance(part, GradientCheckpointingLayer) and not path.startswith("feature_extractor.")
+    ]
     outer = [path for path in marked if not any(path.startswith(other + ".") for other in marked)]
     return tuple(outer) if outer else find_blocks(model)
 
@@ -198,113 +250,9 @@ def _blocks(model: Any) -> tuple[str, ...]:
 def _prefix_tokens(model: Any) -> int:
     count = 0
     for path, tokens in model.named_parameters():
-        if path.endswith(("cls_token", "distillation_token", "register_tokens")):
+        if path.endswith(("cls_token", "class_embedding", "distillation_token", "register_tokens")):
             count += tokens.shape[1] if tokens.ndim == 3 else 1
     return count
-
-
-def _sentence_settings(source: str) -> dict[str, Any]:
-    """What a sentence-transformers folder says of pooling and length."""
-    found: dict[str, Any] = {}
-    for file, keep in (("1_Pooling/config.json", "pooling"), ("sentence_bert_config.json", "length")):
-        settings = _read_json(source, file)
-        if keep == "length" and isinstance(settings.get("max_seq_length"), int):
-            found["length"] = settings["max_seq_length"]
-        if keep == "pooling":
-            modes = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
-            on = [ours for theirs, ours in modes.items() if settings.get(f"pooling_mode_{theirs}")]
-            if on:
-                found["pooling"] = on[0]
-    return found
-
-
-def _read_json(source: str, file: str) -> dict[str, Any]:
-    if not source:
-        return {}
-    if Path(source).is_dir():
-        path: str | None = str(Path(source) / file)
-    else:
-        from transformers.utils import cached_file
-
-        try:
-            path = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
-        except (OSError, ValueError):
-            path = None
-    if path is None or not Path(path).is_file():
-        return {}
-    settings = json.loads(Path(path).read_text())
-    return settings if isinstance(settings, dict) else {}
-
-
-def _prepare_text(
-    source: str, model: Any, sentence: Mapping[str, Any]
-) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], str]:
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = None
-    if source:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError):
-            tokenizer = None
-    config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
-    extra: dict[str, Any] = {}
-    if "use_cache" in inspect.signature(model.forward).parameters:
-        extra["use_cache"] = False
-    limit = int(min(sentence.get("length", 1_000_000), positions))
-    if tokenizer is not None:
-        limit = min(limit, tokenizer.model_max_length)
-        # Causal models number positions from the left: padding on the right changes no real token.
-        tokenizer.padding_side = "right"
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    keep = inspect.signature(model.forward).parameters
-    pad = getattr(config, "pad_token_id", None) or 0
-
-    def prepare(samples: Sequence[Any]) -> dict[str, Any]:
-        if isinstance(samples[0], str):
-            if tokenizer is None:
-                raise RepdynError(
-                    f"inputs: there is no tokenizer beside {source or 'the model'!r}; pass token ids instead"
-                )
-            batch = dict(
-                tokenizer(list(samples), padding=True, truncation=True, max_length=limit, return_tensors="pt")
-            )
-            empty = ~batch["attention_mask"].bool().any(dim=1)
-            if empty.any():
-                raise RepdynError(
-                    f"inputs: the text {samples[int(empty.int().argmax())]!r} has no tokens; leave it out"
-                )
-            return {name: value for name, value in batch.items() if name in keep} | extra
-        rows = [torch.as_tensor(sample).long() for sample in samples]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        return {"input_ids": ids, "attention_mask": mask} | extra
-
-    return prepare, f"tokenised, cut at {limit} tokens" if tokenizer is not None else "token ids"
-
-
-def _prepare_pictures(source: str) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], str]:
-    from transformers import AutoImageProcessor
-
-    processor: Any = None
-    if source:
-        try:
-            processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError):
-            processor = None
-
-    def prepare(samples: Sequence[Any]) -> dict[str, Any]:
-        if isinstance(samples[0], Tensor) or processor is None:
-            return {"pixel_values": stack(samples)}
-        return dict(processor(images=list(samples), return_tensors="pt"))
-
-    return (
-        prepare,
-        f"{type(processor).__name__} of {source}" if processor is not None else "prepared pictures",
-    )
 
 
 def _or_error(name: str, load: Callable[[], Any]) -> Any:

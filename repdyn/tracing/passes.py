@@ -135,6 +135,8 @@ class Passes:
         for name in self._wanted:
             base, _, call = name.partition("#")
             calls = [known for known in found if known.partition("#")[0] == base]
+            if not calls and self._default and found:
+                continue  # the rule took it for a block, the model does without it
             if not calls:
                 raise RepdynError(
                     f"point {name!r}: the module is never called in a forward pass of {self.model.name}; "
@@ -162,9 +164,10 @@ class Passes:
         try:
             mask = self._mask(point)
             size = _batch_size(self._inputs)
-            if size is not None and (value.ndim == 0 or len(value) != size):
+            axis = point.layout.index("N")
+            if size is not None and (value.ndim <= axis or value.shape[axis] != size):
                 raise RepdynError(
-                    f"gives shape {tuple(value.shape)} for {size} samples: its first axis is not the "
+                    f"gives shape {tuple(value.shape)} for {size} samples: no axis of it is the "
                     "samples' (a module inside windows or groups?); read the block around it"
                 )
             tokens = as_tokens(value, point.layout, mask, point.prefix)
@@ -175,9 +178,10 @@ class Passes:
             pooled = self._pooling(tokens)
         except RepdynError as error:
             raise RepdynError(f"point {name!r}: {error}") from None
-        if pooled.ndim != 2 or len(pooled) != len(value):
+        count = len(tokens.values)
+        if pooled.ndim != 2 or len(pooled) != count:
             raise RepdynError(
-                f"pool: the function gave shape {tuple(pooled.shape)} at {name!r}, expected ({len(value)}, D)"
+                f"pool: the function gave shape {tuple(pooled.shape)} at {name!r}, expected ({count}, D)"
             )
         return pooled.clone() if pooled._is_view() else pooled
 

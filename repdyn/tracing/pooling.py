@@ -18,7 +18,7 @@ from repdyn.errors import RepdynError, nearest_names
 
 __all__ = ["LAYOUTS", "POOLINGS", "Layout", "Pooling", "Tokens", "as_tokens", "find_pooling"]
 
-Layout = Literal["NC", "NLC", "NCL", "NCHW", "NHWC", "N*C", "NC*"]
+Layout = Literal["NC", "NLC", "LNC", "NCL", "NCHW", "NHWC", "N*C", "NC*"]
 """Order of the axes: N samples, C channels, L tokens, H height, W width, ``*`` any number of positions."""
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -85,8 +85,12 @@ def as_tokens(values: Tensor, layout: Layout, mask: Tensor | None = None, prefix
         )
     if values.ndim == 2:
         return Tokens(values.unsqueeze(1), spatial=False)
-    channels_second = layout[1] == "C"
-    tokens = values.flatten(2).transpose(1, 2) if channels_second else values.flatten(1, -2)
+    if layout == "LNC":
+        tokens = values.transpose(0, 1)
+    elif layout[1] == "C":
+        tokens = values.flatten(2).transpose(1, 2)
+    else:
+        tokens = values.flatten(1, -2)
     if mask is not None and mask.shape != tokens.shape[:2]:
         raise RepdynError(
             f"the mask has shape {tuple(mask.shape)}, the representation {tuple(tokens.shape[:2])} tokens"

@@ -57,8 +57,9 @@ def trace(
         The samples: strings, pictures, an array with samples first, a torch data set, any iterable.
     points
         What is read: None or ``"blocks"`` for the output of every block and the pooled last one,
-        ``"all"``, a name, a pattern (``"blocks.*.attn"``), or a list of them. A module that runs several
-        times in one pass gives a point per call, ``name#0``, ``name#1``, ….
+        ``"stages"``, ``"attention"``, ``"mlp"`` where the model has them, ``"all"``, a name, a pattern
+        (``"blocks.*.attn"``), or a list of them. A module that runs several times in one pass gives a
+        point per call, ``name#0``, ``name#1``, ….
     pool
         ``"cls"``, ``"mean"`` (of real tokens), ``"last"`` (real token), ``"gap"`` (mean over places),
         ``"flatten"``, ``"none"`` (keep tokens), a function from :class:`repdyn.tracing.Tokens` to

@@ -86,6 +86,25 @@ def test_convolutions_are_pooled_over_places():
     np.testing.assert_allclose(np.asarray(paths["layer1.0"]), expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_tokens_first_or_samples_first(batch_first):
+    """torch's own transformer layers put the tokens first unless told otherwise."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first).eval()
+    model = nn.Sequential(layer)
+    x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+
+    def prepare(rows):
+        return torch.stack(rows) if batch_first else torch.stack(rows, dim=1)
+
+    paths = repdyn.trace(repdyn.wrap(model, prepare), x, pool="mean")
+    with torch.inference_mode():
+        given = x if batch_first else x.transpose(0, 1)
+        expected = layer(given).mean(1 if batch_first else 0)
+    np.testing.assert_allclose(np.asarray(paths["0"]), expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_by_import_path(monkeypatch):
     home = SimpleNamespace(made=nn.Linear(2, 3), make=lambda: nn.Linear(2, 4), number=3, __name__="home")
     monkeypatch.setitem(sys.modules, "repdyn_test_home", home)

@@ -14,6 +14,7 @@ from repdyn.tracing.pooling import LAYOUTS, POOLINGS, as_tokens, find_pooling
 SHAPES = {
     "NC": (3, 5),
     "NLC": (3, 7, 5),
+    "LNC": (7, 3, 5),
     "NCL": (3, 5, 7),
     "NCHW": (3, 5, 2, 4),
     "NHWC": (3, 2, 4, 5),
@@ -25,6 +26,8 @@ SHAPES = {
 def naive(values, layout):
     """Samples, positions, channels by explicit transposition."""
     array = values.double().numpy()
+    if layout == "LNC":
+        return array.transpose(1, 0, 2)
     if layout[1] == "C" and array.ndim > 2:
         array = np.moveaxis(array, 1, -1)
     return array.reshape(len(array), -1, array.shape[-1])

@@ -135,7 +135,7 @@ def test_shared_unused_and_windowed_modules():
     assert only.points == ("shared#1",)
     with pytest.raises(RepdynError, match="never called"):
         repdyn.trace(Odd(), X, points=["unused"])
-    with pytest.raises(RepdynError, match=r"'windows'.*first axis is not the samples'"):
+    with pytest.raises(RepdynError, match=r"'windows'.*no axis of it is the samples'"):
         repdyn.trace(Odd(), X, points=["windows"])
     with pytest.raises(RepdynError, match="called 3 times"):
         repdyn.trace(Odd(), X, points=["shared#3"])

@@ -1,0 +1,157 @@
+"""What transformers models are called with: texts, pictures and signals, made batches."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repdyn.errors import RepdynError
+from repdyn_adapters.module import stack
+
+__all__ = ["prepare_pictures", "prepare_signals", "prepare_texts", "sentence_settings"]
+
+
+def sentence_settings(source: str) -> dict[str, Any]:
+    """What a sentence-transformers folder says of pooling and length."""
+    found: dict[str, Any] = {}
+    for file, keep in (("1_Pooling/config.json", "pooling"), ("sentence_bert_config.json", "length")):
+        settings = _read_json(source, file)
+        if keep == "length" and isinstance(settings.get("max_seq_length"), int):
+            found["length"] = settings["max_seq_length"]
+        if keep == "pooling":
+            modes = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
+            on = [ours for theirs, ours in modes.items() if settings.get(f"pooling_mode_{theirs}")]
+            if on:
+                found["pooling"] = on[0]
+    return found
+
+
+def _read_json(source: str, file: str) -> dict[str, Any]:
+    if not source:
+        return {}
+    if Path(source).is_dir():
+        path: str | None = str(Path(source) / file)
+    else:
+        from transformers.utils import cached_file
+
+        try:
+            path = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+        except (OSError, ValueError):
+            path = None
+    if path is None or not Path(path).is_file():
+        return {}
+    settings = json.loads(Path(path).read_text())
+    return settings if isinstance(settings, dict) else {}
+
+
+def prepare_texts(
+    source: str, model: Any, sentence: Mapping[str, Any]
+) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], str]:
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = None
+    if source:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError, KeyError):
+            tokenizer = None
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    extra: dict[str, Any] = {}
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        extra["use_cache"] = False
+    if getattr(config, "is_encoder_decoder", False):
+        extra["decoder_input_ids"] = None
+    # Longformer pads to whole windows itself, and its blocks then see more tokens than were given.
+    windows = getattr(config, "attention_window", None) or 1
+    multiple = windows if isinstance(windows, int) else max(windows)
+    start = getattr(config, "decoder_start_token_id", None)
+    start = start if start is not None else getattr(config, "pad_token_id", None) or 0
+
+    def completed(batch: dict[str, Any]) -> dict[str, Any]:
+        if "decoder_input_ids" in extra:
+            batch["decoder_input_ids"] = torch.full((len(batch["input_ids"]), 1), start)
+        return extra | batch
+
+    limit = int(min(sentence.get("length", 1_000_000), positions))
+    if tokenizer is not None:
+        limit = min(limit, tokenizer.model_max_length)
+        # Causal models number positions from the left: padding on the right changes no real token.
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    keep = inspect.signature(model.forward).parameters
+    pad = getattr(config, "pad_token_id", None) or 0
+
+    def prepare(samples: Sequence[Any]) -> dict[str, Any]:
+        if isinstance(samples[0], str):
+            if tokenizer is None:
+                raise RepdynError(
+                    f"inputs: there is no tokenizer beside {source or 'the model'!r}; pass token ids instead"
+                )
+            batch = dict(
+                tokenizer(
+                    list(samples),
+                    padding=True,
+                    pad_to_multiple_of=multiple,
+                    truncation=True,
+                    max_length=limit,
+                    return_tensors="pt",
+                )
+            )
+            empty = ~batch["attention_mask"].bool().any(dim=1)
+            if empty.any():
+                raise RepdynError(
+                    f"inputs: the text {samples[int(empty.int().argmax())]!r} has no tokens; leave it out"
+                )
+            return completed({name: value for name, value in batch.items() if name in keep})
+        rows = [torch.as_tensor(sample).long() for sample in samples]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        short = -ids.shape[1] % multiple
+        ids, mask = nn.functional.pad(ids, (0, short), value=pad), nn.functional.pad(mask, (0, short))
+        return completed({"input_ids": ids, "attention_mask": mask})
+
+    return prepare, f"tokenised, cut at {limit} tokens" if tokenizer is not None else "token ids"
+
+
+def prepare_pictures(source: str) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], str]:
+    from transformers import AutoImageProcessor
+
+    processor: Any = None
+    if source:
+        try:
+            processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, ImportError):
+            processor = None
+
+    def prepare(samples: Sequence[Any]) -> dict[str, Any]:
+        if isinstance(samples[0], Tensor) or processor is None:
+            return {"pixel_values": stack(samples)}
+        return dict(processor(images=list(samples), return_tensors="pt"))
+
+    return (
+        prepare,
+        f"{type(processor).__name__} of {source}" if processor is not None else "prepared pictures",
+    )
+
+
+def prepare_signals(model: Any) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], str]:
+    """Sound for models of speech: signals or spectra, all of one length."""
+    config = model.config
+    start = getattr(config, "decoder_start_token_id", None) or 0
+
+    def prepare(samples: Sequence[Any]) -> dict[str, Any]:
+        batch: dict[str, Any] = {model.main_input_name: stack(samples)}
+        if getattr(config, "is_encoder_decoder", False):
+            batch["decoder_input_ids"] = torch.full((len(samples), 1), start)
+        return batch
+
+    return prepare, "stacked signals"
