@@ -36,7 +36,7 @@ from repdyn.progress import track
 CLASSES = ("yin", "yang", "dots")
 TRAIN, VALIDATION, TEST = 5000, 5000, 10_000
 NETWORK = {"width": 10, "blocks": 5, "epochs": 1000, "batch": 512, "rate": 5e-2, "decay": 5e-4}
-AUTOENCODER = {"latent_dim": 20, "hidden": (128,), "epochs": 200, "batch": 256, "rate": 1e-2}
+AUTOENCODER = {"latent_dim": 20, "hidden": (128,), "epochs": 150, "batch": 256, "rate": 1e-2}
 PUBLISHED = {
     "network": 99.31,
     "Koopman autoencoder": 98.75,

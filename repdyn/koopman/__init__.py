@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from repdyn.koopman.autoencoder import KoopmanAutoencoder
 from repdyn.koopman.controls import Controls, controls
+from repdyn.koopman.editing import EditedKoopman, EditReport
 from repdyn.koopman.fidelity import Fidelity
 
-__all__ = ["Controls", "Fidelity", "KoopmanAutoencoder", "controls"]
+__all__ = ["Controls", "EditReport", "EditedKoopman", "Fidelity", "KoopmanAutoencoder", "controls"]

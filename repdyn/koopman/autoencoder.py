@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from repdyn.artifacts import load_artifact, save_artifact
-from repdyn.errors import RepdynError, nearest_names
-from repdyn.koopman.frames import PointFrames, principal_axes
-from repdyn.koopman.networks import Lift
+from repdyn.errors import RepdynError
+from repdyn.koopman.checks import check_long_enough, check_settings
+from repdyn.koopman.frames import PointFrames
+from repdyn.koopman.networks import Lift, start_at_principal_components
 from repdyn.koopman.operators import OPERATORS, Operator
+from repdyn.koopman.pretrained import describe, restore
 from repdyn.koopman.reading import point_number, read_points
 from repdyn.koopman.training import Weights, train
 from repdyn.paths import RepresentationPaths
@@ -31,7 +33,6 @@ __all__ = ["KoopmanAutoencoder"]
 _SMALLEST_BATCH, _LARGEST_BATCH = 32, 512
 _VALIDATION = 0.1  # of the training paths, for early stopping
 _MOST_OBSERVABLES = 256  # by default; the exponential of a larger generator dominates the time of a fit
-_START_ROWS = 20_000  # rows are enough to find where the encoder starts
 
 
 class KoopmanAutoencoder(nn.Module):
@@ -140,22 +141,15 @@ class KoopmanAutoencoder(nn.Module):
             samples, or values that are not finite.
         """
         batch_size = batch_size or min(max(len(paths) // 8, _SMALLEST_BATCH), _LARGEST_BATCH)
-        self._check_settings(epochs, batch_size, learning_rate)
-        if len(paths.points) < 2:
-            raise RepdynError(
-                f"the path has one point, {paths.points[0]!r}; a Koopman autoencoder needs at least two"
-            )
-        if len(paths) < 10:
-            raise RepdynError(
-                f"{len(paths)} samples are too few to fit and to validate; at least 10 are needed"
-            )
+        check_settings(self, epochs, batch_size, learning_rate)
+        check_long_enough(paths)
         states = read_points(paths)
-        self._build(dict(zip(paths.points, (x.shape[1] for x in states))), seed)
+        self.build(dict(zip(paths.points, (x.shape[1] for x in states))), seed)
         self.frames_.fit(states)
         self.to(device or "cpu")
         lifted = torch.stack([self.frames_.lift(x.to(self._device), n) for n, x in enumerate(states)])
         generator = torch.Generator().manual_seed(seed)
-        self._start(lifted, generator)
+        start_at_principal_components(self.encoder_, self.decoder_, lifted, generator)
         held_out = torch.zeros(len(paths), dtype=torch.bool)
         held_out[
             torch.randperm(len(paths), generator=generator)[: max(2, round(_VALIDATION * len(paths)))]
@@ -361,16 +355,7 @@ class KoopmanAutoencoder(nn.Module):
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write settings and weights to a folder, ``config.json`` and ``model.safetensors``."""
         self._check_fitted()
-        config = {
-            "latent_dim": self.latent_dim,
-            "hidden": list(self.hidden),
-            "operator": self.operator,
-            "isometry": self.isometry,
-            "widths": [[point, width] for point, width in self.widths_.items()],
-            "history": self.history_,
-            "best_epoch": self.best_epoch_,
-        }
-        tensors = {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
+        config, tensors = describe(self)
         save_artifact(path, "koopman", config, tensors)
 
     @classmethod
@@ -383,24 +368,7 @@ class KoopmanAutoencoder(nn.Module):
             If the folder holds something else, or weights that do not match its settings.
         """
         found = load_artifact(path, "koopman")
-        try:
-            config = found.config
-            kae = cls(config["latent_dim"], config["hidden"], config["operator"], config["isometry"])
-            kae._build({point: int(width) for point, width in config["widths"]}, seed=0)
-            kae.history_, kae.best_epoch_ = config["history"], config["best_epoch"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise RepdynError(
-                f"{path}: its config.json is not that of a Koopman autoencoder ({error})"
-            ) from None
-        try:
-            kae.load_state_dict(
-                {name: torch.from_numpy(value.copy()) for name, value in found.tensors.items()}
-            )
-        except RuntimeError as error:
-            raise RepdynError(
-                f"{path}: the weights do not match config.json: {' '.join(str(error).split())}"
-            ) from None
-        return kae.eval()
+        return restore(cls, found.config, found.tensors, path)
 
     latent_dim_: int
     frames_: PointFrames
@@ -416,7 +384,8 @@ class KoopmanAutoencoder(nn.Module):
     def _device(self) -> torch.device:
         return self.frames_.scale.device
 
-    def _build(self, widths: dict[str, int], seed: int) -> None:
+    def build(self, widths: dict[str, int], seed: int) -> None:
+        """Lay out the untrained modules for points of these widths; :meth:`fit` and loading call it."""
         self.points_, self.widths_ = tuple(widths), widths
         self.frames_ = PointFrames(widths)
         self.latent_dim_ = self.latent_dim or min(2 * self.frames_.width, _MOST_OBSERVABLES)
@@ -426,17 +395,6 @@ class KoopmanAutoencoder(nn.Module):
             self.encoder_ = Lift(self.frames_.width, self.latent_dim_, self.hidden)
             self.decoder_ = Lift(self.latent_dim_, self.frames_.width, self.hidden[::-1])
             self.operator_ = OPERATORS[self.operator](self.latent_dim_, len(widths) - 1)
-
-    @torch.no_grad()
-    def _start(self, lifted: Tensor, generator: torch.Generator) -> None:
-        """Begin at the leading principal components of all points together."""
-        rows = lifted.flatten(0, 1)
-        rows = rows[torch.randperm(len(rows), generator=generator)[:_START_ROWS].to(rows.device)]
-        axes = principal_axes(rows.double(), min(self.latent_dim_, rows.shape[1])).float()
-        start = torch.zeros(self.frames_.width, self.latent_dim_, device=rows.device)
-        start[:, : axes.shape[1]] = axes
-        self.encoder_.start(start)
-        self.decoder_.start(start.T)
 
     def _through(self, x: Any, function: Callable[[Tensor], Tensor], width: int) -> Any:
         """Apply a function of float32 rows to an array or tensor, and answer in kind."""
@@ -493,20 +451,3 @@ class KoopmanAutoencoder(nn.Module):
     def _check_fitted(self) -> None:
         if not hasattr(self, "points_"):
             raise RepdynError("this KoopmanAutoencoder is not fitted yet; call fit(paths) first")
-
-    def _check_settings(self, epochs: int, batch_size: int, learning_rate: float) -> None:
-        if (self.latent_dim is not None and self.latent_dim < 1) or any(width < 1 for width in self.hidden):
-            raise RepdynError(
-                f"latent_dim and hidden widths must be positive, got {self.latent_dim} and {self.hidden}"
-            )
-        if self.operator not in OPERATORS:
-            raise RepdynError(
-                f"there is no operator {self.operator!r}; {nearest_names(self.operator, OPERATORS)}"
-            )
-        if not self.isometry >= 0:
-            raise RepdynError(f"isometry must not be negative, got {self.isometry}")
-        if epochs < 1 or batch_size < 2 or not learning_rate > 0:
-            raise RepdynError(
-                "epochs must be at least 1, batch_size at least 2 and learning_rate positive, "
-                f"got {epochs}, {batch_size} and {learning_rate}"
-            )

@@ -6,7 +6,8 @@ Observables are rows and the edited map is the operator from the first point to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.intervals import Estimate, bootstrap, bootstrap_mean
 from repdyn.koopman.operators import real_power
+from repdyn.koopman.pretrained import describe, restore
 from repdyn.koopman.probes import LinearProbe
+from repdyn.koopman.targets import destination, in_ball, split, targets
 from repdyn.paths import RepresentationPaths
 
 if TYPE_CHECKING:
@@ -26,12 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EditReport", "EditedKoopman", "edit_operator", "forget"]
 
+_PREFIX = "kae."  # of the autoencoder's tensors in a saved edit
 _QUANTILES = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 _PRESERVE = 1e-4  # ridge on what is kept, relative to its mean eigenvalue
 _REDIRECT = 10.0  # a redirected row weighs as much as so many kept ones (the published soft constraint)
 _GONE = 0.01  # accuracy at which a class counts as forgotten
-_MEDOID_ROWS = 2000  # distances of all pairs of so many rows find a medoid
-_PARTS = (0.6, 0.2, 0.2)  # of the paths: to edit with, to choose the quantile on, to report on
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,22 @@ class EditReport:
         lines += [f"    class {name}: {before} -> {after}" for name, (before, after) in worst]
         lines.append(f"  drift of the others {self.drift}")
         return "\n".join(lines)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> EditReport:
+        """The report that :meth:`to_dict` gave."""
+
+        def pair(read: Mapping[str, Any]) -> tuple[Estimate, Estimate]:
+            return Estimate(**read["before"]), Estimate(**read["after"])
+
+        return cls(
+            pair(found["forgotten"]),
+            pair(found["retained"]),
+            {name: pair(read) for name, read in found["per_class"].items()},
+            Estimate(**found["drift"]),
+            (int(found["samples"][0]), int(found["samples"][1])),
+            str(found["judge"]),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for ``--json``."""
@@ -151,6 +170,43 @@ class EditedKoopman:
             )
         return _predict(self.kae, np.asarray(x), np.linalg.matrix_power(step, number), target)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the edited map, its report and the autoencoder to a folder."""
+        config, tensors = describe(self.kae)
+        document = {
+            "kae": config,
+            "quantile": self.quantile,
+            "redirected": self.redirected,
+            "report": self.report.to_dict(),
+        }
+        arrays = {_PREFIX + name: value for name, value in tensors.items()}
+        save_artifact(path, "edited_koopman", document, {**arrays, "matrix": self.matrix})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> EditedKoopman:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        RepdynError
+            If the folder holds something else.
+        """
+        # The autoencoder's methods import this module; it is imported here when they are all there.
+        from repdyn.koopman.autoencoder import KoopmanAutoencoder
+
+        found = load_artifact(path, "edited_koopman")
+        try:
+            weights = {n.removeprefix(_PREFIX): v for n, v in found.tensors.items() if n.startswith(_PREFIX)}
+            return cls(
+                restore(KoopmanAutoencoder, found.config["kae"], weights, path),
+                found.tensors["matrix"],
+                float(found.config["quantile"]),
+                int(found.config["redirected"]),
+                EditReport.from_dict(found.config["report"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise RepdynError(f"{path}: is not a readable edit ({error})") from None
+
 
 def forget(
     kae: KoopmanAutoencoder,
@@ -170,13 +226,13 @@ def forget(
     closed form (:func:`edit_operator`). See :meth:`KoopmanAutoencoder.forget` for the arguments.
     """
     kae.check_paths(paths)
-    labels, target = _targets(paths, label, mask)
+    labels, target = targets(paths, label, mask)
     names = np.where(target, "targeted", "other") if labels is None else labels
     judge = _judge(kae, paths, names, head, seed)
-    parts = _split(names, target, seed)
+    parts = split(names, target, seed)
     z, matrix = _observables(kae, paths)
     to_state = _decoder(kae)
-    destination = _destination(redirect, labels)
+    place = destination(redirect, labels)
     candidates = _QUANTILES if quantile is None else (quantile,)
     if not all(0 < q <= 1 for q in candidates):
         raise RepdynError(f"quantile must lie above 0 and not above 1, got {quantile}")
@@ -186,12 +242,12 @@ def forget(
     before = _correct(judge, to_state(z[check] @ matrix), names[check])
     chance = 1.0 / len(np.unique(names))
     for candidate in candidates:
-        harmful = _in_ball(z[fit] @ matrix, names[fit], target[fit], candidate)
+        harmful = in_ball(z[fit] @ matrix, names[fit], target[fit], candidate)
         clean = ~target[fit]
         if not clean.any():
             raise RepdynError("every sample is targeted: there is no clean one left to keep or redirect to")
         edited = edit_operator(
-            z[fit][harmful], z[fit][clean], matrix, destination(z[fit] @ matrix, harmful, clean, names[fit])
+            z[fit][harmful], z[fit][clean], matrix, place(z[fit] @ matrix, harmful, clean, names[fit])
         )
         after = _correct(judge, to_state(z[check] @ edited), names[check])
         left = float(after[target[check]].mean())
@@ -242,53 +298,6 @@ def edit_operator(harmful: Tensor, clean: Tensor, matrix: Tensor, destination: T
 Judge = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-def _targets(
-    paths: RepresentationPaths, label: Any, mask: NDArray[np.bool_] | None
-) -> tuple[NDArray[Any] | None, NDArray[np.bool_]]:
-    labels = None if paths.labels is None else np.asarray(paths.labels)
-    if (label is None) == (mask is None):
-        raise RepdynError("forget: give either label= (one or several) or mask=, not both and not neither")
-    if mask is not None:
-        mask = np.asarray(mask)
-        if mask.shape != (len(paths),) or mask.dtype != bool:
-            raise RepdynError(
-                f"mask must be boolean of shape ({len(paths)},), got {mask.dtype} of shape {mask.shape}"
-            )
-        if not mask.any():
-            raise RepdynError("mask selects no sample: there is nothing to forget")
-        return labels, mask
-    if labels is None:
-        raise RepdynError("the paths have no labels; give mask= instead of label=")
-    wanted = list(label) if isinstance(label, list | tuple | set | np.ndarray) else [label]
-    for one in wanted:
-        if not np.any(labels == one):
-            known = [str(name) for name in np.unique(labels)]
-            raise RepdynError(f"there is no sample with label {one!r}; {nearest_names(str(one), known)}")
-    return labels, np.isin(labels, wanted)
-
-
-def _split(names: NDArray[Any], target: NDArray[np.bool_], seed: int) -> list[NDArray[np.intp]]:
-    """Index sets to edit with, to choose on and to report on; each class is in all of them."""
-    draw = np.random.default_rng(seed)
-    parts: list[list[NDArray[np.intp]]] = [[], [], []]
-    for name in np.unique(names):
-        for side in (True, False):
-            rows = draw.permutation(np.flatnonzero((names == name) & (target == side)))
-            if side and 0 < len(rows) < len(_PARTS):
-                raise RepdynError(
-                    f"{name!r} has {len(rows)} targeted samples; editing and judging needs {len(_PARTS)}"
-                )
-            ends = np.round(np.cumsum(_PARTS) * len(rows)).astype(int)
-            for part, piece in zip(parts, np.split(rows, ends[:-1])):
-                part.append(piece)
-    found = [np.sort(np.concatenate(part)) for part in parts]
-    if target.all():
-        raise RepdynError("every sample is targeted: there is no clean one left to keep or to redirect to")
-    if any(not target[rows].any() or target[rows].all() for rows in found):
-        raise RepdynError("there are too few samples to edit with some and to judge on others")
-    return found
-
-
 @torch.no_grad()
 def _observables(kae: KoopmanAutoencoder, paths: RepresentationPaths) -> tuple[Tensor, Tensor]:
     """First-point observables and the operator to the last point, float64."""
@@ -331,48 +340,6 @@ def _judge(
 
 def _correct(judge: Judge, x: NDArray[Any], names: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(judge(x) == names)
-
-
-def _destination(
-    redirect: Any, labels: NDArray[Any] | None
-) -> Callable[[Tensor, NDArray[np.bool_], NDArray[np.bool_], NDArray[Any]], Tensor]:
-    if redirect not in ("mean", "nearest") and (labels is None or not np.any(labels == redirect)):
-        raise RepdynError(f"redirect must be 'mean', 'nearest' or a label of the paths, got {redirect!r}")
-
-    def place(
-        outputs: Tensor, harmful: NDArray[np.bool_], clean: NDArray[np.bool_], names: NDArray[Any]
-    ) -> Tensor:
-        if redirect == "mean":
-            return outputs[clean].mean(dim=0)
-        if redirect == "nearest":
-            candidates = outputs[clean]
-            return torch.cat(
-                [
-                    candidates[torch.cdist(rows, candidates).argmin(dim=1)]
-                    for rows in torch.split(outputs[harmful], 1000)
-                ]
-            )
-        chosen = clean & (names == redirect)
-        if not chosen.any():
-            raise RepdynError(f"redirect={redirect!r}: all of its samples are targeted themselves")
-        return outputs[chosen].mean(dim=0)
-
-    return place
-
-
-def _in_ball(
-    outputs: Tensor, names: NDArray[Any], target: NDArray[np.bool_], quantile: float
-) -> NDArray[np.bool_]:
-    """Targeted rows whose outputs lie in the ball about their class's medoid."""
-    inside = np.zeros(len(target), dtype=bool)
-    for name in np.unique(names[target]):
-        rows = np.flatnonzero(target & (names == name))
-        place = outputs[rows]
-        few = place[:: max(1, len(rows) // _MEDOID_ROWS)]
-        medoid = few[torch.cdist(few, few).sum(dim=1).argmin()]
-        distance = (place - medoid).norm(dim=1).numpy()
-        inside[rows[distance <= np.quantile(distance, quantile)]] = True
-    return inside
 
 
 def _report(

@@ -8,8 +8,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Lift"]
+from repdyn.koopman.frames import principal_axes
 
+__all__ = ["Lift", "start_at_principal_components"]
+
+_START_ROWS = 20_000  # rows are enough to find where the encoder starts
 _SMALL_START = 0.1  # the network begins as a tenth of its usual size, the linear part does the work at first
 
 
@@ -51,3 +54,28 @@ class Lift(nn.Module):
         """Shape ``(…, inputs)`` to ``(…, outputs)``."""
         straight: Tensor = self.linear(u)
         return straight if self.network is None else straight + self.network(u)
+
+
+@torch.no_grad()
+def start_at_principal_components(
+    encoder: Lift, decoder: Lift, states: Tensor, generator: torch.Generator
+) -> None:
+    """Begin encoder and decoder at the leading principal components of all points together.
+
+    Parameters
+    ----------
+    encoder, decoder
+        Set in place. Observables beyond the width of the state start at zero.
+    states
+        Lifted representations, shape ``(points, N, width)``.
+    generator
+        Chooses the rows that are looked at, where there are many.
+    """
+    rows = states.flatten(0, 1)
+    rows = rows[torch.randperm(len(rows), generator=generator)[:_START_ROWS].to(rows.device)]
+    observables = encoder.linear.out_features
+    axes = principal_axes(rows.double(), min(observables, rows.shape[1])).to(rows.dtype)
+    weight = torch.zeros(rows.shape[1], observables, dtype=rows.dtype, device=rows.device)
+    weight[:, : axes.shape[1]] = axes
+    encoder.start(weight)
+    decoder.start(weight.T)

@@ -8,7 +8,7 @@ import torch
 
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
-from repdyn.koopman.editing import edit_operator
+from repdyn.koopman.editing import EditedKoopman, edit_operator
 from repdyn.paths import RepresentationPaths
 
 
@@ -118,6 +118,16 @@ def test_a_root_is_a_root_or_there_is_none(kae, paths) -> None:
         assert edited.propagate(paths["a"], "b").shape == (400, 4)
     with pytest.raises(RepdynError, match="no point 'd'"):
         edited.propagate(paths["a"], "d")
+
+
+def test_a_saved_edit_is_the_same(kae, paths, tmp_path) -> None:
+    edited = kae.forget(paths, label=0)
+    edited.save(tmp_path / "edit")
+    again = EditedKoopman.load(tmp_path / "edit")
+    assert np.array_equal(again.predict(paths["a"]), edited.predict(paths["a"]))
+    assert again.report.to_dict() == edited.report.to_dict()
+    with pytest.raises(RepdynError, match="expected a 'koopman'"):
+        KoopmanAutoencoder.from_pretrained(tmp_path / "edit")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""What a Koopman autoencoder refuses before it starts to work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from repdyn.errors import RepdynError, nearest_names
+from repdyn.koopman.operators import OPERATORS
+from repdyn.paths import RepresentationPaths
+
+if TYPE_CHECKING:
+    from repdyn.koopman.autoencoder import KoopmanAutoencoder
+
+__all__ = ["check_long_enough", "check_settings"]
+
+_FEWEST = 10  # samples: nine to fit and one to validate
+
+
+def check_settings(kae: KoopmanAutoencoder, epochs: int, batch_size: int, learning_rate: float) -> None:
+    """Refuse settings that make no sense, each by its name."""
+    if (kae.latent_dim is not None and kae.latent_dim < 1) or any(width < 1 for width in kae.hidden):
+        raise RepdynError(
+            f"latent_dim and hidden widths must be positive, got {kae.latent_dim} and {kae.hidden}"
+        )
+    if kae.operator not in OPERATORS:
+        raise RepdynError(f"there is no operator {kae.operator!r}; {nearest_names(kae.operator, OPERATORS)}")
+    if not kae.isometry >= 0:
+        raise RepdynError(f"isometry must not be negative, got {kae.isometry}")
+    if epochs < 1 or batch_size < 2 or not learning_rate > 0:
+        raise RepdynError(
+            "epochs must be at least 1, batch_size at least 2 and learning_rate positive, "
+            f"got {epochs}, {batch_size} and {learning_rate}"
+        )
+
+
+def check_long_enough(paths: RepresentationPaths) -> None:
+    """Refuse paths of one point, or of too few samples."""
+    if len(paths.points) < 2:
+        raise RepdynError(
+            f"the path has one point, {paths.points[0]!r}; a Koopman autoencoder needs at least two"
+        )
+    if len(paths) < _FEWEST:
+        raise RepdynError(
+            f"{len(paths)} samples are too few to fit and to validate; at least {_FEWEST} are needed"
+        )

@@ -1,0 +1,64 @@
+"""A fitted autoencoder as plain values and arrays, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+
+if TYPE_CHECKING:
+    from repdyn.koopman.autoencoder import KoopmanAutoencoder
+
+__all__ = ["describe", "restore"]
+
+
+def describe(kae: KoopmanAutoencoder) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Settings and weights of a fitted autoencoder: JSON values, and named arrays."""
+    config = {
+        "latent_dim": kae.latent_dim,
+        "hidden": list(kae.hidden),
+        "operator": kae.operator,
+        "isometry": kae.isometry,
+        "widths": [[point, width] for point, width in kae.widths_.items()],
+        "history": kae.history_,
+        "best_epoch": kae.best_epoch_,
+    }
+    return config, {name: value.detach().cpu().numpy() for name, value in kae.state_dict().items()}
+
+
+def restore(
+    kind: type[KoopmanAutoencoder], config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], path: Any
+) -> KoopmanAutoencoder:
+    """The autoencoder that :func:`describe` described.
+
+    Parameters
+    ----------
+    kind
+        Its class.
+    config, tensors
+        As :func:`describe` gave them.
+    path
+        Where they were read, for the error message.
+
+    Raises
+    ------
+    RepdynError
+        If they are something else's, or do not fit one another.
+    """
+    try:
+        kae = kind(config["latent_dim"], config["hidden"], config["operator"], config["isometry"])
+        kae.build({point: int(width) for point, width in config["widths"]}, seed=0)
+        kae.history_, kae.best_epoch_ = config["history"], config["best_epoch"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RepdynError(f"{path}: its config.json is not that of a Koopman autoencoder ({error})") from None
+    try:
+        kae.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
+    except RuntimeError as error:
+        raise RepdynError(
+            f"{path}: the weights do not match config.json: {' '.join(str(error).split())}"
+        ) from None
+    return kae.eval()
