@@ -39,10 +39,6 @@ from repdyn.paths import RepresentationPaths
 
 MODELS = ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")
 FOREIGN = {"out of scope": "oos_test", "Banking77": "banking"}
-PENALTY, EPOCHS = (
-    0.3,
-    20,
-)  # of the surrogate auto-encoder: in earlier runs the least with almost no divergence
 Texts = dict[str, list[dict[str, str]]]
 
 
