@@ -28,6 +28,8 @@ VERDICTS = ("found", "inconclusive", "not found")
 PENALTIES = np.logspace(-5, 1, 13)
 """Ridge penalties tried, as fractions of the mean variance of a coordinate."""
 
+FOLDS = 5
+
 RANK_CUTOFF = 1e-6
 """Singular values below this fraction of the largest carry no signal in single-precision activations."""
 
@@ -258,8 +260,39 @@ def fit_affine(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
     """
     a, b, _ = _paired(x, y, None)
     base = fit_orthogonal(a, b)
-    correction = _ridge(a - base.offset_a, b - base(a))
+    penalty = _correction_penalty(a, b)
+    if not np.isfinite(penalty):
+        return base
+    correction = _solve(a - base.offset_a, b - base(a), np.array([penalty]))[0]
     return LinearTranslation(base.matrix + correction, base.offset_a, base.offset_b)
+
+
+def _correction_penalty(a: Floats, b: Floats) -> float:
+    """By cross-validation of the whole fit: leave-one-out of the correction alone forgets that the
+    orthogonal part was fitted to the same pairs. Infinite where no correction helps."""
+    folds = min(FOLDS, len(a) // 2)
+    if folds < 2:
+        return float("inf")
+    part = np.arange(len(a)) % folds
+    errors = np.zeros(len(PENALTIES) + 1)
+    for fold in range(folds):
+        fit, held = part != fold, part == fold
+        base = fit_orthogonal(a[fit], b[fit])
+        moved, left = a[held] - base.offset_a, b[held] - base(a[held])
+        errors[-1] += (left**2).sum()
+        for k, matrix in enumerate(_solve(a[fit] - base.offset_a, b[fit] - base(a[fit]), PENALTIES)):
+            errors[k] += ((left - moved @ matrix) ** 2).sum()
+    return float([*PENALTIES, np.inf][int(errors.argmin())])
+
+
+def _solve(a: Floats, b: Floats, penalties: Floats) -> list[Floats]:
+    """Ridge solutions on centred arrays at penalties given as fractions of the mean variance."""
+    _, values, right = np.linalg.svd(a, full_matrices=False)
+    scale = float((values**2).sum()) / a.shape[1]
+    if scale == 0:
+        return [np.zeros((a.shape[1], b.shape[1]))] * len(penalties)
+    inner = right @ (a.T @ b)
+    return [np.asarray(right.T @ (inner / (values**2 + p * scale)[:, None])) for p in penalties]
 
 
 def _ridge(a: Floats, b: Floats) -> Floats:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.translation.assignment import quadratic_assignment
-from repdyn.translation.coordinates import Cloud
+from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.nodes import Nodes, flattened_gram
 
 if TYPE_CHECKING:
@@ -26,10 +27,8 @@ Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 RESTARTS = 12
-"""Independent matchings, each at its own flattening of the geometry; confidence is their agreement."""
-
-SURROGATES = 12
-"""Matchings to trees of the same masses and spectrum, but random geometry: what chance reaches."""
+"""Independent matchings, each at its own flattening of the geometry, and as many to a tree of the same masses
+and spectrum but random geometry. Confidence is the agreement of the former, chance what the latter reach."""
 
 AGREEMENT = 0.5
 """Mass-weighted confidence that "found" needs, besides an objective above every surrogate's."""
@@ -56,7 +55,7 @@ class TreeMatch:
     reason
         One sentence.
     objective
-        Similarity of the matched geometries, 1 for equal ones.
+        Correlation of the angles between matched leaves, 1 for equal geometries; median over matchings.
     surrogates
         The same for random geometries with equal masses and spectra: the control.
     tree_a, tree_b
@@ -172,35 +171,22 @@ def match_trees(
     mass_a, form_a = _geometry(tree_a, x_a, "x_a")
     mass_b, form_b = _geometry(tree_b, x_b, "x_b")
     generator = np.random.default_rng(seed)
-    size = max(leaves)
-    votes = np.zeros((size, size))
-    results = []
-    for _ in range(RESTARTS):
+    votes = np.zeros((leaves[0], leaves[1]))
+    objectives, surrogates = np.empty(RESTARTS), np.empty(RESTARTS)
+    for k in range(RESTARTS):
         power = float(generator.uniform(0.4, 1.0))
-        gram_a, gram_b = (flattened_gram(m, f, power, size) for m, f in ((mass_a, form_a), (mass_b, form_b)))
-        found, values = quadratic_assignment(
-            gram_a, gram_b, starts=16, polished=1, seed=int(generator.integers(2**31))
-        )
-        votes[np.arange(size), found[0]] += 1 / RESTARTS
-        results.append((float(values[0]), power))
+        start = int(generator.integers(2**31))
+        objectives[k], pairs = _matched(mass_a, form_a, mass_b, form_b, power, start)
+        votes[pairs[:, 0], pairs[:, 1]] += 1 / RESTARTS
+        surrogates[k], _ = _matched(mass_a, form_a, mass_b, _mixed(mass_b, form_b, generator), power, start)
+    objective = float(np.median(objectives))
     # The matching that independent matchings agree on most, not the one of one lucky objective.
-    from scipy.optimize import linear_sum_assignment
-
-    partner = linear_sum_assignment(votes, maximize=True)[1]
-    objective = float(np.mean([value for value, _ in results]))
-    surrogates = np.array(
-        [
-            _by_chance(mass_a, form_a, mass_b, form_b, results[k % RESTARTS][1], size, generator)
-            for k in range(SURROGATES)
-        ]
-    )
-    left = np.flatnonzero(
-        (np.arange(size) < leaves[0]) & (partner < leaves[1]) & (votes[np.arange(size), partner] > 0)
-    )
-    leaf_pairs = np.stack([left, partner[left]], axis=1).astype(np.int64)
-    confidence = votes[left, partner[left]]
-    weight = np.sqrt(mass_a[left] * mass_b[partner[left]])
-    agreement = float(weight @ confidence / weight.sum()) if len(left) else 0.0
+    left, right = linear_sum_assignment(votes, maximize=True)
+    voted = votes[left, right] > 0
+    leaf_pairs = np.stack([left[voted], right[voted]], axis=1).astype(np.int64)
+    confidence = votes[leaf_pairs[:, 0], leaf_pairs[:, 1]]
+    weight = np.sqrt(mass_a[leaf_pairs[:, 0]] * mass_b[leaf_pairs[:, 1]])
+    agreement = float(weight @ confidence / weight.sum())
     inner_pairs, inner_confidence = _inner(tree_a, tree_b, leaf_pairs, confidence, mass_a, mass_b)
     above = objective > surrogates.max()
     told = (
@@ -252,23 +238,29 @@ def _ancestors(parent: Index, node: int) -> list[int]:
     return chain
 
 
-def _by_chance(
-    mass_a: Floats,
-    form_a: Floats,
-    mass_b: Floats,
-    form_b: Floats,
-    power: float,
-    size: int,
-    generator: np.random.Generator,
-) -> float:
-    """Objective against B with its nodes' vectors mixed by a random rotation among the nodes."""
-    rotation = np.linalg.qr(generator.normal(size=(len(mass_b), len(mass_b))))[0]
-    weighted = np.sqrt(mass_b)[:, None] * (form_b - mass_b @ form_b)
-    mixed = (rotation @ weighted) / np.sqrt(mass_b)[:, None]
-    grams = flattened_gram(mass_a, form_a, power, size), flattened_gram(mass_b, mixed, power, size)
-    return float(
-        quadratic_assignment(*grams, starts=16, polished=1, seed=int(generator.integers(2**31)))[1][0]
-    )
+def _matched(
+    mass_a: Floats, form_a: Floats, mass_b: Floats, form_b: Floats, power: float, seed: int
+) -> tuple[float, Index]:
+    """One matching: its objective and its pairs of leaves."""
+    size = max(len(mass_a), len(mass_b))
+    gram_a, gram_b = flattened_gram(mass_a, form_a, power, size), flattened_gram(mass_b, form_b, power, size)
+    found, _ = quadratic_assignment(gram_a, gram_b, starts=16, polished=1, seed=seed)
+    left = np.flatnonzero(found[0][: len(mass_a)] < len(mass_b))
+    right = found[0][left]
+    # Correlation of cosines, not the objective of the assignment: diagonals and masses are equal by chance.
+    angles = [unit_rows(f - m @ f) for m, f in ((mass_a, form_a), (mass_b, form_b))]
+    upper = np.triu_indices(len(left), 1)
+    a, b = ((x[rows] @ x[rows].T)[upper] for x, rows in zip(angles, (left, right)))
+    spread = float(a.std() * b.std())
+    similarity = float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread > 1e-12 else 0.0
+    return similarity, np.stack([left, right], axis=1)
+
+
+def _mixed(mass: Floats, form: Floats, generator: np.random.Generator) -> Floats:
+    """Leaves of the same masses and spectrum whose geometry is random: their vectors mixed by a rotation."""
+    rotation = np.linalg.qr(generator.normal(size=(len(mass), len(mass))))[0]
+    weighted = np.sqrt(mass)[:, None] * (form - mass @ form)
+    return np.asarray((rotation @ weighted) / np.sqrt(mass)[:, None])
 
 
 def _inner(

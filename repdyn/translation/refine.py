@@ -23,20 +23,21 @@ def refine(
     b: Sequence[Rows],
     maps: Sequence[Rows],
     ranks: Sequence[int],
-    batch: int = 2000,
-    damping: float = 0.5,
+    batch: int = 1500,
     seed: int = 0,
     fixed: tuple[Index, Index] | None = None,
 ) -> list[Rows]:
     r"""Iterate: match mutual neighbours under the present maps, refit every depth's map on the matches.
 
-    .. math:: S &= \tfrac1L \textstyle\sum_l \cos(z^A_l Q_l,\; z^B_l) \\
-              Q_l &\leftarrow \Pi\big((1 - \delta)\, Q_l
-                     + \delta\, \Pi(\textstyle\sum_{ij} z^A_{l,i} {z^B_{l,j}}^\top)\big)
+    .. math:: S &= \textstyle\sum_l w_l \cos(z^A_l Q_l,\; z^B_l) \\
+              Q_l &\leftarrow \arg\max_{Q^\top Q = I} \mathrm{tr}\; Q^\top
+                     \textstyle\sum_{ij} z^A_{l,i} {z^B_{l,j}}^\top \\
+              w_l &\propto \big(\mathrm{mean}_{ij} \cos(z^A_{l,i} Q_l,\; z^B_{l,j})\big)^2
 
-    with :math:`\Pi` the nearest (semi-)orthogonal matrix and (i, j) the mutual neighbours under S corrected
-    for hubs. One set of matches serves all depths, because the same inputs are matched at each; this is
-    what makes it stronger than iterating at one depth.
+    with (i, j) the mutual neighbours under S corrected for hubs. One set of matches serves all depths,
+    because the same inputs are matched at each, and a depth counts by how well its map fits the matches:
+    the depth that two models share most leads the others. This is what makes it stronger than iterating at
+    one depth. New draws at every step keep it from settling on one set of wrong matches.
 
     Parameters
     ----------
@@ -48,8 +49,6 @@ def refine(
         One step each, in so many leading components: small ones first, where the noise is least.
     batch
         Points of each side drawn per step.
-    damping
-        δ, weight of the new map.
     seed
         Of the draws.
     fixed
@@ -66,21 +65,26 @@ def refine(
     """
     generator = np.random.default_rng(seed)
     maps = [np.asarray(m, dtype=np.float32) for m in maps]
+    weights = np.full(len(maps), 1 / len(maps))
     for rank in ranks:
         rows = generator.permutation(len(a[0]))[:batch]
         columns = generator.permutation(len(b[0]))[:batch]
         left = [unit_rows(x[rows, :rank]) for x in a]
         right = [unit_rows(y[columns, :rank]) for y in b]
-        present = [m[:rank, :rank] for m in maps]
-        i, j = mutual_neighbors(joint_similarity(left, right, present))
+        cosines = [unit_rows(x @ m[:rank, :rank]) @ y.T for x, m, y in zip(left, maps, right)]
+        total = np.zeros_like(cosines[0])
+        for weight, cosine in zip(weights, cosines):
+            total += np.float32(weight) * cosine
+        i, j = mutual_neighbors(total)
+        quality = np.array([max(float(cosine[i, j].mean()), 1e-3) for cosine in cosines]) ** 2
+        weights = quality / quality.sum()
         for depth, (x, y) in enumerate(zip(left, right)):
             moment = x[i].T @ y[j]
             if fixed is not None:
                 known = unit_rows(a[depth][fixed[0], :rank]).T @ unit_rows(b[depth][fixed[1], :rank])
                 moment = moment / max(len(i), 1) + known / len(fixed[0])
-            blend = (1 - damping) * present[depth] + damping * nearest_orthogonal(moment)
             updated = np.zeros_like(maps[depth])
-            updated[:rank, :rank] = nearest_orthogonal(blend)
+            updated[:rank, :rank] = nearest_orthogonal(moment)
             maps[depth] = updated
     return maps
 

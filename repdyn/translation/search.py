@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from repdyn.progress import track
 from repdyn.topology import LevelSetTree
 from repdyn.translation.assignment import quadratic_assignment
-from repdyn.translation.coordinates import Cloud
+from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.nodes import TREE_COMPONENTS, Nodes, flattened_gram
 from repdyn.translation.refine import fit_without_pairs, joint_similarity, nearest_orthogonal, refine
 
@@ -38,12 +38,21 @@ START_RANK = 16
 SCORED = 1000
 """Points of each side on which a candidate is scored."""
 
-FUNNEL = ((32, 4), (64, 6))
-"""Components and steps of the short refinement every candidate gets before it is scored: a right one
-improves at once, a wrong one stays where it is, and all are scored in the same number of components."""
+POOLED = 500
+"""Points whose translations are compared to tell which candidates agree."""
 
-EXPLOITED = 2
-"""Candidates refined at length."""
+BATCH = 1500
+"""Points of each side matched per step; the comparison is quadratic in it."""
+
+FUNNEL = ((32, 4), (64, 4))
+"""Components and steps of the short refinement every candidate gets, which brings all to one rank."""
+
+EXPLOIT = ((64, 60), (128, 20))
+"""The same for the pooled map. Right ones improve at every step for long; more components too early
+freeze what is still wrong in them."""
+
+FINISH = ((128, 6), (192, 4))
+"""The same before the last steps in all components."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,21 +89,41 @@ class Search:
         return min(self._tree(side, len(self.a) - 1, NEIGHBORS[0]).n_peaks for side in (0, 1))
 
     def run(self, candidates: int) -> Candidate:
-        """Explore, take the best by fit, refine them, return the best."""
+        """Explore, pool the candidates that agree, refine the pool."""
         found = [self.propose(number) for number in track(range(candidates), "matching trees")]
         if len(self.known) > 1:
             found.append(self._from_known())
-        found.sort(key=lambda candidate: -candidate.fit)
-        refined = []
-        for candidate in track(found[:EXPLOITED], "refining the match"):
-            maps = self._refined(candidate.maps, ((64, 4), (128, 8)), 1500)
-            refined.append(self._scored(maps))
-        best = max(refined, key=lambda candidate: candidate.fit)
-        return self._scored(self.finish(best.maps))
+        best = max(found, key=lambda candidate: candidate.fit)
+        starts = [best.maps, self._pooled(found)] if len(found) > 1 else [best.maps]
+        tried = [self._scored(self._refined(maps, FUNNEL, BATCH)) for maps in starts]
+        start = max(tried, key=lambda candidate: candidate.fit)
+        return self._scored(self.finish(self._refined(start.maps, EXPLOIT, BATCH)))
 
     def finish(self, maps: list[Rows]) -> list[Rows]:
         """Refine in wide and then all components, on more points."""
-        return self._refined(maps, ((128, 4), (192, 4), (self.width, 4)), 2500)
+        return self._refined(maps, (*FINISH, (self.width, 3)), 2 * BATCH)
+
+    def _pooled(self, found: list[Candidate]) -> list[Rows]:
+        r"""Weighted mean of the candidates' maps; the weights are the leading eigenvector of their agreement.
+
+        Right candidates are the truth plus independent errors, so they agree with each other and their
+        mean is nearer to the truth than any of them; wrong ones agree with nothing.
+        """
+        translated = np.stack(
+            [
+                np.concatenate(
+                    [unit_rows(x[:POOLED] @ m) for x, m in zip(self.points_a, candidate.maps)], axis=1
+                ).ravel()
+                for candidate in found
+            ]
+        )
+        _, vectors = np.linalg.eigh((translated @ translated.T).astype(np.float64))
+        leading = vectors[:, -1] * np.sign(vectors[:, -1].sum() or 1)
+        weights = np.maximum(leading, 0).astype(np.float32)
+        return [
+            nearest_orthogonal(sum(w * candidate.maps[d] for w, candidate in zip(weights, found)))
+            for d in range(len(self.a))
+        ]
 
     def propose(self, number: int) -> Candidate:
         """One matching at random settings, shortly refined; depths take turns with ``number``."""
@@ -114,13 +143,10 @@ class Search:
             np.stack([flattened_gram(side.mass, c, power, size) for c in side.centroids]) for side in nodes
         )
         permutations, _ = quadratic_assignment(
-            a, b, starts=16, polished=2, seed=int(generator.integers(2**31))
+            a, b, starts=16, polished=1, seed=int(generator.integers(2**31))
         )
-        starts = [_maps_from_nodes(nodes[0], nodes[1], p) for p in permutations]
-        return max(
-            (self._scored(self._refined(maps, FUNNEL, SCORED)) for maps in starts),
-            key=lambda candidate: candidate.fit,
-        )
+        maps = _maps_from_nodes(nodes[0], nodes[1], permutations[0])
+        return self._scored(self._refined(maps, FUNNEL, SCORED))
 
     def _refined(self, maps: list[Rows], schedule: Sequence[tuple[int, int]], batch: int) -> list[Rows]:
         ranks = [min(rank, self.width) for rank, steps in schedule for _ in range(steps)]

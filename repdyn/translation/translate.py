@@ -35,7 +35,7 @@ FEWEST = 200
 DEPTHS = 4
 """Depths matched together, evenly spread; more cost time and say little that these do not."""
 
-PROBES = 2000
+PROBES = 1000
 """Points of A whose translations by two maps are compared."""
 
 
@@ -44,7 +44,7 @@ def translate(
     paths_b: RepresentationPaths,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
-    candidates: int = 12,
+    candidates: int = 8,
     seed: int = 0,
 ) -> LinearTranslation:
     r"""Find the linear map from A's latents to B's; the two may have read entirely different inputs.
@@ -139,8 +139,10 @@ def _search(
     probes = a[-1].points[generator.permutation(len(a[-1].points))[:PROBES]]
     first, second = (unit_rows(probes @ fit.maps[-1]) for fit in fits)
     agreement = float((first * second).sum(1).mean())
+    recovered = float(((first @ second.T).argmax(1) == np.arange(len(first))).mean())
     evidence = {
         "agreement of two halves": agreement,
+        "retrieval between halves": recovered,
         "fit of the first half": fits[0].fit,
         "fit of the second half": fits[1].fit,
     }

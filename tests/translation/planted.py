@@ -1,0 +1,51 @@
+"""Two models whose relation is known: clusters in one space, rotated into another; disjoint samples."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.paths import RepresentationPaths
+
+Floats = NDArray[np.float64]
+
+
+def rotation(width: int, seed: int) -> Floats:
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, width)))
+    return np.asarray(q)
+
+
+def clusters(
+    count: int, seed: int, width: int = 24, classes: int = 14, noise: float = 0.12
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Points around centres of unequal mass; the centres are the same for every seed, the points are not."""
+    fixed = np.random.default_rng(1234)
+    centres = fixed.normal(size=(classes, width)) * np.linspace(1.6, 0.5, width)
+    mass = fixed.dirichlet(np.full(classes, 6.0))
+    spread = noise * fixed.uniform(0.6, 1.6, size=(classes, width))
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(classes, size=count, p=mass)
+    return centres[labels] + spread[labels] * generator.normal(size=(count, width)) * 4, labels
+
+
+def two_models(count: int = 900, width: int = 24, depths: int = 1) -> tuple[RepresentationPaths, ...]:
+    """Model A, model B = A rotated and doubled, on disjoint samples, and both on held-out ones."""
+    x, _ = clusters(count, seed=1, width=width)
+    y, _ = clusters(count, seed=2, width=width)
+    z, labels = clusters(300, seed=3, width=width)
+
+    def at(points: Floats, seed: int, depth: int) -> Floats:
+        return np.tanh(points * (0.4 + 0.3 * depth)) @ rotation(width, seed + depth)
+
+    def paths(points: Floats, seed: int, scale: float, name: str) -> RepresentationPaths:
+        return RepresentationPaths.from_arrays(
+            {f"{name}{k}": scale * at(points, seed, k) + 3 for k in range(depths)},
+            labels=labels if points is z else None,
+        )
+
+    return (
+        paths(x, 10, 1.0, "a"),
+        paths(y, 20, 2.0, "b"),
+        paths(z, 10, 1.0, "a"),
+        paths(z, 20, 2.0, "b"),
+    )

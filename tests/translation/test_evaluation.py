@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from repdyn.errors import RepdynError
+from repdyn.paths import RepresentationPaths
+from repdyn.translation import LinearTranslation, TranslationEvaluation, evaluate_translation, fit_orthogonal
+
+
+def setting(noise: float = 0.1) -> tuple[np.ndarray, ...]:
+    generator = np.random.default_rng(0)
+    labels = np.repeat(["a", "b", "c", "d"], 50)
+    x = 3 * np.repeat(generator.normal(size=(4, 8)), 50, axis=0) + generator.normal(size=(200, 8))
+    q, _ = np.linalg.qr(generator.normal(size=(8, 8)))
+    return x, x @ q + noise * generator.normal(size=x.shape) + 5, labels, q
+
+
+def test_the_true_map_retrieves_and_random_does_not() -> None:
+    x, y, labels, q = setting()
+    t = LinearTranslation(q, np.zeros(8), np.zeros(8), verdict="found")
+    found = evaluate_translation(t, x[100:], y[100:], labels=labels[100:], ceiling=(x[:100], y[:100]))
+    assert found.top1["translation"].value > 0.9
+    assert found.top1["paired"].value > 0.9
+    assert found.top1["random"].value < 0.2
+    assert found.top1["identity"].value < 0.2
+    assert found.class_agreement["translation"].value > 0.9
+    assert found.top5["translation"].value >= found.top1["translation"].value
+    assert found.confusion is not None
+    assert found.confusion.sum() == 100
+
+
+def test_retrieval_agrees_with_a_plain_loop() -> None:
+    x, y, _, q = setting(noise=1.0)
+    t = LinearTranslation(q, np.zeros(8), np.zeros(8))
+    moved, target = x @ q, y
+    moved, target = moved - moved.mean(0), target - target.mean(0)
+    hits = 0
+    for i in range(200):
+        cosines = [moved[i] @ v / np.linalg.norm(moved[i]) / np.linalg.norm(v) for v in target]
+        hits += int(np.argmax(cosines)) == i
+    assert evaluate_translation(t, x, y).top1["translation"].value == pytest.approx(hits / 200)
+
+
+def test_a_map_to_one_place_retrieves_by_chance() -> None:
+    x, y, _, _ = setting()
+    t = LinearTranslation(np.zeros((8, 8)), np.zeros(8), np.zeros(8))
+    assert evaluate_translation(t, x, y).top1["translation"].value == 0
+
+
+def test_widths_that_differ_have_no_identity() -> None:
+    x, y, _, _ = setting()
+    found = evaluate_translation(fit_orthogonal(x[:100], y[:100, :5]), x[100:], y[100:, :5])
+    assert "identity" not in found.top1
+    assert found.confusion is None
+
+
+def test_paths_are_read_at_their_last_point() -> None:
+    x, y, labels, q = setting()
+    t = LinearTranslation(q, np.zeros(8), np.zeros(8))
+    a = RepresentationPaths.from_arrays({"first": 0 * x, "last": x}, labels=labels)
+    b = RepresentationPaths.from_arrays({"last": y})
+    assert evaluate_translation(t, a, b).to_dict() == evaluate_translation(t, x, y, labels=labels).to_dict()
+
+
+def test_saved_is_loaded(tmp_path) -> None:
+    x, y, labels, q = setting()
+    t = LinearTranslation(q, np.zeros(8), np.zeros(8), verdict="found")
+    found = evaluate_translation(t, x[100:], y[100:], labels=labels[100:], ceiling=(x[:100], y[:100]))
+    found.save(tmp_path / "e")
+    again = TranslationEvaluation.load(tmp_path / "e")
+    assert again.to_dict() == found.to_dict()
+    assert np.array_equal(again.confusion, found.confusion)
+    assert {"top1", "paired", "random", "identity", "verdict"} <= set(found.to_dict())
+    assert "translation" in repr(again)
+    assert again.plot().data
+
+
+def test_items_in_the_ceiling_are_refused() -> None:
+    x, y, _, q = setting()
+    t = LinearTranslation(q, np.zeros(8), np.zeros(8))
+    with pytest.raises(RepdynError, match="disjoint"):
+        evaluate_translation(t, x[:100], y[:100], ceiling=(x[50:], y[50:]))
+
+
+def test_bad_input_is_told() -> None:
+    x, y, labels, q = setting()
+    t = LinearTranslation(q, np.zeros(8), np.zeros(8))
+    for arguments in (
+        (x[:10], y[:9]),
+        (x[:, :7], y),
+        (x * np.nan, y),
+    ):
+        with pytest.raises(RepdynError, match="evaluate_translation"):
+            evaluate_translation(t, *arguments)
+    with pytest.raises(RepdynError, match="labels"):
+        evaluate_translation(t, x, y, labels=labels[:5])
+    with pytest.raises(RepdynError, match="ceiling"):
+        evaluate_translation(t, x, y, ceiling=(x[:, :3], y))

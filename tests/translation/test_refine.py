@@ -1,0 +1,61 @@
+import numpy as np
+
+from repdyn.translation.coordinates import Cloud, unit_rows
+from repdyn.translation.refine import (
+    fit_without_pairs,
+    joint_similarity,
+    mutual_neighbors,
+    nearest_orthogonal,
+    refine,
+)
+
+
+def clouds(planted) -> tuple[np.ndarray, ...]:
+    x, _ = planted.clusters(800, seed=1)
+    y, _ = planted.clusters(800, seed=2)
+    q = planted.rotation(24, 3)
+    return unit_rows(x).astype(np.float32), unit_rows(y @ q).astype(np.float32), q.astype(np.float32)
+
+
+def agreement(x: np.ndarray, m: np.ndarray, q: np.ndarray) -> float:
+    return float((unit_rows(x @ m) * (x @ q)).sum(1).mean())
+
+
+def test_a_rough_map_becomes_nearly_exact(planted) -> None:
+    x, y, q = clouds(planted)
+    noise = np.random.default_rng(0).normal(size=q.shape) / np.sqrt(24)
+    rough = nearest_orthogonal(q + 0.7 * noise)
+    (better,) = refine([x], [y], [rough], ranks=[24] * 20)
+    assert agreement(x, better, q) > 0.97 > agreement(x, rough, q)
+    assert np.allclose(better @ better.T, np.eye(24), atol=1e-4)
+
+
+def test_the_fit_prefers_the_true_map(planted) -> None:
+    x, y, q = clouds(planted)
+    wrong = planted.rotation(24, 4).astype(np.float32)
+    true_fit, wrong_fit = (fit_without_pairs(joint_similarity([x], [y], [m])) for m in (q, wrong))
+    assert true_fit > wrong_fit + 0.1
+
+
+def test_known_pairs_alone_suffice(planted) -> None:
+    x, _, q = clouds(planted)
+    rows = np.arange(60)
+    start = planted.rotation(24, 4).astype(np.float32)
+    (m,) = refine([x], [x @ q], [start], ranks=[24] * 30, fixed=(rows, rows))
+    assert agreement(x, m, q) > 0.9
+
+
+def test_mutual_neighbors_of_a_permuted_set_are_the_permutation() -> None:
+    x = unit_rows(np.random.default_rng(0).normal(size=(50, 10))).astype(np.float32)
+    order = np.random.default_rng(1).permutation(50)
+    rows, columns = mutual_neighbors(x @ x[order].T)
+    assert len(rows) == 50
+    assert np.array_equal(order[columns], rows)
+
+
+def test_cloud_rotates_without_loss_and_orders_axes() -> None:
+    raw = np.random.default_rng(0).normal(size=(300, 5)) * [1, 5, 2, 0.1, 3] + 7
+    cloud = Cloud.of(raw)
+    assert np.allclose(cloud.points @ cloud.basis.T, unit_rows(raw - raw.mean(0)), atol=1e-5)
+    spread = (cloud.points**2).sum(0)
+    assert np.all(np.diff(spread) <= 1e-4)
