@@ -71,6 +71,7 @@ class Passes:
         self._sample = sample
         self._device = device
         self._inputs: Any = None
+        self._count = 0
         self._masks: dict[str, Tensor | None] = {}
         self._stack = ExitStack()
         self.points: tuple[str, ...] = ()
@@ -98,9 +99,9 @@ class Passes:
         """Model inputs of a batch, on the CPU; may run in another thread."""
         return self.model.prepare(samples)
 
-    def run(self, prepared: Any) -> Batch:
-        """One forward pass over prepared inputs."""
-        found = self._forward(prepared)
+    def run(self, prepared: Any, count: int) -> Batch:
+        """One forward pass over the prepared inputs of so many samples."""
+        found = self._forward(prepared, count)
         missing = [name for name in self.points if name not in found]
         if missing:
             raise RepdynError(f"point {missing[0]!r}: was read for the first sample but not for a later one")
@@ -111,7 +112,7 @@ class Passes:
         return Batch(values, logits)
 
     def _learn(self) -> None:
-        found = self._forward(self.prepare([self._sample]))
+        found = self._forward(self.prepare([self._sample]), 1)
         self._reader.repeated = frozenset(name.partition("#")[0] for name in found if "#" in name)
         names = self._in_order(found)
         final = self.model.final
@@ -149,9 +150,10 @@ class Passes:
             kept += [name] if call else calls
         return [name for name in found if name in kept]
 
-    def _forward(self, prepared: Any) -> dict[str, Any]:
+    def _forward(self, prepared: Any, count: int) -> dict[str, Any]:
         module = self.model.module
         self._inputs = _to_model(prepared, self.model.device, _float_type(self.model))
+        self._count = count
         self._masks.clear()
         inputs = self._inputs
         if isinstance(inputs, Mapping):
@@ -163,11 +165,10 @@ class Passes:
     def _reduce(self, name: str, point: Point, value: Tensor) -> Any:
         try:
             mask = self._mask(point)
-            size = _batch_size(self._inputs)
             axis = point.layout.index("N")
-            if size is not None and (value.ndim <= axis or value.shape[axis] != size):
+            if value.ndim <= axis or value.shape[axis] != self._count:
                 raise RepdynError(
-                    f"gives shape {tuple(value.shape)} for {size} samples: no axis of it is the "
+                    f"gives shape {tuple(value.shape)} for {self._count} samples: no axis of it is the "
                     "samples' (a module inside windows or groups?); read the block around it"
                 )
             tokens = as_tokens(value, point.layout, mask, point.prefix)
@@ -178,10 +179,10 @@ class Passes:
             pooled = self._pooling(tokens)
         except RepdynError as error:
             raise RepdynError(f"point {name!r}: {error}") from None
-        count = len(tokens.values)
-        if pooled.ndim != 2 or len(pooled) != count:
+        if pooled.ndim != 2 or len(pooled) != self._count:
             raise RepdynError(
-                f"pool: the function gave shape {tuple(pooled.shape)} at {name!r}, expected ({count}, D)"
+                f"pool: the function gave shape {tuple(pooled.shape)} at {name!r}, "
+                f"expected ({self._count}, D)"
             )
         return pooled.clone() if pooled._is_view() else pooled
 
@@ -250,14 +251,3 @@ def _to_model(prepared: Any, device: torch.device, dtype: torch.dtype | None) ->
     if isinstance(prepared, tuple):
         return tuple(_to_model(value, device, dtype) for value in prepared)
     return prepared
-
-
-def _batch_size(inputs: Any) -> int | None:
-    if isinstance(inputs, Tensor):
-        return len(inputs) if inputs.ndim else None
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else ()
-    for value in values:
-        size = _batch_size(value)
-        if size is not None:
-            return size
-    return None

@@ -181,7 +181,7 @@ def _read(
     for (rows, index), inputs in track(
         steps, f"tracing {passes.model.name}", done_before + len(batches), done_before
     ):
-        batch = passes.run(inputs)
+        batch = passes.run(inputs, len(index))
         _check_finite(passes, samples, index, batch)
         gathered.append((index, batch))
         count += len(index)
