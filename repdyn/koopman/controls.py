@@ -92,6 +92,23 @@ class Controls(Mapping[str, Any]):
                 lifted.append(u)
         return [self._frames.lower(v, number).numpy() for number, v in enumerate(lifted, 1)]
 
+    def step(self, name: str, x: NDArray[Any], number: int) -> NDArray[np.float64]:
+        """One step from true representations at point ``number``, by a control that goes by steps.
+
+        Parameters
+        ----------
+        name
+            ``"shared affine"`` or ``"per-step affine"``.
+        x
+            Representations at point ``number``, shape ``(N, D)``.
+        number
+            Depth of the point they are at.
+        """
+        maps = self._maps[name]
+        u = self._frames.lift(torch.as_tensor(np.asarray(x, dtype=np.float64)), number)
+        found: NDArray[np.float64] = self._frames.lower(u @ maps[number % len(maps)], number + 1).numpy()
+        return found
+
     def __repr__(self) -> str:
         lines = [f"Controls over {len(self.points)} points"]
         for name in self._names:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from repdyn.koopman.autoencoder import KoopmanAutoencoder
 
-__all__ = ["KOOPMAN", "TRUE", "Fidelity", "measure"]
+__all__ = ["KOOPMAN", "TRUE", "Fidelity", "measure", "unexplained"]
 
 KOOPMAN = "Koopman autoencoder"
 TRUE = "true representation"
@@ -205,11 +205,11 @@ def measure(
     predictions |= {name: predict(source) for name, predict in fitted.items()}
 
     fvu = {
-        name: tuple(_unexplained(x, y, seed) for x, y in zip(predicted, later))
+        name: tuple(unexplained(x, y, seed) for x, y in zip(predicted, later))
         for name, predicted in predictions.items()
     }
     reconstruction = {
-        point: _unexplained(kae.decode(kae.encode(x, point), point), x, seed)
+        point: unexplained(kae.decode(kae.encode(x, point), point), x, seed)
         for point, x in zip(paths.points, (first, *later))
     }
     accuracy = None
@@ -231,7 +231,8 @@ def measure(
     return Fidelity(points, len(paths), fvu, accuracy, through, reconstruction)
 
 
-def _unexplained(predicted: NDArray[Any], true: NDArray[Any], seed: int) -> Estimate:
+def unexplained(predicted: NDArray[Any], true: NDArray[Any], seed: int) -> Estimate:
+    """Fraction of variance unexplained, of predictions ``(N, D)`` of ``(N, D)``, with its interval."""
     error = np.square(predicted - true).sum(axis=1)
     spread = np.square(true - true.mean(axis=0)).sum(axis=1)
     if not spread.sum() > 0:

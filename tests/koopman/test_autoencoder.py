@@ -28,6 +28,29 @@ def test_a_linear_system_is_learned(kae, test) -> None:
     assert kae.history_["state"][-1] < 0.1 * kae.history_["state"][0]
 
 
+@pytest.mark.parametrize("operator", ["per_step", "low_rank", "least_squares"])
+def test_every_operator_learns_it_and_is_saved(train, test, tmp_path, operator) -> None:
+    kae = KoopmanAutoencoder(6, (), operator=operator).fit(train, epochs=30, batch_size=64)
+    found = kae.propagate(test["layer0"], "layer0", "layer3")
+    assert _unexplained(found, test["layer3"]) < 0.05
+    kae.save_pretrained(tmp_path / "kae")
+    again = KoopmanAutoencoder.from_pretrained(tmp_path / "kae")
+    assert np.array_equal(again.propagate(test["layer0"], "layer0", "layer3"), found)
+    there = kae.encode(test["layer0"], "layer0") @ kae.operator_.matrix(0, 2).detach().numpy()
+    steps = kae.operator_.steps()
+    both = kae.encode(test["layer0"], "layer0") @ (steps[0] @ steps[1]).detach().numpy()
+    assert np.allclose(there, both, atol=1e-4)
+
+
+def test_field_is_what_encoding_the_decoded_changes(kae, test) -> None:
+    z = torch.from_numpy(kae.encode(test["layer3"], "layer3"))
+    velocity = kae.field("layer3").velocity(z)
+    again = kae.encode(kae.decode(z, "layer3"), "layer3")
+    assert torch.allclose(torch.as_tensor(velocity), (again - z).detach(), atol=1e-5)
+    with pytest.raises(RepdynError, match="no point"):
+        kae.field("layer9")
+
+
 def test_propagation_runs_backwards_and_stops_between(kae, test) -> None:
     assert _unexplained(kae.propagate(test["layer3"], "layer3", "layer1"), test["layer1"]) < 0.2
     here = kae.propagate(test["layer0"], "layer0", 1.0)
