@@ -22,6 +22,10 @@ MARGIN = 1e-4
 """Multipliers nearer to one in modulus are neither stable nor unstable at single precision."""
 CHECK = 50
 """Plain steps by which a polished point's destination is checked."""
+ROUNDS = 6
+"""At most so many turns of plain iteration and polishing."""
+CERTAIN = 0.1
+"""Share of the merge tolerance within which the true fixed point must lie."""
 MULTIPLIERS = 6
 """Leading multipliers kept for each point."""
 
@@ -64,8 +68,8 @@ def verify_points(
 
     A polished point counts only if plain iteration from the end it came from keeps approaching it (or was
     there already): Newton's method happily finds the unstable point inside a limit cycle. It is stable if
-    its leading multiplier is below one by a margin and the residual, divided by that margin, bounds the
-    distance to the true fixed point by the merge tolerance.
+    its leading multiplier is below one by a margin and the residual, divided by that margin, puts the true
+    fixed point within a tenth of the merge tolerance.
 
     Parameters
     ----------
@@ -83,10 +87,20 @@ def verify_points(
     near = MERGE * scale
     leaders, member = merge_points(ends.double().cpu().numpy(), near, np.argsort(residual, kind="stable"))
     raw = ends[torch.from_numpy(leaders).to(ends.device)]
+    eps = torch.finfo(raw.dtype).eps
     points, length = newton(field, raw)
     later = raw
-    for _ in range(CHECK):
-        later = field(later)
+    for round_ in range(ROUNDS):
+        for _ in range(CHECK):
+            later = field(later)
+        # At a kink of the map Newton's method stalls; plain iteration gets past it, and it tries again.
+        stalled = length > 16 * eps * (points.norm(dim=1) + scale)
+        if round_ + 1 == ROUNDS or not bool(stalled.any()):
+            break
+        again, shorter = newton(field, later[stalled])
+        better = shorter < length[stalled]
+        points[stalled] = torch.where(better[:, None], again, points[stalled])
+        length[stalled] = torch.where(better, shorter, length[stalled])
     before, after = (raw - points).norm(dim=1), (later - points).norm(dim=1)
     reached = (before <= near) & (after <= 2 * near) | (after < before)
     points = torch.where(reached[:, None], points, raw)
@@ -94,9 +108,8 @@ def verify_points(
 
     multipliers = leading_multipliers(field, points, MULTIPLIERS, seed=seed)
     leading = multipliers.abs()[:, 0]
-    eps = torch.finfo(points.dtype).eps
     floor = 64 * eps * (points.norm(dim=1) + scale)
-    stable = reached & (leading < 1 - MARGIN) & (length <= near * (1 - leading))
+    stable = reached & (leading < 1 - MARGIN) & (length <= CERTAIN * near * (1 - leading))
     saddle = (before <= near) & (leading > 1 + MARGIN) & (length <= floor)
     marginal = ~stable & ~saddle & (leading <= 1 + MARGIN) & (length <= 2 * eps * points.norm(dim=1))
     return VerifiedPoints(

@@ -207,6 +207,11 @@ class TestResult:
         np.testing.assert_array_equal(again.points, found.points)
         np.testing.assert_array_equal(again.multipliers, found.multipliers)
 
+    def test_picture_has_starts_and_attractors(self, found: Attractors) -> None:
+        figure = found.plot()
+        assert len(figure.data) >= 2
+        LatentField(lambda z: z).attractors(starts(5, 4)).plot()
+
     def test_same_seed_same_numbers(self, found: Attractors) -> None:
         again = LatentField(double_well).attractors(starts(50, 2))
         np.testing.assert_array_equal(again.points, found.points)

@@ -1,0 +1,209 @@
+"""Attractors of latent fields: are planted ones all found and none invented, and what does it cost?
+
+Two settings. ``planted``: 100 random maps whose attractors are known. ``mnist``: a small auto-encoder, which
+is trained here, is followed from the codes of unseen digits by plain iteration without and with finished
+samples leaving the batch, and with traps.
+
+    python benchmarks/attractors.py --data FOLDER --json attractors.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repdyn.fields import Attractors, LatentField
+from repdyn.progress import track
+
+
+def memory(seed: int) -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
+    """A modern Hopfield memory of well separated patterns: each is a fixed point."""
+    generator = torch.Generator().manual_seed(seed)
+    d, k = 8 + seed % 25, 2 + seed % 5
+    patterns = torch.linalg.qr(torch.randn((d, d), generator=generator, dtype=torch.float64))[0][:k] * 4
+    return lambda z: torch.softmax(z @ patterns.T.to(z), dim=1) @ patterns.to(z), patterns, "fixed point"
+
+
+def wells(seed: int) -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
+    """Gradient descent in a product of double wells, rotated: 2**k minima, saddles between them."""
+    generator = torch.Generator().manual_seed(seed)
+    k = 1 + seed % 3
+    d = k + 1 + seed % 4
+    frame = torch.linalg.qr(torch.randn((d, d), generator=generator, dtype=torch.float64))[0]
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * k).reshape(-1, k)
+
+    def step(z: Tensor) -> Tensor:
+        u = z @ frame.to(z)
+        u = torch.cat([u[:, :k] + 0.2 * (u[:, :k] - u[:, :k] ** 3), 0.5 * u[:, k:]], dim=1)
+        return u @ frame.T.to(z)
+
+    full = torch.cat([corners, corners.new_zeros((len(corners), d - k))], dim=1)
+    return step, full @ frame.T, "fixed point"
+
+
+def cycle(seed: int) -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
+    """A memory that recalls the next pattern instead: one cycle through all of them."""
+    _, patterns, _ = memory(seed)
+    return lambda z: _next(z, patterns), patterns, "cycle"
+
+
+def _next(z: Tensor, patterns: Tensor) -> Tensor:
+    return torch.softmax(z @ patterns.T.to(z), dim=1) @ patterns.roll(-1, 0).to(z)
+
+
+def circle(seed: int) -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
+    """An irrational turn of a plane with contraction to the unit circle, and to the plane."""
+    angle = 2 * np.pi * ((seed + 1) * (np.sqrt(5) - 1) / 2 % 1)
+    turn = torch.tensor([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+
+    def step(z: Tensor) -> Tensor:
+        radius = z[:, :2].norm(dim=1, keepdim=True)
+        plane = z[:, :2] / radius * (1 + 0.5 * (radius - 1)) @ turn.to(z)
+        return torch.cat([plane, 0.3 * z[:, 2:]], dim=1)
+
+    return step, torch.zeros((1, 2 + seed % 3), dtype=torch.float64), "invariant circle"
+
+
+def planted(instances: int, seed: int) -> dict[str, dict[str, int]]:
+    """Attractors planted, found, missed and invented, by family."""
+    table = {}
+    for family in (memory, wells, cycle, circle):
+        row = {"instances": 0, "planted": 0, "found": 0, "missed": 0, "invented": 0}
+        for i in track(range(instances // 4), f"planted: {family.__name__}"):
+            step, truth, kind = family(i)
+            generator = torch.Generator().manual_seed(seed + i)
+            starts = 1.5 * truth.norm(dim=1).max().clamp_min(1) / truth.shape[1] ** 0.5
+            starts = starts * torch.randn((200, truth.shape[1]), generator=generator, dtype=torch.float64)
+            found = LatentField(step).attractors(starts.float(), max_steps=500, seed=seed)
+            expected = 1 if kind in ("cycle", "invariant circle") else len(truth)
+            right = _right(found, truth, kind)
+            row["instances"] += 1
+            row["planted"] += expected
+            row["found"] += right
+            row["missed"] += expected - right
+            row["invented"] += len(found) - right
+        table[family.__name__] = row
+    return table
+
+
+def _right(found: Attractors, truth: Tensor, kind: str) -> int:
+    of_kind = [a for a in range(len(found)) if found.kind[a] == kind]
+    if kind == "invariant circle":
+        return int(any(abs(found.radius[a] - 1) < 0.05 for a in of_kind))
+    if not of_kind:
+        return 0
+    distance = np.linalg.norm(found.points[of_kind][:, None] - truth.numpy(), axis=2)
+    near = 0.05 * float(truth.norm(dim=1).max())
+    if kind == "cycle":
+        return int(
+            any(found.period[a] == len(truth) and distance[i].min() < near for i, a in enumerate(of_kind))
+        )
+    return int((distance.min(axis=0) < near).sum())
+
+
+def autoencoder(data: Path, width: int, seed: int) -> tuple[LatentField, Tensor]:
+    """A small MNIST auto-encoder, and the codes of unseen digits."""
+    digits = np.load(data / "images" / "mnist.npz")
+    train = torch.from_numpy(digits["x_train"][:20000].reshape(-1, 784)).float() / 255
+    test = torch.from_numpy(digits["x_test"].reshape(-1, 784)).float() / 255
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = nn.Sequential(
+            nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, width)
+        )
+        decoder = nn.Sequential(
+            nn.Linear(width, 128),
+            nn.ReLU(),
+            nn.Linear(128, 256),
+            nn.ReLU(),
+            nn.Linear(256, 784),
+            nn.Sigmoid(),
+        )
+    optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in track(range(8), "training an auto-encoder"):
+        for batch in torch.randperm(len(train), generator=generator).split(256):
+            loss = (decoder(encoder(train[batch])) - train[batch]).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    encoder.eval().requires_grad_(False)
+    decoder.eval().requires_grad_(False)
+    return LatentField.from_autoencoder(encoder, decoder), encoder(test)
+
+
+def uncompacted(field: LatentField, z: Tensor, tolerance: float, max_steps: int) -> tuple[Tensor, int]:
+    """Plain iteration of the whole batch until its last sample has settled."""
+    spent, worst = 0, float("inf")
+    while worst > tolerance and spent < max_steps * len(z):
+        image = field(z)
+        worst, z = float((image - z).norm(dim=1).max()), image
+        spent += len(z)
+    return z, spent
+
+
+def mnist(data: Path, starts: int, width: int, max_steps: int, seed: int) -> dict[str, dict[str, float]]:
+    """Evaluations, seconds and destinations of each way to iterate."""
+    field, codes = autoencoder(data, width, seed)
+    codes = codes[:starts]
+    table: dict[str, dict[str, float]] = {}
+    found: dict[str, Attractors] = {}
+    for solver in ("picard", "trapping"):
+        begun = time.perf_counter()
+        found[solver] = field.attractors(codes, solver=solver, max_steps=max_steps, seed=seed)
+        table[solver] = {
+            "seconds": time.perf_counter() - begun,
+            "iterations": float(found[solver].steps.mean()),
+            "evaluations": found[solver].evaluations / len(codes),
+            "attractors": len(found[solver]),
+            "settled": float((found[solver].basin >= 0).mean()),
+        }
+    begun = time.perf_counter()
+    ends, spent = uncompacted(field, codes, 1e-5 * found["picard"].scale, max_steps)
+    table["uncompacted"] = {
+        "seconds": time.perf_counter() - begun,
+        "iterations": spent / len(codes),
+        "evaluations": spent / len(codes),
+    }
+    reached = ends.double().numpy()
+    for solver, result in found.items():
+        held = result.basin >= 0
+        gap = np.linalg.norm(result.points[result.basin[held]] - reached[held], axis=1)
+        table[solver]["same destination"] = float((gap <= 1e-2 * result.scale).mean())
+        table[solver]["of uncompacted evaluations"] = result.evaluations / spent
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("REPDYN_DATA", "../shared/data")))
+    parser.add_argument("--starts", type=int, default=10000)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--max-steps", type=int, default=3000)
+    parser.add_argument("--instances", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    results: dict[str, object] = {"planted": planted(options.instances, options.seed)}
+    print(json.dumps(results["planted"], indent=2))
+    if (options.data / "images" / "mnist.npz").is_file():
+        results["mnist"] = mnist(options.data, options.starts, options.width, options.max_steps, options.seed)
+        print(json.dumps(results["mnist"], indent=2))
+    else:
+        print(f"no MNIST in {options.data}: give --data")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
