@@ -22,7 +22,7 @@ FAMILIES = {
     "cait": ("cait_xxs24_224", {"depth": 2}),
     "coat": ("coat_tiny", {}),
     "convit": ("convit_tiny", {"depth": 2, "local_up_to_layer": 1}),
-    "convmixer": ("convmixer_1024_20_ks9_p14", {"depth": 2}),
+    "convmixer": ("convmixer_1024_20_ks9_p14", {}),
     "convnext": ("test_convnext", {}),
     "cpubone": ("cpubone_nano", {}),
     "crossvit": ("crossvit_tiny_240", {}),
@@ -65,7 +65,7 @@ FAMILIES = {
     "mambaout": ("test_mambaout", {}),
     "maxxvit": ("test_coatnet", {}),
     "metaformer": ("poolformerv2_s12", {}),
-    "mlp_mixer": ("gmlp_ti16_224", {"num_blocks": 2}),
+    "mlp_mixer": ("gmlp_ti16_224", {}),
     "mobilenetv3": ("mobilenetv3_small_050", {}),
     "mobilenetv5": ("mobilenetv5_base", {}),
     "mobilevit": ("mobilevit_xxs", {}),
@@ -163,4 +163,4 @@ def test_family(family):
     else:
         with torch.inference_mode():
             expected = module(torch.from_numpy(x)).numpy()
-        np.testing.assert_allclose(whole.logits, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(whole.logits, expected, atol=1e-4 * max(1, np.abs(expected).max()))
