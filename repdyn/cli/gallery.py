@@ -8,9 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repdyn.errors import RepdynError, nearest_names
+from repdyn.errors import RepdynError
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from repdyn.views.report import Section
 
 __all__ = ["Entry", "entry", "open_result", "write_gallery"]
@@ -32,6 +34,15 @@ _WITHIN = (
     "tree",
     "persistence",
 )  # results that verbs keep beside what they measure
+_ORIGIN = (
+    "model",
+    "digest",
+    "pooling",
+    "preprocessing",
+    "data",
+    "dtype",
+    "versions",
+)  # of all that paths know
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +64,7 @@ class Entry:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def entry(result: Any, title: str) -> Entry:
+def entry(result: Any, title: str, figure: go.Figure | None = None) -> Entry:
     """Draw any result that plots itself.
 
     Parameters
@@ -62,17 +73,22 @@ def entry(result: Any, title: str) -> Entry:
         Has ``plot()``; ``verdict`` and ``meta`` are used where they are there.
     title
         Its heading.
+    figure
+        Its picture, where it is another than ``plot()`` gives.
     """
     from repdyn.views.report import Section
 
     verdict = getattr(result, "verdict", None)
+    if isinstance(verdict, Mapping):  # one for each set; the mean of sets speaks for all
+        verdict = verdict.get("mean of sets", next(iter(verdict.values()), None))
     lines = repr(result).splitlines()
+    meta = getattr(result, "meta", {})
     return Entry(
         Section(
             title, result.plot(), text="\n".join(lines), verdict=verdict if isinstance(verdict, str) else None
         ),
-        lines[0],
-        dict(getattr(result, "meta", {})),
+        _HEADLINES[type(result).__name__](result) if type(result).__name__ in _HEADLINES else lines[0],
+        {key: meta[key] for key in _ORIGIN if meta.get(key)},
     )
 
 
@@ -112,7 +128,7 @@ def open_result(path: Path) -> list[Entry]:
     if within:
         return within
     raise RepdynError(
-        f"{path}: a {kind!r} has no picture of its own ({nearest_names(kind, _READERS)} have); "
+        f"{path}: a {kind!r} has no picture of its own ({', '.join(_READERS)} have); "
         "give the figures measured on it: koopman fit keeps them beside, ood evaluate --out writes them"
     )
 
@@ -131,3 +147,26 @@ def write_gallery(entries: Sequence[Entry], out: Path, *, force: bool) -> Path:
     provenance: dict[str, Any] = {"repdyn": repdyn.__version__, "python": platform.python_version()}
     provenance |= {e.section.title: e.provenance for e in entries if e.provenance}
     return write_report(out, [e.section for e in entries], summary, provenance, force=force)
+
+
+def _fidelity(result: Any) -> str:
+    name, best = next(iter(result.fvu)), result.best_control
+    return (
+        f"unexplained at {result.points[-1]}: {name} {result.fvu[name][-1]}, "
+        f"best control ({best}) {result.fvu[best][-1]}"
+    )
+
+
+def _ood(result: Any) -> str:
+    cells = {
+        name: row.get("mean of sets", next(iter(row.values())))["auroc"] for name, row in result.table.items()
+    }
+    best = max((name for name in cells if name != result.detector), key=lambda name: cells[name].value)
+    return f"AUROC: {result.detector} {cells[result.detector]}, best control ({best}) {cells[best]}"
+
+
+def _translation(result: Any) -> str:
+    return "top-1: " + ", ".join(f"{name} {value}" for name, value in result.top1.items())
+
+
+_HEADLINES = {"Fidelity": _fidelity, "OODEvaluation": _ood, "TranslationEvaluation": _translation}

@@ -156,7 +156,8 @@ class Walk:
             "ab.match", TreeMatch.load, partial(match_trees, tree_a, tree_b, a, b, seed=self.seed)
         )
         _indent(match)
-        self._show(match, "Two trees, matched")
+        names = _leaf_names(tree_a, self.parts[0].labels), _leaf_names(tree_b, self.parts[1].labels)
+        self._show(match, "Two trees, matched", match.plot(*names))
         self._show(found, "Two models, no pairs")
         return {
             "translation": {
@@ -333,8 +334,17 @@ class Walk:
             seed=self.seed,
         )
 
-    def _show(self, result: Any, title: str) -> None:
-        self.entries.append(entry(result, title))
+    def _show(self, result: Any, title: str, figure: Any = None) -> None:
+        self.entries.append(entry(result, title, figure))
+
+
+def _leaf_names(tree: LevelSetTree, labels: NDArray[np.str_]) -> list[str]:
+    """Call each leaf by its most frequent label. The labels name the leaves; nothing is matched by them."""
+    names = ["" for _ in tree.parent]
+    for leaf in tree.leaves:
+        known, count = np.unique(labels[tree.assignment == leaf], return_counts=True)
+        names[int(leaf)] = f"{known[count.argmax()]} {count.max() / count.sum():.0%}"
+    return names
 
 
 def _letter_statistics(texts: Sequence[str]) -> NDArray[np.float64]:

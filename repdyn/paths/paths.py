@@ -317,7 +317,7 @@ class RepresentationPaths:
 
         seen = self.subset(sample_indices(len(self), seed))
         projected, explained = project(seen._columns, seed)
-        return path_flow(projected, seen.labels, list(seen.points), explained)
+        return path_flow(projected, seen.labels, list(seen.points), explained, total=len(self))
 
     def to_dict(self) -> dict[str, Any]:
         """What these paths hold, without the numbers, for ``--json``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,12 +80,19 @@ class TreeMatch:
             f"  {self.reason}\n  objective {self.objective:.3f}, highest by chance {chance}"
         )
 
-    def plot(self) -> Figure:
-        """Both trees with their matches between them."""
+    def plot(self, names_a: Sequence[str] | None = None, names_b: Sequence[str] | None = None) -> Figure:
+        """Both trees with their matches between them.
+
+        Parameters
+        ----------
+        names_a, names_b
+            What to call the nodes of each tree, one name for each; they are numbered unless told.
+        """
         from repdyn.views.trees import two_trees  # plotly loads only when a picture is asked for
 
-        trees: list[dict[str, Any]] = [{**tree, "label": None} for tree in (self.tree_a, self.tree_b)]
-        return two_trees(trees[0], trees[1], self.pairs, self.confidence)
+        tree_a: dict[str, Any] = {**self.tree_a, "label": None if names_a is None else list(names_a)}
+        tree_b: dict[str, Any] = {**self.tree_b, "label": None if names_b is None else list(names_b)}
+        return two_trees(tree_a, tree_b, self.pairs, self.confidence)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``--json``."""

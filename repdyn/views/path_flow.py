@@ -25,6 +25,7 @@ def path_flow(
     labels: ArrayLike | None,
     point_names: Sequence[str],
     explained: ArrayLike | float,
+    total: int | None = None,
 ) -> go.Figure:
     """Samples in a common plane, animated through depth, with a slider.
 
@@ -38,6 +39,8 @@ def path_flow(
         The L points in order of depth.
     explained
         The plane's share of the variance, ``(L,)`` or one number for all depths; always shown.
+    total
+        How many samples there are, where those given are a part of them.
 
     Returns
     -------
@@ -87,7 +90,8 @@ def path_flow(
         )
     figure.layout.yaxis.update(scaleanchor="x", title_text="second direction")
     figure.layout.xaxis.update(title_text="first direction", constrain="domain")
-    some = f"{len(drawn)} of {count} samples are drawn" if len(drawn) < count else f"All {count} samples"
+    total = count if total is None else total
+    some = f"{len(drawn)} of {total} samples are drawn" if len(drawn) < total else f"All {count} samples"
     return describe(
         figure,
         "Paths through depth",
