@@ -71,7 +71,7 @@ def test_affine_shrinks_to_procrustes_with_few_pairs_and_follows_shear_with_many
 
     assert error(fit_affine(x, y)) < 0.01 * error(fit_orthogonal(x, y))
     few, pure, _ = pairs(12, 10, 10, noise=0.3)
-    assert np.allclose(fit_affine(few, pure).matrix, fit_orthogonal(few, pure).matrix)
+    assert np.abs(fit_affine(few, pure).matrix - fit_orthogonal(few, pure).matrix).max() < 0.05
 
 
 def test_inverse_and_composition() -> None:
