@@ -61,6 +61,7 @@ def digits(split: str, n: int) -> Tensor:
     return functional.interpolate(x, size=32, mode="bilinear", align_corners=False)
 
 
+@pytest.mark.slow
 def test_vae_rebuilds_digits_and_its_attractors_are_verified() -> None:
     vae = Burgess()
     x = digits("test", 25)
