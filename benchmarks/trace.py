@@ -20,13 +20,13 @@ import numpy as np
 import timm
 import torch
 import transformers
-from repdyn_adapters.timm import TimmAdapter
-from repdyn_adapters.transformers import TransformersAdapter
 from torch import Tensor
 
 from repdyn.intervals import bootstrap
 from repdyn.tracing import TracedModel
 from repdyn.tracing.passes import Passes
+from repdyn_adapters.timm import TimmAdapter
+from repdyn_adapters.transformers import TransformersAdapter
 
 Run = Callable[[], object]
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from repdyn_adapters.blocks import find_blocks
 from torch import nn
 
 import repdyn
 from repdyn.errors import RepdynError
+from repdyn_adapters.blocks import find_blocks
 
 
 class Residual(nn.Module):

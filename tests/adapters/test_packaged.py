@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from repdyn_adapters import packaged
 from safetensors.torch import load_file
 
 import repdyn
 from repdyn.errors import RepdynError
+from repdyn_adapters import packaged
 
 DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")).resolve()
 TEXTS = [

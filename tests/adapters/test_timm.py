@@ -7,11 +7,11 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from repdyn_adapters.timm import TimmAdapter
 from safetensors.torch import save_file
 
 import repdyn
 from repdyn.errors import RepdynError
+from repdyn_adapters.timm import TimmAdapter
 
 PICTURES = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-from repdyn_adapters.timm import TimmAdapter
 from timm.models._registry import _model_to_module
 
 from repdyn.tracing import trace
+from repdyn_adapters.timm import TimmAdapter
 
 FAMILIES = {
     "beit": ("beit_base_patch16_224", {"depth": 2}),

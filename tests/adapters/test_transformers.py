@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from repdyn_adapters.transformers import TransformersAdapter
 
 import repdyn
 from repdyn.errors import RepdynError
+from repdyn_adapters.transformers import TransformersAdapter
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 WORDS = {"vocab_size": 60, "max_position_embeddings": 40}

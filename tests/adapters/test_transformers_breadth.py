@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from repdyn_adapters.transformers import TransformersAdapter, quietly
 
 import repdyn
+from repdyn_adapters.transformers import TransformersAdapter, quietly
 
 SMALL = {
     "hidden_size": 32,
