@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.fields.anderson import WATCHED, anderson, decay
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
 from repdyn.fields.merging import count_sweep, merge_points
@@ -23,11 +24,13 @@ from repdyn.fields.verifying import MERGE, verify_points
 
 __all__ = ["find_attractors"]
 
-SOLVERS = ("picard", "trapping")
+SOLVERS = ("picard", "trapping", "anderson")
 PILOT = 64
 """Starts (or a twentieth of them) followed to the end before traps are set."""
 ESCAPE = 100.0
 """A sample this many times further out than any start has left for good."""
+SWITCH = 1e-2
+"""Steps this small, relative to the scale, may be accelerated if they also keep shrinking."""
 NEAR = 1e-3
 """Steps this small, relative to the scale, are worth polishing even where the tolerance was not met."""
 ORBIT = 256
@@ -61,7 +64,9 @@ def find_attractors(
         ``"picard"``: every start is followed until it settles. ``"trapping"``: a twentieth of the
         starts is followed to the end; the others stop as soon as they enter a ball around an attractor
         verified by then, from whose rim plain iteration leads inward. Fewer evaluations, and the same
-        destinations but for a few in a thousand.
+        destinations but for a few in a thousand. ``"anderson"``: starts whose steps are small and keep
+        shrinking are finished by :func:`repdyn.fields.anderson.anderson`, within the distance that their
+        decay allows; the others go on plainly.
     tol
         A start has settled when its step is this short, relative to the scale of the starts.
     max_steps
@@ -129,6 +134,9 @@ class _Search:
         self.residual = np.full(n, np.inf)
         self.status = np.full(n, BUDGET, dtype="<U16")
         everything = np.arange(n)
+        if self.solver == "anderson":
+            self._accelerate()
+            return
         if self.solver == "picard" or n < 2 * PILOT:
             self._iterate(everything, max_period=MAX_PERIOD)
             return
@@ -150,12 +158,40 @@ class _Search:
             self.ends[to_index(caught, self.z)] = traps.points[self.lag[caught]].to(self.precise)
             self.outcome[caught] = SETTLED
 
-    def _iterate(self, chosen: NDArray[np.int64], *, max_period: int, traps: Traps | None = None) -> None:
+    def _accelerate(self) -> None:
+        """Plainly to where steps are small, accelerated from there if they shrink, plainly if they do not."""
+        everything = np.arange(len(self.starts))
+        self._iterate(everything, max_period=0, tolerance=SWITCH)
+        near = np.flatnonzero(self.outcome == SETTLED)
+        where = to_index(near, self.z)
+        z, _, reach = decay(self.plain, self.z[where])
+        self.z[where] = z
+        self.steps[where] += WATCHED + 1
+        budget = max(1, self.max_steps - int(self.steps.max()))
+        z, residual, steps, settled = anderson(
+            self.plain, z, reach, tolerance=self.tol * self.scale, max_steps=budget
+        )
+        done = to_numpy(settled)
+        self.steps[where] += steps
+        self.z[where[settled]], self.ends[where[settled]] = z[settled], z[settled].to(self.precise)
+        self.residual[near[done]] = to_numpy(residual[settled])
+        rest = np.concatenate([near[~done], np.flatnonzero(self.outcome == MOVING)])
+        if len(rest):
+            self._iterate(np.sort(rest), max_period=MAX_PERIOD)
+
+    def _iterate(
+        self,
+        chosen: NDArray[np.int64],
+        *,
+        max_period: int,
+        traps: Traps | None = None,
+        tolerance: float | None = None,
+    ) -> None:
         where = to_index(chosen, self.z)
         run = picard(
             self.plain,
             self.z[where],
-            tolerance=self.tol * self.scale,
+            tolerance=(self.tol if tolerance is None else tolerance) * self.scale,
             max_steps=max(1, self.max_steps - int(self.steps[where].min())),
             centre=self.centre,
             escape=ESCAPE * self.reach,
