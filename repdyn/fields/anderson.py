@@ -1,7 +1,8 @@
 """Anderson acceleration, guarded: it finishes what plain iteration has begun, and goes nowhere else.
 
-Begun at the start it sends most samples elsewhere than plain iteration would. So it is only given samples
-whose steps already shrink geometrically, and gives up those that it would take further than that decay allows.
+Begun at the start it sends most samples elsewhere than plain iteration would. So it is only given
+samples whose steps already shrink geometrically, and gives up those that it would take further than that
+decay allows.
 """
 
 from __future__ import annotations
