@@ -139,8 +139,8 @@ def evaluate_translation(
     labels
         Classes, shape ``(N,)``; those of paths where not given.
     ceiling
-        Other paired points ``(M, D_a)`` and ``(M, D_b)``, disjoint from the items: what a fit with pairs
-        reaches. The translation never sees them.
+        Other paired points ``(M, D_a)`` and ``(M, D_b)``: what a fit with pairs reaches. Pairs that are
+        evaluation items are left out; the translation never sees any.
     seed
         Of the random map and the intervals.
 
@@ -151,7 +151,7 @@ def evaluate_translation(
     Raises
     ------
     RepdynError
-        On items that are not paired or not of the translation's widths, and on a ceiling that contains
+        On items that are not paired or not of the translation's widths, and on a ceiling that is nothing but
         evaluation items.
     """
     if labels is None:
@@ -163,7 +163,7 @@ def evaluate_translation(
         maps["identity"] = None
     if ceiling is not None:
         fit_a, fit_b = _points(ceiling[0], "ceiling[0]"), _points(ceiling[1], "ceiling[1]")
-        _check_ceiling(a, b, fit_a, fit_b)
+        fit_a, fit_b = _disjoint(a, b, fit_a, fit_b)
         maps["paired"], maps["paired ridge"] = fit_orthogonal(fit_a, fit_b), fit_ridge(fit_a, fit_b)
     target = unit_rows(b - b.mean(0))
     top1, top5, agreement = {}, {}, {}
@@ -215,19 +215,20 @@ def _check(t: LinearTranslation, a: Floats, b: Floats) -> None:
         )
 
 
-def _check_ceiling(a: Floats, b: Floats, fit_a: Floats, fit_b: Floats) -> None:
+def _disjoint(a: Floats, b: Floats, fit_a: Floats, fit_b: Floats) -> tuple[Floats, Floats]:
+    """Pairs of the ceiling that are no evaluation items; corpora hold the same sentence twice."""
     if len(fit_a) != len(fit_b) or fit_a.shape[1] != a.shape[1] or fit_b.shape[1] != b.shape[1]:
         raise RepdynError(
             f"evaluate_translation: ceiling must be pairs of the items' widths, "
             f"got {fit_a.shape} and {fit_b.shape}"
         )
-    # Only an item that *both* models read in the same way is the same pair.
     held = {(x.tobytes(), y.tobytes()) for x, y in zip(a, b)}
-    shared = sum((x.tobytes(), y.tobytes()) in held for x, y in zip(fit_a, fit_b))
-    if shared:
+    kept = np.array([(x.tobytes(), y.tobytes()) not in held for x, y in zip(fit_a, fit_b)], dtype=bool)
+    if kept.sum() < 2:
         raise RepdynError(
-            f"evaluate_translation: {shared} pairs of the ceiling are evaluation items; give disjoint ones"
+            "evaluate_translation: the pairs of the ceiling are the evaluation items; give disjoint ones"
         )
+    return fit_a[kept], fit_b[kept]
 
 
 def _random(t: LinearTranslation, seed: int) -> LinearTranslation:

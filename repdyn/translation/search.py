@@ -47,7 +47,7 @@ BATCH = 1500
 FUNNEL = ((32, 4), (64, 4))
 """Components and steps of the short refinement every candidate gets, which brings all to one rank."""
 
-EXPLOIT = ((64, 60), (128, 20))
+EXPLOIT = ((64, 90), (128, 20))
 """The same for the pooled map. Right ones improve at every step for long; more components too early
 freeze what is still wrong in them."""
 

@@ -44,7 +44,7 @@ def translate(
     paths_b: RepresentationPaths,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
-    candidates: int = 8,
+    candidates: int = 12,
     seed: int = 0,
 ) -> LinearTranslation:
     r"""Find the linear map from A's latents to B's; the two may have read entirely different inputs.

@@ -74,11 +74,14 @@ def test_saved_is_loaded(tmp_path) -> None:
     assert again.plot().data
 
 
-def test_items_in_the_ceiling_are_refused() -> None:
+def test_items_in_the_ceiling_are_left_out() -> None:
     x, y, _, q = setting()
     t = LinearTranslation(q, np.zeros(8), np.zeros(8))
+    clean = evaluate_translation(t, x[:100], y[:100], ceiling=(x[100:], y[100:]))
+    leaky = evaluate_translation(t, x[:100], y[:100], ceiling=(x[50:], y[50:]))
+    assert leaky.to_dict() == clean.to_dict()
     with pytest.raises(RepdynError, match="disjoint"):
-        evaluate_translation(t, x[:100], y[:100], ceiling=(x[50:], y[50:]))
+        evaluate_translation(t, x[:100], y[:100], ceiling=(x[50:100], y[50:100]))
 
 
 def test_bad_input_is_told() -> None:
