@@ -22,7 +22,7 @@ from repdyn.progress import track
 __all__ = ["Corpus", "code_snippets", "documentation_corpus", "shuffled_characters"]
 
 SHORTEST, LONGEST = 40, 300  # characters: a sentence or two, well inside every encoder's window
-PER_PACKAGE = 350  # a cap keeps the largest packages from being the corpus, and the reading short
+PER_PACKAGE = 320  # a cap keeps the largest packages from being the corpus, and the reading short
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def documentation_corpus(folder: Path | None = None, packages: int = 30, seed: i
     Returns
     -------
     Corpus
-        Passages of 40 to 300 characters, no two alike, at most 350 of a package.
+        Passages of 40 to 300 characters, no two alike, at most 320 of a package.
 
     Raises
     ------

@@ -20,11 +20,13 @@ __all__ = ["Entry", "entry", "open_result", "write_gallery"]
 # kind of artifact -> the room and class that reads it, and the heading it gets
 _READERS = {
     "attractors": ("repdyn.fields", "Attractors", "Where the encode-decode map leads"),
+    "autonomy": ("repdyn.koopman", "Autonomy", "Does one map serve every depth?"),
     "fidelity": ("repdyn.koopman", "Fidelity", "Is depth linear in a lifted space?"),
     "ood": ("repdyn.ood", "OODEvaluation", "Is this input unlike the training data?"),
     "persistence": ("repdyn.topology", "PathPersistence", "Shape through depth"),
     "translation": ("repdyn.translation", "LinearTranslation", "From one model's latents to another's"),
     "translation_evaluation": ("repdyn.translation", "TranslationEvaluation", "How good the translation is"),
+    "spectrum": ("repdyn.koopman.spectrum", "KoopmanSpectrum", "The Koopman spectrum"),
     "tree_match": ("repdyn.translation", "TreeMatch", "Two trees, matched"),
     "tree": ("repdyn.topology", "LevelSetTree", "The tree of density level sets"),
 }

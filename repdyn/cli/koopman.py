@@ -15,8 +15,10 @@ __all__ = ["fit"]
 def fit(
     paths: PathsStore,
     out: Annotated[Path, typer.Option(help="The folder to write, say a.kae.")],
-    latent_dim: Annotated[int, typer.Option(min=1, help="Number of observables.")] = 64,
-    epochs: Annotated[int, typer.Option(min=1)] = 200,
+    latent_dim: Annotated[
+        int | None, typer.Option(min=1, help="Number of observables; twice the width, at most 256.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 60,
     isometry: Annotated[float, typer.Option(min=0, help="Weight that keeps distances.")] = 1.0,
     test: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share kept for the figures.")] = 0.2,
     seed: Seed = 0,
