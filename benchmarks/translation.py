@@ -159,14 +159,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """All runs, one a line."""
     columns = ("translation", "identity", "random", "paired", "paired ridge", "classes", "own space")
     lines = [
-        "| setting | seed | " + " | ".join(columns) + " | agreement | verdict | CPU s |",
+        "| setting | seed | " + " | ".join(columns) + " | halves | verdict | CPU s |",
         "|" + " --- |" * (len(columns) + 5),
     ]
     for row in sorted(rows, key=lambda row: (row["setting"], row["seed"])):
         figures = " | ".join(f"{row.get(name, float('nan')):.3f}" for name in columns)
-        agreement = row.get("agreement of two halves", float("nan"))
+        agreement = row.get("retrieval between halves", float("nan"))
         lines.append(
-            f"| {row['setting']} | {row['seed']} | {figures} | {agreement:.2f} "
+            f"| {row['setting']} | {row['seed']} | {figures} | {agreement:.3f} "
             f"| {row['verdict']} | {row['cpu']:.0f} |"
         )
     return "\n".join(lines)

@@ -49,8 +49,8 @@ class LinearTranslation:
     offset_b
         Added after it, shape ``(D_b,)``.
     confidence
-        Agreement of independent fits, 1 for the same map and about 0 for unrelated ones; NaN where none
-        was measured.
+        Agreement of independent fits on disjoint data, 1 for the same map and about 0 for unrelated ones;
+        NaN where none was measured.
     verdict
         ``"found"``, ``"inconclusive"`` or ``"not found"``.
     reason
