@@ -25,7 +25,7 @@ Index = NDArray[np.int64]
 
 FOUND = 0.25
 """Retrieval between two independent maps from which on they are one with errors. Seen: .68 where the map
-was right, .08 where that of one half was not, .003 and .004 on unrelated data; chance is one in the probes."""
+was right, .08 where one half was wrong, .003 and .004 on unrelated data; chance is one in the probes."""
 
 NOT_FOUND = 0.02
 """Below it the two maps have nothing in common that could be used."""
