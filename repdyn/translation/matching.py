@@ -34,7 +34,8 @@ and spectrum but random geometry. Confidence is the agreement of the former, cha
 AGREEMENT = 0.5
 """Mass-weighted confidence that "found" needs, besides an objective above every surrogate's."""
 
-FEWEST_LEAVES = 3
+FEWEST_LEAVES = 5
+"""n leaves can be matched in n! ways; with fewer than five, more than one guess in a hundred is right."""
 
 INNER_OVERLAP = 0.5
 """Inner nodes pair where their matched leaves share at least this fraction of their joint mass."""
