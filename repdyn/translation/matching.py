@@ -174,7 +174,8 @@ def match_trees(
     drawn_a, drawn_b = _arrays(tree_a), _arrays(tree_b)
     leaves = len(tree_a.leaves), len(tree_b.leaves)
     if min(leaves) < FEWEST_LEAVES:
-        reason = f"the trees have {leaves[0]} and {leaves[1]} leaves; with fewer than 3 any match is as good"
+        counts = f"{leaves[0]} and {leaves[1]} leaves"
+        reason = f"the trees have {counts}; with fewer than {FEWEST_LEAVES} a guess may be right"
         empty = np.empty((0, 2), dtype=np.int64), np.empty(0)
         return TreeMatch(*empty, "inconclusive", reason, float("nan"), np.empty(0), drawn_a, drawn_b)
     mass_a, form_a = _geometry(tree_a, x_a, "x_a")
