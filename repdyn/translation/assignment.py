@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
@@ -13,6 +15,9 @@ __all__ = ["assignment_objective", "quadratic_assignment"]
 Floats = NDArray[np.float64]
 Batch = NDArray[np.float32]
 Index = NDArray[np.int64]
+
+ENUMERATED = 6
+"""Up to so many nodes all permutations are tried: 720 cost less than the relaxation, and miss nothing."""
 
 RELAXATION_STEPS = 25
 """Frank-Wolfe steps per start; most starts have settled by then, and 2-opt finishes the rest."""
@@ -77,7 +82,10 @@ def quadratic_assignment(
     if gain.shape != (size, size) or not all(np.isfinite(m).all() for m in (left, right, gain)):
         raise RepdynError(f"quadratic_assignment: a, b and unary ({size}, {size}) must be finite")
     generator = np.random.default_rng(seed)
-    found = _relax(left, right, gain, _starts(size, max(1, starts), generator))
+    if size <= ENUMERATED:
+        found = np.array(list(itertools.permutations(range(size))))
+    else:
+        found = _relax(left, right, gain, _starts(size, max(1, starts), generator))
     values = np.array([assignment_objective(left, right, p, gain) for p in found])
     # Stable order and one copy of each: polishing the same permutation twice buys nothing.
     order = np.argsort(-values, kind="stable")
