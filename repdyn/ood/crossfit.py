@@ -139,7 +139,7 @@ def cross_fit(
     """
     if float(x.var(axis=0).sum()) < CONSTANT:
         return None
-    one, several, ratio = np.empty(len(x)), np.empty(len(x)), np.empty(len(x))
+    one, several, ratio = np.zeros((3, len(x)))  # without labels the last two stay zero
     use = labels if labels is not None and _enough(labels, fold) else None
     volume = 0.0
     for k in range(int(fold.max()) + 1):
