@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from repdyn.artifacts import load_artifact, save_artifact
-from repdyn.errors import RepdynError
-from repdyn.koopman.checks import check_long_enough, check_settings
+from repdyn.koopman.checks import check_fitted, check_same_model, training_paths
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.networks import Lift, start_at_principal_components
+from repdyn.koopman.networks import Lift
 from repdyn.koopman.operators import OPERATORS, Operator
 from repdyn.koopman.pretrained import describe, restore
-from repdyn.koopman.reading import point_number, read_points
-from repdyn.koopman.training import Weights, train
+from repdyn.koopman.propagation import propagate, through
+from repdyn.koopman.reading import point_number
 from repdyn.paths import RepresentationPaths
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KoopmanAutoencoder"]
 
-_SMALLEST_BATCH, _LARGEST_BATCH = 32, 512
-_VALIDATION = 0.1  # of the training paths, for early stopping
 _MOST_OBSERVABLES = 256  # by default; the exponential of a larger generator dominates the time of a fit
 
 
@@ -140,35 +137,17 @@ class KoopmanAutoencoder(nn.Module):
             On settings that make no sense, one point only, a point that does not vary, fewer than ten
             samples, or values that are not finite.
         """
-        batch_size = batch_size or min(max(len(paths) // 8, _SMALLEST_BATCH), _LARGEST_BATCH)
-        check_settings(self, epochs, batch_size, learning_rate)
-        check_long_enough(paths)
-        states = read_points(paths)
-        self.build(dict(zip(paths.points, (x.shape[1] for x in states))), seed)
-        self.frames_.fit(states)
-        self.to(device or "cpu")
-        lifted = torch.stack([self.frames_.lift(x.to(self._device), n) for n, x in enumerate(states)])
-        generator = torch.Generator().manual_seed(seed)
-        start_at_principal_components(self.encoder_, self.decoder_, lifted, generator)
-        held_out = torch.zeros(len(paths), dtype=torch.bool)
-        held_out[
-            torch.randperm(len(paths), generator=generator)[: max(2, round(_VALIDATION * len(paths)))]
-        ] = True
-        self.history_, self.best_epoch_ = train(
-            self.encoder_,
-            self.decoder_,
-            self.operator_,
-            lifted,
-            held_out.to(self._device),
-            Weights(isometry=self.isometry),
+        from repdyn.koopman.fitting import fit
+
+        return fit(
+            self,
+            paths,
             epochs=epochs,
+            seed=seed,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            generator=generator,
+            device=device,
         )
-        self.eval()
-        self.training_paths_ = paths
-        return self
 
     def encode(self, x: Any, point: str) -> Any:
         """Observables of representations at a point.
@@ -184,16 +163,16 @@ class KoopmanAutoencoder(nn.Module):
         -------
         Shape ``(…, latent_dim)``.
         """
-        number = self._number(point)
-        return self._through(
-            x, lambda rows: self.encoder_(self.frames_.lift(rows, number)), self.widths_[point]
+        number = point_number(point, check_fitted(self))
+        return through(
+            self, x, lambda rows: self.encoder_(self.frames_.lift(rows, number)), self.widths_[point]
         )
 
     def decode(self, z: Any, point: str) -> Any:
         """Representations at a point from observables, shape ``(…, latent_dim)`` to ``(…, width)``."""
-        number = self._number(point)
-        return self._through(
-            z, lambda rows: self.frames_.lower(self.decoder_(rows), number), self.latent_dim_
+        number = point_number(point, check_fitted(self))
+        return through(
+            self, z, lambda rows: self.frames_.lower(self.decoder_(rows), number), self.latent_dim_
         )
 
     def propagate(self, x: Any, source: str | float, target: str | float) -> Any:
@@ -213,16 +192,7 @@ class KoopmanAutoencoder(nn.Module):
         -------
         Shape ``(…, width of the target)``.
         """
-        start, end = self._depth(source), self._depth(target)
-        before, after = round(start), round(end)
-        if before != start:
-            raise RepdynError(f"source depth {source} lies between points; give representations of a point")
-
-        def move(rows: Tensor) -> Tensor:
-            z = self.encoder_(self.frames_.lift(rows, before)) @ self.operator_.matrix(start, end)
-            return self.frames_.lower(self.decoder_(z), after)
-
-        return self._through(x, move, self.widths_[self.points_[before]])
+        return propagate(self, x, source, target)
 
     def fidelity(
         self,
@@ -232,24 +202,14 @@ class KoopmanAutoencoder(nn.Module):
         train: RepresentationPaths | None = None,
         seed: int = 0,
     ) -> Fidelity:
-        """How well the path is predicted from its first point, beside the controls.
+        """How well ``paths`` (tests) are predicted from their first point, beside the controls.
 
-        See :func:`repdyn.koopman.fidelity.measure`.
-
-        Parameters
-        ----------
-        paths
-            Test paths, none of which was fitted on.
-        head
-            The network's own head: last-point representations to logits.
-        train
-            Paths to fit controls and probes on; those of :meth:`fit` unless told.
-        seed
-            Of the controls and the bootstrap.
+        ``train`` are the paths that controls and probes are fitted on, those of :meth:`fit` unless told;
+        all else as in :func:`repdyn.koopman.fidelity.measure`.
         """
         from repdyn.koopman.fidelity import measure
 
-        return measure(self, paths, self._training_paths(train, "fidelity"), head=head, seed=seed)
+        return measure(self, paths, training_paths(self, train, "fidelity"), head=head, seed=seed)
 
     def spectrum(
         self,
@@ -261,20 +221,7 @@ class KoopmanAutoencoder(nn.Module):
     ) -> KoopmanSpectrum:
         """Eigenvalues of one step of depth, with intervals and a certificate for each.
 
-        Parameters
-        ----------
-        paths
-            At least twice as many pairs of neighbouring points as there are observables.
-        threshold
-            A pair with a larger residual is not called a Koopman eigenvalue.
-        resamples
-            Bootstrap replicates.
-        seed
-            Of the bootstrap.
-
-        Returns
-        -------
-        KoopmanSpectrum
+        See :func:`repdyn.koopman.spectrum.spectrum`, whose arguments these are.
         """
         # scipy is slow to import and only the spectrum needs it.
         from repdyn.koopman.spectrum import spectrum
@@ -294,36 +241,8 @@ class KoopmanAutoencoder(nn.Module):
     ) -> EditedKoopman:
         """Make some inputs no longer arrive where they did, by a closed-form edit of the operator.
 
-        Three fifths of the paths are edited with, one fifth chooses the ball, one fifth is reported on.
-
-        Parameters
-        ----------
-        paths
-            Labelled paths, targeted samples among them.
-        label
-            The class to forget, or several in a list.
-        mask
-            Instead of a label: the samples to forget, boolean, shape ``(N,)``.
-        redirect
-            Where targeted samples go: ``"mean"`` (the mean output of the others), ``"nearest"`` (the other
-            output nearest to each) or a label (its mean output).
-        quantile
-            Part of each targeted class, by distance from its medoid, that is redirected. By default the one
-            that forgets at the least loss elsewhere.
-        head
-            Reads classes from last-point representations; a linear probe unless given.
-        seed
-            Of the parts and the bootstrap.
-
-        Returns
-        -------
-        EditedKoopman
-            With ``.report``: forgotten, retained, drift. This autoencoder is left as it was.
-
-        Raises
-        ------
-        RepdynError
-            On an absent label, or where no sample is left that is not targeted.
+        See :func:`repdyn.koopman.editing.forget`, whose arguments these are. This autoencoder is left as
+        it was; the edited one has a ``.report``: forgotten, retained, drift.
         """
         from repdyn.koopman.editing import forget
 
@@ -349,12 +268,12 @@ class KoopmanAutoencoder(nn.Module):
         # Rooms of one floor meet only when asked to.
         from repdyn.fields import LatentField
 
-        self._number(point)
+        point_number(point, check_fitted(self))
         return LatentField.from_autoencoder(lambda x: self.encode(x, point), lambda z: self.decode(z, point))
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write settings and weights to a folder, ``config.json`` and ``model.safetensors``."""
-        self._check_fitted()
+        check_fitted(self)
         config, tensors = describe(self)
         save_artifact(path, "koopman", config, tensors)
 
@@ -380,10 +299,6 @@ class KoopmanAutoencoder(nn.Module):
     history_: Mapping[str, list[float]]
     best_epoch_: int
 
-    @property
-    def _device(self) -> torch.device:
-        return self.frames_.scale.device
-
     def build(self, widths: dict[str, int], seed: int) -> None:
         """Lay out the untrained modules for points of these widths; :meth:`fit` and loading call it."""
         self.points_, self.widths_ = tuple(widths), widths
@@ -396,58 +311,6 @@ class KoopmanAutoencoder(nn.Module):
             self.decoder_ = Lift(self.latent_dim_, self.frames_.width, self.hidden[::-1])
             self.operator_ = OPERATORS[self.operator](self.latent_dim_, len(widths) - 1)
 
-    def _through(self, x: Any, function: Callable[[Tensor], Tensor], width: int) -> Any:
-        """Apply a function of float32 rows to an array or tensor, and answer in kind."""
-        given = x if isinstance(x, Tensor) else None
-        rows = given if given is not None else torch.as_tensor(np.asarray(x))
-        if rows.ndim == 0 or rows.shape[-1] != width:
-            raise RepdynError(
-                f"the last axis must have {width} entries, got an array of shape {tuple(rows.shape)}"
-            )
-        moved = rows.to(device=self._device, dtype=self.frames_.scale.dtype)
-        if given is not None:
-            return function(moved).to(device=rows.device)
-        with torch.no_grad():
-            answer: NDArray[Any] = function(moved).cpu().numpy()
-        return answer
-
-    def _number(self, point: str) -> int:
-        self._check_fitted()
-        return point_number(point, self.points_)
-
-    def _depth(self, place: str | float) -> float:
-        if isinstance(place, str):
-            return float(self._number(place))
-        self._check_fitted()
-        last = len(self.points_) - 1
-        if not 0 <= place <= last:
-            raise RepdynError(f"depth must lie between 0 and {last} (the path's points), got {place}")
-        return float(place)
-
-    def _training_paths(self, given: RepresentationPaths | None, what: str) -> RepresentationPaths:
-        self._check_fitted()
-        found = given if given is not None else self.training_paths_
-        if found is None:
-            raise RepdynError(
-                f"{what} fits controls and probes on the training paths, which a saved autoencoder does not "
-                "hold; give them as train="
-            )
-        return found
-
     def check_paths(self, paths: RepresentationPaths) -> None:
         """Refuse paths of another model: other points, or other widths."""
-        self._check_fitted()
-        if paths.points != self.points_:
-            raise RepdynError(
-                f"the paths have points {paths.points}, this autoencoder was fitted to {self.points_}"
-            )
-        for point, width in self.widths_.items():
-            if paths.widths[point] != width:
-                raise RepdynError(
-                    f"point {point!r} is {paths.widths[point]} wide, this autoencoder was fitted to {width}: "
-                    "the paths are those of another model"
-                )
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "points_"):
-            raise RepdynError("this KoopmanAutoencoder is not fitted yet; call fit(paths) first")
+        check_same_model(self, paths)

@@ -11,7 +11,7 @@ from repdyn.paths import RepresentationPaths
 if TYPE_CHECKING:
     from repdyn.koopman.autoencoder import KoopmanAutoencoder
 
-__all__ = ["check_long_enough", "check_settings"]
+__all__ = ["check_fitted", "check_long_enough", "check_same_model", "check_settings", "training_paths"]
 
 _FEWEST = 10  # samples: nine to fit and one to validate
 
@@ -43,3 +43,37 @@ def check_long_enough(paths: RepresentationPaths) -> None:
         raise RepdynError(
             f"{len(paths)} samples are too few to fit and to validate; at least {_FEWEST} are needed"
         )
+
+
+def check_fitted(kae: KoopmanAutoencoder) -> tuple[str, ...]:
+    """Refuse an autoencoder that is not fitted; its points otherwise."""
+    if not hasattr(kae, "points_"):
+        raise RepdynError("this KoopmanAutoencoder is not fitted yet; call fit(paths) first")
+    return kae.points_
+
+
+def check_same_model(kae: KoopmanAutoencoder, paths: RepresentationPaths) -> None:
+    """Refuse paths of another model: other points, or other widths."""
+    points = check_fitted(kae)
+    if paths.points != points:
+        raise RepdynError(f"the paths have points {paths.points}, this autoencoder was fitted to {points}")
+    for point, width in kae.widths_.items():
+        if paths.widths[point] != width:
+            raise RepdynError(
+                f"point {point!r} is {paths.widths[point]} wide, this autoencoder was fitted to {width}: "
+                "the paths are those of another model"
+            )
+
+
+def training_paths(
+    kae: KoopmanAutoencoder, given: RepresentationPaths | None, what: str
+) -> RepresentationPaths:
+    """The paths to fit controls and probes on: those given, else those that were fitted to."""
+    check_fitted(kae)
+    found = given if given is not None else kae.training_paths_
+    if found is None:
+        raise RepdynError(
+            f"{what} fits controls and probes on the training paths, which a saved autoencoder does not "
+            "hold; give them as train="
+        )
+    return found

@@ -223,7 +223,40 @@ def forget(
 
     The targeted samples whose outputs lie in a ball about their medoid are redirected, everything that is
     not targeted is kept, and the operator that does both best in the sense of least squares is known in
-    closed form (:func:`edit_operator`). See :meth:`KoopmanAutoencoder.forget` for the arguments.
+    closed form (:func:`edit_operator`).
+
+    Three fifths of the paths are edited with, one fifth chooses the ball, one fifth is reported on.
+
+    Parameters
+    ----------
+    kae
+        A fitted Koopman autoencoder, left as it was.
+    paths
+        Labelled paths, targeted samples among them.
+    label
+        The class to forget, or several in a list.
+    mask
+        Instead of a label: the samples to forget, boolean, shape ``(N,)``.
+    redirect
+        Where targeted samples go: ``"mean"`` (the mean output of the others), ``"nearest"`` (the other
+        output nearest to each) or a label (its mean output).
+    quantile
+        Part of each targeted class, by distance from its medoid, that is redirected. By default the one
+        that forgets at the least loss elsewhere.
+    head
+        Reads classes from last-point representations; a linear probe unless given.
+    seed
+        Of the parts and the bootstrap.
+
+    Returns
+    -------
+    EditedKoopman
+        With ``.report``: forgotten, retained, drift.
+
+    Raises
+    ------
+    RepdynError
+        On an absent label, or where no sample is left that is not targeted.
     """
     kae.check_paths(paths)
     labels, target = targets(paths, label, mask)

@@ -218,7 +218,24 @@ def spectrum(
 
     The operator is solved for on the observables of the given paths (extended dynamic mode decomposition
     with the learned encoder as dictionary), so that intervals over samples exist for every kind of
-    operator; for arguments see :meth:`KoopmanAutoencoder.spectrum`.
+    operator.
+
+    Parameters
+    ----------
+    kae
+        A fitted Koopman autoencoder.
+    paths
+        At least twice as many pairs of neighbouring points as there are observables.
+    threshold
+        A pair with a larger residual is not called a Koopman eigenvalue.
+    resamples
+        Bootstrap replicates.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    KoopmanSpectrum
     """
     kae.check_paths(paths)
     states = read_points(paths)

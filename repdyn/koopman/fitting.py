@@ -1,0 +1,64 @@
+"""Fitting a Koopman autoencoder to paths: reading, frames, the start, and training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from repdyn.koopman.checks import check_long_enough, check_settings
+from repdyn.koopman.networks import start_at_principal_components
+from repdyn.koopman.reading import read_points
+from repdyn.koopman.training import Weights, train
+from repdyn.paths import RepresentationPaths
+
+if TYPE_CHECKING:
+    from repdyn.koopman.autoencoder import KoopmanAutoencoder
+
+__all__ = ["fit"]
+
+_SMALLEST_BATCH, _LARGEST_BATCH = 32, 512
+_VALIDATION = 0.1  # of the training paths, for early stopping
+
+
+def fit(
+    kae: KoopmanAutoencoder,
+    paths: RepresentationPaths,
+    *,
+    epochs: int,
+    seed: int,
+    batch_size: int | None,
+    learning_rate: float,
+    device: str | torch.device | None,
+) -> KoopmanAutoencoder:
+    """Fit in place and return the same; the arguments are those of ``KoopmanAutoencoder.fit``."""
+    batch_size = batch_size or min(max(len(paths) // 8, _SMALLEST_BATCH), _LARGEST_BATCH)
+    check_settings(kae, epochs, batch_size, learning_rate)
+    check_long_enough(paths)
+    states = read_points(paths)
+    kae.build(dict(zip(paths.points, (x.shape[1] for x in states))), seed)
+    kae.frames_.fit(states)
+    kae.to(device or "cpu")
+    where = kae.frames_.scale.device
+    lifted = torch.stack([kae.frames_.lift(x.to(where), n) for n, x in enumerate(states)])
+    generator = torch.Generator().manual_seed(seed)
+    start_at_principal_components(kae.encoder_, kae.decoder_, lifted, generator)
+    held_out = torch.zeros(len(paths), dtype=torch.bool)
+    held_out[torch.randperm(len(paths), generator=generator)[: max(2, round(_VALIDATION * len(paths)))]] = (
+        True
+    )
+    kae.history_, kae.best_epoch_ = train(
+        kae.encoder_,
+        kae.decoder_,
+        kae.operator_,
+        lifted,
+        held_out.to(where),
+        Weights(isometry=kae.isometry),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        generator=generator,
+    )
+    kae.training_paths_ = paths
+    kae.eval()
+    return kae
