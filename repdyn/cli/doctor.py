@@ -1,0 +1,211 @@
+"""``repdyn doctor``: what is installed here, and whether it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from repdyn.cli.options import Json
+
+__all__ = ["doctor"]
+
+_PACKAGES = ("repdyn", "torch", "numpy", "scikit-learn", "timm", "transformers", "nnsight", "plotly", "zarr")
+
+
+def doctor(json: Json = None) -> None:
+    """Say which versions, devices, adapters and extras are here, and try the chain on a tiny model.
+
+    The self-test traces a small network over scikit-learn's digits, fits, detects, builds a tree and
+    writes a report into a temporary folder: about ten seconds. Where a step fails, the exit status is 1.
+
+    Example: repdyn doctor
+
+    Example: repdyn doctor --json health.json
+    """
+    import platform
+    import sys
+
+    from repdyn.cli.console import say, write_json
+
+    say(f"python    {platform.python_version()} on {platform.system()} {platform.machine()}")
+    versions = {name: _version(name) for name in _PACKAGES}
+    _listing("versions", {name: found or "not installed" for name, found in versions.items()}, say)
+    devices = _devices()
+    _listing("devices", devices, say)
+    adapters = _adapters()
+    _listing("adapters", adapters, say)
+    extras = _extras()
+    _listing(
+        "extras",
+        {k: "complete" if not lacks else f"lacks {', '.join(lacks)}" for k, lacks in extras.items()},
+        say,
+    )
+    say("self-test")
+    outcome = _self_test(say)
+    failed = [name for name, error in outcome.items() if error]
+    say(f"{len(failed)} of {len(outcome)} steps failed" if failed else "everything works")
+    write_json(
+        json,
+        {
+            "versions": {**versions, "python": sys.version.split()[0]},
+            "devices": devices,
+            "adapters": adapters,
+            "extras": {name: list(lacks) for name, lacks in extras.items()},
+            "self-test": {name: error or "works" for name, error in outcome.items()},
+        },
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _listing(title: str, entries: dict[str, str], say: Callable[[str], None]) -> None:
+    say(title)
+    width = max((len(name) for name in entries), default=0)
+    for name, found in entries.items():
+        say(f"  {name.ljust(width)}  {found}")
+
+
+def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> dict[str, str]:
+    import torch
+
+    found = {"cpu": f"{torch.get_num_threads()} threads"}
+    for k in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(k)
+        found[f"cuda:{k}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU"
+    return found
+
+
+def _adapters() -> dict[str, str]:
+    from importlib.metadata import entry_points
+
+    found = {}
+    for entry in entry_points(group="repdyn.adapters"):
+        try:
+            entry.load()
+            says = "loads"
+        except Exception as error:  # a third party's module may raise anything: that is the finding
+            says = f"does not load: {type(error).__name__}: {error}"
+        found[entry.name] = f"{says} (from {entry.dist.name if entry.dist else 'an unknown package'})"
+    return dict(sorted(found.items()))
+
+
+def _extras() -> dict[str, tuple[str, ...]]:
+    """What each extra of this installation still lacks; versions are not compared."""
+    import re
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    try:
+        about = metadata("repdyn")
+    except PackageNotFoundError:
+        return {}
+    needs: dict[str, list[str]] = {name: [] for name in about.get_all("Provides-Extra") or ()}
+    for line in about.get_all("Requires-Dist") or ():
+        named = re.fullmatch(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"].*", line)
+        if named and named[1] != "repdyn":
+            needs.setdefault(named[2], []).append(named[1])
+    return {extra: tuple(n for n in names if _version(n) is None) for extra, names in needs.items()}
+
+
+def _self_test(say: Callable[[str], None]) -> dict[str, str]:
+    import time
+    from functools import partial
+
+    outcome: dict[str, str] = {}
+    kept = _Kept()
+    for name, step in {
+        "trace": _try_trace,
+        "koopman": _try_koopman,
+        "field": _try_field,
+        "ood": _try_ood,
+        "topology": _try_topology,
+        "report": _try_report,
+    }.items():
+        began = time.perf_counter()
+        try:
+            partial(step, kept)()
+            outcome[name] = ""
+        except Exception as error:  # whatever fails is what the user wants to read
+            outcome[name] = f"{type(error).__name__}: {error}"
+        said = outcome[name] or f"works ({time.perf_counter() - began:.1f} s)"
+        say(f"  {name.ljust(8)}  {said}")
+    return outcome
+
+
+class _Kept(dict[str, Any]):
+    """What the steps have made so far."""
+
+    def __missing__(self, name: str) -> Any:
+        raise RuntimeError(f"not tried, it needs the {name} of a step that failed")
+
+
+def _try_trace(kept: dict[str, Any]) -> None:
+    import numpy as np
+    import torch
+    from sklearn.datasets import load_digits
+    from torch import nn
+
+    import repdyn
+
+    pictures, labels = load_digits(return_X_y=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        blocks = [nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(3)]
+        network = nn.Sequential(*blocks)
+    kept["paths"] = repdyn.trace(network, (pictures[:400] / 16).astype(np.float32), labels=labels[:400])
+
+
+def _try_koopman(kept: dict[str, Any]) -> None:
+    import math
+
+    import repdyn
+
+    kept["kae"] = repdyn.KoopmanAutoencoder(latent_dim=32).fit(kept["paths"], epochs=5, seed=0)
+    fidelity = kept["kae"].fidelity(kept["paths"], seed=0)
+    if not all(math.isfinite(estimate.value) for row in fidelity.fvu.values() for estimate in row):
+        raise ArithmeticError("the fidelity is not finite")
+
+
+def _try_field(kept: dict[str, Any]) -> None:
+    paths, kae = kept["paths"], kept["kae"]
+    last = paths.points[-1]
+    kae.field(last).attractors(kae.encode(paths[last][:20], last), max_steps=50, seed=0)
+
+
+def _try_ood(kept: dict[str, Any]) -> None:
+    import repdyn
+
+    paths = kept["paths"]
+    flagged = (repdyn.PathDetector().fit(paths).predict(paths) == -1).mean()
+    if not 0 < flagged < 0.2:
+        raise ArithmeticError(f"{flagged:.0%} of the detector's own data is flagged, near 5 % is expected")
+
+
+def _try_topology(kept: dict[str, Any]) -> None:
+    import repdyn
+
+    paths = kept["paths"]
+    kept["tree"] = repdyn.LevelSetTree.fit(paths[paths.points[-1]], seed=0)
+
+
+def _try_report(kept: dict[str, Any]) -> None:
+    import tempfile
+    from pathlib import Path
+
+    from repdyn.cli.gallery import entry, write_gallery
+
+    with tempfile.TemporaryDirectory() as folder:
+        entries = [entry(kept[name], name) for name in ("paths", "tree")]
+        write_gallery(entries, Path(folder) / "report.html", force=False)

@@ -1,0 +1,127 @@
+"""Progress with rate and time left: a bar on a terminal, a plain line now and then without one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from repdyn.cli.manners import asked
+from repdyn.progress import Listener
+
+__all__ = ["bars", "lines", "listener"]
+
+PLAIN_PROGRESS_SECONDS = 5.0  # without a terminal: a line now and then, not one a step
+
+
+def listener() -> Listener:
+    """What listens on this machine: bars where stderr is a terminal, lines elsewhere, nothing if quiet."""
+    heard = bars() if sys.stderr.isatty() else lines(sys.stderr)
+
+    def listen(description: str, done: int, total: int | None) -> None:
+        if not asked("quiet"):
+            heard(description, done, total)
+
+    return listen
+
+
+def bars(console: Any = None) -> Listener:
+    """A bar with count, rate and time left; the innermost loop has it.
+
+    Parameters
+    ----------
+    console
+        A :class:`rich.console.Console`; one on stderr unless told.
+    """
+    state: dict[str, Any] = {"progress": None, "task": None, "description": None}
+
+    def close() -> None:
+        if state["progress"] is not None:
+            state["progress"].stop()
+            state.update(progress=None, task=None, description=None)
+
+    def listen(description: str, done: int, total: int | None) -> None:
+        if state["description"] != description:
+            close()
+            state["progress"] = _progress(console)
+            state["progress"].start()
+            state["task"] = state["progress"].add_task(description, total=total, completed=done)
+            state["description"] = description
+        state["progress"].update(state["task"], completed=done, total=total)
+        if total is not None and done >= total:
+            close()
+
+    return listen
+
+
+def lines(stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Listener:
+    """A line every few seconds: what, how far, how fast, how long still.
+
+    Parameters
+    ----------
+    stream
+        Where to.
+    clock
+        Seconds, rising.
+    """
+    state: dict[str, Any] = {"said": clock(), "description": None, "began": 0.0, "from": 0}
+
+    def listen(description: str, done: int, total: int | None) -> None:
+        now = clock()
+        if state["description"] != description:
+            state.update(description=description, began=now, **{"from": done})
+        if now - state["said"] < PLAIN_PROGRESS_SECONDS:
+            return
+        state["said"] = now
+        steps, seconds = done - state["from"], now - state["began"]
+        told = f"  {description}: {done}{f' of {total}' if total else ''}"
+        if steps > 0 and seconds > 0:
+            told += f", {_rate(steps / seconds)}"
+            if total is not None:
+                told += f", {_duration((total - done) * seconds / steps)} left"
+        print(told, file=stream, flush=True)
+
+    return listen
+
+
+def _progress(console: Any) -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text("" if not task.speed else _rate(task.speed))
+
+    shown = Console(stderr=True) if console is None else console
+    # A narrow terminal keeps the words and the time left; the bar is the first to go.
+    narrow = shown.width < 70
+    words = Column(no_wrap=True, overflow="ellipsis", ratio=1 if narrow else None)
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", table_column=words, markup=False)]
+    columns += [] if narrow else [BarColumn(bar_width=24), MofNCompleteColumn()]
+    columns += [Rate(), TimeRemainingColumn(compact=True)]
+    return Progress(*columns, console=shown, transient=True, expand=narrow)
+
+
+def _rate(per_second: float) -> str:
+    if per_second >= 10:
+        return f"{per_second:.0f}/s"
+    return f"{per_second:.1f}/s" if per_second >= 1 else f"{1 / per_second:.1f} s each"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    )
