@@ -4,6 +4,7 @@ Iteration explores, and which attractor a start reaches is the finding; accelera
 that only moves slowly is never called an attractor.
 """
 
+from repdyn.fields.assignment import assign_basins
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
 from repdyn.fields.memorization import Memorization, memorization
@@ -12,15 +13,19 @@ from repdyn.fields.probing import Probing, probe_without_data
 from repdyn.fields.search import find_attractors
 from repdyn.fields.status import STATUSES, lyapunov_exponents
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
+from repdyn.fields.tracking import AttractorHistory, AttractorTracker
 
 __all__ = [
     "STATUSES",
+    "AttractorHistory",
+    "AttractorTracker",
     "Attractors",
     "LatentField",
     "Memorization",
     "Probing",
     "SurrogateAutoencoder",
     "SurrogateWarning",
+    "assign_basins",
     "find_attractors",
     "leading_multipliers",
     "lyapunov_exponents",

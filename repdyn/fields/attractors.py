@@ -17,6 +17,8 @@ from repdyn.intervals import Estimate
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from repdyn.fields.field import LatentField
+
 __all__ = ["Attractors"]
 
 _ARRAYS = (
@@ -131,6 +133,12 @@ class Attractors:
             Estimate(float(v), float(max(0, m - w)), float(min(1, m + w)), level)
             for v, m, w in zip(p, middle, margin)
         )
+
+    def assign(self, field: LatentField, z: Any) -> NDArray[np.int64]:
+        """The attractor that each new point goes to, or -1; see :func:`repdyn.fields.assign_basins`."""
+        from repdyn.fields.assignment import assign_basins
+
+        return assign_basins(field, self, z)
 
     def status_counts(self) -> dict[str, int]:
         """How many starts have each status; statuses that none has are left out."""
