@@ -221,10 +221,10 @@ class KoopmanAutoencoder(nn.Module):
     ) -> KoopmanSpectrum:
         """Eigenvalues of one step of depth, with intervals and a certificate for each.
 
-        See :func:`repdyn.koopman.spectrum.spectrum`, whose arguments these are.
+        See :func:`repdyn.koopman.decomposition.spectrum`, whose arguments these are.
         """
         # scipy is slow to import and only the spectrum needs it.
-        from repdyn.koopman.spectrum import spectrum
+        from repdyn.koopman.decomposition import spectrum
 
         return spectrum(self, paths, threshold=threshold, resamples=resamples, seed=seed)
 

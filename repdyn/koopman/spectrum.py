@@ -3,49 +3,56 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh as generalised_eigh
-from scipy.optimize import linear_sum_assignment
 
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.koopman.reading import read_points
-from repdyn.paths import RepresentationPaths
+from repdyn.koopman import resdmd
+from repdyn.koopman.projectors import overlapping, spectral_projector
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from repdyn.koopman.autoencoder import KoopmanAutoencoder
-
-__all__ = ["KoopmanSpectrum", "decompose", "riesz_projector", "spectrum"]
+__all__ = ["KoopmanSpectrum"]
 
 Complex = NDArray[Any]
 Real = NDArray[np.float64]
 
-_SHRINKAGE = 1e-10  # ridge relative to the mean eigenvalue: below it is rounding of the float32 encoder
-_BLOCKS = 50  # of samples; a bootstrap over blocks needs only sums of the blocks' Gram matrices
-_NODES = 64  # of a contour: a projector is idempotent to 1e-13 with them where the contour keeps its distance
+_CONSTANT = 0.01  # an eigenfunction that varies less than this tells inputs apart by nothing
+_ILL = 1e12  # condition number past which float64 keeps fewer than four digits of float32 data's products
+_SENSITIVE = 1e3  # an eigenvalue moves by up to this many times a change of the operator
 
 
 @dataclass(frozen=True, eq=False)
 class KoopmanSpectrum:
     """Eigenvalues of the operator of one step of depth, on learned or given observables.
 
-    Pairs are sorted by modulus, largest first. A pair whose residual exceeds the threshold may be of the
-    dictionary's making and is not called a Koopman eigenvalue.
+    Pairs are sorted by modulus, largest first. A pair whose residual, on samples it was not found on, may
+    exceed the threshold may be of the dictionary's making and is not called a Koopman eigenvalue.
 
     Attributes
     ----------
     eigenvalues
         ``λ``, shape ``(d,)``, complex, of one step.
+    radius
+        Of the disc about each ``λ`` that holds 95 % of its bootstrap replicates over samples, ``(d,)``.
     modulus_low, modulus_high
-        95 % bootstrap interval of each ``|λ|``, over samples, shape ``(d,)``.
+        95 % bootstrap interval of each ``|λ|``, shape ``(d,)``.
+    frequency_low, frequency_high
+        That of each frequency, in turns for each step, shape ``(d,)``.
     residuals
         ``|Ψ' v - λ Ψ v| / |Ψ v|`` of each pair, shape ``(d,)``, corrected for the ``d`` parameters fitted.
+    residuals_high
+        Upper end (97.5 %) of each residual over bootstrap replicates, each judged on the samples that it
+        did not draw, shape ``(d,)``. The certificate goes by it.
+    variation
+        Share of each eigenfunction's mean square over samples that is variance, shape ``(d,)``. The
+        constant function is an eigenfunction of every system, with ``λ = 1``, and tells nothing.
     threshold
         Residuals up to it are certified.
     vectors
@@ -64,9 +71,14 @@ class KoopmanSpectrum:
     """
 
     eigenvalues: Complex
+    radius: Real
     modulus_low: Real
     modulus_high: Real
+    frequency_low: Real
+    frequency_high: Real
     residuals: Real
+    residuals_high: Real
+    variation: Real
     threshold: float
     vectors: Complex
     modes: Complex
@@ -81,7 +93,26 @@ class KoopmanSpectrum:
     @property
     def certified(self) -> NDArray[np.bool_]:
         """Which pairs the data certify, shape ``(d,)``."""
-        return self.residuals <= self.threshold
+        return self.residuals_high <= self.threshold
+
+    @property
+    def koopman_eigenvalues(self) -> Complex:
+        """The certified eigenvalues and no others."""
+        return self.eigenvalues[self.certified]
+
+    @property
+    def sensitivity(self) -> Real:
+        """Condition number of each eigenvalue, ``|w| |v| / |w v|``: 1 for a normal operator, shape ``(d,)``.
+
+        The operator changed by ``e`` (in the spectral norm) moves the eigenvalue by up to ``e`` times this.
+
+        References
+        ----------
+        Trefethen and Embree (2005), Spectra and Pseudospectra, section 52.
+        """
+        left = np.linalg.pinv(self.vectors)
+        found: Real = np.linalg.norm(left, axis=1) * np.linalg.norm(self.vectors, axis=0)
+        return found
 
     @property
     def frequencies(self) -> Real:
@@ -121,13 +152,29 @@ class KoopmanSpectrum:
         Colbrook and Townsend (2024), Rigorous data-driven computation of spectral properties of Koopman
         operators, algorithm 2.
         """
-        gram = self.gram + _SHRINKAGE * np.trace(self.gram) / len(self.gram) * np.eye(len(self.gram))
-        found = []
-        for place in np.ravel(places):
-            form = self.after - place * self.cross.T - np.conj(place) * self.cross + abs(place) ** 2 * gram
-            smallest = generalised_eigh(form, gram, eigvals_only=True, subset_by_index=[0, 0])[0]
-            found.append(np.sqrt(max(0.0, float(smallest))))
-        return np.reshape(np.array(found), np.shape(places))
+        return resdmd.pseudospectrum(np.stack([self.gram, self.cross, self.after]), places)
+
+    def clusters(self) -> list[NDArray[np.intp]]:
+        """Eigenvalues that the data cannot tell apart: those whose 95 % discs overlap, conjugates together.
+
+        Within a cluster single eigenvectors mean nothing, but :meth:`projector` of all of it does.
+        """
+        return overlapping(self.eigenvalues, self.radius)
+
+    def projector(self, members: Sequence[int] | NDArray[np.intp]) -> Complex:
+        """Riesz projector onto some eigenvalues, shape ``(d, d)``: ``z P`` is their part of observables.
+
+        Parameters
+        ----------
+        members
+            Numbers of eigenvalues, such as one of :meth:`clusters`.
+
+        Raises
+        ------
+        RepdynError
+            If there is none, or the set cuts through eigenvalues that coincide.
+        """
+        return spectral_projector(self.operator, self.eigenvalues[np.asarray(members, dtype=np.intp)])
 
     def eigenfunctions(self, z: NDArray[Any]) -> Complex:
         """Eigenfunctions at observables ``(…, d)`` of ``kae.encode``: what each input excites."""
@@ -136,16 +183,29 @@ class KoopmanSpectrum:
     def __repr__(self) -> str:
         lines = [
             f"KoopmanSpectrum: {int(self.certified.sum())} of {len(self.eigenvalues)} eigenvalues certified "
-            f"(residual <= {self.threshold:g}), from {self.pairs} pairs",
-            f"  departure from normality {self.henrici:.2f}, condition number {self.condition:.0e}",
-            "  |λ|                     turns/step  residual",
+            f"(residual on unseen samples <= {self.threshold:g}), from {self.pairs} pairs",
+            f"  departure from normality {self.henrici:.2f}, condition number {self.condition:.0e}, "
+            f"{len(self.clusters())} clusters that can be told apart",
         ]
-        lines += [
-            f"  {abs(self.eigenvalues[k]):.3f} [{self.modulus_low[k]:.3f}, {self.modulus_high[k]:.3f}]"
-            f"{self.frequencies[k]:13.3f}{self.residuals[k]:10.3f}"
-            + ("" if self.certified[k] else "  (not certified)")
-            for k in range(min(8, len(self.eigenvalues)))
-        ]
+        if self.condition > _ILL:
+            lines.append(
+                "  ill-conditioned: the observables are nearly dependent, trailing pairs are rounding"
+            )
+        sensitive = int((self.sensitivity > _SENSITIVE).sum())
+        if sensitive:
+            lines.append(
+                f"  {sensitive} eigenvalues move by over {_SENSITIVE:g} times a change of the operator: "
+                "read clusters and the pseudospectrum, not single pairs"
+            )
+        lines.append("  |λ|                     turns/step               residual (up to)")
+        for k in range(min(8, len(self.eigenvalues))):
+            notes = "" if self.certified[k] else "  (not certified)"
+            notes += "  (constant)" if self.variation[k] < _CONSTANT else ""
+            lines.append(
+                f"  {abs(self.eigenvalues[k]):.3f} [{self.modulus_low[k]:.3f}, {self.modulus_high[k]:.3f}]"
+                f"{self.frequencies[k]:9.3f} [{self.frequency_low[k]:6.3f}, {self.frequency_high[k]:6.3f}]"
+                f"{self.residuals[k]:9.3f} ({self.residuals_high[k]:.3f}){notes}"
+            )
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
@@ -154,8 +214,32 @@ class KoopmanSpectrum:
         from repdyn.views.spectrum import spectrum as draw
 
         return draw(
-            self.eigenvalues, self.residuals, self.threshold, self.modulus_low, self.modulus_high, self.steps
+            self.eigenvalues,
+            self.residuals_high,
+            self.threshold,
+            self.modulus_low,
+            self.modulus_high,
+            self.steps,
         )
+
+    def plot_pseudospectrum(self, resolution: int = 41) -> go.Figure:
+        """Smallest residual over the complex plane, with the eigenvalues in it.
+
+        Parameters
+        ----------
+        resolution
+            Places on each axis; each costs one eigenvalue of a ``(d, d)`` matrix.
+        """
+        from repdyn.views.spectrum import pseudospectrum as draw
+
+        reach = 1.15 * max(1.0, float(np.abs(self.eigenvalues).max()))
+        real = np.linspace(-reach, reach, resolution)
+        # A real operator's pseudospectrum is its own mirror image: half of it is computed.
+        upper = np.linspace(0, reach, resolution // 2 + 1)
+        half = self.pseudospectrum(real[None] + 1j * upper[:, None])
+        grid = np.concatenate([half[:0:-1], half])
+        imaginary = np.concatenate([-upper[:0:-1], upper])
+        return draw(real, imaginary, grid, self.eigenvalues, self.certified)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for ``--json``."""
@@ -165,7 +249,16 @@ class KoopmanSpectrum:
                 {"value": float(abs(v)), "low": float(a), "high": float(b)}
                 for v, a, b in zip(self.eigenvalues, self.modulus_low, self.modulus_high)
             ],
+            "frequency": [
+                {"value": float(v), "low": float(a), "high": float(b)}
+                for v, a, b in zip(self.frequencies, self.frequency_low, self.frequency_high)
+            ],
+            "radius": self.radius.tolist(),
             "residuals": self.residuals.tolist(),
+            "residuals_high": self.residuals_high.tolist(),
+            "variation": self.variation.tolist(),
+            "sensitivity": self.sensitivity.tolist(),
+            "clusters": [rows.tolist() for rows in self.clusters()],
             "certified": int(self.certified.sum()),
             "threshold": self.threshold,
             "henrici": self.henrici,
@@ -203,191 +296,17 @@ class KoopmanSpectrum:
 
 
 _COMPLEX = ("eigenvalues", "vectors", "modes")
-_REAL = ("modulus_low", "modulus_high", "residuals", "operator", "gram", "cross", "after")
-
-
-def spectrum(
-    kae: KoopmanAutoencoder,
-    paths: RepresentationPaths,
-    *,
-    threshold: float = 0.1,
-    resamples: int = 100,
-    seed: int = 0,
-) -> KoopmanSpectrum:
-    """Spectrum of one step of depth on a Koopman autoencoder's observables.
-
-    The operator is solved for on the observables of the given paths (extended dynamic mode decomposition
-    with the learned encoder as dictionary), so that intervals over samples exist for every kind of
-    operator.
-
-    Parameters
-    ----------
-    kae
-        A fitted Koopman autoencoder.
-    paths
-        At least twice as many pairs of neighbouring points as there are observables.
-    threshold
-        A pair with a larger residual is not called a Koopman eigenvalue.
-    resamples
-        Bootstrap replicates.
-    seed
-        Of the bootstrap.
-
-    Returns
-    -------
-    KoopmanSpectrum
-    """
-    kae.check_paths(paths)
-    states = read_points(paths)
-    z = np.stack([kae.encode(x.numpy(), point) for x, point in zip(states, paths.points)]).astype(np.float64)
-    found = decompose(z, threshold=threshold, resamples=resamples, seed=seed)
-    last = states[-1].double().numpy()
-    rows = z[-1]
-    gram = rows.T @ rows
-    ridge = _SHRINKAGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-    readout = np.linalg.solve(gram + ridge, rows.T @ (last - last.mean(axis=0)))
-    # z = Σ (z v_k) w_k with the rows w of the inverse of v; each w is then read as a state.
-    modes = np.linalg.pinv(found.vectors) @ readout
-    return replace(found, modes=modes)
-
-
-def decompose(
-    z: NDArray[Any], *, threshold: float = 0.1, resamples: int = 100, seed: int = 0
-) -> KoopmanSpectrum:
-    """Spectrum of the operator that best advances observables by one step.
-
-    ``K = (Ψ*Ψ + r I)^-1 Ψ*Ψ'`` over all steps of all samples.
-
-    Parameters
-    ----------
-    z
-        Observables of every point, shape ``(points, N, d)``.
-    threshold
-        Of the residual certificate.
-    resamples
-        Bootstrap replicates, over blocks of samples.
-    seed
-        Of the bootstrap.
-
-    Returns
-    -------
-    KoopmanSpectrum
-        Its modes are those of the observables themselves.
-
-    Raises
-    ------
-    RepdynError
-        If there are not at least twice as many pairs as observables: every residual would then be small
-        by construction.
-
-    References
-    ----------
-    Colbrook, Ayton and Szőke (2023), Residual dynamic mode decomposition, J. Fluid Mech. 955, eq. (3.5).
-    """
-    z = np.asarray(z, dtype=np.float64)
-    points, samples, d = z.shape
-    pairs = (points - 1) * samples
-    if pairs < 2 * d:
-        raise RepdynError(
-            f"{pairs} pairs of observables cannot certify {d} eigenvalues; give at least {2 * d} "
-            f"({-(-2 * d // (points - 1))} samples)"
-        )
-    blocks = np.array_split(np.arange(samples), min(_BLOCKS, samples))
-    sums = np.stack([_moments(z[:, rows]) for rows in blocks])
-    moments = sums.sum(axis=0) / pairs
-    operator, values, vectors = _eigen(moments)
-    residuals = _residuals(moments, values, vectors) * np.sqrt(pairs / (pairs - d))
-    low, high = _intervals(sums, values, resamples, seed)
-    spread = np.linalg.eigvalsh(moments[0])
-    condition = float(spread[-1] / max(spread[0], 1e-300))
-    return KoopmanSpectrum(
-        values,
-        low,
-        high,
-        residuals,
-        threshold,
-        vectors,
-        np.linalg.pinv(vectors),
-        operator,
-        moments[0],
-        moments[1],
-        moments[2],
-        condition,
-        pairs,
-        points - 1,
-    )
-
-
-def riesz_projector(matrix: NDArray[Any], centre: complex, radius: float) -> Complex:
-    """Spectral projector onto all eigenvalues within a circle: stable where single eigenvectors are not.
-
-    ``P = (1 / 2πi) ∮ (ζ I - K)^-1 dζ``, by the trapezoidal rule, which converges geometrically.
-
-    Parameters
-    ----------
-    matrix
-        Shape ``(d, d)``.
-    centre, radius
-        Of the circle; no eigenvalue may lie near it.
-
-    Returns
-    -------
-    ndarray
-        Shape ``(d, d)``, complex; its trace is the number of eigenvalues inside.
-
-    Examples
-    --------
-    >>> found = riesz_projector(np.diag([1.0, 0.9, 0.1]), 0.95, 0.2)
-    >>> bool(np.allclose(found, np.diag([1, 1, 0])))
-    True
-
-    References
-    ----------
-    Kato (1995), Perturbation Theory for Linear Operators, section I.5.3.
-    """
-    angles = 2 * np.pi * (np.arange(_NODES) + 0.5) / _NODES
-    offsets = radius * np.exp(1j * angles)
-    identity = np.eye(len(matrix))
-    resolvents = np.linalg.inv((centre + offsets)[:, None, None] * identity - matrix)
-    found: Complex = (offsets[:, None, None] * resolvents).mean(axis=0)
-    return found
-
-
-def _moments(z: Real) -> Real:
-    before, after = z[:-1].reshape(-1, z.shape[-1]), z[1:].reshape(-1, z.shape[-1])
-    return np.stack([before.T @ before, before.T @ after, after.T @ after])
-
-
-def _eigen(moments: Real) -> tuple[Real, Complex, Complex]:
-    gram, cross, _ = moments
-    ridge = _SHRINKAGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-    operator = np.linalg.solve(gram + ridge, cross)
-    values, vectors = np.linalg.eig(operator)
-    order = np.argsort(-np.abs(values), kind="stable")
-    return operator, values[order].astype(np.complex128), vectors[:, order].astype(np.complex128)
-
-
-def _residuals(moments: Real, values: Complex, vectors: Complex) -> Real:
-    gram, cross, after = moments
-
-    def form(matrix: Real) -> Complex:
-        found: Complex = (vectors.conj() * (matrix @ vectors)).sum(axis=0)
-        return found
-
-    norm = np.maximum(form(gram).real, 1e-300)
-    square = form(after).real - 2 * (values.conj() * form(cross)).real + np.abs(values) ** 2 * norm
-    found: Real = np.sqrt(np.maximum(square, 0.0) / norm)
-    return found
-
-
-def _intervals(sums: Real, values: Complex, resamples: int, seed: int) -> tuple[Real, Real]:
-    draw = np.random.default_rng(seed)
-    moduli = np.empty((resamples, len(values)))
-    for number in range(resamples):
-        counts = np.bincount(draw.integers(len(sums), size=len(sums)), minlength=len(sums))
-        _, found, _ = _eigen(np.tensordot(counts, sums, axes=1))
-        # Eigenvalues have no order of their own: each replicate is matched to the estimate.
-        _, match = linear_sum_assignment(np.abs(values[:, None] - found[None]))
-        moduli[number] = np.abs(found[match])
-    low, high = np.quantile(moduli, [0.025, 0.975], axis=0)
-    return low, high
+_REAL = (
+    "radius",
+    "modulus_low",
+    "modulus_high",
+    "frequency_low",
+    "frequency_high",
+    "residuals",
+    "residuals_high",
+    "variation",
+    "operator",
+    "gram",
+    "cross",
+    "after",
+)

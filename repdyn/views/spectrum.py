@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import finite
-from repdyn.views.theme import CATEGORIES, OTHER, describe, panels, veil
+from repdyn.views.theme import CATEGORIES, OTHER, SEQUENTIAL, describe, new_figure, panels, veil
 
-__all__ = ["spectrum"]
+__all__ = ["pseudospectrum", "spectrum"]
 
 _MOST = 256  # eigenvalues drawn: the largest moduli
 _CURVE = 49  # places along depth at which a curve is drawn
@@ -90,6 +90,92 @@ def spectrum(
         alt=f"{len(values)} eigenvalues in the complex plane, {int(certified.sum())} of them certified, "
         f"largest modulus {np.abs(values).max():.3f}; beside them the decay of each through depth.",
     )
+
+
+def pseudospectrum(
+    real: ArrayLike,
+    imaginary: ArrayLike,
+    residual: ArrayLike,
+    eigenvalues: ArrayLike,
+    certified: ArrayLike,
+) -> go.Figure:
+    """Smallest residual of any observable, at every place of the complex plane, with the eigenvalues in it.
+
+    Parameters
+    ----------
+    real, imaginary
+        Axes, shapes ``(R,)`` and ``(I,)``.
+    residual
+        Shape ``(I, R)``.
+    eigenvalues
+        Shape ``(K,)``, complex.
+    certified
+        Shape ``(K,)``, boolean.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    across = finite("pseudospectrum: real", real, shape=(None,))
+    up = finite("pseudospectrum: imaginary", imaginary, shape=(None,))
+    grid = finite("pseudospectrum: residual", residual, shape=(len(up), len(across)))
+    values = np.asarray(eigenvalues, dtype=np.complex128)
+    true = np.asarray(certified, dtype=bool)
+    # Below this everything is rounding, and the scale would be spent on it.
+    levels = np.log10(np.maximum(grid, 1e-4))
+    figure = new_figure(
+        "Pseudospectrum",
+        "Darker is nearer to an eigenvalue: the smallest relative residual that any observable reaches "
+        "there. Dark regions far from every point mean that the operator is not normal, and that single "
+        "eigenvalues say little.",
+        alt=f"Residual over the complex plane, from {grid.min():.2g} to {grid.max():.2g}, with "
+        f"{len(values)} eigenvalues, {int(true.sum())} of them certified.",
+        height=560,
+    )
+    low, high = float(levels.min()), float(levels.max())
+    ticks = np.arange(np.ceil(low), np.floor(high) + 1)
+    figure.add_contour(
+        x=across,
+        y=up,
+        z=levels.astype(np.float32),
+        colorscale=[[1 - at, color] for at, color in reversed(SEQUENTIAL)],
+        contours={"showlines": True},
+        line={"width": 0.6, "color": veil(0.6)},
+        colorbar={
+            "title": {"text": "residual"},
+            "tickvals": ticks,
+            "ticktext": [f"{10.0**t:g}" for t in ticks],
+            "len": 0.8,
+        },
+        customdata=grid.astype(np.float32),
+        hovertemplate="λ = %{x:.3f} + %{y:.3f} i<br>residual %{customdata:.3g}<extra></extra>",
+    )
+    angle = np.linspace(0, 2 * np.pi, 181)
+    figure.add_scatter(
+        x=np.cos(angle),
+        y=np.sin(angle),
+        mode="lines",
+        line={"color": veil(0.9), "width": 1.2},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    for mask, name, color, symbol in (
+        (~true, "not certified", CATEGORIES[1], "circle-open"),
+        (true, "certified", CATEGORIES[1], "circle"),
+    ):
+        figure.add_scatter(
+            x=values[mask].real,
+            y=values[mask].imag,
+            mode="markers",
+            name=name,
+            marker={"size": 8, "color": color, "symbol": symbol},
+            hovertemplate="λ = %{x:.3f} + %{y:.3f} i<extra></extra>",
+        )
+    figure.update_xaxes(title_text="real part", constrain="domain", range=[across.min(), across.max()])
+    figure.update_yaxes(
+        title_text="imaginary part", scaleanchor="x", constrain="domain", range=[up.min(), up.max()]
+    )
+    return figure
 
 
 def _interval(low: ArrayLike | None, high: ArrayLike | None, count: int) -> NDArray[np.float64] | None:

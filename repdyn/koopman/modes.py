@@ -1,0 +1,244 @@
+"""Which inputs excite which mode: eigenfunctions evaluated on inputs, and what a label explains of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.errors import RepdynError
+from repdyn.koopman.checks import check_same_model
+from repdyn.koopman.spectrum import KoopmanSpectrum
+from repdyn.paths import RepresentationPaths
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from repdyn.koopman.autoencoder import KoopmanAutoencoder
+
+__all__ = ["Excitation", "excitation", "explained_by_label"]
+
+_SHUFFLES = 100  # of the labels: the share that chance explains
+_CHANCE = 0.95  # a share above this quantile of the shuffled ones is not chance's
+
+
+@dataclass(frozen=True, eq=False)
+class Excitation:
+    """How strongly inputs excite each mode.
+
+    Attributes
+    ----------
+    point
+        Where the eigenfunctions were evaluated.
+    amplitude
+        ``|E(x) v|`` over its root mean square, shape ``(N, d)``; 1 is usual for that mode.
+    top
+        Numbers of the inputs that excite each mode most, strongest first, shape ``(d, count)``.
+    ids
+        Names of the inputs, shape ``(N,)``.
+    certified
+        Which modes the data certify, shape ``(d,)``.
+    classes
+        The labels, sorted, or ``None``.
+    by_class
+        Mean amplitude of each class, shape ``(classes, d)``, or ``None``.
+    explained
+        Share of each eigenfunction's variance that lies between classes, shape ``(d,)``, or ``None``.
+    chance
+        What shuffled labels explain at most, in 95 of 100 shuffles, shape ``(d,)``, or ``None``.
+    """
+
+    point: str
+    amplitude: NDArray[np.float64]
+    top: NDArray[np.intp]
+    ids: NDArray[Any]
+    certified: NDArray[np.bool_]
+    classes: NDArray[Any] | None
+    by_class: NDArray[np.float64] | None
+    explained: NDArray[np.float64] | None
+    chance: NDArray[np.float64] | None
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """For each mode, whether it tells classes apart: "found", or "not found" where chance does as well.
+
+        "inconclusive" for a mode that is not certified, and for all without labels.
+        """
+        if self.explained is None or self.chance is None:
+            return ("inconclusive",) * len(self.certified)
+        return tuple(
+            "inconclusive" if not true else "found" if own > limit else "not found"
+            for own, limit, true in zip(self.explained, self.chance, self.certified)
+        )
+
+    def __repr__(self) -> str:
+        count = int(self.certified.sum())
+        lines = [f"Excitation of {self.amplitude.shape[1]} modes ({count} certified) at {self.point!r}"]
+        for k in range(min(8, self.amplitude.shape[1])):
+            best = ", ".join(f"{self.ids[row]} ({self.amplitude[row, k]:.1f})" for row in self.top[k][:3])
+            line = f"  mode {k}{'' if self.certified[k] else ' (not certified)'}: {best}"
+            if self.by_class is not None and self.explained is not None and self.chance is not None:
+                assert self.classes is not None
+                line += (
+                    f"; most in class {self.classes[self.by_class[:, k].argmax()]}, labels explain "
+                    f"{self.explained[k]:.2f} (chance {self.chance[k]:.2f})"
+                )
+            lines.append(line)
+        return "\n".join(lines)
+
+    def plot(self) -> go.Figure:
+        """Mean amplitude of each class in each mode.
+
+        Raises
+        ------
+        RepdynError
+            Without labels: there is nothing to draw but a list.
+        """
+        if self.by_class is None or self.classes is None:
+            raise RepdynError("the paths have no labels, so there are no classes to draw; read .top instead")
+        # plotly is slow to import and not everyone plots.
+        from repdyn.views.forgetting import excitation as draw
+
+        return draw(self.by_class, [str(name) for name in self.classes], self.certified)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for ``--json``."""
+        return {
+            "point": self.point,
+            "certified": self.certified.tolist(),
+            "top": [
+                [{"id": str(self.ids[row]), "amplitude": float(self.amplitude[row, k])} for row in rows]
+                for k, rows in enumerate(self.top)
+            ],
+            "classes": None if self.classes is None else [str(name) for name in self.classes],
+            "by_class": None if self.by_class is None else self.by_class.tolist(),
+            "explained": None if self.explained is None else self.explained.tolist(),
+            "chance": None if self.chance is None else self.chance.tolist(),
+            "verdicts": list(self.verdicts),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a folder."""
+        tensors = {"amplitude": self.amplitude, "top": self.top, "certified": self.certified}
+        for name in ("by_class", "explained", "chance"):
+            value = getattr(self, name)
+            if value is not None:
+                tensors[name] = value
+        config = {
+            "point": self.point,
+            "ids": [str(name) for name in self.ids],
+            "classes": None if self.classes is None else [str(name) for name in self.classes],
+        }
+        save_artifact(path, "excitation", config, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Excitation:
+        """Read what :meth:`save` wrote; names of classes are then strings.
+
+        Raises
+        ------
+        RepdynError
+            If the folder holds something else.
+        """
+        found = load_artifact(path, "excitation")
+        try:
+            classes = found.config["classes"]
+            return cls(
+                found.config["point"],
+                found.tensors["amplitude"],
+                found.tensors["top"],
+                np.asarray(found.config["ids"]),
+                found.tensors["certified"].astype(bool),
+                None if classes is None else np.asarray(classes),
+                found.tensors.get("by_class"),
+                found.tensors.get("explained"),
+                found.tensors.get("chance"),
+            )
+        except KeyError as error:
+            raise RepdynError(f"{path}: is not a readable excitation ({error})") from None
+
+
+def excitation(
+    spectrum: KoopmanSpectrum,
+    kae: KoopmanAutoencoder,
+    paths: RepresentationPaths,
+    *,
+    point: str | None = None,
+    count: int = 10,
+    seed: int = 0,
+) -> Excitation:
+    """Evaluate the eigenfunctions ``x -> E(x) v`` on inputs: which of them excite which mode.
+
+    Along the path an eigenfunction's amplitude only shrinks or grows by ``|λ|`` for each step, so what an
+    input excites at the first point it excites throughout, as far as the pair is certified.
+
+    Parameters
+    ----------
+    spectrum
+        Of the same autoencoder.
+    kae
+        The autoencoder.
+    paths
+        Inputs, labelled or not.
+    point
+        Where to evaluate; the first unless told.
+    count
+        Top inputs for each mode.
+    seed
+        Of the shuffled labels.
+
+    Returns
+    -------
+    Excitation
+
+    Raises
+    ------
+    RepdynError
+        If the spectrum is another autoencoder's, or ``count`` is not positive.
+
+    References
+    ----------
+    Mezić (2005), Spectral properties of dynamical systems, Nonlinear Dynamics 41.
+    """
+    check_same_model(kae, paths)
+    if len(spectrum.operator) != kae.latent_dim_:
+        raise RepdynError(
+            f"the spectrum has {len(spectrum.operator)} observables, this autoencoder {kae.latent_dim_}: "
+            "it is another's"
+        )
+    if count < 1:
+        raise RepdynError(f"count must be at least 1, got {count}")
+    where = point or paths.points[0]
+    values = spectrum.eigenfunctions(kae.encode(np.asarray(paths[where]), where))
+    amplitude = np.abs(values) / np.maximum(np.sqrt(np.square(np.abs(values)).mean(axis=0)), 1e-300)
+    top = np.argsort(-amplitude, axis=0, kind="stable")[:count].T
+    classes = by_class = explained = chance = None
+    if paths.labels is not None:
+        classes, code = np.unique(np.asarray(paths.labels), return_inverse=True)
+        size = np.bincount(code)
+        by_class = np.zeros((len(classes), amplitude.shape[1]))
+        np.add.at(by_class, code, amplitude)
+        by_class /= size[:, None]
+        explained = explained_by_label(values, code)
+        draw = np.random.default_rng(seed)
+        shuffled = [explained_by_label(values, draw.permutation(code)) for _ in range(_SHUFFLES)]
+        chance = np.quantile(shuffled, _CHANCE, axis=0)
+    return Excitation(
+        where, amplitude, np.ascontiguousarray(top), paths.ids, spectrum.certified, classes, by_class,
+        explained, chance,
+    )  # fmt: skip
+
+
+def explained_by_label(values: NDArray[Any], code: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Share of the variance of complex values ``(N, d)`` that lies between classes ``(N,)``, ``(d,)``."""
+    size = np.bincount(code).astype(np.float64)
+    sums = np.zeros((len(size), values.shape[1]), dtype=np.complex128)
+    np.add.at(sums, code, values - values.mean(axis=0))
+    between = (np.abs(sums) ** 2 / np.maximum(size, 1)[:, None]).sum(axis=0)
+    total = np.maximum(np.square(np.abs(values - values.mean(axis=0))).sum(axis=0), 1e-300)
+    found: NDArray[np.float64] = between / total
+    return found

@@ -1,0 +1,152 @@
+"""Residual dynamic mode decomposition on sums: eigenpairs of data, and how far each is from being true.
+
+All of it needs no more of the observables than their Gram matrices before and after a step, so blocks of
+samples are summed once and every resample afterwards costs one eigendecomposition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigvalsh
+from scipy.optimize import linear_sum_assignment
+
+__all__ = [
+    "Resampled",
+    "condition_number",
+    "eigenpairs",
+    "moments",
+    "pseudospectrum",
+    "resample",
+    "residuals",
+]
+
+Complex = NDArray[Any]
+Real = NDArray[np.float64]
+
+_SHRINKAGE = 1e-10  # ridge relative to the mean eigenvalue: below it is rounding of the float32 encoder
+_TINY = 1e-300
+
+
+def moments(z: Real) -> Real:
+    """``Ψ*Ψ``, ``Ψ*Ψ'`` and ``Ψ'*Ψ'`` of observables ``(points, N, d)`` over all steps, ``(3, d, d)``."""
+    before, after = z[:-1].reshape(-1, z.shape[-1]), z[1:].reshape(-1, z.shape[-1])
+    return np.stack([before.T @ before, before.T @ after, after.T @ after])
+
+
+def shrunk(gram: Real) -> Real:
+    """A Gram matrix with a ridge at the size of rounding, so that it can be inverted."""
+    unit: float = np.trace(gram) / len(gram)
+    found: Real = gram + _SHRINKAGE * max(unit, _TINY) * np.eye(len(gram))
+    return found
+
+
+def condition_number(gram: Real) -> float:
+    """Largest eigenvalue of a Gram matrix over its smallest; infinite where that is rounding."""
+    spread = np.linalg.eigvalsh(gram)
+    return float(spread[-1] / spread[0]) if spread[0] > 0 else float("inf")
+
+
+def eigenpairs(found: Real) -> tuple[Real, Complex, Complex]:
+    """The operator ``(Ψ*Ψ + r I)^-1 Ψ*Ψ'``, its eigenvalues by falling modulus, and its right eigenvectors.
+
+    Parameters
+    ----------
+    found
+        Of :func:`moments`.
+    """
+    operator = np.linalg.solve(shrunk(found[0]), found[1])
+    values, vectors = np.linalg.eig(operator)
+    order = np.argsort(-np.abs(values), kind="stable")
+    return operator, values[order].astype(np.complex128), vectors[:, order].astype(np.complex128)
+
+
+def residuals(found: Real, values: Complex, vectors: Complex) -> Real:
+    """``|Ψ' v - λ Ψ v| / |Ψ v|`` of pairs on the data whose moments these are, shape ``(d,)``.
+
+    The moments need not be those that the pairs were found on.
+
+    References
+    ----------
+    Colbrook, Ayton and Szőke (2023), Residual dynamic mode decomposition, J. Fluid Mech. 955, eq. (3.5).
+    """
+    gram, cross, after = found
+
+    def form(matrix: Real) -> Complex:
+        summed: Complex = (vectors.conj() * (matrix @ vectors)).sum(axis=0)
+        return summed
+
+    norm = np.maximum(form(gram).real, _TINY)
+    square = form(after).real - 2 * (values.conj() * form(cross)).real + np.abs(values) ** 2 * norm
+    answer: Real = np.sqrt(np.maximum(square, 0.0) / norm)
+    return answer
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """Bootstrap replicates of eigenpairs, each matched to the estimate it is a replicate of.
+
+    Attributes
+    ----------
+    values
+        Eigenvalues, shape ``(resamples, d)``.
+    unseen
+        Residuals of each replicate's pairs on the blocks it did not draw, shape ``(resamples, d)``.
+    """
+
+    values: Complex
+    unseen: Real
+
+
+def resample(sums: Real, values: Complex, resamples: int, seed: int) -> Resampled:
+    """Draw blocks of samples with replacement and find the eigenpairs anew.
+
+    Parameters
+    ----------
+    sums
+        Moments of each block, shape ``(blocks, 3, d, d)``.
+    values
+        Eigenvalues of all blocks together.
+    resamples
+        How often.
+    seed
+        Of the draws.
+    """
+    draw = np.random.default_rng(seed)
+    drawn = np.empty((resamples, len(values)), dtype=np.complex128)
+    unseen = np.full((resamples, len(values)), np.nan)
+    for number in range(resamples):
+        counts = np.bincount(draw.integers(len(sums), size=len(sums)), minlength=len(sums))
+        _, found, vectors = eigenpairs(np.tensordot(counts, sums, axes=1))
+        # Eigenvalues have no order of their own: each replicate is matched to the estimate.
+        _, match = linear_sum_assignment(np.abs(values[:, None] - found[None]))
+        drawn[number] = found[match]
+        if (counts == 0).any():
+            rest = sums[counts == 0].sum(axis=0)
+            unseen[number] = residuals(rest, found[match], vectors[:, match])
+    return Resampled(drawn, unseen)
+
+
+def pseudospectrum(found: Real, places: Complex) -> Real:
+    """``min_v |Ψ' v - λ Ψ v| / |Ψ v|`` at each place ``λ`` of the complex plane, any shape.
+
+    References
+    ----------
+    Colbrook and Townsend (2024), Rigorous data-driven computation of spectral properties of Koopman
+    operators, algorithm 2.
+    """
+    gram, cross, after = found
+    # In coordinates in which the Gram matrix is the identity, each place is an ordinary eigenproblem.
+    spread, axes = np.linalg.eigh(shrunk(gram))
+    whiten = axes / np.sqrt(spread)
+    after, cross = whiten.T @ after @ whiten, whiten.T @ cross @ whiten
+    identity = np.eye(len(gram))
+    answer = []
+    for place in np.ravel(places):
+        form = after - place * cross.T - np.conj(place) * cross + abs(place) ** 2 * identity
+        smallest = eigvalsh(form, subset_by_index=[0, 0])[0]
+        answer.append(np.sqrt(max(0.0, float(smallest))))
+    return np.reshape(np.array(answer), np.shape(places))

@@ -1,0 +1,147 @@
+"""What an edit forgot and what it cost; and which classes excite which mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from repdyn.errors import RepdynError
+from repdyn.views.arguments import finite
+from repdyn.views.theme import CATEGORIES, OTHER, SEQUENTIAL, new_figure, plain, veil
+
+__all__ = ["excitation", "forgetting"]
+
+_MOST = 40  # classes or modes drawn
+_TARGET, _OTHERS, _ATTACK = CATEGORIES[5], CATEGORIES[0], CATEGORIES[3]
+
+Pair = Mapping[str, Mapping[str, float]]
+
+
+def forgetting(
+    forgotten: Pair, retained: Pair, per_class: Mapping[str, Pair], attack: Mapping[str, Mapping[str, float]]
+) -> go.Figure:
+    """Accuracy before and after an edit: of what was to go, of what was to stay, and under attack.
+
+    Parameters
+    ----------
+    forgotten, retained
+        ``{"before": {"value", "low", "high"}, "after": …}``.
+    per_class
+        The same for each class that was to stay; of many, those that lost most are drawn.
+    attack
+        What attacks recover of the target, by their name; empty where there was none.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    worst = sorted(per_class.items(), key=lambda item: item[1]["after"]["value"] - item[1]["before"]["value"])
+    rows: list[tuple[str, Pair, str]] = [("to be forgotten", forgotten, _TARGET)]
+    rows += [("all that stays", retained, _OTHERS)]
+    rows += [(f"class {plain(name, 24)}", pair, _OTHERS) for name, pair in worst[:_MOST]]
+    left = f", the {_MOST} of {len(worst)} classes that lost most" if len(worst) > _MOST else ""
+    after, before = forgotten["after"]["value"], forgotten["before"]["value"]
+    figure = new_figure(
+        "Forgetting",
+        f"What was to go falls from {before:.3f} to {after:.3f}; what was to stay goes from "
+        f"{retained['before']['value']:.3f} to {retained['after']['value']:.3f}. Hollow before the edit, "
+        f"filled after it, with 95 % intervals{left}."
+        + (" Diamonds: what an attack reads of the target from the edited model." if attack else ""),
+        alt=f"Accuracy before and after the edit for {len(rows)} groups of samples.",
+        height=200 + 30 * (len(rows) + len(attack)),
+    )
+    names = [name for name, _, _ in rows]
+    for name, pair, color in rows:
+        figure.add_scatter(
+            x=[pair["before"]["value"], pair["after"]["value"]],
+            y=[name, name],
+            mode="lines",
+            line={"color": veil(0.6), "width": 1.5},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        for when, symbol in (("before", "circle-open"), ("after", "circle")):
+            _mark(figure, name, pair[when], color, symbol, f"{when} the edit", first=name == names[0])
+    for name, found in attack.items():
+        _mark(figure, f"attack: {plain(name, 40)}", found, _ATTACK, "diamond", "under attack", first=False)
+    order = [*names, *(f"attack: {plain(name, 40)}" for name in attack)]
+    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1])
+    figure.update_xaxes(title_text="accuracy", range=[-0.03, 1.03])
+    return figure
+
+
+def excitation(by_class: ArrayLike, classes: Sequence[str], certified: ArrayLike) -> go.Figure:
+    """Mean amplitude of each class in each mode, over what is usual for the mode.
+
+    Parameters
+    ----------
+    by_class
+        Shape ``(C, K)``.
+    classes
+        Their names.
+    certified
+        Shape ``(K,)``: which modes the data certify; marked on the axis.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    values = finite("excitation: by_class", by_class, shape=(len(classes), None))
+    true = np.asarray(certified, dtype=bool)
+    if true.shape != (values.shape[1],):
+        raise RepdynError(f"excitation: certified must have shape ({values.shape[1]},), got {true.shape}")
+    shown_modes, shown_classes = min(values.shape[1], _MOST), min(len(classes), _MOST)
+    figure = new_figure(
+        "Which classes excite which mode",
+        "Mean amplitude of the eigenfunction over a class, 1 being usual for the mode; modes by falling "
+        "modulus of their eigenvalue, a star where the data certify it.",
+        alt=f"Amplitudes of {values.shape[1]} modes in {len(classes)} classes, {int(true.sum())} certified.",
+        height=240 + 18 * shown_classes,
+    )
+    figure.add_heatmap(
+        z=values[:shown_classes, :shown_modes].astype(np.float32),
+        x=[f"{k}{' ★' if true[k] else ''}" for k in range(shown_modes)],
+        y=[plain(name, 24) for name in classes[:shown_classes]],
+        colorscale=[[at, color] for at, color in SEQUENTIAL],
+        zmin=0,
+        colorbar={"title": {"text": "amplitude"}, "len": 0.9},
+        hovertemplate="mode %{x}, class %{y}: %{z:.2f}<extra></extra>",
+    )
+    figure.update_xaxes(title_text="mode", type="category")
+    figure.update_yaxes(type="category")
+    return figure
+
+
+def _mark(
+    figure: go.Figure,
+    row: str,
+    found: Mapping[str, Any],
+    color: str,
+    symbol: str,
+    name: str,
+    *,
+    first: bool,
+) -> None:
+    low, high = found.get("low", np.nan), found.get("high", np.nan)
+    figure.add_scatter(
+        x=[found["value"]],
+        y=[row],
+        mode="markers",
+        name=name,
+        legendgroup=name,
+        showlegend=first,
+        marker={"size": 11, "color": color if color else OTHER, "symbol": symbol, "line": {"width": 2}},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [max(0.0, high - found["value"])],
+            "arrayminus": [max(0.0, found["value"] - low)],
+            "color": veil(0.9),
+            "thickness": 1.2,
+        },
+        hovertemplate=f"{row}, {name}: %{{x:.3f}}<extra></extra>",
+    )
