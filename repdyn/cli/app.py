@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from repdyn.cli import demo, doctor, field, koopman, ood, points, report, topology, trace, translate
+from repdyn.cli import demo, doctor, field, koopman, ood, paths, points, report, topology, trace, translate
 from repdyn.cli.verb import Program, verb
 
 __all__ = ["app"]
@@ -86,10 +86,17 @@ ood_verbs.command("fit", short_help="Fit a detector to in-distribution paths.")(
 ood_verbs.command("score", short_help="Score paths, count those it flags.")(verb(ood.score))
 ood_verbs.command("evaluate", short_help="A detector beside its controls.")(verb(ood.evaluate))
 
+paths_verbs = _group("What is in a store of paths, and whether it is sound.")
+paths_verbs.command("info", short_help="What a store holds and where it comes from.")(verb(paths.info))
+paths_verbs.command("verify", short_help="Recompute checksums, name damaged chunks.")(verb(paths.verify))
+paths_verbs.command("merge", short_help="One store of several of the same model.")(verb(paths.merge))
+paths_verbs.command("export", short_help="As Parquet or safetensors.")(verb(paths.export))
+
 app.command("demo", short_help="The whole chain on two real pretrained models.")(verb(demo.demo))
 app.command("doctor", short_help="What is installed here, and whether it works.")(verb(doctor.doctor))
 app.command("points", short_help="Where a model's path can be read.")(verb(points.points))
 app.command("trace", short_help="A model's paths of some data, kept on disk.")(verb(trace.trace))
+app.add_typer(paths_verbs, name="paths")
 app.add_typer(koopman_verbs, name="koopman")
 app.command("field", short_help="Attractors of an encode-decode map.")(verb(field.field))
 app.add_typer(ood_verbs, name="ood")

@@ -7,9 +7,25 @@ stores with :class:`PathsWriter`; :func:`open_paths` opens them.
 from __future__ import annotations
 
 from repdyn.paths.checks import check_finite
+from repdyn.paths.exporting import export_paths
+from repdyn.paths.inspection import Damage, StoreInfo, Verification, inspect_paths, verify_paths
+from repdyn.paths.merging import merge_paths
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.sampling import Batch
 from repdyn.paths.store import open_paths
 from repdyn.paths.writer import PathsWriter
 
-__all__ = ["Batch", "PathsWriter", "RepresentationPaths", "check_finite", "open_paths"]
+__all__ = [
+    "Batch",
+    "Damage",
+    "PathsWriter",
+    "RepresentationPaths",
+    "StoreInfo",
+    "Verification",
+    "check_finite",
+    "export_paths",
+    "inspect_paths",
+    "merge_paths",
+    "open_paths",
+    "verify_paths",
+]

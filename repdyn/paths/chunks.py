@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,31 +13,43 @@ from repdyn.errors import RepdynError
 from repdyn.paths.checks import check_finite, check_ids, check_labels
 from repdyn.paths.columns import Index
 from repdyn.paths.layout import Layout
+from repdyn.paths.places import Place, as_bytes
 from repdyn.paths.zarr_format import (
-    PARTIAL,
     array_metadata,
+    decode_strings,
     encode_strings,
     group_metadata,
     read_json,
-    write_file,
     write_json,
 )
 
-__all__ = ["chunk_is_whole", "label_dtype", "missing_rows", "read_chunk_lengths", "seal", "write_chunk"]
+__all__ = [
+    "checksum",
+    "chunk_is_whole",
+    "label_dtype",
+    "missing_rows",
+    "read_checksums",
+    "read_chunk_lengths",
+    "seal",
+    "settle_labels",
+    "write_chunk",
+]
+
+Sizes = Callable[[str], int | None]
 
 
-def missing_rows(folder: Path, layout: Layout) -> list[range]:
+def missing_rows(place: Place, layout: Layout) -> list[range]:
     """The samples of the chunks that are not there in full."""
-    labels = label_dtype(folder)
+    labels, sizes = label_dtype(place), place.sizes()
     return [
         layout.rows(chunk)
         for chunk in range(layout.chunks)
-        if not chunk_is_whole(folder, layout, chunk, labels)
+        if not chunk_is_whole(place, layout, chunk, sizes, labels)
     ]
 
 
 def write_chunk(
-    folder: Path,
+    place: Place,
     layout: Layout,
     start: int,
     arrays: Mapping[str, ArrayLike | Sequence[NDArray[Any]]],
@@ -68,74 +79,121 @@ def write_chunk(
         packed[: len(rows), low : low + layout.widths[point]] = _cast(values, layout.dtype, point, names)
     ragged = {p: _check_tokens(arrays[p], p, names, layout) for p in layout.tokens}
     outputs = _check_logits(logits, names, layout)
-    _agree_on_labels(folder, layout, known_labels, chunk)
+    settle_labels(place, layout, known_labels, chunk)
     # All is checked: from here on only the disk can refuse. A chunk that is written again is absent
     # meanwhile, so that it never mixes old and new.
-    (folder / f"ids/c/{chunk}").unlink(missing_ok=True)
+    files = layout.files(chunk)
+    place.remove(files["ids"])
+    contents: dict[str, bytes | NDArray[Any]] = {}
     if layout.row_width:
-        write_file(folder / f"paths/c/{chunk}/0", _little(packed))
+        contents["paths"] = _little(packed)
     for number, samples in enumerate(ragged.values()):
-        _write_tokens(folder, layout, number, chunk, samples)
+        flat = np.concatenate(samples)
+        if len(flat):
+            contents[f"tokens/{number}"] = _little(flat)
+        write_json(place, f"tokens/{number}/{chunk}/zarr.json", _token_array(flat.shape, layout))
     if layout.tokens:
         lengths = np.zeros((layout.chunk_rows, len(layout.tokens)), np.int64)
         for number, samples in enumerate(ragged.values()):
             lengths[: len(rows), number] = [len(sample) for sample in samples]
-        write_file(folder / f"lengths/c/{chunk}/0", _little(lengths))
+        contents["lengths"] = _little(lengths)
     if outputs is not None:
-        write_file(folder / f"logits/c/{chunk}/0", _little(_padded(outputs, layout.chunk_rows)))
+        contents["logits"] = _little(_padded(outputs, layout.chunk_rows))
     if known_labels is not None:
-        write_file(folder / f"labels/c/{chunk}", _encode(known_labels, layout.chunk_rows))
-    write_file(folder / f"ids/c/{chunk}", _encode(names, layout.chunk_rows))
+        contents["labels"] = _encode(known_labels, layout.chunk_rows)
+    for name, content in contents.items():
+        place.write(files[name], content)
+    contents["ids"] = _encode(names, layout.chunk_rows)
+    sums = [checksum(contents[name]) if name in contents else "" for name in files]
+    place.write(f"checksums/c/{chunk}/0", encode_strings(sums))
+    place.write(files["ids"], contents["ids"])
 
 
-def seal(folder: Path, layout: Layout) -> Layout:
+def seal(place: Place, layout: Layout) -> Layout:
     """Mark a store complete, with the metadata of all its arrays in one place; returns what it now holds."""
-    for leftover in folder.rglob(f".*{PARTIAL}"):
-        leftover.unlink(missing_ok=True)
+    place.sweep()
     finished = layout.finished()
-    metadata = {
-        str(file.parent.relative_to(folder)): read_json(file) or {}
-        for file in sorted(folder.glob("*/**/zarr.json"))
-    }
-    write_json(folder / "zarr.json", group_metadata(finished.to_attributes(), metadata))
+    metadata: dict[str, Any] = {name: group_metadata({}) for name in layout.groups()}
+    metadata.update(layout.arrays(label_dtype(place)))
+    for chunk in range(layout.chunks if layout.tokens else 0):
+        counts = read_chunk_lengths(place, layout, chunk).sum(axis=0).tolist()
+        for number, (point, count) in enumerate(zip(layout.tokens, counts)):
+            metadata[f"tokens/{number}/{chunk}"] = _token_array((count, layout.widths[point]), layout)
+    document = group_metadata(finished.to_attributes(), dict(sorted(metadata.items())))
+    write_json(place, "zarr.json", document)
     return finished
 
 
-def chunk_is_whole(folder: Path, layout: Layout, chunk: int, labels: str | None = None) -> bool:
+def checksum(content: bytes | NDArray[Any]) -> str:
+    """What is kept of a file to know it again: its SHA-256."""
+    return "sha256:" + hashlib.sha256(as_bytes(content)).hexdigest()
+
+
+def read_checksums(place: Place, layout: Layout, chunk: int) -> dict[str, str] | None:
+    """Checksums of a chunk by file name, those it does without left out; ``None`` where none were kept."""
+    name = f"checksums/c/{chunk}/0"
+    try:
+        found = decode_strings(place.read(name), f"{place}/{name}")
+    except FileNotFoundError:
+        return None
+    return {file: known for file, known in zip(layout.files(chunk).values(), found) if known}
+
+
+def chunk_is_whole(place: Place, layout: Layout, chunk: int, sizes: Sizes, labels: str | None = None) -> bool:
     """Whether all files of a chunk are there in full length; its ids are written last.
 
     With ``labels`` (their dtype) the chunk's labels must be there too.
     """
-    try:
-        if (folder / f"ids/c/{chunk}").stat().st_size <= 4:
-            return False
-        if labels is not None:
-            size = (folder / f"labels/c/{chunk}").stat().st_size
-            if size <= 4 or (labels == "int64" and size != layout.chunk_rows * 8):
-                return False
-        files = list(layout.fixed_files(chunk))
-        if any((folder / name).stat().st_size != size for name, size in files):
-            return False
-        if layout.tokens:
-            lengths = read_chunk_lengths(folder, layout, chunk)
-            files = list(layout.token_files(chunk, lengths))
-            return all((folder / name).stat().st_size == size for name, size in files)
-    except OSError:
+    names = layout.files(chunk)
+    if (sizes(names["ids"]) or 0) <= 4:
         return False
+    if labels is not None:
+        size = sizes(names["labels"]) or 0
+        if size <= 4 or (labels == "int64" and size != layout.chunk_rows * 8):
+            return False
+    if any(sizes(name) != size for name, size in layout.fixed_files(chunk)):
+        return False
+    if layout.tokens:
+        lengths = read_chunk_lengths(place, layout, chunk)
+        return all(sizes(name) == size for name, size in layout.token_files(chunk, lengths))
     return True
 
 
-def label_dtype(folder: Path) -> str | None:
+def label_dtype(place: Place) -> str | None:
     """The dtype of a store's labels, ``None`` where it has none."""
-    document = read_json(folder / "labels/zarr.json")
+    document = read_json(place, "labels/zarr.json")
     return None if document is None else str(document.get("data_type"))
 
 
-def read_chunk_lengths(folder: Path, layout: Layout, chunk: int) -> Index:
+def settle_labels(place: Place, layout: Layout, labels: NDArray[Any] | None, chunk: int | None) -> None:
+    """Labels are of one kind, for all samples or none; the first chunk that is written decides.
+
+    With ``chunk=None`` it is decided before any is written, as several writers at once need it.
+    """
+    kind = None if labels is None else "int64" if labels.dtype.kind == "i" else "string"
+    before = label_dtype(place)
+    if kind == before:
+        return
+    sizes = place.sizes()
+    others = (number for number in range(layout.chunks) if number != chunk)
+    if any(chunk_is_whole(place, layout, number, sizes, before) for number in others):
+        raise RepdynError(
+            f"labels: are {kind or 'missing'} in this chunk but {before or 'missing'} in the others; "
+            "give all samples labels of one kind"
+        )
+    place.remove_below("labels")
+    if kind is not None:
+        write_json(place, "labels/zarr.json", layout.arrays(kind)["labels"])
+
+
+def read_chunk_lengths(place: Place, layout: Layout, chunk: int) -> Index:
     """Tokens of each sample of a chunk at the points that keep them, ``(rows, P)``."""
-    count = len(layout.tokens)
-    found = np.fromfile(folder / f"lengths/c/{chunk}/0", "<i8").reshape(layout.chunk_rows, count)
-    return found[: len(layout.rows(chunk))]
+    name = layout.files(chunk)["lengths"]
+    shape = (layout.chunk_rows, len(layout.tokens))
+    data = place.read(name)
+    if len(data) != 8 * shape[0] * shape[1]:
+        raise RepdynError(f"{place}/{name}: is truncated or damaged; trace or save these paths again")
+    return np.frombuffer(data, "<i8").reshape(shape)[: len(layout.rows(chunk))]
 
 
 def _check(values: NDArray[Any], point: str, ids: NDArray[np.str_], shape: tuple[int, ...]) -> None:
@@ -173,30 +231,8 @@ def _check_logits(
     return values
 
 
-def _agree_on_labels(folder: Path, layout: Layout, labels: NDArray[Any] | None, chunk: int) -> None:
-    """Labels are of one kind, for all samples or none; the first chunk that is written decides."""
-    kind = None if labels is None else "int64" if labels.dtype.kind == "i" else "string"
-    before = label_dtype(folder)
-    if kind == before:
-        return
-    others = (number for number in range(layout.chunks) if number != chunk)
-    if any(chunk_is_whole(folder, layout, number, before) for number in others):
-        raise RepdynError(
-            f"labels: are {kind or 'missing'} in this chunk but {before or 'missing'} in the others; "
-            "give all samples labels of one kind"
-        )
-    shutil.rmtree(folder / "labels", ignore_errors=True)
-    if kind is not None:
-        write_json(folder / "labels/zarr.json", layout.arrays(kind)["labels"])
-
-
-def _write_tokens(folder: Path, layout: Layout, number: int, chunk: int, samples: list[NDArray[Any]]) -> None:
-    flat = np.concatenate(samples)
-    place = folder / f"tokens/{number}/{chunk}"
-    if len(flat):
-        write_file(place / "c/0/0", _little(flat))
-    grid = (max(len(flat), 1), flat.shape[1])
-    write_json(place / "zarr.json", array_metadata(flat.shape, grid, layout.dtype))
+def _token_array(shape: tuple[int, ...], layout: Layout) -> dict[str, Any]:
+    return array_metadata(shape, (max(shape[0], 1), shape[1]), layout.dtype)
 
 
 def _cast(values: NDArray[Any], dtype: str, point: str, ids: NDArray[np.str_]) -> NDArray[Any]:

@@ -5,15 +5,14 @@ A column never copies what it was made from; a subset of it is the same column w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Blocks", "Rows", "Tokens", "gather"]
+__all__ = ["Blocks", "Fetching", "Index", "Rows", "Tokens", "compose"]
 
 Index = NDArray[np.int64]
 
@@ -23,6 +22,13 @@ class Blocks(Protocol):
 
     def __getitem__(self, number: int, /) -> NDArray[Any]: ...
     def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class Fetching(Blocks, Protocol):
+    """Blocks of which parts are fetched, because to have a whole one is expensive."""
+
+    def fetch(self, spans: Sequence[tuple[int, int, int]]) -> list[NDArray[Any]]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +100,8 @@ class Rows:
 
     def take(self, index: Index) -> NDArray[Any]:
         """Read rows by number, shape ``(n, D)``."""
+        from repdyn.paths.gathering import take_rows  # which reads these columns, and so comes after them
+
         return take_rows(self, compose(self.index, index))
 
     def __repr__(self) -> str:
@@ -173,16 +181,18 @@ class Tokens:
     def ragged(self, index: Index) -> list[NDArray[Any]]:
         """Read samples by number, each ``(its tokens, D)``."""
         samples = compose(self.index, index)
-        found = []
+        spans = []
         starts: dict[int, Index] = {}
         for sample in samples.tolist():
             number, row = divmod(sample, self.block_rows)
             if number not in starts:
                 own = self.lengths[number * self.block_rows : (number + 1) * self.block_rows]
                 starts[number] = np.concatenate([[0], np.cumsum(own)])
-            low, high = starts[number][row : row + 2]
-            found.append(self.blocks[number][low:high])
-        return found
+            low, high = starts[number][row : row + 2].tolist()
+            spans.append((number, low, high))
+        if isinstance(self.blocks, Fetching):
+            return self.blocks.fetch(spans)
+        return [self.blocks[number][low:high] for number, low, high in spans]
 
     def _longest(self) -> int:
         lengths = self.shown_lengths()
@@ -193,104 +203,9 @@ class Tokens:
         return f"<{rows} x up to {tokens} tokens x {width} {self.dtype}, read when indexed>"
 
 
-def gather(columns: Mapping[str, Rows | Tokens], index: Index) -> dict[str, NDArray[Any]]:
-    """Read the same samples of several columns, packed neighbours with one read.
-
-    Parameters
-    ----------
-    columns
-        Columns of one set of samples.
-    index
-        Numbers of the samples, ``(n,)``.
-
-    Returns
-    -------
-    dict
-        Arrays ``(n, D)``, or ``(n, T, D)`` with T the longest of these samples.
-    """
-    groups: dict[int, list[str]] = {}
-    found: dict[str, NDArray[Any]] = {}
-    for name, column in columns.items():
-        if isinstance(column, Rows):
-            groups.setdefault(id(column.blocks), []).append(name)
-        else:
-            lengths = column.shown_lengths()[index]
-            found[name] = column.take(index, int(lengths.max()) if len(lengths) else 0)
-    for names in groups.values():
-        rows = {name: column for name in names if isinstance(column := columns[name], Rows)}
-        found.update(_take_packed(rows, index))
-    return {name: found[name] for name in columns}
-
-
 def compose(outer: Index | None, index: Index) -> Index:
     """Numbers in the whole of the numbers in a subset."""
     return index if outer is None else outer[index]
-
-
-def take_rows(rows: Rows, index: Index) -> NDArray[Any]:
-    """Read rows of the whole by number, into new memory."""
-    if is_run(index):
-        # Slices, no index arrays.
-        found = np.empty((len(index), rows.width), rows.dtype)
-        for number, part, place in _visits(rows, index):
-            first = int(part[0])
-            found[place] = rows.blocks[number][first : first + len(part), rows.low : rows.high]
-        return found
-    if len(rows.blocks) == 1:
-        return _take_block(rows.blocks[0], index, rows.low, rows.high)
-    order = np.argsort(index, kind="stable")
-    found = np.empty((len(index), rows.width), rows.dtype)
-    found[order] = _take_sorted(rows, index[order])
-    return found
-
-
-def is_run(index: Index) -> bool:
-    """Whether numbers follow each other, so that a slice reads them."""
-    if len(index) == 0 or int(index[-1]) - int(index[0]) != len(index) - 1:
-        return False
-    return bool((np.diff(index) == 1).all())
-
-
-def _take_packed(columns: Mapping[str, Rows], index: Index) -> dict[str, NDArray[Any]]:
-    """Read the same rows of columns that lie beside each other in the same blocks."""
-    first = next(iter(columns.values()))
-    low, high = min(c.low for c in columns.values()), max(c.high for c in columns.values())
-    span = replace(first, low=low, high=high)
-    whole = compose(first.index, index)
-    # Reading the whole span at once is the faster way unless most of it would be thrown away, or slices do.
-    apart = len(columns) == 1 or 2 * sum(c.width for c in columns.values()) < high - low
-    if apart or is_run(whole) or len(first.blocks) == 1:
-        return {name: take_rows(column, whole) for name, column in columns.items()}
-    order = np.argsort(whole, kind="stable")
-    packed = _take_sorted(span, whole[order])
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return {name: packed[back, c.low - low : c.high - low] for name, c in columns.items()}
-
-
-def _take_sorted(rows: Rows, index: Index) -> NDArray[Any]:
-    """Read rows whose numbers ascend: each block is visited once, in the order of the disk."""
-    found = np.empty((len(index), rows.width), rows.dtype)
-    for number, part, place in _visits(rows, index):
-        found[place] = _take_block(rows.blocks[number], part, rows.low, rows.high)
-    return found
-
-
-def _visits(rows: Rows, index: Index) -> Iterator[tuple[int, Index, slice]]:
-    """For ascending numbers: each block, the rows to read of it, and where they go."""
-    numbers = index // rows.block_rows
-    cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(index)]
-    for low, high in pairwise(cuts):
-        if high > low:
-            number = int(numbers[low])
-            yield number, index[low:high] - number * rows.block_rows, slice(low, high)
-
-
-def _take_block(block: NDArray[Any], index: Index, low: int, high: int) -> NDArray[Any]:
-    # np.take is the faster of the two, but copies what is not contiguous as a whole first.
-    if high - low == block.shape[1] and block.flags.c_contiguous:
-        return np.asarray(np.take(block, index, axis=0))
-    return np.asarray(block[index, low:high])
 
 
 def _getitem(column: Rows | Tokens, key: Any) -> NDArray[Any]:

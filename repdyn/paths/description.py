@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["one_screen"]
+import numpy as np
+
+if TYPE_CHECKING:
+    from repdyn.paths.paths import RepresentationPaths
+
+__all__ = ["as_dict", "one_screen"]
 
 _POINTS_SHOWN = 14
 # Digests and lists of files are long: their beginning tells them apart.
 _ORIGIN_SHOWN = 40
+
+
+def as_dict(paths: RepresentationPaths) -> dict[str, Any]:
+    """What paths hold, without the numbers."""
+    labels, logits = paths.labels, paths.logits_column
+    return {
+        "path": None if paths.path is None else str(paths.path),
+        "size": len(paths),
+        "points": list(paths.points),
+        "widths": paths.widths,
+        "dtype": paths.dtype.name,
+        "tokens": list(paths.tokens),
+        "classes": None if labels is None else len(np.unique(labels)),
+        "logits_width": None if logits is None else logits.width,
+        "meta": dict(paths.meta),
+    }
 
 
 def one_screen(known: Mapping[str, Any]) -> str:

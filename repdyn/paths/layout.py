@@ -8,29 +8,33 @@
       tokens/P/K        (tokens, D)     the tokens at point P of the samples of chunk K, end to end
       logits/           (N, C)
       labels/           (N,)            integers or strings
+      checksums/        (K, files)      SHA-256 of every file of the K chunks, written with the chunk
       ids/              (N,)            strings, written last: a chunk is there when its ids are
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.paths.origin import SCHEMA_VERSION
+from repdyn.paths.places import Place, place_of
 from repdyn.paths.zarr_format import array_metadata, read_json
 
-__all__ = ["SCHEMA_VERSION", "Layout", "complete_meta", "is_store", "read_layout", "rows_per_chunk"]
-
-SCHEMA_VERSION = 1
+__all__ = [
+    "Layout",
+    "as_place",
+    "is_store",
+    "layout_of",
+    "read_layout",
+    "rows_per_chunk",
+]
 
 # Whole rows in files of 16 to 64 MiB were fastest to read shuffled (memory maps of some ten files).
 _CHUNK_BYTES = 32 * 2**20
@@ -38,8 +42,6 @@ _CHUNK_BYTES = 32 * 2**20
 _CHUNKS_WANTED = 16
 # … but never into fewer rows than this, and always into multiples of it, so that batches fill chunks.
 _ROWS_WANTED = 64
-
-_LIBRARIES = ("repdyn", "torch", "numpy", "timm", "transformers")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,9 @@ class Layout:
         """Metadata of the group's arrays by name, without those of single chunks' tokens."""
         size, rows = self.size, self.chunk_rows
         found = {"ids": array_metadata((size,), (rows,), "string")}
+        parts = list(self.files(0))
+        found["checksums"] = array_metadata((self.chunks, len(parts)), (1, len(parts)), "string")
+        found["checksums"]["attributes"] = {"algorithm": "sha256", "of": parts}
         if self.row_width:
             found["paths"] = array_metadata((size, self.row_width), (rows, self.row_width), self.dtype)
         if self.tokens:
@@ -116,6 +121,17 @@ class Layout:
         if label_dtype is not None:
             found["labels"] = array_metadata((size,), (rows,), label_dtype)
         return found
+
+    def groups(self) -> list[str]:
+        """Names of the groups below the store's own."""
+        return ["tokens", *(f"tokens/{number}" for number in range(len(self.tokens)))] if self.tokens else []
+
+    def files(self, chunk: int) -> dict[str, str]:
+        """Names of a chunk's files by the array they belong to, those it may do without among them."""
+        flat = {name: f"{name}/c/{chunk}" for name in ("labels", "ids")}
+        square = {name: f"{name}/c/{chunk}/0" for name in ("paths", "lengths", "logits")}
+        tokens = {f"tokens/{number}": f"tokens/{number}/{chunk}/c/0/0" for number in range(len(self.tokens))}
+        return {**square, **flat, **tokens}
 
     def fixed_files(self, chunk: int) -> Iterator[tuple[str, int]]:
         """Names and sizes in bytes of a chunk's files whose size does not depend on what they hold."""
@@ -159,14 +175,17 @@ class Layout:
         return replace(self, complete=True)
 
 
-def is_store(folder: Path) -> bool:
-    """Whether a folder is a store of paths, of any schema, complete or not."""
-    document = read_json(folder / "zarr.json")
-    attributes = document.get("attributes") if document else None
-    return isinstance(attributes, dict) and isinstance(attributes.get("repdyn"), dict)
+def as_place(store: Place | str | os.PathLike[str]) -> Place:
+    """A place, from a place, a path or a URL."""
+    return place_of(store) if isinstance(store, str | os.PathLike) else store
 
 
-def read_layout(folder: Path) -> Layout:
+def is_store(place: Place) -> bool:
+    """Whether a store of paths is there, of any schema, complete or not."""
+    return _is_ours(read_json(place, "zarr.json"))
+
+
+def read_layout(store: Place | str | os.PathLike[str]) -> Layout:
     """Read what a store says it holds.
 
     Raises
@@ -174,23 +193,28 @@ def read_layout(folder: Path) -> Layout:
     RepdynError
         If it is missing, something else, damaged, or written by a newer repdyn.
     """
-    if not folder.exists():
-        raise RepdynError(f"{folder}: there is no such store of paths; repdyn trace makes one")
-    document = read_json(folder / "zarr.json")
+    place = as_place(store)
+    return layout_of(place, read_json(place, "zarr.json"))
+
+
+def layout_of(place: Place, document: dict[str, Any] | None) -> Layout:
+    """What a store's ``zarr.json``, already read, says it holds; see :func:`read_layout`."""
     if document is None:
+        if not place.exists():
+            raise RepdynError(f"{place}: there is no such store of paths; repdyn trace makes one")
         what = "is not a store of paths (it has no readable zarr.json)"
-        if any((folder / name / "zarr.json").is_file() for name in ("paths", "ids", "lengths")):
+        if any(read_json(place, f"{name}/zarr.json") is not None for name in ("paths", "ids", "lengths")):
             what = (
                 "has lost its attributes (zarr.json is missing or truncated); trace or save the paths again"
             )
-        raise RepdynError(f"{folder}: {what}")
-    if not is_store(folder):
-        raise RepdynError(f"{folder}: is a Zarr store of something else; repdyn trace makes stores of paths")
+        raise RepdynError(f"{place}: {what}")
+    if not _is_ours(document):
+        raise RepdynError(f"{place}: is a Zarr store of something else; repdyn trace makes stores of paths")
     known = document["attributes"]["repdyn"]
     schema = known.get("schema")
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         raise RepdynError(
-            f"{folder}: was written by a newer repdyn (schema {schema}, this one reads up to "
+            f"{place}: was written by a newer repdyn (schema {schema}, this one reads up to "
             f"{SCHEMA_VERSION}); upgrade repdyn"
         )
     try:
@@ -210,33 +234,8 @@ def read_layout(folder: Path) -> Layout:
         if layout.chunk_rows < 1 or layout.size < 1 or not set(layout.tokens) <= set(layout.points):
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise RepdynError(f"{folder}: its attributes are damaged; trace or save the paths again") from None
+        raise RepdynError(f"{place}: its attributes are damaged; trace or save the paths again") from None
     return replace(layout, widths=ordered)
-
-
-def complete_meta(
-    meta: Mapping[str, Any] | None,
-    points: Iterable[str],
-    widths: Mapping[str, int],
-    tokens: Iterable[str],
-    dtype: str,
-) -> dict[str, Any]:
-    """What is told of the paths' origin, as JSON keeps it, with what the paths know of themselves."""
-    try:
-        given = json.loads(json.dumps(dict(meta or {}), default=_plain))
-    except (TypeError, ValueError) as error:
-        raise RepdynError(
-            f"meta: cannot be kept as JSON ({error}); give numbers, strings, lists, dicts"
-        ) from None
-    return {
-        "versions": _versions(),
-        **given,
-        "schema": SCHEMA_VERSION,
-        "points": list(points),
-        "widths": dict(widths),
-        "tokens": list(tokens),
-        "dtype": dtype,
-    }
 
 
 def rows_per_chunk(size: int, row_bytes: int) -> int:
@@ -252,22 +251,6 @@ def rows_per_chunk(size: int, row_bytes: int) -> int:
     return min(rows, size)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"{type(value).__name__} is no JSON value")
-
-
-@cache
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def _is_ours(document: dict[str, Any] | None) -> bool:
+    attributes = document.get("attributes") if document else None
+    return isinstance(attributes, dict) and isinstance(attributes.get("repdyn"), dict)

@@ -16,20 +16,19 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import columns_of_arrays
 from repdyn.paths.checks import check_finite, check_labels, check_logits, check_points
 from repdyn.paths.columns import Index, Rows, Tokens, compose
-from repdyn.paths.description import one_screen
-from repdyn.paths.layout import complete_meta
+from repdyn.paths.description import as_dict, one_screen
+from repdyn.paths.origin import complete_meta
 from repdyn.paths.sampling import (
+    STRETCH,
     Batch,
     batch_indices,
     chosen_indices,
+    read_ahead,
     read_batches,
     sample_indices,
     split_indices,
 )
 from repdyn.paths.saving import save_columns
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -58,7 +57,7 @@ class RepresentationPaths:
     meta
         Where they come from: model name and digest, pooling, preprocessing, data, seed, versions.
     path
-        The store they are read from, ``None`` in memory.
+        The store they are read from (a URL where it is remote), ``None`` in memory.
 
     Examples
     --------
@@ -77,7 +76,7 @@ class RepresentationPaths:
         read_labels: Callable[[], NDArray[Any] | None],
         read_ids: Callable[[], NDArray[np.str_]],
         meta: Mapping[str, Any],
-        path: Path | None = None,
+        path: Path | str | None = None,
         index: Index | None = None,
     ) -> None:
         self._columns = dict(columns)
@@ -188,6 +187,11 @@ class RepresentationPaths:
         return None if self._logits is None else np.asarray(self._logits)
 
     @property
+    def logits_column(self) -> Rows | None:
+        """What the logits are read from, for who wants to read them piece by piece."""
+        return self._logits
+
+    @property
     def tokens(self) -> tuple[str, ...]:
         """The points that were kept with all their tokens."""
         return tuple(name for name, column in self._columns.items() if isinstance(column, Tokens))
@@ -268,7 +272,8 @@ class RepresentationPaths:
             Which points to read, by default all.
         shuffle
             ``True``: a uniform permutation; ``"blocks"``: an order that reads neighbours together, for data
-            much larger than memory; ``False``: the order of the samples.
+            much larger than memory; ``False``: the order of the samples. From a remote store ``True`` means
+            ``"blocks"``, and the next stretch is fetched while this one is used.
         seed
             Of the order. Give another in every epoch.
 
@@ -279,6 +284,9 @@ class RepresentationPaths:
         """
         names = self.points if points is None else check_points(points)
         columns = {name: self.column(name) for name in names}
+        if isinstance(self.path, str):
+            order = "blocks" if shuffle is True else shuffle
+            return read_ahead(columns, batch_indices(len(self), STRETCH, order, seed), batch_size)
         return read_batches(columns, batch_indices(len(self), batch_size, shuffle, seed))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -321,18 +329,7 @@ class RepresentationPaths:
 
     def to_dict(self) -> dict[str, Any]:
         """What these paths hold, without the numbers, for ``--json``."""
-        labels = self.labels
-        return {
-            "path": None if self.path is None else str(self.path),
-            "size": len(self),
-            "points": list(self.points),
-            "widths": self.widths,
-            "dtype": self.dtype.name,
-            "tokens": list(self.tokens),
-            "classes": None if labels is None else len(np.unique(labels)),
-            "logits_width": None if self._logits is None else self._logits.width,
-            "meta": dict(self.meta),
-        }
+        return as_dict(self)
 
     def __repr__(self) -> str:
         return one_screen(self.to_dict())

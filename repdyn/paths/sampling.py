@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.columns import Index, Rows, Tokens, gather
+from repdyn.paths.columns import Index, Rows, Tokens
+from repdyn.paths.gathering import gather
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "STRETCH",
     "Batch",
     "batch_indices",
     "block_shuffle",
     "chosen_indices",
+    "read_ahead",
     "read_batches",
     "sample_indices",
     "split_indices",
@@ -28,6 +32,8 @@ __all__ = [
 # memory-mapped, while neighbours in a batch still come from eight places.
 BLOCK_ROWS = 500
 BLOCKS_TOGETHER = 8
+STRETCH = BLOCK_ROWS * BLOCKS_TOGETHER
+"""Samples that are fetched together from a remote store: a group of blocks."""
 # Samples that a picture is made of: enough for its shape.
 _SAMPLES_SEEN = 1200
 
@@ -176,19 +182,42 @@ def batch_indices(size: int, batch_size: int, shuffle: bool | str, seed: int) ->
 
 def read_batches(columns: Mapping[str, Rows | Tokens], orders: Iterator[Index]) -> Iterator[Batch]:
     """Read mini-batches of columns in the given order, as float32 tensors."""
-    # Imported when the first batch is read: whoever only looks at a store does not wait for torch.
-    import torch
-
     for index in orders:
-        arrays = gather(columns, index)
-        # What was gathered is new memory already.
-        tensors = {p: torch.from_numpy(array.astype(np.float32, copy=False)) for p, array in arrays.items()}
-        masks = {}
-        for point, column in columns.items():
-            if isinstance(column, Tokens):
-                lengths = column.shown_lengths()[index]
-                masks[point] = torch.from_numpy(np.arange(arrays[point].shape[1]) < lengths[:, None])
-        yield Batch(tensors, index, masks)
+        yield _batch(columns, gather(columns, index), index)
+
+
+def read_ahead(
+    columns: Mapping[str, Rows | Tokens], stretches: Iterator[Index], batch_size: int
+) -> Iterator[Batch]:
+    """Read mini-batches from where reading is slow: long stretches, the next while one is used.
+
+    Parameters
+    ----------
+    columns
+        What is read.
+    stretches
+        Numbers of the samples, many batches together.
+    batch_size
+        Samples in a batch; the last one is as small as it comes.
+    """
+    if batch_size < 1:
+        raise RepdynError(f"batch_size: {batch_size} is not a number of samples; expected 1 or more")
+    rest, left = np.arange(0), gather(columns, np.arange(0))
+    with ThreadPoolExecutor(1, thread_name_prefix="repdyn-fetch") as pool:
+        wanted = next(stretches, None)
+        ahead = None if wanted is None else pool.submit(gather, columns, wanted)
+        while ahead is not None and wanted is not None:
+            arrays = ahead.result()
+            following = next(stretches, None)
+            ahead = None if following is None else pool.submit(gather, columns, following)
+            index = np.concatenate([rest, wanted])
+            arrays = {point: _joined(left[point], array) for point, array in arrays.items()}
+            whole = len(index) if following is None else len(index) // batch_size * batch_size
+            for start in range(0, whole, batch_size):
+                part = slice(start, min(start + batch_size, whole))
+                yield _batch(columns, {p: array[part] for p, array in arrays.items()}, index[part])
+            rest, left = index[whole:], {p: array[whole:] for p, array in arrays.items()}
+            wanted = following
 
 
 def sample_indices(size: int, seed: int) -> Index:
@@ -196,3 +225,28 @@ def sample_indices(size: int, seed: int) -> Index:
     if size <= _SAMPLES_SEEN:
         return np.arange(size)
     return np.sort(np.random.default_rng(seed).choice(size, _SAMPLES_SEEN, replace=False))
+
+
+def _batch(columns: Mapping[str, Rows | Tokens], arrays: dict[str, NDArray[Any]], index: Index) -> Batch:
+    # Imported when the first batch is read: whoever only looks at a store does not wait for torch.
+    import torch
+
+    masks = {}
+    for point, column in columns.items():
+        if isinstance(column, Tokens):
+            lengths = column.shown_lengths()[index]
+            longest = int(lengths.max()) if len(lengths) else 0
+            arrays[point] = arrays[point][:, :longest]
+            masks[point] = torch.from_numpy(np.arange(longest) < lengths[:, None])
+    # What was gathered is new memory already.
+    tensors = {p: torch.from_numpy(array.astype(np.float32, copy=False)) for p, array in arrays.items()}
+    return Batch(tensors, index, masks)
+
+
+def _joined(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    if len(first) == 0:
+        return second
+    if first.ndim == 3 and first.shape[1] != second.shape[1]:
+        longest = max(first.shape[1], second.shape[1])
+        first, second = (np.pad(a, ((0, 0), (0, longest - a.shape[1]), (0, 0))) for a in (first, second))
+    return np.concatenate([first, second])

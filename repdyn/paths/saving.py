@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.chunks import missing_rows, seal, write_chunk
+from repdyn.paths.chunks import seal, write_chunk
 from repdyn.paths.columns import Rows, Tokens
-from repdyn.paths.start import check_place, fill_store, move_into_place, plan_layout, scratch_folder
+from repdyn.paths.layout import Layout
+from repdyn.paths.places import Folder, Place, Remote, place_of
+from repdyn.paths.start import check_place, create_store, fill_store, plan_layout
 
 __all__ = ["save_columns"]
 
@@ -26,7 +27,7 @@ def save_columns(
     labels: NDArray[Any] | None,
     logits: Rows | None,
     meta: Mapping[str, Any],
-    source: Path | None,
+    source: Path | str | None,
 ) -> None:
     """Write columns to a store beside its place, then move it there; an earlier store is replaced.
 
@@ -44,8 +45,8 @@ def save_columns(
     RepdynError
         If something that is not a store is in the way, it is the source, or the disk is full.
     """
-    target = Path(out)
-    if source is not None and target.exists() and target.samefile(source):
+    target = place_of(out)
+    if _same(target, source):
         raise RepdynError(f"{target}: is the store that these paths are read from; choose another path")
     check_place(target)
     widths = {point: column.width for point, column in columns.items()}
@@ -53,21 +54,43 @@ def save_columns(
     dtype = next(iter(columns.values())).dtype.name
     outputs = None if logits is None else logits.width
     layout = plan_layout(list(columns), widths, len(ids), meta, dtype, outputs, tokens)
-    scratch = scratch_folder(target)
+    if not isinstance(target, Folder):
+        # Where nothing can be renamed, a store counts as unfinished until its last chunk is there.
+        create_store(target, layout)
+        _write(target, layout, columns, ids, labels, logits)
+        return
+    scratch = target.scratch()
     try:
         fill_store(scratch, layout)
-        for rows in missing_rows(scratch, layout):
-            here = np.arange(rows.start, rows.stop)
-            write_chunk(
-                scratch,
-                layout,
-                rows.start,
-                {p: c.take(here) if isinstance(c, Rows) else c.ragged(here) for p, c in columns.items()},
-                ids[here],
-                None if labels is None else labels[here],
-                None if logits is None else logits.take(here),
-            )
-        seal(scratch, layout)
-        move_into_place(scratch, target)
+        _write(scratch, layout, columns, ids, labels, logits)
+        target.take_over(scratch)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.remove_below("")
+
+
+def _write(
+    place: Place,
+    layout: Layout,
+    columns: Mapping[str, Rows | Tokens],
+    ids: NDArray[np.str_],
+    labels: NDArray[Any] | None,
+    logits: Rows | None,
+) -> None:
+    for rows in map(layout.rows, range(layout.chunks)):
+        here = np.arange(rows.start, rows.stop)
+        write_chunk(
+            place,
+            layout,
+            rows.start,
+            {p: c.take(here) if isinstance(c, Rows) else c.ragged(here) for p, c in columns.items()},
+            ids[here],
+            None if labels is None else labels[here],
+            None if logits is None else logits.take(here),
+        )
+    seal(place, layout)
+
+
+def _same(target: Folder | Remote, source: Path | str | None) -> bool:
+    if isinstance(target, Remote):
+        return str(target) == str(source)
+    return isinstance(source, Path) and target.path.exists() and target.path.samefile(source)

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from repdyn.errors import RepdynError
 from repdyn.paths.checks import check_points, storage_dtype
-from repdyn.paths.layout import Layout, complete_meta, is_store, rows_per_chunk
-from repdyn.paths.zarr_format import group_metadata, write_json, writing_failed
+from repdyn.paths.layout import Layout, is_store, rows_per_chunk
+from repdyn.paths.origin import MAY_DIFFER, complete_meta
+from repdyn.paths.places import Folder, Place
+from repdyn.paths.zarr_format import group_metadata, read_json, write_json
 
-__all__ = [
-    "check_place",
-    "check_same",
-    "create_store",
-    "fill_store",
-    "move_into_place",
-    "plan_layout",
-    "scratch_folder",
-]
+__all__ = ["check_place", "check_same", "create_store", "fill_store", "keep_checksums", "plan_layout"]
 
-# What may differ between a trace and its continuation: these change how the work is done, not its result.
-_MAY_DIFFER = ("versions", "device", "batch_size", "created", "seconds")
 # Tokens of a sample are not known beforehand; for the size of chunks this many are assumed.
 _TOKENS_ASSUMED = 128
 
 
-def check_place(folder: Path) -> bool:
+def check_place(place: Place) -> bool:
     """Whether a store is there; refuse a place where something else is."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    if not is_store(folder):
-        raise RepdynError(f"{folder}: is in the way and is not a store of paths; choose another path")
-    return True
+    if is_store(place):
+        return True
+    if place.exists() and not place.is_empty():
+        raise RepdynError(f"{place}: is in the way and is not a store of paths; choose another path")
+    return False
 
 
 def plan_layout(
@@ -68,64 +57,49 @@ def plan_layout(
     return Layout(names, known, kept, size, rows, kind, logits_width, origin)
 
 
-def check_same(folder: Path, found: Layout, wanted: Layout) -> None:
+def check_same(place: Place, found: Layout, wanted: Layout) -> None:
     """Refuse to continue a store of something else, naming the first difference."""
     pairs = [(key, found.meta.get(key), wanted.meta.get(key)) for key in ("digest", "model")]
     own = ("points", "widths", "tokens", "size", "dtype", "logits_width")
     pairs += [(key, getattr(found, key), getattr(wanted, key)) for key in own]
-    others = sorted((found.meta.keys() | wanted.meta.keys()) - set(_MAY_DIFFER))
+    others = sorted((found.meta.keys() | wanted.meta.keys()) - set(MAY_DIFFER))
     pairs += [(key, found.meta.get(key), wanted.meta.get(key)) for key in others]
     for key, there, here in pairs:
         if there != here:
             raise RepdynError(
-                f"{folder}: holds another trace, its {key} is {_short(there)} and not {_short(here)}; "
+                f"{place}: holds another trace, its {key} is {_short(there)} and not {_short(here)}; "
                 "choose another path, or start over with resume=False"
             )
 
 
-def create_store(folder: Path, layout: Layout) -> None:
-    """Make an empty store beside its place and move it there, so that there is never half of one."""
-    scratch = scratch_folder(folder)
-    try:
-        fill_store(scratch, layout)
-        move_into_place(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def create_store(place: Place, layout: Layout) -> None:
+    """Put an empty store in a place, in one piece; an earlier store there is removed."""
+    if isinstance(place, Folder):
+        scratch = place.scratch()
+        try:
+            fill_store(scratch, layout)
+            place.take_over(scratch)
+        finally:
+            scratch.remove_below("")
+    else:
+        # Objects cannot be renamed together: the group's own, by which a store is known, comes last.
+        place.remove_below("")
+        fill_store(place, layout)
 
 
-def fill_store(folder: Path, layout: Layout) -> None:
-    """Write what describes a store into an empty folder."""
+def fill_store(place: Place, layout: Layout) -> None:
+    """Write what describes a store into an empty place."""
     for name, metadata in layout.arrays(None).items():
-        write_json(folder / name / "zarr.json", metadata)
-    if layout.tokens:
-        for place in ("tokens", *(f"tokens/{number}" for number in range(len(layout.tokens)))):
-            write_json(folder / place / "zarr.json", group_metadata({}))
-    write_json(folder / "zarr.json", group_metadata(layout.to_attributes()))
+        write_json(place, f"{name}/zarr.json", metadata)
+    for name in layout.groups():
+        write_json(place, f"{name}/zarr.json", group_metadata({}))
+    write_json(place, "zarr.json", group_metadata(layout.to_attributes()))
 
 
-def scratch_folder(target: Path) -> Path:
-    """A new folder beside a place, to be filled and then moved there."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        scratch.chmod(0o755)
-    except OSError as error:
-        raise writing_failed(target, error) from error
-    return scratch
-
-
-def move_into_place(scratch: Path, target: Path) -> None:
-    """Put a finished folder where it belongs; what was there is removed only after that."""
-    earlier = scratch.with_name(scratch.name + ".earlier")
-    try:
-        if target.exists():
-            target.rename(earlier)
-        scratch.rename(target)
-    except OSError as error:
-        if earlier.exists() and not target.exists():
-            earlier.rename(target)
-        raise writing_failed(target, error) from error
-    shutil.rmtree(earlier, ignore_errors=True)
+def keep_checksums(place: Place, layout: Layout) -> None:
+    """Make room for checksums in a store that an earlier repdyn began without."""
+    if read_json(place, "checksums/zarr.json") is None:
+        write_json(place, "checksums/zarr.json", layout.arrays(None)["checksums"])
 
 
 def _short(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.chunks import chunk_is_whole, label_dtype, read_chunk_lengths
+from repdyn.paths.chunks import chunk_is_whole, read_chunk_lengths
 from repdyn.paths.columns import Index, Rows, Tokens
-from repdyn.paths.layout import Layout, read_layout
+from repdyn.paths.layout import Layout, layout_of
 from repdyn.paths.paths import RepresentationPaths
+from repdyn.paths.places import Folder, Place, Remote, place_of
+from repdyn.paths.remote import RemoteChunks
 from repdyn.paths.zarr_format import decode_strings, read_json
 
 __all__ = ["open_paths"]
@@ -30,7 +33,9 @@ def open_paths(path: str | os.PathLike[str]) -> RepresentationPaths:
     Parameters
     ----------
     path
-        The store, a folder that a trace or :meth:`RepresentationPaths.save` wrote.
+        The store that a trace or :meth:`RepresentationPaths.save` wrote: a folder, read through memory
+        maps, or a URL that fsspec knows (``"s3://bucket/a.paths"``), read by ranges. Chunks of a folder
+        are checked to be there in full; objects, which are put whole or not at all, are not asked after.
 
     Returns
     -------
@@ -41,28 +46,22 @@ def open_paths(path: str | os.PathLike[str]) -> RepresentationPaths:
     RepdynError
         If there is none, it is something else, unfinished, truncated, or written by a newer repdyn.
     """
-    folder = Path(path)
-    layout = read_layout(folder)
+    place = place_of(path)
+    document = read_json(place, "zarr.json")
+    layout = layout_of(place, document)
     if not layout.complete:
-        there = sum(len(layout.rows(k)) for k in range(layout.chunks) if chunk_is_whole(folder, layout, k))
-        raise RepdynError(
-            f"{folder}: is unfinished, {there} of {layout.size} samples are there; "
-            "run the same trace again to continue where it stopped"
-        )
-    labels = label_dtype(folder)
-    _check_arrays(folder, layout, labels)
-    for chunk in range(layout.chunks):
-        if not chunk_is_whole(folder, layout, chunk, labels):
-            rows = layout.rows(chunk)
-            raise RepdynError(
-                f"{folder}: chunk {chunk} (samples {rows.start} to {rows.stop - 1}) is missing or truncated; "
-                "run the same trace again to restore it"
-            )
-    lengths = _read_lengths(folder, layout)
+        raise _unfinished(place, layout)
+    known = _metadata(place, document or {})
+    declared = known("labels")
+    labels = None if declared is None else str(declared.get("data_type"))
+    _check_arrays(place, layout, known, labels)
+    if isinstance(place, Folder):
+        _check_chunks(place, layout, labels)
+    lengths = _read_lengths(place, layout)
     columns: dict[str, Rows | Tokens] = {}
     dtype = np.dtype(layout.dtype)
     whole = [layout.chunk_rows] * layout.chunks
-    packed = ChunkFiles(folder, "paths/c/{}/0", whole, layout.row_width, dtype)
+    packed = _chunks(place, "paths/c/{}/0", whole, layout.row_width, dtype)
     offsets = layout.offsets
     for point in layout.points:
         width = layout.widths[point]
@@ -73,20 +72,20 @@ def open_paths(path: str | os.PathLike[str]) -> RepresentationPaths:
             number = layout.tokens.index(point)
             own = np.ascontiguousarray(lengths[:, number])
             counts = [int(own[r.start : r.stop].sum()) for r in map(layout.rows, range(layout.chunks))]
-            files = ChunkFiles(folder, f"tokens/{number}/{{}}/c/0/0", counts, width, dtype)
+            files = _chunks(place, f"tokens/{number}/{{}}/c/0/0", counts, width, dtype)
             columns[point] = Tokens(files, layout.chunk_rows, own, width, dtype)
     logits = None
     if layout.logits_width is not None:
         wide, kind = layout.logits_width, np.dtype(np.float32)
-        files = ChunkFiles(folder, "logits/c/{}/0", whole, wide, kind)
-        logits = Rows(files, layout.chunk_rows, layout.size, 0, wide, kind)
+        outputs = _chunks(place, "logits/c/{}/0", whole, wide, kind)
+        logits = Rows(outputs, layout.chunk_rows, layout.size, 0, wide, kind)
     return RepresentationPaths(
         columns,
         logits=logits,
-        read_labels=partial(_read_labels, folder, layout, labels),
-        read_ids=partial(_read_strings, folder, layout, "ids"),
+        read_labels=partial(_read_labels, place, layout, labels),
+        read_ids=partial(_read_strings, place, layout, "ids"),
         meta=layout.meta,
-        path=folder,
+        path=place.path if isinstance(place, Folder) else str(place),
     )
 
 
@@ -131,49 +130,91 @@ class ChunkFiles:
             raise RepdynError(f"{file}: is missing or truncated since the store was opened") from None
 
 
-def _check_arrays(folder: Path, layout: Layout, labels: str | None) -> None:
+def _chunks(
+    place: Folder | Remote, pattern: str, rows: list[int], width: int, dtype: np.dtype[Any]
+) -> ChunkFiles | RemoteChunks:
+    if isinstance(place, Folder):
+        return ChunkFiles(place.path, pattern, rows, width, dtype)
+    return RemoteChunks(place, pattern, rows, width, dtype)
+
+
+def _unfinished(place: Place, layout: Layout) -> RepdynError:
+    sizes = place.sizes()
+    whole = (k for k in range(layout.chunks) if chunk_is_whole(place, layout, k, sizes))
+    there = sum(len(layout.rows(k)) for k in whole)
+    return RepdynError(
+        f"{place}: is unfinished, {there} of {layout.size} samples are there; "
+        "run the same trace again to continue where it stopped"
+    )
+
+
+def _metadata(place: Place, document: dict[str, Any]) -> Callable[[str], dict[str, Any] | None]:
+    """What gives an array's metadata: its own file here, elsewhere what the group's has gathered."""
+    gathered = (document.get("consolidated_metadata") or {}).get("metadata")
+    if isinstance(place, Remote) and isinstance(gathered, dict):
+        return gathered.get
+    return lambda name: read_json(place, f"{name}/zarr.json")
+
+
+def _check_arrays(
+    place: Place, layout: Layout, known: Callable[[str], dict[str, Any] | None], labels: str | None
+) -> None:
     """Refuse arrays that are not laid out as the attributes say (rechunked, compressed, replaced)."""
     for name, expected in layout.arrays(labels).items():
-        found = read_json(folder / name / "zarr.json")
+        if name == "checksums":  # What earlier stores do without, and nobody needs in order to read.
+            continue
+        found = known(name)
         if found is None:
-            raise RepdynError(f"{folder / name}: has no readable zarr.json; trace or save the paths again")
+            raise RepdynError(f"{place}/{name}: has no readable zarr.json; trace or save the paths again")
         for key in ("shape", "data_type", "chunk_grid", "codecs"):
             if found.get(key) != expected[key]:
                 raise RepdynError(
-                    f"{folder / name}: its {key} is {found.get(key)}, expected {expected[key]}; "
+                    f"{place}/{name}: its {key} is {found.get(key)}, expected {expected[key]}; "
                     "the store was rewritten by another program, trace or save the paths again"
                 )
 
 
-def _read_lengths(folder: Path, layout: Layout) -> Index:
+def _check_chunks(place: Place, layout: Layout, labels: str | None) -> None:
+    sizes = place.sizes()
+    for chunk in range(layout.chunks):
+        if not chunk_is_whole(place, layout, chunk, sizes, labels):
+            rows = layout.rows(chunk)
+            raise RepdynError(
+                f"{place}: chunk {chunk} (samples {rows.start} to {rows.stop - 1}) is missing or truncated; "
+                "run the same trace again to restore it"
+            )
+
+
+def _read_lengths(place: Place, layout: Layout) -> Index:
     if not layout.tokens:
         return np.zeros((layout.size, 0), np.int64)
-    return np.concatenate([read_chunk_lengths(folder, layout, chunk) for chunk in range(layout.chunks)])
+    return np.concatenate([read_chunk_lengths(place, layout, chunk) for chunk in range(layout.chunks)])
 
 
-def _read_strings(folder: Path, layout: Layout, name: str) -> NDArray[np.str_]:
+def _read_all(place: Place, layout: Layout, array: str) -> list[tuple[str, bytes]]:
+    names = [layout.files(chunk)[array] for chunk in range(layout.chunks)]
+    try:
+        return list(zip(names, place.read_many(names)))
+    except FileNotFoundError as error:
+        raise RepdynError(f"{error.filename or error}: is missing since the store was opened") from None
+
+
+def _read_strings(place: Place, layout: Layout, array: str) -> NDArray[np.str_]:
     found: list[str] = []
-    for chunk in range(layout.chunks):
-        file = folder / f"{name}/c/{chunk}"
-        try:
-            part = decode_strings(file.read_bytes(), file)
-        except OSError:
-            raise RepdynError(f"{file}: is missing since the store was opened") from None
-        rows = layout.rows(chunk)
+    for chunk, (name, data) in enumerate(_read_all(place, layout, array)):
+        part = decode_strings(data, f"{place}/{name}")
         if len(part) != layout.chunk_rows:
             raise RepdynError(
-                f"{file}: holds {len(part)} entries, expected {layout.chunk_rows}; it is damaged"
+                f"{place}/{name}: holds {len(part)} entries, expected {layout.chunk_rows}; it is damaged"
             )
-        found += part[: len(rows)]
+        found += part[: len(layout.rows(chunk))]
     return np.array(found, dtype=np.str_)
 
 
-def _read_labels(folder: Path, layout: Layout, dtype: str | None) -> NDArray[Any] | None:
+def _read_labels(place: Place, layout: Layout, dtype: str | None) -> NDArray[Any] | None:
     if dtype is None:
         return None
     if dtype == "string":
-        return _read_strings(folder, layout, "labels")
-    parts = [
-        np.fromfile(folder / f"labels/c/{k}", "<i8")[: len(layout.rows(k))] for k in range(layout.chunks)
-    ]
-    return np.concatenate(parts)
+        return _read_strings(place, layout, "labels")
+    parts = [np.frombuffer(data, "<i8") for _, data in _read_all(place, layout, "labels")]
+    return np.concatenate(parts)[: layout.size]

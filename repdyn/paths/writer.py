@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.chunks import missing_rows, seal, write_chunk
+from repdyn.paths.checks import check_labels
+from repdyn.paths.chunks import missing_rows, seal, settle_labels, write_chunk
 from repdyn.paths.layout import Layout, read_layout
 from repdyn.paths.paths import RepresentationPaths
-from repdyn.paths.start import check_place, check_same, create_store, plan_layout
+from repdyn.paths.places import Place, place_of
+from repdyn.paths.start import check_place, check_same, create_store, keep_checksums, plan_layout
 from repdyn.paths.store import open_paths
 
 __all__ = ["PathsWriter"]
@@ -22,12 +23,13 @@ __all__ = ["PathsWriter"]
 class PathsWriter:
     """Writes paths chunk by chunk; a killed writer's store is continued by the next one.
 
-    Several writers may share a store as long as no two write the same chunk.
+    Several writers may share a store as long as no two write the same chunk. A writer can be pickled and
+    sent to another process or machine that reaches the same place.
 
     Attributes
     ----------
-    folder
-        The store.
+    place
+        Where the store is.
     layout
         What it holds.
     chunk_rows
@@ -45,8 +47,8 @@ class PathsWriter:
     5
     """
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
-        self.folder = folder
+    def __init__(self, place: Place, layout: Layout) -> None:
+        self.place = place
         self.layout = layout
         self.chunk_rows = layout.chunk_rows
 
@@ -62,13 +64,14 @@ class PathsWriter:
         logits_width: int | None = None,
         resume: bool = True,
         tokens: Iterable[str] = (),
+        labels: ArrayLike | None = None,
     ) -> PathsWriter:
         """Start a store, or continue one that holds the same.
 
         Parameters
         ----------
         out
-            The folder.
+            The folder, or a URL that fsspec knows (``"s3://bucket/a.paths"``).
         points
             Names in order of depth.
         widths
@@ -86,6 +89,9 @@ class PathsWriter:
             Whether to continue what is there; otherwise an earlier store is removed.
         tokens
             The points that keep their tokens, unpooled.
+        labels
+            All ``(N,)`` of them, from which their kind is settled before the first chunk: needed where
+            several writers begin at once, otherwise the first chunk that is written settles it.
 
         Returns
         -------
@@ -96,19 +102,24 @@ class PathsWriter:
         RepdynError
             If the store that is there holds something else, or ``out`` is no store, or cannot be written.
         """
-        folder = Path(out)
-        wanted = plan_layout(points, widths, size, meta, dtype, logits_width, tokens)
-        if check_place(folder) and resume:
-            found = read_layout(folder)
-            check_same(folder, found, wanted)
-            return cls(folder, found)
-        create_store(folder, wanted)
-        return cls(folder, wanted)
+        place = place_of(out)
+        layout = plan_layout(points, widths, size, meta, dtype, logits_width, tokens)
+        known_labels = check_labels(labels, size)
+        if check_place(place) and resume:
+            found = read_layout(place)
+            check_same(place, found, layout)
+            keep_checksums(place, found)
+            layout = found
+        else:
+            create_store(place, layout)
+        if known_labels is not None:
+            settle_labels(place, layout, known_labels, None)
+        return cls(place, layout)
 
     @property
     def missing(self) -> list[range]:
         """The samples still to write, one range for each whole chunk."""
-        return missing_rows(self.folder, self.layout)
+        return missing_rows(self.place, self.layout)
 
     def write_chunk(
         self,
@@ -135,7 +146,7 @@ class PathsWriter:
             If something is missing or has the wrong shape, an entry is not finite (point and sample are
             named) or too large for the dtype, or the disk is full.
         """
-        write_chunk(self.folder, self.layout, start, arrays, ids, labels, logits)
+        write_chunk(self.place, self.layout, start, arrays, ids, labels, logits)
 
     def finish(self) -> RepresentationPaths:
         """Mark the store complete and open it.
@@ -149,9 +160,9 @@ class PathsWriter:
         if missing:
             count = sum(map(len, missing))
             raise RepdynError(
-                f"{self.folder}: {count} of {self.layout.size} samples are still missing, "
+                f"{self.place}: {count} of {self.layout.size} samples are still missing, "
                 f"the first is {missing[0].start}; write them before finishing"
             )
         if not self.layout.complete:
-            self.layout = seal(self.folder, self.layout)
-        return open_paths(self.folder)
+            self.layout = seal(self.place, self.layout)
+        return open_paths(str(self.place))

@@ -1,4 +1,4 @@
-"""The parts of the Zarr v3 format that a store of paths uses, and files that appear whole or not at all.
+"""The parts of the Zarr v3 format that a store of paths uses.
 
 Metadata is written here and not through zarr-python because a chunk must be put in place by one rename (so
 that a killed writer leaves it complete or absent), and because opening a store then needs no more than
@@ -7,18 +7,13 @@ that a killed writer leaves it complete or absent), and because opening a store 
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from repdyn.errors import RepdynError
+from repdyn.paths.places import Place
 
 __all__ = [
     "array_metadata",
@@ -26,13 +21,8 @@ __all__ = [
     "encode_strings",
     "group_metadata",
     "read_json",
-    "write_file",
     "write_json",
-    "writing_failed",
 ]
-
-PARTIAL = ".part"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def array_metadata(shape: Sequence[int], chunks: Sequence[int], dtype: str) -> dict[str, Any]:
@@ -81,7 +71,7 @@ def encode_strings(values: Iterable[str]) -> bytes:
     return b"".join(parts)
 
 
-def decode_strings(data: bytes, source: Path) -> list[str]:
+def decode_strings(data: bytes, source: object) -> list[str]:
     """Read a chunk of strings; ``source`` is named where it is truncated."""
     try:
         (count,) = struct.unpack_from("<I", data, 0)
@@ -97,46 +87,18 @@ def decode_strings(data: bytes, source: Path) -> list[str]:
     return found
 
 
-def write_file(target: Path, data: bytes | NDArray[Any]) -> None:
-    """Write a file beside its place and move it there, so that it is complete or absent.
-
-    Raises
-    ------
-    RepdynError
-        If the disk is full or refuses; what was there before is still there.
-    """
-    scratch = target.with_name(f".{target.name}{PARTIAL}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
-            file.write(data.reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else data)
-            file.flush()
-            # Without this a power cut could leave the new name on an empty file.
-            os.fsync(file.fileno())
-        scratch.replace(target)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise writing_failed(target, error) from error
-
-
-def writing_failed(target: Path, error: OSError) -> RepdynError:
-    """Say in one line why something could not be written."""
-    if error.errno in _NO_SPACE:
-        return RepdynError(
-            f"{target}: no space left on the disk; what was complete is kept, free some space and run again"
-        )
-    return RepdynError(f"{target}: cannot be written ({error.strerror or error}); choose another path")
-
-
-def write_json(target: Path, document: Mapping[str, Any]) -> None:
+def write_json(place: Place, name: str, document: Mapping[str, Any]) -> None:
     """Write JSON, complete or not at all."""
-    write_file(target, (json.dumps(document, indent=1) + "\n").encode())
+    place.write(name, (json.dumps(document, indent=1) + "\n").encode())
 
 
-def read_json(source: Path) -> dict[str, Any] | None:
+def read_json(place: Place, name: str) -> dict[str, Any] | None:
     """Read a JSON object; ``None`` where there is none that can be read."""
     try:
-        found = json.loads(source.read_text())
-    except (OSError, ValueError):
+        found = json.loads(place.read(name))
+    except (OSError, ValueError) as error:
+        # A place that cannot be reached says so; a file that is missing or no JSON is no object.
+        if isinstance(error, RepdynError):
+            raise
         return None
     return found if isinstance(found, dict) else None

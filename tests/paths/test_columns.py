@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repdyn.paths.columns import Rows, Tokens, gather
+from repdyn.paths.columns import Rows, Tokens
+from repdyn.paths.gathering import gather
 
 SIZE, WIDTHS = 50, (2, 5, 1, 3)
 

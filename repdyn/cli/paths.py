@@ -1,0 +1,78 @@
+"""``repdyn paths``: what a store holds, whether it is sound, several made one, and other formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repdyn.cli.options import Json
+
+__all__ = ["export", "info", "merge", "verify"]
+
+Store = Annotated[str, typer.Argument(help="A store that `repdyn trace` wrote: a folder, or s3://, gs://, …")]
+
+
+def info(store: Store, json: Json = None) -> None:
+    """Say what a store holds and where it comes from; only its metadata are read.
+
+    Example: repdyn paths info a.paths
+    """
+    from repdyn.cli.console import say, write_json
+    from repdyn.paths import inspect_paths
+
+    found = inspect_paths(store)
+    say(repr(found))
+    write_json(json, {"paths": found.to_dict()})
+
+
+def verify(store: Store, json: Json = None) -> None:
+    """Recompute the checksums of all files; exit status 1 if one is not as it was written.
+
+    Example: repdyn paths verify a.paths
+    """
+    from repdyn.cli.console import say, write_json
+    from repdyn.paths import verify_paths
+
+    found = verify_paths(store)
+    say(repr(found))
+    write_json(json, {"verify": found.to_dict()})
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+def merge(
+    stores: Annotated[list[str], typer.Argument(help="Stores of one model at the same points.")],
+    out: Annotated[str, typer.Option(help="The store to write; an unfinished one is continued.")],
+    json: Json = None,
+) -> None:
+    """Make one store of several: same model and points, every sample once.
+
+    Example: repdyn paths merge monday.paths tuesday.paths --out both.paths
+    """
+    from repdyn.cli.console import say, write_json
+    from repdyn.paths import merge_paths
+
+    paths = merge_paths(stores, out)
+    say(repr(paths))
+    write_json(json, {"merge": paths.to_dict()})
+
+
+def export(
+    store: Store,
+    out: Annotated[Path, typer.Argument(help="FILE.parquet or FILE.safetensors.")],
+    json: Json = None,
+) -> None:
+    """Write a store as Parquet (a row for each sample) or safetensors (a tensor for each point).
+
+    Example: repdyn paths export a.paths a.parquet
+    """
+    from repdyn.cli.console import say, write_json
+    from repdyn.paths import export_paths, open_paths
+
+    paths = open_paths(store)
+    export_paths(paths, out)
+    size = out.stat().st_size
+    say(f"{out}: {len(paths)} samples at {len(paths.points)} points, {size / 2**20:.1f} MiB")
+    write_json(json, {"export": {"path": str(out), "size": len(paths), "bytes": size}})

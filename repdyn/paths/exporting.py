@@ -1,0 +1,167 @@
+"""Paths in the formats of others: Parquet, a row for each sample; safetensors, a tensor for each point."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.paths.columns import Rows, Tokens
+from repdyn.paths.paths import RepresentationPaths
+from repdyn.paths.places import PARTIAL, as_bytes, writing_failed
+from repdyn.progress import track
+
+__all__ = ["export_paths"]
+
+# Bytes of one sample's path times this many samples are in memory at a time.
+_GROUP_BYTES = 2**25
+_SAFETENSORS = {"float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64", "uint8": "U8"}
+
+
+def export_paths(paths: RepresentationPaths, out: str | os.PathLike[str]) -> None:
+    """Write paths to one file, a part at a time, so that memory does not grow with their number.
+
+    ``.parquet`` (needs ``pyarrow``): columns ``id``, ``label``, one for each point, ``logits``; a vector is
+    a list of fixed size, tokens are a list of such. ``.safetensors``: a tensor ``(N, D)`` for each point;
+    where tokens are kept, ``(all tokens, D)`` with ``POINT.lengths`` ``(N,)``; ``logits``; ``labels`` as
+    integers (the names of string labels are in the metadata, ``classes``); ``ids`` as the bytes of a JSON
+    list. What the paths know of their origin goes into the metadata of both, ``repdyn``.
+
+    Parameters
+    ----------
+    paths
+        In memory or from a store.
+    out
+        A file of this machine, its ending says the format; it appears whole or not at all.
+
+    Raises
+    ------
+    RepdynError
+        If the ending is another, pyarrow is missing, or the disk is full.
+    """
+    target = Path(out)
+    writers: dict[str, Callable[[RepresentationPaths, BinaryIO], None]] = {
+        ".parquet": _write_parquet,
+        ".safetensors": _write_safetensors,
+    }
+    write = writers.get(target.suffix)
+    if write is None:
+        raise RepdynError(f"{target}: its ending names no format; expected .parquet or .safetensors")
+    scratch = target.with_name(f".{target.name}{PARTIAL}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as file:
+            write(paths, file)
+        scratch.replace(target)
+    except OSError as error:
+        raise writing_failed(target, error) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _write_parquet(paths: RepresentationPaths, file: BinaryIO) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise RepdynError("export to Parquet needs pyarrow: pip install pyarrow") from None
+
+    kind = pa.from_numpy_dtype(paths.dtype)
+    types = {point: pa.list_(kind, width) for point, width in paths.widths.items()}
+    fields = [("id", pa.string())]
+    if paths.labels is not None:
+        fields.append(("label", pa.int64() if paths.labels.dtype.kind == "i" else pa.string()))
+    fields += [(p, pa.list_(t) if p in paths.tokens else t) for p, t in types.items()]
+    if paths.logits_column is not None:
+        fields.append(("logits", pa.list_(pa.float32(), paths.logits_column.width)))
+    schema = pa.schema(fields, metadata={"repdyn": json.dumps(dict(paths.meta))})
+
+    def vectors(values: NDArray[Any]) -> Any:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+    with pq.ParquetWriter(file, schema) as writer:
+        for index in _groups(paths):
+            columns: list[Any] = [pa.array(paths.ids[index].tolist())]
+            if paths.labels is not None:
+                columns.append(pa.array(paths.labels[index].tolist()))
+            for point in paths.points:
+                column = paths.column(point)
+                if isinstance(column, Tokens):
+                    ragged = column.ragged(index)
+                    ends = np.cumsum([0, *map(len, ragged)]).astype(np.int32)
+                    columns.append(pa.ListArray.from_arrays(pa.array(ends), vectors(np.concatenate(ragged))))
+                else:
+                    columns.append(vectors(column.take(index)))
+            if paths.logits_column is not None:
+                columns.append(vectors(paths.logits_column.take(index)))
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=len(index))
+
+
+def _write_safetensors(paths: RepresentationPaths, file: BinaryIO) -> None:
+    # Written here and not by the library, which wants all tensors in memory; the tests read it with it.
+    ids = np.frombuffer(json.dumps(paths.ids.tolist()).encode(), np.uint8)
+    metadata = {"repdyn": json.dumps(dict(paths.meta))}
+    small: dict[str, NDArray[Any]] = {"ids": ids}
+    if paths.labels is not None:
+        codes = paths.labels
+        if codes.dtype.kind != "i":
+            classes, codes = np.unique(codes, return_inverse=True)
+            metadata["classes"] = json.dumps(classes.tolist())
+        small["labels"] = codes.astype(np.int64)
+    columns: dict[str, Rows | Tokens] = {point: paths.column(point) for point in paths.points}
+    if paths.logits_column is not None:
+        columns["logits"] = paths.logits_column
+    shapes = {}
+    for name, column in columns.items():
+        rows = len(column)
+        if isinstance(column, Tokens):
+            small[f"{name}.lengths"] = column.shown_lengths()
+            rows = int(column.shown_lengths().sum())
+        shapes[name] = ((rows, column.width), column.dtype.name)
+    taken = (set(small) | {"logits"}) & set(paths.points)
+    if taken:
+        raise RepdynError(f"point {min(taken)!r}: has a name that safetensors needs otherwise; use .parquet")
+    shapes |= {name: (array.shape, array.dtype.name) for name, array in small.items()}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    position = 0
+    # Tensors of wider entries come first, so that all are aligned.
+    order = sorted(shapes, key=lambda name: -np.dtype(shapes[name][1]).itemsize)
+    for name in order:
+        shape, kind = shapes[name]
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        header[name] = {
+            "dtype": _SAFETENSORS[kind],
+            "shape": list(shape),
+            "data_offsets": [position, position + size],
+        }
+        position += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        if name in small:
+            file.write(as_bytes(_little(small[name])))
+            continue
+        for index in _groups(paths):
+            column = columns[name]
+            parts = column.ragged(index) if isinstance(column, Tokens) else [column.take(index)]
+            for part in parts:
+                file.write(as_bytes(_little(part)))
+
+
+def _groups(paths: RepresentationPaths) -> Iterator[NDArray[np.int64]]:
+    row = sum(paths.widths.values()) * paths.dtype.itemsize
+    rows = max(_GROUP_BYTES // row, 1)
+    starts = range(0, len(paths), rows)
+    for start in track(starts, "exporting", len(starts)):
+        yield np.arange(start, min(start + rows, len(paths)))
+
+
+def _little(values: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))

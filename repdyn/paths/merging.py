@@ -1,0 +1,157 @@
+"""One store of several: the same model at the same points, every sample once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.paths.columns import Rows
+from repdyn.paths.origin import MAY_DIFFER
+from repdyn.paths.paths import RepresentationPaths
+from repdyn.paths.store import open_paths
+from repdyn.paths.writer import PathsWriter
+from repdyn.progress import track
+
+__all__ = ["merge_paths"]
+
+# Other samples are what is merged; all else that is remembered must agree.
+_MAY_DIFFER = {*MAY_DIFFER, "data", "merged"}
+
+
+def merge_paths(stores: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> RepresentationPaths:
+    """Write the samples of several stores to one, in the order given.
+
+    Parameters
+    ----------
+    stores
+        Two or more stores of one model (by the digest of its weights), traced at the same points in the
+        same way, with no sample (by its id) in two of them.
+    out
+        The store to write; one that an interrupted merge left is continued.
+
+    Returns
+    -------
+    RepresentationPaths
+        ``meta["merged"]`` tells how many samples come from which data.
+
+    Raises
+    ------
+    RepdynError
+        If the stores differ in what they hold (the first difference is named), or share a sample.
+    """
+    parts = [open_paths(store) for store in stores]
+    if len(parts) < 2:
+        raise RepdynError(f"stores: {len(parts)} given; merging takes two or more")
+    for part in parts[1:]:
+        _check_same(parts[0], part)
+    _check_ids(parts)
+    first = parts[0]
+    data = [str(part.meta.get("data")) for part in parts]
+    meta = {
+        **first.meta,
+        "data": hashlib.sha256("\0".join(data).encode()).hexdigest(),
+        "merged": [{"size": len(part), "data": known} for part, known in zip(parts, data)],
+    }
+    ids = np.concatenate([part.ids for part in parts])
+    labels = None if first.labels is None else np.concatenate([_labels(part) for part in parts])
+    writer = PathsWriter.open(
+        out,
+        points=first.points,
+        widths=first.widths,
+        size=len(ids),
+        meta=meta,
+        dtype=first.dtype.name,
+        logits_width=first.logits_column.width if first.logits_column is not None else None,
+        tokens=first.tokens,
+        labels=labels,
+    )
+    missing = writer.missing
+    for rows in track(missing, f"merging into {out}", len(missing)):
+        pieces = list(_pieces(parts, rows))
+        writer.write_chunk(
+            rows.start,
+            {point: _values(pieces, point) for point in first.points},
+            ids[rows.start : rows.stop].tolist(),
+            None if labels is None else labels[rows.start : rows.stop],
+            _logits(pieces),
+        )
+    return writer.finish()
+
+
+def _check_same(one: RepresentationPaths, other: RepresentationPaths) -> None:
+    digests = [("digest", one.meta.get("digest"), other.meta.get("digest"))]
+    here_has, there_has = _known(one), _known(other)
+    pairs = digests + [(key, here_has[key], there_has[key]) for key in here_has]
+    keys = sorted((one.meta.keys() | other.meta.keys()) - _MAY_DIFFER)
+    pairs += [(key, one.meta.get(key), other.meta.get(key)) for key in keys]
+    for key, here, there in pairs:
+        if here != there:
+            raise RepdynError(
+                f"{other.path}: its {key} is {str(there)[:80]!r}, that of {one.path} is {str(here)[:80]!r}; "
+                "only paths of one model, traced in the same way, can be merged"
+            )
+
+
+def _known(paths: RepresentationPaths) -> dict[str, Any]:
+    kind = None if paths.labels is None else "strings" if paths.labels.dtype.kind == "U" else "integers"
+    return {
+        "points": paths.points,
+        "widths": paths.widths,
+        "tokens": paths.tokens,
+        "dtype": paths.dtype,
+        "kind of labels": kind,
+        "number of logits": None if paths.logits_column is None else paths.logits_column.width,
+    }
+
+
+def _check_ids(parts: Sequence[RepresentationPaths]) -> None:
+    home: dict[str, int] = {}
+    for number, part in enumerate(parts):
+        for name in part.ids.tolist():
+            before = home.setdefault(name, number)
+            if before != number:
+                raise RepdynError(
+                    f"{part.path}: holds sample {name!r}, which {parts[before].path} holds too; trace with "
+                    "ids that tell samples apart, or leave one of the stores out"
+                )
+
+
+def _labels(part: RepresentationPaths) -> NDArray[Any]:
+    assert part.labels is not None  # checked to be of one kind
+    return part.labels
+
+
+Piece = tuple[RepresentationPaths, NDArray[np.int64]]
+
+
+def _pieces(parts: Sequence[RepresentationPaths], rows: range) -> Iterable[Piece]:
+    """The parts that a chunk's samples come from, with their numbers there."""
+    start = 0
+    for part in parts:
+        low, high = max(rows.start, start), min(rows.stop, start + len(part))
+        if low < high:
+            yield part, np.arange(low - start, high - start)
+        start += len(part)
+
+
+def _values(pieces: Sequence[Piece], point: str) -> Any:
+    if isinstance(pieces[0][0].column(point), Rows):
+        return np.concatenate([part.column(point).take(index) for part, index in pieces])
+    found: list[NDArray[Any]] = []
+    for part, index in pieces:
+        column = part.column(point)
+        assert not isinstance(column, Rows)
+        found += column.ragged(index)
+    return found
+
+
+def _logits(pieces: Sequence[Piece]) -> NDArray[Any] | None:
+    columns = [(part.logits_column, index) for part, index in pieces]
+    found = [column.take(index) for column, index in columns if column is not None]
+    return np.concatenate(found) if found else None
