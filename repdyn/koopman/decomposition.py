@@ -102,7 +102,8 @@ def decompose(
     z = np.asarray(z, dtype=np.float64)
     if z.ndim != 3 or len(z) < 2 or not np.isfinite(z).all():
         raise RepdynError(
-            f"observables must be finite, of shape (points, samples, d) with two points or more, got {z.shape}"
+            "observables must be finite, of shape (points, samples, d) with two points or more, "
+            f"got {z.shape}"
         )
     points, samples, d = z.shape
     pairs = (points - 1) * samples

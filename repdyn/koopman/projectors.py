@@ -56,8 +56,8 @@ def riesz_projector(matrix: NDArray[Any], centre: complex, radius: float) -> Com
     distance = np.abs(np.abs(np.linalg.eigvals(matrix) - centre) - radius)
     if distance.min() < _CLOSE * radius:
         raise RepdynError(
-            f"riesz_projector: an eigenvalue lies {distance.min():.2g} from the circle of radius {radius:.3g}; "
-            "choose a circle that keeps its distance, or spectral_projector for a set"
+            f"riesz_projector: an eigenvalue lies {distance.min():.2g} from the circle of radius "
+            f"{radius:.3g}; choose a circle that keeps its distance, or spectral_projector for a set"
         )
     angles = 2 * np.pi * (np.arange(_NODES) + 0.5) / _NODES
     offsets = radius * np.exp(1j * angles)
@@ -105,8 +105,8 @@ def spectral_projector(matrix: NDArray[Any], eigenvalues: ArrayLike) -> Complex:
     inside = np.abs(own[:, None] - chosen[None]).min(axis=1) <= tolerance
     if inside.sum() != len(chosen):
         raise RepdynError(
-            f"spectral_projector: {len(chosen)} eigenvalues were given, {int(inside.sum())} of the matrix's match "
-            "them; give eigenvalues of the matrix, all of those that coincide"
+            f"spectral_projector: {len(chosen)} eigenvalues were given, {int(inside.sum())} of the matrix's "
+            "match; give eigenvalues of the matrix, all of those that coincide"
         )
     form, basis, size = schur(
         np.asarray(matrix, dtype=np.complex128),
