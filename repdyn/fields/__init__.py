@@ -4,6 +4,7 @@ Iteration explores, and which attractor a start reaches is the finding; accelera
 that only moves slowly is never called an attractor.
 """
 
+from repdyn.fields.alignment import FieldAlignment, align_fields
 from repdyn.fields.assignment import assign_basins
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
@@ -20,11 +21,13 @@ __all__ = [
     "AttractorHistory",
     "AttractorTracker",
     "Attractors",
+    "FieldAlignment",
     "LatentField",
     "Memorization",
     "Probing",
     "SurrogateAutoencoder",
     "SurrogateWarning",
+    "align_fields",
     "assign_basins",
     "find_attractors",
     "leading_multipliers",

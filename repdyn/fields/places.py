@@ -129,6 +129,7 @@ def canonical_phase(field: LatentField, ends: Tensor, period: int) -> Tensor:
 
 
 def shortest_period(field: LatentField, points: Tensor, period: int, near: float) -> NDArray[np.int64]:
+    """Steps after which each point first comes back to within ``near``: a cycle of 4 may be one of 2."""
     shortest = np.full(len(points), period, dtype=np.int64)
     image = points
     for k in range(1, period):

@@ -16,6 +16,7 @@ __all__ = ["check_map", "check_starts", "geometry_of", "to_index", "to_numpy"]
 
 
 def check_starts(z0: Any, tol: float, max_steps: int) -> Tensor:
+    """The starts as a detached tensor, or an error that names what is wrong with them or the protocol."""
     starts = torch.as_tensor(z0).detach()
     if starts.ndim != 2 or 0 in starts.shape or not starts.is_floating_point():
         raise RepdynError(
@@ -44,6 +45,7 @@ def geometry_of(starts: Tensor) -> tuple[Tensor, float, float]:
 
 
 def check_map(field: LatentField, starts: Tensor, scale: float) -> None:
+    """Refuse a map without a finite value, and one in which a sample's image depends on the others."""
     together, alone = field(starts[:4]), field(starts[:1])
     if not bool(torch.isfinite(field(starts)).any()):
         raise RepdynError("step: the map gives no finite value at any start; look for NaN in its weights")
@@ -56,9 +58,11 @@ def check_map(field: LatentField, starts: Tensor, scale: float) -> None:
 
 
 def to_numpy(x: Tensor) -> NDArray[Any]:
+    """A tensor's values, on the host and out of the graph."""
     array: NDArray[Any] = x.detach().cpu().numpy()
     return array
 
 
 def to_index(chosen: NDArray[np.int64], like: Tensor) -> Tensor:
+    """An index of the host as one for tensors on the device of ``like``."""
     return torch.from_numpy(chosen).to(like.device)

@@ -1,0 +1,291 @@
+"""Do two models' latent fields move the same data the same way, and do they share attractors?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.fields.attractors import Attractors
+from repdyn.fields.field import LatentField
+from repdyn.fields.starts import check_starts, to_numpy
+from repdyn.intervals import Estimate, bootstrap
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["FieldAlignment", "align_fields"]
+
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
+"""Iterations at which the fields are compared: most of the movement is early."""
+SHUFFLES = 199
+"""Relabelings behind the p-value of shared basins; the smallest that can be is 1/200."""
+CHANCE = 0.05
+"""Basins are shared when fewer relabelings than this agree as well."""
+
+
+@dataclass(frozen=True, eq=False)
+class FieldAlignment:
+    """How much of one field another explains, along the iteration, and which attractors correspond.
+
+    Attributes
+    ----------
+    steps
+        Iterations at which the fields were compared, shape ``(T,)``.
+    states
+        At each, the share of variance of B's held-out points that A's explain through the best orthogonal map
+        and scale, fitted on the other half of the samples at that iteration.
+    first_map
+        The same through the map fitted before any iteration.
+    velocities
+        The same for the next step, :math:`V_B(z)`, through the linear part of the map of ``states``.
+    shuffled
+        The control of ``states``: fitted on pairs that were shuffled.
+    decay
+        Difference of ``states`` between the first and the last iteration.
+    pairs
+        Attractors that correspond, by the largest overlap of their basins' data, shape ``(P, 2)``; attractors
+        without data in common stay unmatched.
+    overlap
+        Intersection over union of each pair's basins, shape ``(P,)``.
+    agreement, p_value
+        Adjusted mutual information of the two assignments to basins, and how often shuffled ones reach it.
+    attractors_a, attractors_b
+        The two searches.
+    verdict
+        Whether basins are shared: ``"found"`` or ``"not found"`` by the permutation test; ``"inconclusive"``
+        where a field has fewer than two attractors or fewer than half of the samples settled in both.
+    """
+
+    steps: NDArray[np.int64]
+    states: tuple[Estimate, ...]
+    first_map: tuple[Estimate, ...]
+    velocities: tuple[Estimate, ...]
+    shuffled: tuple[Estimate, ...]
+    decay: Estimate
+    pairs: NDArray[np.int64]
+    overlap: NDArray[np.float64]
+    agreement: float
+    p_value: float
+    attractors_a: Attractors
+    attractors_b: Attractors
+    verdict: str
+
+    @property
+    def decays(self) -> str:
+        """Does alignment decay with iteration? ``"yes"``, ``"no"`` (it grows), or ``"inconclusive"``."""
+        return "yes" if self.decay.low > 0 else "no" if self.decay.high < 0 else "inconclusive"
+
+    def __repr__(self) -> str:
+        lines = [
+            f"FieldAlignment: shared basins {self.verdict} (agreement {self.agreement:.3f}, "
+            f"p = {self.p_value:.3f}); alignment decays with iteration: {self.decays}",
+            "  iteration  states                map before iteration  velocities            shuffled pairs",
+        ]
+        rows = zip(self.steps, self.states, self.first_map, self.velocities, self.shuffled)
+        lines += [f"  {row[0]:9d}  " + "  ".join(f"{entry!r:<20}" for entry in row[1:]) for row in rows]
+        lines.append(
+            f"  attractors: {len(self.attractors_a)} and {len(self.attractors_b)}, {len(self.pairs)} matched"
+        )
+        return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """Alignment along the iteration beside its control."""
+        # plotly is slow to import: here, not with the room.
+        from repdyn.views.alignment import alignment
+
+        return alignment(
+            self.steps,
+            {
+                "states, map refitted": self.states,
+                "states, map before iteration": self.first_map,
+                "velocities": self.velocities,
+            },
+            self.shuffled,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, as plain values for ``--json``."""
+        return {
+            "verdict": self.verdict,
+            "agreement": self.agreement,
+            "p_value": self.p_value,
+            "decays": self.decays,
+            "decay": self.decay.to_dict(),
+            "steps": self.steps.tolist(),
+            **{
+                name: [estimate.to_dict() for estimate in getattr(self, name)]
+                for name in ("states", "first_map", "velocities", "shuffled")
+            },
+            "pairs": self.pairs.tolist(),
+            "overlap": self.overlap.tolist(),
+        }
+
+
+def align_fields(
+    field_a: LatentField,
+    field_b: LatentField,
+    codes_a: Any,
+    codes_b: Any,
+    *,
+    steps: Sequence[int] = STEPS,
+    max_steps: int = 1000,
+    seed: int = 0,
+) -> FieldAlignment:
+    r"""Compare two latent fields on the same samples.
+
+    With :math:`z_t` the points after t iterations and :math:`Q_t, s_t, b_t` the orthogonal map, scale and
+    shift of least squares on one half of the samples, the other half gives
+
+    .. math:: 1 - \frac{\sum_i \lVert z^B_t - (s_t Q_t z^A_t + b_t) \rVert^2}
+                       {\sum_i \lVert z^B_t - \bar z^B_t \rVert^2}
+
+    (Procrustes with a held-out half). Attractors are matched by the samples in their basins, which needs no
+    map at all.
+
+    Parameters
+    ----------
+    field_a, field_b
+        The maps.
+    codes_a, codes_b
+        The same samples in both latent spaces, shapes ``(N, d_a)`` and ``(N, d_b)``; widths may differ.
+    steps
+        Iterations to compare at, increasing.
+    max_steps
+        Plain steps allowed in the search for attractors.
+    seed
+        Of the halves, the shuffles and the bootstrap.
+
+    Returns
+    -------
+    FieldAlignment
+
+    Raises
+    ------
+    RepdynError
+        On codes of different number, fewer than eight samples, or steps that do not increase from 0 or more.
+
+    References
+    ----------
+    Schönemann (1966). A generalized solution of the orthogonal Procrustes problem. Psychometrika 31.
+    Vinh, Epps, Bailey (2010). Information theoretic measures for clusterings comparison. JMLR 11.
+    """
+    a, b = check_starts(codes_a, 1.0, 1), check_starts(codes_b, 1.0, 1)
+    if len(a) != len(b) or len(a) < 8:
+        raise RepdynError(f"codes: need the same samples in both, at least 8, got {len(a)} and {len(b)}")
+    steps = list(steps)
+    if not steps or steps[0] < 0 or any(later <= earlier for earlier, later in pairwise(steps)):
+        raise RepdynError(f"steps: must increase from 0 or more, got {steps}")
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(a))
+    fit, held = order[: len(a) // 2], order[len(a) // 2 :]
+    shuffled_fit = generator.permutation(fit)
+    rows: dict[str, list[Estimate]] = {"states": [], "first_map": [], "velocities": [], "shuffled": []}
+    parts: list[NDArray[np.float64]] = []
+    first: _Map | None = None
+    done = 0
+    for t in steps:
+        for _ in range(t - done):
+            a, b = field_a(a), field_b(b)
+        done = t
+        x, y, next_x, next_y = (_double(z) for z in (a, b, field_a(a), field_b(b)))
+        if not all(np.isfinite(z).all() for z in (x, y, next_x, next_y)):
+            raise RepdynError(f"field: points are no longer finite after {t} iterations: compare fewer steps")
+        v, w = next_x - x, next_y - y
+        best = _Map(x[fit], y[fit])
+        first = first or best
+        control = _Map(x[shuffled_fit], y[fit])
+        total = ((y[held] - y[held].mean(axis=0)) ** 2).sum(axis=1)
+        errors = {
+            "states": ((y[held] - best(x[held])) ** 2).sum(axis=1),
+            "first_map": ((y[held] - first(x[held])) ** 2).sum(axis=1),
+            "shuffled": ((y[held] - control(x[held])) ** 2).sum(axis=1),
+        }
+        for name, error in errors.items():
+            rows[name].append(bootstrap(_explained, error, total, seed=seed))
+        moved = ((w[held] - best.linear(v[held])) ** 2).sum(axis=1)
+        rows["velocities"].append(bootstrap(_explained, moved, (w[held] ** 2).sum(axis=1), seed=seed))
+        parts.append(np.stack([errors["states"], total], axis=1))
+    decay = bootstrap(lambda p, q: _explained(*p.T) - _explained(*q.T), parts[0], parts[-1], seed=seed)
+    found_a = field_a.attractors(codes_a, max_steps=max_steps, seed=seed)
+    found_b = field_b.attractors(codes_b, max_steps=max_steps, seed=seed)
+    pairs, overlap = _match(found_a.basin, found_b.basin)
+    agreement, p_value, verdict = _shared(found_a, found_b, generator)
+    return FieldAlignment(
+        steps=np.array(steps),
+        decay=decay,
+        pairs=pairs,
+        overlap=overlap,
+        agreement=agreement,
+        p_value=p_value,
+        attractors_a=found_a,
+        attractors_b=found_b,
+        verdict=verdict,
+        **{name: tuple(values) for name, values in rows.items()},
+    )
+
+
+class _Map:
+    """Orthogonal map (with orthonormal rows or columns where widths differ), scale and shift."""
+
+    def __init__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+        self.mean_x: NDArray[np.float64] = x.mean(axis=0)
+        self.mean_y: NDArray[np.float64] = y.mean(axis=0)
+        x, y = x - self.mean_x, y - self.mean_y
+        left, singular, right = np.linalg.svd(x.T @ y, full_matrices=False)
+        rotation = left @ right
+        # Where A is wider, the map drops directions: what is left of x sets the scale.
+        size = float(((x @ rotation) ** 2).sum())
+        self.matrix: NDArray[np.float64] = rotation * (float(singular.sum()) / size if size > 0 else 0.0)
+
+    def linear(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        image: NDArray[np.float64] = v @ self.matrix
+        return image
+
+    def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.linear(x - self.mean_x) + self.mean_y
+
+
+def _explained(error: NDArray[np.float64], total: NDArray[np.float64]) -> float:
+    whole = float(total.sum())
+    return 1 - float(error.sum()) / whole if whole > 0 else float("nan")
+
+
+def _double(z: torch.Tensor) -> NDArray[np.float64]:
+    return to_numpy(z).astype(np.float64)
+
+
+def _match(
+    basin_a: NDArray[np.int64], basin_b: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    from scipy.optimize import linear_sum_assignment  # half a second to import: here, not with the room
+
+    both = (basin_a >= 0) & (basin_b >= 0)
+    if not both.any():
+        return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
+    shared = np.zeros((basin_a.max() + 1, basin_b.max() + 1))
+    np.add.at(shared, (basin_a[both], basin_b[both]), 1)
+    union = shared.sum(axis=1)[:, None] + shared.sum(axis=0)[None] - shared
+    ratio = shared / np.maximum(union, 1)
+    rows, columns = linear_sum_assignment(-ratio)
+    kept = shared[rows, columns] > 0
+    return np.stack([rows[kept], columns[kept]], axis=1), ratio[rows[kept], columns[kept]]
+
+
+def _shared(a: Attractors, b: Attractors, generator: np.random.Generator) -> tuple[float, float, str]:
+    from sklearn.metrics import adjusted_mutual_info_score  # slow to import: here, not with the room
+
+    both = (a.basin >= 0) & (b.basin >= 0)
+    labels_a, labels_b = a.basin[both], b.basin[both]
+    if len(set(labels_a.tolist())) < 2 or len(set(labels_b.tolist())) < 2 or both.mean() < 0.5:
+        return float("nan"), float("nan"), "inconclusive"
+    agreement = float(adjusted_mutual_info_score(labels_a, labels_b))
+    chance = [adjusted_mutual_info_score(generator.permutation(labels_a), labels_b) for _ in range(SHUFFLES)]
+    p_value = (1 + sum(value >= agreement for value in chance)) / (1 + SHUFFLES)
+    return agreement, p_value, "found" if p_value < CHANCE else "not found"
