@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.errors import RepdynError
 from repdyn.paths.checks import check_labels
 from repdyn.paths.chunks import missing_rows, seal, settle_labels, write_chunk
-from repdyn.paths.layout import Layout, read_layout
+from repdyn.paths.layout import Layout, as_place, read_layout
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.places import Place, place_of
 from repdyn.paths.start import check_place, check_same, create_store, keep_checksums, plan_layout
@@ -47,8 +47,8 @@ class PathsWriter:
     5
     """
 
-    def __init__(self, place: Place, layout: Layout) -> None:
-        self.place = place
+    def __init__(self, store: Place | str | os.PathLike[str], layout: Layout) -> None:
+        self.place = as_place(store)
         self.layout = layout
         self.chunk_rows = layout.chunk_rows
 

@@ -128,11 +128,6 @@ def test_info_reads_no_chunk(out: Path, monkeypatch: pytest.MonkeyPatch) -> None
     info = inspect_paths(out)
     assert (info.size, info.points, info.tokens) == (SIZE, ("stem", "words"), ("words",))
     assert info.labels == "int64"
-        SIZE,
-        ("stem", "words"),
-        ("words",),
-        "int64",
-    )
     assert info.logits_width == 6
     assert info.checksums
     assert info.complete
