@@ -2,8 +2,9 @@
 
 :class:`PathDetector` watches the whole representation path; :class:`MahalanobisDetector`,
 :class:`RelativeMahalanobisDetector` and :class:`KNNDetector` watch one point and are what it must beat;
-:class:`TrajectoryDetector` watches how an auto-encoder moves a code; :class:`UnionDetector` calibrates
-several together; :func:`evaluate` puts a detector beside its controls.
+:class:`GuidedEnergyDetector` asks the model's own head; :class:`TrajectoryDetector` watches how an
+auto-encoder moves a code; :class:`UnionDetector` calibrates several together; :func:`evaluate` puts a
+detector beside its controls.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from repdyn.ood.controls import energy
 from repdyn.ood.detector import load_detector
 from repdyn.ood.detectors import MahalanobisDetector, PathDetector, RelativeMahalanobisDetector
 from repdyn.ood.evaluation import OODEvaluation, evaluate
+from repdyn.ood.guidance import GuidedEnergyDetector
 from repdyn.ood.neighbours import KNNDetector
 from repdyn.ood.residuals import ReconstructionDetector, ResidualDetector
 from repdyn.ood.trajectories import TrajectoryDetector
@@ -21,6 +23,7 @@ from repdyn.ood.union import UnionDetector
 
 __all__ = [
     "AttractorDetector",
+    "GuidedEnergyDetector",
     "KNNDetector",
     "MahalanobisDetector",
     "OODEvaluation",

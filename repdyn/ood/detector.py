@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["Detector", "load_detector"]
+__all__ = ["LOGITS", "Detector", "load_detector"]
 
 Array = NDArray[np.float64]
 
 CHUNK = 2048  # rows read at once: 2048 paths of 13 points by 768 in float32 are 80 MB
 FALSE_POSITIVE_RATE = 0.05  # a threshold at 95 % true positives, the field's convention
+LOGITS = "logits"  # read like a point, from the logits that were traced with the paths
 SOURCE = ("digest", "pooling")  # of the metadata: what must agree for scores to mean the same
 
 
@@ -193,13 +194,14 @@ class Detector(ABC):
 
     def _begin(self, paths: RepresentationPaths, points: tuple[str, ...]) -> None:
         """Note what is read and from which model."""
+        widths = _widths(paths)
         for point in points:
-            if point not in paths.points:
+            if point not in widths:
                 raise RepdynError(
-                    f"point {point!r}: not in these paths; {nearest_names(point, paths.points)}"
+                    f"point {point!r}: not in these paths; {nearest_names(point, tuple(widths))}"
                 )
         self.points_ = points
-        self.widths_ = {point: int(paths.widths[point]) for point in points}
+        self.widths_ = {point: widths[point] for point in points}
         self.source_ = _source(paths)
 
     def _fitted(self) -> None:
@@ -209,15 +211,16 @@ class Detector(ABC):
     def _check(self, paths: RepresentationPaths) -> None:
         """Refuse paths whose scores would not mean the same as those the detector was fitted on."""
         self._fitted()
+        widths = _widths(paths)
         for point in self.points_:
-            if point not in paths.points:
+            if point not in widths:
                 raise RepdynError(
                     f"paths: lack the point {point!r} the detector was fitted on; "
-                    f"{nearest_names(point, paths.points)}; trace with the same points"
+                    f"{nearest_names(point, tuple(widths))}; trace with the same points"
                 )
-            if paths.widths[point] != self.widths_[point]:
+            if widths[point] != self.widths_[point]:
                 raise RepdynError(
-                    f"paths: {point!r} is {paths.widths[point]} wide, the detector was fitted on "
+                    f"paths: {point!r} is {widths[point]} wide, the detector was fitted on "
                     f"{self.widths_[point]}; trace with the same model and pooling"
                 )
         source = _source(paths)
@@ -285,7 +288,7 @@ def read(
 
 def values(paths: RepresentationPaths, point: str, start: int = 0) -> NDArray[Any]:
     """One point as an ``(N, D)`` array of finite numbers, or an error that says where it is not."""
-    x = np.asarray(paths[point])
+    x = np.asarray(paths[point] if point in paths.points else paths.logits)
     if x.ndim != 2:
         raise RepdynError(
             f"paths: {point!r} has shape {x.shape}, expected (N, D); trace with a pooling, or pool the tokens"
@@ -297,6 +300,12 @@ def values(paths: RepresentationPaths, point: str, start: int = 0) -> NDArray[An
             f"paths: non-finite activation at {point!r}, sample {start + row}; drop that sample"
         )
     return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
+
+
+def _widths(paths: RepresentationPaths) -> dict[str, int]:
+    """Width of all that can be read: every point, and the logits where there are some."""
+    found = {} if paths.logits is None else {LOGITS: int(paths.logits.shape[1])}
+    return {**found, **{point: int(paths.widths[point]) for point in paths.points}}
 
 
 def _source(paths: RepresentationPaths) -> dict[str, Any]:

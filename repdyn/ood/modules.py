@@ -16,7 +16,14 @@ from repdyn.ood.crossfit import Density, RelativeDensity, TwofoldDensity
 from repdyn.ood.gaussian import ShrunkGaussian
 from repdyn.ood.orbits import orbit_features
 
-__all__ = ["DensityModule", "NeighboursModule", "PathModule", "TrajectoryModule", "UnionModule"]
+__all__ = [
+    "DensityModule",
+    "GuidedEnergyModule",
+    "NeighboursModule",
+    "PathModule",
+    "TrajectoryModule",
+    "UnionModule",
+]
 
 TINY = 1e-12  # added under roots, so that a gradient at distance 0 is finite
 
@@ -111,6 +118,26 @@ class NeighboursModule(nn.Module):
         x = normalize(features[self.point].to(self.neighbours.dtype), dim=-1)
         kth = (x @ self.neighbours.T).topk(self.k, dim=-1).values[..., -1]
         return -((2 - 2 * kth).clamp_min(0) + TINY).sqrt()
+
+
+class GuidedEnergyModule(nn.Module):
+    """Energy times energy-weighted similarity to the nearest kept samples, ``{point: (n, D)} -> (n,)``."""
+
+    weighted: Tensor
+    threshold: Tensor
+
+    def __init__(self, point: str, weighted: NDArray[np.float32], k: int, threshold: float) -> None:
+        super().__init__()
+        self.point = point
+        self.k = k
+        self.register_buffer("weighted", _tensor(weighted))
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Score of each row, higher is more normal; ``features`` holds ``"logits"`` too."""
+        similarity = normalize(features[self.point].to(self.weighted.dtype), dim=-1) @ self.weighted.T
+        guidance = similarity.topk(self.k, dim=-1).values.mean(-1)
+        return features["logits"].to(guidance.dtype).logsumexp(-1) * guidance
 
 
 class TrajectoryModule(nn.Module):

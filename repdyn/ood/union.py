@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.ood.calibration import smooth_log_p_values
-from repdyn.ood.detector import Detector, record_all, revive_all
+from repdyn.ood.detector import LOGITS, Detector, record_all, revive_all
 from repdyn.ood.detectors import PathDetector
+from repdyn.ood.guidance import GuidedEnergyDetector
 
 if TYPE_CHECKING:
     from repdyn.ood.modules import UnionModule
@@ -36,8 +37,9 @@ class UnionDetector(Detector):
     Parameters
     ----------
     members
-        Detectors by name, unfitted. Unless given: the :class:`PathDetector` and its controls at the last
-        point: nearest neighbours, Mahalanobis and relative Mahalanobis distance.
+        Detectors by name, unfitted. Unless given: the :class:`PathDetector`, its controls at the last
+        point (nearest neighbours, Mahalanobis and relative Mahalanobis distance) and, where logits were
+        traced, the :class:`GuidedEnergyDetector`.
 
     Attributes
     ----------
@@ -90,12 +92,14 @@ class UnionDetector(Detector):
             path = PathDetector().fit(paths)
             self.members_ = {"path": path, **path.controls_}
             path.controls_ = {}  # they are members here, and need not be kept twice
+            if paths.logits is not None:
+                self.members_["guided energy"] = GuidedEnergyDetector().fit(paths)
         else:
             self.members_ = {name: member.fit(paths) for name, member in self.members.items()}
         if not self.members_:
             raise RepdynError("members: there is none; give {'name': detector}")
         read = {point for member in self.members_.values() for point in member.points_}
-        self._begin(paths, tuple(point for point in paths.points if point in read))
+        self._begin(paths, tuple(point for point in (*paths.points, LOGITS) if point in read))
         self._references = {
             name: np.sort(member.calibration_scores_) for name, member in self.members_.items()
         }

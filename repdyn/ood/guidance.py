@@ -1,0 +1,108 @@
+"""The model's own confidence, guided by nearest neighbours: for models with a head and its logits traced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.ood.controls import energy
+from repdyn.ood.detector import LOGITS, Detector, read, values
+from repdyn.ood.gaussian import unit
+
+if TYPE_CHECKING:
+    from repdyn.ood.modules import GuidedEnergyModule
+    from repdyn.paths import RepresentationPaths
+
+__all__ = ["GuidedEnergyDetector"]
+
+Array = NDArray[np.float64]
+
+
+class GuidedEnergyDetector(Detector):
+    r"""Energy of the logits times the energy-weighted similarity to the nearest fitted samples (NNGuide).
+
+    .. math:: \text{score}(x) = E(x) \cdot \tfrac1k \sum_{i \in \text{NN}_k(x)} E(x_i)\, \cos(h(x), h(x_i))
+
+    with :math:`E` the log-sum-exp of the logits, h one point of the path, and neighbours ranked by the
+    weighted similarity itself. Confidence alone is high far from the data; similarity alone knows nothing
+    of the classes.
+
+    Parameters
+    ----------
+    k
+        Number of neighbours.
+    point
+        The point; the last one unless told.
+    bank
+        At most so many fitted samples are kept, drawn at random: memory and time grow with them.
+    seed
+        Draws the bank.
+
+    References
+    ----------
+    Park, J., Jung, Y. G. & Teoh, A. B. J. (2023). Nearest neighbor guidance for out-of-distribution
+    detection. ICCV, equations 3 to 5.
+    """
+
+    def __init__(self, k: int = 10, point: str | None = None, bank: int = 20_000, seed: int = 0) -> None:
+        self.k = k
+        self.point = point
+        self.bank = bank
+        self.seed = seed
+
+    def fit(self, paths: RepresentationPaths) -> Self:
+        """Keep the neighbours; the calibration scores leave each sample out of its own neighbours.
+
+        Raises
+        ------
+        RepdynError
+            If the paths have no logits, or ``k`` is not below the number of samples.
+        """
+        if not 1 <= self.k < min(len(paths), self.bank):
+            raise RepdynError(f"k: must lie between 1 and one less than the samples kept, got {self.k}")
+        self._begin(paths, (self.point or paths.points[-1], LOGITS))
+        kept = np.arange(len(paths))
+        if len(paths) > self.bank:
+            kept = np.sort(np.random.default_rng(self.seed).permutation(len(paths))[: self.bank])
+        own = paths.subset(kept)
+        weight = energy(values(own, LOGITS))
+        self._weighted = unit(values(own, self.points_[0]), np.float32) * weight[:, None].astype(np.float32)
+        slot = np.full(len(paths), -1)
+        slot[kept] = np.arange(len(kept))
+        scores, start = [], 0
+        for batch in read(paths, self.points_, "finding neighbours"):
+            size = len(batch[LOGITS])
+            scores.append(self._guided(batch, slot[start : start + size]))
+            start += size
+        self._calibrate(np.concatenate(scores), "cross-fitted")
+        return self
+
+    def as_module(self) -> GuidedEnergyModule:
+        """The fitted detector as a ``torch.nn.Module``, which also takes ``"logits"``."""
+        from repdyn.ood.modules import GuidedEnergyModule  # torch is loaded only for a module
+
+        self._fitted()
+        return GuidedEnergyModule(self.points_[0], self._weighted, self.k, self.threshold_)
+
+    def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
+        return self._guided(batch, None)
+
+    def _guided(self, batch: Mapping[str, NDArray[Any]], itself: NDArray[np.integer] | None) -> Array:
+        similarity = unit(batch[self.points_[0]], np.float32) @ self._weighted.T
+        if itself is not None:
+            rows = np.flatnonzero(itself >= 0)
+            similarity[rows, itself[rows]] = -np.inf
+        best = np.partition(similarity, similarity.shape[1] - self.k, axis=1)[:, -self.k :]
+        guidance: Array = best.mean(axis=1, dtype=np.float64)
+        return energy(batch[LOGITS]) * guidance
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        return {"k": self.k, "bank": self.bank, "seed": self.seed}, {"weighted": self._weighted}
+
+    def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+        self.k, self.bank, self.seed = int(config["k"]), int(config["bank"]), int(config["seed"])
+        self._weighted = np.asarray(tensors["weighted"])
