@@ -5,7 +5,7 @@ from __future__ import annotations
 from repdyn.koopman.autoencoder import KoopmanAutoencoder
 from repdyn.koopman.autonomy import Autonomy, autonomy
 from repdyn.koopman.controls import Controls, controls
-from repdyn.koopman.editing import EditedKoopman, EditReport
+from repdyn.koopman.edited import EditedKoopman, EditReport
 from repdyn.koopman.fidelity import Fidelity
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths import RepresentationPaths
 
-__all__ = ["destination", "in_ball", "split", "targets"]
+__all__ = ["balls", "destination", "split", "targets"]
 
 _MEDOID_ROWS = 2000  # distances of all pairs of so many rows find a medoid
 _PARTS = (0.6, 0.2, 0.2)  # of the paths: to edit with, to choose the quantile on, to report on
@@ -144,16 +144,34 @@ def destination(
     return place
 
 
-def in_ball(
+def balls(
     outputs: Tensor, names: NDArray[Any], target: NDArray[np.bool_], quantile: float
-) -> NDArray[np.bool_]:
-    """Targeted rows whose outputs lie in the ball about their class's medoid."""
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows whose outputs lie in the ball about the medoid of a targeted class.
+
+    Parameters
+    ----------
+    outputs
+        Shape ``(n, d)``.
+    names, target
+        Class of each row, and which are targeted, shapes ``(n,)``.
+    quantile
+        Part of each targeted class that its ball holds.
+
+    Returns
+    -------
+    tuple
+        Targeted rows in the ball of their class, and other rows in any of the balls; each ``(n,)``.
+    """
     inside = np.zeros(len(target), dtype=bool)
+    others = np.zeros(len(target), dtype=bool)
     for name in np.unique(names[target]):
         rows = np.flatnonzero(target & (names == name))
         place = outputs[rows]
         few = place[:: max(1, len(rows) // _MEDOID_ROWS)]
         medoid = few[torch.cdist(few, few).sum(dim=1).argmin()]
-        distance = (place - medoid).norm(dim=1).numpy()
-        inside[rows[distance <= np.quantile(distance, quantile)]] = True
-    return inside
+        distance = (outputs - medoid).norm(dim=1).numpy()
+        radius = np.quantile(distance[rows], quantile)
+        inside[rows[distance[rows] <= radius]] = True
+        others |= ~target & (distance <= radius)
+    return inside, others

@@ -11,20 +11,18 @@ from numpy.typing import ArrayLike
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import finite
-from repdyn.views.theme import CATEGORIES, OTHER, SEQUENTIAL, new_figure, plain, veil
+from repdyn.views.theme import CATEGORIES, SEQUENTIAL, category_colors, new_figure, plain, veil
 
-__all__ = ["excitation", "forgetting"]
+__all__ = ["attack", "excitation", "forgetting"]
 
 _MOST = 40  # classes or modes drawn
-_TARGET, _OTHERS, _ATTACK = CATEGORIES[5], CATEGORIES[0], CATEGORIES[3]
+_TARGET, _OTHERS = CATEGORIES[5], CATEGORIES[0]
 
 Pair = Mapping[str, Mapping[str, float]]
 
 
-def forgetting(
-    forgotten: Pair, retained: Pair, per_class: Mapping[str, Pair], attack: Mapping[str, Mapping[str, float]]
-) -> go.Figure:
-    """Accuracy before and after an edit: of what was to go, of what was to stay, and under attack.
+def forgetting(forgotten: Pair, retained: Pair, per_class: Mapping[str, Pair]) -> go.Figure:
+    """Accuracy before and after an edit: of what was to go and of what was to stay.
 
     Parameters
     ----------
@@ -32,8 +30,6 @@ def forgetting(
         ``{"before": {"value", "low", "high"}, "after": …}``.
     per_class
         The same for each class that was to stay; of many, those that lost most are drawn.
-    attack
-        What attacks recover of the target, by their name; empty where there was none.
 
     Returns
     -------
@@ -49,10 +45,9 @@ def forgetting(
         "Forgetting",
         f"What was to go falls from {before:.3f} to {after:.3f}; what was to stay goes from "
         f"{retained['before']['value']:.3f} to {retained['after']['value']:.3f}. Hollow before the edit, "
-        f"filled after it, with 95 % intervals{left}."
-        + (" Diamonds: what an attack reads of the target from the edited model." if attack else ""),
+        f"filled after it, with 95 % intervals{left}.",
         alt=f"Accuracy before and after the edit for {len(rows)} groups of samples.",
-        height=200 + 30 * (len(rows) + len(attack)),
+        height=200 + 30 * len(rows),
     )
     names = [name for name, _, _ in rows]
     for name, pair, color in rows:
@@ -66,10 +61,42 @@ def forgetting(
         )
         for when, symbol in (("before", "circle-open"), ("after", "circle")):
             _mark(figure, name, pair[when], color, symbol, f"{when} the edit", first=name == names[0])
-    for name, found in attack.items():
-        _mark(figure, f"attack: {plain(name, 40)}", found, _ATTACK, "diamond", "under attack", first=False)
-    order = [*names, *(f"attack: {plain(name, 40)}" for name in attack)]
-    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1])
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
+    figure.update_xaxes(title_text="accuracy", range=[-0.03, 1.03])
+    return figure
+
+
+def attack(figures: Mapping[str, Mapping[str, Mapping[str, float]]], chance: float) -> go.Figure:
+    """What attacks recover of a forgotten class, model by model.
+
+    Parameters
+    ----------
+    figures
+        ``{model: {figure: {"value", "low", "high"}}}``.
+    chance
+        What a guess of the probe reaches.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    if not figures:
+        raise RepdynError("attack: there is no model to draw")
+    whats = list(next(iter(figures.values())))
+    figure = new_figure(
+        "Can the forgotten class be had back?",
+        f"Each model under the same attacks, with 95 % intervals. The probe's figure is a balanced accuracy, "
+        f"of which a guess reaches {chance:g}; the others are accuracies. What an edit removed is as hard to "
+        "recover as from a network that never saw it.",
+        alt=f"{len(whats)} figures of {len(figures)} models under attack.",
+        height=220 + 34 * len(figures),
+    )
+    colors = category_colors(len(whats))
+    for what, color in zip(whats, colors):
+        for number, (name, found) in enumerate(figures.items()):
+            _mark(figure, plain(name), found[what], color, "circle", what, first=number == 0)
+    figure.add_vline(x=chance, line={"color": veil(0.9), "width": 1, "dash": "dot"})
+    figure.update_yaxes(categoryorder="array", categoryarray=[plain(name) for name in figures][::-1])
     figure.update_xaxes(title_text="accuracy", range=[-0.03, 1.03])
     return figure
 
@@ -134,7 +161,7 @@ def _mark(
         name=name,
         legendgroup=name,
         showlegend=first,
-        marker={"size": 11, "color": color if color else OTHER, "symbol": symbol, "line": {"width": 2}},
+        marker={"size": 11, "color": color, "symbol": symbol, "line": {"width": 2}},
         error_x={
             "type": "data",
             "symmetric": False,

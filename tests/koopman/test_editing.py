@@ -8,7 +8,8 @@ import torch
 
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
-from repdyn.koopman.editing import EditedKoopman, edit_operator
+from repdyn.koopman.edited import EditedKoopman
+from repdyn.koopman.editing import edit_operator
 from repdyn.paths import RepresentationPaths
 
 
@@ -111,7 +112,7 @@ def test_a_root_is_a_root_or_there_is_none(kae, paths) -> None:
     assert np.array_equal(edited.propagate(paths["a"], "c"), edited.predict(paths["a"]))
     root = edited.root
     if root is None:
-        with pytest.raises(RepdynError, match="no real root"):
+        with pytest.raises(RepdynError, match="none between them"):
             edited.propagate(paths["a"], "b")
     else:
         assert np.allclose(root @ root, edited.matrix, atol=1e-6)
@@ -153,3 +154,73 @@ def test_a_label_needs_labels(kae, paths) -> None:
     bare = RepresentationPaths.from_arrays({p: paths[p] for p in paths.points})
     with pytest.raises(RepdynError, match="no labels"):
         kae.forget(bare, label=1)
+
+
+def test_every_sample_inside_the_ball_is_an_error() -> None:
+    draw = np.random.default_rng(0)
+    angle = draw.uniform(0, 2 * np.pi, 200)
+    labels = (np.arange(200) < 100).astype(int)
+
+    def paths_at(radius: np.ndarray, shift: float) -> RepresentationPaths:
+        x = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        x[labels == 0, 0] += shift
+        return RepresentationPaths.from_arrays({"a": x, "b": 2 * x}, labels=labels)
+
+    # The class to forget surrounds the other: any ball about one of its members holds that.
+    ring = paths_at(np.where(labels == 1, 3.0, 0.2), 0.0)
+    with pytest.raises(RepdynError, match="every sample lies in the ball"):
+        KoopmanAutoencoder(2, ()).fit(ring, epochs=5).forget(ring, label=1)
+    # A few far members: the ball of all of them holds everything, smaller ones do not.
+    far = paths_at(np.where(labels == 0, 0.2, np.where(np.arange(200) < 8, 9.0, 0.5)), 4.0)
+    fitted = KoopmanAutoencoder(2, ()).fit(far, epochs=5)
+    with pytest.raises(RepdynError, match="give a smaller quantile"):
+        fitted.forget(far, label=1, quantile=1.0)
+    assert fitted.forget(far, label=1).quantile < 1.0
+
+
+def test_edited_paths_have_values_between_points_where_a_root_exists(kae, paths) -> None:
+    turn = np.linalg.qr(np.random.default_rng(5).standard_normal((8, 8)))[0]
+    edited = kae.forget(paths, label=0)
+    # A map near the identity has a root, a reflection has none.
+    near = EditedKoopman(kae, np.eye(8) + 0.1 * turn, 0.9, 1, edited.report)
+    assert near.root is not None
+    assert np.allclose(near.root @ near.root, near.matrix)
+    assert np.allclose(near.propagate(paths["a"], 2), near.predict(paths["a"]), atol=1e-5)
+    half, whole = near.propagate(paths["a"], 0.5), near.propagate(paths["a"], "b")
+    assert half.shape == whole.shape == (400, 4)
+    assert "can be interpolated" in repr(near)
+    mirror = EditedKoopman(kae, np.diag([-1.0] + [1.0] * 7), 0.9, 1, edited.report)
+    assert mirror.root is None
+    assert "closed negative real axis" in repr(mirror)
+    with pytest.raises(RepdynError, match="1 eigenvalues on the closed negative"):
+        mirror.propagate(paths["a"], 0.5)
+    with pytest.raises(RepdynError, match="depth must lie"):
+        near.propagate(paths["a"], 2.5)
+
+
+def test_the_edit_runs_in_the_real_model(kae, paths) -> None:
+    class Model:
+        def run_from(self, point: str, x: np.ndarray) -> tuple[str, np.ndarray]:
+            return point, x.sum(axis=1)
+
+    edited = kae.forget(paths, label=0)
+    point, logits = edited.run(Model(), paths["a"])
+    assert point == "c"
+    assert np.array_equal(logits, edited.predict(paths["a"]).sum(axis=1))
+    with pytest.raises(RepdynError, match="run_from"):
+        edited.run(object(), paths["a"])
+
+
+def test_drift_on_other_data_is_nought_for_no_edit_and_small_for_what_stays(kae, paths) -> None:
+    edited = kae.forget(paths, label=0)
+    idle = EditedKoopman(kae, edited.original, 1.0, 0, edited.report)
+    assert idle.drift(paths).value < 1e-6
+    kept = paths.subset(np.flatnonzero(paths.labels != 0))
+    gone = paths.subset(np.flatnonzero(paths.labels == 0))
+    assert edited.drift(kept).value < 0.1 < edited.drift(gone).value
+
+
+def test_the_report_is_drawn_and_says_whether_it_forgot(kae, paths) -> None:
+    report = kae.forget(paths, label=0).report
+    assert report.verdict == "found"
+    assert len(report.plot().data) > 4

@@ -1,0 +1,100 @@
+"""Attacks: what is there is recovered, what is gone is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from repdyn.errors import RepdynError
+from repdyn.koopman import KoopmanAutoencoder
+from repdyn.koopman.attack import AttackReport, attack, fine_tuned, recovered_by_probe
+from repdyn.koopman.edited import EditedKoopman
+from repdyn.paths import RepresentationPaths
+
+
+def _clusters(seed: int) -> RepresentationPaths:
+    draw = np.random.default_rng(seed)
+    y = draw.integers(3, size=600)
+    x = 3 * np.eye(3)[y] + 0.3 * draw.standard_normal((600, 3))
+    return RepresentationPaths.from_arrays({"a": x, "b": x * 0.9}, labels=y)
+
+
+@pytest.fixture(scope="module")
+def edited() -> EditedKoopman:
+    paths = _clusters(0)
+    return KoopmanAutoencoder(6, (8,)).fit(paths, epochs=40, batch_size=64).forget(paths, label=1)
+
+
+@pytest.fixture(scope="module")
+def head() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Linear(3, 3)
+    with torch.no_grad():
+        layer.weight.copy_(2 * torch.eye(3))
+        layer.bias.zero_()
+    return layer
+
+
+def test_an_invertible_edit_hides_a_class_and_the_attack_says_so(edited, head) -> None:
+    paths = _clusters(1)
+    blind = RepresentationPaths.from_arrays(
+        {"z": np.random.default_rng(2).standard_normal((600, 3))}, labels=paths.labels
+    )
+    before = head.weight.clone()
+    found = attack(edited, paths, 1, head=head, beside={"blind": (blind, head)})
+    assert torch.equal(head.weight, before)
+    assert found.figures["not edited"]["head, target"].value > 0.9
+    assert found.figures["edited"]["head, target"].value < 0.05
+    assert found.figures["edited"]["probe"].value > 0.9
+    assert found.verdict == "found"
+    assert found.figures["blind"]["probe"].low < 0.5 < found.figures["blind"]["probe"].high + 0.05
+    assert found.samples[1] < 12
+    assert "recovered from the edit: found" in repr(found)
+
+
+def test_a_map_to_nothing_leaves_nothing_to_recover(edited, head) -> None:
+    paths = _clusters(1)
+    nothing = EditedKoopman(edited.kae, np.zeros_like(edited.matrix), 1.0, 1, edited.report)
+    found = attack(nothing, paths, 1, head=head)
+    assert found.figures["edited"]["probe"].value == pytest.approx(0.5, abs=0.01)
+    assert found.verdict != "found"
+
+
+def test_without_a_head_the_attacker_starts_from_nothing(edited) -> None:
+    found = attack(edited, _clusters(1), [1], fraction=0.05)
+    assert found.figures["not edited"]["fine-tuned, target"].value > 0.9
+
+
+def test_fine_tuning_learns_from_few_and_the_probe_is_balanced() -> None:
+    draw = np.random.default_rng(0)
+    target = np.arange(500) < 25
+    noise = draw.standard_normal((500, 2))
+    guess = recovered_by_probe(noise[::2], target[::2], noise[1::2], target[1::2], 0)
+    assert 0.2 < guess.value < 0.8
+    shifted = noise + 8 * target[:, None]
+    assert recovered_by_probe(shifted[::2], target[::2], shifted[1::2], target[1::2], 0).value > 0.98
+    with torch.random.fork_rng(devices=[]):
+        head = nn.Linear(2, 2)
+    few = torch.tensor([[3.0, 0.0], [0.0, 3.0]])
+    assert torch.equal(fine_tuned(head, few, torch.tensor([0, 1]))(few).argmax(dim=1), torch.tensor([0, 1]))
+
+
+def test_a_saved_attack_is_the_same_and_is_drawn(edited, head, tmp_path) -> None:
+    found = attack(edited, _clusters(1), 1, head=head)
+    found.save(tmp_path / "attack")
+    assert AttackReport.load(tmp_path / "attack").to_dict() == found.to_dict()
+    assert len(found.plot().data) == 8
+
+
+def test_nonsense_is_refused(edited, head) -> None:
+    paths = _clusters(1)
+    with pytest.raises(RepdynError, match="fraction"):
+        attack(edited, paths, 1, fraction=0.9)
+    with pytest.raises(RepdynError, match="no sample with label"):
+        attack(edited, paths, 9)
+    with pytest.raises(RepdynError, match="same samples"):
+        attack(edited, paths, 1, beside={"x": (paths.subset(np.arange(10)), head)})
+    with pytest.raises(RepdynError, match="nothing to tell it from"):
+        attack(edited, paths, [0, 1, 2])
