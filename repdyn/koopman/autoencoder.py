@@ -23,7 +23,7 @@ from repdyn.paths import RepresentationPaths
 
 if TYPE_CHECKING:
     from repdyn.fields import LatentField
-    from repdyn.koopman.editing import EditedKoopman
+    from repdyn.koopman.edited import EditedKoopman
     from repdyn.koopman.fidelity import Fidelity
     from repdyn.koopman.spectrum import KoopmanSpectrum
 
@@ -52,6 +52,9 @@ class KoopmanAutoencoder(nn.Module):
     isometry
         Weight of the isometry loss, which keeps distances between samples; the other three losses have
         weight one. All are in units of their target's variance.
+    supervise
+        ``"all"``: every later point, each at its own depth. ``"last"``: the last alone, as published; the
+        points between are then what the model makes of them.
 
     Attributes
     ----------
@@ -89,12 +92,14 @@ class KoopmanAutoencoder(nn.Module):
         hidden: Sequence[int] = (256,),
         operator: str = "generator",
         isometry: float = 1.0,
+        supervise: str = "all",
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         self.hidden = tuple(hidden)
         self.operator = operator
         self.isometry = isometry
+        self.supervise = supervise
         self.training_paths_: RepresentationPaths | None = None
 
     def fit(
@@ -105,6 +110,10 @@ class KoopmanAutoencoder(nn.Module):
         *,
         batch_size: int | None = None,
         learning_rate: float = 5e-3,
+        schedule: str = "cosine",
+        patience: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        fabric: Any = None,
         device: str | torch.device | None = None,
     ) -> KoopmanAutoencoder:
         """Learn encoder, operator and decoder from training paths.
@@ -116,15 +125,26 @@ class KoopmanAutoencoder(nn.Module):
         paths
             Pooled paths of at least two points.
         epochs
-            At most so many; the learning rate's cycle spans them.
+            At most so many; the learning rate's schedule spans them.
         seed
             Of the weights, the batches and the part set aside.
         batch_size
             Samples in a batch; by default an eighth of the paths, at least 32 and at most 512.
         learning_rate
-            The highest of the cycle.
+            The highest of the schedule.
+        schedule
+            ``"cosine"``: up, then down along a cosine. ``"plateau"``: lowered where the validation loss
+            stops improving, for fits whose length is not known.
+        patience
+            Epochs without improvement after which to stop; a quarter of ``epochs``, at least ten, unless
+            told.
+        checkpoint
+            A file that the fit is kept in while it runs; where it is there already, the fit goes on from
+            it and ends with the same numbers as if it had never been interrupted.
+        fabric
+            A launched ``lightning_fabric.Fabric``: its processes share every batch, in its precision.
         device
-            Where to train; the CPU unless told.
+            Where to train; the CPU, or Fabric's, unless told.
 
         Returns
         -------
@@ -146,6 +166,10 @@ class KoopmanAutoencoder(nn.Module):
             seed=seed,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            schedule=schedule,
+            patience=patience,
+            checkpoint=checkpoint,
+            fabric=fabric,
             device=device,
         )
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.koopman.operators import OPERATORS
+from repdyn.koopman.schedules import SCHEDULES
 from repdyn.paths import RepresentationPaths
 
 if TYPE_CHECKING:
     from repdyn.koopman.autoencoder import KoopmanAutoencoder
+    from repdyn.koopman.training import Plan
 
 __all__ = ["check_fitted", "check_long_enough", "check_same_model", "check_settings", "training_paths"]
 
+_SUPERVISION = ("all", "last")
 _FEWEST = 10  # samples: nine to fit and one to validate
 
 
-def check_settings(kae: KoopmanAutoencoder, epochs: int, batch_size: int, learning_rate: float) -> None:
+def check_settings(kae: KoopmanAutoencoder, plan: Plan, fabric: Any = None) -> None:
     """Refuse settings that make no sense, each by its name."""
     if (kae.latent_dim is not None and kae.latent_dim < 1) or any(width < 1 for width in kae.hidden):
         raise RepdynError(
@@ -24,12 +27,30 @@ def check_settings(kae: KoopmanAutoencoder, epochs: int, batch_size: int, learni
         )
     if kae.operator not in OPERATORS:
         raise RepdynError(f"there is no operator {kae.operator!r}; {nearest_names(kae.operator, OPERATORS)}")
+    if kae.supervise not in _SUPERVISION:
+        raise RepdynError(f"supervise must be one of {_SUPERVISION}, got {kae.supervise!r}")
+    if plan.schedule not in SCHEDULES:
+        raise RepdynError(
+            f"there is no schedule {plan.schedule!r}; {nearest_names(plan.schedule, SCHEDULES)}"
+        )
     if not kae.isometry >= 0:
         raise RepdynError(f"isometry must not be negative, got {kae.isometry}")
-    if epochs < 1 or batch_size < 2 or not learning_rate > 0:
+    if plan.epochs < 1 or plan.batch_size < 2 or not plan.learning_rate > 0:
         raise RepdynError(
             "epochs must be at least 1, batch_size at least 2 and learning_rate positive, "
-            f"got {epochs}, {batch_size} and {learning_rate}"
+            f"got {plan.epochs}, {plan.batch_size} and {plan.learning_rate}"
+        )
+    if plan.patience is not None and plan.patience < 1:
+        raise RepdynError(f"patience must be at least one epoch, got {plan.patience}")
+    if kae.operator == "least_squares" and kae.supervise == "last":
+        raise RepdynError(
+            "operator='least_squares' is solved for on single steps, which supervise='last' leaves out; "
+            "take operator='generator'"
+        )
+    if kae.operator == "least_squares" and fabric is not None and fabric.world_size > 1:
+        raise RepdynError(
+            "operator='least_squares' is solved for on whole batches and cannot be split over "
+            f"{fabric.world_size} processes; take another operator, or one process"
         )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from repdyn.koopman.checks import check_long_enough, check_settings
 from repdyn.koopman.networks import start_at_principal_components
 from repdyn.koopman.reading import read_points
-from repdyn.koopman.training import Weights, train
+from repdyn.koopman.training import Plan, Weights, train
 from repdyn.paths import RepresentationPaths
 
 if TYPE_CHECKING:
@@ -29,24 +30,37 @@ def fit(
     seed: int,
     batch_size: int | None,
     learning_rate: float,
+    schedule: str,
+    patience: int | None,
+    checkpoint: str | os.PathLike[str] | None,
+    fabric: Any,
     device: str | torch.device | None,
 ) -> KoopmanAutoencoder:
     """Fit in place and return the same; the arguments are those of ``KoopmanAutoencoder.fit``."""
-    batch_size = batch_size or min(max(len(paths) // 8, _SMALLEST_BATCH), _LARGEST_BATCH)
-    check_settings(kae, epochs, batch_size, learning_rate)
+    plan = Plan(
+        epochs=epochs,
+        batch_size=batch_size or min(max(len(paths) // 8, _SMALLEST_BATCH), _LARGEST_BATCH),
+        learning_rate=learning_rate,
+        schedule=schedule,
+        supervise=kae.supervise,
+        patience=patience,
+    )
+    check_settings(kae, plan, fabric)
     check_long_enough(paths)
     states = read_points(paths)
     kae.build(dict(zip(paths.points, (x.shape[1] for x in states))), seed)
     kae.frames_.fit(states)
-    kae.to(device or "cpu")
+    kae.to(device or ("cpu" if fabric is None else fabric.device))
     where = kae.frames_.scale.device
     lifted = torch.stack([kae.frames_.lift(x.to(where), n) for n, x in enumerate(states)])
+    del states
     generator = torch.Generator().manual_seed(seed)
     start_at_principal_components(kae.encoder_, kae.decoder_, lifted, generator)
     held_out = torch.zeros(len(paths), dtype=torch.bool)
     held_out[torch.randperm(len(paths), generator=generator)[: max(2, round(_VALIDATION * len(paths)))]] = (
         True
     )
+    kae.train()
     kae.history_, kae.best_epoch_ = train(
         kae.encoder_,
         kae.decoder_,
@@ -54,10 +68,10 @@ def fit(
         lifted,
         held_out.to(where),
         Weights(isometry=kae.isometry),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+        plan,
         generator=generator,
+        checkpoint=checkpoint,
+        fabric=fabric,
     )
     kae.training_paths_ = paths
     kae.eval()

@@ -20,7 +20,7 @@ def total_variance(x: Tensor) -> Tensor:
 
 
 def reconstruction(decoded: Tensor, target: Tensor, variance: Tensor | float) -> Tensor:
-    """``E |D(E(x)) - x|^2 / var x`` over rows of shape ``(B, w)``.
+    """``E |D(E(x)) - x|^2 / var x`` over rows of shape ``(…, w)``.
 
     Parameters
     ----------
@@ -64,16 +64,16 @@ def isometry(x: Tensor, encoded: Tensor) -> Tensor:
     Parameters
     ----------
     x, encoded
-        Shapes ``(B, w)`` and ``(B, d)``.
+        Shapes ``(…, B, w)`` and ``(…, B, d)``; leading axes are batches of their own, and averaged.
 
     References
     ----------
     The published code compares distances of pairs (the poster prints norms), over all pairs.
     """
-    true = (x - x.roll(1, dims=0)).square().sum(dim=-1)
-    found = (encoded - encoded.roll(1, dims=0)).square().sum(dim=-1)
+    true = (x - x.roll(1, dims=-2)).square().sum(dim=-1)
+    found = (encoded - encoded.roll(1, dims=-2)).square().sum(dim=-1)
     error = torch.sqrt(found + _SMALLEST) - torch.sqrt(true + _SMALLEST)
-    return error.square().mean() / true.mean().clamp_min(_SMALLEST)
+    return (error.square().mean(dim=-1) / true.mean(dim=-1).clamp_min(_SMALLEST)).mean()
 
 
 def _relative(found: Tensor, target: Tensor, variance: Tensor | float) -> Tensor:

@@ -5,14 +5,13 @@ Observables are rows, so an operator acts from the right: ``z(t) = z(0) K^t``.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
+from repdyn.koopman.exponential import exponential, piecewise_propagator, propagator
 
 __all__ = [
     "OPERATORS",
@@ -21,8 +20,6 @@ __all__ = [
     "LowRank",
     "Operator",
     "PerStep",
-    "piecewise_propagator",
-    "propagator",
     "real_power",
     "ridge",
 ]
@@ -33,65 +30,6 @@ _SHRINKAGE = (
 )
 _SMALLEST = 1e-12
 _ON_THE_AXIS = 1e-9  # an eigenvalue this near to the negative axis, relative to the largest, is on it
-
-
-def propagator(generator: Tensor, time: Tensor | float) -> Tensor:
-    """Solve the linear flow of a generator for a time.
-
-    ``K^t = expm(t G)``; any real ``t`` is meant, so a path has values between its points and before its
-    first.
-
-    Parameters
-    ----------
-    generator
-        ``G``, shape ``(d, d)``.
-    time
-        A number, or a tensor of shape ``(m,)``.
-
-    Returns
-    -------
-    Tensor
-        ``K^t``, shape ``(d, d)`` or ``(m, d, d)``.
-
-    Examples
-    --------
-    >>> half = propagator(torch.zeros(2, 2), 0.5)
-    >>> bool((half == torch.eye(2)).all())
-    True
-    """
-    time = torch.as_tensor(time, dtype=generator.dtype, device=generator.device)
-    power: Tensor = torch.linalg.matrix_exp(time[..., None, None] * generator)
-    return power
-
-
-def piecewise_propagator(generators: Tensor, source: float, target: float) -> Tensor:
-    """Solve a linear flow whose generator is constant between points.
-
-    ``K(s, t) = expm(a_l G_l) … expm(a_m G_m)``, where ``a`` is how much of each step lies between ``s`` and
-    ``t``. From a later to an earlier depth it is the inverse, exactly.
-
-    Parameters
-    ----------
-    generators
-        One for each step, shape ``(steps, d, d)``.
-    source, target
-        Depths between 0 and ``steps``.
-
-    Returns
-    -------
-    Tensor
-        Shape ``(d, d)``.
-    """
-    low, high = min(source, target), max(source, target)
-    sign = 1.0 if target >= source else -1.0
-    factors = []
-    for step in range(math.floor(low), math.ceil(high)):
-        part = min(high, step + 1) - max(low, step)
-        factors.append(propagator(generators[step], sign * part))
-    found = torch.eye(generators.shape[-1], dtype=generators.dtype, device=generators.device)
-    for factor in factors if sign > 0 else reversed(factors):
-        found = found @ factor
-    return found
 
 
 class Generator(nn.Module):
@@ -145,7 +83,7 @@ class PerStep(nn.Module):
 
     def steps(self) -> list[Tensor]:
         """The operator of each step, in order, each ``(d, d)``."""
-        return list(torch.linalg.matrix_exp(self.weight))
+        return list(exponential(self.weight))
 
 
 class LowRank(nn.Module):
@@ -171,7 +109,7 @@ class LowRank(nn.Module):
 
     def steps(self) -> list[Tensor]:
         """The operator of each step, in order, each ``(d, d)``."""
-        return list(torch.linalg.matrix_exp(self.weight + self.left @ self.right))
+        return list(exponential(self.weight + self.left @ self.right))
 
 
 class LeastSquares(nn.Module):

@@ -23,6 +23,7 @@ def describe(kae: KoopmanAutoencoder) -> tuple[dict[str, Any], dict[str, NDArray
         "hidden": list(kae.hidden),
         "operator": kae.operator,
         "isometry": kae.isometry,
+        "supervise": kae.supervise,
         "widths": [[point, width] for point, width in kae.widths_.items()],
         "history": kae.history_,
         "best_epoch": kae.best_epoch_,
@@ -51,6 +52,7 @@ def restore(
     """
     try:
         kae = kind(config["latent_dim"], config["hidden"], config["operator"], config["isometry"])
+        kae.supervise = config["supervise"]
         kae.build({point: int(width) for point, width in config["widths"]}, seed=0)
         kae.history_, kae.best_epoch_ = config["history"], config["best_epoch"]
     except (KeyError, TypeError, ValueError) as error:

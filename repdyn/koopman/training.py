@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 from repdyn.koopman import losses
+from repdyn.koopman.checkpoints import fingerprint, read_checkpoint, write_checkpoint
+from repdyn.koopman.flat import FlatParameters
 from repdyn.koopman.networks import Lift
 from repdyn.koopman.operators import LeastSquares, Operator
+from repdyn.koopman.schedules import SCHEDULES
 from repdyn.progress import track
 
-__all__ = ["Weights", "train"]
+__all__ = ["Plan", "Weights", "train"]
 
 _WEIGHT_DECAY = 1e-2
-_WARM_UP = 0.2  # of the steps, as in the published schedule
 _GRADIENT_NORM = 1.0
 _CHECK_EVERY = 2  # epochs between looks at the validation part
+_LOSSES = ("reconstruction", "linearity", "state", "isometry")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,18 @@ class Weights:
     isometry: float = 1.0
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How to train: see ``KoopmanAutoencoder.fit``."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "cosine"
+    supervise: str = "all"
+    patience: int | None = None
+
+
 def train(
     encoder: Lift,
     decoder: Lift,
@@ -40,17 +61,17 @@ def train(
     states: Tensor,
     held_out: Tensor,
     weights: Weights,
+    plan: Plan,
     *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
     generator: torch.Generator,
+    checkpoint: str | os.PathLike[str] | None = None,
+    fabric: Any = None,
 ) -> tuple[Mapping[str, list[float]], int]:
     """Minimise the four losses over all points of all training paths.
 
-    In each batch every sample meets one later point, drawn at random: the first point's observables are
-    propagated to that depth and compared there. An epoch so costs the same for any depth of the path, and
-    all points supervise, each at its own depth.
+    In each batch every sample meets one later point: the first point's observables are propagated to that
+    depth and compared there. Each depth has the same number of samples in every batch. An epoch so costs
+    the same for any depth of the path, and all points supervise, each at its own depth.
 
     Parameters
     ----------
@@ -62,121 +83,206 @@ def train(
         Boolean, shape ``(N,)``: samples for early stopping.
     weights
         Weights of the losses.
-    epochs, batch_size, learning_rate
-        At most so many epochs; the one-cycle schedule spans them and reaches the learning rate.
+    plan
+        Epochs, batches, learning rate and what supervises.
     generator
         Randomness of the batches (on the CPU).
+    checkpoint
+        File to resume from and to write to at each look at the validation part.
+    fabric
+        A launched ``lightning_fabric.Fabric``: each process takes its share of every batch.
 
     Returns
     -------
     tuple
         Losses by epoch (and the validation loss where it was computed), and the best epoch.
+
+    Raises
+    ------
+    RepdynError
+        If a loss is no longer finite, or the checkpoint is not one of this fit.
     """
-    points, _, _ = states.shape
-    variance = torch.stack([losses.total_variance(x) for x in states])
-    fit = (~held_out).nonzero().squeeze(1)
-    judge = states[:, held_out]
-    modules = nn.ModuleList([encoder, decoder, operator])
-    batch_size = min(batch_size, len(fit))
-    batches = math.ceil(len(fit) / batch_size)
-    optimiser = torch.optim.AdamW(modules.parameters(), lr=learning_rate, weight_decay=_WEIGHT_DECAY)
-    # One step of warm-up is a division by zero in torch's schedule; a shorter run stops within the cycle.
-    total = max(epochs * batches, math.ceil(1 / _WARM_UP) + 1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=learning_rate, total_steps=total, pct_start=_WARM_UP
-    )
-    patience = max(10, epochs // 4)
-    history: dict[str, list[float]] = {
-        name: [] for name in ("reconstruction", "linearity", "state", "isometry", "validation")
-    }
-    best, best_epoch, kept = math.inf, 0, _copy(modules)
-
-    for epoch in track(range(epochs), "fitting the Koopman autoencoder"):
-        order = fit[torch.randperm(len(fit), generator=generator).to(fit.device)]
-        sums = torch.zeros(4, device=states.device)
-        for rows in order.chunk(batches):
-            targets = torch.randint(1, points, (len(rows),), generator=generator).sort().values
-            parts = _batch_losses(encoder, decoder, operator, states, rows, targets, variance)
-            loss = (
-                weights.reconstruction * parts[0]
-                + weights.linearity * parts[1]
-                + weights.state * parts[2]
-                + weights.isometry * parts[3]
-            )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(modules.parameters(), _GRADIENT_NORM)
-            optimiser.step()
-            schedule.step()
-            sums += torch.stack(parts).detach()
-        means = (sums / batches).tolist()
-        for name, value in zip(history, means):
-            history[name].append(value)
-        if not all(math.isfinite(value) for value in means):
-            raise RepdynError(f"training diverged at epoch {epoch}; look for outliers in the representations")
-        if (epoch + 1) % _CHECK_EVERY == 0 or epoch == epochs - 1:
-            _settle(encoder, operator, states[:, fit])
-            found = _validation(encoder, decoder, operator, judge, variance)
-            history["validation"].append(found)
-            if found < best:
-                best, best_epoch, kept = found, epoch, _copy(modules)
-            elif epoch - best_epoch >= patience:
-                break
-    modules.load_state_dict(kept)
-    return history, best_epoch
+    run = _Run(encoder, decoder, operator, states, held_out, weights, plan, generator, fabric)
+    of = fingerprint(states, {**asdict(plan), **asdict(weights), "parameters": len(run.flat.vector)})
+    found = None if checkpoint is None else read_checkpoint(checkpoint, of)
+    if found is not None:
+        run.restore(*found)
+    for epoch in track(
+        range(run.done, plan.epochs), "fitting the Koopman autoencoder", plan.epochs, start=run.done
+    ):
+        if run.stopped:
+            break
+        run.epoch()
+        if (epoch + 1) % _CHECK_EVERY == 0 or epoch == plan.epochs - 1:
+            run.judge()
+            if checkpoint is not None and (fabric is None or fabric.is_global_zero):
+                write_checkpoint(checkpoint, of, *run.state())
+    return run.finish()
 
 
-def _batch_losses(
-    encoder: Lift,
-    decoder: Lift,
-    operator: Operator,
-    states: Tensor,
-    rows: Tensor,
-    targets: Tensor,
-    variance: Tensor,
-) -> list[Tensor]:
-    first, later = states[0, rows], states[targets.to(rows.device), rows]
-    z_first, z_later = encoder(torch.cat([first, later])).split(len(rows))
-    if isinstance(operator, LeastSquares):
-        operator.solve(encoder(states[targets.to(rows.device) - 1, rows]), z_later)
-    # Targets are sorted: after l steps, the rows that are due at depth l are the next ones in line.
-    remaining, arrived = z_first, []
-    due = torch.bincount(targets, minlength=len(states)).tolist()
-    for step, count in zip(operator.steps(), due[1:]):
-        remaining = remaining @ step
-        arrived.append(remaining[:count])
-        remaining = remaining[count:]
-    propagated = torch.cat(arrived)
-    decoded = decoder(torch.cat([z_first, z_later, propagated]))
-    d_first, d_later, d_state = decoded.split(len(rows))
-    unit = variance[targets.to(rows.device)]
-    rebuilt = losses.reconstruction(d_first, first, variance[0]) + losses.reconstruction(d_later, later, unit)
-    kept = losses.isometry(first, z_first) + losses.isometry(later, z_later)
-    return [
-        rebuilt / 2,
-        losses.linearity(propagated, z_later),
-        losses.state(d_state, later, unit),
-        kept / 2,
-    ]
+class _Run:
+    """A fit under way: what changes from epoch to epoch, and can be written down and taken up again."""
 
+    def __init__(
+        self,
+        encoder: Lift,
+        decoder: Lift,
+        operator: Operator,
+        states: Tensor,
+        held_out: Tensor,
+        weights: Weights,
+        plan: Plan,
+        generator: torch.Generator,
+        fabric: Any,
+    ) -> None:
+        self.encoder, self.decoder, self.operator = encoder, decoder, operator
+        self.plan, self.generator, self.fabric = plan, generator, fabric
+        self.states, points, self.device = states, len(states), states.device
+        self.variance = torch.stack([losses.total_variance(x) for x in states])
+        self.fit, self.judged = (~held_out).nonzero().squeeze(1), states[:, held_out]
+        self.weights = torch.tensor([getattr(weights, name) for name in _LOSSES], device=self.device)
+        # Sorted depths, each as often as the others, make one batched product of the propagation.
+        self.depths = [points - 1] if plan.supervise == "last" else list(range(1, points))
+        self.rank = 0 if fabric is None else int(fabric.global_rank)
+        self.share = 1 if fabric is None else int(fabric.world_size)
+        per_depth = max(1, min(plan.batch_size, len(self.fit)) // len(self.depths))
+        self.per_depth = math.ceil(per_depth / self.share) * self.share
+        self.batches = math.ceil(len(self.fit) / (self.per_depth * len(self.depths)))
+        self.modules = nn.ModuleList([encoder, decoder, operator])
+        self.flat = FlatParameters(self.modules)
+        self.optimiser = torch.optim.AdamW(
+            [self.flat.vector], lr=plan.learning_rate, weight_decay=_WEIGHT_DECAY, fused=True
+        )
+        self.schedule = SCHEDULES[plan.schedule](plan.learning_rate, plan.epochs * self.batches)
+        self.patience = plan.patience or max(10, plan.epochs // 4)
+        self.history: dict[str, list[float]] = {name: [] for name in (*_LOSSES, "validation")}
+        self.done, self.best, self.best_epoch, self.stopped = 0, math.inf, 0, False
+        self.kept = self._weights()
 
-@torch.no_grad()
-def _settle(encoder: Lift, operator: Operator, states: Tensor) -> None:
-    """Solve for the operator on all training paths, where it is solved for."""
-    if isinstance(operator, LeastSquares):
-        z = encoder(states)
-        operator.solve(z[:-1].flatten(0, 1), z[1:].flatten(0, 1))
+    def epoch(self) -> None:
+        """One pass over the training part."""
+        order = self.fit[torch.randperm(len(self.fit), generator=self.generator).to(self.device)]
+        # The last batch is filled up from the front: all are of one size.
+        size = self.per_depth * len(self.depths)
+        order = order[torch.arange(self.batches * size, device=self.device) % len(order)]
+        order = order.view(self.batches, len(self.depths), self.per_depth)[..., self.rank :: self.share]
+        depths = torch.tensor(self.depths, device=self.device).repeat_interleave(order.shape[-1])
+        unit = torch.stack([self.variance[0].expand(len(depths)), self.variance[depths]])
+        sums = torch.zeros(len(_LOSSES), device=self.device)
+        for batch, rows in enumerate(order.flatten(1)):
+            self.optimiser.param_groups[0]["lr"] = self.schedule.rate(self.done * self.batches + batch)
+            with self._autocast():
+                parts = self._losses(rows, depths, unit)
+            self.flat.gradient.zero_()
+            (self.weights @ parts).backward()  # type: ignore[no-untyped-call]
+            if self.share > 1:
+                self.flat.gradient.copy_(self.fabric.all_reduce(self.flat.gradient, reduce_op="mean"))
+            self.flat.clip(_GRADIENT_NORM)
+            self.optimiser.step()
+            sums += parts.detach()
+        if self.share > 1:
+            sums = self.fabric.all_reduce(sums, reduce_op="mean")
+        for name, value in zip(_LOSSES, (sums / self.batches).tolist()):
+            if not math.isfinite(value):
+                raise RepdynError(
+                    f"training diverged at epoch {self.done}: the {name} loss is {value}; look for outliers "
+                    "in the representations, or lower learning_rate"
+                )
+            self.history[name].append(value)
+        self.done += 1
 
+    def _losses(self, rows: Tensor, depths: Tensor, unit: Tensor) -> Tensor:
+        samples = self.states.shape[1]
+        flat = self.states.flatten(0, 1)
+        both = flat[torch.cat([rows, rows + depths * samples])]
+        z = self.encoder(both).float()
+        z_first, z_later = z.split(len(rows))
+        if isinstance(self.operator, LeastSquares):
+            before = self.encoder(flat[rows + (depths - 1) * samples]).float()
+            self.operator.solve(before, z_later)
+        arrived = z_first.view(len(self.depths), -1, z.shape[1]) @ self._propagators()
+        propagated = arrived.flatten(0, 1).float()
+        decoded = self.decoder(torch.cat([z, propagated])).float().view(3, len(rows), -1)
+        target = both.view(2, len(rows), -1)
+        return torch.stack(
+            [
+                losses.reconstruction(decoded[:2], target, unit),
+                losses.linearity(propagated, z_later),
+                losses.state(decoded[2], target[1], unit[1]),
+                losses.isometry(target, z.view(2, len(rows), -1)),
+            ]
+        )
 
-@torch.no_grad()
-def _validation(encoder: Lift, decoder: Lift, operator: Operator, states: Tensor, variance: Tensor) -> float:
-    """Mean over later points of the fraction of variance unexplained, predicted from the first."""
-    z, total = encoder(states[0]), 0.0
-    for depth, step in enumerate(operator.steps(), 1):
-        z = z @ step
-        total += float(losses.state(decoder(z), states[depth], variance[depth]))
-    return total / (len(states) - 1)
+    def _propagators(self) -> Tensor:
+        """``K`` from the first point to each depth that supervises, shape ``(depths, d, d)``."""
+        with torch.autocast(self.device.type, enabled=False):
+            reached, found = None, []
+            for step in self.operator.steps():
+                reached = step if reached is None else reached @ step
+                found.append(reached)
+            return torch.stack([found[depth - 1] for depth in self.depths])
 
+    @torch.no_grad()
+    def judge(self) -> None:
+        """Look at the validation part: keep the best state, and stop where there is none for long."""
+        if isinstance(self.operator, LeastSquares):
+            z = self.encoder(self.states[:, self.fit])
+            self.operator.solve(z[:-1].flatten(0, 1), z[1:].flatten(0, 1))
+        z, found = self.encoder(self.judged[0]), []
+        for depth, step in enumerate(self.operator.steps(), 1):
+            z = z @ step
+            if depth in self.depths:
+                found.append(float(losses.state(self.decoder(z), self.judged[depth], self.variance[depth])))
+        value = sum(found) / len(found)
+        self.history["validation"].append(value)
+        improved = value < self.best
+        if improved:
+            self.best, self.best_epoch, self.kept = value, self.done - 1, self._weights()
+        self.stopped = self.done - 1 - self.best_epoch >= self.patience
+        self.schedule.judged(improved)
+        latest = ", ".join(f"{name} {self.history[name][-1]:.4g}" for name in self.history)
+        _log.info("epoch %d of %d: %s", self.done, self.plan.epochs, latest)
 
-def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+    def finish(self) -> tuple[Mapping[str, list[float]], int]:
+        """Put the best weights in place."""
+        self.flat.release()
+        self.modules.load_state_dict(self.kept)
+        return self.history, self.best_epoch
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything that :meth:`restore` needs to go on as if nothing had happened."""
+        progress = {
+            "done": self.done,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "stopped": self.stopped,
+            "history": self.history,
+            "schedule": self.schedule.state(),
+        }
+        tensors = {f"kept.{name}": value for name, value in self.kept.items()}
+        tensors |= {f"now.{name}": value for name, value in self._weights().items()}
+        moments = self.optimiser.state[self.flat.vector]
+        tensors |= {f"optimiser.{name}": value for name, value in moments.items()}
+        return progress, {**tensors, "generator": self.generator.get_state()}
+
+    def restore(self, progress: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`state` wrote down."""
+
+        def group(name: str) -> dict[str, Tensor]:
+            return {key.removeprefix(name): t for key, t in tensors.items() if key.startswith(name)}
+
+        self.done, self.best, self.best_epoch = progress["done"], progress["best"], progress["best_epoch"]
+        self.stopped, self.history = progress["stopped"], progress["history"]
+        self.schedule.restore(progress["schedule"])
+        self.kept = {name: value.to(self.device) for name, value in group("kept.").items()}
+        # Copied in place: the parameters stay views of one vector.
+        self.modules.load_state_dict(group("now."))
+        moments = {name: value.to(self.device) for name, value in group("optimiser.").items()}
+        self.optimiser.state[self.flat.vector] = moments
+        self.generator.set_state(tensors["generator"])
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.modules.state_dict().items()}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.fabric is None else self.fabric.autocast()

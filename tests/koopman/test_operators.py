@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repdyn.errors import RepdynError
+from repdyn.koopman.exponential import exponential, piecewise_propagator, propagator
 from repdyn.koopman.operators import (
     OPERATORS,
     Generator,
     LeastSquares,
-    piecewise_propagator,
-    propagator,
     real_power,
     ridge,
 )
@@ -106,3 +105,16 @@ def test_no_real_root_is_said() -> None:
     assert torch.equal(operator.matrix(0, 2), torch.eye(2, dtype=torch.float64))
     with pytest.raises(RepdynError, match="no real root"):
         operator.matrix(0, 0.5)
+
+
+@pytest.mark.parametrize("size", [1, 6, 40])
+@pytest.mark.parametrize("scale", [0.0, 0.02, 1.0, 6.0])
+def test_exponential_and_its_gradient_are_torchs(size, scale) -> None:
+    draw = torch.Generator().manual_seed(size)
+    a = scale * torch.randn(2, size, size, generator=draw) / size**0.5
+    weight = torch.randn(2, size, size, generator=draw)
+    found, true = a.clone().requires_grad_(), a.double().requires_grad_()
+    (exponential(found) * weight).sum().backward()
+    (torch.linalg.matrix_exp(true) * weight.double()).sum().backward()
+    for here, there in ((exponential(a), torch.linalg.matrix_exp(a.double())), (found.grad, true.grad)):
+        assert (here.double() - there).norm() <= 1e-5 * there.norm()
