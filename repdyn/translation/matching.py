@@ -13,9 +13,10 @@ from scipy.optimize import linear_sum_assignment
 
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
+from repdyn.progress import track
 from repdyn.translation.assignment import quadratic_assignment
-from repdyn.translation.coordinates import Cloud, unit_rows
-from repdyn.translation.nodes import Nodes, flattened_gram
+from repdyn.translation.leaves import Leaves, cosines, inner_pairs_of, standardised
+from repdyn.translation.surrogates import coarse_surrogate, random_surrogate
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -28,17 +29,29 @@ Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 RESTARTS = 12
-"""Independent matchings, each at its own flattening of the geometry, and as many to a tree of the same masses
-and spectrum but random geometry. Confidence is the agreement of the former, chance what the latter reach."""
+"""Independent matchings, each on a bootstrap of the points and at its own flattening of the geometry: the
+confidence of a pair is the share of them that contain it."""
+
+SURROGATES = 99
+"""Geometries of either null; none may reach the objective, which is a test at 1 in 100."""
+
+ENOUGH = 5
+"""Surrogates that reach the objective, after which no more are tried: the match is not found at any level."""
+
+SIGNIFICANT = 0.01
+"""p from which on the verdict can be "found"; ten times as much is "inconclusive"."""
 
 AGREEMENT = 0.5
-"""Mass-weighted confidence that "found" needs, besides an objective above every surrogate's."""
+"""Mass-weighted confidence that "found" needs besides."""
+
+STARTS = 32
+"""Of each quadratic assignment, for true and surrogate geometries alike."""
+
+POWERS = (0.5, 1.0)
+"""Flattening of the leaves' spectrum: below one, few leading directions do not decide the match alone."""
 
 FEWEST_LEAVES = 5
 """n leaves can be matched in n! ways; with fewer than five, more than one guess in a hundred is right."""
-
-INNER_OVERLAP = 0.5
-"""Inner nodes pair where their matched leaves share at least this fraction of their joint mass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +71,12 @@ class TreeMatch:
         One sentence.
     objective
         Correlation of the angles between matched leaves, 1 for equal geometries; median over matchings.
+    p_value
+        Of the objective among the surrogates of the null that reaches it more often:
+        (1 + how many reach it) / (1 + n); NaN where none was measured.
     surrogates
-        The same for random geometries with equal masses and spectra: the control.
+        Objectives of the surrogates, ``(2, n)``: random geometry of the same masses and spectrum, and random
+        fine geometry within the same few groups.
     tree_a, tree_b
         The trees as arrays, for the picture.
     """
@@ -69,13 +86,14 @@ class TreeMatch:
     verdict: str
     reason: str
     objective: float
+    p_value: float
     surrogates: Floats
     tree_a: dict[str, NDArray[Any]]
     tree_b: dict[str, NDArray[Any]]
 
     def __repr__(self) -> str:
         sizes = f"{len(self.tree_a['parent'])} and {len(self.tree_b['parent'])} nodes"
-        chance = f"{self.surrogates.max():.3f}" if len(self.surrogates) else "not measured"
+        chance = f"{self.surrogates.max():.3f}" if self.surrogates.size else "not measured"
         return (
             f"TreeMatch({len(self.pairs)} pairs of {sizes}, verdict={self.verdict!r})\n"
             f"  {self.reason}\n  objective {self.objective:.3f}, highest by chance {chance}"
@@ -103,6 +121,7 @@ class TreeMatch:
             "verdict": self.verdict,
             "reason": self.reason,
             "objective": self.objective,
+            "p_value": self.p_value,
             "surrogates": self.surrogates.tolist(),
         }
 
@@ -111,7 +130,7 @@ class TreeMatch:
         tensors = {"pairs": self.pairs, "confidence": self.confidence, "surrogates": self.surrogates}
         for side, tree in (("a", self.tree_a), ("b", self.tree_b)):
             tensors |= {f"{side}.{name}": array for name, array in tree.items()}
-        config = {"verdict": self.verdict, "reason": self.reason, "objective": self.objective}
+        config = {name: getattr(self, name) for name in ("verdict", "reason", "objective", "p_value")}
         save_artifact(path, "tree_match", config, tensors)
 
     @classmethod
@@ -125,7 +144,7 @@ class TreeMatch:
         held: dict[str, Any] = {
             name: artifact.tensors[name] for name in ("pairs", "confidence", "surrogates")
         }
-        config = {name: artifact.config[name] for name in ("verdict", "reason", "objective")}
+        config = {name: artifact.config[name] for name in ("verdict", "reason", "objective", "p_value")}
         return cls(**held, **config, tree_a=trees[0], tree_b=trees[1])
 
 
@@ -138,12 +157,11 @@ def match_trees(
 ) -> TreeMatch:
     r"""Match the leaves of two trees so that their geometry agrees, then the inner nodes above them.
 
-    .. math:: \max_\pi \langle A, P_\pi B P_\pi^\top \rangle
+    .. math:: \max_\pi \operatorname{corr}_{i<j} \big(A_{ij}, B_{\pi(i)\pi(j)}\big)
 
-    over injective maps of the smaller set of leaves. With points, A and B are inner products of the
-    leaves' centroids, mass-weighted and flattened; without, inner products of the tree alone: how high the
-    lowest join above two leaves lies. No basis is assumed, and the two trees may stand in spaces of
-    different width.
+    over injective maps of the smaller set of leaves. With points, A and B are cosines between the leaves'
+    centroids about their common mean; without, the tree alone: how high the lowest join above two leaves
+    lies. No basis is assumed, and the two trees may stand in spaces of different width.
 
     Parameters
     ----------
@@ -152,13 +170,13 @@ def match_trees(
     x_a, x_b
         The points the trees were fitted on; give both or neither.
     seed
-        Of the starts.
+        Of starts, bootstraps and surrogates.
 
     Returns
     -------
     TreeMatch
-        ``"found"`` where the objective lies above that of all surrogates and independent matchings agree.
-        Leaves without a partner are in no pair.
+        ``"found"`` where no surrogate of either null reaches the objective (p = .01) and independent
+        matchings agree. Leaves without a partner are in no pair.
 
     Raises
     ------
@@ -168,6 +186,7 @@ def match_trees(
     References
     ----------
     Vogelstein, J. et al. (2015). Fast approximate quadratic programming for graph matching. PLOS ONE 10(4).
+    Besag, J. and Clifford, P. (1991). Sequential Monte Carlo p-values. Biometrika 78(2) (the early stop).
     """
     if (x_a is None) != (x_b is None):
         raise RepdynError("match_trees: give the points of both trees (x_a and x_b) or of neither")
@@ -177,135 +196,85 @@ def match_trees(
         counts = f"{leaves[0]} and {leaves[1]} leaves"
         reason = f"the trees have {counts}; with fewer than {FEWEST_LEAVES} a guess may be right"
         empty = np.empty((0, 2), dtype=np.int64), np.empty(0)
-        return TreeMatch(*empty, "inconclusive", reason, float("nan"), np.empty(0), drawn_a, drawn_b)
-    mass_a, form_a = _geometry(tree_a, x_a, "x_a")
-    mass_b, form_b = _geometry(tree_b, x_b, "x_b")
+        return TreeMatch(
+            *empty, "inconclusive", reason, float("nan"), float("nan"), np.empty((2, 0)), drawn_a, drawn_b
+        )
+    a, b = Leaves.of(tree_a, x_a, "x_a"), Leaves.of(tree_b, x_b, "x_b")
     generator = np.random.default_rng(seed)
     votes = np.zeros((leaves[0], leaves[1]))
-    objectives, surrogates = np.empty(RESTARTS), np.empty(RESTARTS)
+    objectives = np.empty(RESTARTS)
     for k in range(RESTARTS):
-        power = float(generator.uniform(0.4, 1.0))
-        start = int(generator.integers(2**31))
-        objectives[k], pairs = _matched(mass_a, form_a, mass_b, form_b, power, start)
+        power = float(generator.uniform(*POWERS))
+        one, other = (side.resampled(generator) for side in (a, b))
+        objectives[k], pairs = _matched(*one, *other, power, int(generator.integers(2**31)))
         votes[pairs[:, 0], pairs[:, 1]] += 1 / RESTARTS
-        surrogates[k], _ = _matched(mass_a, form_a, mass_b, _mixed(mass_b, form_b, generator), power, start)
     objective = float(np.median(objectives))
+    surrogates, p_value = _null(a, b, objective, generator)
     # The matching that independent matchings agree on most, not the one of one lucky objective.
     left, right = linear_sum_assignment(votes, maximize=True)
     voted = votes[left, right] > 0
     leaf_pairs = np.stack([left[voted], right[voted]], axis=1).astype(np.int64)
     confidence = votes[leaf_pairs[:, 0], leaf_pairs[:, 1]]
-    weight = np.sqrt(mass_a[leaf_pairs[:, 0]] * mass_b[leaf_pairs[:, 1]])
+    weight = np.sqrt(a.mass[leaf_pairs[:, 0]] * b.mass[leaf_pairs[:, 1]])
     agreement = float(weight @ confidence / weight.sum())
-    inner_pairs, inner_confidence = _inner(tree_a, tree_b, leaf_pairs, confidence, mass_a, mass_b)
-    above = objective > surrogates.max()
+    inner_pairs, inner_confidence = inner_pairs_of(tree_a, tree_b, leaf_pairs, confidence, weight)
     told = (
         f"matchings agree on {agreement:.0%} of the mass, objective {objective:.2f} "
-        f"against at most {surrogates.max():.2f} by chance"
+        f"against at most {surrogates.max():.2f} by chance, p = {p_value:.2g}"
     )
-    verdict = "found" if above and agreement >= AGREEMENT else "inconclusive" if above else "not found"
+    if p_value <= SIGNIFICANT and agreement >= AGREEMENT:
+        verdict = "found"
+    else:
+        verdict = "inconclusive" if p_value <= 10 * SIGNIFICANT else "not found"
     return TreeMatch(
         np.concatenate([leaf_pairs, inner_pairs]),
         np.concatenate([confidence, inner_confidence]),
         verdict,
         told,
         objective,
+        p_value,
         surrogates,
         drawn_a,
         drawn_b,
     )
 
 
-def _geometry(tree: LevelSetTree, x: ArrayLike | None, name: str) -> tuple[Floats, Floats]:
-    """Masses of the leaves and vectors whose inner products are their geometry."""
-    if x is not None:
-        cloud = Cloud.of(x, f"match_trees: {name}")
-        if len(cloud.points) != len(tree.assignment):
-            raise RepdynError(
-                f"match_trees: {name} has {len(cloud.points)} points, its tree has {len(tree.assignment)}"
-            )
-        nodes = Nodes.from_labels([cloud.points], tree.assignment)
-        return nodes.mass, nodes.centroids[0]
-    count = len(tree.leaves)
-    mass = np.bincount(tree.assignment, minlength=count) / len(tree.assignment)
-    heights = tree.height - tree.height.min()
-    shared = np.empty((count, count))
-    above = [_ancestors(tree.parent, leaf) for leaf in range(count)]
-    for i in range(count):
-        for j in range(i, count):
-            # Two branches share the stem from the root to their join: an ultrametric, so positive definite.
-            join = next(node for node in above[i] if node in set(above[j]))
-            shared[i, j] = shared[j, i] = heights[join]
-    values, vectors = np.linalg.eigh(shared)
-    return mass, vectors * np.sqrt(np.maximum(values, 0))
-
-
-def _ancestors(parent: Index, node: int) -> list[int]:
-    """The node itself, its parent, and so on to the root."""
-    chain = [node]
-    while parent[chain[-1]] >= 0:
-        chain.append(int(parent[chain[-1]]))
-    return chain
+def _null(a: Leaves, b: Leaves, objective: float, generator: np.random.Generator) -> tuple[Floats, float]:
+    """Objectives of both nulls in turn, and the p-value of the one that reaches the objective more often."""
+    found: list[list[float]] = [[], []]
+    for _ in track(range(SURROGATES), "matching surrogates"):
+        power = float(generator.uniform(*POWERS))
+        for made, surrogate in zip(found, (random_surrogate, coarse_surrogate)):
+            form = surrogate(b.mass, b.form, generator)
+            start = int(generator.integers(2**31))
+            made.append(_matched(a.mass, a.form, b.mass, form, power, start)[0])
+        if max((np.array(made) >= objective).sum() for made in found) >= ENOUGH:
+            break
+    surrogates = np.array(found)
+    reached = int((surrogates >= objective).sum(1).max())
+    # Stopped early, the share itself is the p-value; else the observed match counts as one more draw.
+    count = surrogates.shape[1]
+    return surrogates, reached / count if reached >= ENOUGH else (1 + reached) / (1 + count)
 
 
 def _matched(
     mass_a: Floats, form_a: Floats, mass_b: Floats, form_b: Floats, power: float, seed: int
 ) -> tuple[float, Index]:
     """One matching: its objective and its pairs of leaves."""
-    size = max(len(mass_a), len(mass_b))
-    gram_a, gram_b = flattened_gram(mass_a, form_a, power, size), flattened_gram(mass_b, form_b, power, size)
-    found, _ = quadratic_assignment(gram_a, gram_b, starts=16, polished=1, seed=seed)
-    left = np.flatnonzero(found[0][: len(mass_a)] < len(mass_b))
+    a, b = cosines(mass_a, form_a, power), cosines(mass_b, form_b, power)
+    size = max(len(a), len(b))
+    found, _ = quadratic_assignment(
+        standardised(a, size), standardised(b, size), starts=STARTS, polished=2, seed=seed
+    )
+    left = np.flatnonzero(found[0][: len(a)] < len(b))
     right = found[0][left]
-    # Correlation of cosines, not the objective of the assignment: diagonals and masses are equal by chance.
-    angles = [unit_rows(f - m @ f) for m, f in ((mass_a, form_a), (mass_b, form_b))]
     upper = np.triu_indices(len(left), 1)
-    a, b = ((x[rows] @ x[rows].T)[upper] for x, rows in zip(angles, (left, right)))
-    spread = float(a.std() * b.std())
-    similarity = float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread > 1e-12 else 0.0
+    one, other = a[np.ix_(left, left)][upper], b[np.ix_(right, right)][upper]
+    spread = float(one.std() * other.std())
+    if spread <= 1e-12:
+        return 0.0, np.stack([left, right], axis=1)
+    similarity = float(((one - one.mean()) * (other - other.mean())).mean()) / spread
     return similarity, np.stack([left, right], axis=1)
-
-
-def _mixed(mass: Floats, form: Floats, generator: np.random.Generator) -> Floats:
-    """Leaves of the same masses and spectrum whose geometry is random: their vectors mixed by a rotation."""
-    rotation = np.linalg.qr(generator.normal(size=(len(mass), len(mass))))[0]
-    weighted = np.sqrt(mass)[:, None] * (form - mass @ form)
-    return np.asarray((rotation @ weighted) / np.sqrt(mass)[:, None])
-
-
-def _inner(
-    tree_a: LevelSetTree,
-    tree_b: LevelSetTree,
-    pairs: Index,
-    confidence: Floats,
-    mass_a: Floats,
-    mass_b: Floats,
-) -> tuple[Index, Floats]:
-    """Inner nodes whose matched leaves largely coincide; each at most once, the root left out."""
-    weight = np.sqrt(mass_a[pairs[:, 0]] * mass_b[pairs[:, 1]])
-    below_a, below_b = _below(tree_a, pairs[:, 0]), _below(tree_b, pairs[:, 1])
-    scores = []
-    for u, of_a in below_a.items():
-        for v, of_b in below_b.items():
-            union = weight[of_a | of_b].sum()
-            overlap = float(weight[of_a & of_b].sum() / union) if union > 0 else 0.0
-            if overlap >= INNER_OVERLAP:
-                scores.append((overlap * float(confidence[of_a & of_b].mean()), u, v))
-    taken: list[tuple[float, int, int]] = []
-    for score, u, v in sorted(scores, reverse=True):
-        if all(u != other[1] and v != other[2] for other in taken):
-            taken.append((score, u, v))
-    found = np.array([(u, v) for _, u, v in taken], dtype=np.int64).reshape(-1, 2)
-    return found, np.array([score for score, _, _ in taken])
-
-
-def _below(tree: LevelSetTree, leaves: Index) -> dict[int, NDArray[np.bool_]]:
-    """Which of the matched leaves lie under each inner node but the root."""
-    found: dict[int, NDArray[np.bool_]] = {}
-    for k, leaf in enumerate(leaves):
-        for node in _ancestors(tree.parent, int(leaf))[1:-1]:
-            found.setdefault(node, np.zeros(len(leaves), dtype=bool))[k] = True
-    return found
 
 
 def _arrays(tree: LevelSetTree) -> dict[str, NDArray[Any]]:

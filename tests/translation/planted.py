@@ -28,6 +28,25 @@ def clusters(
     return centres[labels] + spread[labels] * generator.normal(size=(count, width)) * 4, labels
 
 
+def world(seed: int, groups: int, classes: int = 14, width: int = 24) -> tuple[Floats, Floats, Floats]:
+    """Centres, masses and spreads of clusters, in so many groups of clusters or in none."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(classes, width))
+    if groups:
+        above = 1.5 * generator.normal(size=(groups, width))
+        centres = above[generator.integers(groups, size=classes)] + 0.8 * centres
+    mass = generator.dirichlet(np.full(classes, 6.0))
+    return centres * np.linspace(1.6, 0.5, width), mass, 0.48 * generator.uniform(0.6, 1.6, (classes, width))
+
+
+def sampled(of: tuple[Floats, Floats, Floats], count: int, seed: int) -> Floats:
+    """Points of a world."""
+    centres, mass, spread = of
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(len(mass), size=count, p=mass)
+    return centres[labels] + spread[labels] * generator.normal(size=(count, centres.shape[1]))
+
+
 def two_models(count: int = 900, width: int = 24, depths: int = 1) -> tuple[RepresentationPaths, ...]:
     """Model A, model B = A rotated and doubled, on disjoint samples, and both on held-out ones."""
     x, _ = clusters(count, seed=1, width=width)

@@ -4,6 +4,7 @@ import pytest
 from repdyn.errors import RepdynError
 from repdyn.topology import LevelSetTree
 from repdyn.translation import TreeMatch, match_trees
+from repdyn.translation.surrogates import coarse_surrogate, random_surrogate
 
 
 def trees(planted, seed: int = 1, count: int = 700):
@@ -40,6 +41,35 @@ def test_a_random_geometry_is_not_found(planted) -> None:
     scrambled = np.random.default_rng(0).normal(size=(len(np.unique(tree_b.assignment)), 24))
     match = match_trees(tree_a, tree_b, x, scrambled[tree_b.assignment])
     assert match.verdict != "found"
+    assert match.surrogates.shape[0] == 2
+    assert match.p_value > 0.01
+
+
+@pytest.mark.parametrize("groups", [0, 4])
+def test_unrelated_clusters_are_not_found_and_related_ones_are(groups: int, planted) -> None:
+    """Also where both fall into a few groups, which match by themselves and say nothing of the leaves."""
+    verdicts = {"related": [], "unrelated": []}
+    for seed in range(4):
+        one, other = (planted.world(k, groups) for k in (seed, 100 + seed))
+        x = planted.sampled(one, 500, 2 * seed)
+        for name, world in (("related", one), ("unrelated", other)):
+            y = planted.sampled(world, 500, 2 * seed + 1) @ planted.rotation(24, seed)
+            verdicts[name].append(match_trees(LevelSetTree.fit(x), LevelSetTree.fit(y), x, y).verdict)
+    assert verdicts["unrelated"].count("found") == 0
+    assert verdicts["related"].count("found") >= 2
+
+
+def test_a_coarse_surrogate_keeps_the_groups_and_not_the_leaves() -> None:
+    generator = np.random.default_rng(0)
+    form = np.repeat(5 * generator.normal(size=(3, 8)), 4, axis=0) + generator.normal(size=(12, 8))
+    mass = np.full(12, 1 / 12)
+    made = coarse_surrogate(mass, form, generator)
+    centred = form - form.mean(0)
+    means, others = (v.reshape(3, 4, -1).mean(1) for v in (centred, made))
+    assert np.allclose(means @ means.T, others @ others.T)
+    assert not np.allclose(centred @ centred.T, made @ made.T, atol=0.5)
+    mixed = random_surrogate(mass, form, generator)
+    assert np.allclose(*(np.linalg.svd(v)[1] for v in (centred, mixed)))
 
 
 def test_one_leaf_is_inconclusive_with_the_reason() -> None:

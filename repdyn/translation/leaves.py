@@ -1,0 +1,168 @@
+"""Leaves of a level-set tree as geometry, and the inner nodes that matched leaves imply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.translation.coordinates import Cloud, unit_rows
+from repdyn.translation.nodes import Nodes
+
+if TYPE_CHECKING:
+    from repdyn.topology import LevelSetTree
+
+__all__ = ["Leaves", "cosines", "inner_pairs_of", "standardised"]
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+INNER_OVERLAP = 0.5
+"""Inner nodes pair where their matched leaves share at least this fraction of their joint mass."""
+
+
+@dataclass(frozen=True, eq=False)
+class Leaves:
+    """Leaves as masses and vectors whose inner products are their geometry.
+
+    Attributes
+    ----------
+    mass
+        Fraction of the points in each leaf, shape ``(n,)``.
+    form
+        ``(n, D)``: centroids; or, from the tree alone, vectors with the tree's inner products.
+    points, assignment
+        What the centroids are of; None where the tree alone is known.
+    """
+
+    mass: Floats
+    form: Floats
+    points: NDArray[np.float32] | None
+    assignment: Index
+
+    @classmethod
+    def of(cls, tree: LevelSetTree, x: ArrayLike | None, name: str) -> Leaves:
+        """Read a tree, with the points it was fitted on or without."""
+        if x is None:
+            mass = np.bincount(tree.assignment, minlength=len(tree.leaves)) / len(tree.assignment)
+            return cls(mass, _shape_alone(tree), None, tree.assignment)
+        cloud = Cloud.of(x, f"match_trees: {name}")
+        if len(cloud.points) != len(tree.assignment):
+            raise RepdynError(
+                f"match_trees: {name} has {len(cloud.points)} points, its tree has {len(tree.assignment)}"
+            )
+        nodes = Nodes.from_labels([cloud.points], tree.assignment)
+        return cls(nodes.mass, nodes.centroids[0], cloud.points, tree.assignment)
+
+    def resampled(self, generator: np.random.Generator) -> tuple[Floats, Floats]:
+        """Masses and vectors of a bootstrap sample of the points; a tree alone has nothing to resample."""
+        if self.points is None:
+            return self.mass, self.form
+        # Poisson weights are a bootstrap of varying size; a leaf that is not drawn keeps its place.
+        weight = generator.poisson(1.0, len(self.points)).astype(np.float64)
+        total = np.bincount(self.assignment, weight, minlength=len(self.mass))
+        indicator = np.zeros((len(self.mass), len(weight)), dtype=np.float32)
+        indicator[self.assignment, np.arange(len(weight))] = weight
+        sums = np.asarray(indicator @ self.points, dtype=np.float64)
+        drawn = total[:, None] > 0
+        return total / total.sum(), np.where(drawn, sums / np.maximum(total[:, None], 1.0), self.form)
+
+
+def cosines(mass: Floats, form: Floats, power: float) -> Floats:
+    r"""Cosines between leaves about their common mean, the spectrum flattened.
+
+    .. math:: U \Sigma V^\top = M^{1/2} (C - m^\top C), \qquad
+              A_{ij} = \cos\big((M^{-1/2} U \Sigma^p)_i,\; (M^{-1/2} U \Sigma^p)_j\big)
+
+    Parameters
+    ----------
+    mass, form
+        Shapes ``(n,)`` and ``(n, D)``.
+    power
+        p; 1 leaves the geometry as it is.
+    """
+    root = np.sqrt(np.maximum(mass, 1e-12))[:, None]
+    left, values, _ = np.linalg.svd(root * (form - mass @ form), full_matrices=False)
+    kept = values > 1e-6 * max(float(values[0]), 1e-30)
+    rows = unit_rows((left[:, kept] * values[kept] ** power) / root)
+    return np.asarray(rows @ rows.T, dtype=np.float64)
+
+
+def standardised(matrix: Floats, size: int) -> Floats:
+    """Off-diagonal entries of mean 0 and variance 1, padded with zeros, which stand for "unmatched"."""
+    count = len(matrix)
+    off = ~np.eye(count, dtype=bool)
+    scaled = (matrix - matrix[off].mean()) / max(float(matrix[off].std()), 1e-12)
+    np.fill_diagonal(scaled, 0.0)
+    padded = np.zeros((size, size))
+    padded[:count, :count] = scaled
+    return padded
+
+
+def inner_pairs_of(
+    tree_a: LevelSetTree, tree_b: LevelSetTree, pairs: Index, confidence: Floats, weight: Floats
+) -> tuple[Index, Floats]:
+    """Inner nodes whose matched leaves largely coincide, each at most once, the root left out.
+
+    Parameters
+    ----------
+    tree_a, tree_b
+        The trees.
+    pairs, confidence, weight
+        Matched leaves ``(P, 2)``, and for each pair its confidence and mass.
+
+    Returns
+    -------
+    pairs : (Q, 2) array
+    confidence : (Q,) array
+        Mean over the shared leaves times the overlap of masses.
+    """
+    below_a, below_b = _below(tree_a, pairs[:, 0]), _below(tree_b, pairs[:, 1])
+    scores = []
+    for u, of_a in below_a.items():
+        for v, of_b in below_b.items():
+            union = weight[of_a | of_b].sum()
+            overlap = float(weight[of_a & of_b].sum() / union) if union > 0 else 0.0
+            if overlap >= INNER_OVERLAP:
+                scores.append((overlap * float(confidence[of_a & of_b].mean()), u, v))
+    taken: list[tuple[float, int, int]] = []
+    for score, u, v in sorted(scores, reverse=True):
+        if all(u != other[1] and v != other[2] for other in taken):
+            taken.append((score, u, v))
+    found = np.array([(u, v) for _, u, v in taken], dtype=np.int64).reshape(-1, 2)
+    return found, np.array([score for score, _, _ in taken])
+
+
+def _shape_alone(tree: LevelSetTree) -> Floats:
+    """Vectors whose inner products are the heights of the lowest joins above two leaves."""
+    count = len(tree.leaves)
+    heights = tree.height - tree.height.min()
+    shared = np.empty((count, count))
+    above = [_ancestors(tree.parent, leaf) for leaf in range(count)]
+    for i in range(count):
+        for j in range(i, count):
+            # Two branches share the stem from the root to their join: an ultrametric, so positive definite.
+            join = next(node for node in above[i] if node in set(above[j]))
+            shared[i, j] = shared[j, i] = heights[join]
+    values, vectors = np.linalg.eigh(shared)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
+
+
+def _ancestors(parent: Index, node: int) -> list[int]:
+    """The node itself, its parent, and so on to the root."""
+    chain = [node]
+    while parent[chain[-1]] >= 0:
+        chain.append(int(parent[chain[-1]]))
+    return chain
+
+
+def _below(tree: LevelSetTree, leaves: Index) -> dict[int, NDArray[np.bool_]]:
+    """Which of the matched leaves lie under each inner node but the root."""
+    found: dict[int, NDArray[np.bool_]] = {}
+    for k, leaf in enumerate(leaves):
+        for node in _ancestors(tree.parent, int(leaf))[1:-1]:
+            found.setdefault(node, np.zeros(len(leaves), dtype=bool))[k] = True
+    return found
