@@ -117,6 +117,7 @@ class TransformersAdapter:
         )
         blocks = _blocks(runs)
         sentence = sentence_settings(source)
+        lengths = None
         if kind == "pixel_values":
             pooling = "cls" if prefix else "gap"
             prepare, words = prepare_pictures(source)
@@ -124,7 +125,7 @@ class TransformersAdapter:
             pooling = "mean"
             prepare, words = prepare_signals(runs)
         else:
-            prepare, words = prepare_texts(source, runs, sentence)
+            prepare, lengths, words = prepare_texts(source, runs, sentence)
             own = {"pooled": "cls", "score": "last", FINAL: "last" if head is not None else "mean"}
             pooling = sentence.get("pooling", own[final])
         return TracedModel(
@@ -139,6 +140,7 @@ class TransformersAdapter:
             weights=module,
             choices=find_choices(runs, blocks),
             preprocessing=words,
+            lengths=lengths,
         )
 
 

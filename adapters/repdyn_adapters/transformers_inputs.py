@@ -52,7 +52,8 @@ def _read_json(source: str, file: str) -> dict[str, Any]:
 
 def prepare_texts(
     source: str, model: Any, sentence: Mapping[str, Any]
-) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], str]:
+) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], Callable[[Sequence[Any]], list[int]], str]:
+    """How texts become model inputs, how many tokens they have, and what to say of it."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = None
@@ -119,7 +120,13 @@ def prepare_texts(
         ids, mask = nn.functional.pad(ids, (0, short), value=pad), nn.functional.pad(mask, (0, short))
         return completed({"input_ids": ids, "attention_mask": mask})
 
-    return prepare, f"tokenised, cut at {limit} tokens" if tokenizer is not None else "token ids"
+    def lengths(samples: Sequence[Any]) -> list[int]:
+        if tokenizer is None or not isinstance(samples[0], str):
+            return [len(sample) for sample in samples]
+        ids = tokenizer(list(samples), truncation=True, max_length=limit, return_attention_mask=False)
+        return [len(row) for row in ids["input_ids"]]
+
+    return prepare, lengths, f"tokenised, cut at {limit} tokens" if tokenizer is not None else "token ids"
 
 
 def prepare_pictures(source: str) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], str]:

@@ -48,6 +48,9 @@ class TracedModel:
         Names for groups of points: ``"stages"``, ``"attention"``, ``"mlp"``.
     preprocessing
         How inputs are prepared, in words, for the record.
+    lengths
+        How long samples are to the model, in tokens: those of nearly equal length share a batch. None
+        where it cannot tell.
     """
 
     name: str
@@ -61,6 +64,7 @@ class TracedModel:
     weights: nn.Module | None = None
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     preprocessing: str = ""
+    lengths: Callable[[Sequence[Any]], Sequence[int]] | None = None
 
     @cached_property
     def digest(self) -> str:

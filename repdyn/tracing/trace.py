@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from repdyn.tracing.model import TracedModel
 from repdyn.tracing.passes import Batch, Passes
 from repdyn.tracing.pooling import Pooling
 from repdyn.tracing.registry import traced
-from repdyn.tracing.samples import Samples, as_samples
+from repdyn.tracing.samples import Samples, as_samples, batches
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
@@ -28,6 +30,9 @@ __all__ = ["trace"]
 
 SORTED_TOGETHER = 2048
 """Texts are sorted by length among so many, enough for batches of nearly equal length."""
+
+PREPARED_AHEAD = 2
+"""Batches made while the model runs: one that is ready, one in the making."""
 
 
 def trace(
@@ -158,10 +163,22 @@ def _to_disk(
         resume=resume,
         tokens=passes.token_points,
     )
-    for rows, part in _read(passes, samples, list(writer.missing), batch_size):
+
+    def write(rows: range, part: Batch) -> None:
         labels = None if samples.labels is None else samples.labels[rows.start : rows.stop]
         ids = samples.ids[rows.start : rows.stop].tolist()
         writer.write_chunk(rows.start, part.values, ids=ids, labels=labels, logits=part.logits)
+
+    # The disk is written to while the model reads on. One chunk at most waits for it, whatever the size of
+    # the data; where reading fails, the chunk before it is still written.
+    with ThreadPoolExecutor(1, thread_name_prefix="repdyn-write") as pool:
+        writing: Future[None] | None = None
+        for rows, part in _read(passes, samples, list(writer.missing), batch_size):
+            if writing is not None:
+                writing.result()
+            writing = pool.submit(write, rows, part)
+        if writing is not None:
+            writing.result()
     return writer.finish()
 
 
@@ -169,18 +186,18 @@ def _read(
     passes: Passes, samples: Samples, chunks: list[range], batch_size: int
 ) -> Iterator[tuple[range, Batch]]:
     """Whole chunks, one after the other, each in the order of its samples."""
-    batches: list[tuple[range, NDArray[np.int64]]] = []
-    for rows in chunks:
-        order = samples.order(rows.start, rows.stop)
-        batches += [(rows, order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
-    done_before = sum(map(len, samples_missing(len(samples), chunks))) // batch_size
+    missing = sum(map(len, chunks))
     gathered: list[tuple[NDArray[np.int64], Batch]] = []
     count = 0
-    prepared = _prepared(passes, samples, [index for _, index in batches])
-    steps = zip(batches, prepared, strict=True)
-    for (rows, index), inputs in track(
-        steps, f"tracing {passes.model.name}", done_before + len(batches), done_before
+    for step in track(
+        _by_sample(_ahead(_steps(passes, samples, chunks, batch_size))),
+        f"tracing {passes.model.name}",
+        len(samples),
+        len(samples) - missing,
     ):
+        if step is None:
+            continue
+        rows, index, inputs = step
         batch = passes.run(inputs, len(index))
         _check_finite(passes, samples, index, batch)
         gathered.append((index, batch))
@@ -190,28 +207,33 @@ def _read(
             gathered, count = [], 0
 
 
-def _prepared(passes: Passes, samples: Samples, batches: list[NDArray[np.int64]]) -> Iterator[Any]:
-    """Prepared batches; the next one is decoded and tokenised while the model runs on this one."""
+Step = tuple[range, NDArray[np.int64], Any]
+"""A chunk, the samples of one batch in it, and what the model is called with for them."""
+
+
+def _steps(passes: Passes, samples: Samples, chunks: list[range], batch_size: int) -> Iterator[Step]:
+    """All batches in turn, planned chunk by chunk, decoded and tokenised."""
+    plan = (
+        (rows, index) for rows in chunks for index in batches(samples, rows, batch_size, passes.model.lengths)
+    )
+    for rows, index, taken in samples.read(plan):
+        yield rows, index, passes.prepare(taken)
+
+
+def _ahead(steps: Iterator[Step]) -> Iterator[Step]:
+    """The same, the next ones made in a thread while the model runs on this one."""
     with ThreadPoolExecutor(1, thread_name_prefix="repdyn-prepare") as pool:
-
-        def submit(index: NDArray[np.int64]) -> Any:
-            return pool.submit(lambda: passes.prepare(samples.take(index)))
-
-        ahead = submit(batches[0]) if batches else None
-        for index in [*batches[1:], None]:
-            if ahead is not None:
-                ready = ahead.result()
-                ahead = None if index is None else submit(index)
-                yield ready
+        waiting = deque(pool.submit(next, steps, None) for _ in range(PREPARED_AHEAD))
+        while (step := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, steps, None))
+            yield step
 
 
-def samples_missing(size: int, chunks: list[range]) -> list[range]:
-    """The stretches of ``range(size)`` that no chunk covers."""
-    gaps, start = [], 0
-    for rows in sorted(chunks, key=lambda rows: rows.start):
-        gaps.append(range(start, rows.start))
-        start = rows.stop
-    return [*gaps, range(start, size)]
+def _by_sample(steps: Iterator[Step]) -> Iterator[Step | None]:
+    """Each batch, then nothing for every further sample in it: progress counts samples."""
+    for step in steps:
+        yield step
+        yield from repeat(None, len(step[1]) - 1)
 
 
 def _in_order(passes: Passes, rows: range, gathered: list[tuple[NDArray[np.int64], Batch]]) -> Batch:

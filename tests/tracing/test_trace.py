@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -21,6 +24,8 @@ from repdyn.errors import RepdynError
 from repdyn.paths import PathsWriter
 from repdyn.paths.layout import read_layout
 from repdyn.progress import listening
+from repdyn.tracing.samples import SHORT
+from repdyn.tracing.trace import PREPARED_AHEAD
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(11, 6)).astype(np.float32)
@@ -93,6 +98,107 @@ def test_texts_are_sorted_for_the_model_and_put_back():
     paths = repdyn.trace(model, texts, batch_size=16)
     np.testing.assert_array_equal(np.asarray(paths["0"])[:, 0], [len(text) for text in texts])
     assert all(max(batch) - min(batch) <= 8 for batch in seen[1:])
+
+
+def token_model(seen):
+    """Texts of digits; as long to the model as they say, whatever their characters."""
+
+    def prepare(texts):
+        longest = max(map(int, texts))
+        seen.append([int(text) for text in texts])
+        mask = torch.arange(longest) < torch.tensor([int(text) for text in texts])[:, None]
+        return {"x": torch.where(mask, 1.0, torch.nan).unsqueeze(-1), "mask": mask}
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Identity()
+
+        def forward(self, x, mask):
+            return self.block(x * mask.sum(1, keepdim=True).unsqueeze(-1))
+
+    model = repdyn.wrap(Masked(), prepare=prepare, points={"block": "NLC"})
+    points = {"block": dataclasses.replace(model.points["block"], mask="mask")}
+    return dataclasses.replace(
+        model, points=points, pooling="mean", lengths=lambda texts: [int(text) for text in texts]
+    )
+
+
+def test_batches_are_of_nearly_equal_tokens_and_short_samples_share_them():
+    lengths = RNG.integers(1, 300, 500)
+    texts = [str(length).zfill(int(RNG.integers(3, 30))) for length in lengths]
+    seen = []
+    paths = repdyn.trace(token_model(seen), texts, batch_size=4)
+    np.testing.assert_array_equal(np.asarray(paths["block"])[:, 0], lengths)
+    batches = seen[1:]
+    assert sorted(length for batch in batches for length in batch) == sorted(lengths)
+    assert max(max(batch) * len(batch) for batch in batches) <= 4 * 300
+    assert all(len(batch) >= 4 or batch is batches[-1] for batch in batches)
+    assert all(max(batch) * len(batch) <= 4 * SHORT for batch in batches if len(batch) > 4)
+    assert any(len(batch) > 4 for batch in batches)
+    padding = sum(max(batch) * len(batch) - sum(batch) for batch in batches) / lengths.sum()
+    assert padding < 0.05
+
+
+def test_few_batches_are_alive_at_once_whatever_the_number_of_samples(tmp_path):
+    """Inputs are let go as the model goes on, and so is what was read of them, once its chunk is written."""
+    alive, most, parts = set(), [0, 0], set()
+
+    def prepare(rows):
+        batch = torch.from_numpy(np.stack(rows))
+        alive.add(id(batch))
+        weakref.finalize(batch, alive.discard, id(batch))
+        most[0] = max(most[0], len(alive))
+        return batch
+
+    def own(tokens):
+        pooled = tokens.values[:, 0].clone()
+        parts.add(id(pooled))
+        weakref.finalize(pooled, parts.discard, id(pooled))
+        most[1] = max(most[1], len(parts))
+        return pooled
+
+    wide = repdyn.wrap(nn.Sequential(nn.Linear(6, 2000)), prepare, points={"0": "N*C"})
+    x = np.random.default_rng(0).normal(size=(4000, 1, 6)).astype(np.float32)
+    repdyn.trace(wide, x, pool=own, batch_size=16, out=tmp_path / "a.paths")
+    assert most[0] <= PREPARED_AHEAD + 2
+    assert most[1] <= 4 * (256 // 16)  # of 250 batches; a chunk of this store has 256 rows
+
+
+def test_the_disk_is_written_to_while_the_model_reads_on(tmp_path, monkeypatch):
+    """The second chunk is being read before the first one is on disk."""
+    reading, order = threading.Event(), []
+    write = PathsWriter.write_chunk
+
+    def slow(self, start, *args, **kwargs):
+        if start == 0:
+            order.append(reading.wait(30))
+        order.append(threading.current_thread() is threading.main_thread())
+        write(self, start, *args, **kwargs)
+
+    monkeypatch.setattr(PathsWriter, "write_chunk", slow)
+
+    def prepare(rows):
+        if rows[-1][0] >= 110:
+            reading.set()
+        return torch.from_numpy(np.stack(rows))
+
+    x = np.arange(300, dtype=np.float32)[:, None].repeat(6, 1)
+    paths = repdyn.trace(repdyn.wrap(mlp(), prepare), x, out=tmp_path / "a.paths", batch_size=16)
+    assert order[0] is True
+    assert not any(order[1:2])
+    np.testing.assert_array_equal(
+        np.asarray(paths["0"]), np.asarray(repdyn.trace(mlp(), x, batch_size=16)["0"])
+    )
+
+
+def test_a_write_that_fails_is_not_lost_in_its_thread(tmp_path, monkeypatch):
+    def full(self, start, *args, **kwargs):
+        raise RepdynError("the disk is full")
+
+    monkeypatch.setattr(PathsWriter, "write_chunk", full)
+    with pytest.raises(RepdynError, match="disk is full"):
+        repdyn.trace(mlp(), X, out=tmp_path / "a.paths")
 
 
 def test_not_finite_names_point_and_sample():
@@ -213,11 +319,11 @@ def test_bad_arguments_are_one_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
-def test_progress_counts_batches():
+def test_progress_counts_samples():
     seen = []
     with listening(lambda text, done, total: seen.append((done, total))):
         repdyn.trace(mlp(), X, batch_size=4)
-    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert seen == [(done, 11) for done in range(12)]
 
 
 def test_disk_and_memory_agree(tmp_path):
