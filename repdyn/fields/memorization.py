@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
 from repdyn.fields.starts import to_numpy
 from repdyn.intervals import Estimate, bootstrap_mean
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 __all__ = ["Memorization", "memorization"]
 
@@ -74,6 +77,13 @@ class Memorization:
                 f"  components for 90 % of the attractors' variance: {self.components}",
             ]
         )
+
+    def plot(self) -> Figure:
+        """How near attractors are to training samples, beside how near unseen samples are."""
+        # plotly is slow to import: here, not with the room.
+        from repdyn.views.memorization import memorization as picture
+
+        return picture(self.similarity, self.null_similarity, self.verdict)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, as plain values for ``--json``."""

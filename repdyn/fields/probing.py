@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from repdyn.fields.field import LatentField
 from repdyn.fields.starts import to_numpy
 from repdyn.intervals import Estimate, bootstrap
 from repdyn.progress import track
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 __all__ = ["Probing", "probe_without_data"]
 
@@ -66,6 +69,13 @@ class Probing:
             row = "".join(f"{e.value:8.3f}" for e in estimates)
             lines.append(f"  {name + f' ({self.sizes[name]})':<30.30}{row}")
         return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """Error by number of atoms, for each dictionary."""
+        # plotly is slow to import: here, not with the room.
+        from repdyn.views.probing import probing
+
+        return probing(self.atoms, self.error, self.verdict)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, as plain values for ``--json``."""

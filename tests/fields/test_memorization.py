@@ -28,6 +28,7 @@ def test_a_memory_of_its_training_set_is_found() -> None:
     assert len(found.attractors) == 8
     assert sorted(found.nearest.tolist()) == list(range(8))
     assert found.to_test.value < 0.9
+    assert found.plot().layout.meta["caption"].startswith("Verdict: found")
 
 
 def test_attractors_that_are_no_training_sample_are_not_found() -> None:

@@ -37,6 +37,7 @@ def test_data_made_of_attractors_is_rebuilt_from_them() -> None:
     assert found.decoded_error is not None
     assert found.decoded_error["attractors"][1].value == pytest.approx(found.error["attractors"][1].value)
     assert "attractors (6)" in repr(found)
+    assert found.plot().layout.meta["caption"].startswith("Verdict: found")
 
 
 def test_data_that_has_nothing_to_do_with_them_is_not() -> None:

@@ -1,0 +1,67 @@
+"""Attractors' nearness to training samples, beside that of anything else."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from repdyn.errors import RepdynError
+from repdyn.views.theme import ACCENT, CONTROL, new_figure
+
+__all__ = ["memorization"]
+
+_BINS = 40
+
+
+def memorization(similarity: ArrayLike, null: ArrayLike, verdict: str) -> go.Figure:
+    """Densities of the cosine to the nearest training sample: of attractors, and of unseen samples.
+
+    Parameters
+    ----------
+    similarity
+        Of each attractor, shape ``(A,)``; may be empty.
+    null
+        Of each unseen sample, shape ``(M,)``.
+    verdict
+        Whether memorisation was found.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+
+    Raises
+    ------
+    RepdynError
+        If there is no finite value in the null.
+    """
+    ours, theirs = (np.asarray(x, dtype=float).ravel() for x in (similarity, null))
+    if not np.isfinite(theirs).any():
+        raise RepdynError("memorization: the null has no finite value; a figure without control is not drawn")
+    lowest = float(min(np.nanmin(theirs), *(ours if len(ours) else theirs)))
+    edges = {"start": lowest, "end": 1.0 + 1e-9, "size": max(1.0 - lowest, 1e-6) / _BINS}
+    figure = new_figure(
+        "Are attractors copies of training samples?",
+        f"Verdict: {verdict}. Attractors must lie to the right of unseen samples: by this cosine anything "
+        "has some near neighbour among the training samples.",
+        alt=f"Histograms: {len(ours)} attractors, mean {np.mean(ours) if len(ours) else float('nan'):.3f}; "
+        f"{len(theirs)} unseen samples, mean {np.nanmean(theirs):.3f}.",
+    )
+    for name, values, color in (
+        ("unseen samples (control)", theirs, CONTROL[0]),
+        ("attractors", ours, ACCENT),
+    ):
+        figure.add_histogram(
+            x=values,
+            name=f"{name}, {len(values)}",
+            xbins=edges,
+            histnorm="probability",
+            marker={"color": color},
+            opacity=0.65,
+        )
+        if len(values):
+            figure.add_vline(x=float(np.nanmean(values)), line={"color": color, "dash": "dash"})
+    figure.update_layout(barmode="overlay")
+    figure.update_xaxes(title_text="cosine to the nearest training sample")
+    figure.update_yaxes(title_text="share", tickformat=".0%")
+    return figure

@@ -1,0 +1,79 @@
+"""Error of rebuilding latents from few atoms, for each dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from repdyn.errors import RepdynError
+from repdyn.views.arguments import estimates
+from repdyn.views.theme import ACCENT, CONTROL, INTERVAL_ALPHA, new_figure, plain, translucent
+
+__all__ = ["probing"]
+
+_DASHES = ("dash", "dot", "dashdot", "longdash")
+
+
+def probing(atoms: Sequence[int], error: Mapping[str, Sequence[object]], verdict: str) -> go.Figure:
+    """Fraction of variance unexplained against the number of atoms.
+
+    Parameters
+    ----------
+    atoms
+        Numbers of atoms, K of them.
+    error
+        Per dictionary K estimates (mappings or objects with ``value``, ``low``, ``high``); the first is the
+        one in question.
+    verdict
+        Whether it beats its controls.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+
+    Raises
+    ------
+    RepdynError
+        Where lengths differ.
+    """
+    figure = new_figure(
+        "What is known without data",
+        f"Verdict: {verdict}. The solid line, made from noise alone, should lie below the random "
+        "dictionaries; those made from data are the ceiling. Bands are confidence intervals.",
+        alt="Line chart of the variance unexplained with up to "
+        f"{max(atoms)} atoms: "
+        + ", ".join(f"{name} {estimates(row)[0][-1]:.2f}" for name, row in error.items())
+        + " at the most.",
+    )
+    for rank, (name, row) in enumerate(error.items()):
+        if len(row) != len(atoms):
+            raise RepdynError(f"probing: {name!r} has {len(row)} estimates for {len(atoms)} numbers of atoms")
+        value, low, high = estimates(row)
+        color = ACCENT if rank == 0 else CONTROL[(rank - 1) % len(CONTROL)]
+        figure.add_scatter(
+            x=[*atoms, *reversed(atoms)],
+            y=np.concatenate([high, low[::-1]]),
+            fill="toself",
+            mode="lines",
+            line={"width": 0},
+            fillcolor=translucent(color, INTERVAL_ALPHA),
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        figure.add_scatter(
+            x=list(atoms),
+            y=value,
+            mode="lines+markers",
+            name=plain(name),
+            line={
+                "color": color,
+                "width": 3 if rank == 0 else 1.6,
+                "dash": "solid" if rank == 0 else _DASHES[(rank - 1) % len(_DASHES)],
+            },
+            hovertemplate="%{y:.3f}",
+        )
+    figure.update_xaxes(title_text="atoms", type="log", tickvals=list(atoms))
+    figure.update_yaxes(title_text="variance unexplained", rangemode="tozero")
+    return figure
