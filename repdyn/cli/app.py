@@ -81,6 +81,8 @@ def _program(
 
 koopman_verbs = _group("Is depth linear in a lifted space?")
 koopman_verbs.command("fit", short_help="Fit a Koopman autoencoder, beside controls.")(verb(koopman.fit))
+koopman_verbs.command("spectrum", short_help="Which modes of depth to believe.")(verb(koopman.spectrum))
+koopman_verbs.command("forget", short_help="Forget a class by an edit.")(verb(koopman.forget))
 ood_verbs = _group("Inputs unlike the training data.")
 ood_verbs.command("fit", short_help="Fit a detector to in-distribution paths.")(verb(ood.fit))
 ood_verbs.command("score", short_help="Score paths, count those it flags.")(verb(ood.score))

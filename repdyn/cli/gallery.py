@@ -20,7 +20,10 @@ __all__ = ["Entry", "entry", "open_result", "write_gallery"]
 # kind of artifact -> the room and class that reads it, and the heading it gets
 _READERS = {
     "attractors": ("repdyn.fields", "Attractors", "Where the encode-decode map leads"),
+    "attack": ("repdyn.koopman.attack", "AttackReport", "Can the forgotten class be had back?"),
     "autonomy": ("repdyn.koopman", "Autonomy", "Does one map serve every depth?"),
+    "edited_koopman": ("repdyn.koopman", "EditedKoopman", "What an edit forgot and what it cost"),
+    "excitation": ("repdyn.koopman.modes", "Excitation", "Which inputs excite which mode"),
     "fidelity": ("repdyn.koopman", "Fidelity", "Is depth linear in a lifted space?"),
     "ood": ("repdyn.ood", "OODEvaluation", "Is this input unlike the training data?"),
     "persistence": ("repdyn.topology", "PathPersistence", "Shape through depth"),
@@ -35,6 +38,8 @@ _WITHIN = (
     "evaluation",
     "tree",
     "persistence",
+    "excitation",
+    "attack",
 )  # results that verbs keep beside what they measure
 _ORIGIN = (
     "model",

@@ -1,15 +1,19 @@
-"""``repdyn koopman fit``: a space in which depth acts linearly, and how far that is true."""
+"""``repdyn koopman``: a space in which depth acts linearly, its spectrum, and forgetting by an edit of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from repdyn.cli.options import Device, Json, PathsStore, Seed
 
-__all__ = ["fit"]
+__all__ = ["fit", "forget", "spectrum"]
+
+Fitted = Annotated[
+    Path, typer.Argument(help="An autoencoder that `repdyn koopman fit` wrote.", show_default=False)
+]
 
 
 def fit(
@@ -43,3 +47,89 @@ def fit(
     say(repr(fidelity))
     say(f"{out}: the autoencoder and its fidelity on {len(held_out)} held-out paths")
     write_json(json, {"koopman": fidelity.to_dict()})
+
+
+def spectrum(
+    kae: Fitted,
+    paths: PathsStore,
+    out: Annotated[Path, typer.Option(help="The folder to write, say a.spectrum.")],
+    threshold: Annotated[
+        float, typer.Option(min=0, help="A pair with a larger residual is not certified.")
+    ] = 0.1,
+    resamples: Annotated[int, typer.Option(min=2, help="Bootstrap replicates.")] = 100,
+    top: Annotated[int, typer.Option(min=1, help="Inputs to name for each mode.")] = 5,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Eigenvalues of depth, which of them the data certify, and the inputs that excite them.
+
+    Example: repdyn koopman spectrum a.kae a.paths --out a.spectrum
+    """
+    from repdyn.cli.console import say, write_json
+    from repdyn.koopman import KoopmanAutoencoder
+    from repdyn.koopman.modes import excitation
+    from repdyn.paths import open_paths
+
+    fitted, stored = KoopmanAutoencoder.from_pretrained(kae), open_paths(paths)
+    found = fitted.spectrum(stored, threshold=threshold, resamples=resamples, seed=seed)
+    modes = excitation(found, fitted, stored, count=top, seed=seed)
+    found.save(out)
+    modes.save(out / "excitation")
+    say(repr(found))
+    say(repr(modes))
+    say(f"{out}: the spectrum, and which inputs excite which mode")
+    write_json(json, {"spectrum": found.to_dict(), "excitation": modes.to_dict()})
+
+
+def forget(
+    kae: Fitted,
+    paths: PathsStore,
+    out: Annotated[Path, typer.Option(help="The folder to write, say a.edit.")],
+    label: Annotated[
+        list[str], typer.Option(help="The class to forget; give it again for more.", show_default=False)
+    ],
+    redirect: Annotated[
+        str, typer.Option(help="Where its samples go: mean, nearest, or another class.")
+    ] = "mean",
+    quantile: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Part of the class that is redirected; chosen unless given."),
+    ] = None,
+    attacked: Annotated[
+        bool, typer.Option("--attack", help="Try to recover the class, on a third of the paths kept for it.")
+    ] = False,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Make a class no longer arrive where it did, by an edit of the operator, and report what that cost.
+
+    Example: repdyn koopman forget a.kae a.paths --label 3 --out a.edit
+    """
+    from repdyn.cli.console import say, write_json
+    from repdyn.koopman import KoopmanAutoencoder
+    from repdyn.koopman.attack import attack
+    from repdyn.paths import open_paths
+
+    fitted, stored = KoopmanAutoencoder.from_pretrained(kae), open_paths(paths)
+    used, kept = stored.split((2 / 3, 1 / 3), seed=seed) if attacked else (stored, None)
+    wanted = [_own(name, stored.labels) for name in label]
+    place = redirect if redirect in ("mean", "nearest") else _own(redirect, stored.labels)
+    edited = fitted.forget(used, label=wanted, redirect=place, quantile=quantile, seed=seed)
+    edited.save(out)
+    say(repr(edited))
+    figures = {"forget": edited.to_dict()}
+    if kept is not None:
+        tried = attack(edited, kept, wanted, seed=seed)
+        tried.save(out / "attack")
+        say(repr(tried))
+        # That the class can be had back is not hoped for: no verdict that --strict may ask to be found.
+        figures["attack"] = {k: v for k, v in tried.to_dict().items() if k != "verdict"}
+    say(f"{out}: the edited autoencoder; {kae} is as it was")
+    write_json(json, figures)
+
+
+def _own(name: str, labels: Any) -> Any:
+    """A label as the paths have it: the command line knows strings only."""
+    return (
+        int(name) if labels is not None and labels.dtype.kind in "iu" and name.lstrip("-").isdigit() else name
+    )

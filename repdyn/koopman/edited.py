@@ -158,6 +158,20 @@ class EditedKoopman:
         return f"{what}\n  its path {middle}\n{self.report}"
 
     @property
+    def verdict(self) -> str:
+        """Whether the target is forgotten to chance or below; see :attr:`EditReport.verdict`."""
+        return self.report.verdict
+
+    def plot(self) -> go.Figure:
+        """Accuracy before and after, of what was to go and of what was to stay."""
+        return self.report.plot()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for ``--json``."""
+        told = {"quantile": self.quantile, "redirected": self.redirected, "root": self.root is not None}
+        return {**told, **self.report.to_dict()}
+
+    @property
     def original(self) -> NDArray[np.float64]:
         """The map ``T`` that was edited, shape ``(d, d)``."""
         steps = len(self.kae.points_) - 1

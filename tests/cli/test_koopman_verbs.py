@@ -1,0 +1,89 @@
+"""``repdyn koopman spectrum`` and ``forget``, on paths whose classes one linear system moves."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from repdyn.cli import main
+from repdyn.koopman import EditedKoopman, KoopmanAutoencoder
+from repdyn.koopman.spectrum import KoopmanSpectrum
+from repdyn.paths import RepresentationPaths
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["repdyn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Stored paths and an autoencoder of them."""
+    where = tmp_path_factory.mktemp("koopman")
+    draw = np.random.default_rng(0)
+    y = draw.integers(4, size=400)
+    x = 3 * np.eye(4)[y] + 0.3 * draw.standard_normal((400, 4))
+    step = np.linalg.qr(draw.standard_normal((4, 4)))[0]
+    paths = RepresentationPaths.from_arrays({"a": x, "b": x @ step}, labels=y)
+    paths.save(where / "a.paths")
+    KoopmanAutoencoder(8, (8,)).fit(paths, epochs=40, batch_size=64).save_pretrained(where / "a.kae")
+    return where
+
+
+def test_spectrum_is_printed_kept_and_reported(command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    status, out, err = command(
+        "koopman", "spectrum", "a.kae", "a.paths", "--out", "a.spectrum", "--resamples", 5, "--json", "s.json"
+    )
+    assert status == 0, err
+    assert "eigenvalues certified" in out
+    assert "mode 0" in out
+    told = json.loads((folder / "s.json").read_text())
+    assert len(told["spectrum"]["eigenvalues"]) == 8
+    assert len(told["excitation"]["top"][0]) == 5
+    assert KoopmanSpectrum.load("a.spectrum").pairs == 400
+    assert command("report", "a.spectrum", "--out", "s.html")[0] == 0
+    assert "Which inputs excite which mode" in (folder / "s.html").read_text()
+
+
+def test_forget_edits_reports_and_is_attacked(command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    status, out, err = command(
+        "koopman", "forget", "a.kae", "a.paths", "--label", 1, "--out", "a.edit", "--attack", "--strict",
+        "--json", "f.json",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "forgotten to chance or below: found" in out
+    told = json.loads((folder / "f.json").read_text())
+    assert told["forget"]["forgotten"]["after"]["value"] < 0.1
+    assert set(told["attack"]["figures"]) == {"edited", "not edited"}
+    assert EditedKoopman.load("a.edit").report.verdict == "found"
+    assert command("report", "a.edit", "--out", "f.html")[0] == 0
+    assert command("koopman", "forget", "a.kae", "a.paths", "--label", 1, "--label", 2, "--redirect", 0,
+                   "--out", "b.edit")[0] == 0  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--label", 9), "no sample with label"),
+        (("--label", 1, "--redirect", "anywhere"), "redirect must be"),
+        (("--label", 0, "--label", 1, "--label", 2, "--label", 3), "no clean one left"),
+    ],
+)
+def test_bad_input_is_one_line(command, folder, monkeypatch, arguments, words):
+    monkeypatch.chdir(folder)
+    status, _, err = command("koopman", "forget", "a.kae", "a.paths", "--out", "x.edit", *arguments)
+    assert status == 2
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
