@@ -5,6 +5,7 @@ Match the density trees of two models (:func:`match_trees`), derive a linear map
 head answer for the other (:func:`stitch`).
 """
 
+from repdyn.translation.alternatives import fit_cca, fit_low_rank, relative_representation
 from repdyn.translation.evaluation import TranslationEvaluation, evaluate_translation
 from repdyn.translation.linear import LinearTranslation, fit_affine, fit_orthogonal, fit_ridge
 from repdyn.translation.matching import TreeMatch, match_trees
@@ -18,9 +19,12 @@ __all__ = [
     "TreeMatch",
     "evaluate_translation",
     "fit_affine",
+    "fit_cca",
+    "fit_low_rank",
     "fit_orthogonal",
     "fit_ridge",
     "match_trees",
+    "relative_representation",
     "stitch",
     "translate",
 ]

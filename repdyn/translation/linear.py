@@ -197,7 +197,7 @@ def fit_orthogonal(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None)
     ----------
     Schönemann, P. (1966). A generalized solution of the orthogonal Procrustes problem. Psychometrika 31.
     """
-    a, b, w = _paired(x, y, weights)
+    a, b, w = checked_pairs(x, y, weights)
     mean_a, mean_b = w @ a, w @ b
     a, b = a - mean_a, b - mean_b
     left, values, right = np.linalg.svd(a.T @ (w[:, None] * b), full_matrices=False)
@@ -231,7 +231,7 @@ def fit_ridge(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
     Hoerl, A., and Kennard, R. (1970). Ridge regression. Technometrics 12(1).
     Allen, D. (1974). The relationship between variable selection and data augmentation. Technometrics 16(1).
     """
-    a, b, w = _paired(x, y, None)
+    a, b, w = checked_pairs(x, y, None)
     mean_a, mean_b = w @ a, w @ b
     return LinearTranslation(_ridge(a - mean_a, b - mean_b), mean_a, mean_b)
 
@@ -258,7 +258,7 @@ def fit_affine(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
     RepdynError
         As in :func:`fit_orthogonal`.
     """
-    a, b, _ = _paired(x, y, None)
+    a, b, _ = checked_pairs(x, y, None)
     base = fit_orthogonal(a, b)
     penalty = _correction_penalty(a, b)
     if not np.isfinite(penalty):
@@ -312,7 +312,8 @@ def _ridge(a: Floats, b: Floats) -> Floats:
     return np.asarray(right.T @ ((values / (values**2 + penalty))[:, None] * projected))
 
 
-def _paired(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
+def checked_pairs(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
+    """Paired rows and weights that sum to one, or a clear error."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or len(a) < 2:
         raise RepdynError(f"paired fit: x and y need one N >= 2, got {a.shape} and {b.shape}")
