@@ -1,12 +1,17 @@
-"""The Yin-Yang study of the Koopman autoencoder paper, with the controls and the losses it does not report.
+"""The study of the Koopman autoencoder paper, with the controls and the losses it does not report.
 
-    python benchmarks/koopman_paper.py --cache FOLDER [--seeds 5]
+    python benchmarks/koopman_paper.py --cache FOLDER --data yin-yang [--seeds 5] [--published]
+    REPDYN_DATA=… python benchmarks/koopman_paper.py --cache FOLDER --data mnist [--seeds 3] [--published]
 
-Trains the paper's residual network (5 blocks, width 10) and a Koopman autoencoder on its representation
-paths, five seeds each; prints macro test accuracy through the network's own head beside the published
-figures and the controls, the path's unexplained variance point by point, and, for every class, what
-`forget` leaves of it and what the other classes lose. Every finished stage is kept in the cache, so an
-interrupted run continues where it was. About ten minutes on one idle core.
+Trains the paper's residual networks (Yin-Yang: 5 blocks, width 10; MNIST: 4 blocks, width 784, batch
+normalisation) and a Koopman autoencoder on each one's representation paths. Prints macro test accuracy
+through the network's own head beside the published figures and the controls, the path's unexplained variance
+point by point, and, for every class, what `forget` leaves of it and what the other classes lose. Every
+finished stage is kept in the cache, so an interrupted run continues where it was.
+
+`--published` trains as the paper does: Yin-Yang on 5 000 points, MNIST without augmentation, the
+autoencoder supervised by the last point alone with the published widths and epochs. Without it the networks
+see fresh points (Yin-Yang is generated) or shifted digits, fewer epochs, and all points supervise.
 
 References
 ----------
@@ -18,194 +23,194 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from koopman_networks import (
+    Draw,
+    Recipe,
+    ResidualNetworks,
+    mnist,
+    paths_of,
+    pixels,
+    shifted,
+    trained,
+    yin_yang,
+)
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from scipy.stats import t as student
-from torch import Tensor, nn
+from torch import Tensor
 
 from repdyn.intervals import Estimate
 from repdyn.koopman import KoopmanAutoencoder, controls
+from repdyn.koopman.fidelity import KOOPMAN, unexplained
 from repdyn.paths import RepresentationPaths
-from repdyn.progress import track
 
-CLASSES = ("yin", "yang", "dots")
-TRAIN, VALIDATION, TEST = 5000, 5000, 10_000
-NETWORK = {"width": 10, "blocks": 5, "epochs": 1000, "batch": 512, "rate": 5e-2, "decay": 5e-4}
-AUTOENCODER = {"latent_dim": 20, "hidden": (128,), "epochs": 150, "batch": 256, "rate": 1e-2}
-PUBLISHED = {
-    "network": 99.31,
-    "Koopman autoencoder": 98.75,
-    "yin": (98.78, 85.01),
-    "yang": (98.27, 78.88),
-    "dots": (99.97, 62.52),
-}
+Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
-def yin_yang(samples: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Points of the Yin-Yang symbol in a disc of radius 0.5 about (0.5, 0.5), classes equally frequent."""
-    draw = np.random.default_rng(seed)
-    wanted = draw.integers(3, size=samples)
-    x = np.empty((samples, 2))
-    open_ = np.arange(samples)
-    # A candidate is taken where it lies in the disc and has the class that its place in the set wants.
-    while len(open_):
-        candidate = draw.random((len(open_), 2))
-        taken = _class_of(candidate) == wanted[open_]
-        x[open_[taken]] = candidate[taken]
-        open_ = open_[~taken]
-    return x.astype(np.float32), wanted
+@dataclass(frozen=True)
+class Study:
+    """One data set: its network, its autoencoder, its splits and what was published."""
+
+    title: str
+    classes: tuple[str, ...]
+    recipe: Recipe
+    autoencoder: dict[str, Any]
+    fit: dict[str, Any]
+    network_accuracy: float
+    accuracy: float
+    edits: dict[str, tuple[float, float]]
+    draw: Callable[[int], Draw]
+    splits: Callable[[int], tuple[Labelled, Labelled, Labelled]]
+    """From a seed to what the autoencoder is fitted on, what it is edited with, and what it is tested on."""
+    together: bool
+    """Whether the networks of all seeds are trained side by side: small ones are."""
 
 
-def _class_of(x: NDArray[np.float64]) -> NDArray[np.int64]:
-    big, small = 0.5, 0.1
-    right = np.hypot(x[:, 0] - 1.5 * big, x[:, 1] - big)
-    left = np.hypot(x[:, 0] - 0.5 * big, x[:, 1] - big)
-    inside = np.hypot(x[:, 0] - big, x[:, 1] - big) <= big
-    yang = (right <= small) | ((left > small) & (left <= 0.5 * big)) | ((x[:, 1] > big) & (right > 0.5 * big))
-    found = np.where((right < small) | (left < small), 2, yang.astype(np.int64))
-    return np.where(inside, found, -1)
+def yin_yang_study(published: bool) -> Study:
+    """Yin-Yang: 3 classes in the plane."""
+    points, steps = (5000, 10_000) if published else (100_000, 12_000)
 
+    def draw(seeds: int) -> Draw:
+        sets = [yin_yang(points, seed) for seed in range(seeds)]
+        x = torch.from_numpy(np.stack([x for x, _ in sets]))
+        y = torch.from_numpy(np.stack([y for _, y in sets]))
 
-class Affine(nn.Module):
-    """A linear layer and batch normalisation for several networks at once, ``(S, B, inputs)`` rows."""
+        def batch(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            chosen = torch.randint(points, (rows,), generator=generator)
+            return x[:, chosen], y[:, chosen]
 
-    def __init__(self, members: int, inputs: int, outputs: int, generator: torch.Generator) -> None:
-        super().__init__()
-        bound = inputs**-0.5
-        self.weight = nn.Parameter(
-            torch.empty(members, inputs, outputs).uniform_(-bound, bound, generator=generator)
-        )
-        self.gain = nn.Parameter(torch.ones(members, 1, outputs))
-        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
-        self.register_buffer("mean", torch.zeros(members, 1, outputs))
-        self.register_buffer("variance", torch.ones(members, 1, outputs))
+        return batch
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x @ self.weight
-        mean, variance = self.mean, self.variance
-        if self.training:
-            variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-            with torch.no_grad():
-                self.mean.lerp_(mean, 0.1)
-                self.variance.lerp_(variance, 0.1)
-        return (x - mean) * (self.gain * torch.rsqrt(variance + 1e-5)) + self.bias
+    def splits(seed: int) -> tuple[Labelled, Labelled, Labelled]:
+        fitted = yin_yang(5000 if published else 20_000, seed)
+        return fitted, yin_yang(5000, 1000 + seed), yin_yang(10_000, 10_000 + seed)
 
-
-class ResidualNetworks(nn.Module):
-    """The paper's network, one for each seed, side by side: small matrices are trained in one product."""
-
-    def __init__(self, members: int, inputs: int, width: int, blocks: int, classes: int) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.stem = Affine(members, inputs, width, generator)
-        self.inner = nn.ModuleList(Affine(members, width, width, generator) for _ in range(blocks))
-        self.outer = nn.ModuleList(Affine(members, width, width, generator) for _ in range(blocks))
-        self.head = nn.Parameter(torch.randn(members, width, classes, generator=generator) * width**-0.5)
-        self.head_bias = nn.Parameter(torch.zeros(members, 1, classes))
-
-    def path(self, x: Tensor) -> list[Tensor]:
-        """Representations after the input block and after each residual block."""
-        states = [torch.relu(self.stem(x))]
-        for inner, outer in zip(self.inner, self.outer):
-            states.append(torch.relu(states[-1] + outer(torch.relu(inner(states[-1])))))
-        return states
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.path(x)[-1] @ self.head + self.head_bias
-
-
-def networks(seeds: int, cache: Path) -> ResidualNetworks:
-    """The trained networks, each on training points of its own seed."""
-    file = cache / f"networks-{seeds}.safetensors"
-    model = ResidualNetworks(seeds, 2, NETWORK["width"], NETWORK["blocks"], len(CLASSES))
-    if file.is_file():
-        model.load_state_dict(load_file(file))
-        return model.eval()
-    drawn = [yin_yang(TRAIN, seed) for seed in range(seeds)]
-    x = torch.from_numpy(np.stack([points for points, _ in drawn]))
-    y = torch.from_numpy(np.stack([labels for _, labels in drawn]))
-    batches = -(-TRAIN // NETWORK["batch"])
-    steps = NETWORK["epochs"] * batches
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=NETWORK["rate"], momentum=0.9, weight_decay=NETWORK["decay"]
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / (0.2 * steps), (steps - step) / (0.8 * steps))
-    )
-    generator = torch.Generator().manual_seed(0)
-    for _ in track(range(NETWORK["epochs"]), "training the networks"):
-        for rows in torch.randperm(TRAIN, generator=generator).chunk(batches):
-            # A sum over networks: each sees the gradient of its own loss.
-            loss = seeds * nn.functional.cross_entropy(model(x[:, rows]).flatten(0, 1), y[:, rows].flatten())
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    save_file(model.state_dict(), file)
-    return model.eval()
-
-
-@torch.no_grad()
-def paths(model: ResidualNetworks, member: int, samples: int, seed: int) -> RepresentationPaths:
-    """Representation paths of fresh points through one of the networks."""
-    x, y = yin_yang(samples, seed)
-    states = model.path(torch.from_numpy(x).expand(len(model.head), -1, -1))
-    names = ["stem", *(f"block{n}" for n in range(1, len(states)))]
-    return RepresentationPaths.from_arrays(
-        {name: state[member].numpy() for name, state in zip(names, states)}, labels=y
+    ours = {"latent_dim": 20, "hidden": (128,)}
+    theirs = {"latent_dim": 20, "hidden": (30,), "supervise": "last"}
+    return Study(
+        "Yin-Yang",
+        ("yin", "yang", "dots"),
+        Recipe(2, 10, 5, 3, steps, 512, 5e-2, 5e-4 if published else 1e-5, 0.2),
+        theirs if published else ours,
+        {"epochs": 1000, "batch_size": 1024, "learning_rate": 1e-2, "patience": 1000}
+        if published
+        else {"epochs": 150, "batch_size": 512, "learning_rate": 1e-2},
+        99.31,
+        98.75,
+        {"yin": (98.78, 85.01), "yang": (98.27, 78.88), "dots": (99.97, 62.52)},
+        draw,
+        splits,
+        together=True,
     )
 
 
-def study(model: ResidualNetworks, member: int, cache: Path) -> dict[str, Any]:
+def mnist_study(published: bool) -> Study:
+    """MNIST: 10 digits of 784 pixels."""
+    (images, labels), (tested, answers) = mnist("train"), mnist("test")
+    # An epoch is 234 batches of 256.
+    epochs = 30 if published else 12
+
+    def draw(_: int) -> Draw:
+        def batch(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            chosen = torch.randint(len(images), (rows,), generator=generator)
+            seen = torch.from_numpy(images)[chosen] if published else shifted(images, chosen, generator)
+            return pixels(seen)[None], torch.from_numpy(labels)[chosen][None]
+
+        return batch
+
+    def splits(seed: int) -> tuple[Labelled, Labelled, Labelled]:
+        few = np.random.default_rng(seed).permutation(len(images))[:_EDITED_ON]
+        every = pixels(images).numpy()
+        return (every, labels), (every[few], labels[few]), (pixels(tested).numpy(), answers)
+
+    ours = {"latent_dim": 256, "hidden": (1000,)}
+    theirs = {"latent_dim": 800, "hidden": (1000,), "supervise": "last", "isometry": 1e-3}
+    return Study(
+        "MNIST",
+        tuple(str(digit) for digit in range(10)),
+        Recipe(784, 784, 4, 10, 235 * epochs, 256, 0.1, 5e-4, 0.2, half_precision=not published),
+        theirs if published else ours,
+        {"epochs": 100 if published else 12, "batch_size": 512, "learning_rate": 5e-3 if published else 2e-3},
+        99.03,
+        98.53,
+        {"1": (99.23, 0.0), "4": (98.29, 0.0), "7": (98.01, 0.0)},
+        draw,
+        splits,
+        together=False,
+    )
+
+
+_EDITED_ON = 12_000  # of MNIST's training digits
+STUDIES = {"yin-yang": yin_yang_study, "mnist": mnist_study}
+
+
+def network_of(study: Study, seed: int, seeds: int, cache: Path) -> tuple[ResidualNetworks, int]:
+    """The network of a seed, as a stack of networks and its number there."""
+    if study.together:
+        file = cache / f"networks-{seeds}.safetensors"
+        return trained(study.recipe, seeds, study.draw(seeds), file), seed
+    return trained(study.recipe, 1, study.draw(1), cache / f"network-{seed}.safetensors", seed), 0
+
+
+def autoencoder_of(study: Study, paths: RepresentationPaths, seed: int, cache: Path) -> KoopmanAutoencoder:
+    """The autoencoder of a seed, fitted or read."""
+    folder = cache / f"kae-{seed}"
+    if folder.is_dir():
+        return KoopmanAutoencoder.from_pretrained(folder)
+    kae = KoopmanAutoencoder(**study.autoencoder)
+    fabric = None
+    if study.recipe.half_precision:
+        from lightning_fabric import Fabric
+
+        fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    part = cache / f"kae-{seed}.part"
+    kae.fit(paths, seed=seed, checkpoint=part, fabric=fabric, **study.fit)
+    kae.save_pretrained(folder)
+    part.unlink()
+    return kae
+
+
+def figures_of(study: Study, seed: int, seeds: int, cache: Path) -> dict[str, Any]:
     """All figures of one seed; kept once they are there."""
-    file = cache / f"figures-{member}.json"
+    file = cache / f"figures-{seed}.json"
     if file.is_file():
         return json.loads(file.read_text())
-    fitted_on = paths(model, member, TRAIN, member)
-    edited_on = paths(model, member, VALIDATION, 1000 + member)
-    test = paths(model, member, TEST, 10_000 + member)
+    model, member = network_of(study, seed, seeds, cache)
+    fitted_on, edited_on, test = (paths_of(model, member, x, y) for x, y in study.splits(seed))
+    kae = autoencoder_of(study, fitted_on, seed, cache)
     weight, bias = model.head[member].detach(), model.head_bias[member].detach()
 
     def head(x: Tensor) -> Tensor:
         return x @ weight + bias
 
-    def macro(x: NDArray[Any]) -> list[float]:
-        """Accuracy in percent, by class."""
+    def by_class(x: NDArray[Any]) -> list[float]:
+        """Accuracy in percent."""
         right = head(torch.as_tensor(np.asarray(x, dtype=np.float32))).argmax(dim=1).numpy() == test.labels
-        return [100 * float(right[test.labels == k].mean()) for k in range(len(CLASSES))]
+        return [100 * float(right[test.labels == k].mean()) for k in range(len(study.classes))]
 
-    folder = cache / f"kae-{member}"
-    if folder.is_dir():
-        kae = KoopmanAutoencoder.from_pretrained(folder)
-    else:
-        kae = KoopmanAutoencoder(AUTOENCODER["latent_dim"], AUTOENCODER["hidden"])
-        kae.fit(
-            fitted_on,
-            epochs=AUTOENCODER["epochs"],
-            seed=member,
-            batch_size=AUTOENCODER["batch"],
-            learning_rate=AUTOENCODER["rate"],
-        )
-        kae.save_pretrained(folder)
-    found = kae.fidelity(test, head=head, train=fitted_on)
-    source, last = np.asarray(test[test.points[0]]), test.points[-1]
-    predicted = {"Koopman autoencoder": kae.propagate(source, test.points[0], last)}
-    predicted |= {name: predict(source)[-1] for name, predict in controls(fitted_on).items()}
+    first, *later = test.points
+    source = np.asarray(test[first])
+    predicted = {KOOPMAN: [kae.propagate(source, first, point) for point in later]}
+    predicted |= {name: predict(source) for name, predict in controls(fitted_on, seed=seed).items()}
+    true = [np.asarray(test[point], dtype=np.float64) for point in later]
     figures: dict[str, Any] = {
-        "network": macro(np.asarray(test[last])),
-        "predicted": {name: macro(x) for name, x in predicted.items()},
-        "fvu": {name: [e.value for e in row] for name, row in found.fvu.items()},
+        "network": by_class(true[-1]),
+        "predicted": {name: by_class(x[-1]) for name, x in predicted.items()},
+        "fvu": {
+            name: [unexplained(x, y, seed).value for x, y in zip(found, true)]
+            for name, found in predicted.items()
+        },
         "edits": {},
     }
-    for number, name in enumerate(CLASSES):
-        for redirect in ("mean", "nearest"):
-            edited = kae.forget(edited_on, label=number, redirect=redirect, head=head, seed=member)
-            figures["edits"][f"{name} {redirect}"] = macro(edited.predict(source))
+    for number, name in enumerate(study.classes):
+        edited = kae.forget(edited_on, label=number, head=head, seed=seed)
+        figures["edits"][name] = by_class(edited.predict(source))
     file.write_text(json.dumps(figures))
     return figures
 
@@ -219,59 +224,59 @@ def over_seeds(values: list[float]) -> Estimate:
     return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
 
 
-def table(seeds: list[dict[str, Any]]) -> str:
+def show(values: list[float]) -> str:
+    found = over_seeds(values)
+    return f"{found.value:6.2f} [{found.low:6.2f}, {found.high:6.2f}]"
+
+
+def table(study: Study, seeds: list[dict[str, Any]]) -> str:
     """The study as text."""
-
-    def show(values: list[float]) -> str:
-        found = over_seeds(values)
-        return f"{found.value:6.2f} [{found.low:6.2f}, {found.high:6.2f}]"
-
     network = [float(np.mean(s["network"])) for s in seeds]
     lines = [
-        f"Yin-Yang, {len(seeds)} networks, {TEST} test points each; percent, mean and 95 % interval",
+        f"{study.title}, {len(seeds)} networks, 10 000 test points each; percent, mean and 95 % interval",
         "",
         f"{'macro test accuracy':24}{'published':>12}  here",
-        f"{'network':24}{PUBLISHED['network']:12.2f}  {show(network)}",
+        f"{'network':24}{study.network_accuracy:12.2f}  {show(network)}",
     ]
     gaps: dict[str, list[float]] = {}
     for name in seeds[0]["predicted"]:
         reached = [float(np.mean(s["predicted"][name])) for s in seeds]
         gaps[name] = [a - b for a, b in zip(network, reached)]
-        published = f"{PUBLISHED[name]:12.2f}" if name in PUBLISHED else " " * 12
+        published = f"{study.accuracy:12.2f}" if name == KOOPMAN else " " * 12
         lines.append(f"{name:24}{published}  {show(reached)}")
     lines += ["", f"{'network minus':24}"]
     lines += [f"  {name:22}{'':12}  {show(values)}" for name, values in gaps.items()]
-    ours, others = gaps["Koopman autoencoder"], {n: v for n, v in gaps.items() if n != "Koopman autoencoder"}
+    ours, others = gaps[KOOPMAN], {n: v for n, v in gaps.items() if n != KOOPMAN}
     best = min(others, key=lambda name: float(np.mean(others[name])))
-    difference = over_seeds([b - a for a, b in zip(ours, others[best])])
-    if difference.high < 0:
+    difference = [b - a for a, b in zip(ours, others[best])]
+    interval = over_seeds(difference)
+    if interval.high < 0:
         verdict = f"the autoencoder is BELOW the best control, {best}"
-    elif difference.low > 0:
+    elif interval.low > 0:
         verdict = f"the autoencoder is above the best control, {best}"
     else:
         verdict = f"the autoencoder and the best control, {best}, cannot be told apart"
-    lines.append(f"  {verdict}: {show([b - a for a, b in zip(ours, others[best])])}")
+    lines.append(f"  {verdict}: {show(difference)}")
     lines += ["", "fraction of variance unexplained, by depth"]
     for name in seeds[0]["fvu"]:
         row = np.mean([s["fvu"][name] for s in seeds], axis=0)
         lines.append(f"  {name:22}" + "".join(f"{value:9.4f}" for value in row))
     lines += [
         "",
-        f"{'forgetting':16}{'published':>18}{'target after':>26}{'others before':>26}{'others after':>26}",
+        f"{'forgetting':12}{'published':>18}{'target before':>26}{'target after':>26}"
+        f"{'others before':>26}{'others after':>26}",
     ]
-    for edit in seeds[0]["edits"]:
-        name = edit.split()[0]
-        target = CLASSES.index(name)
+    for number, name in enumerate(study.classes):
 
-        def others_of(figures: list[float], target: int = target) -> float:
+        def others_of(figures: list[float], target: int = number) -> float:
             return float(np.mean([a for k, a in enumerate(figures) if k != target]))
 
-        before, after = PUBLISHED[name]
+        published = "{:.2f} -> {:.2f}".format(*study.edits[name]) if name in study.edits else ""
+        unedited, edited = [s["predicted"][KOOPMAN] for s in seeds], [s["edits"][name] for s in seeds]
         lines.append(
-            f"{edit:16}{f'{before:.2f} -> {after:.2f}':>18}"
-            f"{show([s['edits'][edit][target] for s in seeds]):>26}"
-            f"{show([others_of(s['predicted']['Koopman autoencoder']) for s in seeds]):>26}"
-            f"{show([others_of(s['edits'][edit]) for s in seeds]):>26}"
+            f"{name:12}{published:>18}{show([f[number] for f in unedited]):>26}"
+            f"{show([f[number] for f in edited]):>26}{show([others_of(f) for f in unedited]):>26}"
+            f"{show([others_of(f) for f in edited]):>26}"
         )
     return "\n".join(lines)
 
@@ -279,11 +284,16 @@ def table(seeds: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps finished stages")
+    parser.add_argument("--data", choices=sorted(STUDIES), default="yin-yang")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--published", action="store_true", help="the paper's training settings")
     given = parser.parse_args()
-    given.cache.mkdir(parents=True, exist_ok=True)
-    model = networks(given.seeds, given.cache)
-    print(table([study(model, member, given.cache) for member in range(given.seeds)]))
+    cache = given.cache / (f"{given.data}-published" if given.published else given.data)
+    cache.mkdir(parents=True, exist_ok=True)
+    study = STUDIES[given.data](given.published)
+    seeds = [figures_of(study, seed, given.seeds, cache) for seed in range(given.seeds)]
+    (cache / "figures.json").write_text(json.dumps({"data": given.data, "seeds": seeds}))
+    print(table(study, seeds))
 
 
 if __name__ == "__main__":
