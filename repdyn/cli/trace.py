@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from repdyn.cli.options import Device, Json, Seed
+
+if TYPE_CHECKING:
+    from repdyn.tracing.engines import Engine
 
 __all__ = ["trace"]
 
@@ -29,6 +32,12 @@ def trace(
     dtype: Annotated[str, typer.Option(help="How values are stored: float32 or float16.")] = "float32",
     limit: Annotated[int | None, typer.Option(min=1, help="Take a random part of the data.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue an unfinished store.")] = True,
+    engine: Annotated[
+        str | None, typer.Option(help="ray: workers of a Ray cluster trace and write. Default: here.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of the cluster; default one on this machine, for this trace.")
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
@@ -54,7 +63,7 @@ def trace(
         ids = tuple(str(k) for k in part) if ids is None else tuple(ids[int(k)] for k in part)
     started = time.perf_counter()
     paths = repdyn.trace(
-        repdyn.load(model),
+        model,
         inputs,
         points=points,
         pool=pool,
@@ -65,8 +74,21 @@ def trace(
         dtype=dtype,
         device=device,
         resume=resume,
+        engine=_engine(engine, ray_address),
     )
     seconds = time.perf_counter() - started
     say(repr(paths))
     say(f"{out}: {len(paths)} paths in {seconds:.1f} s")
     write_json(json, {"trace": {**paths.to_dict(), "seconds": seconds}})
+
+
+def _engine(name: str | None, ray_address: str | None) -> Engine | None:
+    from repdyn.errors import RepdynError
+    from repdyn.tracing.engines import engine_class
+
+    if ray_address is not None and name != "ray":
+        raise RepdynError("--ray-address: is for --engine ray; give both, or neither")
+    if name is None:
+        return None
+    found: Engine = engine_class(name)(**({} if ray_address is None else {"address": ray_address}))
+    return found

@@ -17,6 +17,7 @@ from torch import nn
 
 from repdyn.errors import RepdynError
 from repdyn.progress import track
+from repdyn.tracing.engines import Engine, Job, find_engine
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.passes import Batch, Passes
 from repdyn.tracing.pooling import Pooling
@@ -24,9 +25,9 @@ from repdyn.tracing.registry import traced
 from repdyn.tracing.samples import Samples, as_samples, batches
 
 if TYPE_CHECKING:
-    from repdyn.paths import RepresentationPaths
+    from repdyn.paths import PathsWriter, RepresentationPaths
 
-__all__ = ["trace"]
+__all__ = ["trace", "write_chunks"]
 
 SORTED_TOGETHER = 2048
 """Texts are sorted by length among so many, enough for batches of nearly equal length."""
@@ -47,6 +48,7 @@ def trace(
     dtype: DTypeLike = "float32",
     device: torch.device | str | None = None,
     resume: bool = True,
+    engine: Engine | str | None = None,
 ) -> RepresentationPaths:
     r"""Read a model's representation path :math:`x_0, …, x_L` for every input.
 
@@ -81,6 +83,10 @@ def trace(
         Where the model runs; default where it is.
     resume
         Go on with a store that an interrupted trace left at ``out``.
+    engine
+        Where the chunks of the store ``out`` are traced: None for here, ``"ray"`` (or an engine such as
+        :class:`repdyn_adapters.ray.RayEngine`, which knows the cluster's address) for the workers of a Ray
+        cluster. The numbers are the same, bit for bit, where PyTorch uses as many threads.
 
     Returns
     -------
@@ -107,11 +113,48 @@ def trace(
     subject = traced(model)
     samples = as_samples(inputs, labels, ids)
     first = samples.take(np.arange(1))[0]
-    with Passes(subject, points, pool, first, kept_as, device) as passes:
+    how: dict[str, Any] = {
+        "points": points,
+        "pool": pool,
+        "sample": first,
+        "dtype": kept_as,
+        "device": device,
+    }
+    elsewhere = find_engine(engine, out)
+    with Passes(subject, **how) as passes:
         meta = _describe(passes, samples)
         if out is None:
             return _to_memory(passes, samples, batch_size, meta)
-        return _to_disk(passes, samples, batch_size, meta, out, resume)
+        writer = _start(passes, samples, meta, out, resume)
+        if elsewhere is None:
+            write_chunks(passes, samples, batch_size, writer, list(writer.missing))
+    if elsewhere is not None:
+        # Out of the passes, whose hooks cannot be sent: the workers put their own.
+        named = model if isinstance(model, str) else subject
+        elsewhere.run(Job(named, subject.digest, samples, batch_size, writer, how))
+    return writer.finish()
+
+
+def write_chunks(
+    passes: Passes, samples: Samples, batch_size: int, writer: PathsWriter, chunks: list[range]
+) -> None:
+    """Trace whole chunks and write each when it is done; which others there are makes no difference to it."""
+
+    def write(rows: range, part: Batch) -> None:
+        labels = None if samples.labels is None else samples.labels[rows.start : rows.stop]
+        ids = [str(samples.ids[number]) for number in rows]
+        writer.write_chunk(rows.start, part.values, ids=ids, labels=labels, logits=part.logits)
+
+    # The disk is written to while the model reads on. One chunk at most waits for it, whatever the size of
+    # the data; where reading fails, the chunk before it is still written.
+    with ThreadPoolExecutor(1, thread_name_prefix="repdyn-write") as pool:
+        writing: Future[None] | None = None
+        for rows, part in _read(passes, samples, chunks, batch_size):
+            if writing is not None:
+                writing.result()
+            writing = pool.submit(write, rows, part)
+        if writing is not None:
+            writing.result()
 
 
 def _to_memory(
@@ -141,18 +184,13 @@ def _to_memory(
     )
 
 
-def _to_disk(
-    passes: Passes,
-    samples: Samples,
-    batch_size: int,
-    meta: dict[str, Any],
-    out: str | os.PathLike[str],
-    resume: bool,
-) -> RepresentationPaths:
+def _start(
+    passes: Passes, samples: Samples, meta: dict[str, Any], out: str | os.PathLike[str], resume: bool
+) -> PathsWriter:
     # The store brings zarr along: only who writes one waits for it.
     from repdyn.paths import PathsWriter
 
-    writer = PathsWriter.open(
+    return PathsWriter.open(
         out,
         points=passes.points,
         widths=passes.widths,
@@ -162,24 +200,8 @@ def _to_disk(
         logits_width=passes.logits_width,
         resume=resume,
         tokens=passes.token_points,
+        labels=samples.labels,
     )
-
-    def write(rows: range, part: Batch) -> None:
-        labels = None if samples.labels is None else samples.labels[rows.start : rows.stop]
-        ids = samples.ids[rows.start : rows.stop].tolist()
-        writer.write_chunk(rows.start, part.values, ids=ids, labels=labels, logits=part.logits)
-
-    # The disk is written to while the model reads on. One chunk at most waits for it, whatever the size of
-    # the data; where reading fails, the chunk before it is still written.
-    with ThreadPoolExecutor(1, thread_name_prefix="repdyn-write") as pool:
-        writing: Future[None] | None = None
-        for rows, part in _read(passes, samples, list(writer.missing), batch_size):
-            if writing is not None:
-                writing.result()
-            writing = pool.submit(write, rows, part)
-        if writing is not None:
-            writing.result()
-    return writer.finish()
 
 
 def _read(

@@ -1,0 +1,215 @@
+"""Tracing on a Ray cluster: workers that hold the model, each writing whole chunks to one store.
+
+Actors and not Ray Data: its pool restarts an actor from arguments in the object store, which Ray itself warns
+may be lost (ray-project/ray#53727), while here a chunk that was lost with its worker is given to a new one;
+and nothing comes back to the driver, so that there is no data set to stream.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+
+from repdyn.errors import RepdynError
+from repdyn.progress import track
+from repdyn.tracing.engines import Job, Stretch
+from repdyn.tracing.samples import Samples
+
+__all__ = ["RayEngine"]
+
+TRIES = 3
+"""A chunk that takes so many workers with it is not tried again: most likely it does not fit in memory."""
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Traces the chunks of a store on the workers of a Ray cluster.
+
+    Every worker loads the model once, by its name where it was given by name, and writes the chunks it is
+    handed to the store itself: a folder that all of them reach under the same path, or a URL. A chunk whose
+    worker dies is given to another.
+
+    Attributes
+    ----------
+    address
+        Of the cluster (``"ray://head:10001"``, ``"auto"``). Default: one on this machine, for the time of
+        the trace, or the one this program is connected to already.
+    workers
+        How many; default one for each GPU where the trace's device is ``"cuda"``, else one for each CPU.
+    threads
+        PyTorch's, in each worker. A trace without an engine gives the same bits with
+        ``torch.set_num_threads(threads)``.
+
+    Examples
+    --------
+    >>> import repdyn
+    >>> engine = RayEngine(address="auto")
+    >>> repdyn.trace("timm:vit_small_patch16_224", pictures, out="s3://bucket/a.paths",
+    ...              engine=engine)  # doctest: +SKIP
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    threads: int = 1
+
+    def run(self, job: Job) -> None:
+        """Have the missing chunks of the job's store written."""
+        chunks = list(job.writer.missing)
+        if not chunks:
+            return
+        ray = _library()
+        with _connected(ray, self.address):
+            device = job.how.get("device")
+            gpus = 1 if str(device).startswith("cuda") else 0
+            count = min(self._count(ray.cluster_resources(), gpus), len(chunks))
+            worker = ray.remote(_Worker).options(num_cpus=self.threads, num_gpus=gpus)
+            # Once for all, and held here until the end: whoever replaces a lost worker needs it again.
+            outfit = ray.put(_Outfit(_without_samples(job), self.threads, os.getcwd()))
+            total = len(job.samples)
+            done = _write_all(ray, worker, outfit, job.samples, chunks, count)
+            by_sample = (step for rows in done for step in repeat(None, len(rows)))
+            for _ in track(by_sample, f"tracing on {count} workers", total, total - sum(map(len, chunks))):
+                pass
+
+    def _count(self, resources: dict[str, float], gpus: int) -> int:
+        kind, there, each = ("GPU", "GPUs", 1) if gpus else ("CPU", "CPUs", self.threads)
+        possible = int(resources.get(kind, 0) // each)
+        if possible < 1 or (self.workers or 1) > possible:
+            raise RepdynError(
+                f"engine 'ray': {self.workers or 1} workers of {each} {there} each were asked for, "
+                f"the cluster has {resources.get(kind, 0):g} {there}; start more nodes, or ask for less"
+            )
+        return self.workers or possible
+
+
+@dataclass(frozen=True, eq=False)
+class _Outfit:
+    """What all workers are given."""
+
+    job: Job
+    threads: int
+    folder: str
+
+
+class _Worker:
+    """A process that holds the model."""
+
+    def __init__(self) -> None:
+        self._passes: Any = None
+        self._stack = ExitStack()
+
+    def write(self, outfit: _Outfit, rows: range, items: Any, samples: Samples) -> None:
+        """Trace the samples of one chunk and write it."""
+        from repdyn.tracing.trace import write_chunks
+
+        if self._passes is None:
+            self._passes = self._open(outfit)
+        job = outfit.job
+        write_chunks(self._passes, replace(samples, items=items), job.batch_size, job.writer, [rows])
+
+    def _open(self, outfit: _Outfit) -> Any:
+        import torch
+
+        from repdyn.tracing.passes import Passes
+        from repdyn.tracing.registry import traced
+
+        torch.set_num_threads(outfit.threads)
+        if os.path.isdir(outfit.folder):  # so that relative paths mean what they mean to the user
+            os.chdir(outfit.folder)
+        model = traced(outfit.job.model)
+        if model.digest != outfit.job.digest:
+            raise RepdynError(
+                f"model {model.name}: a worker loaded other weights than were found here (digest "
+                f"{model.digest[:12]}, not {outfit.job.digest[:12]}); give all machines the same"
+            )
+        return self._stack.enter_context(Passes(model, **outfit.job.how))
+
+
+def _write_all(
+    ray: Any, worker: Any, outfit: Any, samples: Samples, chunks: list[range], count: int
+) -> Iterator[range]:
+    """Hand out the chunks, and yield each when it is written."""
+    waiting = deque(chunks)
+    idle = [worker.remote() for _ in range(count)]
+    busy: dict[Any, tuple[Any, range]] = {}
+    lost: Counter[int] = Counter()
+    # What cannot be cut (a data set, pictures that are opened when read) is put where all workers find it.
+    shared = None if Stretch.cuts(samples.items) else ray.put(samples.items)
+    try:
+        while waiting or busy:
+            while idle and waiting:
+                rows, actor = waiting.popleft(), idle.pop()
+                items = Stretch.of(samples.items, rows) if shared is None else shared
+                busy[actor.write.remote(outfit, rows, items, _part(samples, rows))] = (actor, rows)
+            (finished, *_), _ = ray.wait(list(busy), num_returns=1)
+            actor, rows = busy.pop(finished)
+            try:
+                ray.get(finished)
+            except ray.exceptions.RayActorError as error:
+                lost[rows.start] += 1
+                if lost[rows.start] >= TRIES:
+                    raise RepdynError(
+                        f"samples {rows.start} to {rows.stop - 1}: {TRIES} workers died of them, perhaps "
+                        f"for want of memory ({str(error).splitlines()[0]}); take a smaller batch size"
+                    ) from None
+                waiting.appendleft(rows)
+                idle.append(worker.remote())
+                continue
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, RepdynError):
+                    raise error.cause from None
+                raise
+            idle.append(actor)
+            yield rows
+    finally:
+        for actor in [*idle, *(actor for actor, _ in busy.values())]:
+            ray.kill(actor)
+
+
+def _part(samples: Samples, rows: range) -> Samples:
+    """Names and labels of the samples of one chunk, under their own numbers; the items go apart."""
+    ids = Stretch.of(samples.ids, rows)
+    labels = None if samples.labels is None else Stretch.of(samples.labels, rows)
+    return replace(samples, items=(), ids=ids, labels=labels, workers=0)
+
+
+def _without_samples(job: Job) -> Job:
+    """The job without what is sent chunk by chunk."""
+    return replace(job, samples=Samples((), None, np.array([], dtype=np.str_)))
+
+
+def _library() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise RepdynError("engine 'ray': needs Ray: pip install \"repdyn[ray]\"") from None
+    return ray
+
+
+@contextmanager
+def _connected(ray: Any, address: str | None) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(
+            address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else {"include_dashboard": False}),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RepdynError(f"engine 'ray': no cluster at {address or 'this machine'} ({reason})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
