@@ -16,7 +16,7 @@ All is free of scale: every cloud is divided by its diameter, so a cloud that on
 simplified, and no fixed radius is chosen. Clouds are the same test inputs, through 200 farthest-point
 landmarks. Intervals are 95 % over seeds (networks and autoencoders), by Student's t, of paired differences;
 the answer is "yes" or "no" where an interval excludes zero and "inconclusive" where it does not. Networks and
-autoencoders are those of koopman_editing.py and shared through the cache. About ten minutes on one idle core.
+autoencoders are those of koopman_paper.py and shared through the cache. About ten minutes on one idle core.
 
 References
 ----------
@@ -28,12 +28,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from koopman_editing import SETTINGS, autoencoder, networks, over_seeds
 from koopman_networks import paths_of
+from koopman_paper import STUDIES, Study, autoencoder_of, network_of, over_seeds
 from numpy.typing import NDArray
 from scipy.linalg import expm
 
@@ -70,31 +71,33 @@ def total(found: Diagrams) -> list[float]:
     return [float((d[:, 1] - d[:, 0]).sum()) for d in found]
 
 
-def study(name: str, member: int, seeds: int, cache: Path) -> dict[str, Any]:
+def figures_of(study: Study, seed: int, seeds: int, cache: Path) -> dict[str, Any]:
     """All figures of one seed."""
-    file = cache / f"{name}-topology-{member}.json"
+    file = cache / f"topology-{seed}.json"
     if file.is_file():
         return json.loads(file.read_text())
-    setting = SETTINGS[name]
-    model = networks(name, seeds, cache, None)
-    fitted_on = paths_of(model, member, *setting.train(member))
-    test = paths_of(model, member, *setting.test(member)).subset(np.arange(2 * SAMPLES))
-    kae = autoencoder(name, member, fitted_on, cache)
-    free = _without_isometry(name, member, fitted_on, cache)
-    start = KoopmanAutoencoder(setting.latent_dim, setting.hidden).fit(
-        fitted_on, seed=member, **{**setting.fit, "epochs": 1, "learning_rate": 1e-9}
+    model, member = network_of(study, seed, seeds, cache)
+    fitted, _, tested = study.splits(seed)
+    fitted_on = paths_of(model, member, *fitted)
+    test = paths_of(model, member, *tested).subset(np.arange(2 * SAMPLES))
+    kae = autoencoder_of(study, fitted_on, seed, cache)
+    (cache / "free").mkdir(exist_ok=True)
+    free = autoencoder_of(
+        replace(study, autoencoder={**study.autoencoder, "isometry": 0.0}), fitted_on, seed, cache / "free"
     )
-    draw = np.random.default_rng(member)
+    # A rate at which no weight moves: the encoder as training finds it.
+    start = KoopmanAutoencoder(**study.autoencoder).fit(fitted_on, epochs=1, seed=seed, learning_rate=1e-12)
+    draw = np.random.default_rng(seed)
     layers = {point: np.asarray(test[point]) for point in test.points}
     true = {point: diagrams(x[:SAMPLES]) for point, x in layers.items()}
     encoders = {
         "isometry 1": lambda x, point: kae.encode(x, point),
         "isometry 0": lambda x, point: free.encode(x, point),
         "untrained encoder": lambda x, point: start.encode(x, point),
-        "random map": lambda x, point: x @ draw.standard_normal((x.shape[1], setting.latent_dim)),
+        "random map": lambda x, point: x @ draw.standard_normal((x.shape[1], kae.latent_dim_)),
     }
     distances: dict[str, list[dict[str, float]]] = {"floor": []}
-    for point, x in track(layers.items(), f"{name}, seed {member}: distances", total=len(layers)):
+    for point, x in track(layers.items(), f"{study.title}, seed {seed}: distances", total=len(layers)):
         distances["floor"].append(apart(true[point], diagrams(x[SAMPLES:])))
         for who, encode in encoders.items():
             distances.setdefault(who, []).append(apart(true[point], diagrams(encode(x[:SAMPLES], point))))
@@ -108,23 +111,13 @@ def study(name: str, member: int, seeds: int, cache: Path) -> dict[str, Any]:
         "random operator": [basis.T @ expm(t * generator) @ basis for t in depths],
     }
     totals = {
-        who: [total(diagrams(z @ matrix)) for matrix in track(each, f"{name}, seed {member}: {who}")]
+        who: [total(diagrams(z @ matrix)) for matrix in track(each, f"{study.title}, seed {seed}: {who}")]
         for who, each in operators.items()
     }
     totals["layers"] = [total(found) for found in true.values()]
     figures = {"distances": distances, "totals": totals, "depths": depths.tolist()}
     file.write_text(json.dumps(figures))
     return figures
-
-
-def _without_isometry(name: str, member: int, paths: Any, cache: Path) -> KoopmanAutoencoder:
-    setting, folder = SETTINGS[name], cache / f"{name}-kae-free-{member}"
-    if folder.is_dir():
-        return KoopmanAutoencoder.from_pretrained(folder)
-    kae = KoopmanAutoencoder(setting.latent_dim, setting.hidden, isometry=0.0)
-    kae.fit(paths, seed=member, **setting.fit)
-    kae.save_pretrained(folder)
-    return kae
 
 
 def answer(difference: Estimate) -> str:
@@ -204,12 +197,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps finished stages")
-    parser.add_argument("--data", choices=list(SETTINGS), default="yin-yang")
+    parser.add_argument("--data", choices=sorted(STUDIES), default="yin-yang")
     parser.add_argument("--seeds", type=int, default=5)
     given = parser.parse_args()
-    given.cache.mkdir(parents=True, exist_ok=True)
-    seeds = [study(given.data, k, given.seeds, given.cache) for k in range(given.seeds)]
-    print(f"{given.data}, {len(seeds)} seeds, {SAMPLES} test inputs\n")
+    cache = given.cache / given.data
+    cache.mkdir(parents=True, exist_ok=True)
+    study = STUDIES[given.data](False)
+    seeds = [figures_of(study, seed, given.seeds, cache) for seed in range(given.seeds)]
+    print(f"{study.title}, {len(seeds)} seeds, {SAMPLES} test inputs\n")
     print("\n".join([*first_claim(seeds), "", *second_claim(seeds)]))
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from repdyn.koopman.attack import AttackReport, attack
 from repdyn.koopman.autoencoder import KoopmanAutoencoder
 from repdyn.koopman.autonomy import Autonomy, autonomy
 from repdyn.koopman.controls import Controls, controls
 from repdyn.koopman.edited import EditedKoopman, EditReport
 from repdyn.koopman.fidelity import Fidelity
+from repdyn.koopman.modes import Excitation, excitation
+from repdyn.koopman.spectrum import KoopmanSpectrum
 
 __all__ = [
+    "AttackReport",
     "Autonomy",
     "Controls",
     "EditReport",
     "EditedKoopman",
+    "Excitation",
     "Fidelity",
     "KoopmanAutoencoder",
+    "KoopmanSpectrum",
+    "attack",
     "autonomy",
     "controls",
+    "excitation",
 ]

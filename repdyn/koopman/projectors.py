@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import schur, solve_sylvester
 
 from repdyn.errors import RepdynError
 
@@ -95,6 +94,9 @@ def spectral_projector(matrix: NDArray[Any], eigenvalues: ArrayLike) -> Complex:
     ----------
     Bai and Demmel (1993), On swapping diagonal blocks in real Schur form, section 1; Kato (1995).
     """
+    # scipy is slow to import and only spectra need it.
+    from scipy.linalg import schur, solve_sylvester
+
     chosen = np.ravel(np.asarray(eigenvalues, dtype=np.complex128))
     own = np.linalg.eigvals(matrix)
     if len(chosen) == 0:

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigvalsh
-from scipy.optimize import linear_sum_assignment
 
 __all__ = [
     "Resampled",
@@ -115,6 +113,9 @@ def resample(sums: Real, values: Complex, resamples: int, seed: int) -> Resample
     seed
         Of the draws.
     """
+    # scipy is slow to import and only spectra need it.
+    from scipy.optimize import linear_sum_assignment
+
     draw = np.random.default_rng(seed)
     drawn = np.empty((resamples, len(values)), dtype=np.complex128)
     unseen = np.full((resamples, len(values)), np.nan)
@@ -138,6 +139,8 @@ def pseudospectrum(found: Real, places: Complex) -> Real:
     Colbrook and Townsend (2024), Rigorous data-driven computation of spectral properties of Koopman
     operators, algorithm 2.
     """
+    from scipy.linalg import eigvalsh
+
     gram, cross, after = found
     # In coordinates in which the Gram matrix is the identity, each place is an ordinary eigenproblem.
     spread, axes = np.linalg.eigh(shrunk(gram))
