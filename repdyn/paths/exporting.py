@@ -62,7 +62,8 @@ def export_paths(paths: RepresentationPaths, out: str | os.PathLike[str]) -> Non
     except OSError as error:
         raise writing_failed(target, error) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        if scratch.exists():
+            scratch.unlink()
 
 
 def _write_parquet(paths: RepresentationPaths, file: BinaryIO) -> None:
