@@ -42,7 +42,7 @@ def forgetting(forgotten: Pair, retained: Pair, per_class: Mapping[str, Pair]) -
     left = f", the {_MOST} of {len(worst)} classes that lost most" if len(worst) > _MOST else ""
     after, before = forgotten["after"]["value"], forgotten["before"]["value"]
     figure = new_figure(
-        "Forgetting",
+        "What the edit forgot",
         f"What was to go falls from {before:.3f} to {after:.3f}; what was to stay goes from "
         f"{retained['before']['value']:.3f} to {retained['after']['value']:.3f}. Hollow before the edit, "
         f"filled after it, with 95 % intervals{left}.",

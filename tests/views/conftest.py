@@ -13,10 +13,12 @@ import pytest
 from repdyn.views.cluster_flow import cluster_flow
 from repdyn.views.fidelity import fidelity
 from repdyn.views.field import field
+from repdyn.views.forgetting import attack, excitation, forgetting
 from repdyn.views.ood import ood
 from repdyn.views.path_flow import path_flow
 from repdyn.views.persistence import persistence
-from repdyn.views.spectrum import spectrum
+from repdyn.views.spectrum import pseudospectrum, spectrum
+from repdyn.views.swaps import swaps
 from repdyn.views.translation import translation
 from repdyn.views.trees import tree, two_trees
 
@@ -209,11 +211,75 @@ def example_spectrum() -> go.Figure:
     return spectrum(values, residual, 0.15, size - 0.03, size + 0.03, np.arange(8))
 
 
+def example_pseudospectrum() -> go.Figure:
+    axis = np.linspace(-1.2, 1.2, 21)
+    places = axis[None] + 1j * axis[:, None]
+    values = np.array([0.9, 0.5 + 0.4j, 0.5 - 0.4j])
+    residual = np.abs(places[..., None] - values).min(axis=-1)
+    return pseudospectrum(axis, axis, residual, values, np.array([True, True, False]))
+
+
+def pair(before: float, after: float) -> dict[str, dict[str, float]]:
+    first, second = with_interval(np.array([before, after]), 0.02)
+    return {"before": first, "after": second}
+
+
+def example_forgetting() -> go.Figure:
+    per_class = {f"class {k}": pair(0.97, 0.97 - 0.01 * k) for k in range(6)}
+    return forgetting(pair(0.98, 0.0), pair(0.97, 0.95), per_class)
+
+
+def example_attack() -> go.Figure:
+    names = ("probe", "head, target", "fine-tuned, target", "fine-tuned, others")
+    rows = {"not edited": (0.99, 0.98, 0.97, 0.98), "edited": (0.8, 0.0, 0.7, 0.9)}
+    return attack({n: dict(zip(names, with_interval(np.array(v), 0.03))) for n, v in rows.items()}, 0.5)
+
+
+def example_excitation() -> go.Figure:
+    values = np.random.default_rng(3).gamma(2.0, 0.5, (6, 12))
+    return excitation(values, [f"class {k}" for k in range(6)], np.arange(12) < 5)
+
+
+def example_translation_stitched() -> go.Figure:
+    stitching = {
+        "through the translation": {"value": 0.71, "low": 0.67, "high": 0.75},
+        "random orthogonal map": {"value": 0.09, "low": 0.07, "high": 0.12},
+        "B's own body (ceiling)": {"value": 0.93, "low": 0.91, "high": 0.95},
+    }
+    bars = {"translation": {"value": 0.6, "low": 0.5, "high": 0.7}, "random": 0.01}
+    return translation(bars, None, None, "found", stitching)
+
+
+def moving_squares() -> np.ndarray:
+    """Three rows by three columns of clips: a square whose colour is its row's and whose way its column's."""
+    colors = np.array([[1.0, 0.3, 0.1], [0.2, 0.7, 0.3], [0.2, 0.4, 1.0]])
+    clips = np.zeros((3, 3, 8, 24, 24, 3))
+    for r, color in enumerate(colors):
+        for c in range(3):
+            for t in range(8):
+                y, x = (2 * t, 2 + 2 * t, 9)[c], (9, 2 + 2 * t, 2 * t)[c]
+                clips[r, c, t, y : y + 6, x : x + 6] = color
+    return clips
+
+
+def example_swaps() -> go.Figure:
+    return swaps(
+        moving_squares(),
+        ["static of 1", "static of 2", "static of 3"],
+        ["dynamic of 1", "dynamic of 2", "dynamic of 3"],
+        "Colour should follow the row and motion the column.",
+    )
+
+
 EXAMPLES: dict[str, Callable[[], go.Figure]] = {
     "path_flow": example_path_flow,
     "cluster_flow": example_cluster_flow,
     "fidelity": example_fidelity,
     "spectrum": example_spectrum,
+    "pseudospectrum": example_pseudospectrum,
+    "forgetting": example_forgetting,
+    "attack": example_attack,
+    "excitation": example_excitation,
     "field": example_field,
     "field_projected": example_field_projected,
     "ood": example_ood,
@@ -221,6 +287,8 @@ EXAMPLES: dict[str, Callable[[], go.Figure]] = {
     "tree": example_tree,
     "two_trees": example_two_trees,
     "translation": example_translation,
+    "translation_stitched": example_translation_stitched,
+    "swaps": example_swaps,
 }
 
 
@@ -238,5 +306,9 @@ def examples() -> dict[str, go.Figure]:
 def made() -> SimpleNamespace:
     """The makers of examples, for tests that vary them."""
     return SimpleNamespace(
-        random_tree=random_tree, flow_field=flow_field, example_ood=example_ood, with_interval=with_interval
+        random_tree=random_tree,
+        flow_field=flow_field,
+        example_ood=example_ood,
+        with_interval=with_interval,
+        moving_squares=moving_squares,
     )
