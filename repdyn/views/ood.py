@@ -96,13 +96,12 @@ def ood(
             row=len(panels_used),
             col=1,
         )
-    flagged = {name: float((s[np.isfinite(s)] < threshold).mean()) for name, s in read.items()}
-    said = ", ".join(f"{share:.0%} of {name}" for name, share in flagged.items())
+    said = ", ".join(_flagged(name, s[np.isfinite(s)] < threshold) for name, s in read.items())
     return describe(
         figure,
         "Out-of-distribution scores",
-        f"Left of the dashed threshold inputs are flagged: {said}. A detector is worth having where its "
-        "AUROC interval lies above that of the controls below it.",
+        f"Left of the dashed threshold inputs are flagged: {said} (95 % intervals). A detector is worth "
+        "having where its AUROC interval lies above that of the controls below it.",
         alt=f"Overlaid histograms of scores of {len(read)} data sets; flagged: {said}. Table of AUROC and "
         f"FPR@95 of {len(table)} detectors.",
     )
@@ -238,6 +237,14 @@ def _chosen(
         col=1,
     )
     figure.update_layout(meta={"links": {"sources": list(start), "targets": [{"trace": chosen, "y": lines}]}})
+
+
+def _flagged(name: str, below: NDArray[np.bool_]) -> str:
+    """The share of inputs that are flagged, with its 95 % interval (Wilson's, right at 0 and 1 too)."""
+    n, share, z = len(below), float(below.mean()), 1.959964
+    middle, half = share + z * z / (2 * n), z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return f"{share:.0%} [{max(low, 0.0):.0%}, {min(high, 1.0):.0%}] of {name}"
 
 
 def _lines(cells: Sequence[Sequence[str]]) -> int:

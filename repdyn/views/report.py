@@ -262,7 +262,7 @@ def _plain_json(value: Any) -> Any:
 def _drawable(figure: go.Figure) -> bool:
     """Whether any trace has a mark with all of its numbers finite."""
     for trace in figure.data:
-        if trace.type == "table":
+        if trace.type in ("table", "image"):
             return True
         numbers = []
         for key in ("x", "y", "z", "u", "v", "r", "theta", "values"):

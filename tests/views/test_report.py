@@ -159,6 +159,7 @@ def test_a_figure_of_nothing_is_refused(tmp_path: Path, figure: go.Figure) -> No
         go.Figure(go.Heatmap(x=["a", "b"], y=["c"], z=[[np.nan, 1.0]])),
         go.Figure(go.Table(cells={"values": [["a"]]})),
         go.Figure(go.Histogram(x=[1.0])),
+        go.Figure(go.Image(source="data:image/png;base64,")),
     ],
 )
 def test_a_figure_of_something_is_not_refused(tmp_path: Path, figure: go.Figure) -> None:
