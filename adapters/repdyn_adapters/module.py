@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,10 @@ class ModuleAdapter:
             choices=find_choices(module, chosen),
             preprocessing="the user's own" if prepare else "stacked",
         )
+
+    def interventions(self) -> ModuleType:
+        """What steps into the forward pass of any module; imported when asked for."""
+        return importlib.import_module("repdyn_adapters.nnsight")
 
 
 def stack(samples: Sequence[Any]) -> Tensor:

@@ -114,7 +114,7 @@ class TimmAdapter:
         if final is not None:
             points[FINAL] = final
             default = (*default, FINAL)
-        prepare, words = _prepare(model)
+        prepare, words, size = _prepare(model)
         return TracedModel(
             name=f"timm:{name or getattr(model, 'pretrained_cfg', {}).get('architecture', family)}",
             module=model,
@@ -126,6 +126,7 @@ class TimmAdapter:
             head=head,
             choices=choices,
             preprocessing=words,
+            blank=lambda _: torch.zeros(size),
         )
 
 
@@ -227,7 +228,7 @@ def _filtered(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Ten
         return dict(weights)
 
 
-def _prepare(model: Any) -> tuple[Callable[[Sequence[Any]], Tensor], str]:
+def _prepare(model: Any) -> tuple[Callable[[Sequence[Any]], Tensor], str, tuple[int, ...]]:
     from PIL import Image
     from timm.data import create_transform, resolve_model_data_config
 
@@ -265,7 +266,7 @@ def _prepare(model: Any) -> tuple[Callable[[Sequence[Any]], Tensor], str]:
         except RuntimeError as error:
             raise RepdynError(f"inputs: pictures of different shapes cannot be stacked ({error})") from None
 
-    size = "x".join(map(str, settings["input_size"]))
-    words = f"timm's: {size}, {settings['interpolation']}, crop {settings['crop_pct']}"
+    size = tuple(settings["input_size"])
+    words = f"timm's: {'x'.join(map(str, size))}, {settings['interpolation']}, crop {settings['crop_pct']}"
     words += f", mean {settings['mean']}, std {settings['std']}"
-    return prepare, words
+    return prepare, words, size

@@ -140,6 +140,7 @@ class TransformersAdapter:
             weights=module,
             choices=find_choices(runs, blocks),
             preprocessing=words,
+            blank=_blank(runs, kind),
             lengths=lengths,
         )
 
@@ -206,6 +207,17 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
             last = model.get_submodule(path)
             return model, _call(last), Point(path, "NC", reads="input"), "pooled"
     return model, None, None, FINAL
+
+
+def _blank(runs: Any, kind: str) -> Callable[[int], Tensor] | None:
+    """Samples without content: token ids of any number, or pictures of the size the model was made for."""
+    if kind == "input_ids":
+        return lambda positions: torch.zeros(positions, dtype=torch.long)
+    size = getattr(runs.config, "image_size", None)
+    if kind != "pixel_values" or size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return lambda _: torch.zeros(getattr(runs.config, "num_channels", 3), height, width)
 
 
 def _call(head: nn.Module) -> Callable[[Tensor], Tensor]:

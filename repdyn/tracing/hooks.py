@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from repdyn.errors import RepdynError
 from repdyn.tracing.pooling import Layout
 
-__all__ = ["Point", "Reader", "left_as_found", "reading", "unwrap"]
+__all__ = ["Point", "Reader", "evaluating", "left_as_found", "reading", "unwrap"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,20 +183,24 @@ def unwrap(value: object, name: str = "the module") -> Tensor:
 
 
 @contextmanager
-def left_as_found(module: nn.Module) -> Iterator[None]:
-    """Within this context the module is in evaluation mode, without gradients and with its own dice.
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within this context the module is in evaluation mode and has its own dice.
 
     Afterwards every submodule's training flag and the global random state are what they were.
     """
     modes = [(part, part.training) for part in module.modules()]
     devices = {parameter.device for parameter in module.parameters() if parameter.device.type == "cuda"}
-    with (
-        torch.random.fork_rng(devices=sorted(device.index or 0 for device in devices)),
-        torch.inference_mode(),
-    ):
+    with torch.random.fork_rng(devices=sorted(device.index or 0 for device in devices)):
         try:
             module.eval()
             yield
         finally:
             for part, training in modes:
                 part.training = training
+
+
+@contextmanager
+def left_as_found(module: nn.Module) -> Iterator[None]:
+    """As :func:`evaluating`, and without gradients."""
+    with evaluating(module), torch.inference_mode():
+        yield

@@ -48,6 +48,9 @@ class TracedModel:
         Names for groups of points: ``"stages"``, ``"attention"``, ``"mlp"``.
     preprocessing
         How inputs are prepared, in words, for the record.
+    blank
+        From a number of positions (tokens) to one sample without content, as ``prepare`` takes it; what
+        :meth:`run_from` starts from where it is given no inputs. None where only the user knows.
     lengths
         How long samples are to the model, in tokens: those of nearly equal length share a batch. None
         where it cannot tell.
@@ -64,6 +67,7 @@ class TracedModel:
     weights: nn.Module | None = None
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     preprocessing: str = ""
+    blank: Callable[[int], Tensor] | None = None
     lengths: Callable[[Sequence[Any]], Sequence[int]] | None = None
 
     @cached_property
@@ -104,6 +108,87 @@ class TracedModel:
             found.update(dict.fromkeys(self._matching(name)))
         position = {name: number for number, name in enumerate(self.points)}
         return tuple(sorted(found, key=lambda name: position[name.partition("#")[0]]))
+
+    def run_from(self, point: str, x: Tensor, inputs: Any = None, *, remote: bool | str = False) -> Tensor:
+        r"""Continue a forward pass from a given representation.
+
+        With :math:`f = h \circ g_p`, where :math:`g_p` leads to the point and :math:`h` from there to the
+        logits, gives :math:`h(x)`. The model runs in evaluation mode and is left as it was found;
+        gradients flow from the logits to ``x``. The first call from a point runs the whole model, to learn
+        which blocks before it later calls can leave out.
+
+        Parameters
+        ----------
+        point
+            A name in :attr:`points`; ``name#1`` for the second call of a module that is called twice.
+        x
+            The representation as the module gives it, not pooled: ``(N, L, C)``, ``(N, C, H, W)``, … by
+            the point's declared layout. Where a module gives several tensors, the first is replaced.
+        inputs
+            The prepared inputs that ``x`` belongs to. Needed wherever something passes the point by: the
+            mask of padded texts, what an encoder gives to a decoder. Without them, blank ones are taken,
+            and it is checked that the logits do not depend on them.
+        remote
+            Passed on to nnsight: true, or the address of a host, runs a model of the Hugging Face hub
+            there; ``"local"`` rehearses that here.
+
+        Returns
+        -------
+        Tensor
+            ``(N, classes)``: what ``head`` gives of the pooled last point; for a model without a head, its
+            own output.
+
+        Raises
+        ------
+        RepdynError
+            If there is no such point, ``x`` does not fit there, or inputs are needed and not given.
+
+        Examples
+        --------
+        >>> import repdyn
+        >>> model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)))
+        >>> z = torch.randn(5, 2)
+        >>> x = model.module[0](z)
+        >>> torch.equal(model.run_from("0", x, z), model.module(z))
+        True
+        """
+        found: Tensor = _interventions().run_from(self, point, x, inputs, remote)
+        return found
+
+    def patched(
+        self, functions: Mapping[str, Callable[[Tensor], Tensor]], *, remote: bool | str = False
+    ) -> Callable[[Any], Tensor]:
+        """The model with functions of its representations in place.
+
+        Parameters
+        ----------
+        functions
+            For each point a function from its representation, not pooled, to another of the same shape.
+            At a module that is called several times it acts on every call, or under ``name#1`` on the
+            second. Functions see what those before them have changed.
+        remote
+            Passed on to nnsight, as in :meth:`run_from`.
+
+        Returns
+        -------
+        callable
+            From prepared inputs (:attr:`prepare`) to logits, as :meth:`run_from` gives them. The module
+            itself is not changed.
+
+        Raises
+        ------
+        RepdynError
+            If there is no such point or it is never called, or a function gives another shape.
+
+        Examples
+        --------
+        >>> import repdyn
+        >>> model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)))
+        >>> model.patched({"0": torch.zeros_like})(torch.randn(5, 2)).shape
+        torch.Size([5, 4])
+        """
+        found: Callable[[Any], Tensor] = _interventions().patched(self, functions, remote)
+        return found
 
     def _matching(self, name: str) -> Sequence[str]:
         if not isinstance(name, str):
@@ -148,6 +233,12 @@ def digest(module: nn.Module) -> str:
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _interventions() -> Any:
+    from repdyn.tracing.registry import interventions
+
+    return interventions()
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -136,6 +136,11 @@ def traced(model: TracedModel | nn.Module | str) -> TracedModel:
     )
 
 
+def interventions() -> Any:
+    """What runs models with their representations replaced: the module adapter knows where it is."""
+    return _adapters()["module"].load()().interventions()
+
+
 def _adapters() -> dict[str, EntryPoint]:
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if not found:

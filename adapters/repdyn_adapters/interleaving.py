@@ -1,0 +1,211 @@
+"""One forward pass through nnsight, with changes at some modules."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from repdyn.errors import RepdynError
+from repdyn.tracing.hooks import Point, evaluating, unwrap
+from repdyn.tracing.model import TracedModel
+from repdyn.tracing.pooling import as_tokens, find_pooling
+
+__all__ = [
+    "Change",
+    "changed",
+    "final_point",
+    "float_type",
+    "interleaved",
+    "logits",
+    "positional_and_named",
+    "run",
+]
+
+_LEFT_BEHIND = ("forward", "__nnsight__")
+"""What nnsight leaves in the instance dictionary of every module it has wrapped."""
+
+
+class Change(NamedTuple):
+    """What is done at one module in a forward pass."""
+
+    name: str
+    module: nn.Module
+    way: str
+    """``"output"`` or ``"input"`` are replaced by a function of them; ``"skip"`` does not run the module."""
+    calls: slice
+    function: Callable[[Any], Any]
+
+
+def run(model: TracedModel, changes: Sequence[Change], inputs: Any, once: bool = False) -> Tensor:
+    """One forward pass with the changes in place; the logits.
+
+    ``once`` refuses a change without a number at a module that is called several times.
+    """
+    args, kwargs = positional_and_named(model, inputs)
+    with evaluating(model.module), _wrapped(model.module) as (root, envoys):
+        steps = [(envoys[change.module], change.way, change.calls, change.function) for change in changes]
+        final = final_point(model)
+        end = envoys[model.module.get_submodule(final.module)]
+        kept, problem = interleaved(root, steps, end, final.reads, args, kwargs)
+        for change in changes:
+            _check_called(change, _count(root, envoys[change.module], change.way), once)
+        if problem is not None:
+            raise problem
+        return logits(model, kept, kwargs)
+
+
+def final_point(model: TracedModel) -> Point:
+    """Where the logits come from: the head's input, or the model's own output where there is no head."""
+    if model.head is None or model.final is None:
+        return Point("", "N*C")
+    return model.points[model.final]
+
+
+def logits(model: TracedModel, kept: Any, inputs: Mapping[str, Any]) -> Tensor:
+    """From what the final point gave, pooled as tracing does it, to logits."""
+    value = unwrap(kept, model.name)
+    if model.head is None or model.final is None:
+        return value
+    final = model.points[model.final]
+    mask = None if final.mask is None else inputs.get(final.mask)
+    real = None if mask is None or bool(mask.bool().all()) else mask.bool()
+    tokens = as_tokens(value, final.layout, real, final.prefix)
+    return model.head(find_pooling(model.pooling)(tokens) if tokens.spatial else tokens.values[:, 0])
+
+
+def changed(name: str, function: Callable[[Tensor], Any], part: int | None, value: Any) -> Any:
+    """What a module gave, with its representation replaced by a function of it."""
+    old = unwrap(value if part is None else value[part], name)
+    return _replaced(value, old, function(old))
+
+
+def interleaved(
+    root: Any,
+    steps: Sequence[tuple[Any, str, slice, Callable[[Any], Any]]],
+    end: Any,
+    reads: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    **options: Any,
+) -> tuple[Any, Exception | None]:
+    """Run nnsight's tree with steps at some of its nodes; what the end gives, and what went out of order.
+
+    ``options`` go to nnsight's ``trace`` (``remote``).
+    """
+    from nnsight.intervention.interleaver import OutOfOrderError
+
+    kept: Any = None
+    try:
+        # An empty invoke acts on the whole batch, and each waits for its own module: the order of the
+        # points in the user's mapping need not be that of execution.
+        with root.trace(**options) as tracer:
+            with tracer.invoke(*args, **kwargs):
+                pass
+            for envoy, way, calls, function in steps:
+                with tracer.invoke():
+                    for _ in tracer.iter[calls]:
+                        if way == "skip":
+                            envoy.skip(function(envoy.input))
+                        elif way == "input":
+                            envoy.input = function(envoy.input)
+                        else:
+                            envoy.output = function(envoy.output)
+            with tracer.invoke():
+                kept = end.input.save() if reads == "input" else end.output.save()
+    except OutOfOrderError as error:
+        return None, error
+    return kept, None
+
+
+def positional_and_named(model: TracedModel, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Prepared inputs as a call takes them, where the model lives and in its type."""
+    inputs = _to_model(inputs, model.device, float_type(model.module))
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return inputs if isinstance(inputs, tuple) else (inputs,), {}
+
+
+def float_type(module: nn.Module) -> torch.dtype | None:
+    """The type of a module's weights."""
+    return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), None)
+
+
+@contextmanager
+def _wrapped(module: nn.Module) -> Iterator[tuple[Any, dict[nn.Module, Any]]]:
+    """The module inside nnsight's tree, and the tree's node of every part; undone afterwards."""
+    import nnsight
+
+    before = [
+        (part, {name: part.__dict__[name] for name in _LEFT_BEHIND if name in part.__dict__})
+        for part in module.modules()
+    ]
+    try:
+        with warnings.catch_warnings():
+            # A part called "output" (every BERT has some) is renamed in the tree, which concerns nobody
+            # here; a loop over all calls of a module always ends by asking for one more.
+            warnings.filterwarnings("ignore", "Module .* has a submodule named", UserWarning)
+            warnings.filterwarnings("ignore", ".* was never reached: the loop asked", UserWarning)
+            root = nnsight.NNsight(module)
+            yield root, {envoy._module: envoy for envoy in root.modules()}
+    finally:
+        for part, had in before:
+            for name in _LEFT_BEHIND:
+                part.__dict__.pop(name, None)
+            part.__dict__.update(had)
+
+
+def _count(root: Any, envoy: Any, way: str) -> int:
+    return int(root.interleaver.counts.get(f"{envoy.path}.{'output' if way == 'output' else 'input'}", 0))
+
+
+def _check_called(change: Change, count: int, once: bool) -> None:
+    wanted = change.calls.stop or 1
+    if count == 0:
+        raise RepdynError(f"point {change.name!r}: the module is never called in a forward pass")
+    if count < wanted:
+        base = change.name.partition("#")[0]
+        raise RepdynError(
+            f"point {change.name!r}: the module is called {count} times; the last is {base}#{count - 1}"
+        )
+    if once and count > 1 and change.calls.stop is None:
+        raise RepdynError(
+            f"point {change.name!r}: the module is called {count} times; say which, {change.name}#0 … "
+            f"{change.name}#{count - 1}"
+        )
+
+
+def _replaced(value: Any, old: Tensor, new: Tensor) -> Any:
+    """What a module gave, with one tensor in it replaced wherever it stands."""
+    if value is old:
+        return new
+    if old is new or isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        result = copy.copy(value)
+        for key in value:
+            result[key] = _replaced(value[key], old, new)  # type: ignore[index]
+        return result
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        result = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(result, field.name, _replaced(getattr(value, field.name), old, new))
+        return result
+    if isinstance(value, (tuple, list)):
+        items = [_replaced(item, old, new) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def _to_model(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, dtype if value.is_floating_point() else None)
+    if isinstance(value, Mapping):
+        return {name: _to_model(item, device, dtype) for name, item in value.items()}
+    return tuple(_to_model(item, device, dtype) for item in value) if isinstance(value, tuple) else value
