@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
-import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.progress import track
 
 __all__ = ["Data", "read_data"]
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+PICTURE_SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +35,32 @@ class Data:
         ``(N,)`` integers or strings, or None.
     ids
         ``(N,)`` names that a user recognises, or None.
+    skipped
+        ``{name: reason}`` of what could not be read and was left out because that was asked for.
     """
 
     inputs: Sequence[Any] | NDArray[Any]
     labels: NDArray[Any] | None
     ids: tuple[str, ...] | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def part(self, limit: int, seed: int) -> Data:
+        """A random part of it, in its order; all of it where that is no more than the limit."""
+        size = len(self.inputs)
+        if limit >= size:
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(size, limit, replace=False))
+        inputs = self.inputs
+        if isinstance(inputs, Pictures):
+            inputs = Pictures([inputs.files[int(k)] for k in chosen])
+        else:
+            inputs = inputs[chosen] if isinstance(inputs, np.ndarray) else [inputs[int(k)] for k in chosen]
+        labels = None if self.labels is None else self.labels[chosen]
+        ids = tuple(str(k) if self.ids is None else self.ids[int(k)] for k in chosen)
+        return Data(inputs, labels, ids, self.skipped)
 
 
-def read_data(specification: str) -> Data:
+def read_data(specification: str, skip_bad: bool = False) -> Data:
     """Read what a DATA specification names.
 
     Parameters
@@ -49,6 +70,9 @@ def read_data(specification: str) -> Data:
         ``csv:FILE#TEXT,LABEL`` (gzip by its ending), ``hf:NAME#SPLIT`` (needs ``pip install datasets``),
         ``digits`` (scikit-learn's) or ``docstrings`` (first paragraphs of the installed packages'
         documentation, labelled by package). Y and LABEL may be left out.
+    skip_bad
+        Leave out pictures that cannot be read, or hold several frames, and lines of a CSV with too few or
+        too many columns, and say which in ``skipped``. Every picture is then decoded once beforehand.
 
     Returns
     -------
@@ -57,7 +81,8 @@ def read_data(specification: str) -> Data:
     Raises
     ------
     RepdynError
-        On an unknown kind, a missing file, array or column, or no sample at all.
+        On an unknown kind, a missing file, array or column, a line that is no row, or no sample at all.
+        A picture that cannot be read is told of, by its file, when it is its turn.
     """
     kind, _, rest = specification.partition(":")
     if kind not in _READERS:
@@ -67,9 +92,18 @@ def read_data(specification: str) -> Data:
         )
     if bool(rest) == (kind in _WITHOUT_ADDRESS):
         raise RepdynError(f"data {specification!r}: {kind} takes {'no' if rest else 'an'} address after it")
-    data = _READERS[kind](rest)
+    try:
+        data = _READERS[kind](rest)
+    except OSError as error:  # a name too long, a folder that may not be read, a disk that fails
+        raise RepdynError(f"data {specification!r}: cannot be read ({error.strerror or error})") from None
+    if data.skipped and not skip_bad:
+        name, reason = next(iter(data.skipped.items()))
+        raise RepdynError(f"{name}: {reason}; mend it, or leave such samples out with --skip-bad")
+    if skip_bad and isinstance(data.inputs, Pictures):
+        data = _without_bad_pictures(data, data.inputs)
     if len(data.inputs) == 0:
-        raise RepdynError(f"data {specification!r}: holds no sample")
+        why = f": all {len(data.skipped)} were skipped" if data.skipped else ""
+        raise RepdynError(f"data {specification!r}: holds no sample{why}")
     if data.labels is not None and len(data.labels) != len(data.inputs):
         raise RepdynError(
             f"data {specification!r}: {len(data.inputs)} samples but {len(data.labels)} labels; one for each"
@@ -77,8 +111,11 @@ def read_data(specification: str) -> Data:
     return data
 
 
-class _Pictures(Sequence[Any]):
-    """Pictures opened one by one when they are read, so that a folder of any size fits in memory."""
+class Pictures(Sequence[Any]):
+    """Pictures opened one by one when they are read, so that a folder of any size fits in memory.
+
+    Whatever their mode they become RGB as usual: transparency is dropped, 16 bits of grey become 8.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
@@ -89,13 +126,59 @@ class _Pictures(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
-        from PIL import Image, UnidentifiedImageError
+        found = _open(self.files[index])
+        if isinstance(found, str):
+            raise RepdynError(
+                f"{self.files[index]}: {found}; mend it, or leave such pictures out with --skip-bad"
+            )
+        return found
 
-        try:
-            with Image.open(self.files[index]) as picture:
-                return picture.convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise RepdynError(f"{self.files[index]}: is not a readable picture ({error})") from None
+
+def _open(file: Path) -> Any:
+    """An RGB picture, or what is wrong with the file."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(file) as picture:
+            warnings.simplefilter("ignore")  # of odd metadata, which nobody here reads
+            frames = getattr(picture, "n_frames", 1)
+            return _rgb(picture) if frames == 1 else f"is animated or has pages, {frames} of them"
+    except Exception as error:  # decoders of broken files raise whatever the bytes led them to
+        return f"is not a readable picture ({_one_line(error).replace(str(file), 'the file')})"
+
+
+def _rgb(picture: Any) -> Any:
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise ValueError("it holds floating-point values, whose range is unknown")
+    if picture.mode.startswith("I"):
+        deep = np.clip(np.asarray(picture), 0, 65535)
+        return Image.fromarray((deep // 257).astype(np.uint8)).convert("RGB")
+    if "transparency" in picture.info:
+        return picture.convert("RGBA").convert("RGB")
+    return picture.convert("RGB")
+
+
+def _without_bad_pictures(data: Data, pictures: Pictures) -> Data:
+    # Decoding does its work outside the interpreter's lock.
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(
+            lambda file: found if isinstance(found := _open(file), str) else None, pictures.files
+        )
+        reasons = list(track(checks, "checking pictures", len(pictures)))
+    good = [number for number, reason in enumerate(reasons) if reason is None]
+    ids = data.ids or ()
+    return Data(
+        Pictures([pictures.files[number] for number in good]),
+        None if data.labels is None else data.labels[good],
+        tuple(ids[number] for number in good),
+        {ids[number]: reason for number, reason in enumerate(reasons) if reason is not None},
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _images(address: str) -> Data:
@@ -104,8 +187,11 @@ def _images(address: str) -> Data:
         raise RepdynError(f"data images:{address}: there is no such folder")
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in PICTURE_SUFFIXES and f.is_file())
     classes = [f.relative_to(folder).parts[0] if f.parent != folder else "" for f in files]
+    if any(classes) and not all(classes):
+        loose = files[classes.index("")]
+        raise RepdynError(f"{loose}: lies beside folders of classes; put every picture into one, or none")
     return Data(
-        _Pictures(files),
+        Pictures(files),
         np.array(classes) if any(classes) else None,
         tuple(str(f.relative_to(folder)) for f in files),
     )
@@ -115,36 +201,50 @@ def _npz(address: str) -> Data:
     name, columns = _columns(address, "npz:FILE#X,Y")
     path = _file(name, "npz")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array, not an archive of them")
+        with opened as arrays:
             for column in columns:
                 if column not in arrays:
                     raise RepdynError(f"{path}: has no array {column!r}; {nearest_names(column, arrays)}")
             loaded = [np.asarray(arrays[column]) for column in columns]
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        if isinstance(error, RepdynError):
-            raise
-        raise RepdynError(f"{path}: is not a readable npz of plain arrays ({error})") from None
-    return Data(loaded[0], loaded[1] if len(loaded) == 2 else None)
+    except RepdynError:
+        raise
+    except Exception as error:  # a damaged archive makes zip, zlib and NumPy fail in many ways
+        raise RepdynError(f"{path}: is not a readable npz of plain arrays ({_one_line(error)})") from None
+    if loaded[0].ndim == 0 or loaded[0].dtype.kind not in "fiubU":
+        raise RepdynError(
+            f"{path}: {columns[0]!r} has shape {loaded[0].shape} and dtype {loaded[0].dtype}; "
+            "expected numbers or texts, samples first"
+        )
+    inputs = loaded[0].tolist() if loaded[0].dtype.kind == "U" else loaded[0]
+    return Data(inputs, loaded[1] if len(loaded) == 2 else None)
 
 
 def _csv(address: str) -> Data:
     name, columns = _columns(address, "csv:FILE#TEXT,LABEL")
     path = _file(name, "csv")
     opened = gzip.open if path.suffix == ".gz" else open
+    rows: list[list[str]] = []
+    bad: dict[str, str] = {}
     try:
-        with opened(path, "rt", encoding="utf-8", newline="") as lines:
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             known = reader.fieldnames or []
             for column in columns:
                 if column not in known:
                     raise RepdynError(f"{path}: has no column {column!r}; {nearest_names(column, known)}")
-            rows = [[row[column] for column in columns] for row in reader]
-    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError) as error:
-        raise RepdynError(f"{path}: is not a readable UTF-8 CSV ({error})") from None
-    for number, row in enumerate(rows, 2):
-        if None in row:
-            raise RepdynError(f"{path}: line {number} has fewer columns than the header")
-    return Data([row[0] for row in rows], np.array([row[1] for row in rows]) if len(columns) == 2 else None)
+            for row in reader:
+                if None in row or None in row.values():
+                    more = "more" if None in row else "fewer"
+                    bad[f"{path}: line {reader.line_num}"] = f"has {more} columns than the header"
+                else:
+                    rows.append([row[column] for column in columns])
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RepdynError(f"{path}: is not a readable UTF-8 CSV ({_one_line(error)})") from None
+    labels = np.array([row[1] for row in rows], dtype=np.str_) if len(columns) == 2 else None
+    return Data([row[0] for row in rows], labels, None, bad)
 
 
 def _hub(address: str) -> Data:
@@ -156,7 +256,7 @@ def _hub(address: str) -> Data:
     try:
         loaded = load_dataset(name, split=split or "train")
     except Exception as error:  # the library raises many kinds for one meaning: it is not to be had
-        raise RepdynError(f"data hf:{address}: could not be loaded ({error})") from None
+        raise RepdynError(f"data hf:{address}: could not be loaded ({_one_line(error)})") from None
     label = next((c for c in ("label", "labels", "fine_label") if c in loaded.column_names), None)
     known = [c for c in ("text", "sentence", "image", "img") if c in loaded.column_names]
     if not known:

@@ -28,9 +28,18 @@ def trace(
         typer.Option("--point", help="A point or a glob; repeat for more. Default: the blocks."),
     ] = None,
     pool: Annotated[str, typer.Option(help="auto, cls, mean, last, gap, flatten or none.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    dtype: Annotated[str, typer.Option(help="How values are stored: float32 or float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a pass; of short texts more.")] = 32,
+    dtype: Annotated[
+        str, typer.Option(help="How values are stored: float32, float16, bfloat16 or float64.")
+    ] = "float32",
+    compute_dtype: Annotated[
+        str | None,
+        typer.Option(help="How the model multiplies: bfloat16 or float16; default the type of its weights."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take a random part of the data.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out, and list, pictures and lines that cannot be read.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Continue an unfinished store.")] = True,
     engine: Annotated[
         str | None, typer.Option(help="ray: workers of a Ray cluster trace and write. Default: here.")
@@ -48,38 +57,35 @@ def trace(
     """
     import time
 
-    import numpy as np
-
     import repdyn
     from repdyn.cli.console import say, write_json
     from repdyn.cli.data import read_data
 
-    found = read_data(data)
-    inputs, labels, ids = found.inputs, found.labels, found.ids
-    if limit is not None and limit < len(inputs):
-        part = np.sort(np.random.default_rng(seed).choice(len(inputs), limit, replace=False))
-        inputs = inputs[part] if isinstance(inputs, np.ndarray) else [inputs[int(k)] for k in part]
-        labels = None if labels is None else labels[part]
-        ids = tuple(str(k) for k in part) if ids is None else tuple(ids[int(k)] for k in part)
+    found = read_data(data, skip_bad)
+    for name, reason in found.skipped.items():
+        say(f"skipped {name}: {reason}")
+    found = found if limit is None else found.part(limit, seed)
     started = time.perf_counter()
     paths = repdyn.trace(
         model,
-        inputs,
+        found.inputs,
         points=points,
         pool=pool,
-        labels=labels,
-        ids=ids,
+        labels=found.labels,
+        ids=found.ids,
         out=out,
         batch_size=batch_size,
         dtype=dtype,
+        compute_dtype=compute_dtype,
         device=device,
         resume=resume,
         engine=_engine(engine, ray_address),
+        meta={"skipped": dict(found.skipped)} if found.skipped else None,
     )
     seconds = time.perf_counter() - started
     say(repr(paths))
     say(f"{out}: {len(paths)} paths in {seconds:.1f} s")
-    write_json(json, {"trace": {**paths.to_dict(), "seconds": seconds}})
+    write_json(json, {"trace": {**paths.to_dict(), "seconds": seconds, "skipped": found.skipped}})
 
 
 def _engine(name: str | None, ray_address: str | None) -> Engine | None:

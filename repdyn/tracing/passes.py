@@ -51,6 +51,8 @@ class Passes:
         What values are kept in.
     device
         Where the model runs; afterwards it is back where it was.
+    compute
+        What it multiplies in; None for the type of its weights.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Passes:
         sample: Any,
         dtype: np.dtype[Any],
         device: torch.device | str | None,
+        compute: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.dtype = dtype
@@ -70,6 +73,7 @@ class Passes:
         self._wanted = model.find_points(points)
         self._sample = sample
         self._device = device
+        self.compute = compute
         self._inputs: Any = None
         self._count = 0
         self._masks: dict[str, Tensor | None] = {}
@@ -84,6 +88,8 @@ class Passes:
             if self._device is not None:
                 _move(stack, self.model, self._device)
             stack.enter_context(left_as_found(self.model.module))
+            if self.compute is not None:
+                stack.enter_context(torch.autocast(self.model.device.type, self.compute))
             bases = dict.fromkeys(name.partition("#")[0] for name in self._wanted)
             self._reader = stack.enter_context(
                 reading(self.model.module, {name: self.model.points[name] for name in bases}, self._reduce)
@@ -112,7 +118,16 @@ class Passes:
         return Batch(values, logits)
 
     def _learn(self) -> None:
-        found = self._forward(self.prepare([self._sample]), 1)
+        try:
+            found = self._forward(self.prepare([self._sample]), 1)
+        except RepdynError:
+            raise
+        except Exception as error:  # whatever the model says of inputs that are not its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RepdynError(
+                f"{self.model.name}: cannot be called with the first sample "
+                f"({type(error).__name__}: {reason}); is it what this model takes, or does it need prepare=…?"
+            ) from error
         self._reader.repeated = frozenset(name.partition("#")[0] for name in found if "#" in name)
         names = self._in_order(found)
         final = self.model.final

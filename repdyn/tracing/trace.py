@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from torch import nn
 
 from repdyn.errors import RepdynError
-from repdyn.progress import track
 from repdyn.tracing.engines import Engine, Job, find_engine
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.passes import Batch, Passes
 from repdyn.tracing.pooling import Pooling
 from repdyn.tracing.registry import traced
-from repdyn.tracing.samples import Samples, as_samples, batches
+from repdyn.tracing.samples import Samples, as_samples
+from repdyn.tracing.stream import read_chunks
 
 if TYPE_CHECKING:
     from repdyn.paths import PathsWriter, RepresentationPaths
 
 __all__ = ["trace", "write_chunks"]
 
+STORED_TYPES = tuple(np.dtype(kind) for kind in ("float32", "float16", ml_dtypes.bfloat16, "float64"))
+
 SORTED_TOGETHER = 2048
 """Texts are sorted by length among so many, enough for batches of nearly equal length."""
-
-PREPARED_AHEAD = 2
-"""Batches made while the model runs: one that is ready, one in the making."""
 
 
 def trace(
@@ -49,6 +47,8 @@ def trace(
     device: torch.device | str | None = None,
     resume: bool = True,
     engine: Engine | str | None = None,
+    compute_dtype: str | torch.dtype | None = None,
+    meta: Mapping[str, Any] | None = None,
 ) -> RepresentationPaths:
     r"""Read a model's representation path :math:`x_0, …, x_L` for every input.
 
@@ -76,9 +76,10 @@ def trace(
     out
         A path for a store on disk; None keeps all in memory.
     batch_size
-        Samples in one forward pass.
+        Samples in one forward pass; of texts shorter than 64 tokens, as many more as make up for it.
     dtype
-        What values are kept in: ``"float32"``, ``"float16"``, ``"float64"``.
+        What values are kept in: ``"float32"``, ``"float16"``, ``"float64"`` or ``"bfloat16"``, which NumPy
+        has no type for: a store keeps its two bytes, and what is read is float32.
     device
         Where the model runs; default where it is.
     resume
@@ -87,6 +88,12 @@ def trace(
         Where the chunks of the store ``out`` are traced: None for here, ``"ray"`` (or an engine such as
         :class:`repdyn_adapters.ray.RayEngine`, which knows the cluster's address) for the workers of a Ray
         cluster. The numbers are the same, bit for bit, where PyTorch uses as many threads.
+    compute_dtype
+        What the model multiplies in, ``"bfloat16"`` or ``"float16"``, by :class:`torch.autocast`: weights
+        stay as they are, norms and softmax in float32. Default: the type of the weights; a model
+        loaded in bfloat16 runs in it.
+    meta
+        What else to keep in ``paths.meta``.
 
     Returns
     -------
@@ -109,7 +116,7 @@ def trace(
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise RepdynError(f"batch_size: expected a whole number from 1, got {batch_size!r}")
-    kept_as = _kept_as(dtype)
+    kept_as, compute = _kept_as(dtype), _computed_in(compute_dtype)
     subject = traced(model)
     samples = as_samples(inputs, labels, ids)
     first = samples.take(np.arange(1))[0]
@@ -119,13 +126,14 @@ def trace(
         "sample": first,
         "dtype": kept_as,
         "device": device,
+        "compute": compute,
     }
     elsewhere = find_engine(engine, out)
     with Passes(subject, **how) as passes:
-        meta = _describe(passes, samples)
+        told = {**(meta or {}), **_describe(passes, samples)}
         if out is None:
-            return _to_memory(passes, samples, batch_size, meta)
-        writer = _start(passes, samples, meta, out, resume)
+            return _to_memory(passes, samples, batch_size, told)
+        writer = _start(passes, samples, told, out, resume)
         if elsewhere is None:
             write_chunks(passes, samples, batch_size, writer, list(writer.missing))
     if elsewhere is not None:
@@ -149,7 +157,7 @@ def write_chunks(
     # the data; where reading fails, the chunk before it is still written.
     with ThreadPoolExecutor(1, thread_name_prefix="repdyn-write") as pool:
         writing: Future[None] | None = None
-        for rows, part in _read(passes, samples, chunks, batch_size):
+        for rows, part in read_chunks(passes, samples, chunks, batch_size):
             if writing is not None:
                 writing.result()
             writing = pool.submit(write, rows, part)
@@ -164,7 +172,7 @@ def _to_memory(
 
     starts = range(0, len(samples), SORTED_TOGETHER)
     chunks = [range(start, min(start + SORTED_TOGETHER, len(samples))) for start in starts]
-    parts = [part for _, part in _read(passes, samples, chunks, batch_size)]
+    parts = [part for _, part in read_chunks(passes, samples, chunks, batch_size)]
     arrays: dict[str, NDArray[Any]] = {}
     masks = {}
     for name in passes.points:
@@ -173,6 +181,8 @@ def _to_memory(
             arrays[name], masks[name] = _padded([row for piece in pieces for row in piece])
         else:
             arrays[name] = np.concatenate(pieces)
+        if passes.dtype == ml_dtypes.bfloat16:
+            arrays[name] = arrays[name].astype(np.float32)
     logits = [part.logits for part in parts if part.logits is not None]
     return RepresentationPaths.from_arrays(
         arrays,
@@ -204,100 +214,6 @@ def _start(
     )
 
 
-def _read(
-    passes: Passes, samples: Samples, chunks: list[range], batch_size: int
-) -> Iterator[tuple[range, Batch]]:
-    """Whole chunks, one after the other, each in the order of its samples."""
-    missing = sum(map(len, chunks))
-    gathered: list[tuple[NDArray[np.int64], Batch]] = []
-    count = 0
-    for step in track(
-        _by_sample(_ahead(_steps(passes, samples, chunks, batch_size))),
-        f"tracing {passes.model.name}",
-        len(samples),
-        len(samples) - missing,
-    ):
-        if step is None:
-            continue
-        rows, index, inputs = step
-        batch = passes.run(inputs, len(index))
-        _check_finite(passes, samples, index, batch)
-        gathered.append((index, batch))
-        count += len(index)
-        if count == len(rows):
-            yield rows, _in_order(passes, rows, gathered)
-            gathered, count = [], 0
-
-
-Step = tuple[range, NDArray[np.int64], Any]
-"""A chunk, the samples of one batch in it, and what the model is called with for them."""
-
-
-def _steps(passes: Passes, samples: Samples, chunks: list[range], batch_size: int) -> Iterator[Step]:
-    """All batches in turn, planned chunk by chunk, decoded and tokenised."""
-    plan = (
-        (rows, index) for rows in chunks for index in batches(samples, rows, batch_size, passes.model.lengths)
-    )
-    for rows, index, taken in samples.read(plan):
-        yield rows, index, passes.prepare(taken)
-
-
-def _ahead(steps: Iterator[Step]) -> Iterator[Step]:
-    """The same, the next ones made in a thread while the model runs on this one."""
-    with ThreadPoolExecutor(1, thread_name_prefix="repdyn-prepare") as pool:
-        waiting = deque(pool.submit(next, steps, None) for _ in range(PREPARED_AHEAD))
-        while (step := waiting.popleft().result()) is not None:
-            waiting.append(pool.submit(next, steps, None))
-            yield step
-
-
-def _by_sample(steps: Iterator[Step]) -> Iterator[Step | None]:
-    """Each batch, then nothing for every further sample in it: progress counts samples."""
-    for step in steps:
-        yield step
-        yield from repeat(None, len(step[1]) - 1)
-
-
-def _in_order(passes: Passes, rows: range, gathered: list[tuple[NDArray[np.int64], Batch]]) -> Batch:
-    order = np.concatenate([index for index, _ in gathered])
-    place = np.argsort(order, kind="stable")
-    values: dict[str, Any] = {}
-    for name in passes.points:
-        pieces = [batch.values[name] for _, batch in gathered]
-        if isinstance(pieces[0], list):
-            ragged = [row for piece in pieces for row in piece]
-            values[name] = [ragged[number] for number in place]
-        else:
-            values[name] = np.concatenate(pieces)[place]
-    logits = [batch.logits for _, batch in gathered if batch.logits is not None]
-    return Batch(values, np.concatenate(logits)[place] if logits else None)
-
-
-def _check_finite(passes: Passes, samples: Samples, index: NDArray[np.int64], batch: Batch) -> None:
-    found: dict[str, Any] = dict(batch.values)
-    if batch.logits is not None:
-        found["logits"] = batch.logits
-    for name, value in found.items():
-        for row, number in zip(value, index, strict=True) if isinstance(value, list) else ():
-            if not np.isfinite(row).all():
-                raise _not_finite(passes, samples, name, int(number))
-        if not isinstance(value, list) and not np.isfinite(value).all():
-            bad = ~np.isfinite(value).all(axis=1)
-            raise _not_finite(passes, samples, name, int(index[bad].min()))
-
-
-def _not_finite(passes: Passes, samples: Samples, name: str, number: int) -> RepdynError:
-    advice = (
-        "leave the sample out, or keep values as float32, where float16 may overflow"
-        if passes.dtype == np.float16
-        else "leave the sample out, or run the model in a wider type"
-    )
-    return RepdynError(
-        f"point {name!r} of {passes.model.name}: not finite for sample {number} "
-        f"(id {str(samples.ids[number])!r}); {advice}"
-    )
-
-
 def _padded(rows: list[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     longest = max(len(row) for row in rows)
     array = np.zeros((len(rows), longest, rows[0].shape[1]), dtype=rows[0].dtype)
@@ -307,13 +223,24 @@ def _padded(rows: list[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     return array, np.arange(longest) < lengths[:, None]
 
 
-def _kept_as(dtype: DTypeLike) -> np.dtype[Any]:
+def _kept_as(dtype: DTypeLike | torch.dtype) -> np.dtype[Any]:
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, str | torch.dtype) else dtype
     try:
-        found = np.dtype(dtype)
+        found = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
     except TypeError:
         found = None
-    if found not in (np.float16, np.float32, np.float64):
-        raise RepdynError(f"dtype: expected 'float32', 'float16' or 'float64', got {dtype!r}")
+    if found is None or found not in STORED_TYPES:
+        raise RepdynError(f"dtype: expected one of {', '.join(map(str, STORED_TYPES))}, got {dtype!r}")
+    return found
+
+
+def _computed_in(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    found = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if found not in (None, torch.bfloat16, torch.float16):
+        raise RepdynError(
+            f"compute_dtype: expected 'bfloat16', 'float16' or None, the type of the weights, got {dtype!r}; "
+            "load the model in another type for that"
+        )
     return found
 
 
@@ -336,4 +263,5 @@ def _describe(passes: Passes, samples: Samples) -> dict[str, Any]:
         "preprocessing": model.preprocessing,
         "data": samples.digest(),
         "versions": versions,
+        **({} if passes.compute is None else {"compute_dtype": str(passes.compute).removeprefix("torch.")}),
     }

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import repdyn
 from repdyn.errors import RepdynError
@@ -25,7 +25,7 @@ from repdyn.paths import PathsWriter
 from repdyn.paths.layout import read_layout
 from repdyn.progress import listening
 from repdyn.tracing.samples import SHORT
-from repdyn.tracing.trace import PREPARED_AHEAD
+from repdyn.tracing.stream import PREPARED_AHEAD
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(11, 6)).astype(np.float32)
@@ -83,6 +83,71 @@ def test_inputs_of_many_kinds_give_the_same():
     paths = repdyn.trace(module, TensorDataset(torch.from_numpy(X), labels))
     np.testing.assert_array_equal(np.asarray(paths["4"]), expected)
     np.testing.assert_array_equal(paths.labels, labels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_gives_its_samples_labels_and_workers(workers):
+    """Not its batches: the trace makes its own, and only the order of the data set makes sense."""
+    loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.arange(11)), 3, num_workers=workers)
+    paths = repdyn.trace(mlp(), loader, batch_size=4)
+    expected = repdyn.trace(mlp(), X, batch_size=4)
+    np.testing.assert_array_equal(np.asarray(paths["4"]), np.asarray(expected["4"]))
+    np.testing.assert_array_equal(paths.labels, np.arange(11))
+
+
+def test_labels_beside_a_data_set_spare_reading_it_twice():
+    class Rows(Dataset):
+        targets = tuple(range(11))
+        reads = 0
+
+        def __len__(self):
+            return 11
+
+        def __getitem__(self, number):
+            self.reads += 1
+            return X[number], self.targets[number]
+
+    rows = Rows()
+    paths = repdyn.trace(mlp(), rows)
+    np.testing.assert_array_equal(paths.labels, np.arange(11))
+    assert rows.reads <= 11 + 3  # the first one also to see what it gives, to learn the points, to plan
+
+
+@pytest.mark.parametrize("kept", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("computed", [None, "bfloat16", "float16"])
+def test_stored_and_computed_in_types_chosen_apart(kept, computed):
+    module = mlp()
+    exact = repdyn.trace(module, X)
+    before = {name: weight.clone() for name, weight in module.state_dict().items()}
+    paths = repdyn.trace(module, X, dtype=kept, compute_dtype=computed)
+    values = np.asarray(paths["4"])
+    assert values.dtype == (np.float32 if kept == "bfloat16" else kept)
+    coarse = {"float16": 2e-3, "bfloat16": 2e-2}
+    away = np.abs(values - np.asarray(exact["4"])).max()
+    bound = max(coarse.get(str(kind), 1e-6) for kind in (kept, computed))
+    assert away < 2 * bound
+    if kept in coarse or computed is not None:
+        assert away > bound / 1000  # it did make a difference
+    if kept == "bfloat16" or computed == "bfloat16":  # and the last 16 bits are gone
+        held = torch.from_numpy(values.astype(np.float32))
+        assert torch.equal(held, held.bfloat16().float())
+    assert all(torch.equal(before[name], weight) for name, weight in module.state_dict().items())
+    assert all(weight.dtype == torch.float32 for weight in module.parameters())
+    assert paths.meta.get("compute_dtype") == computed
+
+
+def test_a_model_in_half_precision_runs_in_it():
+    half = mlp().bfloat16()
+    paths = repdyn.trace(half, X)
+    with torch.inference_mode():
+        expected = half.eval()(torch.from_numpy(X).bfloat16()).float().numpy()
+    np.testing.assert_allclose(np.asarray(paths["4"]), expected, rtol=2e-2, atol=1e-2)
+    assert np.asarray(paths["4"]).dtype == np.float32
+    assert next(half.parameters()).dtype == torch.bfloat16
+
+
+def test_further_words_are_kept():
+    assert repdyn.trace(mlp(), X, meta={"skipped": {"a": "broken"}}).meta["skipped"] == {"a": "broken"}
 
 
 def test_texts_are_sorted_for_the_model_and_put_back():
@@ -249,7 +314,7 @@ def test_shared_unused_and_windowed_modules():
 
 def test_the_pass_ends_after_the_last_point():
     module = nn.Sequential(nn.Linear(6, 5), nn.Linear(4, 4))  # the second cannot run
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(RepdynError, match=r"first sample .*shapes"):
         repdyn.trace(module, X, points=["0"])
     counted = nn.Sequential(nn.Linear(6, 5), Counting())
     repdyn.trace(counted, X, points=["0"], batch_size=2)
@@ -306,6 +371,12 @@ def test_own_pooling():
         ({"pool": "meen"}, "nearest"),
         ({"dtype": "int8"}, "dtype"),
         ({"dtype": "nonsense"}, "dtype"),
+        ({"compute_dtype": "int8"}, "compute_dtype"),
+        ({"compute_dtype": "float64"}, "compute_dtype"),
+        ({"inputs": [{"x": X[0], "y": 1}]}, "dict of x, y"),
+        ({"inputs": ["a text", "another"]}, "prepare="),
+        ({"inputs": np.zeros((2, 3), np.float32)}, "cannot be called with the first sample"),
+        ({"inputs": DataLoader(TensorDataset(torch.zeros(4, 6)), shuffle=True)}, "shuffles"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 2.5}, "batch_size"),
         ({"device": "nowhere"}, "device"),
