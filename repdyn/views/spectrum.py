@@ -134,13 +134,11 @@ def pseudospectrum(
     )
     low, high = float(levels.min()), float(levels.max())
     ticks = np.arange(np.ceil(low), np.floor(high) + 1)
-    figure.add_contour(
+    figure.add_heatmap(
         x=across,
         y=up,
         z=levels.astype(np.float32),
         colorscale=[[1 - at, color] for at, color in reversed(SEQUENTIAL)],
-        contours={"showlines": True},
-        line={"width": 0.6, "color": veil(0.6)},
         colorbar={
             "title": {"text": "residual"},
             "tickvals": ticks,
@@ -149,6 +147,16 @@ def pseudospectrum(
         },
         customdata=grid.astype(np.float32),
         hovertemplate="λ = %{x:.3f} + %{y:.3f} i<br>residual %{customdata:.3g}<extra></extra>",
+    )
+    figure.add_contour(
+        x=across,
+        y=up,
+        z=levels.astype(np.float32),
+        contours={"coloring": "none"},
+        line={"width": 0.8, "color": veil(0.8)},
+        showscale=False,
+        showlegend=False,
+        hoverinfo="skip",
     )
     angle = np.linspace(0, 2 * np.pi, 181)
     figure.add_scatter(
