@@ -63,7 +63,8 @@ class Affine(nn.Module):
         self.register_buffer("variance", torch.ones(members, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = (x @ self.weight).float()
+        # One network alone is a plain product, which is twice as fast in half precision.
+        x = ((x[0] @ self.weight[0])[None] if len(self.weight) == 1 else x @ self.weight).float()
         mean, variance = self.mean, self.variance
         if self.training:
             variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)

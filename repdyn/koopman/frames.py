@@ -17,6 +17,7 @@ from repdyn.errors import RepdynError
 __all__ = ["PointFrames"]
 
 _WIDEST = 1024  # a point wider than this and than the last keeps its leading principal components
+_ROWS = 20_000  # are enough to find a rotation by; mean and scale are those of all rows
 _CONSTANT = 1e-7  # a spread this small beside the mean's size is rounding, not variation
 
 
@@ -64,24 +65,24 @@ class PointFrames(nn.Module):
         RepdynError
             If a point does not vary.
         """
-        last = states[-1].double()
+        every = max(1, len(states[0]) // _ROWS)
+        last = states[-1][::every].double()
         last = (last - last.mean(dim=0)) @ self.get_buffer(f"basis_{len(states) - 1}").double()
         for number, x in enumerate(states):
             point = self.points[number]
-            x = x.double()
-            mean = x.mean(dim=0)
-            x = x - mean
-            scale = x.square().sum(dim=1).mean().sqrt()
+            variance, mean = torch.var_mean(x.double(), dim=0, correction=0)
+            scale = variance.sum().sqrt()
             if not scale > _CONSTANT * (1 + mean.norm()):
                 raise RepdynError(
                     f"point {point!r} is constant over the {len(x)} samples: there is nothing to predict; "
                     "leave it out of the path"
                 )
             if number < len(states) - 1:
-                basis = _nearest_isometry(x, last, self.width)
-                kept = (x @ basis).square().sum() / x.square().sum()
+                rows = x[::every].double() - mean
+                basis = _nearest_isometry(rows, last, self.width)
                 self.get_buffer(f"basis_{number}").copy_(basis)
-                self.explained[number] = kept
+                if x.shape[1] > self.width:
+                    self.explained[number] = (rows @ basis).square().sum() / rows.square().sum()
             self.get_buffer(f"mean_{number}").copy_(mean)
             self.scale[number] = scale
         return self
