@@ -1,10 +1,11 @@
-"""Reading mini-batches of whole paths: the store beside raw memory maps, zarr-python and safetensors.
+"""Reading mini-batches of whole paths: the store beside raw memory maps, zarr-python, safetensors and Lance.
 
 Usage: python benchmarks/store.py [--samples 20000] [--points 12] [--width 384] [--repeats 5] [--json FILE]
 
 Every reader yields the same batches (256 samples, all points) of the same numbers; their sums are compared.
 Repeats go round the readers, so that a slow minute of the machine hits all of them, and medians are printed.
-All is warm: what is compared is the way of reading, not the disk.
+All is warm: what is compared is the way of reading, not the disk. A reader that is slow is stopped after two
+seconds of a pass. Lance takes part where it is installed (pip install pylance).
 """
 
 from __future__ import annotations
@@ -24,9 +25,16 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+try:
+    import lance
+    import pyarrow
+except ImportError:
+    lance = None
+
 from repdyn.paths import PathsWriter, RepresentationPaths
 
 BATCH = 256
+ENOUGH = 2.0  # seconds of one pass
 Order = NDArray[np.int64]
 Reader = Callable[[], Iterator[dict[str, Any]]]
 
@@ -57,29 +65,37 @@ def main() -> None:
 
 def compare(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Median throughput in MB/s of each reader, in order and shuffled."""
-    points = [f"blocks.{number}" for number in range(given.points)]
+    points = [f"block{number}" for number in range(given.points)]
     paths = write(folder, points, given)
     size = len(paths)
     orders = {
         "sequential": np.arange(size),
         "shuffled": np.random.default_rng(given.seed).permutation(size),
     }
-    seconds: dict[str, dict[str, list[float]]] = {}
-    sums: dict[str, float] = {}
+    speeds: dict[str, dict[str, list[float]]] = {}
+    sample_bytes = given.points * given.width * 4
     for _ in range(given.repeats + 1):  # the first round warms the caches and is not counted
         for kind, order in orders.items():
             for name, reader in readers(folder, paths, points, order, kind, given.seed).items():
-                start = time.perf_counter()
-                total = sum(float(batch[points[0]][0, 0]) * 0 + len(batch[points[-1]]) for batch in reader())
-                seconds.setdefault(name, {}).setdefault(kind, []).append(time.perf_counter() - start)
-                if total != size:
-                    raise SystemExit(f"{name}: read {total} samples of {size}")
-    check(folder, paths, points, orders["shuffled"], given.seed, sums)
-    megabytes = size * given.points * given.width * 4 / 1e6
+                read, seconds = run(reader, points)
+                if read != size and seconds < ENOUGH:
+                    raise SystemExit(f"{name}: read {read} samples of {size}")
+                speeds.setdefault(name, {}).setdefault(kind, []).append(read * sample_bytes / 1e6 / seconds)
+    check(folder, paths, points, orders["shuffled"], given.seed)
     return {
-        name: {kind: megabytes / statistics.median(times[1:]) for kind, times in kinds.items()}
-        for name, kinds in seconds.items()
+        name: {kind: statistics.median(found[1:]) for kind, found in kinds.items()}
+        for name, kinds in speeds.items()
     }
+
+
+def run(reader: Reader, points: list[str]) -> tuple[int, float]:
+    """Samples read in one pass, or in as much of it as is enough, and the seconds it took."""
+    read, start = 0, time.perf_counter()
+    for batch in reader():
+        read += len(batch[points[-1]])
+        if time.perf_counter() - start >= ENOUGH:
+            break
+    return read, time.perf_counter() - start
 
 
 def write(folder: Path, points: list[str], given: argparse.Namespace) -> RepresentationPaths:
@@ -94,6 +110,12 @@ def write(folder: Path, points: list[str], given: argparse.Namespace) -> Represe
     tensors = {point: np.asarray(paths[point]) for point in points}
     save_file(tensors, folder / "a.safetensors")
     np.concatenate(list(tensors.values()), axis=1).tofile(folder / "a.raw")
+    if lance is not None:
+        columns = {
+            point: pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(array.reshape(-1)), given.width)
+            for point, array in tensors.items()
+        }
+        lance.write_dataset(pyarrow.table(columns), folder / "a.lance")
     return paths
 
 
@@ -132,8 +154,17 @@ def readers(
         arrays = map_safetensors(folder / "a.safetensors")
         return ({point: arrays[point][index] for point in points} for index in batches)
 
+    def from_lance() -> Iterator[dict[str, Any]]:
+        data = lance.dataset(folder / "a.lance")
+        if kind == "sequential":
+            found = data.to_batches(batch_size=BATCH)
+        else:
+            found = (data.take(index).combine_chunks().to_batches()[0] for index in batches)
+        for batch in found:
+            yield {p: batch.column(p).flatten().to_numpy().reshape(-1, width) for p in points}
+
     shuffle = kind == "shuffled"
-    return {
+    found: dict[str, Reader] = {
         "repdyn": lambda: paths.batches(BATCH, shuffle=shuffle, seed=seed),
         "repdyn, shuffled by blocks": lambda: paths.batches(
             BATCH, shuffle="blocks" if shuffle else False, seed=seed
@@ -143,6 +174,9 @@ def readers(
         "safetensors, get_slice": from_safetensors,
         "zarr-python on our store": lambda: (split(from_zarr(index)) for index in batches),
     }
+    if lance is not None:
+        found["Lance"] = from_lance
+    return found
 
 
 def map_safetensors(file: Path) -> dict[str, NDArray[np.float32]]:
@@ -157,15 +191,9 @@ def map_safetensors(file: Path) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def check(
-    folder: Path,
-    paths: RepresentationPaths,
-    points: list[str],
-    order: Order,
-    seed: int,
-    sums: dict[str, float],
-) -> None:
+def check(folder: Path, paths: RepresentationPaths, points: list[str], order: Order, seed: int) -> None:
     """Stop if the readers do not yield the same numbers in the same order."""
+    sums: dict[str, float] = {}
     for name, reader in readers(folder, paths, points, order, "shuffled", seed).items():
         if "blocks" in name:
             continue

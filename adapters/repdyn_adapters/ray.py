@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -72,7 +73,7 @@ class RayEngine:
             count = min(self._count(ray.cluster_resources(), gpus), len(chunks))
             worker = ray.remote(_Worker).options(num_cpus=self.threads, num_gpus=gpus)
             # Once for all, and held here until the end: whoever replaces a lost worker needs it again.
-            outfit = ray.put(_Outfit(_without_samples(job), self.threads, os.getcwd()))
+            outfit = ray.put(_Outfit(_without_samples(job), self.threads, os.getcwd(), tuple(sys.path)))
             total = len(job.samples)
             done = _write_all(ray, worker, outfit, job.samples, chunks, count)
             by_sample = (step for rows in done for step in repeat(None, len(rows)))
@@ -97,6 +98,7 @@ class _Outfit:
     job: Job
     threads: int
     folder: str
+    searched: tuple[str, ...]
 
 
 class _Worker:
@@ -124,6 +126,8 @@ class _Worker:
         torch.set_num_threads(outfit.threads)
         if os.path.isdir(outfit.folder):  # so that relative paths mean what they mean to the user
             os.chdir(outfit.folder)
+        # A module of the user's own is found where the user's program finds it, where there is such a place.
+        sys.path += [place for place in outfit.searched if place not in sys.path and os.path.isdir(place)]
         model = traced(outfit.job.model)
         if model.digest != outfit.job.digest:
             raise RepdynError(

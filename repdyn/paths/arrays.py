@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.checks import check_finite, check_ids, check_points
+from repdyn.paths.checks import check_finite, check_ids, check_labels, check_logits, check_points
 from repdyn.paths.columns import Rows, Tokens
+from repdyn.paths.origin import complete_meta
 
-__all__ = ["columns_of_arrays"]
+__all__ = ["columns_of_arrays", "parts_in_memory"]
+
+
+def parts_in_memory(
+    arrays: Mapping[str, ArrayLike],
+    labels: ArrayLike | None,
+    ids: ArrayLike | None,
+    logits: ArrayLike | None,
+    meta: Mapping[str, Any] | None,
+    masks: Mapping[str, ArrayLike] | None,
+) -> dict[str, Any]:
+    """What paths in memory are made of, checked; see :meth:`repdyn.RepresentationPaths.from_arrays`."""
+    columns, names = columns_of_arrays(arrays, masks or {}, ids)
+    known_labels = check_labels(labels, len(names))
+    known_logits = check_logits(logits, len(names))
+    if known_logits is not None:
+        check_finite(known_logits, "logits", names)
+    widths = {name: column.width for name, column in columns.items()}
+    tokens = [name for name, column in columns.items() if isinstance(column, Tokens)]
+    dtype = next(iter(columns.values())).dtype.name
+    return {
+        "columns": columns,
+        "logits": None if known_logits is None else Rows.of(known_logits),
+        "read_labels": partial(_known, known_labels),
+        "read_ids": partial(_known, names),
+        "meta": complete_meta(meta, columns, widths, tokens, dtype),
+    }
 
 
 def columns_of_arrays(
@@ -88,3 +116,8 @@ def _common_dtype(arrays: Mapping[str, NDArray[Any]]) -> np.dtype[Any]:
         return np.dtype(np.float32)
     found = np.result_type(*kinds)
     return np.dtype(np.float64) if found.itemsize > 8 else found.newbyteorder("=")
+
+
+def _known(values: Any) -> Any:
+    """What is read of annotations that are in memory already; a function because those can be pickled."""
+    return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.paths.arrays import columns_of_arrays
-from repdyn.paths.checks import check_finite, check_labels, check_logits, check_points
+from repdyn.paths.arrays import parts_in_memory
+from repdyn.paths.checks import check_points
 from repdyn.paths.columns import Index, Rows, Tokens, compose
 from repdyn.paths.description import as_dict, one_screen
-from repdyn.paths.origin import complete_meta
 from repdyn.paths.sampling import (
     STRETCH,
     Batch,
@@ -127,22 +126,7 @@ class RepresentationPaths:
         RepdynError
             If there are no points or no samples, sizes differ, or an entry is not finite.
         """
-        columns, names_of_samples = columns_of_arrays(arrays, masks or {}, ids)
-        size = len(names_of_samples)
-        known_labels = check_labels(labels, size)
-        known_logits = check_logits(logits, size)
-        if known_logits is not None:
-            check_finite(known_logits, "logits", names_of_samples)
-        widths = {name: column.width for name, column in columns.items()}
-        tokens = [name for name, column in columns.items() if isinstance(column, Tokens)]
-        dtype = next(iter(columns.values())).dtype.name
-        return cls(
-            columns,
-            logits=None if known_logits is None else Rows.of(known_logits),
-            read_labels=partial(_known, known_labels),
-            read_ids=partial(_known, names_of_samples),
-            meta=complete_meta(meta, columns, widths, tokens, dtype),
-        )
+        return cls(**parts_in_memory(arrays, labels, ids, logits, meta, masks))
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -333,8 +317,3 @@ class RepresentationPaths:
 
     def __repr__(self) -> str:
         return one_screen(self.to_dict())
-
-
-def _known(values: Any) -> Any:
-    """What is read of annotations that are in memory already; a function because those can be pickled."""
-    return values
