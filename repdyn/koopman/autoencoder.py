@@ -199,7 +199,9 @@ class KoopmanAutoencoder(nn.Module):
             self, z, lambda rows: self.frames_.lower(self.decoder_(rows), number), self.latent_dim_
         )
 
-    def propagate(self, x: Any, source: str | float, target: str | float) -> Any:
+    def propagate(
+        self, x: Any, source: str | float, target: str | float, *, reencode_every: float | None = None
+    ) -> Any:
         """Representations at another depth: ``D(E(x) K^(target - source))``.
 
         Parameters
@@ -211,12 +213,16 @@ class KoopmanAutoencoder(nn.Module):
         target
             Name of a point, or any depth between the first and the last. Between two points the answer is
             in the coordinates of the nearest one (of the shared state space they differ by a fixed frame).
+        reencode_every
+            Steps of depth after which the observables are decoded and encoded anew (periodic re-encoding,
+            Fathi et al. 2023, arXiv 2310.15386): a rollout that stays near what was trained on. Never,
+            unless told.
 
         Returns
         -------
         Shape ``(…, width of the target)``.
         """
-        return propagate(self, x, source, target)
+        return propagate(self, x, source, target, reencode_every)
 
     def fidelity(
         self,

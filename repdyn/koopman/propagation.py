@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["depth_of", "propagate", "through"]
 
+_ROUNDING = 1e-9  # a last hop shorter than this is none
 
-def propagate(kae: KoopmanAutoencoder, x: Any, source: str | float, target: str | float) -> Any:
+
+def propagate(
+    kae: KoopmanAutoencoder,
+    x: Any,
+    source: str | float,
+    target: str | float,
+    reencode_every: float | None = None,
+) -> Any:
     """Representations at another depth, ``D(E(x) K^(target - source))``.
 
     Parameters
@@ -31,22 +41,38 @@ def propagate(kae: KoopmanAutoencoder, x: Any, source: str | float, target: str 
         Representations at ``source``, shape ``(…, width)``; array or tensor.
     source, target
         Names of points, or depths; the source must be a point.
+    reencode_every
+        Steps of depth after which the observables are decoded and encoded anew. None: never.
 
     Raises
     ------
     RepdynError
-        On a depth outside the path, or a source between points.
+        On a depth outside the path, a source between points, or steps that are not positive.
     """
     start, end = depth_of(kae, source), depth_of(kae, target)
     before, after = round(start), round(end)
     if before != start:
         raise RepdynError(f"source depth {source} lies between points; give representations of a point")
+    if reencode_every is not None and not reencode_every > 0:
+        raise RepdynError(f"reencode_every must be positive, got {reencode_every}")
+    stops = _stops(start, end, reencode_every)
 
     def move(rows: Tensor) -> Tensor:
-        z = kae.encoder_(kae.frames_.lift(rows, before)) @ kae.operator_.matrix(start, end)
-        return kae.frames_.lower(kae.decoder_(z), after)
+        u = kae.frames_.lift(rows, before)
+        for here, there in pairwise(stops):
+            u = kae.decoder_(kae.encoder_(u) @ kae.operator_.matrix(here, there))
+        return kae.frames_.lower(u, after)
 
     return through(kae, x, move, kae.widths_[kae.points_[before]])
+
+
+def _stops(start: float, end: float, every: float | None) -> list[float]:
+    """Depths at which observables are decoded, from ``start`` on; always at ``end``."""
+    if every is None:
+        return [start, end]
+    hops = max(1, math.ceil(abs(end - start) / every - _ROUNDING))
+    sign = 1.0 if end >= start else -1.0
+    return [start + sign * every * hop for hop in range(hops)] + [end]
 
 
 def depth_of(kae: KoopmanAutoencoder, place: str | float) -> float:
