@@ -8,11 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repdyn.cli.manners import made_by
 from repdyn.errors import RepdynError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from repdyn.paths import RepresentationPaths
     from repdyn.views.report import Section
 
 __all__ = ["Entry", "entry", "open_result", "write_gallery"]
@@ -47,9 +49,14 @@ _ORIGIN = (
     "pooling",
     "preprocessing",
     "data",
+    "seed",
     "dtype",
     "versions",
 )  # of all that paths know
+
+
+_CLUSTERS = 8  # as many as have a colour of their own
+_CLUSTERED = 2000  # samples: a band of one in two thousand is a hair's breadth
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +78,9 @@ class Entry:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def entry(result: Any, title: str, figure: go.Figure | None = None) -> Entry:
+def entry(
+    result: Any, title: str, figure: go.Figure | None = None, made: Mapping[str, Any] | None = None
+) -> Entry:
     """Draw any result that plots itself.
 
     Parameters
@@ -82,6 +91,8 @@ def entry(result: Any, title: str, figure: go.Figure | None = None) -> Entry:
         Its heading.
     figure
         Its picture, where it is another than ``plot()`` gives.
+    made
+        How it was made: command, seed, versions.
     """
     from repdyn.views.report import Section
 
@@ -95,7 +106,7 @@ def entry(result: Any, title: str, figure: go.Figure | None = None) -> Entry:
             title, result.plot(), text="\n".join(lines), verdict=verdict if isinstance(verdict, str) else None
         ),
         _HEADLINES[type(result).__name__](result) if type(result).__name__ in _HEADLINES else lines[0],
-        {key: meta[key] for key in _ORIGIN if meta.get(key)},
+        {key: meta[key] for key in _ORIGIN if meta.get(key)} | dict(made or {}),
     )
 
 
@@ -118,7 +129,8 @@ def open_result(path: Path) -> list[Entry]:
     if not path.exists():
         raise RepdynError(f"{path}: there is no such file or folder")
     if (path / "zarr.json").is_file():
-        return [entry(open_paths(path), f"Representation paths: {path.name}")]
+        paths = open_paths(path)
+        return [entry(paths, f"Representation paths: {path.name}"), *_clusters(paths, path.name)]
     within = [
         found
         for name in _WITHIN
@@ -131,7 +143,7 @@ def open_result(path: Path) -> list[Entry]:
     if kind in _READERS:
         room, name, title = _READERS[kind]
         result = getattr(import_module(room), name).load(path)
-        return [entry(result, f"{title}: {path.name}"), *within]
+        return [entry(result, f"{title}: {path.name}", made=made_by(path)), *within]
     if within:
         return within
     raise RepdynError(
@@ -143,6 +155,9 @@ def open_result(path: Path) -> list[Entry]:
 def write_gallery(entries: Sequence[Entry], out: Path, *, force: bool) -> Path:
     """Write the page: a summary with verdicts first, a section for each result, provenance last."""
     import platform
+    import shlex
+    import sys
+    from importlib.metadata import version
 
     import repdyn
     from repdyn.views.report import write_report
@@ -151,9 +166,38 @@ def write_gallery(entries: Sequence[Entry], out: Path, *, force: bool) -> Path:
         {"verdict": e.section.verdict or "–", "result": e.section.title, "in one line": e.headline}
         for e in entries
     ]
-    provenance: dict[str, Any] = {"repdyn": repdyn.__version__, "python": platform.python_version()}
+    provenance: dict[str, Any] = {
+        "this page": shlex.join(["repdyn", *sys.argv[1:]]),
+        "repdyn": repdyn.__version__,
+        "python": platform.python_version(),
+    }
+    provenance |= {name: version(name) for name in ("torch", "numpy", "plotly")}
     provenance |= {e.section.title: e.provenance for e in entries if e.provenance}
     return write_report(out, [e.section for e in entries], summary, provenance, force=force)
+
+
+def _clusters(paths: RepresentationPaths, name: str) -> list[Entry]:
+    """Which samples stay together through depth; nothing where there are too few, or tokens were kept."""
+    import numpy as np
+    from sklearn.cluster import MiniBatchKMeans
+
+    from repdyn.views.cluster_flow import cluster_flow
+    from repdyn.views.report import Section
+
+    if len(paths) < 2 * _CLUSTERS or len(paths.points) < 2:
+        return []
+    some = np.arange(len(paths))
+    if len(paths) > _CLUSTERED:
+        some = np.sort(np.random.default_rng(0).choice(len(paths), _CLUSTERED, replace=False))
+    seen = paths.subset(some)
+    columns = [np.asarray(seen[point], dtype=np.float32) for point in seen.points]
+    if any(column.ndim != 2 for column in columns):
+        return []
+    means = [MiniBatchKMeans(_CLUSTERS, n_init=3, random_state=0) for _ in columns]
+    membership = np.stack([k.fit_predict(column) for k, column in zip(means, columns)])
+    figure = cluster_flow(membership, seen.labels, list(seen.points))
+    how = f"k-means with {_CLUSTERS} clusters at each depth (seed 0) on {len(some)} of {len(paths)} samples."
+    return [Entry(Section(f"Clusters through depth: {name}", figure, text=how), how)]
 
 
 def _fidelity(result: Any) -> str:

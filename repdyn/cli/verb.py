@@ -6,12 +6,13 @@ import inspect
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
-from repdyn.cli.manners import ask
+from repdyn.cli.manners import ask, sign
 
 __all__ = ["Program", "verb"]
 
@@ -73,7 +74,10 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
             if given.pop(name):
                 ask(name)
         try:
-            return function(**given)
+            result = function(**given)
+            if isinstance(given.get("out"), Path):
+                sign(given["out"], given.get("seed"))
+            return result
         except KeyboardInterrupt:
             # Here, because what the parser makes of Ctrl-C differs between its versions.
             print("repdyn: interrupted; run the same command again to continue", file=sys.stderr)

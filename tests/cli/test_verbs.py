@@ -65,6 +65,9 @@ def test_the_whole_chain_on_a_users_own_model(command, network, tmp_path):
     assert command("koopman", "fit", "a.paths", "--out", "a.kae", "--epochs", 5, "--json", "k.json")[0] == 0
     koopman = json.loads((tmp_path / "k.json").read_text())["koopman"]
     assert {"affine", "identity", "random features"} <= set(koopman["fvu"])
+    signed = json.loads((tmp_path / "a.kae" / "command.json").read_text())
+    assert signed["command"].startswith("repdyn koopman fit a.paths --out a.kae --epochs 5")
+    assert signed["seed"] == 0
 
     status, out, _ = command(
         "field", "a.kae", "a.paths", "--starts", 50, "--max-steps", 300, "--out", "a.attractors"
