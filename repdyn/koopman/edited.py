@@ -140,6 +140,8 @@ class EditedKoopman:
         The edited map ``T'``, shape ``(d, d)``, float64.
     quantile
         Of the medoid ball.
+    strength
+        Weight of a redirected sample, in kept ones.
     redirected
         Rows that were redirected, of those the edit was fitted to.
     report
@@ -149,11 +151,13 @@ class EditedKoopman:
     kae: KoopmanAutoencoder
     matrix: NDArray[np.float64]
     quantile: float
+    strength: float
     redirected: int
     report: EditReport
 
     def __repr__(self) -> str:
-        what = f"EditedKoopman: {self.redirected} rows redirected, ball of quantile {self.quantile:g}"
+        what = f"EditedKoopman: {self.redirected} rows redirected, ball of quantile {self.quantile:g}, "
+        what += f"strength {self.strength:g}"
         middle = "can be interpolated" if self.root is not None else f"has two points only: {self._why}"
         return f"{what}\n  its path {middle}\n{self.report}"
 
@@ -168,7 +172,12 @@ class EditedKoopman:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for ``--json``."""
-        told = {"quantile": self.quantile, "redirected": self.redirected, "root": self.root is not None}
+        told = {
+            "quantile": self.quantile,
+            "strength": self.strength,
+            "redirected": self.redirected,
+            "root": self.root is not None,
+        }
         return {**told, **self.report.to_dict()}
 
     @property
@@ -293,6 +302,7 @@ class EditedKoopman:
         document = {
             "kae": config,
             "quantile": self.quantile,
+            "strength": self.strength,
             "redirected": self.redirected,
             "report": self.report.to_dict(),
         }
@@ -318,6 +328,7 @@ class EditedKoopman:
                 restore(KoopmanAutoencoder, found.config["kae"], weights, path),
                 found.tensors["matrix"],
                 float(found.config["quantile"]),
+                float(found.config["strength"]),
                 int(found.config["redirected"]),
                 EditReport.from_dict(found.config["report"]),
             )

@@ -29,7 +29,7 @@ __all__ = ["edit_operator", "forget"]
 
 _QUANTILES = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 _PRESERVE = 1e-4  # ridge on what is kept, relative to its mean eigenvalue
-_REDIRECT = 10.0  # a redirected row weighs as much as so many kept ones (the published soft constraint)
+_STRENGTHS = (3.0, 10.0, 30.0, 100.0)  # a redirected row weighs as much as so many kept ones (published: 10)
 _GONE = 0.01  # accuracy at which a class counts as forgotten
 
 
@@ -67,7 +67,7 @@ def forget(
         output nearest to each) or a label (its mean output).
     quantile
         Part of each targeted class, by distance from its medoid, that is redirected. By default the one
-        that forgets at the least loss elsewhere.
+        that forgets at the least loss elsewhere; how much a redirected sample weighs is always chosen so.
     head
         Reads classes from last-point representations; a linear probe unless given.
     seed
@@ -97,7 +97,7 @@ def forget(
         raise RepdynError(f"quantile must lie above 0 and not above 1, got {quantile}")
 
     fit, check, final = parts
-    best: tuple[tuple[bool, bool, float], float, Tensor, int] | None = None
+    best: tuple[tuple[bool, bool, float], float, float, Tensor, int] | None = None
     before = _correct(judge, to_state(z[check] @ matrix), names[check])
     chance = 1.0 / len(np.unique(names))
     outputs, clean = z[fit] @ matrix, ~target[fit]
@@ -105,29 +105,28 @@ def forget(
         harmful, others = balls(outputs, names[fit], target[fit], candidate)
         if others[clean].all():
             continue
-        edited = edit_operator(
-            z[fit][harmful], z[fit][clean], matrix, place(outputs, harmful, clean, names[fit])
-        )
-        after = _correct(judge, to_state(z[check] @ edited), names[check])
-        left = float(after[target[check]].mean())
-        lost = float((before[~target[check]].mean()) - after[~target[check]].mean())
-        # First that it is forgotten, then that it is at least at chance, then the least loss elsewhere.
-        order = (left > _GONE, left > chance, lost if left <= chance else left)
-        if best is None or order < best[0]:
-            best = (order, candidate, edited, int(harmful.sum()))
+        there = place(outputs, harmful, clean, names[fit])
+        for strength in _STRENGTHS:
+            edited = edit_operator(z[fit][harmful], z[fit][clean], matrix, there, strength)
+            after = _correct(judge, to_state(z[check] @ edited), names[check])
+            order = _order(before, after, target[check], chance)
+            if best is None or order < best[0]:
+                best = (order, candidate, strength, edited, int(harmful.sum()))
     if best is None:
         raise RepdynError(
             "every sample lies in the ball, those to keep as well: the outputs do not tell them apart; "
             "give a smaller quantile, or fit the autoencoder for longer"
         )
-    _, chosen, edited, redirected = best
+    _, chosen, strength, edited, redirected = best
     report = _report(
         judge, to_state, z[final], matrix, edited, names[final], target[final], head, chance, seed
     )
-    return EditedKoopman(kae, edited.numpy(), chosen, redirected, report)
+    return EditedKoopman(kae, edited.numpy(), chosen, strength, redirected, report)
 
 
-def edit_operator(harmful: Tensor, clean: Tensor, matrix: Tensor, destination: Tensor) -> Tensor:
+def edit_operator(
+    harmful: Tensor, clean: Tensor, matrix: Tensor, destination: Tensor, strength: float = 10.0
+) -> Tensor:
     """Least change of a linear map that sends some rows elsewhere and keeps the others.
 
     ``T' = T + (C'C + r I + w H'H)^-1 w H'(Y - H T)``: it minimises
@@ -142,6 +141,8 @@ def edit_operator(harmful: Tensor, clean: Tensor, matrix: Tensor, destination: T
         ``T``, shape ``(d, d)``.
     destination
         ``Y``, where harmful rows shall arrive, shape ``(h, d)`` or ``(d,)``.
+    strength
+        ``w``: a harmful row weighs as much as so many clean ones.
 
     Returns
     -------
@@ -155,12 +156,27 @@ def edit_operator(harmful: Tensor, clean: Tensor, matrix: Tensor, destination: T
     harmful, clean, matrix, destination = (t.double() for t in (harmful, clean, matrix, destination))
     kept = clean.T @ clean
     kept.diagonal().add_(_PRESERVE * kept.diagonal().mean())
-    system = kept + _REDIRECT * harmful.T @ harmful
-    change: Tensor = torch.linalg.solve(system, _REDIRECT * harmful.T @ (destination - harmful @ matrix))
+    system = kept + strength * harmful.T @ harmful
+    change: Tensor = torch.linalg.solve(system, strength * harmful.T @ (destination - harmful @ matrix))
     return matrix + change
 
 
 Judge = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def _order(
+    before: NDArray[np.bool_], after: NDArray[np.bool_], target: NDArray[np.bool_], chance: float
+) -> tuple[bool, bool, float]:
+    """What makes one edit better than another on validation samples; less is better.
+
+    First that it is forgotten, then that it is at chance at least, then least left and lost together. Few
+    samples are read with Agresti and Coull's margin: none of 100 right is not yet an accuracy below 1 %.
+    """
+    right = int(after[target].sum())
+    left = right / int(target.sum())
+    safe = (right + 2) / (int(target.sum()) + 4)
+    lost = float(before[~target].mean() - after[~target].mean())
+    return safe > _GONE, left > chance, left + max(lost, 0.0)
 
 
 @torch.no_grad()

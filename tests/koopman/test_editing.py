@@ -182,14 +182,14 @@ def test_edited_paths_have_values_between_points_where_a_root_exists(kae, paths)
     turn = np.linalg.qr(np.random.default_rng(5).standard_normal((8, 8)))[0]
     edited = kae.forget(paths, label=0)
     # A map near the identity has a root, a reflection has none.
-    near = EditedKoopman(kae, np.eye(8) + 0.1 * turn, 0.9, 1, edited.report)
+    near = EditedKoopman(kae, np.eye(8) + 0.1 * turn, 0.9, 10.0, 1, edited.report)
     assert near.root is not None
     assert np.allclose(near.root @ near.root, near.matrix)
     assert np.allclose(near.propagate(paths["a"], 2), near.predict(paths["a"]), atol=1e-5)
     half, whole = near.propagate(paths["a"], 0.5), near.propagate(paths["a"], "b")
     assert half.shape == whole.shape == (400, 4)
     assert "can be interpolated" in repr(near)
-    mirror = EditedKoopman(kae, np.diag([-1.0] + [1.0] * 7), 0.9, 1, edited.report)
+    mirror = EditedKoopman(kae, np.diag([-1.0] + [1.0] * 7), 0.9, 10.0, 1, edited.report)
     assert mirror.root is None
     assert "closed negative real axis" in repr(mirror)
     with pytest.raises(RepdynError, match="1 eigenvalues on the closed negative"):
@@ -213,7 +213,7 @@ def test_the_edit_runs_in_the_real_model(kae, paths) -> None:
 
 def test_drift_on_other_data_is_nought_for_no_edit_and_small_for_what_stays(kae, paths) -> None:
     edited = kae.forget(paths, label=0)
-    idle = EditedKoopman(kae, edited.original, 1.0, 0, edited.report)
+    idle = EditedKoopman(kae, edited.original, 1.0, 10.0, 0, edited.report)
     assert idle.drift(paths).value < 1e-6
     kept = paths.subset(np.flatnonzero(paths.labels != 0))
     gone = paths.subset(np.flatnonzero(paths.labels == 0))
