@@ -17,16 +17,7 @@ from repdyn.paths.arrays import parts_in_memory
 from repdyn.paths.checks import check_points
 from repdyn.paths.columns import Index, Rows, Tokens, compose
 from repdyn.paths.description import as_dict, one_screen
-from repdyn.paths.sampling import (
-    STRETCH,
-    Batch,
-    batch_indices,
-    chosen_indices,
-    read_ahead,
-    read_batches,
-    sample_indices,
-    split_indices,
-)
+from repdyn.paths.sampling import Batch, all_batches, chosen_indices, split_indices
 from repdyn.paths.saving import save_columns
 
 if TYPE_CHECKING:
@@ -116,10 +107,6 @@ class RepresentationPaths:
         masks
             For points with tokens, ``{point: (N, T)}``, true where a token is real; by default all are.
             Padding is not kept: real tokens are moved to the front.
-
-        Returns
-        -------
-        RepresentationPaths
 
         Raises
         ------
@@ -234,7 +221,7 @@ class RepresentationPaths:
         Returns
         -------
         tuple of RepresentationPaths
-            As many as there are fractions, each in the order of the whole.
+            One for each fraction, in the order of the whole.
         """
         parts = split_indices(len(self), fractions, self.labels if stratify else None, seed)
         return tuple(self.subset(part) for part in parts)
@@ -268,10 +255,7 @@ class RepresentationPaths:
         """
         names = self.points if points is None else check_points(points)
         columns = {name: self.column(name) for name in names}
-        if isinstance(self.path, str):
-            order = "blocks" if shuffle is True else shuffle
-            return read_ahead(columns, batch_indices(len(self), STRETCH, order, seed), batch_size)
-        return read_batches(columns, batch_indices(len(self), batch_size, shuffle, seed))
+        return all_batches(columns, len(self), batch_size, shuffle, seed, isinstance(self.path, str))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write these paths to a store that :func:`open_paths` opens; it appears whole or not at all.
@@ -279,7 +263,7 @@ class RepresentationPaths:
         Parameters
         ----------
         path
-            A folder; an earlier store of paths there is replaced, anything else is left alone.
+            A folder or URL; an earlier store of paths there is replaced, anything else is left alone.
 
         Raises
         ------
@@ -303,13 +287,9 @@ class RepresentationPaths:
         seed
             Of the samples that are drawn and of the projection.
         """
-        # Imported here: drawing is the only use of plotly and scikit-learn in this room.
-        from repdyn.paths.projection import project
-        from repdyn.views.path_flow import path_flow
+        from repdyn.paths.projection import picture  # loads plotly and scikit-learn
 
-        seen = self.subset(sample_indices(len(self), seed))
-        projected, explained = project(seen._columns, seed)
-        return path_flow(projected, seen.labels, list(seen.points), explained, total=len(self))
+        return picture(self, seed)
 
     def to_dict(self) -> dict[str, Any]:
         """What these paths hold, without the numbers, for ``--json``."""

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
 from repdyn.paths.columns import Rows, Tokens
+from repdyn.paths.sampling import sample_indices
 
-__all__ = ["project"]
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from repdyn.paths.paths import RepresentationPaths
+
+__all__ = ["picture", "project"]
+
+
+def picture(paths: RepresentationPaths, seed: int) -> go.Figure:
+    """Paths drawn in one plane; see :meth:`repdyn.RepresentationPaths.plot`."""
+    from repdyn.views.path_flow import path_flow
+
+    seen = paths.subset(sample_indices(len(paths), seed))
+    projected, explained = project({point: seen.column(point) for point in seen.points}, seed)
+    return path_flow(projected, seen.labels, list(seen.points), explained, total=len(paths))
 
 
 def project(

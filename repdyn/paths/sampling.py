@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "STRETCH",
     "Batch",
+    "all_batches",
     "batch_indices",
     "block_shuffle",
     "chosen_indices",
@@ -178,6 +179,21 @@ def batch_indices(size: int, batch_size: int, shuffle: bool | str, seed: int) ->
         raise RepdynError(f"shuffle: {shuffle!r} is no order; expected True, False or 'blocks'")
     for start in range(0, size, batch_size):
         yield order[start : start + batch_size]
+
+
+def all_batches(
+    columns: Mapping[str, Rows | Tokens],
+    size: int,
+    batch_size: int,
+    shuffle: bool | str,
+    seed: int,
+    remote: bool,
+) -> Iterator[Batch]:
+    """Mini-batches of columns; see :meth:`repdyn.RepresentationPaths.batches`."""
+    if remote:
+        order = "blocks" if shuffle is True else shuffle
+        return read_ahead(columns, batch_indices(size, STRETCH, order, seed), batch_size)
+    return read_batches(columns, batch_indices(size, batch_size, shuffle, seed))
 
 
 def read_batches(columns: Mapping[str, Rows | Tokens], orders: Iterator[Index]) -> Iterator[Batch]:

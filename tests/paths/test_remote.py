@@ -86,7 +86,7 @@ def test_reads_as_from_memory(known: RepresentationPaths, url: str) -> None:
 def test_batches_are_the_same_samples(
     known: RepresentationPaths, url: str, monkeypatch: pytest.MonkeyPatch, shuffle: Any, batch_size: int
 ) -> None:
-    monkeypatch.setattr("repdyn.paths.paths.STRETCH", 90)
+    monkeypatch.setattr(sampling, "STRETCH", 90)
     monkeypatch.setattr(sampling, "BLOCK_ROWS", 10)
     known.save(url)
     seen = []
