@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "repdyn.paths": ("RepresentationPaths", "open_paths"),
+    "repdyn.paths": ("RepresentationPaths", "merge_paths", "open_paths", "verify_paths"),
     "repdyn.tracing": ("TracedModel", "load", "trace", "wrap"),
     "repdyn.koopman": ("KoopmanAutoencoder", "controls"),
     "repdyn.fields": ("LatentField",),

@@ -180,7 +180,7 @@ def test_object_storage_holds_the_same(
     model: Any, texts: list[str], here: Path, bucket: str, tmp_path: Path
 ) -> None:
     url = f"{bucket}/runs/a.paths"
-    paths = trace(model, texts, labels=LABELS, batch_size=8, out=url, engine=RayEngine())
+    paths = trace(model, texts, labels=LABELS, batch_size=8, out=url, engine=RayEngine(workers=1))
     assert str(paths.path) == url
     local = open_paths(here)
     for point in local.points:
@@ -237,7 +237,7 @@ def test_the_verb(
     (tmp_path / "network_of_ones_own.py").write_text(NETWORK)
 
     def run(*options: str) -> tuple[int, str]:
-        words = ["repdyn", "trace", "module:network_of_ones_own.network", "digits", "--limit", "100"]
+        words = ["repdyn", "trace", "module:network_of_ones_own.network", "digits", "--limit", "60"]
         monkeypatch.setattr(sys, "argv", [*words, *options])
         with pytest.raises(SystemExit) as stopped:
             main()
@@ -245,7 +245,7 @@ def test_the_verb(
 
     status, told = run("--out", "there.paths", "--engine", "ray", "--json", "figures.json")
     assert status == 0, told
-    assert json.loads((tmp_path / "figures.json").read_text())["trace"]["size"] == 100
+    assert json.loads((tmp_path / "figures.json").read_text())["trace"]["size"] == 60
     assert run("--out", "here.paths")[0] == 0
     assert bits(tmp_path / "there.paths") == bits(tmp_path / "here.paths")
     status, told = run("--out", "c.paths", "--ray-address", "auto")
