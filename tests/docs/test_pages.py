@@ -1,0 +1,142 @@
+"""Every code block of the site runs, the site builds without a warning, and the API pages are complete."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def _load(name: str, path: Path):
+    """A module beside this one: with import-mode importlib the tests are no package."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+markdown_blocks = _load("markdown_blocks", Path(__file__).with_name("markdown_blocks.py"))
+blocks = markdown_blocks.blocks
+call = _load("docs_conftest", Path(__file__).with_name("conftest.py")).call
+
+# The tutorials' pages are made of scripts that tests/tutorials runs.
+PAGES = sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "tutorials")
+NAMES = [str(p.relative_to(DOCS)) for p in PAGES]
+PROSE = {"text", "math", "mermaid"}
+KNOWN = {"python", "bash", "toml", "json", *PROSE}
+STORES = re.compile(r"[\w-]+\.(?:paths|kae|topology|detector)\b")
+
+
+def needs_stores(page: Path) -> bool:
+    """Whether any block that is run reads or writes a store."""
+    return any(STORES.search(b.code) for b in blocks(page.read_text()) if not b.skip)
+
+
+def marked(page: Path):
+    slow = [pytest.mark.slow] if needs_stores(page) else []
+    return pytest.param(page, id=str(page.relative_to(DOCS)), marks=slow)
+
+
+@pytest.mark.parametrize("page", [marked(p) for p in PAGES])
+def test_every_block_of_a_page_runs_in_one_namespace(page, request, tmp_path, monkeypatch, capsys):
+    found = blocks(page.read_text())
+    assert {b.language for b in found} <= KNOWN, "a block needs a language that the tests know"
+    monkeypatch.chdir(tmp_path)
+    if needs_stores(page):
+        request.getfixturevalue("docstrings")
+        code = "\n".join(b.code for b in found)
+        made_here = set(re.findall(r"--out ([\w-]+\.(?:paths|kae|topology|detector))\b", code))
+        request.getfixturevalue("site")(made_here)
+    namespace: dict[str, object] = {"__name__": "page"}
+    for block in found:
+        if block.skip:
+            continue
+        if block.language == "python" and block.code.startswith("--8<--"):
+            included = ROOT / block.code.split('"')[1]  # a file of the repository, with tests of its own
+            compile(included.read_text(), str(included), "exec")
+        elif block.language == "python":
+            code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+            exec(code, namespace)  # our own page
+        elif block.language == "bash":
+            for line in block.code.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words:
+                    assert words[0] == "repdyn", f"{page.name}:{block.line}: only repdyn is run, mark others"
+                    status = call(*words[1:])
+                    assert status == block.status, capsys.readouterr().err
+        elif block.language == "toml":
+            tomllib.loads(block.code)
+
+
+def test_blocks_are_read_with_what_is_said_of_them():
+    page = "a\n<!-- test: skip, takes an hour -->\n```bash\nx\n```\n```python\ny\n```\n"
+    page += "<!-- test: status 2 -->\n```bash\nz\n```\n"
+    first, second, third = blocks(page)
+    assert (first.skip, second.skip, third.status) == ("takes an hour", "", 2)
+    assert (second.code, second.line) == ("y\n", 7)
+    with pytest.raises(ValueError, match="unreasoned"):
+        blocks("<!-- test: skip, slow -->\n```bash\nx\n```\n")
+
+
+ROOMS = ("paths", "tracing", "koopman", "fields", "ood", "topology", "translation")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for needed in ("material", "mkdocstrings", "mkdocs"):
+        pytest.importorskip(needed, reason="the site is built with the extra repdyn[docs]")
+    out = tmp_path_factory.mktemp("built")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_is_on_its_api_page(built, room):
+    page = (built / "api" / room / "index.html").read_text()
+    there = {anchor.rpartition(".")[2] for anchor in re.findall(r'id="(repdyn[\w.]+)"', page)}
+    names = importlib.import_module(f"repdyn.{room}").__all__
+    assert [name for name in names if name not in there and not name.isupper()] == []
+    assert not re.search(r":(?:class|func|math|meth):`", page)
+
+
+@pytest.mark.slow
+def test_the_site_has_every_page_and_its_pictures(built):
+    for page in ("index.html", "ideas/index.html", "guides/ood/index.html", "changelog/index.html"):
+        assert (built / page).is_file()
+    for page in built.rglob("*.html"):
+        for source in re.findall(r'<img[^>]+src="(?!https?:|data:)([^"]+)"', page.read_text()):
+            assert (page.parent / source).resolve().is_file(), f"{page}: {source}"
+    assert "0.1.0" in (built / "changelog" / "index.html").read_text()
+
+
+def test_every_image_says_what_it_shows():
+    for page in DOCS.rglob("*.md"):
+        for alt, source in re.findall(r"!\[(.*?)\]\((\S+?)\)", page.read_text()):
+            assert len(alt) > 10, f"{page}: {source} has no alternative text"
+
+
+def test_docstrings_become_markdown():
+    pytest.importorskip("griffe", reason="comes with repdyn[docs]")
+    theme = _load("docs_theme", DOCS / "theme" / "docstrings.py")
+    told = theme.to_markdown("See :func:`~repdyn.trace` of :math:`x_0`.\n\n.. math:: a\n    + b\n\nEnd.")
+    assert told == "See `trace` of \\(x_0\\).\n\n\\[\na\n+ b\n\\]\n\nEnd."
