@@ -33,4 +33,4 @@ def test_every_verb_of_the_table_exists():
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
 def test_every_linked_file_is_there(target):
-    assert (ROOT / target).is_file()
+    assert (ROOT / target).exists()
