@@ -63,8 +63,10 @@ def forget(
     mask
         Instead of a label: the samples to forget, boolean, shape ``(N,)``.
     redirect
-        Where targeted samples go: ``"mean"`` (the mean output of the others), ``"nearest"`` (the other
-        output nearest to each) or a label (its mean output).
+        Where targeted samples go: ``"mean"`` (the mean output of the others), ``"nearest"`` (of the others,
+        the class whose mean output is nearest to each; the nearest single output where the paths have no
+        labels, as published, which seldom forgets: such outputs lie next to the border) or a label (its mean
+        output).
     quantile
         Part of each targeted class, by distance from its medoid, that is redirected. By default the one
         that forgets at the least loss elsewhere; how much a redirected sample weighs is always chosen so.

@@ -105,7 +105,8 @@ def destination(
     Parameters
     ----------
     redirect
-        ``"mean"``, ``"nearest"`` or a label.
+        ``"mean"``, ``"nearest"`` (the mean output of the class that is nearest to each row; the nearest
+        single output where there are no labels) or a label.
     labels
         Labels of the paths, shape ``(N,)``, or ``None``.
 
@@ -129,7 +130,15 @@ def destination(
         if redirect == "mean":
             return outputs[clean].mean(dim=0)
         if redirect == "nearest":
-            candidates = outputs[clean]
+            # Single outputs lie next to the border that the edit is to carry rows away from, and no linear
+            # map sends neighbours apart; the middles of classes it can reach.
+            candidates = (
+                outputs[clean]
+                if labels is None
+                else torch.stack(
+                    [outputs[clean & (names == one)].mean(dim=0) for one in np.unique(names[clean])]
+                )
+            )
             return torch.cat(
                 [
                     candidates[torch.cdist(rows, candidates).argmin(dim=1)]

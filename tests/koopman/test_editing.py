@@ -59,7 +59,7 @@ def test_push_through_equals_the_published_form() -> None:
 
 
 @pytest.mark.parametrize("label", [0, 3])
-@pytest.mark.parametrize("redirect", ["mean", 1])
+@pytest.mark.parametrize("redirect", ["mean", "nearest", 1])
 def test_a_class_is_forgotten_and_the_others_stay(kae, paths, label, redirect) -> None:
     edited = kae.forget(paths, label=label, redirect=redirect)
     report = edited.report
