@@ -95,7 +95,12 @@ def _take_sorted(rows: Rows, index: Index) -> NDArray[Any]:
     """Read rows whose numbers ascend: each block is visited once, in the order of the disk."""
     found = np.empty((len(index), rows.width), rows.dtype)
     for number, part, place in _visits(rows, index):
-        found[place] = _take_block(rows.blocks[number], part, rows.low, rows.high)
+        block = rows.blocks[number]
+        if _whole(block, rows.low, rows.high) and block.dtype == found.dtype:
+            # Straight to where they go; "clip" because "raise" would buffer, and all numbers are in range.
+            np.take(block, part, axis=0, out=found[place], mode="clip")
+        else:
+            found[place] = _take_block(block, part, rows.low, rows.high)
     return found
 
 
@@ -111,6 +116,10 @@ def _visits(rows: Rows, index: Index) -> Iterator[tuple[int, Index, slice]]:
 
 def _take_block(block: NDArray[Any], index: Index, low: int, high: int) -> NDArray[Any]:
     # np.take is the faster of the two, but copies what is not contiguous as a whole first.
-    if high - low == block.shape[1] and block.flags.c_contiguous:
+    if _whole(block, low, high):
         return np.asarray(np.take(block, index, axis=0))
     return np.asarray(block[index, low:high])
+
+
+def _whole(block: NDArray[Any], low: int, high: int) -> bool:
+    return high - low == block.shape[1] and block.flags.c_contiguous

@@ -108,7 +108,10 @@ def cluster(bucket: str) -> Any:
             object_store_memory=100 * 2**20,
             logging_level=logging.ERROR,
         )
+    # The workers need not find this file: what is defined in it is sent to them as it is.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     ray.shutdown()
     torch.set_num_threads(threads)
 
@@ -180,7 +183,7 @@ def test_object_storage_holds_the_same(
     model: Any, texts: list[str], here: Path, bucket: str, tmp_path: Path
 ) -> None:
     url = f"{bucket}/runs/a.paths"
-    paths = trace(model, texts, labels=LABELS, batch_size=8, out=url, engine=RayEngine(workers=1))
+    paths = trace(model, texts, labels=LABELS, batch_size=8, out=url, engine=RayEngine())
     assert str(paths.path) == url
     local = open_paths(here)
     for point in local.points:
