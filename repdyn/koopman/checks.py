@@ -55,7 +55,7 @@ def check_settings(kae: KoopmanAutoencoder, plan: Plan, fabric: Any = None) -> N
 
 
 def check_long_enough(paths: RepresentationPaths) -> None:
-    """Refuse paths of one point, or of too few samples."""
+    """Refuse paths of one point, of too few samples, or of more points than samples."""
     if len(paths.points) < 2:
         raise RepdynError(
             f"the path has one point, {paths.points[0]!r}; a Koopman autoencoder needs at least two"
@@ -63,6 +63,11 @@ def check_long_enough(paths: RepresentationPaths) -> None:
     if len(paths) < _FEWEST:
         raise RepdynError(
             f"{len(paths)} samples are too few to fit and to validate; at least {_FEWEST} are needed"
+        )
+    if len(paths) < len(paths.points):
+        raise RepdynError(
+            f"the path has {len(paths.points)} points but only {len(paths)} samples; trace more samples, or "
+            "fewer points (each point is an array of samples by width)"
         )
 
 

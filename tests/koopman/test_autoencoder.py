@@ -157,6 +157,28 @@ def test_one_point_few_samples_and_constant_points_are_refused(train) -> None:
         KoopmanAutoencoder().fit(RepresentationPaths.from_arrays({"a": x[:, None], "b": x[:, None]}))
 
 
+def test_more_points_than_samples_and_values_that_are_not_finite_are_refused() -> None:
+    x = np.random.default_rng(0).standard_normal((12, 3))
+    with pytest.raises(RepdynError, match="13 points but only 12 samples"):
+        KoopmanAutoencoder().fit(RepresentationPaths.from_arrays({f"p{n}": x + n for n in range(13)}))
+    KoopmanAutoencoder(2, ()).fit(
+        RepresentationPaths.from_arrays({f"p{n}": x + n for n in range(12)}), epochs=1
+    )
+    for wrong in (np.nan, np.inf):
+        y = x.copy()
+        y[7, 1] = wrong
+        with pytest.raises(RepdynError, match="point 'b', sample '7'"):
+            KoopmanAutoencoder().fit(RepresentationPaths.from_arrays({"a": x, "b": y, "c": x}))
+
+
+def test_a_path_of_constants_is_refused_wherever_it_stands() -> None:
+    x = np.random.default_rng(0).standard_normal((30, 3))
+    same = np.full((30, 3), 4.0)
+    for points in ({"a": same, "b": x}, {"a": x, "b": same, "c": x}, {"a": same, "b": same}):
+        with pytest.raises(RepdynError, match="is constant over the 30 samples"):
+            KoopmanAutoencoder().fit(RepresentationPaths.from_arrays(points))
+
+
 def test_use_before_fit_and_wrong_places(kae, test) -> None:
     with pytest.raises(RepdynError, match="not fitted"):
         KoopmanAutoencoder().encode(test["layer0"], "layer0")
