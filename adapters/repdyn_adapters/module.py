@@ -51,15 +51,21 @@ class ModuleAdapter:
             raise RepdynError(f"model 'module:{name}': expected module:PACKAGE.ATTRIBUTE")
         try:
             home = importlib.import_module(path)
-        except ImportError as error:
-            raise RepdynError(f"model 'module:{name}': cannot import {path!r} ({error})") from None
+        except Exception as error:  # a module may raise anything while it is imported
+            raise RepdynError(f"model 'module:{name}': cannot import {path!r} ({_told(error)})") from error
         if not hasattr(home, attribute):
             raise RepdynError(
                 f"model 'module:{name}': {path} has no {attribute!r}; {nearest_names(attribute, dir(home))}"
             )
         found = getattr(home, attribute)
         if not isinstance(found, (nn.Module, TracedModel)) and callable(found):
-            found = found()
+            try:
+                found = found()
+            except (Exception, SystemExit) as error:
+                raise RepdynError(
+                    f"model 'module:{name}': calling it failed ({_told(error)}); expected a torch.nn.Module "
+                    "or a function without arguments that returns one"
+                ) from error
         if isinstance(found, TracedModel):
             return found
         if not isinstance(found, nn.Module):
@@ -118,6 +124,10 @@ def stack(samples: Sequence[Any]) -> Tensor:
             f"inputs: samples of different shapes cannot be stacked ({error}); pass prepare="
         ) from None
     return batch.float() if batch.dtype == torch.float64 else batch
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _tensor(sample: Any) -> Tensor:

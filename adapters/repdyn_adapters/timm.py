@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class TimmAdapter:
             near = nearest_names(architecture.partition(".")[0], timm.list_models())
             raise RepdynError(f"model 'timm:{name}': timm has no {architecture!r}; {near}")
         if at:
-            module = _with_checkpoint(timm, architecture, Path(checkpoint).expanduser())
+            module = _with_checkpoint(timm, architecture, Path(os.path.expanduser(checkpoint)))
         else:
             try:
                 module = timm.create_model(architecture, pretrained=True)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from repdyn.cli.options import Json
 
+if TYPE_CHECKING:
+    from repdyn.tracing import TracedModel
+
 __all__ = ["points"]
+
+EXAMPLE_POSITIONS = 8
+"""Shapes are those of one sample; of a text, one with so many tokens."""
 
 
 def points(
@@ -17,7 +23,7 @@ def points(
     ],
     json: Json = None,
 ) -> None:
-    """List the points of a model; those that are read by default are marked.
+    """Show a model's points as a tree, with shapes, and what each choice would read.
 
     Example: repdyn points timm:resnet18
     """
@@ -26,7 +32,75 @@ def points(
 
     traced = repdyn.load(model)
     chosen = set(traced.default_points)
-    for name in traced.points:
-        say(f"{'*' if name in chosen else ' '} {name}")
-    say(f"{len(traced.points)} points, * the {len(chosen)} read by default")
-    write_json(json, {"points": list(traced.points), "default": list(traced.default_points)})
+    shapes = _shapes(traced)
+    modules = dict(traced.module.named_modules(remove_duplicate=False))
+    rows = []
+    for name, point in traced.points.items():
+        indent = "  " * name.count(".")
+        kind = type(modules[point.module]).__name__
+        rows.append((f"{'*' if name in chosen else ' '} {indent}{name}", kind, _described(shapes.get(name))))
+    wide, kinds = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
+    for name, kind, shape in rows:
+        say(f"{name.ljust(wide)}  {kind.ljust(kinds)}  {shape}".rstrip())
+    choices = {"blocks": traced.default_points, **traced.choices, "all": tuple(traced.points)}
+    say(f"{len(traced.points)} points, * those read by default")
+    for choice, names in choices.items():
+        shown = ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])
+        say(f"--point {choice}: {len(names)} ({shown})")
+    if not shapes:
+        say("no shapes: only the user knows what this model's inputs look like")
+    write_json(
+        json,
+        {
+            "points": list(traced.points),
+            "default": list(traced.default_points),
+            "choices": {choice: list(names) for choice, names in choices.items()},
+            "shapes": {name: [list(shape) for shape in found] for name, found in shapes.items()},
+        },
+    )
+
+
+def _shapes(traced: TracedModel) -> dict[str, list[tuple[int, ...]]]:
+    """For each point the shape of every call, in a pass over one sample without content."""
+    from collections.abc import Mapping
+    from contextlib import suppress
+
+    from repdyn.errors import RepdynError
+    from repdyn.tracing.hooks import left_as_found, unwrap
+
+    if traced.blank is None:
+        return {}
+    found: dict[str, list[tuple[int, ...]]] = {}
+
+    def note(name: str, value: Any) -> None:
+        with suppress(RepdynError):  # a module that gives no tensor has no shape
+            found.setdefault(name, []).append(tuple(unwrap(value).shape))
+
+    inputs = traced.prepare([traced.blank(EXAMPLE_POSITIONS)])
+    modules = dict(traced.module.named_modules(remove_duplicate=False))
+    handles = []
+    try:
+        for name, point in traced.points.items():
+            place = modules[point.module]
+            if point.reads == "input":
+                handles.append(
+                    place.register_forward_pre_hook(
+                        lambda _, args, kwargs, name=name: note(name, [*args, *kwargs.values()]),
+                        with_kwargs=True,
+                    )
+                )
+            else:
+                handles.append(place.register_forward_hook(lambda _, __, out, name=name: note(name, out)))
+        with left_as_found(traced.module):
+            traced.module(**inputs) if isinstance(inputs, Mapping) else traced.module(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _described(shapes: list[tuple[int, ...]] | None) -> str:
+    if not shapes:
+        return "not called" if shapes is None else ""
+    text = " x ".join(map(str, shapes[0]))
+    return text if len(shapes) == 1 else f"{text}, called {len(shapes)} times: #0 … #{len(shapes) - 1}"
