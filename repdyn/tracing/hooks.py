@@ -163,6 +163,8 @@ def unwrap(value: object, name: str = "the module") -> Tensor:
         If there is no tensor in it.
     """
     if isinstance(value, Tensor):
+        if value.is_nested:
+            raise RepdynError(f"{name}: gives a nested tensor; read a module that gives a padded tensor")
         return value
     if isinstance(value, nn.utils.rnn.PackedSequence):
         raise RepdynError(f"{name}: gives a packed sequence; read a module that gives a padded tensor")
