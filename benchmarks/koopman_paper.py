@@ -74,7 +74,7 @@ class Study:
 
 def yin_yang_study(published: bool) -> Study:
     """Yin-Yang: 3 classes in the plane."""
-    points, steps = (5000, 20_000) if published else (100_000, 12_000)
+    points = 5000 if published else 100_000
 
     def draw(seeds: int) -> Draw:
         sets = [yin_yang(points, seed) for seed in range(seeds)]
@@ -96,7 +96,9 @@ def yin_yang_study(published: bool) -> Study:
     return Study(
         "Yin-Yang",
         ("yin", "yang", "dots"),
-        Recipe(2, 10, 5, 3, steps, 512, *((1e-2, 5e-4) if published else (2e-1, 1e-5)), 0.2),
+        Recipe(2, 10, 5, 3, 20_000, 512, 1e-2, 5e-4, 0.2)
+        if published
+        else Recipe(2, 10, 5, 3, 12_000, 512, 2e-1, 1e-5, 0.2, last_steps=2000),
         theirs if published else ours,
         {"epochs": 1000, "batch_size": 1024, "learning_rate": 1e-2, "patience": 1000}
         if published
