@@ -130,6 +130,7 @@ def prepare_texts(
 
 
 def prepare_pictures(source: str) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], str]:
+    """How pictures become model inputs, by the processor beside the weights if any, and what to say of it."""
     from transformers import AutoImageProcessor
 
     processor: Any = None
