@@ -79,7 +79,7 @@ def trace(
         Samples in one forward pass; of texts shorter than 64 tokens, as many more as make up for it.
     dtype
         What values are kept in: ``"float32"``, ``"float16"``, ``"float64"`` or ``"bfloat16"``, which NumPy
-        has no type for: a store keeps its two bytes, and what is read is float32.
+        has no type for: values are rounded to it and kept as float32.
     device
         Where the model runs; default where it is.
     resume
@@ -206,7 +206,7 @@ def _start(
         widths=passes.widths,
         size=len(samples),
         meta=meta,
-        dtype=passes.dtype.name,
+        dtype="float32" if passes.dtype == ml_dtypes.bfloat16 else passes.dtype.name,
         logits_width=passes.logits_width,
         resume=resume,
         tokens=passes.token_points,
@@ -263,5 +263,6 @@ def _describe(passes: Passes, samples: Samples) -> dict[str, Any]:
         "preprocessing": model.preprocessing,
         "data": samples.digest(),
         "versions": versions,
+        **({"rounded_to": "bfloat16"} if passes.dtype == ml_dtypes.bfloat16 else {}),
         **({} if passes.compute is None else {"compute_dtype": str(passes.compute).removeprefix("torch.")}),
     }

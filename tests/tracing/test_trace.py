@@ -136,6 +136,14 @@ def test_stored_and_computed_in_types_chosen_apart(kept, computed):
     assert paths.meta.get("compute_dtype") == computed
 
 
+def test_bfloat16_on_disk_is_what_it_is_in_memory(tmp_path):
+    memory = repdyn.trace(mlp(), X, dtype="bfloat16")
+    disk = repdyn.trace(mlp(), X, dtype="bfloat16", out=tmp_path / "a.paths")
+    for name in memory.points:
+        np.testing.assert_array_equal(np.asarray(disk[name]), np.asarray(memory[name]))
+    assert disk.meta["rounded_to"] == "bfloat16"
+
+
 def test_a_model_in_half_precision_runs_in_it():
     half = mlp().bfloat16()
     paths = repdyn.trace(half, X)
