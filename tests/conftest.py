@@ -18,3 +18,8 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}; set REPDYN_DATA")
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--run-tutorials``: also those that take a minute or more."""
+    parser.addoption("--run-tutorials", action="store_true", help="run every tutorial")

@@ -121,3 +121,15 @@ def flat_decode(z):
 flat = repdyn.LatentField.from_autoencoder(flat_encode, flat_decode)
 memory = memorization(flat, seen.flatten(1), unseen.flatten(1), max_starts=200, max_steps=2000, seed=0)
 print(memory)
+
+# %% [markdown]
+# ## What was not found
+# A high cosine is not a memory. Digits are near each other, so compare the first line with the *null*
+# below it: unless its interval lies above the null's, the verdict is not "found", and no training
+# picture was recovered here, whatever the decoded attractor looks like. Sixty thousand digits do not
+# fit into ten numbers; the networks for which memories were reported were trained on a few dozen
+# pictures.
+#
+# Starts with the status "slow point" or "budget spent" are not counted as attractors: they may be on
+# their way. And the picture is a projection of ten dimensions, whose share it states, so it draws no
+# arrows: what seems to cross there does not meet.

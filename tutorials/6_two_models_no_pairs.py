@@ -89,3 +89,14 @@ shapeless = repdyn.RepresentationPaths.from_arrays(
 )
 nothing = repdyn.translate(a, shapeless, seed=0)
 print(nothing)
+
+# %% [markdown]
+# ## What was not found
+# Where the shapeless control says "not found", the first verdict is worth something; were it "found"
+# too, nothing would be.
+#
+# Look at the identity's row before concluding much. It needs no map at all, and it is high because both
+# encoders descend from one checkpoint. `translate` never uses it, but that kinship makes their shapes
+# agree, and so is part of why a match exists. That unrelated models can be translated in this way is
+# *not* shown here. The gap between the translation's row and the paired one is what the missing pairs
+# cost.

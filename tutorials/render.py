@@ -63,9 +63,7 @@ def run(script: Path) -> Iterator[tuple[Cell, str, Any]]:
                 kept = ast.Assign([ast.Name(_SHOWN, ast.Store())], shown.value)
                 tree.body[-1] = ast.copy_location(kept, shown)
             with contextlib.redirect_stdout(printed):
-                exec(
-                    compile(ast.fix_missing_locations(tree), str(script), "exec"), namespace
-                )  # ours
+                exec(compile(ast.fix_missing_locations(tree), str(script), "exec"), namespace)  # ours
             value = namespace.pop(_SHOWN, None)
         yield cell, printed.getvalue(), value
 
