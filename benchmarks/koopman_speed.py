@@ -40,7 +40,7 @@ def yin_yang_paths() -> RepresentationPaths:
 def mnist_paths() -> RepresentationPaths:
     recipe = Recipe(784, 784, 4, 10, 1, 256, 1e-2, 0.0, 0.2)
     images, labels = mnist("train")
-    few = slice(0, 10_000)  # an epoch's time is proportional to its samples
+    few = slice(0, 3000)  # an epoch's time is proportional to its samples
     return paths_of(ResidualNetworks(1, recipe).eval(), 0, pixels(images[few]).numpy(), labels[few])
 
 

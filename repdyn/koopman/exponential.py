@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["exponential", "piecewise_propagator", "propagator"]
+__all__ = ["exponential", "full_precision", "piecewise_propagator", "propagator"]
 
 _REACH = 0.5  # norm up to which polynomial and gradient are exact to float32 rounding
 _ROOT = math.sqrt(177.0)
@@ -57,7 +59,7 @@ def exponential(matrix: Tensor) -> Tensor:
     norm = float(matrix.detach().abs().sum(dim=-2).amax())
     squarings = max(0, math.ceil(math.log2(norm / _REACH))) if math.isfinite(norm) and norm > 0 else 0
     # Repeated squaring amplifies rounding: these products stay in float32 where others are rounded further.
-    with torch.autocast(matrix.device.type, enabled=False):
+    with full_precision(matrix.device):
         a = matrix * 0.5**squarings
         a2 = a @ a
         a4 = a2 @ (_A[0] * a + _A[1] * a2)
@@ -67,6 +69,14 @@ def exponential(matrix: Tensor) -> Tensor:
         for _ in range(squarings):
             found = found @ found
     return found
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which products are not rounded to half precision, where they would be."""
+    # Entering an autocast context takes as long as a small product: only where there is need.
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def propagator(generator: Tensor, time: Tensor | float) -> Tensor:

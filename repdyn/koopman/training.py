@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from repdyn.errors import RepdynError
 from repdyn.koopman import losses
 from repdyn.koopman.checkpoints import fingerprint, read_checkpoint, write_checkpoint
+from repdyn.koopman.exponential import full_precision
 from repdyn.koopman.flat import FlatParameters
 from repdyn.koopman.networks import Lift
 from repdyn.koopman.operators import LeastSquares, Operator
@@ -215,7 +216,7 @@ class _Run:
 
     def _propagators(self) -> Tensor:
         """``K`` from the first point to each depth that supervises, shape ``(depths, d, d)``."""
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device):
             reached, found = None, []
             for step in self.operator.steps():
                 reached = step if reached is None else reached @ step
