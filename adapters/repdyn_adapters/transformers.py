@@ -53,11 +53,19 @@ class TransformersAdapter:
 
     scheme = "hf"
 
-    def load(self, name: str) -> TracedModel:
+    def load(self, name: str, **options: Any) -> TracedModel:
         """Load a pretrained model with its tokenizer or image processor, in float32.
 
         The model class is the one its configuration names where that is a classifier or a causal
-        language model, the bare model else.
+        language model, the bare model else. A name that ends in ``.gguf`` is a file in that format.
+
+        Parameters
+        ----------
+        name
+            On the hub, or a folder, or a GGUF file.
+        options
+            Further arguments of ``from_pretrained``: ``dtype``, ``device_map="auto"`` for a model larger
+            than memory (needs accelerate), ``quantization_config``, …
 
         Raises
         ------
@@ -67,17 +75,19 @@ class TransformersAdapter:
         import transformers
 
         name, tower = (name, "") if Path(name).exists() else (name.partition("#")[0], name.partition("#")[2])
+        folder, file = (
+            (str(Path(name).parent), {"gguf_file": Path(name).name}) if name.endswith(".gguf") else (name, {})
+        )
+        given: dict[str, Any] = {"dtype": torch.float32, **file, **options, "trust_remote_code": False}
         config = _or_error(
-            name, lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+            name, lambda: transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **file)
         )
         with torch.random.fork_rng(), quietly():
             # Weights that the checkpoint lacks (an unused pooler) are drawn at random: always the same.
             torch.manual_seed(0)
             module = _or_error(
                 name,
-                lambda: _model_class(transformers, config).from_pretrained(
-                    name, trust_remote_code=False, dtype=torch.float32
-                ),
+                lambda: _model_class(transformers, config).from_pretrained(folder, **given),
             )
         return self.wrap(module, f"{name}#{tower}" if tower else name)
 
@@ -223,7 +233,9 @@ def _blank(runs: Any, kind: str) -> Callable[[int], Tensor] | None:
 def _call(head: nn.Module) -> Callable[[Tensor], Tensor]:
     def apply(x: Tensor) -> Tensor:
         weight = next(head.parameters())
-        result: Tensor = head(x.to(weight.device, weight.dtype))
+        # A weight that accelerate keeps elsewhere is put where the head runs, and so is its input.
+        away = weight.device.type == "meta"
+        result: Tensor = head(x.to(weight.dtype) if away else x.to(weight.device, weight.dtype))
         return result
 
     return apply

@@ -59,7 +59,9 @@ def prepare_texts(
     tokenizer: Any = None
     if source:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            file = {"gguf_file": Path(source).name} if source.endswith(".gguf") else {}
+            folder = str(Path(source).parent) if file else source
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **file)
         except (OSError, ValueError, KeyError):
             tokenizer = None
     config = model.config

@@ -77,9 +77,19 @@ class TracedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's first weight lives; the CPU for a model without weights."""
+        """Where the model's first weight lives; the CPU for a model without weights.
+
+        Where accelerate keeps weights elsewhere until they are needed (a device map), the device on which
+        it runs the model's first part.
+        """
         for tensor in [*self.module.parameters(), *self.module.buffers()]:
-            return tensor.device
+            if tensor.device.type != "meta":
+                return tensor.device
+            break
+        for part in self.module.modules():
+            placed = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+            if placed is not None:
+                return torch.device(placed)
         return torch.device("cpu")
 
     def find_points(self, points: str | Sequence[str] | None = None) -> tuple[str, ...]:
@@ -229,6 +239,8 @@ def digest(module: nn.Module) -> str:
     for name, tensor in sorted(module.state_dict().items()):
         if not isinstance(tensor, Tensor):
             continue
+        if tensor.device.type == "meta":
+            tensor = _offloaded(module, name)
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         total.update(flat.view(torch.uint8).numpy().data)
@@ -239,6 +251,18 @@ def _interventions() -> Any:
     from repdyn.tracing.registry import interventions
 
     return interventions()
+
+
+def _offloaded(module: nn.Module, name: str) -> Tensor:
+    """A weight that accelerate keeps in memory or on disk and puts in place while its module runs."""
+    part, _, own = name.rpartition(".")
+    kept = getattr(getattr(module.get_submodule(part), "_hf_hook", None), "weights_map", None)
+    if kept is None:
+        raise RepdynError(
+            f"model: its weight {name!r} is on the meta device, and nothing says where it is kept"
+        )
+    found: Tensor = kept[own]
+    return found
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -35,7 +35,7 @@ class Adapter(Protocol):
 
     scheme: str
 
-    def load(self, name: str) -> TracedModel:
+    def load(self, name: str, **options: Any) -> TracedModel:
         """Load what stands after ``scheme:``."""
 
     def recognises(self, module: nn.Module) -> bool:
@@ -45,7 +45,7 @@ class Adapter(Protocol):
         """Make a module that was recognised traceable."""
 
 
-def load(spec: str) -> TracedModel:
+def load(spec: str, **options: Any) -> TracedModel:
     """Load a model by name.
 
     Parameters
@@ -53,6 +53,9 @@ def load(spec: str) -> TracedModel:
     spec
         ``timm:NAME[@CHECKPOINT]``, ``hf:NAME_OR_DIR``, ``module:package.attr``, ``packaged:NAME``, or
         the scheme of any other installed adapter.
+    options
+        What else that adapter's ``load`` takes; ``hf`` passes them on to ``from_pretrained``
+        (``device_map="auto"``, ``dtype``, ``quantization_config``).
 
     Returns
     -------
@@ -75,7 +78,12 @@ def load(spec: str) -> TracedModel:
             + nearest_names(scheme, known, 1)
         )
     adapter: Adapter = known[scheme].load()()
-    return adapter.load(name)
+    try:
+        return adapter.load(name, **options)
+    except TypeError:
+        if not options or scheme == "hf":
+            raise
+        raise RepdynError(f"model {spec!r}: {scheme} takes no {', '.join(options)}") from None
 
 
 def wrap(
