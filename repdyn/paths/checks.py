@@ -12,7 +12,7 @@ from repdyn.errors import RepdynError
 
 __all__ = ["check_finite", "check_ids", "check_labels", "check_logits", "check_points", "storage_dtype"]
 
-STORAGE_DTYPES = ("float16", "float32", "float64")
+STORAGE_DTYPES = ("float16", "bfloat16", "float32", "float64")
 # Rows looked at together: keeps the boolean scratch array of a large point small.
 _ROWS_AT_ONCE = 16_384
 

@@ -48,7 +48,8 @@ def gather(columns: Mapping[str, Rows | Tokens], index: Index) -> dict[str, NDAr
 def take_rows(rows: Rows, index: Index) -> NDArray[Any]:
     """Read rows of the whole by number, into new memory."""
     if isinstance(rows.blocks, Fetching):
-        return fetch_rows(rows.blocks, rows.block_rows, index)[:, rows.low : rows.high]
+        fetched = fetch_rows(rows.blocks, rows.block_rows, index)[:, rows.low : rows.high]
+        return fetched.astype(rows.dtype, copy=False)
     if is_run(index):
         # Slices, no index arrays.
         found = np.empty((len(index), rows.width), rows.dtype)
@@ -57,7 +58,7 @@ def take_rows(rows: Rows, index: Index) -> NDArray[Any]:
             found[place] = rows.blocks[number][first : first + len(part), rows.low : rows.high]
         return found
     if len(rows.blocks) == 1:
-        return _take_block(rows.blocks[0], index, rows.low, rows.high)
+        return _take_block(rows.blocks[0], index, rows.low, rows.high).astype(rows.dtype, copy=False)
     order = np.argsort(index, kind="stable")
     found = np.empty((len(index), rows.width), rows.dtype)
     found[order] = _take_sorted(rows, index[order])
@@ -78,7 +79,7 @@ def _take_packed(columns: Mapping[str, Rows], index: Index) -> dict[str, NDArray
     span = replace(first, low=low, high=high)
     whole = compose(first.index, index)
     if isinstance(first.blocks, Fetching):
-        packed = fetch_rows(first.blocks, first.block_rows, whole)
+        packed = fetch_rows(first.blocks, first.block_rows, whole).astype(first.dtype, copy=False)
         return {name: packed[:, column.low : column.high] for name, column in columns.items()}
     # Reading the whole span at once is the faster way unless most of it would be thrown away, or slices do.
     apart = len(columns) == 1 or 2 * sum(c.width for c in columns.values()) < high - low

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import ml_dtypes  # with it NumPy knows the name "bfloat16"
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,7 +62,7 @@ class Layout:
     chunk_rows
         Samples in a chunk (the last may hold fewer).
     dtype
-        Of the representations.
+        That the representations are kept in.
     logits_width
         Number of logits C, ``None`` without.
     meta
@@ -79,6 +80,12 @@ class Layout:
     logits_width: int | None
     meta: dict[str, Any] = field(default_factory=dict)
     complete: bool = False
+
+    @property
+    def shown_dtype(self) -> np.dtype[Any]:
+        """What readers give: bfloat16, which NumPy cannot compute with, widened without loss to float32."""
+        kept = np.dtype(self.dtype)
+        return np.dtype(np.float32) if kept == ml_dtypes.bfloat16 else kept
 
     @property
     def chunks(self) -> int:

@@ -59,7 +59,7 @@ def open_paths(path: str | os.PathLike[str]) -> RepresentationPaths:
         _check_chunks(place, layout, labels)
     lengths = _read_lengths(place, layout)
     columns: dict[str, Rows | Tokens] = {}
-    dtype = np.dtype(layout.dtype)
+    dtype, shown = np.dtype(layout.dtype), layout.shown_dtype
     whole = [layout.chunk_rows] * layout.chunks
     packed = _chunks(place, "paths/c/{}/0", whole, layout.row_width, dtype)
     offsets = layout.offsets
@@ -67,13 +67,13 @@ def open_paths(path: str | os.PathLike[str]) -> RepresentationPaths:
         width = layout.widths[point]
         if point in offsets:
             low = offsets[point]
-            columns[point] = Rows(packed, layout.chunk_rows, layout.size, low, low + width, dtype)
+            columns[point] = Rows(packed, layout.chunk_rows, layout.size, low, low + width, shown)
         else:
             number = layout.tokens.index(point)
             own = np.ascontiguousarray(lengths[:, number])
             counts = [int(own[r.start : r.stop].sum()) for r in map(layout.rows, range(layout.chunks))]
             files = _chunks(place, f"tokens/{number}/{{}}/c/0/0", counts, width, dtype)
-            columns[point] = Tokens(files, layout.chunk_rows, own, width, dtype)
+            columns[point] = Tokens(files, layout.chunk_rows, own, width, shown)
     logits = None
     if layout.logits_width is not None:
         wide, kind = layout.logits_width, np.dtype(np.float32)

@@ -26,8 +26,11 @@ __all__ = [
 
 
 def array_metadata(shape: Sequence[int], chunks: Sequence[int], dtype: str) -> dict[str, Any]:
-    """``zarr.json`` of an array: uncompressed, little-endian, C order; ``dtype`` may be ``"string"``."""
-    text = dtype == "string"
+    """``zarr.json`` of an array: uncompressed, little-endian, C order; ``dtype`` may be ``"string"``.
+
+    Zarr has no bfloat16: such an array is one of 16-bit integers that are its bits, and says so.
+    """
+    text, bits = dtype == "string", dtype == "bfloat16"
     codec: dict[str, Any] = (
         {"name": "vlen-utf8", "configuration": {}}
         if text
@@ -37,12 +40,12 @@ def array_metadata(shape: Sequence[int], chunks: Sequence[int], dtype: str) -> d
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(shape),
-        "data_type": dtype,
+        "data_type": "uint16" if bits else dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": "" if text else 0 if dtype.startswith("int") else 0.0,
+        "fill_value": "" if text else 0 if bits or dtype.startswith("int") else 0.0,
         "codecs": [codec],
-        "attributes": {},
+        "attributes": {"bits_of": dtype} if bits else {},
         "storage_transformers": [],
     }
 

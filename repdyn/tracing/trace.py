@@ -206,7 +206,7 @@ def _start(
         widths=passes.widths,
         size=len(samples),
         meta=meta,
-        dtype="float32" if passes.dtype == ml_dtypes.bfloat16 else passes.dtype.name,
+        dtype=passes.dtype.name,
         logits_width=passes.logits_width,
         resume=resume,
         tokens=passes.token_points,
