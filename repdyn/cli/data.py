@@ -218,6 +218,8 @@ def _npz(address: str) -> Data:
             f"{path}: {columns[0]!r} has shape {loaded[0].shape} and dtype {loaded[0].dtype}; "
             "expected numbers or texts, samples first"
         )
+    if len(loaded) == 2 and loaded[1].ndim != 1:
+        raise RepdynError(f"{path}: {columns[1]!r} has shape {loaded[1].shape}; expected a label per sample")
     inputs = loaded[0].tolist() if loaded[0].dtype.kind == "U" else loaded[0]
     return Data(inputs, loaded[1] if len(loaded) == 2 else None)
 

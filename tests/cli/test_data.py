@@ -1,17 +1,27 @@
 from __future__ import annotations
 
 import gzip
+import io
+import json
+import shutil
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hypothesis_numpy
 from PIL import Image, ImageCms
 
+import repdyn
+from repdyn.cli.app import app
+from repdyn.cli.console import run
 from repdyn.cli.data import read_data
 from repdyn.errors import RepdynError
+from repdyn.paths import open_paths
 
 
 def test_csv_text_and_label_gzipped_or_not(tmp_path):
@@ -240,3 +250,146 @@ def test_whatever_is_typed_the_failure_is_ours(specification):
         read_data("npz:" + specification)
     with pytest.raises(RepdynError):
         read_data("?" + specification)
+
+
+def network():
+    """Takes digits and what has their size."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+
+def run_trace(specification, folder, model="network", **options):
+    """Run the program in this process: status, and what it printed to stderr."""
+    typed = [f"module:fuzzed_models.{model}", specification, f"--out={folder / 'a.paths'}", "--no-resume"]
+    for name, value in options.items():
+        typed += [f"--{name.replace('_', '-')}"] * (value is True)
+        typed += [f"--{name}={value}"] * (not isinstance(value, bool))
+    errors = io.StringIO()
+    with redirect_stdout(io.StringIO()), redirect_stderr(errors):
+        status = run(lambda: app(args=["trace", *typed[2:], "--", *typed[:2]]))
+    return status, errors.getvalue()
+
+
+def assert_one_line(status, errors, specification):
+    assert status in (0, 2), (specification, errors)
+    if status == 2:
+        assert errors.startswith("repdyn: error: "), (specification, errors)
+        assert errors.count("\n") == 1, (specification, errors)
+
+
+ADDRESSES = st.one_of(
+    st.text(max_size=40),
+    st.text(alphabet="#,/.:~*%\\\0 é\n", max_size=20),
+    st.sampled_from(["", "#", "#,", "x#a,b,c", "/", "/dev/null#X", ".#X", "/etc#X", "a" * 5000 + "#X"]),
+)
+TABLES = st.lists(
+    st.lists(st.text(alphabet='ab,"\n\0é', max_size=5), min_size=1, max_size=4).map(",".join), max_size=6
+).map("\n".join)
+ARRAYS = hypothesis_numpy.arrays(
+    st.sampled_from(["f4", "f8", "i8", "u1", "?", "c8", "U2", "S2", "M8[s]"]),
+    hypothesis_numpy.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=9),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models():
+    """What the command line finds as ``module:fuzzed_models.…``."""
+    sys.modules["fuzzed_models"] = SimpleNamespace(network=network, of_pictures=of_pictures)
+    yield
+    del sys.modules["fuzzed_models"]
+
+
+@given(st.sampled_from(["images", "npz", "csv", "hf", "digits", "docstrings", "", "nope"]), ADDRESSES)
+@settings(max_examples=50, deadline=None)
+def test_any_specification_fails_in_one_line(folder, kind, address):
+    if kind == "docstrings" and not address:
+        return  # reads all installed packages
+    specification = f"{kind}:{address}"
+    if address.startswith("/") and kind == "images":
+        return  # a real folder, with who knows how many pictures
+    status, errors = run_trace(specification, folder)
+    assert_one_line(status, errors, specification)
+    assert status == 2 or specification == "digits:"
+
+
+@given(st.sampled_from(["x.csv", "x.csv.gz", "x.npz"]), st.binary(max_size=300), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_files_of_any_bytes_fail_in_one_line(folder, name, content, whole):
+    if name.endswith("gz") and whole:
+        content = gzip.compress(content)
+    if name.endswith("npz") and whole:
+        np.savez(folder / "good.npz", X=np.arange(640, dtype="f4").reshape(10, 64))
+        good = bytearray((folder / "good.npz").read_bytes())
+        for place, byte in enumerate(content[:20]):
+            good[(place * 7919 + byte * 31) % len(good)] = byte
+        content = bytes(good)
+    (folder / name).write_bytes(content)
+    specification = f"{name.split('.')[1]}:{folder / name}#X"
+    assert_one_line(*run_trace(specification, folder), specification)
+
+
+@given(TABLES, st.sampled_from(["a", "b", "a,b", '"']), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_tables_of_any_shape_fail_in_one_line(folder, table, columns, skip):
+    (folder / "t.csv").write_text(table, encoding="utf-8", newline="")
+    specification = f"csv:{folder / 't.csv'}#{columns}"
+    assert_one_line(*run_trace(specification, folder, skip_bad=skip), specification)
+
+
+@given(ARRAYS, ARRAYS)
+@settings(max_examples=30, deadline=None)
+def test_arrays_of_any_type_and_shape_fail_in_one_line(folder, x, y):
+    np.savez(folder / "a.npz", X=x, Y=y)
+    specification = f"npz:{folder / 'a.npz'}#X,Y"
+    assert_one_line(*run_trace(specification, folder), specification)
+
+
+@given(
+    st.sampled_from(["png", "jpg", "gif", "bmp", "tif", "webp"]),
+    st.integers(0, 400),
+    st.binary(max_size=12),
+    st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_damaged_pictures_fail_in_one_line(folder, ending, cut, noise, skip):
+    place = folder / "pictures"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8)
+    Image.fromarray(pixels).save(place / f"x.{ending}")
+    good = bytearray((place / f"x.{ending}").read_bytes())
+    for number, byte in enumerate(noise):
+        good[(number * 7919 + byte * 31) % len(good)] = byte
+    (place / f"x.{ending}").write_bytes(bytes(good[: cut if cut % 2 else None]))
+    specification = f"images:{place}"
+    assert_one_line(*run_trace(specification, folder, skip_bad=skip), specification)
+
+
+def of_pictures():
+    """Takes pictures of eight by eight pixels."""
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
+
+    def prepare(pictures):
+        return torch.stack([torch.from_numpy(np.array(p.resize((8, 8)))).float() / 255 for p in pictures])
+
+    return repdyn.wrap(layers, prepare=prepare)
+
+
+def test_what_was_skipped_is_told_in_the_figures_and_in_the_store(tmp_path):
+    wrong = save_bad_pictures(tmp_path)
+    specification = f"images:{tmp_path}"
+    status, errors = run_trace(specification, tmp_path, "of_pictures")
+    assert status == 2
+    assert "a/cut.jpg" in errors
+    assert "--skip-bad" in errors
+    options = {"skip_bad": True, "json": tmp_path / "a.json"}
+    assert run_trace(specification, tmp_path, "of_pictures", **options)[0] == 0
+    told = json.loads((tmp_path / "a.json").read_text())["trace"]["skipped"]
+    assert set(told) == set(wrong)
+    paths = open_paths(tmp_path / "a.paths")
+    assert paths.meta["skipped"] == told
+    assert paths.ids.tolist() == ["a/good.png"]
