@@ -35,7 +35,7 @@ call = _load("docs_conftest", Path(__file__).with_name("conftest.py")).call
 PAGES = sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "tutorials")
 NAMES = [str(p.relative_to(DOCS)) for p in PAGES]
 PROSE = {"text", "math", "mermaid"}
-KNOWN = {"python", "bash", "toml", "json", *PROSE}
+KNOWN = {"python", "{.python}", "bash", "toml", "json", *PROSE}
 STORES = re.compile(r"[\w-]+\.(?:paths|kae|topology|detector)\b")
 
 
@@ -63,7 +63,7 @@ def test_every_block_of_a_page_runs_in_one_namespace(page, request, tmp_path, mo
     for block in found:
         if block.skip:
             continue
-        if block.language == "python" and block.code.startswith("--8<--"):
+        if block.language == "{.python}":  # written so, because formatters take a snippet for Python
             included = ROOT / block.code.split('"')[1]  # a file of the repository, with tests of its own
             compile(included.read_text(), str(included), "exec")
         elif block.language == "python":
