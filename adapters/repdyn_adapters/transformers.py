@@ -82,12 +82,14 @@ class TransformersAdapter:
         config = _or_error(
             name, lambda: transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **file)
         )
+        # The format is llama.cpp's, of language models, and does not name a class.
+        chosen = transformers.AutoModelForCausalLM if file else _model_class(transformers, config)
         with torch.random.fork_rng(), quietly():
             # Weights that the checkpoint lacks (an unused pooler) are drawn at random: always the same.
             torch.manual_seed(0)
             module = _or_error(
                 name,
-                lambda: _model_class(transformers, config).from_pretrained(folder, **given),
+                lambda: chosen.from_pretrained(folder, **given),
             )
         return self.wrap(module, f"{name}#{tower}" if tower else name)
 
