@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from repdyn.errors import RepdynError
@@ -30,7 +31,7 @@ def fingerprint(states: Tensor, settings: Mapping[str, Any]) -> dict[str, Any]:
         JSON values.
     """
     few = states[:, :: max(1, states.shape[1] // _ROWS)].cpu().contiguous()
-    sums = states.double().sum(dim=1).cpu()
+    sums = states.sum(dim=1, dtype=torch.float64).cpu()
     digest = hashlib.blake2b(few.numpy().tobytes() + sums.numpy().tobytes(), digest_size=16)
     return {**settings, "data": digest.hexdigest(), "shape": list(states.shape)}
 

@@ -104,10 +104,11 @@ def train(
         If a loss is no longer finite, or the checkpoint is not one of this fit.
     """
     run = _Run(encoder, decoder, operator, states, held_out, weights, plan, generator, fabric)
-    of = fingerprint(states, {**asdict(plan), **asdict(weights), "parameters": len(run.flat.vector)})
-    found = None if checkpoint is None else read_checkpoint(checkpoint, of)
-    if found is not None:
-        run.restore(*found)
+    if checkpoint is not None:
+        of = fingerprint(states, {**asdict(plan), **asdict(weights), "parameters": len(run.flat.vector)})
+        found = read_checkpoint(checkpoint, of)
+        if found is not None:
+            run.restore(*found)
     for epoch in track(
         range(run.done, plan.epochs), "fitting the Koopman autoencoder", plan.epochs, start=run.done
     ):
