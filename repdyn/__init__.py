@@ -16,6 +16,7 @@ _ROOMS = {
     "repdyn.tracing": ("TracedModel", "load", "trace", "wrap"),
     "repdyn.koopman": ("KoopmanAutoencoder", "controls"),
     "repdyn.fields": ("LatentField",),
+    "repdyn.disentangle": ("SKD", "SSMSKD"),
     "repdyn.ood": ("PathDetector", "evaluate"),
     "repdyn.topology": ("LevelSetTree", "persistence"),
     "repdyn.translation": ("match_trees", "stitch", "translate"),

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from repdyn.cli import demo, doctor, field, koopman, ood, paths, points, report, topology, trace, translate
+from repdyn.cli import (
+    demo,
+    disentangle,
+    doctor,
+    field,
+    koopman,
+    ood,
+    paths,
+    points,
+    report,
+    stitch,
+    topology,
+    trace,
+    translate,
+)
 from repdyn.cli.verb import Program, verb
 
 __all__ = ["app"]
@@ -83,6 +97,8 @@ koopman_verbs = _group("Is depth linear in a lifted space?")
 koopman_verbs.command("fit", short_help="Fit a Koopman autoencoder, beside controls.")(verb(koopman.fit))
 koopman_verbs.command("spectrum", short_help="Which modes of depth to believe.")(verb(koopman.spectrum))
 koopman_verbs.command("forget", short_help="Forget a class by an edit.")(verb(koopman.forget))
+disentangle_verbs = _group("What stays through depth, and what changes.")
+disentangle_verbs.command("fit", short_help="Split paths, beside controls.")(verb(disentangle.fit))
 ood_verbs = _group("Inputs unlike the training data.")
 ood_verbs.command("fit", short_help="Fit a detector to in-distribution paths.")(verb(ood.fit))
 ood_verbs.command("score", short_help="Score paths, count those it flags.")(verb(ood.score))
@@ -102,6 +118,8 @@ app.add_typer(paths_verbs, name="paths")
 app.add_typer(koopman_verbs, name="koopman")
 app.command("field", short_help="Attractors of an encode-decode map.")(verb(field.field))
 app.add_typer(ood_verbs, name="ood")
+app.add_typer(disentangle_verbs, name="disentangle")
 app.command("topology", short_help="Level-set tree, persistence through depth.")(verb(topology.topology))
 app.command("translate", short_help="One model's latents into another's.")(verb(translate.translate))
+app.command("stitch", short_help="B answers for what A has read.")(verb(stitch.stitch))
 app.command("report", short_help="Any results as one HTML page.")(verb(report.report))

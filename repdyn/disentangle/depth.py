@@ -1,0 +1,283 @@
+"""Representation paths with depth as time: what stays through depth, and which part carries the label."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.disentangle.swaps import exchange
+from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate, bootstrap, bootstrap_mean
+from repdyn.paths import RepresentationPaths
+
+if TYPE_CHECKING:
+    from repdyn.disentangle.factors import Factors
+    from repdyn.disentangle.models import StructuredKoopman
+
+__all__ = ["DepthFactors", "depth_factors"]
+
+_SPLITS = ("spectral", "random", "mean components")
+_PARTS = ("static", "dynamic")
+Head = Callable[[NDArray[np.float32]], NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DepthFactors:
+    """What stays through depth, beside what splits of the same rank would say.
+
+    Attributes
+    ----------
+    points
+        Names, in order of depth.
+    static_share
+        Variance of the static part over that of both parts, for each split.
+    explained
+        Share of the paths' variance that the autoencoder reconstructs; what it does not is in no part.
+    probes
+        ``{split: {part: one Estimate for each point}}``: accuracy of a linear probe for the label, on test
+        paths. Splits: ``"spectral"``, the model's; ``"random"``, onto a random subspace of the same rank;
+        ``"mean components"``, onto the leading principal components of the mean over depth.
+    swaps
+        ``{split: {"receiver", "donor": Estimate}}``: how often the head, given the last point after static
+        parts were exchanged between inputs, says what it said of the one or of the other. None without a
+        head.
+    majority
+        Share of the most frequent label: what a probe that knows nothing scores.
+    advantage
+        Accuracy of the static probe at the last point less that of the better control's.
+    """
+
+    points: tuple[str, ...]
+    static_share: Mapping[str, Estimate]
+    explained: Estimate
+    probes: Mapping[str, Mapping[str, tuple[Estimate, ...]]]
+    swaps: Mapping[str, Mapping[str, Estimate]] | None
+    majority: float
+    advantage: Estimate
+
+    @property
+    def verdict(self) -> str:
+        """``"found"``: the static part tells more of the label than either control of its rank."""
+        if self.advantage.low > 0:
+            return "found"
+        return "not found" if self.advantage.high < 0 else "inconclusive"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, for ``--json``."""
+        swaps = self.swaps
+        return {
+            "verdict": self.verdict,
+            "points": list(self.points),
+            "static_share": {split: share.to_dict() for split, share in self.static_share.items()},
+            "explained": self.explained.to_dict(),
+            "majority": self.majority,
+            "advantage": self.advantage.to_dict(),
+            "probes": {
+                split: {part: [value.to_dict() for value in row] for part, row in parts.items()}
+                for split, parts in self.probes.items()
+            },
+            "swaps": None
+            if swaps is None
+            else {
+                split: {side: value.to_dict() for side, value in sides.items()}
+                for split, sides in swaps.items()
+            },
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a folder."""
+        save_artifact(path, "depth factors", self.to_dict(), {})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DepthFactors:
+        """Read what :meth:`save` wrote."""
+        found = load_artifact(path, "depth factors").config
+        try:
+            swaps = found["swaps"]
+            return cls(
+                tuple(found["points"]),
+                {split: Estimate(**share) for split, share in found["static_share"].items()},
+                Estimate(**found["explained"]),
+                {
+                    split: {part: tuple(Estimate(**value) for value in row) for part, row in parts.items()}
+                    for split, parts in found["probes"].items()
+                },
+                None
+                if swaps is None
+                else {
+                    split: {side: Estimate(**value) for side, value in sides.items()}
+                    for split, sides in swaps.items()
+                },
+                found["majority"],
+                Estimate(**found["advantage"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise RepdynError(f"{path}: its config.json is not that of depth factors ({error})") from None
+
+    def __repr__(self) -> str:
+        names = [f"{split}, {part}" for split in self.probes for part in _PARTS]
+        width = max(map(len, names))
+        lines = [" " * (width + 4) + "".join(f"{point[-10:]:>11}" for point in self.points)]
+        for split, parts in self.probes.items():
+            for part, row in parts.items():
+                lines.append(
+                    f"    {f'{split}, {part}':<{width}}" + "".join(f"{value.value:>11.3f}" for value in row)
+                )
+        for split, sides in (self.swaps or {}).items():
+            said = ", ".join(f"the {side}'s {value}" for side, value in sides.items())
+            lines.append(f"  static parts swapped ({split}), the head says {said}")
+        share = ", ".join(f"{split} {value}" for split, value in self.static_share.items())
+        return "\n".join(
+            [
+                f"DepthFactors: {self.verdict}",
+                f"  reconstructed share of variance {self.explained}",
+                f"  static share of it: {share}",
+                f"  label read by a linear probe (always the commonest: {self.majority:.3f})",
+                *lines,
+                f"  static probe less the better control's, last point: {self.advantage}",
+            ]
+        )
+
+
+def depth_factors(
+    model: StructuredKoopman,
+    test: RepresentationPaths,
+    train: RepresentationPaths,
+    head: Head | None = None,
+    *,
+    seed: int = 0,
+) -> DepthFactors:
+    """What of a network's paths stays through depth, and whether that part carries the label.
+
+    Parameters
+    ----------
+    model
+        Fitted to paths of the same network.
+    test
+        Labelled paths, not those it was fitted to.
+    train
+        Labelled paths to fit probes and controls on.
+    head
+        From representations at the last point ``(N, width)`` to logits ``(N, classes)``: the real model's.
+    seed
+        Of the random split, the pairs that are swapped and the intervals.
+
+    Returns
+    -------
+    DepthFactors
+
+    Raises
+    ------
+    RepdynError
+        If labels are missing, or the model was not fitted to paths.
+    """
+    if model.frames_ is None:
+        raise RepdynError("this model was not fitted to representation paths; fit it to some")
+    for name, paths in (("test", test), ("train", train)):
+        if paths.labels is None:
+            raise RepdynError(f"the {name} paths have no labels; trace them with labels")
+    fitted, found = (_splits(model, train, paths, seed) for paths in (train, test))
+    answers, probes = _probes(fitted, found, np.asarray(train.labels), np.asarray(test.labels), seed)
+    y = np.asarray(test.labels)
+    values = model.read(test).values.numpy()
+    unexplained = ((model.reconstruct(test) - values) ** 2).sum(axis=(1, 2))
+    whole = ((values - values.mean(axis=0)) ** 2).sum(axis=(1, 2))
+    best = max(_SPLITS[1:], key=lambda split: float(answers[split].mean()))
+    return DepthFactors(
+        test.points,
+        {split: _share(parts, seed) for split, parts in found.items()},
+        bootstrap(lambda u, w: float(1 - u.sum() / w.sum()), unexplained, whole, seed=seed),
+        probes,
+        None if head is None else {s: _swapped(model, parts, head, seed) for s, parts in found.items()},
+        float(np.unique(y, return_counts=True)[1].max() / len(y)),
+        bootstrap_mean(answers["spectral"] - answers[best], seed=seed),
+    )
+
+
+def _splits(
+    model: StructuredKoopman, train: RepresentationPaths, paths: RepresentationPaths, seed: int
+) -> dict[str, Factors]:
+    """The model's split of the latents, and two of the same rank that know nothing of the spectrum."""
+    from repdyn.disentangle.factors import Factors
+
+    own = model.factors(paths)
+    z = own.latents
+    mean = model.encode(train).mean(axis=1).astype(np.float64)
+    components = np.linalg.svd(mean - mean.mean(axis=0), full_matrices=False)[2][: model.static_dim]
+    drawn = np.random.default_rng(seed).standard_normal((z.shape[2], model.static_dim))
+    random = np.linalg.qr(drawn)[0].T
+    found = {"spectral": own}
+    for name, axes in zip(_SPLITS[1:], (random, components)):
+        static = (z @ (axes.T @ axes)).astype(np.float32)
+        found[name] = Factors(static, z - static, own.mask)
+    return found
+
+
+def _probes(
+    fitted: Mapping[str, Factors],
+    found: Mapping[str, Factors],
+    labels: NDArray[Any],
+    wanted: NDArray[Any],
+    seed: int,
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, dict[str, tuple[Estimate, ...]]]]:
+    """Which test labels the static probe of the last point gets right, and all accuracies."""
+    right: dict[str, NDArray[np.float64]] = {}
+    table: dict[str, dict[str, tuple[Estimate, ...]]] = {}
+    for split, parts in found.items():
+        table[split] = {}
+        for part in _PARTS:
+            x, new = fitted[split].some(part), parts.some(part)
+            rows = [_probe(x[:, t], labels, new[:, t], wanted) for t in range(x.shape[1])]
+            table[split][part] = tuple(bootstrap_mean(row, seed=seed) for row in rows)
+            if part == "static":
+                right[split] = rows[-1]
+    return right, table
+
+
+def _probe(
+    x: NDArray[np.float32], labels: NDArray[Any], new: NDArray[np.float32], wanted: NDArray[Any]
+) -> NDArray[np.float64]:
+    """A ridge classifier in closed form: 1 where it is right."""
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    called = make_pipeline(StandardScaler(), RidgeClassifier()).fit(x, labels).predict(new)
+    return np.asarray(called == wanted, dtype=np.float64)
+
+
+def _share(parts: Factors, seed: int) -> Estimate:
+    static, dynamic = (x - x.mean(axis=(0, 1)) for x in (parts.static, parts.dynamic))
+    sums = [(x.astype(np.float64) ** 2).sum(axis=(1, 2)) for x in (static, dynamic)]
+    return bootstrap(lambda s, d: float(s.sum() / max(s.sum() + d.sum(), 1e-30)), *sums, seed=seed)
+
+
+def _swapped(model: StructuredKoopman, parts: Factors, head: Head, seed: int) -> dict[str, Estimate]:
+    """What the head says of the last point after each input took another's static part."""
+    assert model.frames_ is not None
+    frames, last = model.frames_, len(model.frames_.points) - 1
+    other = np.random.default_rng(seed).permutation(len(parts))
+    other = np.where(other == np.arange(len(parts)), (other + 1) % len(parts), other)
+
+    def called(latents: NDArray[np.float32]) -> NDArray[np.int64]:
+        state = torch.from_numpy(model.decode(latents)[:, last]).to(frames.scale.device)
+        said = np.asarray(head(frames.lower(state, last).cpu().numpy()))
+        return np.asarray(said.argmax(axis=1), dtype=np.int64)
+
+    before = called(parts.latents)
+    after = called(exchange(parts, parts.take(other), "static")[0])
+    # Where both inputs are called the same, a swap cannot tell whom the head follows.
+    tells = before != before[other]
+    if not tells.any():
+        raise RepdynError("the head says the same of every reconstructed input; no swap can change that")
+    return {
+        "receiver": bootstrap_mean((after == before)[tells], seed=seed),
+        "donor": bootstrap_mean((after == before[other])[tells], seed=seed),
+    }

@@ -1,0 +1,167 @@
+"""Judges: classifiers of clips that say which factors they see, trained on training clips only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from repdyn.disentangle.networks import FrameEncoder
+from repdyn.disentangle.sequences import read_sequences
+from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.progress import track
+
+__all__ = ["Judge"]
+
+_FEATURES = 40  # of a frame, as published
+_HIDDEN = 128
+_GRADIENT_NORM = 1.0
+_BATCH = 256  # clips at a time when judging
+
+
+class Judge(nn.Module):
+    """A CNN over frames and a BiLSTM over time, with a head for each factor; and heads of single frames.
+
+    As published, but for the softmax that was applied twice. The heads of single frames read static factors
+    off each frame alone, for :func:`~repdyn.disentangle.metrics.frame_consistency`.
+
+    Parameters
+    ----------
+    channels
+        Widths of the convolutions.
+
+    Attributes
+    ----------
+    classes_ : dict
+        Number of classes of each factor.
+    static_ : tuple of str
+        Factors that single frames are judged by.
+
+    Examples
+    --------
+    >>> clips = np.zeros((8, 3, 1, 16, 16), dtype="float32")
+    >>> clips[::2] = 1
+    >>> judge = Judge(channels=(4,)).fit(clips, {"bright": np.arange(8) % 2}, epochs=50, learning_rate=1e-2)
+    >>> bool((judge.predict(clips)["bright"] == np.arange(8) % 2).all())
+    True
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128, 256)) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+
+    classes_: dict[str, int]
+    static_: tuple[str, ...]
+    frames_: FrameEncoder
+    recurrent_: nn.LSTM
+    heads_: nn.ModuleDict
+    frame_heads_: nn.ModuleDict
+
+    def fit(
+        self,
+        clips: Any,
+        labels: Mapping[str, ArrayLike],
+        *,
+        static: Sequence[str] = (),
+        epochs: int = 30,
+        seed: int = 0,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+    ) -> Judge:
+        """Learn to see every factor, from training clips.
+
+        Parameters
+        ----------
+        clips
+            Shape ``(N, T, channels, height, width)``.
+        labels
+            ``{factor: (N,)}``, whole numbers from 0.
+        static
+            Factors that single frames are to be judged by as well.
+        epochs, seed, batch_size, learning_rate
+            Of the training, by Adam along one cosine.
+        """
+        x = read_sequences(clips).values
+        wanted = {name: torch.as_tensor(np.asarray(label)).long() for name, label in labels.items()}
+        for name, label in wanted.items():
+            if len(label) != len(x) or int(label.min()) < 0:
+                raise RepdynError(f"labels {name!r} must be {len(x)} whole numbers from 0")
+        unknown = set(static) - set(wanted)
+        if unknown:
+            raise RepdynError(f"static factors {sorted(unknown)} have no labels; known: {sorted(wanted)}")
+        self.classes_ = {name: int(label.max()) + 1 for name, label in wanted.items()}
+        self.static_ = tuple(static)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(x.shape[2:])
+        generator = torch.Generator().manual_seed(seed)
+        optimiser = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        steps = epochs * max(1, len(x) // batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        self.train()
+        for _ in track(range(epochs), "training the judge"):
+            order = torch.randperm(len(x), generator=generator)
+            for rows in torch.split(order, batch_size)[: max(1, len(x) // batch_size)]:
+                clip, frame = self(x[rows])
+                losses = [functional.cross_entropy(clip[name], wanted[name][rows]) for name in wanted]
+                for name in self.static_:
+                    repeated = wanted[name][rows].repeat_interleave(x.shape[1])
+                    losses.append(functional.cross_entropy(frame[name].flatten(0, 1), repeated))
+                optimiser.zero_grad()
+                torch.autograd.backward(torch.stack(losses).sum())
+                torch.nn.utils.clip_grad_norm_(self.parameters(), _GRADIENT_NORM)
+                optimiser.step()
+                schedule.step()
+        return self.eval()
+
+    def forward(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Logits of clips ``{factor: (N, C)}``, and of frames ``{static factor: (N, T, C)}``."""
+        features = self.frames_(x.flatten(0, 1)).reshape(*x.shape[:2], _FEATURES)
+        rows = self.recurrent_(features)[0]
+        # Forward's last state and backward's: each has seen the whole clip.
+        seen = torch.cat([rows[:, -1, :_HIDDEN], rows[:, 0, _HIDDEN:]], dim=1)
+        clip = {name: head(seen) for name, head in self.heads_.items()}
+        return clip, {name: head(features) for name, head in self.frame_heads_.items()}
+
+    def predict(self, clips: Any) -> dict[str, NDArray[np.int64]]:
+        """The most likely class of each factor, ``{factor: (N,)}``."""
+        return self._predict(clips, 0)
+
+    def predict_frames(self, clips: Any) -> dict[str, NDArray[np.int64]]:
+        """The most likely class of each static factor in each frame alone, ``{factor: (N, T)}``."""
+        return self._predict(clips, 1)
+
+    def accuracy(self, clips: Any, labels: Mapping[str, ArrayLike], seed: int = 0) -> dict[str, Estimate]:
+        """How often it is right about each factor, with intervals over clips."""
+        called = self.predict(clips)
+        return {
+            name: bootstrap_mean(called[name] == np.asarray(wanted), seed=seed)
+            for name, wanted in labels.items()
+        }
+
+    @torch.no_grad()
+    def _predict(self, clips: Any, which: int) -> dict[str, NDArray[np.int64]]:
+        if not hasattr(self, "classes_"):
+            raise RepdynError("this Judge is not fitted yet; call fit(clips, labels) first")
+        x = read_sequences(clips).values
+        parts = [self(x[start : start + _BATCH])[which] for start in range(0, len(x), _BATCH)]
+        return {name: torch.cat([part[name].argmax(-1) for part in parts]).numpy() for name in parts[0]}
+
+    def _build(self, frame: Sequence[int]) -> None:
+        self.frames_ = FrameEncoder(frame, _FEATURES, self.channels)
+        self.recurrent_ = nn.LSTM(_FEATURES, _HIDDEN, batch_first=True, bidirectional=True)
+        self.heads_ = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Linear(2 * _HIDDEN, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, count))
+                for name, count in self.classes_.items()
+            }
+        )
+        self.frame_heads_ = nn.ModuleDict(
+            {name: nn.Linear(_FEATURES, self.classes_[name]) for name in self.static_}
+        )

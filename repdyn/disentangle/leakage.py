@@ -1,0 +1,149 @@
+"""What parts of the latents tell about factors that they should not carry."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.disentangle.factors import Factors
+from repdyn.errors import RepdynError
+
+__all__ = ["Leakage", "coordinate_information", "leakage"]
+
+_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Leakage:
+    """Information in each group of static factors about each factor of the data.
+
+    Attributes
+    ----------
+    groups, factors
+        Names of rows and columns.
+    information
+        Shape ``(groups, factors)``: a lower bound of the mutual information as a share of the factor's
+        entropy, from 0 (nothing that a linear classifier reads) to 1.
+    """
+
+    groups: tuple[str, ...]
+    factors: tuple[str, ...]
+    information: NDArray[np.float64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """By group, by factor."""
+        return {
+            group: {name: round(float(value), 4) for name, value in zip(self.factors, row)}
+            for group, row in zip(self.groups, self.information)
+        }
+
+    def __repr__(self) -> str:
+        width = max(len(name) for name in self.groups)
+        lines = [" " * (width + 2) + "".join(f"{name[:11]:>12}" for name in self.factors)]
+        for name, row in zip(self.groups, self.information):
+            lines.append(f"  {name:<{width}}" + "".join(f"{value:>12.3f}" for value in row))
+        return "\n".join(["Leakage (share of each factor's entropy that is told)", *lines])
+
+
+def leakage(
+    parts: Factors,
+    groups: Mapping[str, str | Sequence[int]],
+    labels: Mapping[str, ArrayLike],
+    *,
+    seed: int = 0,
+) -> Leakage:
+    r"""How much each group of parts tells about each factor of the data.
+
+    The variational bound :math:`I(Z; Y) \ge H(Y) - \mathbb{E}[-\log q(y|z)]` with q a linear classifier of
+    the flattened part, its cross-entropy measured out of fold, over :math:`H(Y)`.
+
+    Parameters
+    ----------
+    parts
+        Of sequences of one length.
+    groups
+        ``{name: what}``: ``"static"``, ``"dynamic"`` or numbers of single static factors.
+    labels
+        ``{factor: (N,)}``, every class at least five times.
+    seed
+        Of the folds.
+
+    References
+    ----------
+    Barber, D. and Agakov, F. (2003). The IM algorithm: a variational approach to information maximization.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if not groups or not labels:
+        raise RepdynError("leakage needs at least one group and one factor with labels")
+    table = np.zeros((len(groups), len(labels)))
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    for row, what in enumerate(groups.values()):
+        x = parts.some(what).reshape(len(parts), -1)
+        for column, (name, wanted) in enumerate(labels.items()):
+            classes, y, count = np.unique(np.asarray(wanted), return_inverse=True, return_counts=True)
+            if len(y) != len(x) or count.min() < _FOLDS:
+                raise RepdynError(
+                    f"labels {name!r}: {len(y)} for {len(x)} sequences, rarest class {count.min()} times; "
+                    f"each class is needed {_FOLDS} times"
+                )
+            entropy = -(count / len(y) * np.log(count / len(y))).sum()
+            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # an unconverged q is still a bound
+                chances = cross_val_predict(model, x, y, cv=folds, method="predict_proba")
+            loss = -np.log(chances[np.arange(len(y)), y].clip(1e-12)).mean()
+            table[row, column] = max(0.0, float(1 - loss / entropy)) if len(classes) > 1 else 0.0
+    return Leakage(tuple(groups), tuple(labels), table)
+
+
+def coordinate_information(parts: Factors, *, seed: int = 0) -> NDArray[np.float64]:
+    """Mutual information in nats between single static factors' values at the last frame.
+
+    Kraskov's nearest-neighbour estimate for each pair, symmetrised; the diagonal is not a number. A single
+    factor's value is its latent coordinate, or its mode's first principal coordinate.
+
+    Parameters
+    ----------
+    parts
+        Of sequences of one length.
+    seed
+        Of the estimator's tie-breaking noise.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(count, count)``.
+
+    References
+    ----------
+    Kraskov, A., Stögbauer, H. and Grassberger, P. (2004). Estimating mutual information. Phys. Rev. E 69.
+    """
+    from sklearn.feature_selection import mutual_info_regression
+
+    if parts.modes is None:
+        values = parts.static[:, -1]
+    else:
+        columns = []
+        for mode in parts.modes[:, :, -1]:
+            centred = mode - mode.mean(axis=0)
+            columns.append(centred @ np.linalg.svd(centred, full_matrices=False)[2][0])
+        values = np.stack(columns, axis=1)
+    count = values.shape[1]
+    table = np.full((count, count), np.nan)
+    for target in range(count):
+        others = [n for n in range(count) if n != target]
+        if others:
+            table[others, target] = mutual_info_regression(
+                values[:, others], values[:, target], random_state=seed
+            )
+    found: NDArray[np.float64] = (table + table.T) / 2
+    return found

@@ -1,0 +1,188 @@
+"""Scores by hand, swaps and exploration on latents whose factors are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from repdyn.disentangle import (
+    Factors,
+    brute_force,
+    coordinate_information,
+    explore,
+    frame_consistency,
+    leakage,
+    multifactor_table,
+    published_score,
+    static_dynamic_table,
+    strict_score,
+)
+from repdyn.disentangle.swaps import exchange, resample
+from repdyn.errors import RepdynError
+
+LENGTH = 4
+
+
+def known_factors(count: int = 400, seed: int = 0) -> tuple[Factors, dict[str, NDArray[np.int64]]]:
+    """Coordinates 0 and 1 carry colour, 2 carries shape, 3 nothing; the dynamic part carries speed."""
+    generator = np.random.default_rng(seed)
+    colour, shape = generator.integers(4, size=count), generator.integers(2, size=count)
+    speed = generator.integers(2, size=count)
+    static = np.zeros((count, LENGTH, 5), np.float32)
+    static[:, :, 0] = (colour // 2 * 2 - 1)[:, None]
+    static[:, :, 1] = (colour % 2 * 2 - 1)[:, None]
+    static[:, :, 2] = (shape * 2 - 1)[:, None]
+    static[:, :, 3] = generator.standard_normal((count, 1))
+    dynamic = np.zeros_like(static)
+    dynamic[:, :, 4] = (speed * 2 - 1)[:, None] * np.arange(1, LENGTH + 1)
+    parts = Factors(static, dynamic, np.ones((count, LENGTH), dtype=bool))
+    return parts, {"colour": colour, "shape": shape, "speed": speed}
+
+
+def perfect_judge(z: NDArray[np.float32]) -> Mapping[str, NDArray[np.int64]]:
+    last = z[:, -1]
+    colour = 2 * (last[:, 0] > 0) + (last[:, 1] > 0)
+    return {"colour": colour, "shape": (last[:, 2] > 0).astype(int), "speed": (last[:, 4] > 0).astype(int)}
+
+
+def test_scores_by_hand() -> None:
+    accuracy = [[0.9, 0.5, 0.3], [0.2, 0.95, 0.8]]
+    kept = [[True, False, False], [False, True, True]]
+    classes = [5, 2, 4]
+    on, off = np.mean([0.1, 0.05, 0.2]), np.mean([0.0, 0.05, 0.0])
+    assert published_score(accuracy, kept, classes) == pytest.approx(1 - (on + off) / 2)
+    entries = [0.7 / 0.8, 1.0, 1 - 0.05 / 0.75, 1.0, 0.45 / 0.5, 0.55 / 0.75]
+    assert strict_score(accuracy, kept, classes) == pytest.approx(np.prod(entries) ** (1 / 6))
+
+
+def test_a_factor_at_chance_hardly_shows_in_the_published_score_and_ruins_the_strict_one() -> None:
+    kept = np.eye(5, dtype=bool)
+    classes = np.array([6, 3, 10, 8, 8])
+    accuracy = np.where(kept, 1.0, 1 / classes)
+    assert published_score(accuracy, kept, classes) == pytest.approx(1)
+    assert strict_score(accuracy, kept, classes) == pytest.approx(1)
+    accuracy[1, 1] = 1 / 3
+    assert published_score(accuracy, kept, classes) > 0.93
+    assert strict_score(accuracy, kept, classes) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000))
+def test_both_scores_lie_in_zero_to_one_and_fall_with_each_kept_accuracy(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    classes = generator.integers(2, 9, size=4)
+    accuracy = generator.uniform(1 / classes, 1, size=(3, 4))
+    kept = generator.random((3, 4)) < 0.5
+    kept[0, 0] = True
+    lower = accuracy.copy()
+    lower[0, 0] = (accuracy[0, 0] + 1 / classes[0]) / 2
+    for score in (published_score, strict_score):
+        assert 0 <= score(lower, kept, classes) <= score(accuracy, kept, classes) + 1e-12 <= 1 + 1e-9
+
+
+def test_scores_refuse_what_does_not_belong_together() -> None:
+    with pytest.raises(RepdynError, match="do not belong together"):
+        published_score([[1.0]], [[True, False]], [2])
+    with pytest.raises(RepdynError, match="within 0 and 1"):
+        strict_score([[1.2]], [[True]], [2])
+
+
+def test_an_exchange_there_and_back_is_nothing() -> None:
+    a, _ = known_factors(6, seed=1)
+    b, _ = known_factors(6, seed=2)
+    for chosen in ("static", "dynamic", [0, 2]):
+        new_a, new_b = exchange(a, b, chosen)
+        assert new_a + new_b == pytest.approx(a.latents + b.latents)
+    new_a, _ = exchange(a, b, [0, 1])
+    assert np.array_equal(perfect_judge(new_a)["colour"], perfect_judge(b.latents)["colour"])
+    assert np.array_equal(perfect_judge(new_a)["shape"], perfect_judge(a.latents)["shape"])
+    assert np.array_equal(exchange(a, b, range(5))[0], exchange(a, b, "static")[0])
+
+
+def test_mixes_are_convex_and_never_of_the_sequence_itself() -> None:
+    parts, _ = known_factors(200)
+    mixed = resample(parts, "static", seed=3)
+    assert np.array_equal(mixed[:, :, 4], parts.latents[:, :, 4])
+    assert np.abs(mixed[:, :, :3]).max() <= 1 + 1e-6
+    two, _ = known_factors(2)
+    assert resample(two, "static")[0] == pytest.approx(two.static[1] + two.dynamic[0], abs=1e-6)
+    assert np.array_equal(resample(parts, None, kept=[0, 1], seed=3)[:, :, :2], parts.latents[:, :, :2])
+    assert np.array_equal(resample(parts, "static", seed=3), mixed)
+
+
+def test_perfect_factors_score_one_and_a_leak_is_seen() -> None:
+    parts, labels = known_factors()
+    static = {name: labels[name] for name in ("colour", "shape")}
+    dynamic = {"speed": labels["speed"]}
+    table = static_dynamic_table(parts, perfect_judge, static, dynamic, passes=3)
+    assert table.accuracy[0, :2] == pytest.approx(1)
+    assert table.accuracy[1, 2] == pytest.approx(1)
+    assert table.score().value > 0.95
+    assert table.strict().low > 0.85
+    groups = {"colour": (0, 1), "shape": (2,)}
+    multi = multifactor_table(parts, perfect_judge, static, dynamic, groups, passes=3)
+    assert multi.interventions == ("colour kept", "shape kept", "dynamic kept")
+    assert multi.strict().value > 0.9
+    wrong = multifactor_table(
+        parts, perfect_judge, static, dynamic, {"colour": (0,), "shape": (1,)}, passes=3
+    )
+    assert wrong.strict().value < 0.6 < wrong.score().value
+    assert "should stay" in repr(wrong)
+    with pytest.raises(RepdynError, match="no group for"):
+        multifactor_table(parts, perfect_judge, static, dynamic, {"colour": (0,)})
+    with pytest.raises(RepdynError, match="labels 'speed' are 3"):
+        static_dynamic_table(parts, perfect_judge, static, {"speed": [0, 1, 0]})
+
+
+def test_greedy_exploration_finds_what_brute_force_finds() -> None:
+    parts, labels = known_factors()
+    static = {name: labels[name] for name in ("colour", "shape")}
+    greedy = explore(parts, perfect_judge, static, passes=3)
+    assert greedy.evaluations == 6
+    assert set(greedy.groups["colour"]) >= {0, 1}
+    assert 2 in greedy.groups["shape"]
+    exact = brute_force(parts, perfect_judge, static, passes=3)
+    assert exact.evaluations == 32
+    for name, needed in (("colour", {0, 1}), ("shape", {2})):
+        assert set(exact.groups[name]) & {0, 1, 2} == needed
+    with pytest.raises(RepdynError, match="no labels"):
+        explore(parts, perfect_judge, {})
+    wide = Factors(np.zeros((2, 2, 13), np.float32), np.zeros((2, 2, 13), np.float32), np.ones((2, 2), bool))
+    with pytest.raises(RepdynError, match="stops at 12"):
+        brute_force(wide, perfect_judge, static)
+
+
+def test_leakage_is_where_it_was_put() -> None:
+    parts, labels = known_factors(200)
+    found = leakage(parts, {"static": "static", "dynamic": "dynamic", "shape": [2]}, labels)
+    table = found.to_dict()
+    assert table["static"]["shape"] > 0.9
+    assert table["dynamic"]["speed"] > 0.9
+    assert max(table["static"]["speed"], table["dynamic"]["colour"], table["shape"]["colour"]) < 0.05
+    with pytest.raises(RepdynError, match="each class is needed 5 times"):
+        leakage(parts.take(slice(0, 6)), {"s": "static"}, {k: v[:6] for k, v in labels.items()})
+
+
+def test_information_between_coordinates() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((300, 1, 3)).astype(np.float32)
+    x[:, :, 1] = x[:, :, 0] + 0.1 * generator.standard_normal((300, 1))
+    parts = Factors(x, np.zeros_like(x), np.ones((300, 1), bool))
+    table = coordinate_information(parts)
+    # Two normal variables of correlation r share -log(1 - r²)/2 nats.
+    assert table[0, 1] == pytest.approx(-0.5 * np.log(1 - 1 / 1.01), abs=0.25)
+    assert abs(table[0, 2]) < 0.15
+    assert np.isnan(np.diag(table)).all()
+
+
+def test_frames_that_disagree() -> None:
+    found = frame_consistency([[1, 1, 1, 2], [0, 0, 0, 0], [3, 3, 2, 2]])
+    assert found.agreement.value == pytest.approx((0.75 + 1 + 0.5) / 3)
+    assert found.unanimous.value == pytest.approx(1 / 3)
+    with pytest.raises(RepdynError, match="\\(clips, frames\\)"):
+        frame_consistency([1, 2])
