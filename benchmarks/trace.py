@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def peers(module: nn.Module, blocks: list[str], inputs: dict[str, Any]) -> dict[
     """The same blocks, pooled the same, by what others offer; each on a copy of the model."""
     import nnsight
 
+    # It warns of every module whose part is called as one of its own attributes is.
+    warnings.filterwarnings("ignore", message=".*which nnsight already serves.*")
     mask = inputs.get("attention_mask")
     watched = nnsight.NNsight(copy.deepcopy(module))
     seen = [watched.get(name) for name in blocks]
@@ -137,9 +140,9 @@ def compare(model: TracedModel, inputs: dict[str, Any], own: dict[str, Run], pai
     """Paired ratios to the bare forward pass of the same batch."""
     module = model.module
     blocks = [name for name in model.default_points if name in dict(module.named_modules())]
-    size = len(next(iter(inputs.values())))
-    sample = next(iter(inputs.values()))[0]
-    prepared = inputs if "input_ids" in inputs else inputs["x"]
+    given = inputs["input_ids" if "input_ids" in inputs else "x"]
+    size, sample = len(given), given[0]
+    prepared = inputs if "input_ids" in inputs else given
     passes = Passes(model, blocks, "mean", sample, np.dtype(np.float32), None)
     runs: dict[str, Run] = {
         "repdyn": lambda: passes.run(prepared, size),
