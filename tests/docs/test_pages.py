@@ -90,7 +90,7 @@ def test_blocks_are_read_with_what_is_said_of_them():
         blocks("<!-- test: skip, slow -->\n```bash\nx\n```\n")
 
 
-ROOMS = ("paths", "tracing", "koopman", "fields", "ood", "topology", "translation")
+ROOMS = ("paths", "tracing", "koopman", "disentangle", "fields", "ood", "topology", "translation")
 
 
 @pytest.fixture(scope="module")
