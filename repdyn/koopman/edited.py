@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, save_artifact
@@ -253,7 +254,7 @@ class EditedKoopman:
         encoded = np.asarray(self.kae.encode(np.asarray(x), points[0])).astype(np.float64)
         return np.asarray(self.kae.decode((encoded @ power).astype(np.float32), points[round(depth)]))
 
-    def run(self, model: Any, x: NDArray[Any], point: str | None = None) -> Any:
+    def run(self, model: Any, x: NDArray[Any], point: str | None = None, inputs: Any = None) -> Any:
         """What the real model makes of the edited representation: the edit, then the model from there on.
 
         Parameters
@@ -264,7 +265,10 @@ class EditedKoopman:
             First-point representations, shape ``(N, width)``.
         point
             Where the edited representation is put in; the last unless told. Earlier points need the
-            edited path to have them (:attr:`root`), and the model to go on from a pooled representation.
+            edited path to have them (:attr:`root`), and the module there to give one vector a sample: the
+            model goes on from what the module gives, not from what was pooled of it.
+        inputs
+            The prepared inputs of the same samples, where the model needs them to go on.
 
         Returns
         -------
@@ -280,7 +284,8 @@ class EditedKoopman:
                 f"{type(model).__name__} has no run_from(point, x); give what repdyn.load or repdyn.wrap gave"
             )
         where = point or self.kae.points_[-1]
-        return model.run_from(where, self.propagate(x, where))
+        edited = torch.as_tensor(self.propagate(x, where))
+        return model.run_from(where, edited) if inputs is None else model.run_from(where, edited, inputs)
 
     def drift(self, paths: RepresentationPaths, *, seed: int = 0) -> Estimate:
         """How far the edit moves predictions of other inputs, ``E |x' - x|^2 / var x``: 0 where not at all.

@@ -29,7 +29,13 @@ __all__ = ["edit_operator", "forget"]
 
 _QUANTILES = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 _PRESERVE = 1e-4  # ridge on what is kept, relative to its mean eigenvalue
-_STRENGTHS = (3.0, 10.0, 30.0, 100.0)  # a redirected row weighs as much as so many kept ones (published: 10)
+_STRENGTHS = (
+    3.0,
+    10.0,
+    30.0,
+    100.0,
+    300.0,
+)  # a redirected row weighs as much as so many kept ones (published: 10)
 _GONE = 0.01  # accuracy at which a class counts as forgotten
 
 

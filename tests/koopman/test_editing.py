@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import repdyn
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.koopman.edited import EditedKoopman
@@ -198,17 +199,20 @@ def test_edited_paths_have_values_between_points_where_a_root_exists(kae, paths)
         near.propagate(paths["a"], 2.5)
 
 
-def test_the_edit_runs_in_the_real_model(kae, paths) -> None:
-    class Model:
-        def run_from(self, point: str, x: np.ndarray) -> tuple[str, np.ndarray]:
-            return point, x.sum(axis=1)
-
-    edited = kae.forget(paths, label=0)
-    point, logits = edited.run(Model(), paths["a"])
-    assert point == "c"
-    assert np.array_equal(logits, edited.predict(paths["a"]).sum(axis=1))
+def test_the_edit_runs_in_the_real_model() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    model = repdyn.wrap(network)
+    x = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)
+    traced = repdyn.trace(model, x, points=["0", "1"], labels=(x[:, 0] > 0).astype(int))
+    edited = KoopmanAutoencoder(4, ()).fit(traced, epochs=5).forget(traced, label=1)
+    logits = edited.run(model, traced["0"][:8], "1", torch.from_numpy(x[:8]))
+    with torch.no_grad():
+        expected = network[2](torch.as_tensor(edited.predict(traced["0"][:8])))
+    assert torch.allclose(logits.detach(), expected, atol=1e-5)
     with pytest.raises(RepdynError, match="run_from"):
-        edited.run(object(), paths["a"])
+        edited.run(object(), traced["0"][:8])
 
 
 def test_drift_on_other_data_is_nought_for_no_edit_and_small_for_what_stays(kae, paths) -> None:
