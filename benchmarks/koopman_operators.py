@@ -37,9 +37,9 @@ WAYS: dict[str, dict[str, Any]] = {
 # all fits together take minutes: the comparison is of equals, not of what is reached at best.
 SETTINGS: dict[str, tuple[int | None, tuple[int, ...], int, int, int]] = {
     "yin-yang": (20, (128,), 60, 5000, 5000),
-    "mnist": (256, (256,), 20, 2000, 1000),
+    "mnist": (64, (128,), 20, 2000, 1000),
 }
-OTHERS = (None, (256,), 20, 2000, 1000)
+OTHERS = (64, (128,), 20, 2000, 1000)
 
 Pair = tuple[RepresentationPaths, RepresentationPaths]
 

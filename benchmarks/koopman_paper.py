@@ -247,6 +247,8 @@ def over_seeds(values: list[float]) -> Estimate:
 
 def show(values: list[float]) -> str:
     found = over_seeds(values)
+    if len(values) < 2:
+        return f"{found.value:6.2f}" + " " * 17
     return f"{found.value:6.2f} [{found.low:6.2f}, {found.high:6.2f}]"
 
 
