@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "tutorials").glob("[0-9]_*.py"))
 IDS = [script.stem for script in SCRIPTS]
-QUICK = ("1_", "4_")  # the others take a minute or more: with --run-tutorials
+QUICK = ("1_",)  # the others take a minute or more: with --run-tutorials
 
 
 def _render():
