@@ -19,7 +19,7 @@ _ROOMS = {
     "repdyn.disentangle": ("SKD", "SSMSKD"),
     "repdyn.ood": ("PathDetector", "evaluate"),
     "repdyn.topology": ("LevelSetTree", "persistence"),
-    "repdyn.translation": ("match_trees", "stitch", "translate"),
+    "repdyn.translation": ("match_trees", "stitch", "translate", "translate_path"),
     "repdyn.errors": ("RepdynError",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

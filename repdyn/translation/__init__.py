@@ -6,17 +6,21 @@ head answer for the other (:func:`stitch`).
 """
 
 from repdyn.translation.alternatives import fit_cca, fit_low_rank, relative_representation
+from repdyn.translation.cycles import cycle_consistency
+from repdyn.translation.depths import PathTranslation
 from repdyn.translation.evaluation import TranslationEvaluation, evaluate_translation
 from repdyn.translation.linear import LinearTranslation, fit_affine, fit_orthogonal, fit_ridge
 from repdyn.translation.matching import TreeMatch, match_trees
 from repdyn.translation.stitching import StitchedModel, stitch
-from repdyn.translation.translate import translate
+from repdyn.translation.translate import translate, translate_path
 
 __all__ = [
     "LinearTranslation",
+    "PathTranslation",
     "StitchedModel",
     "TranslationEvaluation",
     "TreeMatch",
+    "cycle_consistency",
     "evaluate_translation",
     "fit_affine",
     "fit_cca",
@@ -27,4 +31,5 @@ __all__ = [
     "relative_representation",
     "stitch",
     "translate",
+    "translate_path",
 ]

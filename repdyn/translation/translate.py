@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,25 +9,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.translation.coordinates import Cloud, unit_rows
+from repdyn.translation.depths import PathTranslation
 from repdyn.translation.linear import LinearTranslation, fit_affine
-from repdyn.translation.refine import nearest_orthogonal
-from repdyn.translation.search import Search
+from repdyn.translation.replication import disjoint_halves, replicate
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["translate"]
+__all__ = ["translate", "translate_path"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
-
-FOUND = 0.25
-"""Retrieval between two independent maps from which on they are one with errors. Seen: .68 where the map
-was right, .08 where one half was wrong, .003 and .004 on unrelated data; chance is one in the probes."""
-
-NOT_FOUND = 0.02
-"""Below it the two maps have nothing in common that could be used."""
 
 SAME_MAP = 0.5
 """Mean cosine of translations that two fits on disjoint pairs must reach."""
@@ -39,16 +31,13 @@ FEWEST = 200
 DEPTHS = 4
 """Depths matched together, evenly spread; more cost time and say little that these do not."""
 
-PROBES = 1000
-"""Points of A whose translations by two maps are compared."""
-
 
 def translate(
     paths_a: RepresentationPaths,
     paths_b: RepresentationPaths,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
-    candidates: int = 12,
+    candidates: int = 24,
     seed: int = 0,
 ) -> LinearTranslation:
     r"""Find the linear map from A's latents to B's; the two may have read entirely different inputs.
@@ -75,7 +64,7 @@ def translate(
     points
         The point of A to translate from and that of B to translate to; the last ones where not given.
     candidates
-        Matchings explored in each half; time grows in proportion.
+        Matchings explored in each half at most; fewer where three of them agree.
     seed
         Same seed, same map.
 
@@ -98,79 +87,65 @@ def translate(
     >>> translate(a, b, pairs=np.column_stack([np.arange(300)] * 2)).verdict
     'found'
     """
+    path = translate_path(paths_a, paths_b, pairs, points, candidates, seed)
+    return path.translations[-1]
+
+
+def translate_path(
+    paths_a: RepresentationPaths,
+    paths_b: RepresentationPaths,
+    pairs: ArrayLike | None = None,
+    points: tuple[str, str] | None = None,
+    candidates: int = 24,
+    seed: int = 0,
+) -> PathTranslation:
+    """Find one translation per depth, all from one match: what :func:`translate` gives, at every depth.
+
+    Parameters
+    ----------
+    paths_a, paths_b, pairs, points, candidates, seed
+        As in :func:`translate`.
+
+    Returns
+    -------
+    PathTranslation
+        At most four depths, evenly spread. The verdict is one, that of the last; every translation has its
+        own confidence.
+
+    Raises
+    ------
+    RepdynError
+        As in :func:`translate`.
+    """
     if candidates < 1:
         raise RepdynError(f"translate: candidates={candidates}; expected 1 or more")
     names_a, names_b = _depths(paths_a, paths_b, points)
     known = _known_pairs(pairs, len(paths_a), len(paths_b))
     raw_a = [_read(paths_a, name, "paths_a") for name in names_a]
     raw_b = [_read(paths_b, name, "paths_b") for name in names_b]
-    if len(known) >= 2 * max(raw_a[-1].shape[1], raw_b[-1].shape[1]) or len(known) == min(
-        len(paths_a), len(paths_b)
-    ):
-        return _from_pairs(raw_a[-1][known[:, 0]], raw_b[-1][known[:, 1]], seed)
-    clouds_a = [Cloud.of(x, f"paths_a[{name!r}]") for x, name in zip(raw_a, names_a)]
-    clouds_b = [Cloud.of(x, f"paths_b[{name!r}]") for x, name in zip(raw_b, names_b)]
+    names = tuple(zip(names_a, names_b))
+    widest = max(x.shape[1] for x in (*raw_a, *raw_b))
+    if len(known) >= 2 * widest or len(known) == min(len(paths_a), len(paths_b)):
+        fitted = tuple(_from_pairs(x[known[:, 0]], y[known[:, 1]], seed) for x, y in zip(raw_a, raw_b))
+        return PathTranslation.of(names, fitted, raw_a, raw_b, seed)
+    a = [Cloud.of(x, f"paths_a[{name!r}]") for x, name in zip(raw_a, names_a)]
+    b = [Cloud.of(x, f"paths_b[{name!r}]") for x, name in zip(raw_b, names_b)]
     if min(len(paths_a), len(paths_b)) < FEWEST and len(known) < 2:
-        return _unknown(
-            clouds_a[-1],
-            clouds_b[-1],
-            "inconclusive",
+        reason = (
             f"{len(paths_a)} and {len(paths_b)} points are too few to be matched twice without pairs; "
-            f"give at least {FEWEST} of each",
+            f"give at least {FEWEST} of each"
         )
-    return _search(clouds_a, clouds_b, known, candidates, seed)
-
-
-def _search(
-    a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: int, seed: int
-) -> LinearTranslation:
-    generator = np.random.default_rng(seed)
-    # Shuffled, not sorted: the search takes leading rows where all would be too many.
-    halves_a, halves_b = _halves(len(a[0].points), generator), _halves(len(b[0].points), generator)
-    fits = []
-    for part in range(2):
-        rows_a, rows_b = halves_a[part], halves_b[part]
-        search = Search(
-            [cloud.take(rows_a) for cloud in a],
-            [cloud.take(rows_b) for cloud in b],
-            _within(known, rows_a, rows_b),
-            seed=int(generator.integers(2**31)),
-        )
-        if search.leaves < 3:
-            return _unknown(
-                a[-1],
-                b[-1],
-                "inconclusive",
-                f"the density of one model has {search.leaves} peak(s): no structure to match without pairs",
-            )
-        fits.append(search.run(candidates))
-    probes = a[-1].points[generator.permutation(len(a[-1].points))[:PROBES]]
-    first, second = (unit_rows(probes @ fit.maps[-1]) for fit in fits)
-    agreement = float((first * second).sum(1).mean())
-    recovered = float(((first @ second.T).argmax(1) == np.arange(len(first))).mean())
-    evidence = {
-        "agreement of two halves": agreement,
-        "retrieval between halves": recovered,
-        "fit of the first half": fits[0].fit,
-        "fit of the second half": fits[1].fit,
-    }
-    if recovered >= FOUND:
-        verdict, told = "found", "agree"
-    elif recovered >= NOT_FOUND:
-        verdict, told = "inconclusive", "agree in part"
-    else:
-        verdict, told = "not found", "disagree"
-    reason = (
-        f"two maps from disjoint halves {told}: one retrieves the other's translation of {recovered:.1%} "
-        f"of {len(probes)} probes (found from {FOUND:.0%} on, chance {1 / len(probes):.1%})"
+        unknown = tuple(_unknown(x, y, "inconclusive", reason) for x, y in zip(a, b))
+        return PathTranslation.of(names, unknown, raw_a, raw_b, seed)
+    found = replicate(a, b, known, candidates, seed)
+    if not found.maps:
+        unknown = tuple(_unknown(x, y, found.verdict, found.reason) for x, y in zip(a, b))
+        return PathTranslation.of(names, unknown, raw_a, raw_b, seed)
+    translations = tuple(
+        _translation(x, y, q, float(confidence), found.verdict, found.reason, dict(found.evidence))
+        for x, y, q, confidence in zip(a, b, found.maps, found.confidence)
     )
-    best = max(fits, key=lambda fit: fit.fit).maps
-    if verdict != "not found":
-        both = Search(a, b, known, seed=int(generator.integers(2**31)))
-        # Where the two agree their mean is better than either, and all points refine it.
-        start = [nearest_orthogonal(one + other) for one, other in zip(fits[0].maps, fits[1].maps)]
-        best = both.finish(start if verdict == "found" else best)
-    return _translation(a[-1], b[-1], best[-1], recovered, verdict, reason, evidence)
+    return PathTranslation.of(names, translations, raw_a, raw_b, seed)
 
 
 def _translation(
@@ -191,7 +166,7 @@ def _unknown(a: Cloud, b: Cloud, verdict: str, reason: str) -> LinearTranslation
 
 def _from_pairs(x: Floats, y: Floats, seed: int) -> LinearTranslation:
     """All from pairs: replication on two halves of them."""
-    halves = _halves(len(x), np.random.default_rng(seed))
+    halves = disjoint_halves(len(x), np.random.default_rng(seed))
     if len(x) < 4:
         raise RepdynError(f"translate: {len(x)} pairs are all the data; expected at least 4")
     first, second = (fit_affine(x[rows], y[rows]) for rows in halves)
@@ -210,19 +185,6 @@ def _from_pairs(x: Floats, y: Floats, seed: int) -> LinearTranslation:
     else:
         verdict, reason = "not found", f"fitted on {len(x)} pairs, but one half does not predict the other"
     return LinearTranslation(full.matrix, full.offset_a, full.offset_b, agreement, verdict, reason, evidence)
-
-
-def _halves(count: int, generator: np.random.Generator) -> tuple[Index, Index]:
-    order = generator.permutation(count)
-    return order[: count // 2], order[count // 2 :]
-
-
-def _within(known: Index, rows_a: Index, rows_b: Index) -> Index:
-    """Pairs of which both ends lie in a half, renumbered; all ends are few, so a dictionary does."""
-    of_a = {int(row): k for k, row in enumerate(rows_a)}
-    of_b = {int(row): k for k, row in enumerate(rows_b)}
-    kept = [(of_a[int(i)], of_b[int(j)]) for i, j in known if int(i) in of_a and int(j) in of_b]
-    return np.array(kept, dtype=np.int64).reshape(-1, 2)
 
 
 def _depths(

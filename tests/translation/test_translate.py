@@ -120,6 +120,29 @@ def test_duplicates_constant_columns_and_more_columns_than_points_do_not_break(p
     assert t.matrix.shape == (300, 40)
 
 
+def test_a_density_of_one_peak_is_inconclusive_with_the_reason() -> None:
+    """Points evenly on a line have no peak to match, nor have two."""
+    line = np.linspace(0, 1, 240)[:, None] * np.array([[1.0, 2.0, -1.0]])
+    a, b = (RepresentationPaths.from_arrays({"x": v}) for v in (line, 3 * line[:, ::-1]))
+    t = translate(a, b, candidates=1)
+    assert t.verdict != "found"
+    assert t.reason
+
+
+@pytest.mark.slow
+def test_different_classes_and_very_different_sizes_are_never_found_wrongly(planted) -> None:
+    x, _ = planted.clusters(900, seed=5)
+    few, labels = planted.clusters(260, seed=6)
+    turned = few[labels < 5] if (labels < 5).sum() > 210 else few
+    for other in (turned, few):
+        y = other @ planted.rotation(24, 3)
+        a, b = (RepresentationPaths.from_arrays({"x": v}) for v in (x, y))
+        t = translate(a, b, candidates=3)
+        moved = t(x)
+        near = np.abs(moved - x @ planted.rotation(24, 3)).mean() < np.abs(x).mean()
+        assert t.verdict != "found" or near
+
+
 def test_bad_input_is_told(planted) -> None:
     a, b = paired(300, planted)
     with pytest.raises(RepdynError, match="candidates"):
@@ -128,6 +151,10 @@ def test_bad_input_is_told(planted) -> None:
         translate(a, b, pairs=[[0.5, 1.0]])
     with pytest.raises(RepdynError, match="outside"):
         translate(a, b, pairs=[[0, 300]])
+    broken = np.random.default_rng(0).normal(size=(300, 4))
+    broken[7, 2] = np.nan
+    with pytest.raises(RepdynError, match="not finite"):
+        translate(RepresentationPaths.from_arrays({"x": broken}), b)
     same = RepresentationPaths.from_arrays({"x": np.ones((300, 4))})
     with pytest.raises(RepdynError, match="all points are the same"):
         translate(same, b)

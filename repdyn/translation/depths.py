@@ -1,0 +1,138 @@
+"""Translations at several depths of two paths, and whether they agree along the path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.errors import RepdynError
+from repdyn.translation.coordinates import unit_rows
+from repdyn.translation.linear import LinearTranslation
+
+__all__ = ["PathTranslation"]
+
+Floats = NDArray[np.float64]
+
+PROBES = 1000
+"""Points of either model on which agreement along the path is measured."""
+
+NEIGHBORS = 10
+"""Neighbours among B's points that a translated point keeps from one depth to the next, or loses."""
+
+
+@dataclass(frozen=True, eq=False)
+class PathTranslation:
+    r"""One translation per depth, found together.
+
+    Attributes
+    ----------
+    points
+        Point of A and point of B at each depth.
+    translations
+        One per depth.
+    along
+        For neighbouring depths l, l + 1, the share of a translated point's ten nearest points of B that stay
+        its nearest, shape ``(L - 1,)``:
+
+        .. math:: \frac1n \sum_i \tfrac1{10}
+                  \big| N_{10}(t_l(x_i^l)) \cap N_{10}(t_{l+1}(x_i^{l+1})) \big|
+
+    own
+        The same for B's own points: what agreement there is to be had. Chance is ten in the probes.
+    """
+
+    points: tuple[tuple[str, str], ...]
+    translations: tuple[LinearTranslation, ...]
+    along: Floats
+    own: Floats
+
+    @classmethod
+    def of(
+        cls,
+        points: Sequence[tuple[str, str]],
+        translations: Sequence[LinearTranslation],
+        a: Sequence[Floats],
+        b: Sequence[Floats],
+        seed: int,
+    ) -> PathTranslation:
+        """Measure the agreement along the path of translations of points a, per depth, to points b."""
+        generator = np.random.default_rng(seed)
+        rows = generator.permutation(len(a[0]))[:PROBES]
+        order = generator.permutation(len(b[0]))
+        half = min(PROBES, len(order) // 2)
+        columns, others = order[:half], order[half : 2 * half]
+        near, own = [], []
+        for t, x, y in zip(translations, a, b):
+            target = unit_rows(y[columns] - t.offset_b)
+            near.append(_nearest(unit_rows(t(x[rows]) - t.offset_b), target))
+            own.append(_nearest(unit_rows(y[others] - t.offset_b), target))
+        return cls(tuple(points), tuple(translations), _kept(near), _kept(own))
+
+    @property
+    def verdict(self) -> str:
+        """Of the last depth, which the others were found with."""
+        return self.translations[-1].verdict
+
+    def __len__(self) -> int:
+        return len(self.translations)
+
+    def __getitem__(self, points: tuple[str, str]) -> LinearTranslation:
+        """The translation between two points."""
+        if points not in self.points:
+            raise RepdynError(f"path translation: has no pair of points {points}; it has {list(self.points)}")
+        return self.translations[self.points.index(points)]
+
+    def __repr__(self) -> str:
+        lines = [f"PathTranslation at {len(self)} depths, verdict {self.verdict!r}"]
+        for k, ((of_a, of_b), t) in enumerate(zip(self.points, self.translations)):
+            kept = (
+                "" if k == 0 else f", neighbours kept {self.along[k - 1]:.2f} (B's own {self.own[k - 1]:.2f})"
+            )
+            lines.append(f"  {of_a} -> {of_b}: confidence {t.confidence:.3f}{kept}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return {
+            "points": [list(pair) for pair in self.points],
+            "translations": [t.to_dict() for t in self.translations],
+            "along": self.along.tolist(),
+            "own": self.own.tolist(),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a folder that :meth:`load` reads, a folder per depth within."""
+        config = {"points": [list(pair) for pair in self.points]}
+        save_artifact(path, "path_translation", config, {"along": self.along, "own": self.own})
+        for k, t in enumerate(self.translations):
+            t.save(Path(path) / f"depth-{k}")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PathTranslation:
+        """Read what :meth:`save` wrote."""
+        artifact = load_artifact(path, "path_translation")
+        points = tuple((str(one), str(other)) for one, other in artifact.config["points"])
+        translations = [LinearTranslation.load(Path(path) / f"depth-{k}") for k in range(len(points))]
+        return cls(points, tuple(translations), artifact.tensors["along"], artifact.tensors["own"])
+
+
+def _nearest(points: NDArray[np.floating], among: NDArray[np.floating]) -> NDArray[np.int64]:
+    count = min(NEIGHBORS, len(among))
+    found: NDArray[np.int64] = np.argpartition(-(points @ among.T), count - 1, axis=1)[:, :count]
+    return found
+
+
+def _kept(near: Sequence[NDArray[np.int64]]) -> Floats:
+    shares = []
+    for one, other in pairwise(near):
+        shared = (one[:, :, None] == other[:, None, :]).any(2)
+        shares.append(float(shared.mean()) if shared.size else float("nan"))
+    return np.array(shares, dtype=np.float64)

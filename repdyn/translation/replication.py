@@ -1,0 +1,139 @@
+"""The verdict: the same search on disjoint halves of either data set, and whether it ends at the same map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.translation.coordinates import Cloud, unit_rows
+from repdyn.translation.refine import nearest_orthogonal
+from repdyn.translation.search import Search
+
+__all__ = ["FOUND", "NOT_FOUND", "Replicated", "disjoint_halves", "replicate"]
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+FOUND = 0.25
+"""Retrieval between two independent maps from which on they are one with errors."""
+
+NOT_FOUND = 0.02
+"""Below it the two maps have nothing in common that could be used."""
+
+PROBES = 1000
+"""Points of A whose translations by two maps are compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Replicated:
+    """Maps at all depths in principal coordinates, and what two independent fits say of them.
+
+    Attributes
+    ----------
+    maps
+        One ``(D_a, D_b)`` per depth; none where nothing could be fitted.
+    confidence
+        Retrieval between the two fits at each depth, shape ``(L,)``.
+    verdict, reason, evidence
+        As in :class:`repdyn.translation.LinearTranslation`.
+    """
+
+    maps: list[Rows]
+    confidence: Floats
+    verdict: str
+    reason: str
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+
+def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: int, seed: int) -> Replicated:
+    """Search on either half; where both end at one map, refine it on all points.
+
+    Parameters
+    ----------
+    a, b
+        Clouds per depth.
+    known
+        Rows known to be pairs, ``(M, 2)``, possibly none.
+    candidates
+        Matchings explored in each half at most.
+    seed
+        Of everything drawn.
+    """
+    generator = np.random.default_rng(seed)
+    # One half of the pairs to either half, first in it: the search takes leading rows where all are too many.
+    order = generator.permutation(len(known))
+    parts = [known[order[: len(known) // 2]], known[order[len(known) // 2 :]]]
+    halves_a, halves_b = (
+        _halves_with(len(side[0].points), [part[:, end] for part in parts], generator)
+        for end, side in enumerate((a, b))
+    )
+    fits = []
+    for rows_a, rows_b in zip(halves_a, halves_b):
+        search = Search(
+            [cloud.take(rows_a) for cloud in a],
+            [cloud.take(rows_b) for cloud in b],
+            _within(known, rows_a, rows_b),
+            seed=int(generator.integers(2**31)),
+        )
+        if search.leaves < 3:
+            reason = (
+                f"the density of one model has {search.leaves} peak(s): no structure to match without pairs"
+            )
+            return Replicated([], np.full(len(a), np.nan), "inconclusive", reason)
+        fits.append(search.run(candidates))
+    rows = generator.permutation(len(a[-1].points))[:PROBES]
+    moved = [[unit_rows(c.points[rows] @ m) for c, m in zip(a, fit.maps)] for fit in fits]
+    recovered = np.array(
+        [((x @ y.T).argmax(1) == np.arange(len(x))).mean() for x, y in zip(*moved)], dtype=np.float64
+    )
+    evidence = {
+        "agreement of two halves": float((moved[0][-1] * moved[1][-1]).sum(1).mean()),
+        "retrieval between halves": float(recovered[-1]),
+        "fit of the first half": fits[0].fit,
+        "fit of the second half": fits[1].fit,
+    }
+    if recovered[-1] >= FOUND:
+        verdict, told = "found", "agree"
+    elif recovered[-1] >= NOT_FOUND:
+        verdict, told = "inconclusive", "agree in part"
+    else:
+        verdict, told = "not found", "disagree"
+    reason = (
+        f"two maps from disjoint halves {told}: one retrieves the other's translation of {recovered[-1]:.1%} "
+        f"of {len(rows)} probes (found from {FOUND:.0%} on, chance {1 / len(rows):.1%})"
+    )
+    maps = max(fits, key=lambda fit: fit.fit).maps
+    if verdict != "not found":
+        both = Search(a, b, known, seed=int(generator.integers(2**31)))
+        if verdict == "found":
+            # Where the two agree their mean is better than either, and all points refine it.
+            maps = [nearest_orthogonal(one + other) for one, other in zip(fits[0].maps, fits[1].maps)]
+        maps = both.settle(both.finish(maps))
+    return Replicated(maps, recovered, verdict, reason, evidence)
+
+
+def disjoint_halves(count: int, generator: np.random.Generator) -> tuple[Index, Index]:
+    """Row numbers of two random halves."""
+    order = generator.permutation(count)
+    return order[: count // 2], order[count // 2 :]
+
+
+def _halves_with(count: int, first: Sequence[Index], generator: np.random.Generator) -> tuple[Index, Index]:
+    """Halves that begin with the given rows; a row given to both stays in the first."""
+    one = np.unique(first[0])
+    other = np.setdiff1d(first[1], one)
+    rest = generator.permutation(np.setdiff1d(np.arange(count), np.concatenate([one, other])))
+    cut = max(0, count // 2 - len(one))
+    return np.concatenate([one, rest[:cut]]), np.concatenate([other, rest[cut:]])
+
+
+def _within(known: Index, rows_a: Index, rows_b: Index) -> Index:
+    """Pairs of which both ends lie in a half, renumbered; all ends are few, so a dictionary does."""
+    of_a = {int(row): k for k, row in enumerate(rows_a)}
+    of_b = {int(row): k for k, row in enumerate(rows_b)}
+    kept = [(of_a[int(i)], of_b[int(j)]) for i, j in known if int(i) in of_a and int(j) in of_b]
+    return np.array(kept, dtype=np.int64).reshape(-1, 2)
