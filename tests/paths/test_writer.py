@@ -301,7 +301,7 @@ def test_values_too_large_for_half_precision_are_told(tmp_path: Path) -> None:
         ({"points": ()}, "points"),
         ({"widths": {"stem": 4}}, "None for point 'head'"),
         ({"size": 0}, "size"),
-        ({"dtype": "bfloat16"}, "dtype: 'bfloat16'.*float16"),
+        ({"dtype": "int16"}, "dtype: 'int16'.*float16"),
         ({"dtype": "int8"}, "dtype"),
         ({"tokens": ["words"]}, "'words'"),
         ({"meta": {"a": {1, 2}}}, "meta"),
