@@ -201,10 +201,11 @@ def _npz(address: str) -> Data:
     name, columns = _columns(address, "npz:FILE#X,Y")
     path = _file(name, "npz")
     try:
-        opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array, not an archive of them")
-        with opened as arrays:
+        # Opened here: NumPy leaves the file of a damaged archive open.
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array, not an archive of them")
             for column in columns:
                 if column not in arrays:
                     raise RepdynError(f"{path}: has no array {column!r}; {nearest_names(column, arrays)}")
