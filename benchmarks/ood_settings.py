@@ -1,0 +1,504 @@
+"""The settings of the out-of-distribution benchmark: data, models, and how samples are drawn.
+
+Every picture of a setting is cropped to a square, resized to the same side and written as JPEG by the same
+coder before any model sees it: image files from different sources differ in their codec, and detectors find
+that first. What such statistics alone can tell stands in every table.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from torch import nn
+
+import repdyn
+from repdyn.paths import RepresentationPaths
+
+JPEG_QUALITY = 85
+SENTENCE_ENCODERS = ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")
+IMAGENET_MODELS = ("efficientnet-lite0", "mobilenetv2")
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One seed's samples of a setting: disjoint parts of the in-distribution set, and the foreign sets."""
+
+    fit: RepresentationPaths
+    calibration: RepresentationPaths
+    test: RepresentationPaths
+    foreign: dict[str, RepresentationPaths]
+    statistics: dict[str, Array]
+    head: tuple[Array, Array] | None = None
+    autoencoder: tuple[nn.Module, nn.Module] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A model and its data; ``draw(seed)`` gives what one seed fits, calibrates on and scores."""
+
+    name: str
+    draw: Callable[[int], Drawn]
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A set of samples: paths and low-level statistics, row by row."""
+
+    paths: RepresentationPaths
+    statistics: Array
+
+    def take(self, index: Array) -> Traced:
+        return Traced(self.paths.subset(index), self.statistics[index])
+
+
+def settings(letter: str, data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+    """The models of one setting, traced (or found in the cache)."""
+    makers = {"A": _imagenet, "B": _cifar, "C": _clinc, "D": _digits, "E": _near}
+    return makers[letter](data, cache, sizes)
+
+
+# A: ImageNet pictures through ImageNet models.
+
+
+def _imagenet(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+    found = []
+    for name in IMAGENET_MODELS:
+        inside = _imagenet_sample(data, cache, name, 160)
+        foreign = _foreign_pictures(data, cache, name, 160, sizes["foreign"], cifar=True)
+        shuffled = _traced_pictures(
+            data, cache, name, "imagenet-shuffled", 160, lambda: _shuffle_all(_imagenet_pictures(data), 160)
+        )
+        head = _head(_model(name, data))
+        found.append(Setting(f"A {name}", _drawer(inside, foreign, head, shuffled)))
+    return found
+
+
+def _drawer(
+    inside: Traced, foreign: dict[str, Traced], head: tuple[Array, Array] | None, shuffled: Traced
+) -> Callable[[int], Drawn]:
+    def draw(seed: int) -> Drawn:
+        order = np.random.default_rng(seed).permutation(len(inside.paths))
+        fit, calibration, test = np.split(order, [int(0.6 * len(order)), int(0.7 * len(order))])
+        sets = {**foreign, "patches shuffled": shuffled.take(test)}
+        return _drawn(inside.take(fit), inside.take(calibration), inside.take(test), sets, head)
+
+    return draw
+
+
+def _drawn(
+    fit: Traced,
+    calibration: Traced,
+    test: Traced,
+    foreign: Mapping[str, Traced],
+    head: tuple[Array, Array] | None = None,
+    autoencoder: tuple[nn.Module, nn.Module] | None = None,
+) -> Drawn:
+    statistics = {"in-distribution": test.statistics, **{k: v.statistics for k, v in foreign.items()}}
+    sets = {name: traced.paths for name, traced in foreign.items()}
+    return Drawn(fit.paths, calibration.paths, test.paths, sets, statistics, head, autoencoder)
+
+
+def _imagenet_pictures(data: Path) -> list[Image.Image]:
+    with np.load(data / "images" / "imagenet_sample_160.npz") as file:
+        return _decode(file["jpeg"], file["offset"])
+
+
+def _imagenet_sample(data: Path, cache: Path, model: str, side: int) -> Traced:
+    with np.load(data / "images" / "imagenet_sample_160.npz") as file:
+        labels = file["label"]
+    return _traced_pictures(data, cache, model, "imagenet", side, lambda: _imagenet_pictures(data), labels)
+
+
+def _foreign_pictures(
+    data: Path, cache: Path, model: str, side: int, count: int, *, cifar: bool
+) -> dict[str, Traced]:
+    sources: dict[str, Callable[[], list[Image.Image]]] = {
+        "textures": lambda: _jpegs(data / "images" / "textures_dtd10_160.npz", "", count),
+        "KMNIST": lambda: _digits_as_pictures(data / "images" / "kmnist_test.npz", count),
+        "smooth noise": lambda: _smooth_noise(min(count, 300), 160),
+    }
+    if cifar:
+        sources["CIFAR-10"] = lambda: _jpegs(data / "images" / "cifar10_jpeg.npz", "_test", count)
+    else:
+        sources["ImageNet"] = lambda: _imagenet_pictures(data)[:count]
+        sources["Fashion-MNIST"] = lambda: _digits_as_pictures(data / "images" / "fashion_mnist.npz", count)
+    return {
+        name: _traced_pictures(data, cache, model, name.lower().replace(" ", "-"), side, make)
+        for name, make in sources.items()
+    }
+
+
+# B: CIFAR-10 pictures through an ImageNet model and through networks trained on them.
+
+
+def _cifar(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+    found = []
+    for name, side in (("efficientnet-lite0", 96), ("cifar-resnet20", 32), ("cifar-resnet44", 32)):
+        train, test = (_cifar_split(data, cache, name, side, part) for part in ("_train", "_test"))
+        foreign = _foreign_pictures(data, cache, name, side, sizes["foreign"], cifar=False)
+        foreign["patches shuffled"] = _traced_pictures(
+            data,
+            cache,
+            name,
+            "cifar-shuffled",
+            side,
+            lambda: _shuffle_all(_jpegs(data / "images" / "cifar10_jpeg.npz", "_test", sizes["foreign"]), 32),
+        )
+        head = _head(_model(name, data))
+        found.append(Setting(f"B {name}", _split_drawer(train, test, foreign, head, sizes["test"])))
+    return found
+
+
+def _split_drawer(
+    train: Traced,
+    test: Traced,
+    foreign: dict[str, Traced],
+    head: tuple[Array, Array] | None,
+    count: int,
+) -> Callable[[int], Drawn]:
+    """Fit and calibrate on the training split (80 and 20 %), score the test split."""
+
+    def draw(seed: int) -> Drawn:
+        generator = np.random.default_rng(seed)
+        order, scored = generator.permutation(len(train.paths)), generator.permutation(len(test.paths))
+        fit, calibration = np.split(order, [int(0.8 * len(order))])
+        return _drawn(train.take(fit), train.take(calibration), test.take(scored[:count]), foreign, head)
+
+    return draw
+
+
+def _cifar_split(data: Path, cache: Path, model: str, side: int, split: str) -> Traced:
+    file = data / "images" / "cifar10_jpeg.npz"
+    with np.load(file) as stored:
+        labels = stored[f"label{split}"]
+    return _traced_pictures(
+        data, cache, model, f"cifar{split}", side, lambda: _jpegs(file, split, None), labels
+    )
+
+
+# C: queries in scope against real ones out of scope, through sentence encoders.
+
+
+def _clinc(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+    texts = _texts(data)
+    found = []
+    for name in SENTENCE_ENCODERS:
+        splits = {split: _traced_texts(name, split, rows, cache) for split, rows in texts.items()}
+        foreign = {"out of scope": splits["oos_test"], "Banking77": splits["banking"]}
+
+        def draw(
+            seed: int, splits: dict[str, Traced] = splits, foreign: dict[str, Traced] = foreign
+        ) -> Drawn:
+            order = np.random.default_rng(seed).permutation(len(splits["train"].paths))
+            fit = splits["train"].take(np.sort(order[: int(0.8 * len(order))]))
+            return _drawn(fit, splits["val"], splits["test"], foreign)
+
+        found.append(Setting(f"C {name}", draw))
+    return found
+
+
+def _texts(data: Path) -> dict[str, list[dict[str, str]]]:
+    splits: dict[str, list[dict[str, str]]] = {}
+    for name, file in (("clinc", "clinc150.csv.gz"), ("banking", "banking77.csv.gz")):
+        with gzip.open(data / "text" / file, "rt", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                if name == "clinc" or row["split"] == "test":
+                    splits.setdefault(row["split"] if name == "clinc" else name, []).append(row)
+    return {name: splits[name] for name in ("train", "val", "test", "oos_test", "banking")}
+
+
+def _traced_texts(model: str, split: str, rows: list[dict[str, str]], cache: Path) -> Traced:
+    sentences, labels = [row["text"] for row in rows], [row["label"] for row in rows]
+    encoder = repdyn.load(f"packaged:{model}")
+    points = ["embeddings", *(point for point in encoder.default_points if point != encoder.final)]
+    out = cache / f"{model}-{split}-{len(rows)}.paths"
+    paths = repdyn.trace(encoder, sentences, points=points, labels=labels, out=out, batch_size=64)
+    lengths = np.array([[len(text), len(text.split())] for text in sentences], dtype=float)
+    return Traced(_in_memory(paths, labels), lengths)
+
+
+# D: digits through an auto-encoder.
+
+
+def _digits(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+    with np.load(data / "images" / "mnist.npz") as file:
+        train, test = file["x_train"][:30_000], file["x_test"][: sizes["test"]]
+    count = sizes["foreign"]
+    foreign = {
+        "Fashion-MNIST": _first(data / "images" / "fashion_mnist.npz", count),
+        "KMNIST": _first(data / "images" / "kmnist_test.npz", count),
+        "inverted": 255 - test[:count],
+        "rotated": np.rot90(test[:count], axes=(1, 2)),
+        "blurred": np.stack(
+            [np.asarray(Image.fromarray(x).filter(ImageFilter.GaussianBlur(2))) for x in test[:count]]
+        ),
+    }
+    found = []
+    for width in (16, 128):
+
+        def draw(seed: int, width: int = width) -> Drawn:
+            networks = _digit_autoencoder(train, width, seed, cache)
+            order = np.random.default_rng(seed).permutation(len(train))[:12_000]
+            traced = {
+                "fit": _coded(train[order[:10_000]], networks[0]),
+                "calibration": _coded(train[order[10_000:]], networks[0]),
+                "test": _coded(test, networks[0]),
+            }
+            sets = {name: _coded(x, networks[0]) for name, x in foreign.items()}
+            return _drawn(traced["fit"], traced["calibration"], traced["test"], sets, autoencoder=networks)
+
+        found.append(Setting(f"D auto-encoder, {width} wide", draw))
+    return found
+
+
+def _first(path: Path, count: int) -> Array:
+    with np.load(path) as file:
+        return np.asarray(file["x_test"][:count])
+
+
+def _digit_autoencoder(train: Array, width: int, seed: int, cache: Path) -> tuple[nn.Module, nn.Module]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = nn.Sequential(
+            nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, width)
+        )
+        decoder = nn.Sequential(
+            nn.Linear(width, 128),
+            nn.ReLU(),
+            nn.Linear(128, 256),
+            nn.ReLU(),
+            nn.Linear(256, 784),
+            nn.Sigmoid(),
+        )
+    both = nn.ModuleList([encoder, decoder])
+    file = cache / f"digits-{width}-{seed}.pt"
+    if file.is_file():
+        both.load_state_dict(torch.load(file, weights_only=True))
+    else:
+        x = torch.from_numpy(train.reshape(-1, 784)).float() / 255
+        optimiser = torch.optim.Adam(both.parameters(), 1e-3)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(15):
+            for batch in torch.randperm(len(x), generator=generator).split(256):
+                loss = (decoder(encoder(x[batch])) - x[batch]).square().mean()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+        torch.save(both.state_dict(), file)
+    both.eval().requires_grad_(False)
+    return encoder, decoder
+
+
+def _coded(pictures: Array, encoder: nn.Module) -> Traced:
+    x = torch.from_numpy(np.ascontiguousarray(pictures).reshape(len(pictures), -1)).float() / 255
+    arrays, h = {"pixels": x.numpy()}, x
+    layers = list(encoder.children())
+    for number, layer in enumerate(layers):
+        h = layer(h)
+        if number % 2 == 1 or number == len(layers) - 1:
+            arrays["code" if number == len(layers) - 1 else f"hidden {number // 2}"] = h.numpy()
+    edges = np.abs(np.diff(pictures.astype(float), axis=2)).mean((1, 2))
+    statistics = np.stack([pictures.mean((1, 2)), pictures.std((1, 2)), edges], axis=1)
+    return Traced(RepresentationPaths.from_arrays(arrays, meta={"model": "digits"}), statistics)
+
+
+# E: near: classes that were held out.
+
+
+def _near(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+    """Animals against other ImageNet classes, six CIFAR classes against four, 100 intents against 50."""
+    found = []
+    for name in IMAGENET_MODELS:
+        inside = _imagenet_sample(data, cache, name, 160)
+        known = np.asarray(inside.paths.labels) < 398
+        found.append(Setting(f"E ImageNet animals, {name}", _classes_drawer(inside, lambda _, k=known: k)))
+    train = _cifar_split(data, cache, "efficientnet-lite0", 96, "_train")
+    found.append(Setting("E CIFAR classes, efficientnet-lite0", _random_classes(train, 6)))
+    queries = _texts(data)["train"]
+    for name in SENTENCE_ENCODERS:
+        traced = _traced_texts(name, "train", queries, cache)
+        found.append(Setting(f"E CLINC150 intents, {name}", _random_classes(traced, 100)))
+    return found
+
+
+def _random_classes(traced: Traced, known: int) -> Callable[[int], Drawn]:
+    labels = np.asarray(traced.paths.labels)
+
+    def choose(seed: int) -> Array:
+        kept = np.random.default_rng(seed).permutation(np.unique(labels))[:known]
+        return np.isin(labels, kept)
+
+    return _classes_drawer(traced, choose)
+
+
+def _classes_drawer(traced: Traced, choose: Callable[[int], Array]) -> Callable[[int], Drawn]:
+    def draw(seed: int) -> Drawn:
+        known = choose(seed)
+        order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
+        fit, calibration, test = np.split(order, [int(0.6 * len(order)), int(0.75 * len(order))])
+        foreign = {"held-out classes": traced.take(np.flatnonzero(~known))}
+        return _drawn(traced.take(fit), traced.take(calibration), traced.take(test), foreign)
+
+    return draw
+
+
+# Pictures.
+
+
+def _decode(jpeg: Array, offset: Array, index: Sequence[int] | None = None) -> list[Image.Image]:
+    chosen = range(len(offset) - 1) if index is None else index
+    return [Image.open(io.BytesIO(jpeg[offset[i] : offset[i + 1]].tobytes())).convert("RGB") for i in chosen]
+
+
+def _jpegs(path: Path, split: str, count: int | None) -> list[Image.Image]:
+    with np.load(path) as file:
+        offset = file[f"offset{split}"]
+        index = np.random.default_rng(0).permutation(len(offset) - 1)[:count] if count else None
+        return _decode(file[f"jpeg{split}"], offset, index)
+
+
+def _digits_as_pictures(path: Path, count: int) -> list[Image.Image]:
+    return [Image.fromarray(x).convert("RGB") for x in _first(path, count)]
+
+
+def _smooth_noise(count: int, side: int) -> list[Image.Image]:
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, size=(count, 8, 8, 3), dtype=np.uint8)
+    return [Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC) for x in coarse]
+
+
+def _shuffle_all(pictures: list[Image.Image], side: int, patches: int = 4) -> list[Image.Image]:
+    generator, found, step = np.random.default_rng(0), [], side // patches
+    for picture in pictures:
+        x = np.asarray(_square(picture, side))
+        grid = x.reshape(patches, step, patches, step, 3).swapaxes(1, 2).reshape(-1, step, step, 3)
+        grid = grid[generator.permutation(len(grid))].reshape(patches, patches, step, step, 3)
+        found.append(Image.fromarray(grid.swapaxes(1, 2).reshape(side, side, 3)))
+    return found
+
+
+def _square(picture: Image.Image, side: int) -> Image.Image:
+    short = min(picture.size)
+    left, top = ((length - short) // 2 for length in picture.size)
+    crop = picture.crop((left, top, left + short, top + short))
+    return crop.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def _codec(picture: Image.Image, side: int) -> tuple[Image.Image, list[float]]:
+    """The picture after the one coder that all go through, and what its file alone says."""
+    stream = io.BytesIO()
+    _square(picture, side).save(stream, "JPEG", quality=JPEG_QUALITY)
+    again = Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
+    x = np.asarray(again, dtype=float)
+    edges = np.abs(np.diff(x, axis=0)).mean() + np.abs(np.diff(x, axis=1)).mean()
+    return again, [len(stream.getvalue()), x.mean(), x.std(), edges, x.std(axis=2).mean()]
+
+
+def _traced_pictures(
+    data: Path,
+    cache: Path,
+    name: str,
+    source: str,
+    side: int,
+    make: Callable[[], list[Image.Image]],
+    labels: Array | None = None,
+) -> Traced:
+    """Paths of one set through one model; kept, and an interrupted trace goes on."""
+    statistics = cache / f"{name}-{source}-{side}.npy"
+    out = cache / f"{name}-{source}-{side}.paths"
+    done = cache / f"{name}-{source}-{side}.done"
+    if not done.is_file():
+        coded = [_codec(picture, side) for picture in make()]
+        np.save(statistics, np.array([row for _, row in coded]))
+        model = _model(name, data)
+        repdyn.trace(model, [picture for picture, _ in coded], labels=labels, out=out, batch_size=32)
+        done.touch()
+    paths = repdyn.open_paths(out)
+    return Traced(_in_memory(paths, labels), np.load(statistics))
+
+
+def _in_memory(paths: RepresentationPaths, labels: Any) -> RepresentationPaths:
+    arrays = {point: np.asarray(paths[point]) for point in paths.points}
+    return RepresentationPaths.from_arrays(arrays, labels=labels, logits=paths.logits, meta=paths.meta)
+
+
+# Models.
+
+
+def _model(name: str, data: Path) -> Any:
+    if name.startswith("cifar-"):
+        return _cifar_resnet(name, data)
+    return repdyn.load(f"packaged:{name}")
+
+
+def _head(model: Any) -> tuple[Array, Array] | None:
+    """Weights ``(C, D)`` and bias ``(C,)`` of a linear head, which ViM and NNGuide need."""
+    linear = [part for part in model.module.modules() if isinstance(part, nn.Linear)]
+    if not linear:
+        return None
+    return linear[-1].weight.detach().numpy(), linear[-1].bias.detach().numpy()
+
+
+class _Block(nn.Module):
+    def __init__(self, wide_in: int, wide: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(wide_in, wide, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(wide)
+        self.conv2 = nn.Conv2d(wide, wide, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(wide)
+        self.stride, self.padding = stride, (wide - wide_in) // 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        short = x[:, :, :: self.stride, :: self.stride]
+        short = nn.functional.pad(short, (0, 0, 0, 0, self.padding, self.padding))
+        return torch.relu(y + short)
+
+
+class _ResNet(nn.Module):
+    """CIFAR ResNet of He et al. (2015) with option-A shortcuts."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        wide = 16
+        for number, width in enumerate((16, 32, 64), start=1):
+            blocks = []
+            for k in range((depth - 2) // 6):
+                blocks.append(_Block(wide, width, 2 if number > 1 and k == 0 else 1))
+                wide = width
+            setattr(self, f"layer{number}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+def _cifar_resnet(name: str, data: Path) -> Any:
+    from safetensors.torch import load_file
+    from torchvision.transforms.functional import normalize, to_tensor
+
+    depth = int(name.removeprefix("cifar-resnet"))
+    module = _ResNet(depth)
+    module.load_state_dict(load_file(data / "models" / f"cifar_resnet{depth}.safetensors"))
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+    def prepare(pictures: Sequence[Image.Image]) -> torch.Tensor:
+        return torch.stack([normalize(to_tensor(picture), mean, std) for picture in pictures])
+
+    layers = [f"layer{n}.{k}" for n in (1, 2, 3) for k in range((depth - 2) // 6)]
+    points = {**dict.fromkeys(layers, "NCHW"), "layer3": "NCHW"}
+    return repdyn.wrap(module.eval(), prepare=prepare, head=module.linear, points=points, name=name)
