@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from numpy.typing import NDArray
 
 from repdyn.disentangle.losses import Weights
 from repdyn.errors import RepdynError
+from repdyn.koopman.pretrained import load_weights
 
 if TYPE_CHECKING:
     from repdyn.disentangle.models import StructuredKoopman
@@ -73,10 +73,5 @@ def restore(kind: type[M], config: Mapping[str, Any], tensors: Mapping[str, NDAr
         model.history_, model.best_epoch_ = config["history"], config["best_epoch"]
     except (KeyError, TypeError, ValueError) as error:
         raise RepdynError(f"{path}: its config.json is not that of a {kind.__name__} ({error})") from None
-    try:
-        model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
-    except RuntimeError as error:
-        raise RepdynError(
-            f"{path}: the weights do not match config.json: {' '.join(str(error).split())}"
-        ) from None
+    load_weights(model, tensors, path)
     return model.eval()

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from repdyn.errors import RepdynError
 
 if TYPE_CHECKING:
     from repdyn.koopman.autoencoder import KoopmanAutoencoder
 
-__all__ = ["describe", "restore"]
+__all__ = ["describe", "load_weights", "restore"]
 
 
 def describe(kae: KoopmanAutoencoder) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -57,10 +58,15 @@ def restore(
         kae.history_, kae.best_epoch_ = config["history"], config["best_epoch"]
     except (KeyError, TypeError, ValueError) as error:
         raise RepdynError(f"{path}: its config.json is not that of a Koopman autoencoder ({error})") from None
+    load_weights(kae, tensors, path)
+    return kae.eval()
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, NDArray[Any]], path: Any) -> None:
+    """Give a network the arrays that were saved of it; ``path`` is named where they do not fit."""
     try:
-        kae.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
+        model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
     except RuntimeError as error:
         raise RepdynError(
             f"{path}: the weights do not match config.json: {' '.join(str(error).split())}"
         ) from None
-    return kae.eval()

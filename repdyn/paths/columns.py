@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 __all__ = ["Blocks", "Fetching", "Index", "Rows", "Tokens", "compose"]
@@ -31,8 +32,16 @@ class Fetching(Blocks, Protocol):
     def fetch(self, spans: Sequence[tuple[int, int, int]]) -> list[NDArray[Any]]: ...
 
 
+class Column(NDArrayOperatorsMixin):
+    """What calculates as the array that it reads: ``paths["a"] - paths["b"]`` is an array."""
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [np.asarray(given) if isinstance(given, Column) else given for given in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(Column):
     """One vector per sample, shape ``(N, D)``: columns ``low`` to ``high`` of packed blocks of rows.
 
     Attributes
@@ -109,7 +118,7 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class Tokens(Column):
     """Several vectors per sample, padded when read to ``(N, T, D)``; kept without padding.
 
     Attributes

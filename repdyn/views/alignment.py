@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimates
-from repdyn.views.theme import CATEGORIES, CONTROL, INTERVAL_ALPHA, new_figure, plain, translucent
+from repdyn.views.bands import add_band
+from repdyn.views.theme import CATEGORIES, CONTROL, new_figure, plain
 
 __all__ = ["alignment"]
 
@@ -56,16 +57,7 @@ def alignment(
         value, low, high = estimates(values)
         ours = rank < len(explained)
         color = CATEGORIES[rank] if ours else CONTROL[0]
-        figure.add_scatter(
-            x=np.concatenate([at, at[::-1]]),
-            y=np.concatenate([high, low[::-1]]),
-            fill="toself",
-            mode="lines",
-            line={"width": 0},
-            fillcolor=translucent(color, INTERVAL_ALPHA),
-            hoverinfo="skip",
-            showlegend=False,
-        )
+        add_band(figure, at, low, high, color)
         figure.add_scatter(
             x=at,
             y=value,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimates
-from repdyn.views.theme import ACCENT, CONTROL, INTERVAL_ALPHA, describe, panels, plain, translucent
+from repdyn.views.bands import add_band
+from repdyn.views.theme import ACCENT, CONTROL, describe, panels, plain
 
 __all__ = ["fidelity"]
 
@@ -106,21 +107,7 @@ def _draw(
     value, low, high = values
     depth = np.arange(len(value))
     color = ACCENT if rank == 0 else CONTROL[(rank - 1) % len(CONTROL)]
-    known = np.isfinite(low) & np.isfinite(high)
-    if known.any():
-        figure.add_scatter(
-            x=np.concatenate([depth[known], depth[known][::-1]]),
-            y=np.concatenate([high[known], low[known][::-1]]),
-            fill="toself",
-            mode="lines",
-            line={"width": 0},
-            fillcolor=translucent(color, INTERVAL_ALPHA),
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=name,
-            row=row,
-            col=1,
-        )
+    add_band(figure, depth, low, high, color, legendgroup=name, row=row, col=1)
     interval = [
         f" [{a:.3g}, {b:.3g}]" if np.isfinite(a) and np.isfinite(b) else "" for a, b in zip(low, high)
     ]

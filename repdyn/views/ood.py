@@ -12,10 +12,10 @@ from plotly.subplots import make_subplots
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.views.arguments import estimate, finite
+from repdyn.views.bands import add_band
 from repdyn.views.theme import (
     ACCENT,
     CATEGORIES,
-    INTERVAL_ALPHA,
     category_colors,
     describe,
     plain,
@@ -167,18 +167,7 @@ def _profile(
         for end in ("low", "median", "high")
     )
     depth = np.arange(len(points))
-    figure.add_scatter(
-        x=np.concatenate([depth, depth[::-1]]),
-        y=np.concatenate([high, low[::-1]]),
-        fill="toself",
-        mode="lines",
-        line_width=0,
-        fillcolor=translucent(ACCENT, INTERVAL_ALPHA),
-        hoverinfo="skip",
-        name="in distribution, 5–95 %",
-        row=2,
-        col=1,
-    )
+    add_band(figure, depth, low, high, ACCENT, name="in distribution, 5–95 %", row=2, col=1)
     figure.add_scatter(
         x=depth,
         y=median,

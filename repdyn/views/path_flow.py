@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.views.animation import player
 from repdyn.views.arguments import finite, thin
 from repdyn.views.theme import CATEGORIES, OTHER, describe, new_figure, plain, translucent
 
@@ -17,6 +18,10 @@ __all__ = ["path_flow"]
 
 _DRAWN = 1200  # samples: enough for a cloud's shape, few enough to move smoothly as SVG
 _TRAILS = 120  # samples whose whole path is drawn, faint, behind the cloud
+_SMOOTH = {
+    "frame": {"duration": 700, "redraw": False},
+    "transition": {"duration": 600, "easing": "cubic-in-out"},
+}
 _MARGIN = 0.06  # of the range, around the outermost sample
 
 
@@ -81,7 +86,7 @@ def path_flow(
         for depth in range(len(point_names))
     ]
     steps = [f"{plain(name, 24)} · plane shows {part:.0%}" for name, part in zip(point_names, share)]
-    figure.update_layout(**_controls(steps))
+    figure.update_layout(**player(steps, _SMOOTH, below=34))
     for axis, k in (("xaxis", 0), ("yaxis", 1)):
         values = positions[..., k][np.isfinite(positions[..., k])]
         pad = _MARGIN * float(np.ptp(values)) or 1.0
@@ -133,54 +138,4 @@ def _trails(shown: NDArray[np.float32], index: NDArray[np.int64], color: str, to
         "line": {"color": translucent(color, 0.16), "width": 1},
         "hoverinfo": "skip",
         "showlegend": False,
-    }
-
-
-def _controls(steps: Sequence[str]) -> dict[str, Any]:
-    smooth = {
-        "frame": {"duration": 700, "redraw": False},
-        "transition": {"duration": 600, "easing": "cubic-in-out"},
-        "mode": "immediate",
-    }
-    return {
-        "sliders": [
-            {
-                "active": 0,
-                "x": 0.17,
-                "len": 0.83,
-                "pad": {"t": 34, "b": 0},
-                "currentvalue": {"prefix": "", "xanchor": "left"},
-                "tickwidth": 0,
-                "minorticklen": 0,
-                "steps": [
-                    {"label": label, "method": "animate", "args": [[str(depth)], smooth]}
-                    for depth, label in enumerate(steps)
-                ],
-            }
-        ],
-        "updatemenus": [
-            {
-                "type": "buttons",
-                "direction": "left",
-                "showactive": False,
-                "x": 0.0,
-                "y": 0.0,
-                "xanchor": "left",
-                "yanchor": "top",
-                "pad": {"t": 58},
-                "buttons": [
-                    {
-                        "label": "▶",
-                        "method": "animate",
-                        "args": [None, {**smooth, "fromcurrent": True}],
-                    },
-                    {
-                        "label": "❚❚",
-                        "method": "animate",
-                        "args": [[None], {"mode": "immediate", "frame": {"duration": 0, "redraw": False}}],
-                    },
-                ],
-            }
-        ],
-        "margin": {"b": 130, "l": 24},
     }

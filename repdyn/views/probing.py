@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import plotly.graph_objects as go
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimates
-from repdyn.views.theme import ACCENT, CONTROL, INTERVAL_ALPHA, new_figure, plain, translucent
+from repdyn.views.bands import add_band
+from repdyn.views.theme import ACCENT, CONTROL, new_figure, plain
 
 __all__ = ["probing"]
 
@@ -52,16 +52,7 @@ def probing(atoms: Sequence[int], error: Mapping[str, Sequence[object]], verdict
             raise RepdynError(f"probing: {name!r} has {len(row)} estimates for {len(atoms)} numbers of atoms")
         value, low, high = estimates(row)
         color = ACCENT if rank == 0 else CONTROL[(rank - 1) % len(CONTROL)]
-        figure.add_scatter(
-            x=[*atoms, *reversed(atoms)],
-            y=np.concatenate([high, low[::-1]]),
-            fill="toself",
-            mode="lines",
-            line={"width": 0},
-            fillcolor=translucent(color, INTERVAL_ALPHA),
-            hoverinfo="skip",
-            showlegend=False,
-        )
+        add_band(figure, atoms, low, high, color)
         figure.add_scatter(
             x=list(atoms),
             y=value,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.views.animation import player
 from repdyn.views.arguments import finite
 from repdyn.views.theme import describe, new_figure, plain
 
@@ -19,6 +19,7 @@ __all__ = ["swaps"]
 
 _MOST_ROWS, _MOST_COLUMNS, _MOST_FRAMES = 10, 8, 24
 _PIXELS = 560  # of the longer side of a whole frame: a grid is looked at, not measured
+_AT_ONCE = {"frame": {"duration": 120, "redraw": True}, "transition": {"duration": 0}}
 _GUTTER = 2  # pixels between clips, left transparent so that the page shows through
 
 
@@ -81,7 +82,7 @@ def swaps(clips: ArrayLike, row_names: Sequence[str], column_names: Sequence[str
         scaleanchor="x",
         constrain="domain",
     )
-    figure.update_layout(**_controls([f"frame {t + 1} of {length}" for t in times]))
+    figure.update_layout(**player([f"frame {t + 1} of {length}" for t in times], _AT_ONCE, below=18))
     left_out = [
         f"{min(count, most)} of {count} {what}"
         for count, most, what in (
@@ -114,57 +115,9 @@ def _mosaic(frames: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def _encoded(picture: NDArray[np.uint8]) -> str:
-    """A PNG as a data URI (ISO/IEC 15948: signature, header, one block of unfiltered lines, end)."""
+    """A PNG as a data URI."""
+    from PIL import Image  # loaded only where pictures are drawn
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    height, width, _ = picture.shape
-    lines = b"".join(b"\0" + line.tobytes() for line in picture)
-    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    body = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(lines, 9))
-        + chunk(b"IEND", b"")
-    )
-    return "data:image/png;base64," + base64.b64encode(body).decode("ascii")
-
-
-def _controls(labels: Sequence[str]) -> dict[str, object]:
-    at_once = {"frame": {"duration": 120, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
-    stop = {"frame": {"duration": 0, "redraw": False}, "mode": "immediate"}
-    return {
-        "sliders": [
-            {
-                "active": 0,
-                "x": 0.17,
-                "len": 0.83,
-                "pad": {"t": 18, "b": 0},
-                "currentvalue": {"prefix": "", "xanchor": "left"},
-                "tickwidth": 0,
-                "minorticklen": 0,
-                "steps": [
-                    {"label": label, "method": "animate", "args": [[str(k)], at_once]}
-                    for k, label in enumerate(labels)
-                ],
-            }
-        ],
-        "updatemenus": [
-            {
-                "type": "buttons",
-                "direction": "left",
-                "showactive": False,
-                "x": 0.0,
-                "y": 0.0,
-                "xanchor": "left",
-                "yanchor": "top",
-                "pad": {"t": 42},
-                "buttons": [
-                    {"label": "▶", "method": "animate", "args": [None, {**at_once, "fromcurrent": True}]},
-                    {"label": "❚❚", "method": "animate", "args": [[None], stop]},
-                ],
-            }
-        ],
-        "margin": {"b": 100, "l": 24},
-    }
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from repdyn.paths import RepresentationPaths, open_paths
 from repdyn.paths.columns import Rows, Tokens
 from repdyn.paths.gathering import gather
 
@@ -78,3 +79,13 @@ def test_tokens_move_to_the_front(seed: int) -> None:
     part = column.subset(index)
     assert part.shape == (20, mask[index].sum(axis=1).max(), 3)
     np.testing.assert_array_equal(np.asarray(part), np.asarray(column)[index, : part.shape[1]])
+
+
+def test_columns_on_disk_calculate_as_the_arrays_they_read(tmp_path) -> None:
+    x, y = (np.random.default_rng(seed).normal(size=(40, 3)) for seed in (0, 1))
+    RepresentationPaths.from_arrays({"a": x, "b": y}).save(tmp_path / "a.paths")
+    paths = open_paths(tmp_path / "a.paths")
+    np.testing.assert_array_equal(paths["a"] - paths["b"], x - y)
+    np.testing.assert_array_equal(2 * paths["a"], 2 * x)
+    np.testing.assert_array_equal(paths["a"] @ np.ones(3), x @ np.ones(3))
+    assert isinstance(np.abs(paths["b"]), np.ndarray)
