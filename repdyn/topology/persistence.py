@@ -25,11 +25,17 @@ SAMPLE_POINTS = 2000
 @overload
 def persistence(
     x: RepresentationPaths, max_dim: int = ..., landmarks: int = ..., resamples: int = ..., seed: int = ...
-) -> PathPersistence: ...
+) -> PathPersistence:
+    """Measure every point of a path."""
+
+
 @overload
 def persistence(
     x: ArrayLike, max_dim: int = ..., landmarks: int = ..., resamples: int = ..., seed: int = ...
-) -> Persistence: ...
+) -> Persistence:
+    """Measure one set of points."""
+
+
 def persistence(
     x: RepresentationPaths | ArrayLike,
     max_dim: int = 1,

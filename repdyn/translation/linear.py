@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     import torch
     from plotly.graph_objects import Figure
 
+    from repdyn.paths.columns import Rows, Tokens
+
 __all__ = ["LinearTranslation", "fit_affine", "fit_orthogonal", "fit_ridge"]
 
 Floats = NDArray[np.float64]
-Points = TypeVar("Points", "NDArray[Any]", "torch.Tensor")
 
 VERDICTS = ("found", "inconclusive", "not found")
 """From best to worst; a chain of translations is as good as its worst link."""
@@ -95,8 +96,14 @@ class LinearTranslation:
             f"  {self.reason}"
         )
 
-    def __call__(self, x: Points) -> Points:
-        """Translate points of shape ``(..., D_a)``; arrays stay arrays, tensors stay differentiable tensors.
+    @overload
+    def __call__(self, x: NDArray[Any] | Rows | Tokens) -> NDArray[Any]: ...
+    @overload
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, x: Any) -> Any:
+        """Translate points of shape ``(..., D_a)``: arrays, or a column of paths on disk, give an array.
+
+        Tensors stay differentiable tensors.
 
         Raises
         ------
@@ -107,10 +114,10 @@ class LinearTranslation:
             raise RepdynError(
                 f"translation: reads points of width {len(self.offset_a)}, got shape {tuple(x.shape)}"
             )
-        if isinstance(x, np.ndarray):
-            return (x - self.offset_a) @ self.matrix + self.offset_b
-        m, a, b = (x.new_tensor(part) for part in (self.matrix, self.offset_a, self.offset_b))
-        return (x - a) @ m + b
+        if hasattr(x, "new_tensor"):  # a tensor, without importing torch to ask
+            m, a, b = (x.new_tensor(part) for part in (self.matrix, self.offset_a, self.offset_b))
+            return (x - a) @ m + b
+        return (np.asarray(x) - self.offset_a) @ self.matrix + self.offset_b
 
     @property
     def inverse(self) -> LinearTranslation:

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repdyn.errors import RepdynError
+from repdyn.paths import RepresentationPaths, open_paths
 from repdyn.translation import LinearTranslation, fit_affine, fit_orthogonal, fit_ridge
 
 
@@ -114,6 +115,15 @@ def test_saved_is_loaded(tmp_path) -> None:
     assert again.to_dict() == t.to_dict()
     assert "found" in repr(again)
     assert again.plot().data
+
+
+def test_a_column_on_disk_is_translated_as_the_array_it_holds(tmp_path) -> None:
+    x, y, _ = pairs(20, 4, 3)
+    RepresentationPaths.from_arrays({"last": x}).save(tmp_path / "x.paths")
+    t = fit_orthogonal(x, y)
+    column = open_paths(tmp_path / "x.paths")["last"]
+    assert not isinstance(column, np.ndarray)
+    assert np.allclose(t(column), t(x))
 
 
 def test_bad_input_is_told() -> None:
