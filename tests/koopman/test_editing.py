@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ import repdyn
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.koopman.edited import EditedKoopman
-from repdyn.koopman.editing import edit_operator
+from repdyn.koopman.redirection import edit_operator, reweighted
 from repdyn.paths import RepresentationPaths
 
 
@@ -57,6 +59,41 @@ def test_push_through_equals_the_published_form() -> None:
     inner = harmful @ torch.linalg.solve(kept, harmful.T) + 0.1 * torch.eye(7)
     change = torch.linalg.solve(kept, harmful.T) @ torch.linalg.solve(inner, target - harmful @ matrix)
     assert torch.allclose(edit_operator(harmful, clean, matrix, target), matrix + change, atol=1e-10)
+
+
+def test_a_weight_of_two_is_a_row_twice() -> None:
+    draw = torch.Generator().manual_seed(2)
+    harmful, clean, matrix = (torch.randn(n, 5, generator=draw, dtype=torch.float64) for n in (7, 40, 5))
+    place = torch.randn(5, generator=draw, dtype=torch.float64)
+    twice = edit_operator(harmful, torch.cat([clean, clean]), matrix, place, torch.full((7,), 2.0))
+    assert torch.allclose(edit_operator(harmful, clean, matrix, place, 1.0), twice, atol=1e-10)
+    assert torch.allclose(
+        edit_operator(harmful, clean, matrix, place, 6.0, torch.full((40,), 2.0)),
+        edit_operator(harmful, clean, matrix, place, 3.0),
+        atol=1e-10,
+    )
+
+
+def test_weighing_rows_near_the_border_parts_what_least_squares_does_not() -> None:
+    # All rows have a score of 1, and those at y = 0 shall get -1. Of those that stay some lie near, at y = 4,
+    # and most far off, at y = 10, where least squares keeps them; heavy rows at 0 drag the near ones along.
+    y = np.concatenate([np.full(50, 0.0), np.full(50, 4.0), np.full(500, 10.0)])
+    y += 0.02 * np.random.default_rng(0).standard_normal(600)
+    z = torch.from_numpy(np.stack([np.ones(600), y], axis=1))
+    matrix = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    harmful = np.arange(600) < 50
+    sign = torch.where(torch.from_numpy(harmful), 1.0, -1.0)
+
+    def amiss(edited: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(20 * sign * edited[:, 0])
+
+    place = torch.tensor([-1.0, 0.0], dtype=torch.float64)
+    rounds = reweighted(z, harmful, ~harmful, matrix, place, 30.0, amiss)
+    wrong = [
+        float((sign * (z @ edited)[:, 0] > 0).double().mean()) for edited in itertools.islice(rounds, 10)
+    ]
+    assert wrong[0] > 0.05
+    assert wrong[-1] == 0
 
 
 @pytest.mark.parametrize("label", [0, 3])
