@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from mnist_autoencoder import digits, trained
+from torch import Tensor
 
 from repdyn.fields import Attractors, LatentField
 from repdyn.progress import track
@@ -109,37 +110,6 @@ def _right(found: Attractors, truth: Tensor, kind: str) -> int:
     return int((distance.min(axis=0) < near).sum())
 
 
-def autoencoder(data: Path, width: int, seed: int) -> tuple[LatentField, Tensor]:
-    """A small MNIST auto-encoder, and the codes of unseen digits."""
-    digits = np.load(data / "images" / "mnist.npz")
-    train = torch.from_numpy(digits["x_train"][:20000].reshape(-1, 784)).float() / 255
-    test = torch.from_numpy(digits["x_test"].reshape(-1, 784)).float() / 255
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        encoder = nn.Sequential(
-            nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, width)
-        )
-        decoder = nn.Sequential(
-            nn.Linear(width, 128),
-            nn.ReLU(),
-            nn.Linear(128, 256),
-            nn.ReLU(),
-            nn.Linear(256, 784),
-            nn.Sigmoid(),
-        )
-    optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-3)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in track(range(8), "training an auto-encoder"):
-        for batch in torch.randperm(len(train), generator=generator).split(256):
-            loss = (decoder(encoder(train[batch])) - train[batch]).square().mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-    encoder.eval().requires_grad_(False)
-    decoder.eval().requires_grad_(False)
-    return LatentField.from_autoencoder(encoder, decoder), encoder(test)
-
-
 def uncompacted(field: LatentField, z: Tensor, tolerance: float, max_steps: int) -> tuple[Tensor, int]:
     """Plain iteration of the whole batch until its last sample has settled."""
     spent, worst = 0, float("inf")
@@ -152,8 +122,8 @@ def uncompacted(field: LatentField, z: Tensor, tolerance: float, max_steps: int)
 
 def mnist(data: Path, starts: int, width: int, max_steps: int, seed: int) -> dict[str, dict[str, float]]:
     """Evaluations, seconds and destinations of each way to iterate."""
-    field, codes = autoencoder(data, width, seed)
-    codes = codes[:starts]
+    encoder, decoder = trained(digits(data, "train", 20000), width, 8, seed)
+    field, codes = LatentField.from_autoencoder(encoder, decoder), encoder(digits(data, "test", starts))
     table: dict[str, dict[str, float]] = {}
     found: dict[str, Attractors] = {}
     for solver in ("picard", "trapping"):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from cifar_networks import cifar_resnet
+from mnist_autoencoder import trained
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import nn
@@ -249,7 +250,8 @@ def _digits(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     for width in (16, 128):
 
         def draw(seed: int, width: int = width) -> Drawn:
-            networks = _digit_autoencoder(train, width, seed, cache)
+            pixels = torch.from_numpy(train.reshape(len(train), -1)).float() / 255
+            networks = trained(pixels, width, 15, seed, cache=cache / f"digits-{width}-{seed}.pt")
             order = np.random.default_rng(seed).permutation(len(train))[:12_000]
             traced = {
                 "fit": _coded(train[order[:10_000]], networks[0]),
@@ -266,39 +268,6 @@ def _digits(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
 def _first(path: Path, count: int) -> Array:
     with np.load(path) as file:
         return np.asarray(file["x_test"][:count])
-
-
-def _digit_autoencoder(train: Array, width: int, seed: int, cache: Path) -> tuple[nn.Module, nn.Module]:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        encoder = nn.Sequential(
-            nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, width)
-        )
-        decoder = nn.Sequential(
-            nn.Linear(width, 128),
-            nn.ReLU(),
-            nn.Linear(128, 256),
-            nn.ReLU(),
-            nn.Linear(256, 784),
-            nn.Sigmoid(),
-        )
-    both = nn.ModuleList([encoder, decoder])
-    file = cache / f"digits-{width}-{seed}.pt"
-    if file.is_file():
-        both.load_state_dict(torch.load(file, weights_only=True))
-    else:
-        x = torch.from_numpy(train.reshape(-1, 784)).float() / 255
-        optimiser = torch.optim.Adam(both.parameters(), 1e-3)
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(15):
-            for batch in torch.randperm(len(x), generator=generator).split(256):
-                loss = (decoder(encoder(x[batch])) - x[batch]).square().mean()
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-        torch.save(both.state_dict(), file)
-    both.eval().requires_grad_(False)
-    return encoder, decoder
 
 
 def _coded(pictures: Array, encoder: nn.Module) -> Traced:
