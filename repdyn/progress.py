@@ -11,16 +11,25 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-__all__ = ["Listener", "listening", "track"]
+__all__ = ["DETAIL", "Listener", "listening", "track"]
 
 T = TypeVar("T")
 Listener = Callable[[str, int, int | None], None]
 """Called with (what is being done, steps done, steps in all or None). First call has 0 done."""
 
+DETAIL = " | "
+"""Begins what changes from step to step in what is being done; what stands before it names the loop."""
+
 _listener: ContextVar[Listener | None] = ContextVar("repdyn_progress_listener", default=None)
 
 
-def track(iterable: Iterable[T], description: str, total: int | None = None, start: int = 0) -> Iterator[T]:
+def track(
+    iterable: Iterable[T],
+    description: str,
+    total: int | None = None,
+    start: int = 0,
+    detail: Callable[[], str] | None = None,
+) -> Iterator[T]:
     """Yield the items of an iterable and tell the listener, if there is one, how far it is.
 
     Parameters
@@ -33,6 +42,8 @@ def track(iterable: Iterable[T], description: str, total: int | None = None, sta
         Number of steps; taken from ``len`` where it exists.
     start
         Steps already done before (a resumed run).
+    detail
+        Asked after every step for what to say beside the description: the loss, say.
     """
     listener = _listener.get()
     if total is None and isinstance(iterable, Sized):
@@ -43,7 +54,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None, sta
     listener(description, start, total)
     for done, item in enumerate(iterable, start + 1):
         yield item
-        listener(description, done, total)
+        listener(f"{description}{DETAIL}{detail()}" if detail else description, done, total)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from repdyn.cli.manners import asked
-from repdyn.progress import Listener
+from repdyn.progress import DETAIL, Listener
 
 __all__ = ["bars", "lines", "listener"]
 
@@ -42,13 +42,14 @@ def bars(console: Any = None) -> Listener:
             state.update(progress=None, task=None, description=None)
 
     def listen(description: str, done: int, total: int | None) -> None:
-        if state["description"] != description:
+        loop = description.partition(DETAIL)[0]
+        if state["description"] != loop:
             close()
             state["progress"] = _progress(console)
             state["progress"].start()
             state["task"] = state["progress"].add_task(description, total=total, completed=done)
-            state["description"] = description
-        state["progress"].update(state["task"], completed=done, total=total)
+            state["description"] = loop
+        state["progress"].update(state["task"], completed=done, total=total, description=description)
         if total is not None and done >= total:
             close()
 
@@ -68,9 +69,9 @@ def lines(stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Listen
     state: dict[str, Any] = {"said": clock(), "description": None, "began": 0.0, "from": 0}
 
     def listen(description: str, done: int, total: int | None) -> None:
-        now = clock()
-        if state["description"] != description:
-            state.update(description=description, began=now, **{"from": done})
+        now, loop = clock(), description.partition(DETAIL)[0]
+        if state["description"] != loop:
+            state.update(description=loop, began=now, **{"from": done})
         if now - state["said"] < PLAIN_PROGRESS_SECONDS:
             return
         state["said"] = now

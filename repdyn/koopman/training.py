@@ -109,9 +109,8 @@ def train(
         found = read_checkpoint(checkpoint, of)
         if found is not None:
             run.restore(*found)
-    for epoch in track(
-        range(run.done, plan.epochs), "fitting the Koopman autoencoder", plan.epochs, start=run.done
-    ):
+    epochs = range(run.done, plan.epochs)
+    for epoch in track(epochs, "fitting the Koopman autoencoder", plan.epochs, run.done, detail=run.told):
         if run.stopped:
             break
         run.epoch()
@@ -192,6 +191,10 @@ class _Run:
                 )
             self.history[name].append(value)
         self.done += 1
+
+    def told(self) -> str:
+        """The four losses of the last epoch."""
+        return ", ".join(f"{name} {self.history[name][-1]:.3g}" for name in _LOSSES if self.history[name])
 
     def _losses(self, rows: Tensor, depths: Tensor, unit: Tensor) -> Tensor:
         samples = self.states.shape[1]

@@ -153,6 +153,15 @@ def test_a_resumed_loop_counts_its_rate_from_where_it_went_on():
     assert out.getvalue().splitlines()[0] == "  tracing: 92 of 100, 4.0 s each, 32 s left"
 
 
+def test_what_changes_in_a_loop_does_not_begin_it_anew():
+    now, left = {"t": 0.0}, iter(range(9, -1, -1))
+    out = io.StringIO()
+    with listening(progressing.lines(out, clock=lambda: now["t"])):
+        for _ in track(range(10), "fitting", detail=lambda: f"loss {next(left)}"):
+            now["t"] += 5.0
+    assert out.getvalue().splitlines()[1] == "  fitting | loss 8: 2 of 10, 5.0 s each, 40 s left"
+
+
 @pytest.mark.parametrize("width", [40, 100])
 def test_on_a_terminal_the_bar_has_one_line_and_leaves_none(width):
     from rich.console import Console
@@ -160,7 +169,9 @@ def test_on_a_terminal_the_bar_has_one_line_and_leaves_none(width):
     out = io.StringIO()
     shown = Console(file=out, force_terminal=True, width=width, legacy_windows=False)
     with listening(progressing.bars(shown)):
-        for _ in track(range(3), "reading the packages' documentation [red]of all"):
+        for _ in track(
+            range(3), "reading the packages' documentation [red]of all", detail=lambda: "x 1, " * 9
+        ):
             pass
     drawn = out.getvalue()
     assert "reading the packages" in drawn

@@ -22,6 +22,7 @@ from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.koopman.schedules import Cosine, Plateau
 from repdyn.paths import RepresentationPaths
+from repdyn.progress import listening
 
 _SETTINGS = {"epochs": 6, "seed": 1, "batch_size": 64}
 
@@ -151,12 +152,14 @@ def test_the_last_point_alone_supervises_when_told_to(train, test) -> None:
 
 
 def test_all_four_losses_are_told_as_they_fall(train, caplog) -> None:
-    with caplog.at_level(logging.INFO, logger="repdyn"):
+    heard = []
+    with caplog.at_level(logging.INFO, logger="repdyn"), listening(lambda *event: heard.append(event[0])):
         _fit(train)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 3
     for name in ("reconstruction", "linearity", "state", "isometry", "validation"):
         assert name in told[-1]
+        assert name in heard[-1] or name == "validation"
 
 
 @pytest.mark.parametrize(
