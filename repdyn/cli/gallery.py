@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
     from repdyn.views.report import Section
 
-__all__ = ["Entry", "entry", "open_result", "write_gallery"]
+__all__ = ["Entry", "entry", "open_result", "report", "write_gallery"]
 
 # kind of artifact -> the room and class that reads it, and the heading it gets
 _READERS = {
@@ -35,26 +36,13 @@ _READERS = {
     "tree_match": ("repdyn.translation", "TreeMatch", "Two trees, matched"),
     "tree": ("repdyn.topology", "LevelSetTree", "The tree of density level sets"),
 }
-_WITHIN = (
-    "fidelity",
-    "evaluation",
-    "tree",
-    "persistence",
-    "excitation",
-    "attack",
-)  # results that verbs keep beside what they measure
-_ORIGIN = (
-    "model",
-    "digest",
-    "pooling",
-    "preprocessing",
-    "data",
-    "seed",
-    "dtype",
-    "versions",
-)  # of all that paths know
-
-
+_TITLES = {name: title for _, name, title in _READERS.values()} | {
+    "RepresentationPaths": "Representation paths"
+}
+# results that verbs keep beside what they measure
+_WITHIN = ("fidelity", "evaluation", "tree", "persistence", "excitation", "attack")
+# of all that paths know
+_ORIGIN = ("model", "digest", "pooling", "preprocessing", "data", "seed", "dtype", "versions")
 _CLUSTERS = 8  # as many as have a colour of their own
 _CLUSTERED = 2000  # samples: a band of one in two thousand is a hair's breadth
 
@@ -78,8 +66,61 @@ class Entry:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+def report(
+    results: Mapping[str, Any] | Iterable[Any], out: str | os.PathLike[str], *, force: bool = False
+) -> Path:
+    """Any results on one HTML page that asks the network for nothing.
+
+    Parameters
+    ----------
+    results
+        Whatever draws itself (paths, a fidelity, attractors, a swap, …), or the folder that it or a verb was
+        saved in, in the order of the page. A mapping names them.
+    out
+        The file to write.
+    force
+        Replace a report that is there.
+
+    Returns
+    -------
+    pathlib.Path
+        ``out``.
+
+    Raises
+    ------
+    RepdynError
+        If a result has no picture, or its picture nothing finite to show; nothing is written then.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from repdyn import RepresentationPaths, report
+    >>> x = np.random.default_rng(0).normal(size=(2, 30, 3))
+    >>> paths = RepresentationPaths.from_arrays({"first": x[0], "second": x[1]})
+    >>> report({"noise": paths}, f"{tempfile.mkdtemp()}/all.html").name
+    'all.html'
+    """
+    named = results.items() if isinstance(results, Mapping) else ((None, one) for one in results)
+    entries: list[Entry] = []
+    for name, result in named:
+        if isinstance(result, str | os.PathLike):
+            entries += open_result(Path(result))
+        elif hasattr(result, "plot"):
+            entries.append(entry(result, _TITLES.get(type(result).__name__, ""), name))
+        else:
+            raise RepdynError(
+                f"report: a {type(result).__name__} has no picture of its own; give what was measured with "
+                "it, such as kae.fidelity(paths), or a folder that a result was saved in"
+            )
+    return write_gallery(entries, Path(out), force=force, made="repdyn.report, from Python")
+
+
 def entry(
-    result: Any, title: str, figure: go.Figure | None = None, made: Mapping[str, Any] | None = None
+    result: Any,
+    title: str,
+    name: str | None = None,
+    made: Mapping[str, Any] | None = None,
+    figure: go.Figure | None = None,
 ) -> Entry:
     """Draw any result that plots itself.
 
@@ -88,11 +129,13 @@ def entry(
     result
         Has ``plot()``; ``verdict`` and ``meta`` are used where they are there.
     title
-        Its heading.
-    figure
-        Its picture, where it is another than ``plot()`` gives.
+        Its heading; its picture's own where empty.
+    name
+        Which one it is, where there may be several.
     made
         How it was made: command, seed, versions.
+    figure
+        Its picture, where it is another than ``plot()`` gives.
     """
     from repdyn.views.report import Section
 
@@ -101,10 +144,10 @@ def entry(
         verdict = verdict.get("mean of sets", next(iter(verdict.values()), None))
     lines = repr(result).splitlines()
     meta = getattr(result, "meta", {})
+    figure = result.plot() if figure is None else figure
+    title = (title or str(figure.layout.meta["title"])) + (f": {name}" if name else "")
     return Entry(
-        Section(
-            title, result.plot(), text="\n".join(lines), verdict=verdict if isinstance(verdict, str) else None
-        ),
+        Section(title, figure, text="\n".join(lines), verdict=verdict if isinstance(verdict, str) else None),
         _HEADLINES[type(result).__name__](result) if type(result).__name__ in _HEADLINES else lines[0],
         {key: meta[key] for key in _ORIGIN if meta.get(key)} | dict(made or {}),
     )
@@ -130,7 +173,7 @@ def open_result(path: Path) -> list[Entry]:
         raise RepdynError(f"{path}: there is no such file or folder")
     if (path / "zarr.json").is_file():
         paths = open_paths(path)
-        return [entry(paths, f"Representation paths: {path.name}"), *_clusters(paths, path.name)]
+        return [entry(paths, "Representation paths", path.name), *_clusters(paths, path.name)]
     within = [
         found
         for name in _WITHIN
@@ -143,7 +186,7 @@ def open_result(path: Path) -> list[Entry]:
     if kind in _READERS:
         room, name, title = _READERS[kind]
         result = getattr(import_module(room), name).load(path)
-        return [entry(result, f"{title}: {path.name}", made=made_by(path)), *within]
+        return [entry(result, title, path.name, made_by(path)), *within]
     if within:
         return within
     raise RepdynError(
@@ -152,8 +195,11 @@ def open_result(path: Path) -> list[Entry]:
     )
 
 
-def write_gallery(entries: Sequence[Entry], out: Path, *, force: bool) -> Path:
-    """Write the page: a summary with verdicts first, a section for each result, provenance last."""
+def write_gallery(entries: Sequence[Entry], out: Path, *, force: bool, made: str = "") -> Path:
+    """Write the page: a summary with verdicts first, a section for each result, provenance last.
+
+    ``made`` is how the page came about; the present command where empty.
+    """
     import platform
     import shlex
     import sys
@@ -167,7 +213,7 @@ def write_gallery(entries: Sequence[Entry], out: Path, *, force: bool) -> Path:
         for e in entries
     ]
     provenance: dict[str, Any] = {
-        "this page": shlex.join(["repdyn", *sys.argv[1:]]),
+        "this page": made or shlex.join(["repdyn", *sys.argv[1:]]),
         "repdyn": repdyn.__version__,
         "python": platform.python_version(),
     }
@@ -220,4 +266,14 @@ def _translation(result: Any) -> str:
     return "top-1: " + ", ".join(f"{name} {value}" for name, value in result.top1.items())
 
 
-_HEADLINES = {"Fidelity": _fidelity, "OODEvaluation": _ood, "TranslationEvaluation": _translation}
+def _reason(result: Any) -> str:
+    return str(result.reason)
+
+
+_HEADLINES = {
+    "Fidelity": _fidelity,
+    "OODEvaluation": _ood,
+    "TranslationEvaluation": _translation,
+    "LinearTranslation": _reason,
+    "TreeMatch": _reason,
+}

@@ -339,7 +339,7 @@ class Walk:
         )
 
     def _show(self, result: Any, title: str, figure: Any = None) -> None:
-        self.entries.append(entry(result, title, figure))
+        self.entries.append(entry(result, title, figure=figure))
 
 
 def _leaf_names(tree: LevelSetTree, labels: NDArray[np.str_]) -> list[str]:

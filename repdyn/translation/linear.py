@@ -172,10 +172,9 @@ class LinearTranslation:
 
     def plot(self) -> Figure:
         """The figures behind the verdict, as bars."""
-        from repdyn.views.translation import translation  # plotly loads only when a picture is asked for
+        from repdyn.views.replication import replication  # plotly loads only when a picture is asked for
 
-        bars = {name: {"value": value, "low": value, "high": value} for name, value in self.evidence.items()}
-        return translation(bars, None, None, self.verdict)
+        return replication(self.evidence, self.verdict, self.reason)
 
 
 def fit_orthogonal(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> LinearTranslation:

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimates
-from repdyn.views.bands import add_band
-from repdyn.views.theme import CATEGORIES, CONTROL, new_figure, plain
+from repdyn.views.bands import add_series, style
+from repdyn.views.theme import CATEGORIES, new_figure
 
 __all__ = ["alignment"]
 
@@ -54,18 +54,9 @@ def alignment(
     for rank, (name, values) in enumerate(lines):
         if len(values) != len(at):
             raise RepdynError(f"alignment: {name!r} has {len(values)} estimates for {len(at)} iterations")
-        value, low, high = estimates(values)
         ours = rank < len(explained)
-        color = CATEGORIES[rank] if ours else CONTROL[0]
-        add_band(figure, at, low, high, color)
-        figure.add_scatter(
-            x=at,
-            y=value,
-            mode="lines+markers",
-            name=plain(name),
-            line={"color": color, "dash": "solid" if ours else "dash"},
-            hovertemplate="%{y:.3f}",
-        )
+        line = {"color": CATEGORIES[rank], "width": 3, "dash": "solid"} if ours else style(1)
+        add_series(figure, at, estimates(values), name, line)
     figure.update_yaxes(title_text="share of variance explained", range=[min(-0.1, _lowest(lines)), 1.02])
     figure.update_xaxes(title_text="iteration")
     return figure

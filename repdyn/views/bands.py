@@ -1,4 +1,4 @@
-"""The translucent band of a line's intervals."""
+"""Lines with the bands of their intervals: ours strong, controls apart from it and from each other."""
 
 from __future__ import annotations
 
@@ -6,15 +6,81 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from repdyn.views.theme import INTERVAL_ALPHA, translucent
+from repdyn.views.theme import ACCENT, CONTROL, INTERVAL_ALPHA, plain, translucent
 
-__all__ = ["add_band"]
+__all__ = ["add_band", "add_series", "style"]
+
+_DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
+_CONTROL_ALPHA = 0.07  # bands of many controls lie on each other, and must not bury ours
+
+
+def style(rank: int) -> dict[str, Any]:
+    """Line of the model in question (0), or of its n-th control: told apart by colour and by dash."""
+    if rank == 0:
+        return {"color": ACCENT, "width": 3, "dash": "solid"}
+    return {
+        "color": CONTROL[(rank - 1) % len(CONTROL)],
+        "width": 1.6,
+        "dash": _DASHES[(rank - 1) % len(_DASHES)],
+    }
+
+
+def add_series(
+    figure: go.Figure,
+    x: ArrayLike,
+    estimates: NDArray[np.float64],
+    name: str,
+    line: dict[str, Any],
+    **placement: Any,
+) -> None:
+    """A line through estimates, in the band of their intervals; both are told where the pointer rests.
+
+    Parameters
+    ----------
+    figure
+        Drawn into.
+    x
+        Shape ``(K,)``.
+    estimates
+        Shape ``(3, K)``: values, low ends, high ends.
+    name
+        In the legend.
+    line
+        Its colour, width and dash, as of :func:`style`.
+    **placement
+        Further properties of the line: ``row``, ``col``, ``showlegend``.
+    """
+    value, low, high = estimates
+    where = {key: placement[key] for key in ("row", "col") if key in placement}
+    strong = line["width"] > 2
+    alpha = INTERVAL_ALPHA if strong else _CONTROL_ALPHA
+    add_band(figure, x, low, high, line["color"], alpha=alpha, legendgroup=name, **where)
+    figure.add_scatter(
+        x=np.asarray(x),
+        y=value,
+        mode="lines+markers",
+        name=plain(name),
+        legendgroup=name,
+        customdata=[
+            f" [{a:.3g}, {b:.3g}]" if np.isfinite(a) and np.isfinite(b) else "" for a, b in zip(low, high)
+        ],
+        hovertemplate="%{y:.3g}%{customdata}",
+        line=line,
+        marker={"size": 7 if strong else 4},
+        **placement,
+    )
 
 
 def add_band(
-    figure: go.Figure, x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str, **placement: Any
+    figure: go.Figure,
+    x: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    color: str,
+    alpha: float = INTERVAL_ALPHA,
+    **placement: Any,
 ) -> None:
     """Fill between the ends of intervals; where they are unknown (NaN) nothing is drawn.
 
@@ -26,6 +92,8 @@ def add_band(
         Shape ``(K,)`` each.
     color
         Of the line that the band belongs to.
+    alpha
+        How strong it is.
     **placement
         Further properties of the trace: ``row``, ``col``, ``legendgroup``, ``name``.
     """
@@ -40,7 +108,7 @@ def add_band(
         fill="toself",
         mode="lines",
         line={"width": 0},
-        fillcolor=translucent(color, INTERVAL_ALPHA),
+        fillcolor=translucent(color, alpha),
         hoverinfo="skip",
         showlegend="name" in placement,
         **placement,

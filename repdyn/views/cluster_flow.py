@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.views.boxes import GAP, box, filled
+from repdyn.views.depths import depth_ticks
 from repdyn.views.theme import CATEGORIES, OTHER, describe, new_figure, plain, translucent
 
 __all__ = ["cluster_flow"]
@@ -74,13 +75,8 @@ def cluster_flow(membership: ArrayLike, labels: ArrayLike | None, point_names: S
             name=plain(names[rank], 24),
             marker={"size": 9, "symbol": "square", "color": colors[rank]},
         )
-    figure.update_xaxes(
-        tickvals=list(range(len(depths))),
-        ticktext=[plain(point_names[k], 14) for k in depths],
-        showgrid=False,
-        zeroline=False,
-        range=[-0.15, len(depths) - 0.85],
-    )
+    depth_ticks(figure, [point_names[k] for k in depths])
+    figure.update_xaxes(showgrid=False, zeroline=False, range=[-0.15, len(depths) - 0.85])
     figure.update_yaxes(visible=False, range=[1.01, -0.01])
     figure.update_layout(showlegend=labels is not None, margin_l=24)
     for trace in figure.data[: len(figure.data) - (len(ranked) if labels is not None else 0)]:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimates
-from repdyn.views.bands import add_band
-from repdyn.views.theme import ACCENT, CONTROL, describe, panels, plain
+from repdyn.views.bands import add_series, style
+from repdyn.views.depths import depth_ticks
+from repdyn.views.theme import CONTROL, OTHER, describe, panels
 
 __all__ = ["fidelity"]
 
 _LOG_BEYOND = 30.0  # a ratio of largest to smallest FVU at which a linear axis hides the small ones
-_DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot", "dash")
 
 
 def fidelity(
@@ -60,22 +60,21 @@ def fidelity(
     names = list(dict.fromkeys(name for models in read for name in models))
     for row, models in enumerate(read, start=1):
         for name, values in models.items():
-            _draw(figure, row, names.index(name), name, values, shown=row == 1 or name not in read[0])
+            # What has an accuracy and nothing unexplained is the true representation: no control, a ceiling.
+            role = "control" if name in read[0] else "ceiling"
+            shown = row == 1 or role == "ceiling"
+            _draw(figure, row, names.index(name), name, values, shown=shown, role=role)
     values = np.concatenate([v[0] for v in read[0].values()])
     values = values[np.isfinite(values) & (values > 0)]
     if len(values) and values.max() / values.min() > _LOG_BEYOND:
-        figure.update_yaxes(type="log", row=1, col=1, dtick=1)
+        figure.update_yaxes(type="log", row=1, col=1, dtick="D2")  # 0.1, 0.2, 0.5, 1 …
     else:
         figure.update_yaxes(rangemode="tozero", row=1, col=1)
     # One row has always variance 1: a model that knows nothing but the mean.
     figure.add_hline(y=1, row=1, col=1, line={"width": 1, "dash": "dot", "color": CONTROL[0]})
     if accuracy:
         figure.update_yaxes(tickformat=".0%", row=2, col=1)
-    step = max(1, len(point_names) // 14)
-    figure.update_xaxes(
-        tickvals=list(range(0, len(point_names), step)),
-        ticktext=[plain(point_names[k], 16) for k in range(0, len(point_names), step)],
-    )
+    depth_ticks(figure, point_names)
     figure.update_xaxes(title_text="depth", row=len(read), col=1)
     figure.update_layout(hovermode="x unified")
     ours = names[0]
@@ -102,33 +101,11 @@ def _read(what: str, models: Mapping[str, Sequence[object]], depths: int) -> dic
 
 
 def _draw(
-    figure: go.Figure, row: int, rank: int, name: str, values: NDArray[np.float64], *, shown: bool
+    figure: go.Figure, row: int, rank: int, name: str, values: NDArray[np.float64], *, shown: bool, role: str
 ) -> None:
-    value, low, high = values
-    depth = np.arange(len(value))
-    color = ACCENT if rank == 0 else CONTROL[(rank - 1) % len(CONTROL)]
-    add_band(figure, depth, low, high, color, legendgroup=name, row=row, col=1)
-    interval = [
-        f" [{a:.3g}, {b:.3g}]" if np.isfinite(a) and np.isfinite(b) else "" for a, b in zip(low, high)
-    ]
-    figure.add_scatter(
-        x=depth,
-        y=value,
-        mode="lines+markers",
-        name=plain(name) if rank == 0 else plain(name) + " (control)",
-        legendgroup=name,
-        showlegend=shown,
-        customdata=interval,
-        hovertemplate="%{y:.3g}%{customdata}",
-        line={
-            "color": color,
-            "width": 3 if rank == 0 else 1.6,
-            "dash": "solid" if rank == 0 else _DASHES[(rank - 1) % len(_DASHES)],
-        },
-        marker={"size": 7 if rank == 0 else 4},
-        row=row,
-        col=1,
-    )
+    line = style(rank) if role != "ceiling" else {"color": OTHER, "width": 1, "dash": "solid"}
+    said = name if rank == 0 else f"{name} ({role})"
+    add_series(figure, np.arange(values.shape[1]), values, said, line, showlegend=shown, row=row, col=1)
 
 
 def _alt(ours: str, fvu: Mapping[str, NDArray[np.float64]], point_names: Sequence[str]) -> str:

@@ -107,7 +107,7 @@ def field(
         "Latent vector field and its attractors",
         f"{found}; {lost} of {len(starts)} starts reached none. The plane shows "
         f"{explained:.0%} of the variance. {how}{shown}",
-        alt=f"Scatter plot of {len(drawn)} starts coloured by basin ; {found}; "
+        alt=f"Scatter plot of {len(drawn)} starts coloured by basin; {found}; "
         f"the largest basin holds {int(sizes.max()) if len(sizes) else 0} starts.",
     )
 
@@ -232,6 +232,7 @@ def _starts(
             hovertemplate="reached no attractor<extra></extra>",
             name="starts that reached none",
         )
+    if np.isfinite(ends[lost]).any():  # what diverged has no place to be drawn at
         figure.add_scatter(
             x=ends[lost, 0],
             y=ends[lost, 1],

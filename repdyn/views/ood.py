@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.views.arguments import estimate, finite
 from repdyn.views.bands import add_band
+from repdyn.views.depths import depth_ticks
 from repdyn.views.theme import (
     ACCENT,
     CATEGORIES,
@@ -88,7 +89,7 @@ def ood(
     if profile is not None:
         _profile(figure, profile, read, representatives)
     if cells:
-        header = ["detector, then controls", "data set", "AUROC ↑", "FPR@95 ↓"]
+        header = ["detector", "data set", "AUROC ↑", "FPR@95 ↓"]
         figure.add_table(
             header={"values": header, "height": _TABLE_ROW},
             cells={"values": cells, "height": _TABLE_ROW},
@@ -132,12 +133,14 @@ def _histograms(
             y=share[share > 0],
             width=edges[1] - edges[0],
             name=f"{plain(name, 30)} ({len(values)})",
-            marker={"color": translucent(color, 0.55), "line": {"width": 0}},
+            marker={"color": translucent(color, 0.4), "line": {"width": 0}},
             customdata=order[median],
             hovertemplate="%{y:.1%} near %{x:.4g}<extra>" + plain(name, 30) + "</extra>",
             row=1,
             col=1,
         )
+    for trace, color in zip(list(representatives), category_colors(len(read))):
+        _outline(figure, figure.data[trace], edges, color)
     figure.add_vline(x=threshold, line={"dash": "dash", "width": 1.6, "color": veil(1.0)}, row=1, col=1)
     figure.add_annotation(
         x=threshold,
@@ -153,6 +156,22 @@ def _histograms(
     figure.update_yaxes(title_text="share of inputs", tickformat=".0%", rangemode="tozero", row=1, col=1)
     figure.update_xaxes(title_text="score (higher is more normal)", zeroline=False, row=1, col=1)
     return representatives
+
+
+def _outline(figure: go.Figure, bars: go.Bar, edges: NDArray[np.float64], color: str) -> None:
+    """The upper edge of a histogram: where several lie on each other fills mix, edges do not."""
+    share = np.zeros(len(edges) - 1)
+    share[np.searchsorted(edges, np.asarray(bars.x)) - 1] = bars.y
+    figure.add_scatter(
+        x=edges,
+        y=np.append(share, share[-1]),
+        mode="lines",
+        line={"shape": "hv", "color": color, "width": 1.4},
+        hoverinfo="skip",
+        showlegend=False,
+        row=1,
+        col=1,
+    )
 
 
 def _profile(
@@ -182,14 +201,8 @@ def _profile(
     samples: Mapping[str, ArrayLike] = profile.get("samples") or {}
     if samples:
         _chosen(figure, samples, read, representatives, len(points))
-    step = max(1, len(points) // 14)
-    figure.update_xaxes(
-        tickvals=depth[::step],
-        ticktext=[plain(points[k], 16) for k in depth[::step]],
-        title_text="depth",
-        row=2,
-        col=1,
-    )
+    depth_ticks(figure, points, row=2, col=1)
+    figure.update_xaxes(title_text="depth", row=2, col=1)
     figure.update_yaxes(title_text="distance at depth", row=2, col=1)
 
 
@@ -239,7 +252,7 @@ def _flagged(name: str, below: NDArray[np.bool_]) -> str:
 def _lines(cells: Sequence[Sequence[str]]) -> int:
     """How many lines a table takes where names wrap, at print width: plotly cuts off what does not fit."""
     return sum(
-        max(1, -(-len(detector.removeprefix("<b>").removesuffix("</b>")) // 23), -(-len(data) // 19))
+        max(1, -(-len(detector.removeprefix("<b>").removesuffix("</b>")) // 19), -(-len(data) // 14))
         for detector, data, *_ in zip(*cells)
     )
 

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.views.theme import CATEGORIES, describe, panels, plain, veil
+from repdyn.views.depths import depth_ticks
+from repdyn.views.theme import CATEGORIES, describe, panels, veil
 
 __all__ = ["persistence"]
 
@@ -164,8 +165,6 @@ def _summary(figure: go.Figure, row: int, read: Mapping[str, Sequence[NDArray[np
             row=row,
             col=1,
         )
-    some = range(0, len(names), max(1, len(names) // 14))
-    figure.update_xaxes(
-        tickvals=list(some), ticktext=[plain(names[k], 16) for k in some], title_text="depth", row=row, col=1
-    )
+    depth_ticks(figure, names, row=row, col=1)
+    figure.update_xaxes(title_text="depth", row=row, col=1)
     figure.update_yaxes(rangemode="tozero", nticks=5, row=row, col=1)

@@ -8,12 +8,10 @@ import plotly.graph_objects as go
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimates
-from repdyn.views.bands import add_band
-from repdyn.views.theme import ACCENT, CONTROL, new_figure, plain
+from repdyn.views.bands import add_series, style
+from repdyn.views.theme import new_figure
 
 __all__ = ["probing"]
-
-_DASHES = ("dash", "dot", "dashdot", "longdash")
 
 
 def probing(atoms: Sequence[int], error: Mapping[str, Sequence[object]], verdict: str) -> go.Figure:
@@ -50,21 +48,7 @@ def probing(atoms: Sequence[int], error: Mapping[str, Sequence[object]], verdict
     for rank, (name, row) in enumerate(error.items()):
         if len(row) != len(atoms):
             raise RepdynError(f"probing: {name!r} has {len(row)} estimates for {len(atoms)} numbers of atoms")
-        value, low, high = estimates(row)
-        color = ACCENT if rank == 0 else CONTROL[(rank - 1) % len(CONTROL)]
-        add_band(figure, atoms, low, high, color)
-        figure.add_scatter(
-            x=list(atoms),
-            y=value,
-            mode="lines+markers",
-            name=plain(name),
-            line={
-                "color": color,
-                "width": 3 if rank == 0 else 1.6,
-                "dash": "solid" if rank == 0 else _DASHES[(rank - 1) % len(_DASHES)],
-            },
-            hovertemplate="%{y:.3f}",
-        )
+        add_series(figure, atoms, estimates(row), name, style(rank))
     figure.update_xaxes(title_text="atoms", type="log", tickvals=list(atoms))
     figure.update_yaxes(title_text="variance unexplained", rangemode="tozero")
     return figure

@@ -7,7 +7,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -209,28 +209,30 @@ def _summary(rows: Sequence[Mapping[str, object]], sections: Sequence[Section]) 
 
 
 def _provenance(given: Mapping[str, object]) -> str:
-    rows = "".join(
-        f"<tr><th scope=row>{_text(name, 120)}</th><td>{_text(value)}</td></tr>"
-        for name, value in _flat(given)
-    )
-    if not rows:
-        return ""
-    heading = '<div class="heading"><h2>Where this comes from</h2></div>'
-    table = f"<table><tbody>{rows}</tbody></table>"
-    return f'<section id="provenance" class="provenance">{heading}{table}</section>'
-
-
-def _flat(given: Mapping[str, object], above: str = "") -> Iterable[tuple[str, str]]:
+    # What is said of results, and of which: those of one command share a row.
+    rows: dict[tuple[str, str], list[str]] = {}
     for name, value in given.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name} · ")
+            said = "\n".join(f"{key}: {_say(one)}" for key, one in value.items())
+            rows.setdefault(("", said), []).append(name)
         else:
-            yield f"{above}{name}", _say(value)
+            rows[name, _say(value)] = [name]
+    if not rows:
+        return ""
+    body = "".join(
+        f"<tr><th scope=row>{'<br>'.join(_text(n, 120) for n in names)}</th><td>{_text(said)}</td></tr>"
+        for (_, said), names in rows.items()
+    )
+    heading = '<div class="heading"><h2>Where this comes from</h2></div>'
+    table = f"<table><tbody>{body}</tbody></table>"
+    return f'<section id="provenance" class="provenance">{heading}{table}</section>'
 
 
 def _say(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_say(one)}" for name, one in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(_say(one) for one in value)
     return "" if value is None else str(value)

@@ -10,11 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import finite
+from repdyn.views.complex_plane import add_eigenvalues, add_unit_circle
 from repdyn.views.theme import CATEGORIES, OTHER, SEQUENTIAL, describe, new_figure, panels, veil
 
 __all__ = ["pseudospectrum", "spectrum"]
 
 _MOST = 256  # eigenvalues drawn: the largest moduli
+_MANY = 64  # eigenvalues: more are marked smaller
+_INTERVALS = 24  # drawn where there are many
 _CURVE = 49  # places along depth at which a curve is drawn
 _CERTIFIED, _NOT = CATEGORIES[0], OTHER
 
@@ -158,27 +161,8 @@ def pseudospectrum(
         showlegend=False,
         hoverinfo="skip",
     )
-    angle = np.linspace(0, 2 * np.pi, 181)
-    figure.add_scatter(
-        x=np.cos(angle),
-        y=np.sin(angle),
-        mode="lines",
-        line={"color": veil(0.9), "width": 1.2},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-    for mask, name, color, symbol in (
-        (~true, "not certified", CATEGORIES[1], "circle-open"),
-        (true, "certified", CATEGORIES[1], "circle"),
-    ):
-        figure.add_scatter(
-            x=values[mask].real,
-            y=values[mask].imag,
-            mode="markers",
-            name=name,
-            marker={"size": 8, "color": color, "symbol": symbol},
-            hovertemplate="λ = %{x:.3f} + %{y:.3f} i<extra></extra>",
-        )
+    add_unit_circle(figure)
+    add_eigenvalues(figure, values, true, None, CATEGORIES[1], 8, CATEGORIES[1])
     figure.update_xaxes(title_text="real part", constrain="domain", range=[across.min(), across.max()])
     figure.update_yaxes(
         title_text="imaginary part", scaleanchor="x", constrain="domain", range=[up.min(), up.max()]
@@ -204,52 +188,25 @@ def _plane(
     certified: NDArray[np.bool_],
     interval: NDArray[np.float64] | None,
 ) -> None:
-    angle = np.linspace(0, 2 * np.pi, 181)
-    figure.add_scatter(
-        x=np.cos(angle),
-        y=np.sin(angle),
-        mode="lines",
-        line={"color": veil(0.8), "width": 1.2},
-        hoverinfo="skip",
-        showlegend=False,
-        row=1,
-        col=1,
-    )
+    add_unit_circle(figure, row=1, col=1)
     if interval is not None:
-        # The modulus's interval lies along the ray from the origin.
-        direction = np.exp(1j * np.angle(values))
-        bars = np.stack([direction * interval[0], direction * interval[1], np.full(len(values), np.nan)])
-        joined = bars.T.ravel()
+        # The modulus's interval lies along the ray from the origin; hundreds of rays would be a thicket.
+        first = slice(None) if len(values) <= _MANY else slice(_INTERVALS)
+        direction = np.exp(1j * np.angle(values[first]))
+        gap = np.full(len(direction), np.nan)
+        joined = np.stack([direction * interval[0, first], direction * interval[1, first], gap]).T.ravel()
         figure.add_scatter(
             x=joined.real,
             y=np.where(np.isnan(joined.real), np.nan, joined.imag),
             mode="lines",
             line={"color": veil(0.9), "width": 1.2},
             hoverinfo="skip",
-            name="interval of |λ|",
+            name="interval of |λ|" + f", the {_INTERVALS} largest" * (len(values) > _MANY),
             row=1,
             col=1,
         )
-    for mask, name, color, symbol in (
-        (~certified, "not certified", _NOT, "circle-open"),
-        (certified, "certified", _CERTIFIED, "circle"),
-    ):
-        figure.add_scatter(
-            x=values[mask].real,
-            y=values[mask].imag,
-            mode="markers",
-            name=name,
-            legendgroup=name,
-            marker={"size": 9, "color": color, "symbol": symbol, "opacity": 0.9},
-            customdata=np.stack(
-                [np.flatnonzero(mask), np.abs(values[mask]), certificate[mask], np.angle(values[mask])],
-                axis=1,
-            ),
-            hovertemplate="|λ| = %{customdata[1]:.3f}, angle %{customdata[3]:.2f} rad per step"
-            "<br>residual %{customdata[2]:.3g}<extra></extra>",
-            row=1,
-            col=1,
-        )
+    size = 9 if len(values) <= _MANY else 6
+    add_eigenvalues(figure, values, certified, certificate, _CERTIFIED, size, row=1, col=1)
     reach = 1.12 * max(1.0, float(np.nanmax(np.abs(values))))
     figure.update_xaxes(
         range=[-reach, reach], constrain="domain", title_text="real part", nticks=6, row=1, col=1

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimate, finite
+from repdyn.views.bars import add_bars
 from repdyn.views.theme import ACCENT, CONTROL, SEQUENTIAL, describe, plain, veil
 
 __all__ = ["translation", "tree_order"]
@@ -51,7 +52,7 @@ def translation(
     """
     if not bars:
         raise RepdynError("translation: bars names nothing; give at least the translation's own estimate")
-    groups = {"": _read("bars", bars)}
+    groups = {"retrieval: the nearest is the right one": _read("bars", bars)}
     if stitching:
         groups["stitched: A's body, the translation, B's head"] = _read("stitching", stitching)
     matrix = None
@@ -73,14 +74,14 @@ def translation(
         subplot_titles=[*groups, *([""] if matrix is not None else [])],
     )
     for annotation in figure.layout.annotations:
-        annotation.update(x=0, xanchor="left", font={"size": 13})
+        annotation.update(x=0, xanchor="left", yshift=4, font={"size": 13})
     figure.update_layout(height=inside + (140 if matrix is not None else 130))
     for row, read in enumerate(groups.values(), start=1):
-        _draw_bars(figure, row, read)
+        add_bars(figure, row, read, [ACCENT] + [CONTROL[0]] * (len(read) - 1))
     if matrix is not None:
         _draw_confusion(figure, len(heights), matrix, class_names)
     figure.update_layout(showlegend=False, margin_l=24)
-    read = groups[""]
+    read = next(iter(groups.values()))
     ours, (value, low, high) = next(iter(read.items()))
     interval = f" [{low:.3g}, {high:.3g}]" if np.isfinite([low, high]).all() else ""
     reading = (
@@ -150,44 +151,6 @@ def _shares(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(matrix / np.where(total > 0, total, 1.0))
 
 
-def _draw_bars(figure: go.Figure, row: int, read: Mapping[str, tuple[float, float, float]]) -> None:
-    value, low, high = np.array(list(read.values()), dtype=np.float64).T
-    known = np.isfinite(low) & np.isfinite(high)
-    figure.add_bar(
-        x=value,
-        y=list(range(len(read))),
-        orientation="h",
-        marker_color=[ACCENT] + [CONTROL[0]] * (len(read) - 1),
-        error_x={
-            "array": np.where(known, high - value, 0.0),
-            "arrayminus": np.where(known, value - low, 0.0),
-            "thickness": 1.6,
-            "width": 5,
-        },
-        customdata=[f" [{a:.3g}, {b:.3g}]" if k else "" for a, b, k in zip(low, high, known)],
-        hovertemplate="%{x:.3g}%{customdata}<extra></extra>",
-        row=row,
-        col=1,
-    )
-    for k, (v, h) in enumerate(zip(value, np.where(known, high, value))):
-        if np.isfinite(v):
-            figure.add_annotation(x=max(v, h), y=k, text=f"{v:.3g}", xanchor="left", xshift=8, row=row, col=1)
-    figure.update_yaxes(
-        tickvals=list(range(len(read))),
-        ticktext=[plain(name, 34) + "  " for name in read],
-        autorange="reversed",
-        showgrid=False,
-        zeroline=False,
-        tickfont_size=13,
-        row=row,
-        col=1,
-    )
-    top = float(np.nanmax(np.where(known, high, value)))
-    right = 1.12 * top if top > 0 else 1.0
-    left = min(0.0, float(np.nanmin(np.where(known, low, value))))
-    figure.update_xaxes(range=[left, right], row=row, col=1)
-
-
 def _draw_confusion(
     figure: go.Figure, row: int, matrix: NDArray[np.float64], class_names: Sequence[str] | None
 ) -> None:
@@ -221,7 +184,7 @@ def _draw_confusion(
     step = max(1, -(-len(matrix) // 30))
     ticks = {"tickvals": index[::step], "ticktext": labels[::step], "showgrid": False, "zeroline": False}
     figure.update_xaxes(
-        title_text="class after translation", tickangle=-45, constrain="domain", row=row, col=1, **ticks
+        title_text="class after translation", tickangle=-90, constrain="domain", row=row, col=1, **ticks
     )
     figure.update_yaxes(
         title_text="class of the input",

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import inspect
+import pkgutil
 from importlib import import_module
 
 import numpy as np
 import pytest
 
+import repdyn
 from repdyn.artifacts import save_artifact
 from repdyn.cli.gallery import _READERS, open_result
+from repdyn.disentangle.swaps import Swap
 from repdyn.errors import RepdynError
 
 
@@ -28,3 +32,48 @@ def test_a_foreign_file_is_told_apart(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(RepdynError, match="not a repdyn result"):
         open_result(tmp_path / "notes.txt")
+
+
+def _drawing_classes() -> dict[str, type]:
+    found = {}
+    for _, name, _ in pkgutil.walk_packages(repdyn.__path__, "repdyn."):
+        if name.startswith(("repdyn.cli", "repdyn.views")):
+            continue
+        for one in vars(import_module(name)).values():
+            if inspect.isclass(one) and one.__module__.startswith("repdyn.") and hasattr(one, "plot"):
+                found[one.__name__] = one
+    return found
+
+
+def test_every_result_that_draws_itself_and_can_be_saved_is_read_by_the_report():
+    read = {name for _, name, _ in _READERS.values()} | {"RepresentationPaths"}
+    assert len(_drawing_classes()) > 15
+    saved = {name for name, one in _drawing_classes().items() if hasattr(one, "load")}
+    assert saved - read == {"Persistence"}  # which is saved as a path of one point
+
+
+def _paths():
+    x = np.random.default_rng(0).normal(size=(2, 30, 3))
+    return repdyn.RepresentationPaths.from_arrays({"first": x[0], "second": x[1]})
+
+
+def test_python_puts_objects_and_folders_on_one_page(tmp_path):
+    swap = Swap(*[np.random.default_rng(1).random((2, 4, 1, 6, 6)) for _ in range(2)], ORIGINALS, "static")
+    _paths().save(tmp_path / "a.paths")
+    out = repdyn.report([swap, _paths(), tmp_path / "a.paths"], tmp_path / "r.html")
+    page = out.read_text()
+    for title in ("Swaps", "Representation paths", "Representation paths: a.paths", "Clusters through depth"):
+        assert f"<h2>{title}" in page
+    assert "repdyn.report, from Python" in page
+    with pytest.raises(RepdynError, match="force"):
+        repdyn.report({"mine": swap}, out)
+    assert "<h2>Swaps: mine</h2>" in repdyn.report({"mine": swap}, out, force=True).read_text()
+
+
+def test_python_is_told_what_has_no_picture(tmp_path):
+    with pytest.raises(RepdynError, match="a KoopmanAutoencoder has no picture"):
+        repdyn.report([repdyn.KoopmanAutoencoder()], tmp_path / "r.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+ORIGINALS = tuple(np.random.default_rng(2).random((2, 2, 4, 1, 6, 6)))

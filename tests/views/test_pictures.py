@@ -11,14 +11,16 @@ import pytest
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.views.cluster_flow import cluster_flow
+from repdyn.views.depths import short
 from repdyn.views.fidelity import fidelity
 from repdyn.views.field import field
 from repdyn.views.ood import ood
 from repdyn.views.path_flow import path_flow
 from repdyn.views.persistence import persistence
+from repdyn.views.replication import replication
 from repdyn.views.spectrum import spectrum
 from repdyn.views.swaps import swaps
-from repdyn.views.theme import CATEGORIES, OTHER
+from repdyn.views.theme import ACCENT, CATEGORIES, CONTROL, OTHER
 from repdyn.views.translation import translation, tree_order
 
 RNG = np.random.default_rng(0)
@@ -437,3 +439,36 @@ def test_long_paths_label_some_of_their_depths() -> None:
     points = [f"layer.{k}" for k in range(80)]
     figure = fidelity(points, {"kae": list(np.linspace(0.1, 0.5, 80))})
     assert len(figure.layout.xaxis.ticktext) <= 17
+
+
+def test_points_are_told_apart_by_the_end_of_their_names() -> None:
+    names = [f"transformer.encoder.layer.{k}" for k in range(12)]
+    values = [{"value": 0.1 * k} for k in range(1, 13)]
+    ticks = fidelity(names, {"model": values}).layout.xaxis.ticktext
+    assert ticks == tuple(f"layer.{k}" for k in range(12))
+    assert short("<b>", 9) == "&lt;b&gt;"
+    assert len(short("x" * 10_000, 9)) == 9
+
+
+def test_the_true_representation_is_a_ceiling_and_no_control() -> None:
+    ones = [{"value": 0.5, "low": 0.4, "high": 0.6}] * 3
+    figure = fidelity(["a", "b", "c"], {"ours": ones, "affine": ones}, {"ours": ones, "truth": ones})
+    names = {trace.name for trace in figure.data if trace.showlegend}
+    assert names == {"ours", "affine (control)", "truth (ceiling)"}
+
+
+def test_replication_tells_what_compares_two_maps_from_what_fits_one() -> None:
+    evidence = {"retrieval between halves": 0.872, "fit of the first half": 0.435}
+    figure = replication(evidence, "found", "two maps agree")
+    assert "Two maps agree" in figure.layout.meta["caption"]
+    assert tuple(figure.data[0].x) == (0.872, 0.435)
+    assert figure.data[0].marker.color == (ACCENT, CONTROL[0])
+    with pytest.raises(RepdynError, match="no evidence"):
+        replication({}, "found", "")
+
+
+def test_no_row_of_the_table_is_cut_off(made: Any) -> None:
+    figure = made.example_ood()
+    table = next(trace for trace in figure.data if trace.type == "table")
+    room = (table.domain.y[1] - table.domain.y[0]) * (figure.layout.height - 160)
+    assert room >= 28 * (1 + 6 + 2)  # a header, six rows, and two names that wrap

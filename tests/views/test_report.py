@@ -70,8 +70,17 @@ def test_order_is_summary_sections_provenance_and_verdicts_come_first(tmp_path: 
     assert head == ["verdict", "result", "figure"]
     assert '<a href="#section-2">Two</a>' in page
     assert "2 results: 1 found · 1 not found" in page
-    assert "<th scope=row>models · A</th><td>timm:x</td>" in page
+    assert "<th scope=row>models</th><td>A: timm:x</td>" in page
     assert "<th scope=row>seeds</th><td>0, 1</td>" in page
+
+
+def test_results_of_one_command_share_a_row_of_the_provenance(tmp_path: Path) -> None:
+    made = {"command": "repdyn demo", "seed": 0, "versions": {"torch": "2", "numpy": "3"}}
+    page = written(tmp_path, provenance={"One": made, "Two": dict(made), "Three": {"command": "x"}, "a": 1})
+    said = "command: repdyn demo\nseed: 0\nversions: torch 2, numpy 3"
+    assert f"<th scope=row>One<br>Two</th><td>{said}</td>" in page
+    assert "<th scope=row>Three</th><td>command: x</td>" in page
+    assert "<th scope=row>a</th><td>1</td>" in page
 
 
 def test_captions_and_alternative_texts_come_from_the_figure(tmp_path: Path) -> None:
