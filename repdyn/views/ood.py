@@ -28,6 +28,8 @@ __all__ = ["ood"]
 
 _BINS = 60
 _TABLE_ROW = 28  # pixels
+_AXIS = 50  # pixels that ticks and title take below the histogram
+_GAP = _AXIS + 74  # pixels between panels: the histogram's axis, and three rows of legend
 _TAIL = 0.002  # share of scores at each end that may leave the axis, so that one outlier does not flatten it
 
 
@@ -76,15 +78,19 @@ def ood(
     panels_used = ["histogram"] + (["profile"] if profile is not None else []) + (["table"] if cells else [])
     table_height = _TABLE_ROW * (_lines(cells) + 1) + 14 if cells else 0
     heights = {"histogram": 300, "profile": 230, "table": table_height}
-    plot_height = sum(heights[p] for p in panels_used) + 96 * (len(panels_used) - 1)
+    plot_height = sum(heights[p] for p in panels_used) + _GAP * (len(panels_used) - 1)
     figure = make_subplots(
         rows=len(panels_used),
         cols=1,
         specs=[[{"type": "table" if p == "table" else "xy"}] for p in panels_used],
         row_heights=[heights[p] for p in panels_used],
-        vertical_spacing=96 / plot_height if len(panels_used) > 1 else 0,
+        vertical_spacing=_GAP / plot_height if len(panels_used) > 1 else 0,
     )
-    figure.update_layout(height=plot_height + 160, barmode="overlay", bargap=0, margin_b=24)
+    below = 24 if len(panels_used) > 1 else _GAP  # pixels: room for the legend, where no panel follows
+    figure.update_layout(height=plot_height + 136 + below, barmode="overlay", bargap=0, margin_b=below)
+    # The legend stands below the histogram, which it is of, and not below the table.
+    legend_top = figure.layout.yaxis.domain[0] - _AXIS / plot_height
+    figure.update_layout(legend={"yref": "paper", "y": legend_top, "yanchor": "top"})
     representatives = _histograms(figure, read, threshold)
     if profile is not None:
         _profile(figure, profile, read, representatives)
@@ -133,7 +139,7 @@ def _histograms(
             y=share[share > 0],
             width=edges[1] - edges[0],
             name=f"{plain(name, 30)} ({len(values)})",
-            marker={"color": translucent(color, 0.4), "line": {"width": 0}},
+            marker={"color": translucent(color, 0.22), "line": {"width": 0}},
             customdata=order[median],
             hovertemplate="%{y:.1%} near %{x:.4g}<extra>" + plain(name, 30) + "</extra>",
             row=1,
@@ -147,9 +153,8 @@ def _histograms(
         y=1,
         yref="y domain",
         text=f"threshold {threshold:.3g}",
-        xanchor="left",
-        xshift=6,
-        yanchor="top",
+        xanchor="center",
+        yanchor="bottom",
         row=1,
         col=1,
     )
@@ -252,7 +257,7 @@ def _flagged(name: str, below: NDArray[np.bool_]) -> str:
 def _lines(cells: Sequence[Sequence[str]]) -> int:
     """How many lines a table takes where names wrap, at print width: plotly cuts off what does not fit."""
     return sum(
-        max(1, -(-len(detector.removeprefix("<b>").removesuffix("</b>")) // 19), -(-len(data) // 14))
+        max(1, -(-len(detector.removeprefix("<b>").removesuffix("</b>")) // 21), -(-len(data) // 17))
         for detector, data, *_ in zip(*cells)
     )
 

@@ -10,15 +10,20 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from repdyn.views.alignment import alignment
 from repdyn.views.cluster_flow import cluster_flow
 from repdyn.views.fidelity import fidelity
 from repdyn.views.field import field
 from repdyn.views.forgetting import attack, excitation, forgetting
+from repdyn.views.memorization import memorization
 from repdyn.views.ood import ood
 from repdyn.views.path_flow import path_flow
 from repdyn.views.persistence import persistence
+from repdyn.views.probing import probing
+from repdyn.views.replication import replication
 from repdyn.views.spectrum import pseudospectrum, spectrum
 from repdyn.views.swaps import swaps
+from repdyn.views.tracking import tracking
 from repdyn.views.translation import translation
 from repdyn.views.trees import tree, two_trees
 
@@ -271,7 +276,51 @@ def example_swaps() -> go.Figure:
     )
 
 
+def example_memorization() -> go.Figure:
+    rng = np.random.default_rng(10)
+    return memorization(rng.uniform(0.9, 1, 20), rng.uniform(0.4, 0.9, 300), "found")
+
+
+def example_probing() -> go.Figure:
+    atoms = np.array([1, 2, 4, 8, 16])
+    error = {"attractors (20)": 0.6 / atoms, "random": 0.9 - 0.02 * atoms, "data itself": 0.4 / atoms}
+    return probing(atoms, {name: with_interval(row, 0.03) for name, row in error.items()}, "found")
+
+
+def example_alignment() -> go.Figure:
+    steps = np.array([0, 1, 2, 4, 8, 16])
+    explained = {
+        "states": with_interval(0.9 - 0.02 * steps, 0.03),
+        "velocities": with_interval(0.6 - 0.03 * steps, 0.05),
+    }
+    return alignment(steps, explained, with_interval(0 * steps + 0.02, 0.02))
+
+
+def example_tracking() -> go.Figure:
+    steps = np.arange(0, 1200, 200)
+    shares = np.random.default_rng(11).dirichlet(np.ones(10), len(steps)) * 0.9
+    return tracking(
+        steps,
+        shares,
+        np.array([[2, 2, 0, 0], [4, 2, 0, 0], [5, 1, 0, 0], [4, 0, 0, 1], [4, 0, 0, 0], [3, 0, 1, 0]]),
+    )
+
+
+def example_replication() -> go.Figure:
+    evidence = {
+        "agreement of two halves": 0.36,
+        "retrieval between halves": 0.87,
+        "fit of the first half": 0.43,
+    }
+    return replication(evidence, "found", "two maps from disjoint halves agree")
+
+
 EXAMPLES: dict[str, Callable[[], go.Figure]] = {
+    "alignment": example_alignment,
+    "memorization": example_memorization,
+    "probing": example_probing,
+    "replication": example_replication,
+    "tracking": example_tracking,
     "path_flow": example_path_flow,
     "cluster_flow": example_cluster_flow,
     "fidelity": example_fidelity,
