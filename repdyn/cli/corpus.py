@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.progress import track
 
-__all__ = ["Corpus", "code_snippets", "documentation_corpus", "shuffled_characters"]
+__all__ = ["Corpus", "code_snippets", "documentation_corpus", "letter_statistics", "shuffled_characters"]
 
 SHORTEST, LONGEST = 40, 300  # characters: a sentence or two, well inside every encoder's window
 PER_PACKAGE = 320  # a cap keeps the largest packages from being the corpus, and the reading short
@@ -132,6 +132,18 @@ def shuffled_characters(texts: Sequence[str], seed: int) -> tuple[str, ...]:
     """Each passage with its characters in random order: same letters, no words."""
     generator = np.random.default_rng(seed)
     return tuple("".join(generator.permutation(list(text))) for text in texts)
+
+
+def letter_statistics(texts: Sequence[str]) -> NDArray[np.float64]:
+    """What can be told of a text without reading it: length and shares of kinds of characters."""
+    rows = []
+    for text in texts:
+        n = len(text)
+        letters, spaces = sum(c.isalpha() for c in text), text.count(" ")
+        rows.append(
+            (n, letters / n, spaces / n, sum(c.isupper() for c in text) / n, (n - letters - spaces) / n)
+        )
+    return np.array(rows)
 
 
 def _is_package(folder: Path) -> bool:

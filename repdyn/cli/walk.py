@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 
 import repdyn
 from repdyn.cli.console import say
-from repdyn.cli.corpus import Corpus, code_snippets, documentation_corpus, shuffled_characters
+from repdyn.cli.corpus import (
+    Corpus,
+    code_snippets,
+    documentation_corpus,
+    letter_statistics,
+    shuffled_characters,
+)
 from repdyn.cli.gallery import Entry, entry, write_gallery
+from repdyn.cli.wording import leaf_names, meaning
 from repdyn.errors import RepdynError
 from repdyn.fields import Attractors
 from repdyn.koopman import Fidelity, KoopmanAutoencoder
@@ -157,7 +164,7 @@ class Walk:
             "ab.match", TreeMatch.load, partial(match_trees, tree_a, tree_b, a, b, seed=self.seed)
         )
         _indent(match)
-        names = _leaf_names(tree_a, self.parts[0].labels), _leaf_names(tree_b, self.parts[1].labels)
+        names = leaf_names(tree_a, self.parts[0].labels), leaf_names(tree_b, self.parts[1].labels)
         self._show(match, "Two trees, matched", match.plot(*names))
         self._show(found, "Two models, no pairs")
         return {
@@ -234,24 +241,7 @@ class Walk:
 
     def meaning(self, figures: dict[str, Any]) -> tuple[str, ...]:
         """What the figures mean, in four sentences."""
-        fidelity, ood, translation = self.fidelity, figures["ood"], figures["translation"]
-        name = next(iter(fidelity.fvu))
-        unexplained, best = fidelity.fvu[name][-1], fidelity.best_control
-        share = np.array(list(figures["field"]["status"].values()))
-        beaten = [name for name, verdict in ood["verdict"].items() if verdict == "found"]
-        return (
-            f"From the first point of model A alone, the Koopman autoencoder leaves {unexplained.value:.0%} "
-            f"of the last point's variance unexplained, and the best control ({best}) leaves "
-            f"{fidelity.fvu[best][-1].value:.0%}.",
-            f"Iterated from {int(share.sum())} passages, its encode-decode map has "
-            f"{figures['field']['attractors'] or 'no'} attractors that could be verified.",
-            "The path detector beats every control on "
-            + (", ".join(beaten) if beaten else "no set")
-            + "; where a control that never sees the model does as well, the task was easy.",
-            f"Without a single pair the translation's verdict is {translation['verdict']!r}: retrieval "
-            f"{translation['top1']['value']:.2f}, where pairs would reach "
-            f"{translation['paired']['value']:.2f} and chance {translation['random']['value']:.3f}.",
-        )
+        return meaning(self.fidelity, figures)
 
     # --- helpers ---
 
@@ -321,7 +311,7 @@ class Walk:
                 "source code": self._traced("code-a.paths", MODEL_A, code),
                 "shuffled characters": self._traced("shuffled-a.paths", MODEL_A, shuffled),
             },
-            statistics={name: _letter_statistics(those) for name, those in texts.items()},
+            statistics={name: letter_statistics(those) for name, those in texts.items()},
             seed=self.seed,
         )
 
@@ -340,27 +330,6 @@ class Walk:
 
     def _show(self, result: Any, title: str, figure: Any = None) -> None:
         self.entries.append(entry(result, title, figure=figure))
-
-
-def _leaf_names(tree: LevelSetTree, labels: NDArray[np.str_]) -> list[str]:
-    """Call each leaf by its most frequent label. The labels name the leaves; nothing is matched by them."""
-    names = ["" for _ in tree.parent]
-    for leaf in tree.leaves:
-        known, count = np.unique(labels[tree.assignment == leaf], return_counts=True)
-        names[int(leaf)] = f"{known[count.argmax()]} {count.max() / count.sum():.0%}"
-    return names
-
-
-def _letter_statistics(texts: Sequence[str]) -> NDArray[np.float64]:
-    """What can be told of a text without reading it: length and shares of kinds of characters."""
-    rows = []
-    for text in texts:
-        n = len(text)
-        letters, spaces = sum(c.isalpha() for c in text), text.count(" ")
-        rows.append(
-            (n, letters / n, spaces / n, sum(c.isupper() for c in text) / n, (n - letters - spaces) / n)
-        )
-    return np.array(rows)
 
 
 def _indent(result: Any) -> None:
