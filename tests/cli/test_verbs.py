@@ -54,23 +54,23 @@ def network(tmp_path, monkeypatch):
 
 def test_the_whole_chain_on_a_users_own_model(command, network, tmp_path):
     status, out, err = command(
-        "trace", network, "digits", "--out", "a.paths", "--limit", 600, "--json", "a.json"
+        "trace", network, "digits", "--out", "a.paths", "--limit", 240, "--json", "a.json"
     )
     assert status == 0, err
-    assert "600 paths" in out
+    assert "240 paths" in out
     traced = json.loads((tmp_path / "a.json").read_text())["trace"]
-    assert len(open_paths("a.paths")) == 600
+    assert len(open_paths("a.paths")) == 240
     assert traced["seconds"] > 0
 
-    assert command("koopman", "fit", "a.paths", "--out", "a.kae", "--epochs", 5, "--json", "k.json")[0] == 0
+    assert command("koopman", "fit", "a.paths", "--out", "a.kae", "--epochs", 2, "--json", "k.json")[0] == 0
     koopman = json.loads((tmp_path / "k.json").read_text())["koopman"]
     assert {"affine", "identity", "random features"} <= set(koopman["fvu"])
     signed = json.loads((tmp_path / "a.kae" / "command.json").read_text())
-    assert signed["command"].startswith("repdyn koopman fit a.paths --out a.kae --epochs 5")
+    assert signed["command"].startswith("repdyn koopman fit a.paths --out a.kae --epochs 2")
     assert signed["seed"] == 0
 
     status, out, _ = command(
-        "field", "a.kae", "a.paths", "--starts", 50, "--max-steps", 300, "--out", "a.attractors"
+        "field", "a.kae", "a.paths", "--starts", 20, "--max-steps", 60, "--out", "a.attractors"
     )
     assert status == 0
     assert "Attractors:" in out
@@ -78,7 +78,7 @@ def test_the_whole_chain_on_a_users_own_model(command, network, tmp_path):
     assert command("ood", "fit", "a.paths", "--out", "a.detector")[0] == 0
     status, out, _ = command("ood", "score", "a.detector", "a.paths", "--out", "s.csv", "--json", "s.json")
     assert status == 0
-    assert len((tmp_path / "s.csv").read_text().splitlines()) == 601
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 241
     assert json.loads((tmp_path / "s.json").read_text())["ood"]["flagged"]["value"] <= 0.2
 
     foreign = open_paths("a.paths")
