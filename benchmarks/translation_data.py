@@ -142,6 +142,8 @@ def _mnist(side: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 
 def _model(name: str, cache: Path) -> TracedModel:
+    if name.startswith("random-"):
+        return _with_random_weights(_model(name.removeprefix("random-"), cache))
     if name == "minilm-l6":
         return repdyn.load("packaged:all-MiniLM-L6-v2")
     if name == "minilm-l3":
@@ -153,6 +155,8 @@ def _model(name: str, cache: Path) -> TracedModel:
         return _small_pictures(repdyn.load(PACKAGED[name]))
     if name.startswith("autoencoder"):
         return _autoencoder(int(name.removeprefix("autoencoder")), cache)
+    if name.startswith("classifier"):
+        return _classifier(int(name.removeprefix("classifier")), cache)
     if name in ("vae", "btcvae"):
         return _vae(name)
     raise ValueError(f"unknown model {name!r}")
@@ -199,6 +203,43 @@ def _autoencoder(seed: int, cache: Path) -> TracedModel:
                 optimizer.step()
         save_file(encoder.state_dict(), str(file))
     return repdyn.wrap(encoder.eval(), points={"1": "NC", "3": "NC", "5": "NC"})
+
+
+def _classifier(seed: int, cache: Path) -> TracedModel:
+    """A fully connected classifier of MNIST; the width of its hidden layers depends on the seed."""
+    from safetensors.torch import load_file, save_file
+
+    width = (256, 192)[seed % 2]
+    with torch.random.fork_rng():
+        torch.manual_seed(100 + seed)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 64), nn.ReLU())
+        head = nn.Linear(64, 10)
+    file = cache / f"classifier{seed}.safetensors"
+    if file.exists():
+        body.load_state_dict(load_file(str(file)))
+    else:
+        pictures, labels = _mnist(28)
+        x, y = torch.as_tensor(pictures).flatten(1), torch.as_tensor(labels)
+        optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], 1e-3)
+        draw = torch.Generator().manual_seed(seed)
+        for _ in range(4):
+            for rows in torch.randperm(len(x), generator=draw).split(256):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(head(body(x[rows])), y[rows]).backward()
+                optimizer.step()
+        save_file(body.state_dict(), str(file))
+    return repdyn.wrap(body.eval(), points={"1": "NC", "3": "NC"})
+
+
+def _with_random_weights(model: TracedModel) -> TracedModel:
+    """Every weight redrawn with its own mean and deviation: nothing that was learned is left."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.module.parameters():
+            noise = torch.randn(weight.shape, generator=draw)
+            spread = weight.float().std() if weight.numel() > 1 else torch.tensor(0.0)
+            weight.copy_(weight.float().mean() + spread * noise)
+    return model
 
 
 class VaeEncoder(nn.Module):

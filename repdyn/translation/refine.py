@@ -21,8 +21,15 @@ __all__ = [
 Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
 
-HUB_NEIGHBORS = 5
-"""Neighbours over which a point's mean similarity is taken off, so that hubs do not attract every match."""
+HUB_GROUPS = 5
+"""Groups of points over whose nearest members a point's similarity is averaged and taken off, so that hubs do
+not attract every match."""
+
+HALF = np.float32(0.5)
+
+NEAREST = 5
+"""Points whose mean stands for the counterpart of a point in the last steps: of one point alone, most of what
+the map is fitted to would be the noise of the sample."""
 
 
 def refine(
@@ -76,7 +83,8 @@ def refine(
     for rank in ranks:
         left, right = _drawn(a, b, rank, batch, generator)
         i, j = mutual_neighbors(_weighted(left, right, maps, weights, rank))
-        maps, weights = _refitted(a, b, left, right, maps, (i, j), rank, fixed)
+        paired = [(x[i], y[j]) for x, y in zip(left, right)]
+        maps, weights = _refitted(paired, maps, rank, _known(a, b, fixed, rank))
     return maps
 
 
@@ -89,10 +97,14 @@ def settle(
     seed: int = 0,
     fixed: tuple[Index, Index] | None = None,
 ) -> list[Rows]:
-    """Last steps of :func:`refine`: in all components, all points or very many, each with its nearest.
+    r"""Last steps of :func:`refine`: in all components, on all points or very many, each with its nearest.
 
-    What mutual neighbours alone settle on depends on how dense the points are: with few of each side the map
-    drifts away even from the truth, and least with all, each point of either side matched to its nearest.
+    .. math:: Q_l \leftarrow \arg\max_{Q^\top Q = I} \mathrm{tr}\; Q^\top \Big(
+              \textstyle\sum_i z^A_{l,i} \bar z^{B\top}_{l,N(i)}
+              + \sum_j \bar z^A_{l,N(j)} z^{B\top}_{l,j} \Big)
+
+    with means over the five nearest. What mutual neighbours alone settle on depends on how dense the points
+    are: with few of each side the map drifts away even from the truth, and least with all.
 
     Parameters
     ----------
@@ -113,13 +125,48 @@ def settle(
     rank = max(x.shape[1] for x in (*a, *b))
     for _ in range(steps):
         left, right = _drawn(a, b, rank, batch, generator)
-        corrected = _without_hubs(_weighted(left, right, maps, weights, rank))
-        forward, backward = corrected.argmax(1), corrected.argmax(0)
-        del corrected
-        i = np.concatenate([np.arange(len(forward)), backward])
-        j = np.concatenate([forward, np.arange(len(backward))])
-        maps, weights = _refitted(a, b, left, right, maps, (i, j), rank, fixed)
+        similarity = _weighted(left, right, maps, weights, rank)
+        of_rows, of_columns = _hubs(similarity)
+        forward = _nearest(similarity - of_columns * HALF)
+        backward = _nearest(similarity.T - of_rows * HALF)
+        del similarity
+        paired = [
+            (np.concatenate([x, x[backward].mean(1)]), np.concatenate([y[forward].mean(1), y]))
+            for x, y in zip(left, right)
+        ]
+        maps, weights = _refitted(paired, maps, rank, _known(a, b, fixed, rank))
     return maps
+
+
+def joint_similarity(a: Sequence[Rows], b: Sequence[Rows], maps: Sequence[Rows]) -> Rows:
+    """Mean over depths of the cosine of translated points of a with points of b, shape ``(N_a, N_b)``."""
+    equal = np.full(len(maps), 1 / len(maps))
+    right = [unit_rows(y[:, : m.shape[1]]).astype(np.float32) for y, m in zip(b, maps)]
+    return _weighted(a, right, maps, equal, max(x.shape[1] for x in (*a, *b)))
+
+
+def mutual_neighbors(similarity: Rows) -> tuple[Index, Index]:
+    """Rows and columns that are each other's nearest, after taking off every point's own hubness.
+
+    Rows and columns are in random order, or in one that says nothing of what is near what.
+    """
+    of_rows, of_columns = _hubs(similarity)
+    forward = (similarity - of_columns * HALF).argmax(1)
+    # numpy's maximum along rows is many times faster than along columns, even with the copy.
+    backward = np.ascontiguousarray((similarity - of_rows[:, None] * HALF).T).argmax(1)
+    rows = np.flatnonzero(backward[forward] == np.arange(len(forward)))
+    return rows, forward[rows]
+
+
+def fit_without_pairs(similarity: Rows) -> float:
+    """How well translated points fall among real ones: mean similarity of nearest neighbours, both ways."""
+    return float(similarity.max(1).mean() + similarity.max(0).mean()) / 2
+
+
+def nearest_orthogonal(m: NDArray[np.floating]) -> Rows:
+    """The (semi-)orthogonal matrix nearest to m: its polar factor."""
+    left, _, right = np.linalg.svd(m, full_matrices=False)
+    return np.asarray(left @ right, dtype=np.float32)
 
 
 def _drawn(
@@ -135,72 +182,64 @@ def _drawn(
 def _weighted(
     left: Sequence[Rows], right: Sequence[Rows], maps: Sequence[Rows], weights: NDArray[np.float64], rank: int
 ) -> Rows:
-    """Weighted mean over depths of the cosines of translated points with real ones."""
-    total = np.zeros((len(left[0]), len(right[0])), dtype=np.float32)
-    for x, y, m, weight in zip(left, right, maps, weights):
-        total += (np.float32(weight) * unit_rows(x @ m[:rank, :rank]).astype(np.float32)) @ y.T
-    return total
+    """Weighted mean over depths of the cosines of translated points with real ones: one product for all."""
+    moved = [
+        np.float32(weight) * unit_rows(x @ m[:rank, :rank]).astype(np.float32)
+        for x, m, weight in zip(left, maps, weights)
+    ]
+    similarity: Rows = np.concatenate(moved, axis=1) @ np.concatenate(right, axis=1).T
+    return similarity
+
+
+def _hubs(similarity: Rows) -> tuple[Rows, Rows]:
+    """Mean similarity of every row and column to its nearest in each of five groups.
+
+    A fifth of the points has its nearest a little farther than all have; maxima of groups take a tenth of the
+    time of the five largest, and serve as well to compare points.
+    """
+    rows, columns = similarity.shape
+    groups = min(HUB_GROUPS, rows, columns)
+    tall, wide = rows // groups, columns // groups
+    of_rows = similarity[:, : groups * wide].reshape(rows, groups, wide).max(2).mean(1)
+    of_columns = similarity[: groups * tall].reshape(groups, tall, columns).max(1).mean(0)
+    return of_rows, of_columns
+
+
+def _nearest(score: Rows) -> Index:
+    """Columns of the largest entries of each row; the score is used up."""
+    score = np.ascontiguousarray(score)
+    rows = np.arange(len(score))
+    found = np.empty((len(score), min(NEAREST, score.shape[1])), dtype=np.int64)
+    for k in range(found.shape[1]):
+        found[:, k] = score.argmax(1)
+        score[rows, found[:, k]] = -np.inf
+    return found
+
+
+def _known(
+    a: Sequence[Rows], b: Sequence[Rows], fixed: tuple[Index, Index] | None, rank: int
+) -> list[Rows] | None:
+    """Mean products of the known pairs at every depth."""
+    if fixed is None:
+        return None
+    i, j = fixed
+    products = [unit_rows(x[i, :rank]).T @ unit_rows(y[j, :rank]) for x, y in zip(a, b)]
+    return [np.asarray(product / len(i), dtype=np.float32) for product in products]
 
 
 def _refitted(
-    a: Sequence[Rows],
-    b: Sequence[Rows],
-    left: Sequence[Rows],
-    right: Sequence[Rows],
-    maps: Sequence[Rows],
-    matches: tuple[Index, Index],
-    rank: int,
-    fixed: tuple[Index, Index] | None,
+    paired: Sequence[tuple[Rows, Rows]], maps: Sequence[Rows], rank: int, known: list[Rows] | None
 ) -> tuple[list[Rows], NDArray[np.float64]]:
-    """Every depth's map from the matches, and how much each depth's present map deserves to count."""
-    i, j = matches
+    """Every depth's map from its pairs, and how much each depth's present map deserves to count."""
     quality = np.empty(len(maps))
     updated = []
-    for depth, (x, y, m) in enumerate(zip(left, right, maps)):
-        chosen, targets = x[i], y[j]
-        cosine = (unit_rows(chosen @ m[:rank, :rank]) * targets).sum(1)
-        quality[depth] = max(float(cosine.mean()), 1e-3) if len(i) else 1e-3
-        moment = chosen.T @ targets
-        if fixed is not None:
-            known = unit_rows(a[depth][fixed[0], :rank]).T @ unit_rows(b[depth][fixed[1], :rank])
-            moment = moment / max(len(i), 1) + known / len(fixed[0])
+    for depth, ((x, y), m) in enumerate(zip(paired, maps)):
+        moved = unit_rows(x @ m[:rank, :rank])
+        quality[depth] = max(float(np.einsum("nd,nd->", moved, y)) / len(x), 1e-3) if len(x) else 1e-3
+        moment = x.T @ y
+        if known is not None:
+            moment = moment / max(len(x), 1) + known[depth]
         made = np.zeros_like(m)
         made[:rank, :rank] = nearest_orthogonal(moment)
         updated.append(made)
     return updated, quality**2 / (quality**2).sum()
-
-
-def joint_similarity(a: Sequence[Rows], b: Sequence[Rows], maps: Sequence[Rows]) -> Rows:
-    """Mean over depths of the cosine of translated points of a with points of b, shape ``(N_a, N_b)``."""
-    total = np.zeros((len(a[0]), len(b[0])), dtype=np.float32)
-    for x, y, m in zip(a, b, maps):
-        total += unit_rows(x @ m).astype(np.float32) @ unit_rows(y[:, : m.shape[1]]).astype(np.float32).T
-    return total / np.float32(len(maps))
-
-
-def mutual_neighbors(similarity: Rows) -> tuple[Index, Index]:
-    """Rows and columns that are each other's nearest, after taking off every point's own hubness."""
-    corrected = _without_hubs(similarity)
-    forward, backward = corrected.argmax(1), corrected.argmax(0)
-    rows = np.flatnonzero(backward[forward] == np.arange(len(forward)))
-    return rows, forward[rows]
-
-
-def _without_hubs(similarity: Rows) -> Rows:
-    """Twice the similarity, less either point's mean similarity to its nearest."""
-    k = min(HUB_NEIGHBORS, *similarity.shape)
-    of_rows = -np.partition(-similarity, k - 1, axis=1)[:, :k].mean(1)
-    of_columns = -np.partition(-similarity.T.copy(), k - 1, axis=1)[:, :k].mean(1)
-    corrected: Rows = 2 * similarity - of_rows[:, None] - of_columns
-    return corrected
-
-
-def fit_without_pairs(similarity: Rows) -> float:
-    """How well translated points fall among real ones: mean similarity of nearest neighbours, both ways."""
-    return float(similarity.max(1).mean() + similarity.max(0).mean()) / 2
-
-
-def nearest_orthogonal(m: NDArray[np.floating]) -> Rows:
-    """The (semi-)orthogonal matrix nearest to m: its polar factor."""
-    left, _, right = np.linalg.svd(m, full_matrices=False)
-    return np.asarray(left @ right, dtype=np.float32)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.progress import track
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.refine import nearest_orthogonal
-from repdyn.translation.search import Search
+from repdyn.translation.search import PROBED, Search
 
-__all__ = ["FOUND", "NOT_FOUND", "Replicated", "disjoint_halves", "replicate"]
+__all__ = ["FOUND", "NOT_FOUND", "Replicated", "disjoint_halves", "replicate", "retrieval"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
@@ -26,6 +27,9 @@ NOT_FOUND = 0.02
 
 PROBES = 1000
 """Points of A whose translations by two maps are compared."""
+
+ALIKE = 0.3
+"""Retrieval between candidates of the two halves after which no more are tried; chance is one in 500."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,25 +75,24 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         _halves_with(len(side[0].points), [part[:, end] for part in parts], generator)
         for end, side in enumerate((a, b))
     )
-    fits = []
-    for rows_a, rows_b in zip(halves_a, halves_b):
-        search = Search(
+    searches = [
+        Search(
             [cloud.take(rows_a) for cloud in a],
             [cloud.take(rows_b) for cloud in b],
             _within(known, rows_a, rows_b),
             seed=int(generator.integers(2**31)),
         )
-        if search.leaves < 3:
-            reason = (
-                f"the density of one model has {search.leaves} peak(s): no structure to match without pairs"
-            )
-            return Replicated([], np.full(len(a), np.nan), "inconclusive", reason)
-        fits.append(search.run(candidates))
+        for rows_a, rows_b in zip(halves_a, halves_b)
+    ]
+    leaves = min(search.leaves for search in searches)
+    if leaves < 3:
+        reason = f"the density of one model has {leaves} peak(s): no structure to match without pairs"
+        return Replicated([], np.full(len(a), np.nan), "inconclusive", reason)
+    starts = _explored(searches, a[-1].points[:PROBED], candidates)
+    fits = [search.polish(maps) for search, maps in zip(searches, starts)]
     rows = generator.permutation(len(a[-1].points))[:PROBES]
     moved = [[unit_rows(c.points[rows] @ m) for c, m in zip(a, fit.maps)] for fit in fits]
-    recovered = np.array(
-        [((x @ y.T).argmax(1) == np.arange(len(x))).mean() for x, y in zip(*moved)], dtype=np.float64
-    )
+    recovered = np.array([retrieval(x, y) for x, y in zip(*moved)])
     evidence = {
         "agreement of two halves": float((moved[0][-1] * moved[1][-1]).sum(1).mean()),
         "retrieval between halves": float(recovered[-1]),
@@ -112,8 +115,30 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         if verdict == "found":
             # Where the two agree their mean is better than either, and all points refine it.
             maps = [nearest_orthogonal(one + other) for one, other in zip(fits[0].maps, fits[1].maps)]
-        maps = both.settle(both.finish(maps))
+        maps = both.settle(maps)
     return Replicated(maps, recovered, verdict, reason, evidence)
+
+
+def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list[list[Rows]]:
+    """Explore in both halves until a candidate of one retrieves the translations of one of the other.
+
+    Where two agree they are a right one found twice, with errors. Where none do, each half goes on from what
+    fits best.
+    """
+    for number in track(range(candidates), "matching trees"):
+        for search in searches:
+            search.explore(number)
+        moved = [[unit_rows(probes @ c.maps[-1]) for c in search.found] for search in searches]
+        alike = np.array([[retrieval(x, y) for y in moved[1]] for x in moved[0]])
+        if alike.max() >= ALIKE:
+            best = np.unravel_index(int(alike.argmax()), alike.shape)
+            return [search.found[k].maps for search, k in zip(searches, best)]
+    return [max(search.found, key=lambda candidate: candidate.fit).maps for search in searches]
+
+
+def retrieval(x: Rows, y: Rows) -> float:
+    """How often a row of x is, among all rows of y, nearest to the one of its own number."""
+    return float(((x @ y.T).argmax(1) == np.arange(len(x))).mean())
 
 
 def disjoint_halves(count: int, generator: np.random.Generator) -> tuple[Index, Index]:

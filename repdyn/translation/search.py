@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.progress import track
 from repdyn.topology import LevelSetTree
 from repdyn.translation.assignment import quadratic_assignment
 from repdyn.translation.coordinates import Cloud, unit_rows
@@ -16,7 +15,6 @@ from repdyn.translation.nodes import TREE_COMPONENTS, Nodes, flattened_gram
 from repdyn.translation.refine import (
     fit_without_pairs,
     joint_similarity,
-    nearest_orthogonal,
     refine,
     settle,
 )
@@ -44,8 +42,11 @@ START_RANK = 16
 SCORED = 1000
 """Points of each side on which a candidate is scored."""
 
-POOLED = 500
+PROBED = 500
 """Points whose translations are compared to tell which candidates agree."""
+
+NODE_COMPONENTS = 64
+"""Principal components in which nodes are compared: as many as the short refinement uses."""
 
 BATCH = 1500
 """Points of each side matched per step; the comparison is quadratic in it."""
@@ -53,36 +54,31 @@ BATCH = 1500
 FUNNEL = ((32, 4), (64, 4))
 """Components and steps of the short refinement every candidate gets, which brings all to one rank."""
 
-EXPLOIT = ((64, 12), (128, 4))
-"""Components and at most so many rounds for the pooled map. Right ones improve at every step for long; more
-components too early freeze what is still wrong in them."""
+ROUND = (64, 8)
+"""Components and steps of a round, which goes to the candidate that fits best: right ones fit better with
+every round, wrong ones do not."""
 
-ROUND = 8
-"""Steps in a round, after which the map is compared with those of the two rounds before."""
+MOST_ROUNDS = 6
+"""Of one candidate; right ones have arrived by then."""
 
 DRIFT = 0.003
 """Cosine by which the map of two rounds ago must be further off than that of one round ago for the map to be
 still on its way; where both are as far, only the draws move it."""
 
-ENOUGH = 3
-"""Candidates that retrieve each other's translations, after which no more are tried."""
-
-ALIKE = 0.3
-"""Retrieval between two candidates from which on they are one map with errors; chance is one in 500."""
-
-FINISH = ((128, 6), (192, 4))
-"""The same before the last steps in all components."""
+FINISH = ((128, 4), (192, 3))
+"""Components and steps between those of a round and the last."""
 
 SETTLED = 2
-"""Steps with all points at the very end; more change little."""
+"""Steps with all points at the end, in either half and then with all data; more change nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Maps at all depths and how well translated points fall among real ones under them."""
+    """Maps at all depths, how well translated points fall among real ones, rounds of refinement so far."""
 
     fit: float
     maps: list[Rows]
+    rounds: int = 0
 
 
 class Search:
@@ -102,6 +98,7 @@ class Search:
         self.a, self.b, self.known = a, b, known
         self.points_a, self.points_b = [c.points for c in a], [c.points for c in b]
         self.generator = np.random.default_rng(seed)
+        self.found: list[Candidate] = []
         self._trees: dict[tuple[int, int, int], LevelSetTree] = {}
         self.width = min(min(x.shape[1] for x in self.points_a), min(y.shape[1] for y in self.points_b))
 
@@ -110,22 +107,28 @@ class Search:
         """Peaks of the poorer density at the last depth: below three there is nothing to match."""
         return min(self._tree(side, len(self.a) - 1, NEIGHBORS[0]).n_peaks for side in (0, 1))
 
-    def run(self, candidates: int) -> Candidate:
-        """Explore, pool the candidates that agree, refine the pool."""
-        found = [self._from_known()] if len(self.known) > 1 else []
-        for number in track(range(candidates), "matching trees"):
-            found.append(self.propose(number))
-            if self._agreeing(found) >= ENOUGH:
-                break
-        best = max(found, key=lambda candidate: candidate.fit)
-        starts = [best.maps, self._pooled(found)] if len(found) > 1 else [best.maps]
-        tried = [self._scored(self._refined(maps, FUNNEL, BATCH)) for maps in starts]
-        start = max(tried, key=lambda candidate: candidate.fit)
-        return self._scored(self.finish(self._exploited(start.maps)))
+    def explore(self, number: int) -> None:
+        """Propose one more candidate, and refine the best fitting that still moves by one round."""
+        if number == 0 and len(self.known) > 1:
+            self.found.append(self.from_known())
+        self.found.append(self.propose(number))
+        moving = [k for k, candidate in enumerate(self.found) if candidate.rounds < MOST_ROUNDS]
+        if moving:
+            best = max(moving, key=lambda k: self.found[k].fit)
+            maps = self._refined(self.found[best].maps, [ROUND], BATCH)
+            self.found[best] = replace(self._scored(maps), rounds=self.found[best].rounds + 1)
 
-    def finish(self, maps: list[Rows]) -> list[Rows]:
-        """Refine in wide and then all components, on more points."""
-        return self._refined(maps, (*FINISH, (self.width, 3)), 2 * BATCH)
+    def polish(self, maps: list[Rows]) -> Candidate:
+        """Refine a map until it no longer drifts, then in wide and all components."""
+        before: list[NDArray[np.floating]] = []
+        for _ in range(MOST_ROUNDS):
+            maps = self._refined(maps, [ROUND], BATCH)
+            before.append(unit_rows(self.points_a[-1][:PROBED] @ maps[-1]))
+            if len(before) > 2:
+                nearer, farther = (float((before[-1] * before[-k]).sum(1).mean()) for k in (2, 3))
+                if nearer - farther < DRIFT:
+                    break
+        return self._scored(self.settle(self._refined(maps, FINISH, BATCH)))
 
     def settle(self, maps: list[Rows]) -> list[Rows]:
         """The last steps, on all points or very many."""
@@ -135,47 +138,6 @@ class Search:
     @property
     def _fixed(self) -> tuple[Index, Index] | None:
         return (self.known[:, 0], self.known[:, 1]) if len(self.known) else None
-
-    def _exploited(self, maps: list[Rows]) -> list[Rows]:
-        """Refine until the map no longer drifts."""
-        for rank, rounds in EXPLOIT:
-            before: list[NDArray[np.floating]] = []
-            for _ in range(rounds):
-                maps = self._refined(maps, [(rank, ROUND)], BATCH)
-                before.append(unit_rows(self.points_a[-1][:POOLED] @ maps[-1]))
-                if len(before) > 2:
-                    nearer, farther = (float((before[-1] * before[-k]).sum(1).mean()) for k in (2, 3))
-                    if nearer - farther < DRIFT:
-                        break
-        return maps
-
-    def _agreeing(self, found: Sequence[Candidate]) -> int:
-        """How many candidates retrieve the newest one's translations, itself included."""
-        moved = [unit_rows(self.points_a[-1][:POOLED] @ candidate.maps[-1]) for candidate in found]
-        right = np.arange(len(moved[0]))
-        return sum(bool(((moved[-1] @ other.T).argmax(1) == right).mean() >= ALIKE) for other in moved)
-
-    def _pooled(self, found: list[Candidate]) -> list[Rows]:
-        r"""Weighted mean of the candidates' maps; the weights are the leading eigenvector of their agreement.
-
-        Right candidates are the truth plus independent errors, so they agree with each other and their
-        mean is nearer to the truth than any of them; wrong ones agree with nothing.
-        """
-        translated = np.stack(
-            [
-                np.concatenate(
-                    [unit_rows(x[:POOLED] @ m) for x, m in zip(self.points_a, candidate.maps)], axis=1
-                ).ravel()
-                for candidate in found
-            ]
-        )
-        _, vectors = np.linalg.eigh((translated @ translated.T).astype(np.float64))
-        leading = vectors[:, -1] * np.sign(vectors[:, -1].sum() or 1)
-        weights = np.maximum(leading, 0).astype(np.float32)
-        return [
-            nearest_orthogonal(sum(w * candidate.maps[d] for w, candidate in zip(weights, found)))
-            for d in range(len(self.a))
-        ]
 
     def propose(self, number: int) -> Candidate:
         """One matching at random settings, shortly refined; depths take turns with ``number``."""
@@ -189,7 +151,7 @@ class Search:
             tree = self._tree(side, depth, neighbors)
             labels = tree.cut(min(leaves, tree.n_peaks))
             # A node is a set of inputs: grown at one depth, it has a centroid at every depth.
-            nodes.append(Nodes.from_labels([x[:TREE_POINTS] for x in points], labels))
+            nodes.append(Nodes.from_labels([x[:TREE_POINTS, :NODE_COMPONENTS] for x in points], labels))
             node_of.append(labels)
         size = max(map(len, nodes))
         a, b = (
@@ -198,7 +160,8 @@ class Search:
         seed = int(generator.integers(2**31))
         unary = self._shared_pairs(node_of[0], node_of[1], size)
         permutations, _ = quadratic_assignment(a, b, unary, starts=16, polished=1, seed=seed)
-        maps = _maps_from_nodes(nodes[0], nodes[1], permutations[0])
+        small = _maps_from_nodes(nodes[0], nodes[1], permutations[0])
+        maps = [_padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(small, self.points_a, self.points_b)]
         return self._scored(self._refined(maps, FUNNEL, SCORED))
 
     def _refined(self, maps: list[Rows], schedule: Sequence[tuple[int, int]], batch: int) -> list[Rows]:
@@ -224,7 +187,7 @@ class Search:
         np.add.at(gain, (of_a[rows[:, 0]], of_b[rows[:, 1]]), len(self.a) / len(rows))
         return gain
 
-    def _from_known(self) -> Candidate:
+    def from_known(self) -> Candidate:
         i, j = self.known[:, 0], self.known[:, 1]
         return self._scored([_procrustes(x[i].T @ y[j]) for x, y in zip(self.points_a, self.points_b)])
 
@@ -253,3 +216,9 @@ def _procrustes(moment: NDArray[np.floating], most: int | None = None) -> Rows:
     rank = int((values > 1e-6 * max(float(values[0]), 1e-30)).sum())
     rank = rank if most is None else min(rank, most)
     return np.asarray(u[:, :rank] @ v[:rank], dtype=np.float32)
+
+
+def _padded(m: Rows, rows: int, columns: int) -> Rows:
+    made = np.zeros((rows, columns), dtype=np.float32)
+    made[: m.shape[0], : m.shape[1]] = m
+    return made
