@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from koopman_networks import ResidualNetworks, paths_of, trained
-from koopman_paper import STUDIES, Study, autoencoder_of, network_of, over_seeds
+from koopman_paper import STUDIES, Study, autoencoder_of, edit_of, network_of, over_seeds
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -114,7 +114,7 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path) -> dict[str, An
             key = f"{target} {redirect}"
             if key in found["edits"]:
                 continue
-            edited = kae.forget(edited_on, label=target, redirect=redirect, head=head, seed=seed)
+            edited = edit_of(kae, edited_on, target, redirect, head, seed, cache)
             told: dict[str, Any] = {
                 "after": by_class(edited.predict(source)),
                 "drift": edited.drift(others).value,

