@@ -23,6 +23,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 800  # pixels of a picture on the page
 _SHOWN = "_shown"
+_TO_THE_END = """
+(name) => Plotly.animate(document.querySelector('.plotly-graph-div'), [name],
+                         {mode: 'immediate', frame: {duration: 0}, transition: {duration: 0}})
+"""
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,17 @@ def _draw(figure: Any, out: Path) -> None:
 
     chromium = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
     bare = figure.update_layout(title=None, margin_t=38, width=WIDTH)
-    html = bare.to_html(include_plotlyjs=True, full_html=True, config={"displayModeBar": False})
+    html = bare.to_html(
+        include_plotlyjs=True, full_html=True, config={"displayModeBar": False}, auto_play=False
+    )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": WIDTH, "height": 900})
+        tab.set_default_timeout(0)  # a busy machine is slow, not broken
         tab.set_content(html)
         tab.wait_for_selector(".main-svg")
+        if figure.frames:  # a page cannot play: it shows where the animation ends
+            tab.evaluate(_TO_THE_END, figure.frames[-1].name)
         tab.wait_for_timeout(800)
         out.parent.mkdir(parents=True, exist_ok=True)
         tab.locator(".plot-container").first.screenshot(path=str(out))

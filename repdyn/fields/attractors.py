@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Attractors"]
 
+Column = NDArray[np.float64]
+Arrows = tuple[Column, Column, Column, Column]
+
 _ARRAYS = (
     "points", "radius", "period", "supported", "point_residual", "multipliers", "lyapunov",
     "saddles", "basin", "residual", "steps", "starts", "ends", "counts",
@@ -167,14 +170,22 @@ class Attractors:
             lines.append(f"  … and {len(self) - 8} more")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
-    def plot(self) -> Figure:
-        """Starts, ends, attractors and saddles in the plane of most variance, which is stated."""
+    def plot(self, field: LatentField | None = None) -> Figure:
+        """Starts, ends, attractors and saddles in the plane of most variance, which is stated.
+
+        Parameters
+        ----------
+        field
+            Where they were found: adds trajectories of some starts, and in two dimensions the velocity.
+        """
         # plotly is slow to import: here, not with the room.
-        from repdyn.views.field import field
+        from repdyn.views.field import field as picture
 
         mean, plane, explained = _plane(self.starts, self.ends, self.points)
         marked = np.concatenate([self.points, self.saddles])
-        return field(
+        planar = self.starts.shape[1] <= 2
+        orbits = None if field is None else (_orbits(field, self.starts) - mean) @ plane
+        return picture(
             starts2d=(self.starts - mean) @ plane,
             ends2d=(self.ends - mean) @ plane,
             attractors2d=(marked - mean) @ plane,
@@ -182,9 +193,9 @@ class Attractors:
             status=[*self.kind, *(["fixed point"] * len(self.saddles))],
             stable=np.arange(len(marked)) < len(self),
             explained=explained,
-            trajectories2d=None,
-            velocity=None,
-            planar=self.starts.shape[1] <= 2,
+            trajectories2d=orbits,
+            velocity=_arrows(field, self.starts) if planar and field is not None else None,
+            planar=planar,
         )
 
     def to_dict(self) -> dict[str, Any]:

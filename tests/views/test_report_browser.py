@@ -102,6 +102,7 @@ class Visit:
         self.context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
         )
+        self.context.set_default_timeout(300_000)  # a busy machine is slow, not broken
         self.page = self.context.new_page()
         self.said: list[str] = []
         self.asked: list[str] = []
@@ -109,7 +110,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(report.as_uri())
-        self.page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+        self.page.wait_for_selector("body[data-ready=yes]")
 
 
 @pytest.fixture(scope="module")
