@@ -253,6 +253,31 @@ class Attractors:
         return cls(kind=kind, notes=notes, status=status, multipliers=multipliers, **tensors, **config)
 
 
+def _orbits(field: LatentField, starts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Some starts' trajectories, ``(S, n, d)``: enough to see the flow, few enough to follow each."""
+    import torch
+
+    with torch.no_grad():
+        orbit = field.trajectory(torch.as_tensor(starts[:40], dtype=torch.float32), steps=60)
+    places = orbit.double().cpu().numpy().transpose(1, 0, 2)
+    # One that leaves for good would take the axes with it: it is drawn until it has left.
+    away = np.abs(places - starts.mean(axis=0)).max(axis=2) > 4 * np.abs(starts - starts.mean(axis=0)).max()
+    gone = np.logical_or.accumulate(away | ~np.isfinite(places).all(axis=2), axis=1)
+    return np.where(gone[..., None], np.nan, places)
+
+
+def _arrows(field: LatentField, starts: NDArray[np.float64]) -> Arrows:
+    """Places on a grid around the starts, and the velocity there: ``(x, y, u, v)``."""
+    import torch
+
+    axes = [np.linspace(low, high, 18) for low, high in zip(starts.min(axis=0), starts.max(axis=0))]
+    grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, starts.shape[1])
+    with torch.no_grad():
+        moved = field.velocity(torch.as_tensor(grid, dtype=torch.float32)).double().cpu().numpy()
+    flat = [np.concatenate([x, np.zeros((len(x), 2 - x.shape[1]))], axis=1) for x in (grid, moved)]
+    return flat[0][:, 0], flat[0][:, 1], flat[1][:, 0], flat[1][:, 1]
+
+
 def _plane(*clouds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Mean, two leading principal directions (d, 2) of the starts, and their share of variance."""
     starts = clouds[0]
