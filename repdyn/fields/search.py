@@ -128,7 +128,7 @@ class _Search:
     def follow(self) -> None:
         """Plain iteration of every start; with traps, of a pilot first, whose attractors trap the others."""
         n = len(self.starts)
-        self.z, self.ends = self.starts.clone(), self.starts.to(self.precise)
+        self.z, self.ends = self.starts.clone(), self.starts.to(self.precise, copy=True)
         self.steps = torch.zeros(n, dtype=torch.long, device=self.z.device)
         self.outcome, self.lag = np.full(n, MOVING), np.zeros(n, dtype=np.int64)
         self.residual = np.full(n, np.inf)

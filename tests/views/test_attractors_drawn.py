@@ -42,3 +42,12 @@ def test_an_orbit_that_leaves_is_drawn_until_it_has_left() -> None:
     found = field.attractors(torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), seed=0)
     orbits = next(trace for trace in found.plot(field).data if trace.name == "trajectories")
     assert np.nanmax(np.abs(orbits.x)) < 5 * np.abs(found.starts).max()
+
+
+def test_starts_are_drawn_where_they_were_and_the_callers_tensor_is_left_alone() -> None:
+    points = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])  # float32: this map works in nothing else
+    z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)) * 3
+    given = z.clone()
+    found = towards(points).attractors(z, seed=0)
+    assert torch.equal(z, given)
+    np.testing.assert_allclose(found.starts, given.numpy(), atol=1e-6)
