@@ -2,73 +2,233 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repdyn.cli.options import Json, PathsStore, Seed
+from repdyn.cli.options import Device, Json, PathsStore, Seed
+
+if TYPE_CHECKING:
+    from repdyn.cli.streams import Part
+    from repdyn.ood.detector import Detector
 
 __all__ = ["evaluate", "fit", "score"]
 
 Saved = Annotated[Path, typer.Argument(help="A detector that `repdyn ood fit` wrote.", show_default=False)]
+Rate = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Share of data like the training's that may be flagged.")
+]
 
 
 def fit(
     paths: PathsStore,
     out: Annotated[Path, typer.Option(help="The folder to write, say a.detector.")],
+    detector: Annotated[
+        str, typer.Option(help="path, union, …; default: what tells held-out parts of the paths best.")
+    ] = "recommended",
+    held_out: Annotated[
+        Path | None, typer.Option(help="A store of paths like these, to set the threshold by.")
+    ] = None,
+    false_positive_rate: Rate = 0.05,
+    seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Fit the path detector to in-distribution paths.
+    """Fit a detector to in-distribution paths, the one that they themselves recommend unless told.
 
     Example: repdyn ood fit a.paths --out a.detector
     """
     from repdyn.cli.console import say, write_json
-    from repdyn.ood import PathDetector
+    from repdyn.ood import conformal_threshold, false_positive_interval
     from repdyn.paths import open_paths
 
     stored = open_paths(paths)
-    detector = PathDetector().fit(stored)
-    detector.save(out)
-    say(f"{out}: a path detector over {len(stored.points)} points, fitted on {len(stored)} paths")
-    say(f"  threshold {detector.threshold_:.4g}: 5 % of paths like these score below it")
-    write_json(json, {"ood": {"threshold": detector.threshold_, "samples": len(stored)}})
+    name, fresh, told = _chosen(detector, stored, seed)
+    fitted = fresh.fit(stored)
+    if held_out is not None:
+        fitted.calibrate(open_paths(held_out), false_positive_rate)
+    else:
+        fitted.threshold_ = conformal_threshold(fitted.calibration_scores_, false_positive_rate)
+    fitted.save(out)
+    points = [point for point in fitted.points_ if point in stored.points]
+    say(f"{out}: {name} detector over {len(points)} points, fitted on {len(stored)} paths")
+    low, high = false_positive_interval(len(fitted.calibration_scores_), false_positive_rate)
+    say(
+        f"  threshold {fitted.threshold_:.4g}: of paths like these {false_positive_rate:.3g} are flagged"
+        + (f" ({low:.3f} to {high:.3f})" if held_out is not None else ", by cross-fitting")
+    )
+    figures = {
+        "detector": name,
+        "threshold": fitted.threshold_,
+        "samples": len(stored),
+        "recommendation": told,
+    }
+    write_json(json, {"ood": {**figures, "false_positive_rate": false_positive_rate}})
+
+
+def _chosen(name: str, stored: Any, seed: int) -> tuple[str, Detector, Any]:
+    from repdyn.cli.console import say
+    from repdyn.errors import RepdynError, nearest_names
+    from repdyn.ood import (
+        GuidedEnergyDetector,
+        KNNDetector,
+        MahalanobisDetector,
+        PathDetector,
+        RelativeMahalanobisDetector,
+        UnionDetector,
+        recommend,
+    )
+
+    kinds: dict[str, type[Detector]] = {
+        "path": PathDetector,
+        "union": UnionDetector,
+        "nearest neighbours": KNNDetector,
+        "Mahalanobis": MahalanobisDetector,
+        "relative Mahalanobis": RelativeMahalanobisDetector,
+        "guided energy": GuidedEnergyDetector,
+    }
+    if name in kinds:
+        return name, kinds[name](), None
+    if name != "recommended":
+        raise RepdynError(f"--detector {name!r}: unknown; {nearest_names(name, ('recommended', *kinds))}")
+    try:
+        found = recommend(stored, seed=seed)
+    except RepdynError as why:
+        say(f"no comparison, so the path detector: {why}")
+        return "path", PathDetector(), None
+    say(repr(found))
+    return found.best, found.detector, found.to_dict()
 
 
 def score(
     detector: Saved,
-    paths: PathsStore,
-    out: Annotated[
-        Path | None, typer.Option(help="Write id, score and flag of each sample to this CSV.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A store, FILE.parquet, or with --model: - (lines of stdin), FILE.parquet#TEXTS, watch:DIR.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="What traces the stream: the model that was fitted on.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a row for each sample to this CSV; streams write to stdout.")
+    ] = None,
+    window: Annotated[int, typer.Option(help="Samples in a window of the drift report.")] = 500,
+    drift: Annotated[Path | None, typer.Option(help="Keep the drift report in this folder.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    idle: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop watching after so many seconds without a new file.")
+    ] = None,
+    device: Device = None,
     json: Json = None,
 ) -> None:
-    """Score paths by a fitted detector and count those it flags.
+    """Score paths or a stream by a fitted detector, count what it flags, and report drift.
 
     Example: repdyn ood score a.detector new.paths --out scores.csv
+
+    Example: repdyn ood score a.detector - --model packaged:all-MiniLM-L6-v2
     """
     import csv
+    import sys
+
+    import numpy as np
 
     from repdyn.cli.console import say, write_json
     from repdyn.intervals import bootstrap_mean
-    from repdyn.ood import load_detector
-    from repdyn.paths import open_paths
+    from repdyn.ood import DriftMonitor, load_detector
 
     fitted = load_detector(detector)
-    stored = open_paths(paths)
-    scores = fitted.score_samples(stored)
-    flagged = scores < fitted.threshold_
-    share = bootstrap_mean(flagged.astype(float))
-    say(
-        f"{int(flagged.sum())} of {len(scores)} flagged: share {share}; "
-        "of data like the training's 0.05 is expected"
-    )
-    if out is not None:
-        with out.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines)
-            writer.writerow(["id", "score", "flagged"])
-            writer.writerows(zip(stored.ids.tolist(), scores.tolist(), flagged.astype(int).tolist()))
-    write_json(json, {"ood": {"flagged": share, "threshold": fitted.threshold_, "scores": scores}})
+    monitor = DriftMonitor(fitted, window)
+    parts = _parts(source, fitted, model, batch_size, idle, device)
+    live = model is not None and out is None
+    opened = None if out is None else out.open("w", newline="", encoding="utf-8")
+    writer = csv.writer(sys.stdout if opened is None else opened)
+    scores: list[float] = []
+    try:
+        if live or opened is not None:
+            writer.writerow(["id", "score", "flagged", "p_value", "depth"])
+        for paths, complaints in _until_interrupted(parts):
+            for complaint in complaints:
+                print(f"repdyn: {complaint}", file=sys.stderr)
+            monitor.skipped += len(complaints)
+            if paths is None:
+                continue
+            scored = monitor.update(paths)
+            scores += scored.scores.tolist()
+            if live or opened is not None:
+                writer.writerows(_rows(paths.ids, scored, fitted))
+                (sys.stdout if opened is None else opened).flush()
+    finally:
+        if opened is not None:
+            opened.close()
+    if not scores:
+        from repdyn.errors import RepdynError
+
+        raise RepdynError(f"{source}: held no sample that could be scored ({monitor.skipped} skipped)")
+    report = monitor.report()
+    flags = np.array(scores) < fitted.threshold_
+    share = bootstrap_mean(flags.astype(float))
+    # Rows on stdout stay rows: what is said goes elsewhere.
+    tell = (lambda text: print(text, file=sys.stderr)) if live else say
+    tell(f"{int(flags.sum())} of {len(scores)} flagged: share {share}")
+    tell(repr(report))
+    if drift is not None:
+        report.save(drift)
+    figures = {"flagged": share, "threshold": fitted.threshold_, "scores": scores}
+    # A verdict about data is no verdict about a claim: --strict has no say in it.
+    told = report.to_dict()
+    told["drift"] = told.pop("verdict")
+    write_json(json, {"ood": {**figures, "report": told}})
+
+
+def _parts(
+    source: str, fitted: Detector, model: str | None, size: int, idle: float | None, device: str | None
+) -> Iterator[Part]:
+    import sys
+
+    from repdyn.cli import streams
+    from repdyn.errors import RepdynError
+    from repdyn.ood.detector import LOGITS
+
+    file, _, column = source.partition("#")
+    parquet = file.endswith(".parquet")
+    streaming = source == "-" or source.startswith("watch:") or (parquet and bool(column))
+    if streaming and model is None:
+        raise RepdynError(f"{source}: holds inputs, not paths; give the model to trace them by, with --model")
+    if not streaming:
+        return streams.parquet(Path(file)) if parquet else streams.store(source)
+    points = [point for point in fitted.points_ if point != LOGITS]
+    tracer = streams.Tracer(str(model), points, str(fitted.source_.get("pooling", "auto")), device)
+    if source == "-":
+        return streams.lines(sys.stdin.buffer, tracer, size)
+    if parquet:
+        return streams.parquet_texts(Path(file), column, tracer, size)
+    return streams.watched(Path(source.removeprefix("watch:")), tracer, size, idle)
+
+
+def _until_interrupted(parts: Iterator[Part]) -> Iterator[Part]:
+    """A stream without an end is ended by Ctrl-C, and what was seen of it is reported."""
+    try:
+        yield from parts
+    except KeyboardInterrupt:
+        return
+
+
+def _rows(ids: Any, scored: Any, fitted: Detector) -> list[list[Any]]:
+    from repdyn.ood import conformal_p_values
+
+    p_values = conformal_p_values(fitted.calibration_scores_, scored.scores)
+    depths = [""] * len(scored.scores)
+    if scored.profile is not None:
+        names = scored.points
+        depths = [names[k] for k in scored.profile.argmax(axis=1)]
+    return [
+        [i, f"{s:.6g}", int(f), f"{p:.4g}", d]
+        for i, s, f, p, d in zip(ids.tolist(), scored.scores, scored.flagged, p_values, depths)
+    ]
 
 
 def evaluate(

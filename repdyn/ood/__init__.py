@@ -14,20 +14,25 @@ from repdyn.ood.calibration import conformal_p_values, conformal_threshold, fals
 from repdyn.ood.controls import energy
 from repdyn.ood.detector import load_detector
 from repdyn.ood.detectors import MahalanobisDetector, PathDetector, RelativeMahalanobisDetector
+from repdyn.ood.drift import DriftMonitor, DriftReport
 from repdyn.ood.evaluation import OODEvaluation, evaluate
 from repdyn.ood.guidance import GuidedEnergyDetector
 from repdyn.ood.neighbours import KNNDetector
+from repdyn.ood.recommendation import Recommendation, recommend
 from repdyn.ood.residuals import ReconstructionDetector, ResidualDetector
 from repdyn.ood.trajectories import TrajectoryDetector
 from repdyn.ood.union import UnionDetector
 
 __all__ = [
     "AttractorDetector",
+    "DriftMonitor",
+    "DriftReport",
     "GuidedEnergyDetector",
     "KNNDetector",
     "MahalanobisDetector",
     "OODEvaluation",
     "PathDetector",
+    "Recommendation",
     "ReconstructionDetector",
     "RelativeMahalanobisDetector",
     "ResidualDetector",
@@ -39,4 +44,5 @@ __all__ = [
     "evaluate",
     "false_positive_interval",
     "load_detector",
+    "recommend",
 ]

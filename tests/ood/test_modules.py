@@ -69,3 +69,28 @@ def test_gradients_are_finite_even_on_a_fitted_sample(kind, planted):
     gradients = [x.grad for x in features.values() if x.grad is not None]
     assert gradients
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_a_model_and_its_detector_are_exported_as_one(planted):
+    class Watched(torch.nn.Module):
+        """A network whose hidden layers the detector reads, in one graph."""
+
+        def __init__(self, detector):
+            super().__init__()
+            self.layers = torch.nn.ModuleList([torch.nn.Linear(12, 12) for _ in range(2)])
+            self.detector = detector
+
+        def forward(self, x):
+            seen = {"layer0": x}
+            for depth, layer in enumerate(self.layers, start=1):
+                x = torch.tanh(layer(x))
+                seen[f"layer{depth}"] = x
+            return x, self.detector(seen) < self.detector.threshold
+
+    network = Watched(PathDetector().fit(planted(100)).as_module()).eval()
+    x = torch.randn(6, 12, generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("count")},))
+    for own in (x, x[:3]):
+        output, flags = program.module()(own)
+        torch.testing.assert_close(output, network(own)[0])
+        assert flags.tolist() == network(own)[1].tolist()

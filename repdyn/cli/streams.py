@@ -1,0 +1,261 @@
+"""Where paths to score come from: a store, a Parquet file, lines on stdin, a folder that is watched."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from repdyn.errors import RepdynError, nearest_names
+
+if TYPE_CHECKING:
+    from repdyn.paths import RepresentationPaths
+    from repdyn.tracing.model import TracedModel
+
+__all__ = ["Part", "Tracer", "lines", "parquet", "parquet_texts", "store", "watched"]
+
+CHUNK = 2048
+"""Paths that are scored at once where they need no tracing."""
+POLL = 0.5
+"""Seconds between looks at a watched folder."""
+SETTLED = 1.0
+"""Seconds since a file last changed after which it is taken to be written to the end."""
+
+Part = tuple["RepresentationPaths | None", list[str]]
+"""Some paths, in the order they came, and a line about each input that could not be read."""
+
+
+class Tracer:
+    """A model and what is read of it: the points and the pooling that a detector was fitted on."""
+
+    def __init__(
+        self, model: str | TracedModel, points: Iterable[str], pool: str, device: str | None
+    ) -> None:
+        import repdyn
+
+        self.model = repdyn.load(model) if isinstance(model, str) else model
+        self.points, self.pool, self.device = tuple(points), pool, device
+
+    def __call__(self, inputs: list[Any], ids: list[str]) -> RepresentationPaths:
+        """Paths of a few inputs."""
+        from repdyn.tracing import trace
+
+        return trace(
+            self.model,
+            inputs,
+            points=self.points,
+            pool=self.pool,
+            ids=ids,
+            device=self.device,
+            batch_size=len(inputs),
+        )
+
+
+def store(path: str) -> Iterator[Part]:
+    """Paths of a store, a chunk at a time."""
+    import numpy as np
+
+    from repdyn.paths import open_paths
+
+    paths = open_paths(path)
+    for start in range(0, len(paths), CHUNK):
+        yield paths.subset(np.arange(start, min(start + CHUNK, len(paths)))), []
+
+
+def parquet(path: Path) -> Iterator[Part]:
+    """Paths that were exported to Parquet: a row for each sample, a column of vectors for each point."""
+    import json
+
+    import numpy as np
+
+    from repdyn.paths import RepresentationPaths
+
+    file = _parquet_file(path)
+    try:
+        meta = json.loads((file.schema_arrow.metadata or {}).get(b"repdyn", b"{}"))
+    except ValueError:
+        raise RepdynError(f"{path}: its metadata 'repdyn' are not JSON; export the paths again") from None
+    vectors = [f.name for f in file.schema_arrow if str(f.type).startswith("fixed_size_list")]
+    if not vectors:
+        raise RepdynError(
+            f"{path}: has no column of vectors; expected what `repdyn paths export` writes, or name a column "
+            f"of texts as {path.name}#COLUMN"
+        )
+    done = 0
+    for batch in file.iter_batches(CHUNK):
+        arrays = {}
+        for name in vectors:
+            column = batch.column(name)
+            if column.null_count:
+                row = done + int(np.argmax(np.asarray(column.is_null())))
+                raise RepdynError(f"{path}: row {row} has no vector at {name!r}; drop that row")
+            arrays[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
+        ids = batch.column("id").to_pylist() if "id" in batch.schema.names else range(done, done + len(batch))
+        done += len(batch)
+        logits = arrays.pop("logits", None)
+        yield RepresentationPaths.from_arrays(arrays, ids=[str(i) for i in ids], logits=logits, meta=meta), []
+
+
+def parquet_texts(path: Path, column: str, tracer: Tracer, size: int) -> Iterator[Part]:
+    """Texts in a column of a Parquet file, traced as they are read."""
+    file = _parquet_file(path)
+    names = file.schema_arrow.names
+    if column not in names:
+        raise RepdynError(f"{path}: has no column {column!r}; {nearest_names(column, names)}")
+    done = 0
+    for batch in file.iter_batches(size, columns=[column]):
+        texts = batch.column(column).to_pylist()
+        yield _traced(tracer, [(f"row {done + k}", text) for k, text in enumerate(texts)], f"{path}: ", _text)
+        done += len(texts)
+
+
+def lines(stream: BinaryIO, tracer: Tracer, size: int) -> Iterator[Part]:
+    """Lines of a stream: each the name of a picture's file that exists, or else a text."""
+    waiting: list[tuple[str, Any]] = []
+    for number, line in enumerate(stream, start=1):
+        waiting.append((f"line {number}", line))
+        # A reader on a terminal or a slow pipe sees an answer as soon as nothing more is waiting to be read.
+        if len(waiting) >= size or not _more(stream):
+            yield _traced(tracer, waiting, "", _line)
+            waiting = []
+    if waiting:
+        yield _traced(tracer, waiting, "", _line)
+
+
+def watched(
+    folder: Path, tracer: Tracer, size: int, idle: float | None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Part]:
+    """Pictures and ``.txt`` files (a text each) of a folder, and those that appear in it, until interrupted.
+
+    A file is read once, when it has not changed for a second; with ``idle``, all ends after so many seconds
+    without a new one.
+    """
+    from repdyn.cli.data import PICTURE_SUFFIXES
+
+    if not folder.is_dir():
+        raise RepdynError(f"watch:{folder}: there is no such folder")
+    seen: set[Path] = set()
+    last = clock()
+    while True:
+        now = time.time()
+        fresh = [
+            file
+            for file in sorted(folder.iterdir())
+            if file not in seen
+            and file.suffix.lower() in {*PICTURE_SUFFIXES, ".txt"}
+            and now - file.stat().st_mtime >= SETTLED
+        ]
+        for start in range(0, len(fresh), size):
+            block = fresh[start : start + size]
+            seen.update(block)
+            yield _traced(tracer, [(file.name, file) for file in block], f"{folder}/", _file)
+            last = clock()
+        if idle is not None and clock() - last >= idle:
+            return
+        time.sleep(POLL)
+
+
+def _traced(tracer: Tracer, given: list[tuple[str, Any]], where: str, read: Callable[[Any], Any]) -> Part:
+
+    ids, inputs, complaints = [], [], []
+    for name, raw in given:
+        try:
+            inputs.append(read(raw))
+            ids.append(name)
+        except _Unreadable as error:
+            complaints.append(f"{where}{name}: {error}; skipped")
+    paths: RepresentationPaths | None = tracer(inputs, ids) if inputs else None
+    return paths, complaints
+
+
+class _Unreadable(Exception):
+    """What is wrong with one input; the stream goes on."""
+
+
+def _text(raw: Any) -> str:
+    if not isinstance(raw, str):
+        raise _Unreadable("is missing" if raw is None else f"is {type(raw).__name__}, expected a text")
+    if not raw.strip():
+        raise _Unreadable("is empty")
+    return raw
+
+
+def _line(raw: bytes) -> Any:
+    from repdyn.cli.data import PICTURE_SUFFIXES
+
+    try:
+        text = _text(raw.decode("utf-8").strip("\r\n"))
+    except UnicodeDecodeError as error:
+        raise _Unreadable(f"is not UTF-8 at byte {error.start}") from None
+    name = Path(text.strip())
+    if name.suffix.lower() in PICTURE_SUFFIXES:
+        return _picture(name)
+    return text
+
+
+def _file(file: Path) -> Any:
+    if file.suffix.lower() != ".txt":
+        return _picture(file)
+    try:
+        return _text(file.read_text(encoding="utf-8").strip())
+    except UnicodeDecodeError as error:
+        raise _Unreadable(f"is not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise _Unreadable(f"cannot be read ({error.strerror})") from None
+
+
+def _picture(file: Path) -> Any:
+    from repdyn.cli.data import Pictures
+
+    try:
+        return Pictures([file])[0]
+    except RepdynError as error:
+        raise _Unreadable(str(error).removeprefix(f"{file}: ").partition("; mend it")[0]) from None
+
+
+def _more(stream: BinaryIO) -> bool:
+    """Whether a line is waiting to be read at once."""
+    import select
+
+    peek = getattr(stream, "peek", None)
+    if peek is None or sys.platform == "win32":
+        return True
+    try:
+        ready = select.select([stream], [], [], 0)[0]
+    except (OSError, ValueError):
+        return True  # not a pipe: a file or bytes in memory, which never wait
+    return bool(ready) or bool(_buffered(stream))
+
+
+def _buffered(stream: Any) -> bytes:
+    # Peeking reads from the pipe only when the buffer is empty, and would then block.
+    import io
+    import os
+
+    if not isinstance(stream, io.BufferedReader):
+        return b""
+    descriptor = stream.fileno()
+    blocking = os.get_blocking(descriptor)
+    os.set_blocking(descriptor, False)
+    try:
+        return bytes(stream.peek(1))
+    finally:
+        os.set_blocking(descriptor, blocking)
+
+
+def _parquet_file(path: Path) -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise RepdynError("Parquet needs pyarrow: pip install pyarrow") from None
+    if not path.is_file():
+        raise RepdynError(f"{path}: there is no such file")
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise RepdynError(
+            f"{path}: is not a readable Parquet file ({' '.join(str(error).split())})"
+        ) from None

@@ -1,0 +1,214 @@
+"""Which detector to use, judged on in-distribution data alone: held-out parts of it play the foreign."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate
+from repdyn.ood.detector import Detector, values
+from repdyn.ood.detectors import PathDetector
+from repdyn.ood.evaluation import MEAN, OODEvaluation, evaluate
+from repdyn.ood.gaussian import unit
+from repdyn.ood.union import UnionDetector
+from repdyn.progress import track
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from repdyn.paths import RepresentationPaths
+
+__all__ = ["Recommendation", "recommend"]
+
+FEWEST = 200  # paths: with fewer, neither the fits nor the shares held out say anything
+MOST = 3000  # paths taken for the trials, which bounds their time
+DRAWS = 2  # ways to hold groups out
+HELD = 0.2  # share of the groups that is held out
+GROUPS = 10  # clusters, where there are no labels
+TESTED = 0.3  # share of the known groups' paths that no detector is fitted on
+HELD_OUT, SHUFFLED = "held-out groups", "shuffled coordinates"
+PATH, UNION = "path", "union"
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """A detector, and what the others scored.
+
+    Attributes
+    ----------
+    best
+        The name of the recommended detector, one of ``table``.
+    detector
+        It, not fitted.
+    table
+        ``{detector: {trial: Estimate}}`` of AUROC, mean over the draws of value and interval ends;
+        ``"mean of sets"`` among the trials decides.
+    groups
+        What was held out: ``"labels"`` or ``"clusters"``.
+    verdict
+        ``"found"``: in every draw it beats every other detector, intervals apart; ``"inconclusive"``
+        otherwise: the choice is then one of several that do as well here.
+    evaluation
+        The first draw in full.
+    """
+
+    best: str
+    detector: Detector
+    table: dict[str, dict[str, Estimate]]
+    groups: str
+    verdict: str
+    evaluation: OODEvaluation
+
+    def __repr__(self) -> str:
+        width = max(len(name) for name in self.table)
+        lines = [f"Recommendation: {self.best} ({self.verdict}); AUROC, with {self.groups} held out"]
+        for name in sorted(self.table, key=lambda name: -self.table[name][MEAN].value):
+            row = self.table[name]
+            lines.append(f"  {name:<{width}}  " + "  ".join(f"{t} {e}" for t, e in row.items()))
+        return "\n".join(lines)
+
+    def plot(self) -> go.Figure:
+        """Scores of the recommended detector in the first draw, and the table."""
+        return self.evaluation.plot()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers for ``--json``."""
+        return {
+            "best": self.best,
+            "groups": self.groups,
+            "verdict": self.verdict,
+            "table": {n: {t: e.to_dict() for t, e in row.items()} for n, row in self.table.items()},
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the first draw's evaluation as a folder; see :meth:`OODEvaluation.save`."""
+        self.evaluation.save(path)
+
+
+def recommend(
+    paths: RepresentationPaths, candidates: Mapping[str, Detector] | None = None, *, seed: int = 0
+) -> Recommendation:
+    """Compare detectors by how well they tell held-out parts of in-distribution data from the rest.
+
+    Two kinds of foreign data are made of what is there: groups (classes, or clusters of the last point where
+    there are no labels) of which no detector has seen a member, which is *near*; and samples whose every
+    coordinate comes from another sample, which keeps all marginals and breaks what holds them together,
+    which is *far*. The best mean AUROC is recommended. No out-of-distribution data is looked at.
+
+    Parameters
+    ----------
+    paths
+        In-distribution paths; at most 3000 of them are used.
+    candidates
+        Unfitted detectors by name. Unless given: the path detector, the union, and the union's other members
+        (nearest neighbours, Mahalanobis, with labels the relative one, with logits the guided energy).
+    seed
+        Draws paths, groups, and shuffles.
+
+    Raises
+    ------
+    RepdynError
+        On fewer than 200 paths, or fewer than 5 groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from repdyn.ood import KNNDetector, MahalanobisDetector
+    >>> from repdyn.paths import RepresentationPaths
+    >>> generator = np.random.default_rng(0)
+    >>> labels = np.arange(400) % 8
+    >>> x = generator.normal(size=(400, 6)) * 0.1 + generator.normal(size=(8, 6))[labels]
+    >>> paths = RepresentationPaths.from_arrays({"x": x}, labels=labels)
+    >>> recommend(paths, {"kNN": KNNDetector(), "Mahalanobis": MahalanobisDetector()}).groups
+    'labels'
+    """
+    if len(paths) < FEWEST:
+        raise RepdynError(f"recommend: needs at least {FEWEST} paths to compare detectors, got {len(paths)}")
+    generator = np.random.default_rng(seed)
+    if len(paths) > MOST:
+        paths = paths.subset(np.sort(generator.choice(len(paths), MOST, replace=False)))
+    group, kind = _groups(paths, seed)
+    names = np.unique(group)
+    if len(names) < 5:
+        raise RepdynError(f"recommend: needs at least 5 groups to hold some out, got {len(names)} {kind}")
+    trials = []
+    for draw in track(range(DRAWS), "comparing detectors on held-out groups"):
+        held = generator.permutation(names)[: max(1, round(HELD * len(names)))]
+        known, foreign = np.flatnonzero(~np.isin(group, held)), np.flatnonzero(np.isin(group, held))
+        known = generator.permutation(known)
+        tested = max(1, round(TESTED * len(known)))
+        test = paths.subset(np.sort(known[:tested]))
+        sets = {HELD_OUT: paths.subset(foreign), SHUFFLED: _shuffled(test, generator)}
+        trials.append((_fitted(paths.subset(np.sort(known[tested:])), candidates), test, sets, seed + draw))
+    evaluations = [_compare(PATH, *trial) for trial in trials]
+    table = {
+        name: {trial: _mean([e.table[name][trial]["auroc"] for e in evaluations]) for trial in row}
+        for name, row in evaluations[0].table.items()
+    }
+    best = max(table, key=lambda name: table[name][MEAN].value)
+    evaluations = [_compare(best, *trial) for trial in trials]
+    found = all(e.verdict[MEAN] == "found" for e in evaluations)
+    detector = candidates[best] if candidates is not None else _unfitted(best, trials[0][0][best])
+    verdict = "found" if found else "inconclusive"
+    return Recommendation(best, detector, table, kind, verdict, evaluations[0])
+
+
+def _fitted(paths: RepresentationPaths, candidates: Mapping[str, Detector] | None) -> dict[str, Detector]:
+    if candidates is not None:
+        return {name: copy.deepcopy(detector).fit(paths) for name, detector in candidates.items()}
+    union = UnionDetector().fit(paths)  # holds all others as its members
+    return {**union.members_, UNION: union}
+
+
+def _unfitted(name: str, fitted: Detector) -> Detector:
+    if name == UNION:
+        return UnionDetector()
+    return PathDetector() if name == PATH else type(fitted)()
+
+
+def _compare(
+    main: str,
+    fitted: dict[str, Detector],
+    test: RepresentationPaths,
+    sets: dict[str, RepresentationPaths],
+    seed: int,
+) -> OODEvaluation:
+    first = main if main in fitted else next(iter(fitted))
+    rivals = {name: detector for name, detector in fitted.items() if name != first}
+    found = evaluate(fitted[first], test, sets, controls=rivals, seed=seed)
+    # The evaluation names the detector in question by its class; here all go by their names.
+    table = {first if name == found.detector else name: row for name, row in found.table.items()}
+    return replace(found, table={name: row for name, row in table.items() if name in fitted})
+
+
+def _groups(paths: RepresentationPaths, seed: int) -> tuple[NDArray[np.intp], str]:
+    if paths.labels is not None and len(np.unique(np.asarray(paths.labels))) >= 5:
+        return np.unique(np.asarray(paths.labels), return_inverse=True)[1].astype(np.intp), "labels"
+    from sklearn.cluster import KMeans  # scikit-learn is slow to import
+
+    last = unit(values(paths, paths.points[-1]))
+    found = KMeans(GROUPS, n_init=2, random_state=seed).fit_predict(last)
+    return found.astype(np.intp), "clusters"
+
+
+def _shuffled(paths: RepresentationPaths, generator: np.random.Generator) -> RepresentationPaths:
+    from repdyn.paths import RepresentationPaths
+
+    def shuffle(x: Any) -> NDArray[Any]:
+        return generator.permuted(np.asarray(x), axis=0)
+
+    arrays = {point: shuffle(paths[point]) for point in paths.points}
+    logits = None if paths.logits is None else shuffle(paths.logits)
+    return RepresentationPaths.from_arrays(arrays, logits=logits, meta=paths.meta)
+
+
+def _mean(estimates: list[Estimate]) -> Estimate:
+    value, low, high = np.mean([[e.value, e.low, e.high] for e in estimates], axis=0)
+    return Estimate(float(value), float(low), float(high), estimates[0].level)

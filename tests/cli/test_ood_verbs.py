@@ -1,0 +1,232 @@
+"""Detectors over streams: lines, watched folders and Parquet; what each bad input gets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from repdyn.cli import main, streams
+from repdyn.errors import RepdynError
+from repdyn.ood import PathDetector, load_detector
+from repdyn.ood.drift import DriftReport
+from repdyn.paths import RepresentationPaths, export_paths
+
+META = {"model": "planted", "digest": "abc", "pooling": "mean"}
+
+
+def planted(count: int, shift: float = 0.0, seed: int = 0, logits: bool = False) -> RepresentationPaths:
+    generator = np.random.default_rng(seed)
+    arrays = {}
+    for depth in range(3):
+        x = generator.normal(size=(count, 8))
+        x[:, 0] += 30
+        x[:, 1] += shift * (depth == 2)
+        arrays[f"layer{depth}"] = x.astype(np.float32)
+    return RepresentationPaths.from_arrays(
+        arrays, logits=generator.normal(size=(count, 4)) if logits else None, meta=META
+    )
+
+
+class Reader:
+    """Stands for a traced model: a text of n letters is a path n / 10 off the usual one."""
+
+    def __init__(self, *given: object) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, inputs, ids):
+        self.sizes.append(len(inputs))
+        paths = planted(len(inputs), seed=len(self.sizes))
+        arrays = {point: np.asarray(paths[point]).copy() for point in paths.points}
+        off = [len(x) / 10 if isinstance(x, str) else sum(x.size) / 10 for x in inputs]
+        arrays["layer2"][:, 1] += off
+        return RepresentationPaths.from_arrays(arrays, ids=ids, meta=META)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["repdyn", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def detector(tmp_path):
+    planted(400).save(tmp_path / "a.paths")
+    PathDetector().fit(planted(400)).save(tmp_path / "a.detector")
+    return tmp_path / "a.detector"
+
+
+def test_fit_recommends_and_calibrates_at_the_rate_asked_for(command, tmp_path):
+    planted(400).save(tmp_path / "a.paths")
+    planted(400, seed=1).save(tmp_path / "held-out.paths")
+    status, out, err = command(
+        "ood", "fit", "a.paths", "--out", "a.detector", "--held-out", "held-out.paths",
+        "--false-positive-rate", 0.1, "--json", "f.json",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "Recommendation:" in out
+    figures = json.loads((tmp_path / "f.json").read_text())["ood"]
+    assert figures["detector"] == figures["recommendation"]["best"]
+    fitted = load_detector(tmp_path / "a.detector")
+    assert fitted.calibration_ == "held-out"
+    flagged = fitted.score_samples(planted(2000, seed=2)) < fitted.threshold_
+    assert 0.05 < flagged.mean() < 0.17
+
+
+def test_fit_by_name_and_an_unknown_name(command, detector):
+    status, out, _ = command("ood", "fit", "a.paths", "--out", "k.detector", "--detector", "Mahalanobis")
+    assert (status, "Mahalanobis detector over 1 points" in out) == (0, True)
+    status, _, err = command("ood", "fit", "a.paths", "--out", "k.detector", "--detector", "mahalonobis")
+    assert status == 2
+    assert "nearest: 'Mahalanobis'" in err
+
+
+def test_too_few_paths_to_compare_detectors_is_said(command, tmp_path):
+    planted(60).save(tmp_path / "few.paths")
+    status, out, _ = command("ood", "fit", "few.paths", "--out", "few.detector")
+    assert status == 0
+    assert "at least 200 paths" in out
+
+
+def test_store_and_parquet_score_alike_and_drift_is_told(command, detector, tmp_path):
+    paths = planted(300, shift=4.0, seed=1, logits=True)
+    paths.save(tmp_path / "new.paths")
+    export_paths(paths, tmp_path / "new.parquet")
+    tables = []
+    for source in ("new.paths", "new.parquet"):
+        status, out, err = command(
+            "ood", "score", "a.detector", source, "--out", "s.csv", "--json", "s.json", "--window", 100,
+            "--drift", "new.drift",
+        )  # fmt: skip
+        assert status == 0, err
+        assert "DriftReport: found" in out
+        tables.append((tmp_path / "s.csv").read_text())
+    assert tables[0] == tables[1]
+    rows = list(csv.DictReader(io.StringIO(tables[0])))
+    assert len(rows) == 300
+    depths = [row["depth"] for row in rows if row["flagged"] == "1"]
+    assert depths.count("layer2") > 0.8 * len(depths) > 80
+    report = DriftReport.load(tmp_path / "new.drift")
+    assert report.moved[0] == "layer2"
+    figures = json.loads((tmp_path / "s.json").read_text())["ood"]
+    assert figures["report"]["drift"] == "found"
+    assert len(figures["scores"]) == 300
+
+
+def test_lines_of_stdin_are_scored_and_bad_ones_told(command, detector, monkeypatch):
+    monkeypatch.setattr(streams, "Tracer", Reader)
+    stdin = "short\n\nümlaut\n".encode() + b"\xff\xfe\n" + b"x" * 300 + b"\nno newline"
+    status, out, err = command("ood", "score", "a.detector", "-", "--model", "m", stdin=stdin)
+    assert status == 0, err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["id"] for row in rows] == ["line 1", "line 3", "line 5", "line 6"]
+    assert [row["flagged"] for row in rows][2] == "1"
+    assert "line 2: is empty; skipped" in err
+    assert "line 4: is not UTF-8 at byte 0; skipped" in err
+    assert "1 of 4 flagged" in err
+    assert "2 skipped" in err
+
+
+def test_nothing_but_bad_lines_is_an_error(command, detector, monkeypatch):
+    monkeypatch.setattr(streams, "Tracer", Reader)
+    status, _, err = command("ood", "score", "a.detector", "-", "--model", "m", stdin=b"\n \n")
+    assert status == 2
+    assert "no sample that could be scored (2 skipped)" in err
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("-", "--model"),
+        ("watch:there", "--model"),
+        ("x.parquet#text", "--model"),
+        ("nowhere.parquet", "there is no such file"),
+        ("text.parquet", "no column of vectors"),
+        ("torn.parquet", "not a readable Parquet"),
+        ("holes.parquet", "row 1 has no vector at 'layer0'"),
+        ("other.parquet", "fitted on"),
+    ],
+)
+def test_bad_sources_are_one_line(command, detector, tmp_path, source, says):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "text.parquet")
+    (tmp_path / "torn.parquet").write_bytes((tmp_path / "text.parquet").read_bytes()[:40])
+    vectors = pa.array([[1.0] * 8, None], pa.list_(pa.float32(), 8))
+    pq.write_table(pa.table({f"layer{k}": vectors for k in range(3)}), tmp_path / "holes.parquet")
+    other = RepresentationPaths.from_arrays(
+        {point: np.asarray(planted(5)[point]) for point in planted(5).points}, meta={**META, "pooling": "cls"}
+    )
+    export_paths(other, tmp_path / "other.parquet")
+    status, _, err = command("ood", "score", "a.detector", source)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert says in err
+
+
+def test_lines_come_in_batches_and_pictures_by_their_names(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "torn.png").write_bytes(b"not a picture")
+    reader = Reader()
+    given = f"{tmp_path}/a.png\n{tmp_path}/torn.png\n{tmp_path}/gone.png\n".encode()
+    parts = list(streams.lines(io.BytesIO(given), reader, 2))
+    assert reader.sizes == [1]
+    assert parts[1][0] is None
+    complaints = [complaint for _, told in parts for complaint in told]
+    assert [c.split(":")[0] for c in complaints] == ["line 2", "line 3"]
+    assert all(c.endswith("skipped") and "\n" not in c for c in complaints)
+
+
+def test_texts_of_a_parquet_column(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": ["one", None, "", "four"], "n": [1, 2, 3, 4]}), tmp_path / "t.parquet")
+    parts = list(streams.parquet_texts(tmp_path / "t.parquet", "text", Reader(), 3))
+    assert [p.ids.tolist() for p, _ in parts if p is not None] == [["row 0"], ["row 3"]]
+    assert [c.partition("row ")[2] for _, told in parts for c in told] == [
+        "1: is missing; skipped",
+        "2: is empty; skipped",
+    ]
+    with pytest.raises(RepdynError, match="nearest: 'text'"):
+        list(streams.parquet_texts(tmp_path / "t.parquet", "txt", Reader(), 3))
+    numbers = list(streams.parquet_texts(tmp_path / "t.parquet", "n", Reader(), 4))
+    assert numbers[0][0] is None
+    assert "is int, expected a text" in numbers[0][1][0]
+
+
+def test_a_watched_folder_is_read_once_and_ends_when_idle(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "POLL", 0.0)
+    old = 1e9
+    for name, content in (("a.txt", b"hello"), ("b.txt", b"\xff"), ("c.csv", b"ignored")):
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (old, old))
+    (tmp_path / "growing.txt").write_text("half a sen")  # too fresh to be whole
+    ticks = iter(range(1000))
+    reader, arrived = Reader(), []
+    for paths, complaints in streams.watched(tmp_path, reader, 8, 5.0, lambda: float(next(ticks))):
+        arrived += [] if paths is None else paths.ids.tolist()
+        if "a.txt" in arrived and "later.txt" not in arrived:
+            (tmp_path / "later.txt").write_text("more")
+            os.utime(tmp_path / "later.txt", (old, old))
+        assert all("b.txt: is not UTF-8" in c for c in complaints)
+    assert arrived == ["a.txt", "later.txt"]
+    with pytest.raises(RepdynError, match="no such folder"):
+        next(streams.watched(tmp_path / "gone", reader, 8, None))

@@ -1,0 +1,89 @@
+"""Drift: silent where nothing moved, told where something did, and at the right depth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from repdyn.errors import RepdynError
+from repdyn.ood import DriftMonitor, DriftReport, MahalanobisDetector, PathDetector, UnionDetector
+from repdyn.paths import RepresentationPaths
+
+
+def moved_at(paths: RepresentationPaths, point: str, by: float) -> RepresentationPaths:
+    arrays = {name: np.asarray(paths[name]).copy() for name in paths.points}
+    arrays[point][:, 1] += by
+    return RepresentationPaths.from_arrays(arrays, meta=paths.meta)
+
+
+def test_data_like_the_trainings_has_not_drifted(planted):
+    detector = PathDetector().fit(planted(600)).calibrate(planted(600, seed=1))
+    verdicts = []
+    for seed in range(10):
+        monitor = DriftMonitor(detector, window=200)
+        monitor.update(planted(400, seed=10 + seed))
+        verdicts.append(monitor.report().verdict)
+    assert "found" not in verdicts
+    assert verdicts.count("not found") >= 7
+
+
+def test_a_moved_depth_is_named_and_dated(planted):
+    detector = PathDetector().fit(planted(600))
+    monitor = DriftMonitor(detector, window=100)
+    monitor.update(planted(200, seed=1))
+    monitor.update(moved_at(planted(100, seed=2), "layer1", 5.0))
+    report = monitor.report()
+    assert report.verdict == "found"
+    assert report.moved[0] == "layer1"
+    assert report.start.tolist() == [0, 100, 200]
+    assert report.flagged[1].high < report.flagged[2].low
+    assert "layer1" in repr(report)
+    assert report.plot().data
+
+
+def test_parts_of_any_size_give_the_same_report(planted):
+    detector, stream = PathDetector().fit(planted(300)), planted(230, 1.0, seed=1)
+    whole, parts = (DriftMonitor(detector, window=50) for _ in range(2))
+    whole.update(stream)
+    for start in range(0, 230, 7):
+        parts.update(stream.subset(np.arange(start, min(start + 7, 230))))
+    one, other = whole.report(), parts.report()
+    assert (one.flagged, one.moved, one.verdict) == (other.flagged, other.moved, other.verdict)
+    np.testing.assert_allclose([s.value for s in one.shift], [s.value for s in other.shift], atol=1e-6)
+    # 30 of the last window are enough for one of their own.
+    assert whole.report().count.tolist() == [50, 50, 50, 50, 30]
+
+
+def test_the_expected_share_is_the_rate_asked_for(planted):
+    detector = PathDetector().fit(planted(300)).calibrate(planted(499, seed=1), 0.1)
+    monitor = DriftMonitor(detector, window=100)
+    monitor.update(planted(100, seed=2))
+    expected = monitor.report().expected
+    assert expected.value == pytest.approx(0.1)
+    assert expected.low < 0.1 < expected.high
+
+
+def test_unions_have_their_path_members_depths_and_single_points_have_one(planted):
+    for detector, depths in ((UnionDetector(), 3), (MahalanobisDetector(), 1)):
+        monitor = DriftMonitor(detector.fit(planted(200)), window=50)
+        scored = monitor.update(planted(60, 2.0, seed=1))
+        assert scored.profile is not None
+        assert scored.profile.shape == (60, depths)
+        assert len(monitor.report().shift) == depths
+
+
+def test_saved_and_loaded(planted, tmp_path):
+    monitor = DriftMonitor(PathDetector().fit(planted(200)), window=50)
+    monitor.update(planted(120, seed=1))
+    monitor.skipped = 2
+    report = monitor.report()
+    report.save(tmp_path / "a.drift")
+    assert DriftReport.load(tmp_path / "a.drift").to_dict() == report.to_dict()
+
+
+def test_nothing_scored_and_windows_too_small(planted):
+    detector = PathDetector().fit(planted(100))
+    with pytest.raises(RepdynError, match="nothing was scored"):
+        DriftMonitor(detector).report()
+    with pytest.raises(RepdynError, match="at least 20"):
+        DriftMonitor(detector, window=5)

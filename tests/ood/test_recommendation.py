@@ -1,0 +1,62 @@
+"""Recommending a detector from in-distribution data alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from repdyn.errors import RepdynError
+from repdyn.ood import KNNDetector, MahalanobisDetector, PathDetector, recommend
+from repdyn.ood.detector import Detector
+from repdyn.paths import RepresentationPaths
+
+
+def classes(count: int, seed: int = 0, labelled: bool = True) -> RepresentationPaths:
+    """Ten classes that are well apart at the first point, and lost in noise at the second."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 10
+    means = np.random.default_rng(99).normal(size=(10, 16))
+    first = means[labels] + 0.05 * generator.normal(size=(count, 16))
+    second = generator.normal(size=(count, 16))
+    arrays = {"first": first, "second": second}
+    return RepresentationPaths.from_arrays(arrays, labels=labels if labelled else None)
+
+
+def test_the_detector_that_sees_the_held_out_classes_is_recommended():
+    candidates: dict[str, Detector] = {
+        "sees": KNNDetector(point="first"),
+        "blind": KNNDetector(point="second"),
+    }
+    found = recommend(classes(600), candidates)
+    assert (found.best, found.verdict, found.groups) == ("sees", "found", "labels")
+    assert found.detector is candidates["sees"]
+    assert found.table["sees"]["held-out groups"].value > 0.95
+    assert 0.35 < found.table["blind"]["held-out groups"].value < 0.65
+    assert found.to_dict()["best"] == "sees"
+    assert "sees" in repr(found)
+
+
+def test_two_alike_are_inconclusive():
+    found = recommend(
+        classes(400), {"one": MahalanobisDetector("first"), "same": MahalanobisDetector("first")}
+    )
+    assert found.verdict == "inconclusive"
+
+
+def test_without_labels_clusters_are_held_out_and_the_union_supplies_the_candidates():
+    found = recommend(classes(300, labelled=False))
+    assert found.groups == "clusters"
+    assert {"path", "union", "nearest neighbours", "Mahalanobis"} <= set(found.table)
+    assert not hasattr(found.detector, "threshold_")
+    assert found.plot().data
+
+
+def test_same_seed_same_recommendation():
+    candidates = {"kNN": KNNDetector(), "path": PathDetector()}
+    one, two = (recommend(classes(300), candidates, seed=3).to_dict() for _ in range(2))
+    assert one == two
+
+
+def test_too_few_paths_or_groups():
+    with pytest.raises(RepdynError, match="at least 200 paths"):
+        recommend(classes(100))
