@@ -69,12 +69,18 @@ class TranslationEvaluation:
             lines.append(f"  {'own space':12s} classes {self.class_agreement['own space']}")
         return "\n".join(lines)
 
-    def plot(self) -> Figure:
-        """Top-1 retrieval beside the controls, and the classes confused."""
+    def plot(self, stitching: Mapping[str, Estimate] | None = None) -> Figure:
+        """Top-1 retrieval beside the controls, and the classes confused.
+
+        Parameters
+        ----------
+        stitching
+            Accuracies of A's body, a map and B's head, by name, this translation's first; drawn below.
+        """
         from repdyn.views.translation import translation  # plotly loads only when a picture is asked for
 
         bars = {name: value.to_dict() for name, value in self.top1.items()}
-        return translation(bars, self.confusion, self.classes, self.verdict)
+        return translation(bars, self.confusion, self.classes, self.verdict, stitching)
 
     def to_dict(self) -> dict[str, Any]:
         """``top1``, ``paired`` and ``random`` are top-1 retrievals; all else by name below."""

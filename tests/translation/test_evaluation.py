@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate
 from repdyn.paths import RepresentationPaths
 from repdyn.translation import LinearTranslation, TranslationEvaluation, evaluate_translation, fit_orthogonal
 
@@ -72,6 +73,11 @@ def test_saved_is_loaded(tmp_path) -> None:
     assert {"top1", "paired", "random", "identity", "verdict"} <= set(found.to_dict())
     assert "translation" in repr(again)
     assert again.plot().data
+    stitched = {
+        "through the translation": Estimate(0.7, 0.6, 0.8, 0.95),
+        "random": Estimate(0.1, 0.0, 0.2, 0.95),
+    }
+    assert (0.7, 0.1) in {tuple(trace.x) for trace in again.plot(stitched).data if trace.type == "bar"}
 
 
 def test_items_in_the_ceiling_are_left_out() -> None:
