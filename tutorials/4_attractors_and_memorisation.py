@@ -17,7 +17,16 @@
 # `REPDYN_DATA` names: `models/vae_mnist.safetensors`, the weights of
 # [YannDubs/disentangling-vae](https://github.com/YannDubs/disentangling-vae) (`results/VAE_mnist`,
 # MIT) saved as safetensors, and `images/mnist.npz` with arrays `x_train`, `x_test` of 28 × 28 bytes,
-# as `torchvision.datasets.MNIST` gives them. About a minute.
+# as `torchvision.datasets.MNIST` gives them. Both are made once, in that folder:
+#
+#     import numpy, torch, torchvision
+#     from safetensors.torch import save_file
+#
+#     save_file(torch.load("model.pt", weights_only=True), "models/vae_mnist.safetensors")
+#     parts = [torchvision.datasets.MNIST(".", train, download=True).data for train in (True, False)]
+#     numpy.savez("images/mnist.npz", x_train=parts[0].numpy(), x_test=parts[1].numpy())
+#
+# Then `export REPDYN_DATA=FOLDER`. About a minute, no network.
 
 # %%
 import os
@@ -92,12 +101,12 @@ print(f"squared error {error:.4f}; of the mean picture {((unseen - seen.mean(0))
 # %%
 field = repdyn.LatentField.from_autoencoder(encode, decode)
 with torch.no_grad():
-    starts = encode(unseen[:300])
-found = field.attractors(starts, max_steps=2000, seed=0)
+    starts = encode(unseen[:40])
+found = field.attractors(starts, max_steps=500, seed=0)
 print(found)
 
 # %%
-found.plot()
+found.plot(field)
 
 # %% [markdown]
 # Are they memories? The coefficient is the mean cosine between a decoded attractor and its nearest
@@ -119,17 +128,19 @@ def flat_decode(z):
 
 
 flat = repdyn.LatentField.from_autoencoder(flat_encode, flat_decode)
-memory = memorization(flat, seen.flatten(1), unseen.flatten(1), max_starts=200, max_steps=2000, seed=0)
+memory = memorization(flat, seen.flatten(1), unseen.flatten(1), max_starts=40, max_steps=500, seed=0)
 print(memory)
 
 # %% [markdown]
 # ## What was not found
-# A high cosine is not a memory. Digits are near each other, so compare the first line with the *null*
-# below it: unless its interval lies above the null's, the verdict is not "found", and no training
-# picture was recovered here, whatever the decoded attractor looks like. Sixty thousand digits do not
-# fit into ten numbers; the networks for which memories were reported were trained on a few dozen
-# pictures.
+# No memory. A high cosine is none: digits are near each other, so compare the first line with the
+# *null* below it. On the run printed here its interval does not lie above the null's: an attractor,
+# decoded, is no nearer to a training picture than a picture that was never trained on. Sixty thousand
+# digits do not fit into ten numbers; the networks for which memories were reported were trained on a
+# few dozen pictures.
 #
-# Starts with the status "slow point" or "budget spent" are not counted as attractors: they may be on
-# their way. And the picture is a projection of ten dimensions, whose share it states, so it draws no
+# Nor is there a handful of attractors that would sort the digits: forty starts found two dozen, and
+# more starts find more, so their number says how long one searched. Starts with the status "slow point" or
+# "budget spent" are not counted, they may be on their way; those on an "invariant circle" go round for
+# ever. And the picture is a projection of ten dimensions, whose share it states, so it draws no
 # arrows: what seems to cross there does not meet.
