@@ -195,7 +195,7 @@ def _autoencoder(seed: int, cache: Path) -> TracedModel:
         x = torch.as_tensor(_mnist(28)[0]).flatten(1)
         optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-3)
         draw = torch.Generator().manual_seed(seed)
-        for _ in range(12):
+        for _ in range(6):
             for rows in torch.randperm(len(x), generator=draw).split(256):
                 optimizer.zero_grad()
                 loss = nn.functional.mse_loss(decoder(encoder(x[rows])), x[rows])
