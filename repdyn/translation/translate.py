@@ -44,9 +44,9 @@ def translate(
 
     Without pairs: density-tree nodes of both models are matched by quadratic assignment at random
     granularities, all depths of the two paths together; the candidate under which translated points fall
-    best among real ones, pooled with those that agree, is refined by mutual neighbours. All of this runs
-    twice, on disjoint halves of either data set, and the verdict is how often one map's translation of a
-    probe is, among all probes, the nearest to the other map's,
+    best among real ones is refined by mutual neighbours. All of this runs twice, on disjoint halves of
+    either data set, until a candidate of one agrees with one of the other, and the verdict is how often one
+    map's translation of a probe is, among all probes, the nearest to the other map's,
 
     .. math:: \mathrm{confidence} = \frac1n \sum_i
               \big[\, i = \arg\max_j \cos\big(t_1(x_i) - \mu_B,\; t_2(x_j) - \mu_B\big) \,\big].
@@ -64,7 +64,7 @@ def translate(
     points
         The point of A to translate from and that of B to translate to; the last ones where not given.
     candidates
-        Matchings explored in each half at most; fewer where three of them agree.
+        Matchings explored in each half at most; fewer where the halves agree.
     seed
         Same seed, same map.
 
