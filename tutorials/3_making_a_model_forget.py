@@ -102,9 +102,9 @@ print(f"a judge retrained on edited outputs recognises {target} in {bootstrap_me
 # No unlearning. The edit acts on the *autoencoder's prediction* of the last point; the model itself
 # still holds the class, at every depth: `true values` above are what it knew before and knows after.
 # In the prediction, too, the class is hidden rather than gone: on the run printed here the judge that
-# retrains gets most of it back. The first report says "not found" where it asks whether the class was
-# forgotten to chance: with some 16 passages the interval reaches far above chance, and a verdict
-# needs more of them than a small corpus has.
+# retrains gets most of it back. And the first report asks whether the class was forgotten to chance:
+# with 16 passages the interval reaches well above chance, so its answer is not "found"; that takes
+# more passages than a small corpus has.
 #
 # What the others pay is small beside their intervals, and it is not the same for all: some classes
 # lose more than the mean tells. The random edit does not forget the class, so it was no mere damage.

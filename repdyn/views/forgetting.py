@@ -47,22 +47,13 @@ def forgetting(forgotten: Pair, retained: Pair, per_class: Mapping[str, Pair]) -
         f"{retained['before']['value']:.3f} to {retained['after']['value']:.3f}. Hollow before the edit, "
         f"filled after it, with 95 % intervals{left}.",
         alt=f"Accuracy before and after the edit for {len(rows)} groups of samples.",
-        height=200 + 30 * len(rows),
+        height=200 + 34 * len(rows),
     )
-    names = [name for name, _, _ in rows]
-    for name, pair, color in rows:
-        figure.add_scatter(
-            x=[pair["before"]["value"], pair["after"]["value"]],
-            y=[name, name],
-            mode="lines",
-            line={"color": veil(0.6), "width": 1.5},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-        for when, symbol in (("before", "circle-open"), ("after", "circle")):
-            _mark(figure, name, pair[when], color, symbol, f"{when} the edit", first=name == names[0])
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
-    figure.update_xaxes(title_text="accuracy", range=[-0.03, 1.03])
+    for place, (name, pair, color) in enumerate(rows):
+        for when, symbol, beside in (("before", "circle-open", -0.14), ("after", "circle", 0.14)):
+            said = f"{when} the edit"
+            _mark(figure, place + beside, name, pair[when], color, symbol, said, first=place == 0)
+    _rows(figure, [name for name, _, _ in rows])
     return figure
 
 
@@ -89,15 +80,17 @@ def attack(figures: Mapping[str, Mapping[str, Mapping[str, float]]], chance: flo
         f"of which a guess reaches {chance:g}; the others are accuracies. What an edit removed is as hard to "
         "recover as from a network that never saw it.",
         alt=f"{len(whats)} figures of {len(figures)} models under attack.",
-        height=220 + 34 * len(figures),
+        height=220 + 18 * len(whats) * len(figures),
     )
     colors = category_colors(len(whats))
-    for what, color in zip(whats, colors):
-        for number, (name, found) in enumerate(figures.items()):
-            _mark(figure, plain(name), found[what], color, "circle", what, first=number == 0)
+    for rank, (what, color) in enumerate(zip(whats, colors)):
+        beside = 0.7 * (
+            (rank + 0.5) / len(whats) - 0.5
+        )  # each attack has a line of its own in the model's row
+        for place, (name, found) in enumerate(figures.items()):
+            _mark(figure, place + beside, plain(name), found[what], color, "circle", what, first=place == 0)
     figure.add_vline(x=chance, line={"color": veil(0.9), "width": 1, "dash": "dot"})
-    figure.update_yaxes(categoryorder="array", categoryarray=[plain(name) for name in figures][::-1])
-    figure.update_xaxes(title_text="accuracy", range=[-0.03, 1.03])
+    _rows(figure, [plain(name) for name in figures])
     return figure
 
 
@@ -143,8 +136,21 @@ def excitation(by_class: ArrayLike, classes: Sequence[str], certified: ArrayLike
     return figure
 
 
+def _rows(figure: go.Figure, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, … from above, on an axis of accuracies."""
+    figure.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=[name + "  " for name in names],
+        range=[len(names) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_xaxes(title_text="accuracy", range=[-0.03, 1.03], zeroline=False)
+
+
 def _mark(
     figure: go.Figure,
+    place: float,
     row: str,
     found: Mapping[str, Any],
     color: str,
@@ -156,19 +162,20 @@ def _mark(
     low, high = found.get("low", np.nan), found.get("high", np.nan)
     figure.add_scatter(
         x=[found["value"]],
-        y=[row],
+        y=[place],
         mode="markers",
         name=name,
         legendgroup=name,
         showlegend=first,
-        marker={"size": 11, "color": color, "symbol": symbol, "line": {"width": 2}},
+        marker={"size": 11, "color": color, "symbol": symbol, "line": {"width": 2, "color": color}},
         error_x={
             "type": "data",
             "symmetric": False,
             "array": [max(0.0, high - found["value"])],
             "arrayminus": [max(0.0, found["value"] - low)],
-            "color": veil(0.9),
-            "thickness": 1.2,
+            "color": color,
+            "thickness": 1.4,
+            "width": 4,
         },
         hovertemplate=f"{row}, {name}: %{{x:.3f}}<extra></extra>",
     )
