@@ -153,7 +153,7 @@ def first_claim(seeds: list[dict[str, Any]]) -> list[str]:
             pairs = zip(mean("isometry 1", measure), mean(other, measure))
             found = over_seeds([sign * (b - a) for a, b in pairs])
             cells.append(f"{measure} {answer(found)} ({found!r})")
-        lines.append(f"  {question}: " + "; ".join(cells))
+        lines += [f"  {question}:", *(f"    {cell}" for cell in cells)]
     return lines
 
 
