@@ -40,7 +40,9 @@ def add_bars(
             "arrayminus": np.where(known, value - low, 0.0),
             "thickness": 1.6,
             "width": 5,
-        },
+        }
+        if known.any()
+        else None,
         customdata=[f" [{a:.3g}, {b:.3g}]" if k else "" for a, b, k in zip(low, high, known)],
         hovertemplate="%{x:.3g}%{customdata}<extra></extra>",
         row=row,

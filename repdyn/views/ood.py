@@ -139,6 +139,8 @@ def _histograms(
             y=share[share > 0],
             width=edges[1] - edges[0],
             name=f"{plain(name, 30)} ({len(values)})",
+            legendgroup=f"{plain(name, 30)} ({len(values)})",
+            showlegend=False,
             marker={"color": translucent(color, 0.22), "line": {"width": 0}},
             customdata=order[median],
             hovertemplate="%{y:.1%} near %{x:.4g}<extra>" + plain(name, 30) + "</extra>",
@@ -171,9 +173,10 @@ def _outline(figure: go.Figure, bars: go.Bar, edges: NDArray[np.float64], color:
         x=edges,
         y=np.append(share, share[-1]),
         mode="lines",
-        line={"shape": "hv", "color": color, "width": 1.4},
+        name=bars.name,  # its line is easier to tell in the legend than the bars' faint fill
+        legendgroup=bars.name,
+        line={"shape": "hv", "color": color, "width": 1.6},
         hoverinfo="skip",
-        showlegend=False,
         row=1,
         col=1,
     )

@@ -128,9 +128,9 @@ def pseudospectrum(
     levels = np.log10(np.maximum(grid, 1e-4))
     figure = new_figure(
         "Pseudospectrum",
-        "Darker is nearer to an eigenvalue: the smallest relative residual that any observable reaches "
-        "there. Dark regions far from every point mean that the operator is not normal, and that single "
-        "eigenvalues say little.",
+        "The stronger the blue, the nearer to an eigenvalue: the smallest relative residual that any "
+        "observable reaches there. Strong blue far from every point means that the operator is not normal, "
+        "and that single eigenvalues say little.",
         alt=f"Residual over the complex plane, from {grid.min():.2g} to {grid.max():.2g}, with "
         f"{len(values)} eigenvalues, {int(true.sum())} of them certified.",
         height=560,

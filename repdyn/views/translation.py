@@ -88,7 +88,7 @@ def translation(
         ""
         if matrix is None
         else (
-            " In the matrix below, a dark diagonal means that classes arrive where they should; neighbours "
+            " In the matrix below, a strong diagonal means that classes arrive where they should; neighbours "
             "are classes that are confused."
         )
     )
