@@ -2,7 +2,7 @@
 
 Two settings. ``planted``: 100 random maps whose attractors are known. ``mnist``: a small auto-encoder, which
 is trained here, is followed from the codes of unseen digits by plain iteration without and with finished
-samples leaving the batch, and with traps.
+samples leaving the batch, with traps, and by torchdeq and fixed-point-finder where they are installed.
 
     python benchmarks/attractors.py --data FOLDER --json attractors.json
 """
@@ -10,6 +10,7 @@ samples leaving the batch, and with traps.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import time
@@ -19,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from mnist_autoencoder import digits, trained
-from torch import Tensor
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
 
 from repdyn.fields import Attractors, LatentField
 from repdyn.progress import track
@@ -113,42 +115,129 @@ def _right(found: Attractors, truth: Tensor, kind: str) -> int:
 def uncompacted(field: LatentField, z: Tensor, tolerance: float, max_steps: int) -> tuple[Tensor, int]:
     """Plain iteration of the whole batch until its last sample has settled."""
     spent, worst = 0, float("inf")
-    while worst > tolerance and spent < max_steps * len(z):
+    for _ in track(range(max_steps), "plain iteration of all starts"):
+        if worst <= tolerance:
+            break
         image = field(z)
         worst, z = float((image - z).norm(dim=1).max()), image
         spent += len(z)
     return z, spent
 
 
-def mnist(data: Path, starts: int, width: int, max_steps: int, seed: int) -> dict[str, dict[str, float]]:
-    """Evaluations, seconds and destinations of each way to iterate."""
-    encoder, decoder = trained(digits(data, "train", 20000), width, 8, seed)
+def agreement(field: LatentField, found: Attractors, ends: Tensor, like: Tensor) -> float:
+    """Share of starts whose attractor is the one that plain iteration ended on.
+
+    An end is on an attractor that it is near: a point or a cycle within a hundredth of the scale, a set
+    that an orbit fills within three of the gaps that 512 of the orbit's points leave. A start that was said
+    to reach none agrees where its end is on none.
+    """
+    reached = ends.double().numpy()
+    nearest = np.full(len(reached), -1)
+    best = np.full(len(reached), np.inf)
+    for a in range(len(found)):
+        turns = int(found.period[a]) or 512
+        start = torch.from_numpy(found.points[a : a + 1]).to(like)
+        orbit = field.trajectory(start, turns - 1)[:, 0].double().numpy()
+        tree = cKDTree(orbit)
+        allowed = 1e-2 * found.scale
+        if not found.period[a]:
+            allowed = max(allowed, 3 * float(np.quantile(tree.query(orbit, k=2)[0][:, 1], 0.9)))
+        distance = tree.query(reached)[0]
+        nearer = (distance <= allowed) & (distance < best)
+        nearest[nearer], best[nearer] = a, distance[nearer]
+    return float((nearest == found.basin).mean())
+
+
+def mnist(
+    data: Path, starts: int, compared: int, width: int, max_steps: int, seed: int, cache: Path | None
+) -> dict[str, dict[str, float]]:
+    """Evaluations, seconds and destinations of each way to iterate.
+
+    All starts are searched with traps. Plain iteration, with and without finished samples leaving the batch,
+    follows the first ``compared`` of them, and the traps follow those once more, so that figures of one
+    table are of the same starts.
+    """
+    file = None if cache is None else cache / f"attractors-{width}-{seed}.pt"
+    encoder, decoder = trained(digits(data, "train", 20000), width, 8, seed, cache=file)
     field, codes = LatentField.from_autoencoder(encoder, decoder), encoder(digits(data, "test", starts))
     table: dict[str, dict[str, float]] = {}
     found: dict[str, Attractors] = {}
-    for solver in ("picard", "trapping"):
-        begun = time.perf_counter()
-        found[solver] = field.attractors(codes, solver=solver, max_steps=max_steps, seed=seed)
-        table[solver] = {
-            "seconds": time.perf_counter() - begun,
-            "iterations": float(found[solver].steps.mean()),
-            "evaluations": found[solver].evaluations / len(codes),
-            "attractors": len(found[solver]),
-            "settled": float((found[solver].basin >= 0).mean()),
+    few = codes[:compared]
+    for name, solver, z in (
+        (f"trapping, {len(codes)} starts", "trapping", codes),
+        ("trapping", "trapping", few),
+        ("picard", "picard", few),
+    ):
+        begun = time.perf_counter(), time.process_time()
+        found[name] = field.attractors(z, solver=solver, max_steps=max_steps, seed=seed)
+        table[name] = {
+            "seconds": time.perf_counter() - begun[0],
+            "processor seconds": time.process_time() - begun[1],
+            "evaluations": found[name].evaluations / len(z),
+            "attractors": len(found[name]),
+            "reached one": float((found[name].basin >= 0).mean()),
         }
-    begun = time.perf_counter()
-    ends, spent = uncompacted(field, codes, 1e-5 * found["picard"].scale, max_steps)
+        print(name, table[name], found[name], sep="\n", flush=True)
+    begun = time.perf_counter(), time.process_time()
+    ends, spent = uncompacted(field, few, 1e-5 * found["picard"].scale, max_steps)
     table["uncompacted"] = {
-        "seconds": time.perf_counter() - begun,
-        "iterations": spent / len(codes),
-        "evaluations": spent / len(codes),
+        "seconds": time.perf_counter() - begun[0],
+        "processor seconds": time.process_time() - begun[1],
+        "evaluations": spent / len(few),
     }
-    reached = ends.double().numpy()
-    for solver, result in found.items():
-        held = result.basin >= 0
-        gap = np.linalg.norm(result.points[result.basin[held]] - reached[held], axis=1)
-        table[solver]["same destination"] = float((gap <= 1e-2 * result.scale).mean())
-        table[solver]["of uncompacted evaluations"] = result.evaluations / spent
+    for name in ("trapping", "picard"):
+        table[name]["same destination"] = agreement(field, found[name], ends, few)
+        table[name]["of uncompacted evaluations"] = found[name].evaluations / spent
+    table["trapping"]["of compacted evaluations"] = (
+        found["trapping"].evaluations / found["picard"].evaluations
+    )
+    table.update(peers(field, few, ends, 1e-5 * found["picard"].scale, max_steps))
+    return table
+
+
+def peers(
+    field: LatentField, z: Tensor, ends: Tensor, tolerance: float, max_steps: int
+) -> dict[str, dict[str, float]]:
+    """The same starts through libraries that look for fixed points, those of them that are installed.
+
+    Of each: seconds, share of starts that it calls converged, and share that it left within a hundredth of
+    the scale of where plain iteration ends. Both were written to find *a* fixed point, not *the* one.
+    """
+    table = {}
+    near = 1e-2 * float((z - z.mean(dim=0)).norm(dim=1).square().mean().sqrt())
+    if importlib.util.find_spec("torchdeq") is not None:
+        from torchdeq import get_deq
+
+        for solver in ("fixed_point_iter", "anderson"):
+            deq = get_deq(f_solver=solver, f_max_iter=max_steps, f_tol=tolerance, f_stop_mode="abs")
+            begun = time.perf_counter()
+            reached = deq(field, z)[0][-1]
+            table[f"torchdeq, {solver}"] = {
+                "seconds": time.perf_counter() - begun,
+                "settled": float((field.velocity(reached).norm(dim=1) <= tolerance).float().mean()),
+                "same destination": float(((reached - ends).norm(dim=1) <= near).float().mean()),
+            }
+    if importlib.util.find_spec("FixedPointFinderTorch") is not None:
+        from FixedPointFinderTorch import FixedPointFinderTorch
+
+        class Cell(nn.Module):
+            """The map as the recurrent cell without input that the finder expects."""
+
+            batch_first = True
+
+            def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+                image = field.step(state[0])
+                return image[:, None], image[None]
+
+        finder = FixedPointFinderTorch(Cell(), max_iters=max_steps, do_compute_jacobians=False, verbose=False)
+        begun = time.perf_counter()
+        _, every = finder.find_fixed_points(z.numpy(), np.zeros((1, 1), dtype=np.float32))
+        reached = torch.from_numpy(every.xstar).to(z)
+        table["fixed-point-finder"] = {
+            "seconds": time.perf_counter() - begun,
+            "settled": float((field.velocity(reached).norm(dim=1) <= tolerance).float().mean()),
+            "same destination": float(((reached - ends).norm(dim=1) <= near).float().mean()),
+        }
     return table
 
 
@@ -158,16 +247,23 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("REPDYN_DATA", "../shared/data")))
     parser.add_argument("--starts", type=int, default=10000)
+    parser.add_argument("--compared", type=int, default=1000, help="starts that plain iteration follows too")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the trained auto-encoder")
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--max-steps", type=int, default=3000)
     parser.add_argument("--instances", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    results: dict[str, object] = {"planted": planted(options.instances, options.seed)}
-    print(json.dumps(results["planted"], indent=2))
+    results: dict[str, object] = {}
+    if options.instances:
+        results["planted"] = planted(options.instances, options.seed)
+        print(json.dumps(results["planted"], indent=2), flush=True)
     if (options.data / "images" / "mnist.npz").is_file():
-        results["mnist"] = mnist(options.data, options.starts, options.width, options.max_steps, options.seed)
+        results["mnist"] = mnist(
+            options.data, options.starts, options.compared, options.width, options.max_steps, options.seed,
+            options.cache,
+        )  # fmt: skip
         print(json.dumps(results["mnist"], indent=2))
     else:
         print(f"no MNIST in {options.data}: give --data")

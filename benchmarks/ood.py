@@ -34,7 +34,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
-from repdyn.ood import PathDetector, TrajectoryDetector, UnionDetector, evaluate
+from repdyn.ood import PathDetector, TrajectoryDetector, UnionDetector, evaluate, recommend
 from repdyn.ood.detector import Detector
 from repdyn.ood.evaluation import MEAN
 from repdyn.paths import RepresentationPaths
@@ -65,6 +65,8 @@ def run(drawn: Drawn, seed: int) -> dict[str, Any]:
             result[part][name] = found[part]
         flagged = detector.score_samples(drawn.test) < found["threshold"]
         result["false_positive_rate"][name] = float(np.mean(flagged))
+    advice = recommend(drawn.fit, seed=seed)
+    result["recommended"] = {"path": "PathDetector", "union": "UnionDetector"}.get(advice.best, advice.best)
     return result
 
 
@@ -137,6 +139,7 @@ def summary(runs: list[dict[str, Any]]) -> list[str]:
         )
         rate = np.mean([r["false_positive_rate"][name] for r in runs])
         lines.append(f"{name} against every baseline: {told}; test samples flagged at 5 %: {rate:.3f}")
+    lines.append(f"recommended from the fitted samples alone: {', '.join(r['recommended'] for r in runs)}")
     return lines
 
 
@@ -154,6 +157,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--foreign", type=int, default=500, help="samples of each foreign set of pictures")
     parser.add_argument("--test", type=int, default=1000, help="test samples, settings B and D")
+    parser.add_argument("--fit", type=int, default=10_000, help="fitted samples, setting D")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     data = Path(os.environ.get("REPDYN_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -162,13 +166,12 @@ def main() -> None:
     warnings.simplefilter("ignore", SurrogateWarning)
     warnings.simplefilter("ignore", ConvergenceWarning)
     results = {}
-    sizes = {"foreign": options.foreign, "test": options.test}
+    sizes = {"foreign": options.foreign, "test": options.test, "fit": options.fit}
     for setting in settings(options.setting, data, options.cache, sizes):
         runs = []
         for seed in range(options.seeds):
-            name = f"{setting.name}-{options.foreign}-{options.test}-{seed}".replace(" ", "-").replace(
-                ",", ""
-            )
+            told = (setting.name, options.foreign, options.test, options.fit, seed)
+            name = "-".join(map(str, told)).replace(" ", "-").replace(",", "")
             file = options.cache / f"{name}.json"
             if not file.is_file():
                 scratch = file.with_suffix(".part")

@@ -252,10 +252,11 @@ def _digits(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
         def draw(seed: int, width: int = width) -> Drawn:
             pixels = torch.from_numpy(train.reshape(len(train), -1)).float() / 255
             networks = trained(pixels, width, 15, seed, cache=cache / f"digits-{width}-{seed}.pt")
-            order = np.random.default_rng(seed).permutation(len(train))[:12_000]
+            fit, most = sizes["fit"], round(1.2 * sizes["fit"])
+            order = np.random.default_rng(seed).permutation(len(train))[:most]
             traced = {
-                "fit": _coded(train[order[:10_000]], networks[0]),
-                "calibration": _coded(train[order[10_000:]], networks[0]),
+                "fit": _coded(train[order[:fit]], networks[0]),
+                "calibration": _coded(train[order[fit:]], networks[0]),
                 "test": _coded(test, networks[0]),
             }
             sets = {name: _coded(x, networks[0]) for name, x in foreign.items()}

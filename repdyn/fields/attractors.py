@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -225,6 +226,17 @@ class Attractors:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a folder, of kind ``"attractors"``."""
+        config, tensors = self.record()
+        save_artifact(path, "attractors", {"attractors": config}, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Attractors:
+        """Read what :meth:`save` wrote."""
+        artifact = load_artifact(path, "attractors")
+        return cls.revive(artifact.config["attractors"], artifact.tensors)
+
+    def record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All there is as JSON values and named arrays, for results that hold attractors."""
         tensors = {name: np.asarray(getattr(self, name)) for name in _ARRAYS if name != "multipliers"}
         tensors["multipliers"] = np.stack([self.multipliers.real, self.multipliers.imag])
         config = {
@@ -238,19 +250,17 @@ class Attractors:
             "notes": list(self.notes),
             "verdict": self.verdict,
         }
-        save_artifact(path, "attractors", {"attractors": config}, tensors)
+        return config, tensors
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Attractors:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "attractors")
-        config = dict(artifact.config["attractors"])
-        tensors: dict[str, Any] = dict(artifact.tensors)
-        real, imaginary = tensors.pop("multipliers")
+    def revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Attractors:
+        """What :meth:`record` gave."""
+        config, arrays = dict(config), dict[str, Any](tensors)
+        real, imaginary = arrays.pop("multipliers")
         kind, notes = tuple(config.pop("kind")), tuple(config.pop("notes"))
         status = np.asarray(config.pop("status"), dtype=np.str_)
         multipliers = real + 1j * imaginary
-        return cls(kind=kind, notes=notes, status=status, multipliers=multipliers, **tensors, **config)
+        return cls(kind=kind, notes=notes, status=status, multipliers=multipliers, **arrays, **config)
 
 
 def _orbits(field: LatentField, starts: NDArray[np.float64]) -> NDArray[np.float64]:

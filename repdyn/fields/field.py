@@ -264,7 +264,8 @@ class LatentField:
 
 def _recorded(step: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     with torch.enable_grad():
-        point = z.detach().requires_grad_(True)
+        # A copy: the graph must survive what the caller writes beside a view of its own.
+        point = z.detach().clone().requires_grad_(True)
         image = step(point)
         dual = torch.zeros_like(image, requires_grad=True)
         (pulled,) = torch.autograd.grad(image, point, dual, create_graph=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
@@ -22,6 +24,9 @@ __all__ = ["Memorization", "memorization"]
 
 BLOCK = 2**24
 """Numbers in a block of the similarity matrix."""
+
+_ESTIMATES = ("coefficient", "null", "to_test", "test_error")
+_ARRAYS = ("similarity", "null_similarity", "nearest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +102,35 @@ class Memorization:
             "test_error": self.test_error.to_dict(),
             "attractors": self.attractors.to_dict(),
         }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a folder, of kind ``"memorization"``."""
+        attractors, tensors = self.attractors.record()
+        config = {
+            "verdict": self.verdict,
+            "weighted": self.weighted,
+            "components": self.components,
+            "attractors": attractors,
+            **{name: getattr(self, name).to_dict() for name in _ESTIMATES},
+        }
+        own = {f"own.{name}": getattr(self, name) for name in _ARRAYS}
+        save_artifact(path, "memorization", config, {**tensors, **own})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Memorization:
+        """Read what :meth:`save` wrote."""
+        artifact = load_artifact(path, "memorization")
+        config, tensors = artifact.config, dict(artifact.tensors)
+        arrays: dict[str, Any] = {name: tensors.pop(f"own.{name}") for name in _ARRAYS}
+        estimates: dict[str, Any] = {name: Estimate(**config[name]) for name in _ESTIMATES}
+        return cls(
+            weighted=float(config["weighted"]),
+            components=int(config["components"]),
+            attractors=Attractors.revive(config["attractors"], tensors),
+            verdict=config["verdict"],
+            **arrays,
+            **estimates,
+        )
 
 
 def memorization(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
@@ -91,6 +93,31 @@ class Probing:
             "sizes": self.sizes,
             "attractors": self.attractors.to_dict(),
         }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a folder, of kind ``"probing"``."""
+        attractors, tensors = self.attractors.record()
+        own = {key: value for key, value in self.to_dict().items() if key != "attractors"}
+        save_artifact(path, "probing", {**own, "attractors": attractors}, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Probing:
+        """Read what :meth:`save` wrote."""
+        artifact = load_artifact(path, "probing")
+        config = artifact.config
+
+        def estimates(errors: dict[str, Any]) -> dict[str, tuple[Estimate, ...]]:
+            return {name: tuple(Estimate(**e) for e in row) for name, row in errors.items()}
+
+        decoded = config["decoded_error"]
+        return cls(
+            atoms=tuple(config["atoms"]),
+            error=estimates(config["error"]),
+            decoded_error=None if decoded is None else estimates(decoded),
+            sizes=config["sizes"],
+            attractors=Attractors.revive(config["attractors"], artifact.tensors),
+            verdict=config["verdict"],
+        )
 
 
 def probe_without_data(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from torch import Tensor
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.anderson import WATCHED, anderson, decay
 from repdyn.fields.attractors import Attractors
+from repdyn.fields.counted import CountedField
 from repdyn.fields.field import LatentField
 from repdyn.fields.merging import count_sweep, merge_points
 from repdyn.fields.places import Place, canonical_phase, follow_rest, gather, shortest_period
-from repdyn.fields.solvers import ESCAPED, MAX_PERIOD, MOVING, RECURRENT, SETTLED, TRAPPED, picard
+from repdyn.fields.reached import reached_sets
+from repdyn.fields.solvers import ESCAPED, MAX_PERIOD, MOVING, RECURRENT, SETTLED, TRAPPED, Iteration, picard
 from repdyn.fields.starts import check_map, check_starts, geometry_of, to_index, to_numpy
 from repdyn.fields.status import BUDGET, CYCLE, DIVERGED, FIXED, SLOW
 from repdyn.fields.trapping import Traps, set_traps
@@ -25,8 +27,8 @@ from repdyn.fields.verifying import MERGE, verify_points
 __all__ = ["find_attractors"]
 
 SOLVERS = ("picard", "trapping", "anderson")
-PILOT = 64
-"""Starts (or a twentieth of them) followed to the end before traps are set."""
+PILOT, GROWTH = 64, 4
+"""Starts in the first round of a search with traps, all followed to the end; each round is so much larger."""
 ESCAPE = 100.0
 """A sample this many times further out than any start has left for good."""
 SWITCH = 1e-2
@@ -61,12 +63,14 @@ def find_attractors(
     z0
         Starts, tensor or array, shape ``(N, d)``.
     solver
-        ``"picard"``: every start is followed until it settles. ``"trapping"``: a twentieth of the
-        starts is followed to the end; the others stop as soon as they enter a ball around an attractor
-        verified by then, from whose rim plain iteration leads inward. Fewer evaluations, and the same
-        destinations but for a few in a thousand. ``"anderson"``: starts whose steps are small and keep
-        shrinking are finished by :func:`repdyn.fields.anderson.anderson`, within the distance that their
-        decay allows; the others go on plainly.
+        ``"picard"``: every start is followed until it settles. ``"trapping"``: a few starts are
+        followed to the end, the others in rounds; they stop as soon as they enter a neighbourhood, from whose
+        rim plain iteration leads inward, of a fixed point that was verified in an earlier round, or of an
+        orbit that still moved there, whose name they share. Fewer evaluations, and the same destinations but
+        for a few in a thousand.
+        ``"anderson"``: starts whose steps are small and keep shrinking are finished by
+        :func:`repdyn.fields.anderson.anderson`, within the distance that their decay allows; the others go
+        on plainly.
     tol
         A start has settled when its step is this short, relative to the scale of the starts.
     max_steps
@@ -114,11 +118,11 @@ class _Search:
     ) -> None:
         self.starts, self.solver, self.tol, self.max_steps, self.seed = starts, solver, tol, max_steps, seed
         self.count = [0]
-        self.plain = _CountedField(field.step, self.count)
+        self.plain = CountedField(field.step, self.count)
         self.centre, self.scale, self.reach = geometry_of(starts)
         check_map(self.plain, starts, self.scale)
         in_double = field.double(starts)
-        self.exact = self.plain if in_double is None else _CountedField(in_double.step, self.count)
+        self.exact = self.plain if in_double is None else CountedField(in_double.step, self.count)
         self.precise = starts.dtype if in_double is None else torch.float64
         self.places: list[Place] = []
         self.polished = [np.zeros((0, starts.shape[1]))]
@@ -126,13 +130,14 @@ class _Search:
         self.marginal = self.neutral = 0
 
     def follow(self) -> None:
-        """Plain iteration of every start; with traps, of a pilot first, whose attractors trap the others."""
+        """Plain iteration of every start; with traps, what the first reach stops the others."""
         n = len(self.starts)
         self.z, self.ends = self.starts.clone(), self.starts.to(self.precise, copy=True)
         self.steps = torch.zeros(n, dtype=torch.long, device=self.z.device)
         self.outcome, self.lag = np.full(n, MOVING), np.zeros(n, dtype=np.int64)
         self.residual = np.full(n, np.inf)
         self.status = np.full(n, BUDGET, dtype="<U16")
+        self.shared = np.full(n, -1, dtype=np.int64)
         everything = np.arange(n)
         if self.solver == "anderson":
             self._accelerate()
@@ -140,23 +145,52 @@ class _Search:
         if self.solver == "picard" or n < 2 * PILOT:
             self._iterate(everything, max_period=MAX_PERIOD)
             return
-        chosen = np.random.default_rng(self.seed).choice(n, max(PILOT, n // 20), replace=False)
-        self._iterate(chosen, max_period=MAX_PERIOD)
-        known = chosen[self.outcome[chosen] == SETTLED]
-        traps = None
-        if len(known):
-            ends = self.ends[to_index(known, self.z)]
-            checked = verify_points(self.exact, ends, self.residual[known], self.scale, seed=self.seed)
-            stable = checked.points[torch.from_numpy(checked.stable).to(ends.device)]
-            stable = stable[to_index(merge_points(to_numpy(stable), MERGE * self.scale)[0], stable)]
-            traps = set_traps(self.plain, stable.to(self.starts.dtype), self.scale, seed=self.seed)
-        others = np.setdiff1d(everything, chosen)
-        self._iterate(others, max_period=MAX_PERIOD, traps=traps)
-        if traps is not None:
-            # A trapped start is taken to where its trap leads.
-            caught = np.flatnonzero(self.outcome == TRAPPED)
-            self.ends[to_index(caught, self.z)] = traps.points[self.lag[caught]].to(self.precise)
-            self.outcome[caught] = SETTLED
+        self._join()
+
+    def _join(self) -> None:
+        """In rounds, each ``GROWTH`` times the one before: what a round reached traps those after it."""
+        n = len(self.starts)
+        order = np.random.default_rng(self.seed).permutation(n)
+        # Of each trapped set: its fixed point, or the start whose orbit it is and whose fate is shared.
+        points, owners = self.ends[:0], np.zeros(0, dtype=np.int64)
+        traps: Traps | None = None
+        done, size = 0, PILOT
+        while done < n:
+            # No round of its own for a small rest.
+            stop = done + size if n - done >= 2 * size else n
+            chosen = np.sort(order[done:stop])
+            self._iterate(chosen, max_period=MAX_PERIOD, traps=traps)
+            caught = chosen[self.outcome[chosen] == TRAPPED]
+            owner = owners[self.lag[caught]]
+            self.shared[caught[owner >= 0]] = owner[owner >= 0]
+            settled = caught[owner < 0]
+            self.ends[to_index(settled, self.z)] = points[to_index(self.lag[settled], self.z)]
+            if stop < n:
+                sets, own, reached = self._reached_by(chosen[self.outcome[chosen] != TRAPPED])
+                if sets:
+                    more = set_traps(self.plain, sets, self.scale, seed=self.seed)
+                    traps = more if traps is None else traps.and_more(more, len(owners))
+                    owners = np.concatenate([owners, np.full(len(reached), -1), own])
+                    blank = reached.new_full((len(own), reached.shape[1]), float("nan"))
+                    points = torch.cat([points, reached.to(points.dtype), blank.to(points.dtype)])
+            self.outcome[settled] = SETTLED
+            done, size = stop, GROWTH * size
+
+    def _reached_by(self, pilot: NDArray[np.int64]) -> tuple[list[Tensor], NDArray[np.int64], Tensor]:
+        where = to_index(pilot, self.z)
+        close = self.residual[pilot] <= NEAR * self.scale
+        run = Iteration(
+            self.z[where],
+            torch.from_numpy(self.residual[pilot]),
+            self.steps[where],
+            torch.from_numpy(np.where((self.outcome[pilot] == MOVING) & close, SETTLED, self.outcome[pilot])),
+            torch.from_numpy(self.lag[pilot]),
+        )
+        steps = min(ORBIT, max(16, self.max_steps))
+        sets, owners, points = reached_sets(
+            self.plain, self.exact, run, self.scale, steps, precise=self.precise, seed=self.seed
+        )
+        return sets, pilot[owners], points
 
     def _accelerate(self) -> None:
         """Plainly to where steps are small, accelerated from there if they shrink, plainly if they do not."""
@@ -243,15 +277,21 @@ class _Search:
 
     def name_the_rest(self) -> None:
         """Tell apart what neither settled nor recurred to something verified."""
-        chosen = np.flatnonzero(self.status == BUDGET)
-        if not len(chosen):
-            return
-        steps = min(ORBIT, max(16, self.max_steps))
-        places, names, self.neutral = follow_rest(
-            self.plain, self.z, chosen, self.scale, steps, seed=self.seed
-        )
-        self.places += places
-        self.status[chosen] = names
+        chosen = np.flatnonzero((self.status == BUDGET) & (self.shared < 0))
+        if len(chosen):
+            steps = min(ORBIT, max(16, self.max_steps))
+            places, names, self.neutral = follow_rest(
+                self.plain, self.exact, self.z, chosen, self.scale, steps,
+                precise=self.precise, seed=self.seed,
+            )  # fmt: skip
+            self.places += places
+            self.status[chosen] = names
+        sharing = np.flatnonzero(self.shared >= 0)
+        self.status[sharing] = self.status[self.shared[sharing]]
+        self.places = [
+            replace(p, members=np.concatenate([p.members, sharing[np.isin(self.shared[sharing], p.members)]]))
+            for p in self.places
+        ]
 
     def result(self) -> Attractors:
         """Order the attractors by basin and say what must be known of them."""
@@ -319,27 +359,3 @@ class _Search:
             outside = int((~supported).sum())
             notes.append(f"{outside} attractors lie outside the range of the starts, unsupported by data")
         return tuple(notes)
-
-
-class _CountedField(LatentField):
-    """A field that counts what it is asked, in evaluations of the map on one sample."""
-
-    def __init__(self, step: Callable[[Tensor], Tensor], count: list[int], turns: int = 1) -> None:
-        def counting(z: Tensor) -> Tensor:
-            count[0] += turns * len(z)
-            return step(z)
-
-        super().__init__(counting)
-        self.original, self.count, self.turns = step, count, turns
-
-    def linearize(self, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        image, apply = super().linearize(z)
-
-        def counting(direction: Tensor) -> Tensor:
-            self.count[0] += self.turns * len(direction)
-            return apply(direction)
-
-        return image, counting
-
-    def power(self, period: int) -> LatentField:
-        return _CountedField(LatentField(self.original).power(period).step, self.count, period)

@@ -27,6 +27,8 @@ ZERO = 1e-5
 """The exponent along a circle, averaged smoothly, is nearer to zero than this in single precision."""
 STEADY = 0.02
 """Steps of a steady orbit keep their mean (log) length from one half of the orbit to the other."""
+LENGTHENING = 0.5
+"""Steps of chaos lengthen, from one half to the other, by less than this share of what neighbours part by."""
 RETURN = 0.3
 """The second half of a circle's orbit lies this close, in units of its radius, to the first half; that of a
 straight drift lies three times as far."""
@@ -122,9 +124,9 @@ def name_orbits(
 ) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
     """Tell chaos, invariant circles, slow points and orbits still under way apart.
 
-    Chaos: bounded, and the interval of the leading exponent lies above zero. Invariant circle: leading
-    exponent zero, steps of steady length, and the orbit comes back near where it was. Whatever takes only
-    small steps is a slow point; the rest spent its budget.
+    Chaos: the interval of the leading exponent lies above zero, and steps do not lengthen by it. Invariant
+    circle: leading exponent zero, steps of steady length, and the orbit comes back near where it was.
+    Whatever takes only small steps is a slow point; the rest spent its budget.
 
     Parameters
     ----------
@@ -153,10 +155,12 @@ def name_orbits(
         neutral = low <= 0 <= high or abs(value) <= ZERO
         extent = float(np.sqrt(((orbit - orbit.mean(axis=0)) ** 2).sum(axis=1).mean()))
         logs = np.log(np.maximum(length[:, i], 1e-300))
-        steady = abs(_smooth_mean(logs[:half]) - _smooth_mean(logs[half : 2 * half])) <= STEADY
+        change = abs(_smooth_mean(logs[:half]) - _smooth_mean(logs[half : 2 * half]))
+        steady = change <= STEADY
         gap = np.median(cKDTree(orbit[:half]).query(orbit[half:])[0]) if extent > 0 else np.inf
         slow = float(length[-1, i]) <= 1e-3 * scale
-        if low > NEUTRAL:
+        # Where the whole map expands, steps lengthen as neighbours part: that is no chaos.
+        if low > NEUTRAL and change <= LENGTHENING * value * half:
             name = CHAOTIC
         elif neutral and steady and gap <= RETURN * extent:
             name = CIRCLE

@@ -1,13 +1,15 @@
-"""Neighbourhoods of verified attractors from which there is no way out, so that samples may stop there."""
+"""Neighbourhoods of attractors and orbits from which there is no way out, so that samples may stop there."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from repdyn.fields.field import LatentField
 
-__all__ = ["Traps", "set_traps"]
+__all__ = ["Traps", "gap_of", "set_traps"]
 
 RADIUS = 0.05
 """Of a trap, relative to the scale; on MNIST auto-encoders .3 loses up to a fifth of the destinations, .1 one
@@ -21,58 +23,92 @@ HALVINGS = 3
 
 
 class Traps:
-    """Balls around attractors.
+    """Balls around the points of several sets.
 
     Parameters
     ----------
     points
-        Centres, shape ``(A, d)``.
+        Centres, shape ``(M, d)``.
+    owner
+        The set that each belongs to, shape ``(M,)``.
     radius
-        Shape ``(A,)``.
+        Shape ``(M,)``.
     """
 
-    def __init__(self, points: Tensor, radius: Tensor) -> None:
-        self.points, self.radius = points, radius
+    def __init__(self, points: Tensor, owner: Tensor, radius: Tensor) -> None:
+        self.points, self.owner, self.radius = points, owner, radius
+
+    def and_more(self, other: Traps, offset: int) -> Traps:
+        """These and others, whose sets are numbered from ``offset``."""
+        return Traps(
+            torch.cat([self.points, other.points]),
+            torch.cat([self.owner, other.owner + offset]),
+            torch.cat([self.radius, other.radius]),
+        )
 
     def catch(self, z: Tensor) -> Tensor:
-        """The trap each of some samples ``(N, d)`` is in, or -1, shape ``(N,)``."""
+        """The set in whose trap each of some samples ``(N, d)`` is, or -1, shape ``(N,)``."""
         if not len(self.points):
             return torch.full((len(z),), -1, dtype=torch.long, device=z.device)
-        distance, nearest = torch.cdist(z, self.points).min(dim=1)
-        return torch.where(distance <= self.radius[nearest], nearest, -1)
+        # Relative to the radius, for sets of different reach lie beside each other.
+        nearness, which = (torch.cdist(z, self.points) / self.radius).min(dim=1)
+        return torch.where(nearness <= 1, self.owner[which], -1)
 
 
-def set_traps(field: LatentField, points: Tensor, scale: float, *, seed: int = 0) -> Traps:
-    """Set a trap around each attractor, of a radius that plain iteration from the rim confirms.
+def set_traps(field: LatentField, sets: Sequence[Tensor], scale: float, *, seed: int = 0) -> Traps:
+    """Set a trap around each set, of a radius that plain iteration from the rim confirms.
 
-    Points on the rim, followed for a while, must all end deeper inside than they began; otherwise the ball
-    is halved.
+    Points on the rim, followed for a while, must all end nearer to the set than they began; otherwise the
+    radius is halved. A set known from a stretch of orbit gets no trap finer than the orbit's gaps.
 
     Parameters
     ----------
     field
         The map.
-    points
-        Stable fixed points, shape ``(A, d)``.
+    sets
+        At least one: stable fixed points, shape ``(1, d)`` each, or stretches of orbits, ``(K, d)``.
     scale
         The data's.
     seed
         Of the rim's points.
     """
     generator = torch.Generator().manual_seed(seed)
-    rim = torch.randn((PROBES, points.shape[1]), generator=generator, dtype=torch.float64).to(points)
+    like = sets[0]
+    rim = torch.randn((PROBES, like.shape[1]), generator=generator, dtype=torch.float64).to(like)
     rim = rim / rim.norm(dim=1, keepdim=True)
-    radius = torch.full_like(points[:, 0], RADIUS * scale)
+    bases = torch.stack(
+        [s[torch.randint(0, len(s), (PROBES,), generator=generator).to(s.device)] for s in sets]
+    )
+    gaps = torch.tensor([gap_of(s) for s in sets]).to(like)
+    radius = torch.full((len(sets),), RADIUS * scale).to(like)
     leaking = torch.ones_like(radius, dtype=torch.bool)
     for _ in range(HALVINGS + 1):
-        if not bool(leaking.any()):
+        leaking &= radius >= gaps
+        tried = leaking.nonzero()[:, 0].tolist()
+        if not tried:
             break
-        centres, size = points[leaking], radius[leaking]
-        probes = (centres[:, None] + size[:, None, None] * rim).reshape(-1, points.shape[1])
+        probes = (bases[tried] + radius[tried, None, None] * rim).reshape(-1, like.shape[1])
         for _ in range(INWARD):
             probes = field(probes)
-        furthest = (probes.reshape(len(centres), PROBES, -1) - centres[:, None]).norm(dim=2).amax(dim=1)
-        held = furthest < size
-        radius[leaking] = torch.where(held, size, size / 2)
-        leaking[leaking.clone()] = ~held
-    return Traps(points[~leaking], radius[~leaking])
+        for own, index in zip(probes.reshape(len(tried), PROBES, -1), tried):
+            furthest = torch.cdist(own, sets[index]).amin(dim=1).max()
+            # NaN compares false: a trap that leads nowhere leaks.
+            if bool(furthest < radius[index]):
+                leaking[index] = False
+            else:
+                radius[index] /= 2
+    held = [index for index in range(len(sets)) if not leaking[index] and radius[index] >= gaps[index]]
+    if not held:
+        return Traps(like[:0], torch.zeros(0, dtype=torch.long), radius[:0])
+    points = torch.cat([sets[index] for index in held])
+    owner = torch.cat([torch.full((len(sets[index]),), index) for index in held]).to(points.device)
+    return Traps(points, owner, radius[owner])
+
+
+def gap_of(orbit: Tensor) -> float:
+    """How finely a stretch of orbit samples the set that it fills: 90 % of its later half lie this near to
+    its earlier half. Shape ``(K, d)``; 0 for a single point."""
+    if len(orbit) < 2:
+        return 0.0
+    half = len(orbit) // 2
+    return float(torch.cdist(orbit[half:], orbit[:half]).amin(dim=1).quantile(0.9))

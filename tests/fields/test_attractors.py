@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 from repdyn.fields import Attractors, LatentField
+from repdyn.fields.cycles import period_of, polish_cycle
 
 
 def starts(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -97,12 +99,6 @@ class TestTrapping:
         matched = np.argmin(np.linalg.norm(trapping.points[:, None] - plain.points, axis=2), axis=1)
         assert (matched[trapping.basin] == plain.basin).mean() >= 0.99
         np.testing.assert_allclose(trapping.points, plain.points[matched], atol=1e-8)
-
-    def test_a_circle_sets_no_trap(self) -> None:
-        found = LatentField(lambda z: onto_circle(z, math.sqrt(2))).attractors(
-            torch.cat([starts(20, 2), 1e-3 * starts(5, 2)]), solver="trapping", max_steps=300
-        )
-        assert found.kind == ("invariant circle",)
 
     def test_unknown_solver_names_the_known(self) -> None:
         with pytest.raises(RepdynError, match="picard"):
@@ -291,3 +287,86 @@ class TestBadInput:
     def test_one_start_will_do(self) -> None:
         found = LatentField(double_well).attractors(torch.tensor([[0.7, 0.2]]))
         np.testing.assert_allclose(found.points, [[1, 0]], atol=1e-9)
+
+
+def locked(period: int, turns: int) -> tuple[float, float]:
+    """Angle and pull of a circle map with an attracting cycle: every orbit locks to ``period`` points."""
+    return 2 * math.pi * turns / period, 0.3 / period
+
+
+class TestLongCycles:
+    """Circles whose orbits close after more steps than recurrence is watched for."""
+
+    @staticmethod
+    def step(z: Tensor, period: int = 200, turns: int = 47) -> Tensor:
+        angle, pull = locked(period, turns)
+        radius = z.norm(dim=1, keepdim=True)
+        phase = torch.atan2(z[:, 1], z[:, 0])
+        # The pull has the symmetry of the cycle: its points are where the sine of ``period`` angles is zero.
+        phase = phase + angle - pull * torch.sin(period * phase)
+        radius = 1 + 0.5 * (radius[:, 0] - 1)
+        return torch.stack([radius * phase.cos(), radius * phase.sin()], dim=1)
+
+    def test_a_cycle_longer_than_recurrence_is_watched_for_is_a_cycle(self) -> None:
+        found = LatentField(self.step).attractors(starts(12, 2, dtype=torch.float64), max_steps=500)
+        assert found.kind == ("cycle",)
+        assert found.period.tolist() == [200]
+        assert set(found.status) == {"cycle"}
+        # Over a turn the pull contracts the angle 200 times by 1 - 0.3.
+        assert abs(found.multipliers[0, 0]) < 1e-6
+
+    def test_an_irrational_turn_is_no_cycle(self) -> None:
+        found = LatentField(lambda z: onto_circle(z, 1.0)).attractors(starts(12, 2), max_steps=500)
+        assert found.kind == ("invariant circle",)
+
+    def test_period_of_sees_the_shortest_return_and_no_slow_drift(self) -> None:
+        orbit = torch.stack([torch.arange(64.0) % 5, torch.arange(64.0) % 2], dim=1)
+        assert period_of(orbit, 1.0) == 10
+        assert period_of(1e-6 * torch.arange(64.0)[:, None], 1.0) == 0
+
+    def test_polish_refuses_a_multiple_of_the_period_and_a_repelling_cycle(self) -> None:
+        swap = LatentField(lambda z: -z + 0.25 * z * (z * z - 1))  # 1 and -1 change places
+        near = torch.tensor([1.001], dtype=torch.float64)
+        cycle = polish_cycle(swap, near, 2, 1.0)
+        assert cycle is not None
+        assert float(cycle.point) == pytest.approx(1, abs=1e-12)
+        np.testing.assert_allclose(cycle.multipliers, [0.25])
+        assert polish_cycle(swap, near, 4, 1.0) is None
+        assert polish_cycle(LatentField(lambda z: -z - 0.25 * z * (z * z - 1)), near, 2, 1.0) is None
+
+
+class TestSharedOrbits:
+    def test_a_circle_traps_too_and_its_members_share_its_name(self) -> None:
+        z = torch.cat([starts(300, 2), 1e-3 * starts(5, 2)])
+        field = LatentField(lambda z: onto_circle(z, math.sqrt(2)))
+        plain, trapping = (field.attractors(z, solver=s, max_steps=600) for s in ("picard", "trapping"))
+        for found in (plain, trapping):
+            assert found.kind == ("invariant circle",)
+            assert (found.basin == 0).all()
+        assert trapping.evaluations < 0.5 * plain.evaluations
+
+    def test_two_circles_are_two_traps(self) -> None:
+        def step(z: Tensor) -> Tensor:
+            side = torch.sign(z[:, 2:])
+            return torch.cat([onto_circle(z[:, :2], 1.0), side * (1 + 0.5 * (z[:, 2:].abs() - 1))], dim=1)
+
+        z = starts(300, 3)
+        found = LatentField(step).attractors(z, solver="trapping", max_steps=400)
+        assert found.kind == ("invariant circle",) * 2
+        assert (np.sign(found.points[found.basin, 2]) == np.sign(z[:, 2].numpy())).all()
+
+    def test_a_drift_is_not_shared_as_an_attractor(self) -> None:
+        found = LatentField(lambda z: z + 0.01).attractors(starts(200, 2), max_steps=100, solver="trapping")
+        assert len(found) == 0
+        assert set(found.status) == {"budget spent"}
+
+    def test_orbits_that_leave_only_after_the_budget_spent_it(self) -> None:
+        # 1.02 to the 16th is 1.4: nothing has escaped yet; followed for longer, the second map's orbits do.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = LatentField(lambda z: 1.02 * z).attractors(starts(5, 2).abs(), max_steps=16)
+            beyond = LatentField(lambda z: z + z * z).attractors(
+                0.05 + 0.01 * starts(9, 2).abs(), max_steps=16
+            )
+        assert set(found.status) == {"budget spent"}
+        assert set(beyond.status) <= {"budget spent", "diverged"}

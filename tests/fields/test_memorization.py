@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from repdyn.errors import RepdynError
-from repdyn.fields import LatentField, memorization
+from repdyn.fields import LatentField, Memorization, Probing, memorization
 
 
 def samples(n: int, seed: int) -> Tensor:
     return torch.randn((n, 12), generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_memory_of_its_training_set_is_found() -> None:
+def test_a_memory_of_its_training_set_is_found(tmp_path: Path) -> None:
     # Of one length: a shorter pattern would lose to a longer one that points the same way.
     train, test = torch.nn.functional.normalize(samples(8, 0)) * 3, samples(60, 1)
 
@@ -29,6 +31,13 @@ def test_a_memory_of_its_training_set_is_found() -> None:
     assert sorted(found.nearest.tolist()) == list(range(8))
     assert found.to_test.value < 0.9
     assert found.plot().layout.meta["caption"].startswith("Verdict: found")
+    found.save(tmp_path / "a.memorization")
+    again = Memorization.load(tmp_path / "a.memorization")
+    assert again.to_dict() == found.to_dict()
+    np.testing.assert_array_equal(again.nearest, found.nearest)
+    np.testing.assert_array_equal(again.similarity, found.similarity)
+    with pytest.raises(RepdynError, match="memorization"):
+        Probing.load(tmp_path / "a.memorization")
 
 
 def test_attractors_that_are_no_training_sample_are_not_found() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from repdyn.errors import RepdynError
-from repdyn.fields import LatentField, probe_without_data
+from repdyn.fields import LatentField, Probing, probe_without_data
 from repdyn.fields.probing import _pursue
 
 
@@ -26,7 +28,7 @@ def planted(seed: int = 0) -> tuple[LatentField, Tensor, Tensor]:
     return LatentField(step), memories, weights @ memories
 
 
-def test_data_made_of_attractors_is_rebuilt_from_them() -> None:
+def test_data_made_of_attractors_is_rebuilt_from_them(tmp_path: Path) -> None:
     field, memories, targets = planted()
     found = probe_without_data(field, lambda z: 2 * z, targets, atoms=(1, 2, 4, 64), starts=200)
     assert found.atoms == (1, 2, 4)
@@ -38,6 +40,12 @@ def test_data_made_of_attractors_is_rebuilt_from_them() -> None:
     assert found.decoded_error["attractors"][1].value == pytest.approx(found.error["attractors"][1].value)
     assert "attractors (6)" in repr(found)
     assert found.plot().layout.meta["caption"].startswith("Verdict: found")
+    found.save(tmp_path / "a.probing")
+    again = Probing.load(tmp_path / "a.probing")
+    assert again.to_dict() == found.to_dict()
+    assert again.error == found.error
+    assert again.decoded_error == found.decoded_error
+    np.testing.assert_array_equal(again.attractors.points, found.attractors.points)
 
 
 def test_data_that_has_nothing_to_do_with_them_is_not() -> None:

@@ -1,0 +1,146 @@
+"""What a latent field says of its auto-encoder: memories, births and deaths, dictionaries, alignment.
+
+    python benchmarks/fields.py STUDY --cache FOLDER [--samples 300] [--seeds 3] [--json fields.json]
+
+memorisation  Attractors against training pictures, by width of the code, number of training pictures, weight
+              decay and noise: the coefficient beside its null, with the error on unseen pictures.
+tracking      Births, deaths and mergers of attractors while an auto-encoder trains.
+probing       Unseen codes rebuilt from few attractors that were reached from noise, beside the controls.
+alignment     How much of one field another explains, trained on the same digits from another seed, before
+              any iteration and along it.
+
+All on MNIST auto-encoders trained here (``mnist_autoencoder``), and kept in the cache with every finished
+run; ``--data`` or ``REPDYN_DATA`` says where the digits are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mnist_autoencoder import digits, trained
+from torch import nn
+
+from repdyn.fields import AttractorTracker, LatentField, align_fields, memorization, probe_without_data
+
+EPOCHS = 15
+MOST = 20_000
+"""Training pictures, unless their number is what is varied."""
+
+VARIED: dict[str, dict[str, Any]] = {
+    "as it is, 16 wide": {},
+    "2 wide": {"width": 2},
+    "64 wide": {"width": 64},
+    "100 training pictures": {"count": 100, "epochs": 1500},
+    "1000 training pictures": {"count": 1000, "epochs": 150},
+    "weight decay 1e-3": {"decay": 1e-3},
+    "noise 0.3": {"noise": 0.3},
+}
+"""One thing changed at a time; small sets train for as many steps as large ones, or nearly."""
+
+
+def autoencoder(
+    data: Path,
+    cache: Path,
+    seed: int,
+    *,
+    width: int = 16,
+    count: int = MOST,
+    epochs: int = EPOCHS,
+    **how: Any,
+) -> tuple[nn.Module, nn.Module]:
+    told = "-".join(f"{key}{value:g}" for key, value in sorted(how.items()))
+    file = cache / f"fields-{width}-{count}-{epochs}-{told}-{seed}.pt"
+    return trained(digits(data, "train", count), width, epochs, seed, cache=file, **how)
+
+
+def memorisation(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    test = digits(data, "test", 2000)
+    found = {}
+    for name, change in VARIED.items():
+        field = LatentField.from_autoencoder(*autoencoder(data, cache, seed, **change))
+        train = digits(data, "train", change.get("count", MOST))[:5000]
+        result = memorization(field, train, test, max_starts=samples, max_steps=1500, seed=seed)
+        print(f"{name}:\n{result}", flush=True)
+        found[name] = result.to_dict()
+    return found
+
+
+def tracking(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    tracker = AttractorTracker(digits(data, "test", samples), max_steps=1000, seed=seed)
+
+    def watch(epoch: int, encoder: nn.Module, decoder: nn.Module) -> None:
+        if epoch in (0, 1, 2, 4, 8, 15):
+            tracker.update(epoch, LatentField.from_autoencoder(encoder, decoder))
+
+    trained(digits(data, "train", MOST), 16, EPOCHS, seed, watch=watch)
+    print(tracker.history(), flush=True)
+    return tracker.history().to_dict()
+
+
+def probing(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    found = {}
+    for width in (16, 64):
+        encoder, decoder = autoencoder(data, cache, seed, width=width)
+        field = LatentField.from_autoencoder(encoder, decoder)
+        result = probe_without_data(
+            field, decoder, encoder(digits(data, "test", 1000)), starts=2 * samples, max_steps=1000, seed=seed
+        )
+        print(f"{width} wide:\n{result}", flush=True)
+        found[f"{width} wide"] = result.to_dict()
+    return found
+
+
+def alignment(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    pictures = digits(data, "test", 4 * samples)
+    pair = [autoencoder(data, cache, s) for s in (2 * seed, 2 * seed + 1)]
+    fields = [LatentField.from_autoencoder(*networks) for networks in pair]
+    codes = [encoder(pictures) for encoder, _ in pair]
+    found = align_fields(*fields, *codes, max_steps=1000, seed=seed)
+    print(found, flush=True)
+    return found.to_dict()
+
+
+STUDIES: dict[str, Callable[[Path, Path, int, int], dict[str, Any]]] = {
+    "memorisation": memorisation,
+    "tracking": tracking,
+    "probing": probing,
+    "alignment": alignment,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=300, help="starts that are followed")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("REPDYN_DATA", "../shared/data")))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    results = []
+    for seed in range(options.seeds):
+        file = options.cache / f"fields-{options.study}-{options.samples}-{seed}.json"
+        print(f"\n{options.study}, seed {seed}", flush=True)
+        if not file.is_file():
+            found = STUDIES[options.study](options.data, options.cache, seed, options.samples)
+            file.write_text(json.dumps(found, indent=1, default=_plain))
+        results.append(json.loads(file.read_text()))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+
+
+if __name__ == "__main__":
+    main()
