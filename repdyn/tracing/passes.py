@@ -69,7 +69,9 @@ class Passes:
         self.dtype = dtype
         self.pool = model.pooling if isinstance(pool, str) and pool == "auto" else pool
         self._pooling = None if self.pool == "none" else find_pooling(self.pool)
-        self._default = points is None or points == "blocks"
+        asked = ["blocks"] if points is None else [points] if isinstance(points, str) else list(points)
+        self._default = asked == ["blocks"]
+        self._final_unnamed = "blocks" in asked and model.final not in asked
         self._wanted = model.find_points(points)
         self._sample = sample
         self._device = device
@@ -133,7 +135,7 @@ class Passes:
         final = self.model.final
         # Where the last block's output, pooled, is already what the head or the user takes, the model's
         # final point repeats it: a step of depth that changes nothing is no step.
-        if self._default and self.model.head is None and len(names) > 1 and final == names[-1]:
+        if self._final_unnamed and self.model.head is None and len(names) > 1 and final == names[-1]:
             last, before = found[names[-1]], found[names[-2]]
             if isinstance(last, Tensor) and last.shape == before.shape and torch.equal(last, before):
                 names = names[:-1]

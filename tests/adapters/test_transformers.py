@@ -152,6 +152,10 @@ def test_vision(name):
 def test_a_point_that_repeats_the_one_before_is_left_out():
     assert repdyn.trace(TEXT_MODELS["bert"](), SAME).points == tuple(f"encoder.layer.{i}" for i in range(3))
     assert repdyn.trace(TEXT_MODELS["gpt2"](), SAME).points[-1] == "last_hidden_state"
+    both = repdyn.trace(TEXT_MODELS["bert"](), SAME, points=["embeddings", "blocks"])
+    assert both.points == ("embeddings", *(f"encoder.layer.{i}" for i in range(3)))
+    named = repdyn.trace(TEXT_MODELS["bert"](), SAME, points=["blocks", "last_hidden_state"])
+    assert named.points[-1] == "last_hidden_state"
 
 
 def test_from_a_folder(tmp_path):
