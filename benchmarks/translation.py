@@ -270,7 +270,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         figures = " | ".join(f"{row[name]:.3f}" if name in row else "" for name in columns)
         verdict = row["verdict"] if row["method"] == "repdyn" or "anchors" in row["method"] else ""
         lines.append(
-            f"| {row['setting']} | {row['method']} | {row['count']} | {row['seed']} | {figures} "
+            f"| {row['setting'].replace('|', '/')} | {row['method']} | {row['count']} | {row['seed']} | {figures} "
             f"| {verdict} | {row['cpu']:.0f} |"
         )
     return "\n".join(lines)
