@@ -269,8 +269,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in sorted(rows, key=lambda row: (row["setting"], row["method"], row["seed"])):
         figures = " | ".join(f"{row[name]:.3f}" if name in row else "" for name in columns)
         verdict = row["verdict"] if row["method"] == "repdyn" or "anchors" in row["method"] else ""
+        setting = row["setting"].replace("|", "/")  # a bar would end the cell
         lines.append(
-            f"| {row['setting'].replace('|', '/')} | {row['method']} | {row['count']} | {row['seed']} | {figures} "
+            f"| {setting} | {row['method']} | {row['count']} | {row['seed']} | {figures} "
             f"| {verdict} | {row['cpu']:.0f} |"
         )
     return "\n".join(lines)
