@@ -159,14 +159,16 @@ def _order(
 
     First that the target is forgotten, then that it is at chance at least, then least left and lost
     together. Few samples are read with Agresti and Coull's margin: none of 100 right is not yet an accuracy
-    below 1 %. What is left and lost counts by distance from the border: an edit that leaves samples just
-    beyond it leaves other samples on this side.
+    below 1 %. Between edits that forget, what is left and lost counts by distance from the border: one that
+    leaves samples just beyond it leaves other samples on this side.
     """
-    right = int((after[target] > 0).sum())
-    safe = (right + 2) / (int(target.sum()) + 4)
-    left = float(expit(after[target]).mean())
-    lost = float(expit(before[~target]).mean() - expit(after[~target]).mean())
-    return safe > _GONE, right > chance * int(target.sum()), left + max(lost, 0.0)
+    right = float((after[target] > 0).mean())
+    forgotten = (right * target.sum() + 2) / (target.sum() + 4) <= _GONE
+    read = expit if forgotten else lambda margins: margins > 0
+    left, kept_before, kept = (
+        float(read(m).mean()) for m in (after[target], before[~target], after[~target])
+    )
+    return not forgotten, right > chance, left + max(kept_before - kept, 0.0)
 
 
 def _amiss(
