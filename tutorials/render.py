@@ -105,9 +105,13 @@ def _draw(figure: Any, out: Path) -> None:
         include_plotlyjs=True, full_html=True, config={"displayModeBar": False}, auto_play=False
     )
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox"],
+            timeout=0,  # a busy machine is slow, not broken
+        )
         tab = browser.new_page(viewport={"width": WIDTH, "height": 900})
-        tab.set_default_timeout(0)  # a busy machine is slow, not broken
+        tab.set_default_timeout(0)
         tab.set_content(html)
         tab.wait_for_selector(".main-svg")
         if figure.frames:  # a page cannot play: it shows where the animation ends

@@ -69,7 +69,9 @@ def browser() -> Iterator[Any]:
     with sync_playwright() as playwright:
         # Without a sandbox and with software WebGL, as containers need it.
         started = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--enable-unsafe-swiftshader"],
+            timeout=300_000,
         )
         yield started
         started.close()
