@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,7 +28,15 @@ from repdyn.fields.status import (
 from repdyn.fields.trapping import gap_of
 from repdyn.fields.verifying import MERGE, VerifiedPoints
 
-__all__ = ["Place", "canonical_phase", "follow_rest", "gather", "share_orbits", "shortest_period"]
+__all__ = [
+    "Place",
+    "canonical_phase",
+    "follow_rest",
+    "gather",
+    "merge_cycles",
+    "share_orbits",
+    "shortest_period",
+]
 
 CROWD = 2**23
 """Numbers in a batch of orbits."""
@@ -150,6 +158,19 @@ def follow_rest(
                 )
             )
     return places, named[group], int(((named == CIRCLE) & ~attracts)[group].sum())
+
+
+def merge_cycles(places: list[Place], scale: float) -> list[Place]:
+    """The same places, but cycles that orbits of several groups were polished to are one."""
+    cycles = [place for place in places if place.kind == CYCLE]
+    kept = [place for place in places if place.kind != CYCLE]
+    if not cycles:
+        return kept
+    leaders, member = merge_points(np.array([place.point for place in cycles]), MERGE * scale)
+    for group, leader in enumerate(leaders):
+        own = np.flatnonzero(member == group)
+        kept.append(replace(cycles[leader], members=np.concatenate([cycles[i].members for i in own])))
+    return kept
 
 
 def _held(orbits: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from repdyn.fields.attractors import Attractors
 from repdyn.fields.counted import CountedField
 from repdyn.fields.field import LatentField
 from repdyn.fields.merging import count_sweep, merge_points
-from repdyn.fields.places import Place, canonical_phase, follow_rest, gather, shortest_period
+from repdyn.fields.places import Place, canonical_phase, follow_rest, gather, merge_cycles, shortest_period
 from repdyn.fields.reached import reached_sets
 from repdyn.fields.solvers import ESCAPED, MAX_PERIOD, MOVING, RECURRENT, SETTLED, TRAPPED, Iteration, picard
 from repdyn.fields.starts import check_map, check_starts, geometry_of, to_index, to_numpy
@@ -284,7 +284,9 @@ class _Search:
                 self.plain, self.exact, self.z, chosen, self.scale, steps,
                 precise=self.precise, seed=self.seed,
             )  # fmt: skip
-            self.places += places
+            cycles = [place.point for place in places if place.kind == CYCLE]
+            self.polished.append(np.array(cycles).reshape(-1, self.starts.shape[1]))
+            self.places = merge_cycles([*self.places, *places], self.scale)
             self.status[chosen] = names
         sharing = np.flatnonzero(self.shared >= 0)
         self.status[sharing] = self.status[self.shared[sharing]]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from repdyn.errors import RepdynError
 from repdyn.fields import Attractors, LatentField
 from repdyn.fields.cycles import period_of, polish_cycle
+from repdyn.fields.places import Place, merge_cycles
 
 
 def starts(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -314,6 +315,15 @@ class TestLongCycles:
         assert set(found.status) == {"cycle"}
         # Over a turn the pull contracts the angle 200 times by 1 - 0.3.
         assert abs(found.multipliers[0, 0]) < 1e-6
+
+    def test_orbits_polished_to_one_cycle_are_one_attractor(self) -> None:
+        def place(kind: str, x: float, *members: int) -> Place:
+            return Place(np.array([x, 0.0]), kind, np.array(members), np.zeros(3), 1.0, period=144)
+
+        merged = merge_cycles(
+            [place("cycle", 1.0, 0, 1), place("chaotic", 1.0, 2), place("cycle", 1 + 1e-9, 3)], 1.0
+        )
+        assert [(p.kind, p.members.tolist()) for p in merged] == [("chaotic", [2]), ("cycle", [0, 1, 3])]
 
     def test_an_irrational_turn_is_no_cycle(self) -> None:
         found = LatentField(lambda z: onto_circle(z, 1.0)).attractors(starts(12, 2), max_steps=500)
