@@ -67,7 +67,12 @@ def fidelity(
     values = np.concatenate([v[0] for v in read[0].values()])
     values = values[np.isfinite(values) & (values > 0)]
     if len(values) and values.max() / values.min() > _LOG_BEYOND:
-        figure.update_yaxes(type="log", row=1, col=1, dtick="D2")  # 0.1, 0.2, 0.5, 1 …
+        # 0.1, 0.2, 0.5, 1, 2, …, each written out: plotly would shorten what lies between to its first digit.
+        decades = np.arange(np.floor(np.log10(values.min())), np.ceil(np.log10(values.max())) + 1)
+        ticks = np.outer(10.0**decades, (1, 2, 5)).ravel()
+        figure.update_yaxes(
+            type="log", row=1, col=1, tickvals=ticks.tolist(), ticktext=[f"{tick:g}" for tick in ticks]
+        )
     else:
         figure.update_yaxes(rangemode="tozero", row=1, col=1)
     # One row has always variance 1: a model that knows nothing but the mean.
