@@ -136,6 +136,11 @@ def test_the_head_may_judge(kae, paths) -> None:
     assert found.report.forgotten[1].value < 0.2
 
 
+def test_a_head_of_fewer_classes_than_the_labels_is_refused(kae, paths) -> None:
+    with pytest.raises(RepdynError, match="labels run from 0 to 3, but the head has classes 0 to 2"):
+        kae.forget(paths, label=1, head=lambda x: x[:, :3])
+
+
 def test_the_autoencoder_is_left_as_it_was(kae, paths) -> None:
     before = kae.propagate(paths["a"], "a", "c")
     edited = kae.forget(paths, label=0)
