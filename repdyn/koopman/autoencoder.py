@@ -48,8 +48,9 @@ class KoopmanAutoencoder(nn.Module):
     operator
         ``"generator"``: one generator for the whole path. ``"per_step"``: one for each step.
         ``"low_rank"``: a shared one and a correction of low rank for each step. ``"least_squares"``: one
-        operator, solved for by ridge on every batch instead of trained. ``"per_step"`` predicts best; only
-        the spectrum of ``"generator"`` is that of depth.
+        operator, solved for by ridge on every batch instead of trained. Where prediction is all that is
+        asked, ``"per_step"`` did best or as well on all data tried; only the spectrum of ``"generator"`` is
+        that of depth.
     isometry
         Weight of the isometry loss, which keeps distances between samples; the other three losses have
         weight one. All are in units of their target's variance.
