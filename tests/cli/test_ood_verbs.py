@@ -6,12 +6,11 @@ import csv
 import io
 import json
 import os
-import sys
 
 import numpy as np
 import pytest
 
-from repdyn.cli import main, streams
+from repdyn.cli import streams
 from repdyn.errors import RepdynError
 from repdyn.ood import PathDetector, load_detector
 from repdyn.ood.drift import DriftReport
@@ -48,19 +47,9 @@ class Reader:
         return RepresentationPaths.from_arrays(arrays, ids=ids, meta=META)
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["repdyn", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

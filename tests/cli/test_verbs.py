@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from repdyn.cli import main
 from repdyn.paths import RepresentationPaths, open_paths
 
 MODEL = """
@@ -30,18 +28,6 @@ def network():
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), *[Block() for _ in range(3)], nn.Linear(64, 10))
 """
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["repdyn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture
