@@ -124,7 +124,7 @@ def run(setting: str, method: str, seed: int, most: int, cache: Path) -> dict[st
     model_a, model_b, corpus = SETTINGS[name]
     all_a = read(model_a, corpus, cache)
     all_b = read(f"random-{model_b}" if other == "random weights" else model_b, corpus, cache)
-    order = np.random.default_rng(seed).permutation(len(all_a))
+    order = np.random.default_rng(seed).permutation(min(len(all_a), len(all_b)))
     count = min(NEGATIVE_MOST if other else most, (len(order) - HELD_OUT) // 2)
     held, of_a, of_b = np.split(order[: HELD_OUT + 2 * count], [HELD_OUT, HELD_OUT + count])
     a, b, paired = all_a.subset(of_a), all_b.subset(of_b), all_b.subset(of_a)
