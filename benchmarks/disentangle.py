@@ -47,7 +47,7 @@ from repdyn.disentangle import (
     sprites,
     static_dynamic_table,
 )
-from repdyn.disentangle.models import StructuredKoopman
+from repdyn.disentangle.structured import StructuredKoopman
 
 DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PUBLISHED = {  # SSM-SKD: D_sd, D_mf

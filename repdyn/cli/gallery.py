@@ -25,6 +25,7 @@ _READERS = {
     "attractors": ("repdyn.fields", "Attractors", "Where the encode-decode map leads"),
     "attack": ("repdyn.koopman.attack", "AttackReport", "Can the forgotten class be had back?"),
     "autonomy": ("repdyn.koopman", "Autonomy", "Does one map serve every depth?"),
+    "depth factors": ("repdyn.disentangle", "DepthFactors", "What stays through depth"),
     "drift": ("repdyn.ood.drift", "DriftReport", "Have the inputs drifted?"),
     "edited_koopman": ("repdyn.koopman", "EditedKoopman", "What an edit forgot and what it cost"),
     "excitation": ("repdyn.koopman.modes", "Excitation", "Which inputs excite which mode"),
@@ -36,6 +37,8 @@ _READERS = {
     "translation": ("repdyn.translation", "LinearTranslation", "From one model's latents to another's"),
     "translation_evaluation": ("repdyn.translation", "TranslationEvaluation", "How good the translation is"),
     "spectrum": ("repdyn.koopman.spectrum", "KoopmanSpectrum", "The Koopman spectrum"),
+    "swap": ("repdyn.disentangle", "Swap", "Swaps"),
+    "swap_grid": ("repdyn.disentangle.grid", "SwapGrid", "Swaps, each with each"),
     "tree_match": ("repdyn.translation", "TreeMatch", "Two trees, matched"),
     "tree": ("repdyn.topology", "LevelSetTree", "The tree of density level sets"),
 }
@@ -43,7 +46,7 @@ _TITLES = {name: title for _, name, title in _READERS.values()} | {
     "RepresentationPaths": "Representation paths"
 }
 # results that verbs keep beside what they measure
-_WITHIN = ("fidelity", "evaluation", "tree", "persistence", "excitation", "attack")
+_WITHIN = ("fidelity", "evaluation", "tree", "persistence", "excitation", "attack", "depth")
 # of all that paths know
 _ORIGIN = ("model", "digest", "pooling", "preprocessing", "data", "seed", "dtype", "versions")
 _CLUSTERS = 8  # as many as have a colour of their own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from repdyn.disentangle.depth import DepthFactors, depth_factors
 from repdyn.disentangle.exploration import Exploration, brute_force, explore
 from repdyn.disentangle.factors import Factors
+from repdyn.disentangle.grid import SwapGrid, swap_grid
 from repdyn.disentangle.judges import Judge
 from repdyn.disentangle.leakage import Leakage, coordinate_information, leakage
 from repdyn.disentangle.losses import Weights
@@ -30,6 +31,7 @@ __all__ = [
     "LabelledClips",
     "Leakage",
     "Swap",
+    "SwapGrid",
     "SwapTable",
     "Weights",
     "brute_force",
@@ -45,4 +47,5 @@ __all__ = [
     "sprites",
     "static_dynamic_table",
     "strict_score",
+    "swap_grid",
 ]

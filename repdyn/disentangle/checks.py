@@ -9,7 +9,7 @@ from repdyn.disentangle.networks import smallest_side
 from repdyn.errors import RepdynError, nearest_names
 
 if TYPE_CHECKING:
-    from repdyn.disentangle.models import StructuredKoopman
+    from repdyn.disentangle.structured import StructuredKoopman
 
 __all__ = ["EXTRACTIONS", "check_fitted", "check_plan", "check_settings"]
 

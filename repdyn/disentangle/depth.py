@@ -18,8 +18,10 @@ from repdyn.intervals import Estimate, bootstrap, bootstrap_mean
 from repdyn.paths import RepresentationPaths
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from repdyn.disentangle.factors import Factors
-    from repdyn.disentangle.models import StructuredKoopman
+    from repdyn.disentangle.structured import StructuredKoopman
 
 __all__ = ["DepthFactors", "depth_factors"]
 
@@ -90,6 +92,12 @@ class DepthFactors:
                 for split, sides in swaps.items()
             },
         }
+
+    def plot(self) -> go.Figure:
+        """Probe accuracy at each depth from either part, beside the controls."""
+        from repdyn.views.depth_factors import depth_factors
+
+        return depth_factors(self.points, self.probes, self.majority, self.verdict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a folder."""

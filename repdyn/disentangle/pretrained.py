@@ -13,7 +13,7 @@ from repdyn.errors import RepdynError
 from repdyn.koopman.pretrained import load_weights
 
 if TYPE_CHECKING:
-    from repdyn.disentangle.models import StructuredKoopman
+    from repdyn.disentangle.structured import StructuredKoopman
 
 __all__ = ["describe", "restore"]
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.disentangle.swaps import pictures
 from repdyn.errors import RepdynError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 __all__ = ["LabelledClips", "dsprites", "moving_dsprites", "sprites"]
 
@@ -58,6 +62,19 @@ class LabelledClips:
         order = np.random.default_rng(seed).permutation(len(self))
         ends = (np.cumsum([0.0, *shares]) * len(self)).round().astype(int)
         return tuple(self.take(order[a:b]) for a, b in pairwise(ends))
+
+    def plot(self, rows: int = 2, columns: int = 6) -> go.Figure:
+        """The first clips, played together."""
+        from repdyn.views.swaps import swaps
+
+        count = min(rows * columns, len(self))
+        rows, columns = -(-count // columns), min(columns, count)
+        shown = np.full((rows * columns, *self.clips.shape[1:]), np.nan, dtype=np.float32)
+        shown[:count] = self.clips[:count] / np.float32(255)
+        grid = pictures(shown).reshape(rows, columns, *shown.shape[1:2], *shown.shape[3:], 3)
+        names = [str(row * columns) for row in range(rows)], [str(column) for column in range(columns)]
+        caption = f"The first {count} of {len(self)} clips, numbered by row and column."
+        return swaps(grid, *names, caption, title="Clips")
 
     def __repr__(self) -> str:
         return (
@@ -188,9 +205,9 @@ def _characters(
     clips = np.empty((len(numbers), 9, _FRAMES, 3, size, size), dtype=np.uint8)
     for row, chosen in enumerate(wears):
         worn = [layers[name][item] for name, item in zip(_LAYERS, chosen)]
-        picture = np.zeros((3, 3, _FRAMES, 64, 64, 3))
+        picture = np.zeros((3, 3, _FRAMES, 64, 64, 3), dtype=np.float32)
         for layer in (*worn, layers["shoes"][1]):
-            opacity = layer[..., 3:] / 255
+            opacity = layer[..., 3:] / np.float32(255)
             picture = layer[..., :3] * opacity + picture * (1 - opacity)
         fold = 64 // size
         small = picture.reshape(9, _FRAMES, size, fold, size, fold, 3).mean(axis=(3, 5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.disentangle.factors import Factors
 from repdyn.errors import RepdynError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from repdyn.disentangle.models import StructuredKoopman
+    from repdyn.disentangle.structured import StructuredKoopman
 
-__all__ = ["Swap", "exchange", "resample", "swap"]
+__all__ = ["Swap", "exchange", "pictures", "resample", "swap", "what"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,13 +48,9 @@ class Swap:
         from repdyn.views.swaps import swaps
 
         shown = (self.originals[0], self.first, self.originals[1], self.second)
-        if shown[0].ndim != 5:
-            raise RepdynError("only swaps of clips can be drawn; these are sequences of vectors")
-        pictures = np.stack([clip[row].transpose(0, 2, 3, 1) for clip in shown]).clip(0, 1)
-        pictures = pictures.repeat(3, axis=-1) if pictures.shape[-1] == 1 else pictures
-        what = self.factors if isinstance(self.factors, str) else f"static factors {list(self.factors)}"
-        caption = f"Two clips as they are reconstructed, and with each other's {what}."
-        return swaps(pictures.reshape(2, 2, *pictures.shape[1:]), ("A", "B"), ("itself", "swapped"), caption)
+        clips = pictures(np.stack([clip[row] for clip in shown]))
+        caption = f"Two clips as they are reconstructed, and with each other's {what(self.factors)}."
+        return swaps(clips.reshape(2, 2, *clips.shape[1:]), ("A", "B"), ("itself", "swapped"), caption)
 
     def to_dict(self) -> dict[str, Any]:
         """What was exchanged and how far it moved the sequences (root mean square)."""
@@ -63,6 +61,27 @@ class Swap:
             "factors": list(self.factors) if isinstance(self.factors, tuple) else self.factors,
             "moved": moved,
         }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a folder, of kind ``"swap"``; ``repdyn report`` draws it."""
+        tensors = {"first": self.first, "second": self.second}
+        tensors |= {"original_first": self.originals[0], "original_second": self.originals[1]}
+        save_artifact(path, "swap", self.to_dict(), tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Swap:
+        """Read what :meth:`save` wrote."""
+        found = load_artifact(path, "swap")
+        try:
+            factors, tensors = found.config["factors"], found.tensors
+            return cls(
+                tensors["first"],
+                tensors["second"],
+                (tensors["original_first"], tensors["original_second"]),
+                factors if isinstance(factors, str) else tuple(factors),
+            )
+        except (KeyError, TypeError) as error:
+            raise RepdynError(f"{path}: this is not a whole swap ({error})") from None
 
     def __repr__(self) -> str:
         moved = self.to_dict()["moved"]
@@ -101,8 +120,8 @@ def swap(model: StructuredKoopman, first: Any, second: Any, factors: str | Seque
         )
     new_a, new_b = exchange(a, b, factors)
     decoded = [model.decode(z) for z in (new_a, new_b, a.latents, b.latents)]
-    what = factors if isinstance(factors, str) else tuple(factors)
-    return Swap(decoded[0], decoded[1], (decoded[2], decoded[3]), what)
+    chosen = factors if isinstance(factors, str) else tuple(factors)
+    return Swap(decoded[0], decoded[1], (decoded[2], decoded[3]), chosen)
 
 
 def exchange(
@@ -111,6 +130,27 @@ def exchange(
     """Latents of ``a`` with the chosen parts of ``b``, and of ``b`` with those of ``a``."""
     of_a, of_b = a.some(factors), b.some(factors)
     return a.latents - of_a + of_b, b.latents - of_b + of_a
+
+
+def what(factors: str | Sequence[int]) -> str:
+    """What was exchanged, in words: ``"static part"``, or the numbers of single factors."""
+    return f"{factors} part" if isinstance(factors, str) else f"static factors {list(factors)}"
+
+
+def pictures(clips: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Clips ``(…, T, channels, H, W)`` as a picture draws them, ``(…, T, H, W, 3)``, in [0, 1].
+
+    Raises
+    ------
+    RepdynError
+        If they are sequences of vectors, or have another number of channels than one or three.
+    """
+    if clips.ndim < 5 or clips.shape[-3] not in (1, 3):
+        raise RepdynError(
+            f"only clips of one or three channels can be drawn; these have shape {clips.shape[1:]}"
+        )
+    shown: NDArray[np.float32] = np.moveaxis(clips, -3, -1).clip(0, 1)
+    return shown.repeat(3, axis=-1) if shown.shape[-1] == 1 else shown
 
 
 def resample(
@@ -162,18 +202,18 @@ def resample(
     else:
         chosen = [replaced]
     latents = found.latents
-    for what in chosen:
-        latents = latents - found.some(what) + _mix(parts, what, rows, generator)
+    for part in chosen:
+        latents = latents - found.some(part) + _mix(parts, part, rows, generator)
     return latents
 
 
 def _mix(
-    parts: Factors, what: str | Sequence[int], rows: NDArray[np.int64], generator: np.random.Generator
+    parts: Factors, chosen: str | Sequence[int], rows: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.float32]:
     others = [(rows + generator.integers(1, len(parts), size=len(rows))) % len(parts) for _ in range(2)]
     shares = 1 - generator.random((2, len(rows)))  # in (0, 1], so that they never sum to nothing
     shares = (shares / shares.sum(axis=0)).astype(np.float32)
-    source = parts.some(what)
+    source = parts.some(chosen)
     mixed: NDArray[np.float32] = sum(
         share[:, None, None] * source[other] for share, other in zip(shares, others)
     )

@@ -19,7 +19,7 @@ from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
 
 if TYPE_CHECKING:
-    from repdyn.disentangle.models import StructuredKoopman
+    from repdyn.disentangle.structured import StructuredKoopman
 
 __all__ = ["batch_losses", "fit"]
 

@@ -23,7 +23,13 @@ _AT_ONCE = {"frame": {"duration": 120, "redraw": True}, "transition": {"duration
 _GUTTER = 2  # pixels between clips, left transparent so that the page shows through
 
 
-def swaps(clips: ArrayLike, row_names: Sequence[str], column_names: Sequence[str], caption: str) -> go.Figure:
+def swaps(
+    clips: ArrayLike,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    caption: str,
+    title: str = "Swaps",
+) -> go.Figure:
     """A grid of short clips, animated with one slider.
 
     Parameters
@@ -34,6 +40,8 @@ def swaps(clips: ArrayLike, row_names: Sequence[str], column_names: Sequence[str
         R and C names: which sequence a row takes its static part from, say, and a column its dynamic one.
     caption
         What to see.
+    title
+        What the picture is.
 
     Returns
     -------
@@ -95,7 +103,7 @@ def swaps(clips: ArrayLike, row_names: Sequence[str], column_names: Sequence[str
     cut = f" {', '.join(left_out)} are drawn." if left_out else ""
     return describe(
         figure,
-        "Swaps",
+        title,
         f"{caption}{cut}",
         alt=f"Grid of {shown.shape[0]} by {shown.shape[1]} short clips of {len(times)} frames. {caption}",
     )

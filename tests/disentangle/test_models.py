@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from repdyn.disentangle import SKD, SSMSKD, Weights
-from repdyn.disentangle.models import StructuredKoopman
+from repdyn.disentangle.structured import StructuredKoopman
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths
 from tests.disentangle.planted import planted_sequences
