@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -58,6 +58,9 @@ class LinearTranslation:
         One sentence: why that verdict.
     evidence
         The figures behind the verdict, by name.
+    interval
+        95 % bootstrap interval of the confidence over the points that it is a mean of; None where none
+        was measured.
 
     Examples
     --------
@@ -76,6 +79,7 @@ class LinearTranslation:
     verdict: str = "inconclusive"
     reason: str = "fitted without a test of its truth"
     evidence: Mapping[str, float] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         shape = np.shape(self.matrix)
@@ -123,9 +127,7 @@ class LinearTranslation:
     def inverse(self) -> LinearTranslation:
         """The map back: the inverse where widths agree, else the Moore-Penrose inverse."""
         back = np.asarray(np.linalg.pinv(self.matrix, rcond=RANK_CUTOFF), dtype=np.float64)
-        return LinearTranslation(
-            back, self.offset_b, self.offset_a, self.confidence, self.verdict, self.reason, self.evidence
-        )
+        return replace(self, matrix=back, offset_a=self.offset_b, offset_b=self.offset_a)
 
     def __matmul__(self, first: LinearTranslation) -> LinearTranslation:
         """``t @ s`` translates by ``s`` first, then by ``t``; as credible as the worse of the two."""
@@ -134,13 +136,15 @@ class LinearTranslation:
                 f"t @ s: s ends in width {first.matrix.shape[1]}, t starts at {self.matrix.shape[0]}"
             )
         worse = max(self, first, key=lambda t: VERDICTS.index(t.verdict))
+        doubtful = min(self, first, key=lambda t: -np.inf if np.isnan(t.confidence) else t.confidence)
         return LinearTranslation(
             first.matrix @ self.matrix,
             first.offset_a,
             (first.offset_b - self.offset_a) @ self.matrix + self.offset_b,
-            float(np.minimum(self.confidence, first.confidence)),
+            doubtful.confidence,
             worse.verdict,
             f"composed of two translations; the less certain one: {worse.reason}",
+            interval=doubtful.interval,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,6 +153,7 @@ class LinearTranslation:
             "shape": list(self.matrix.shape),
             "verdict": self.verdict,
             "confidence": self.confidence,
+            "interval": None if self.interval is None else list(self.interval),
             "reason": self.reason,
             "evidence": dict(self.evidence),
         }
@@ -167,7 +172,8 @@ class LinearTranslation:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "translation")
         known = {key: artifact.config[key] for key in ("confidence", "verdict", "reason", "evidence")}
-        parts: dict[str, Any] = {**artifact.tensors, **known}
+        interval = artifact.config["interval"] and tuple(artifact.config["interval"])
+        parts: dict[str, Any] = {**artifact.tensors, **known, "interval": interval}
         return cls(**parts)
 
     def plot(self) -> Figure:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.progress import track
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.refine import nearest_orthogonal
@@ -15,7 +16,6 @@ from repdyn.translation.search import PROBED, Search
 
 __all__ = ["FOUND", "NOT_FOUND", "Replicated", "disjoint_halves", "replicate", "retrieval"]
 
-Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
 
@@ -41,13 +41,13 @@ class Replicated:
     maps
         One ``(D_a, D_b)`` per depth; none where nothing could be fitted.
     confidence
-        Retrieval between the two fits at each depth, shape ``(L,)``.
+        Retrieval between the two fits at each depth, with its interval over the probes.
     verdict, reason, evidence
         As in :class:`repdyn.translation.LinearTranslation`.
     """
 
     maps: list[Rows]
-    confidence: Floats
+    confidence: list[Estimate]
     verdict: str
     reason: str
     evidence: Mapping[str, float] = field(default_factory=dict)
@@ -87,26 +87,27 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     leaves = min(search.leaves for search in searches)
     if leaves < 3:
         reason = f"the density of one model has {leaves} peak(s): no structure to match without pairs"
-        return Replicated([], np.full(len(a), np.nan), "inconclusive", reason)
+        return Replicated([], [], "inconclusive", reason)
     starts = _explored(searches, a[-1].points[:PROBED], candidates)
     fits = [search.polish(maps) for search, maps in zip(searches, starts)]
     rows = generator.permutation(len(a[-1].points))[:PROBES]
     moved = [[unit_rows(c.points[rows] @ m) for c, m in zip(a, fit.maps)] for fit in fits]
-    recovered = np.array([retrieval(x, y) for x, y in zip(*moved)])
+    confidence = [bootstrap_mean(_recovered(x, y), seed=seed) for x, y in zip(*moved)]
+    recovered = confidence[-1].value
     evidence = {
         "agreement of two halves": float((moved[0][-1] * moved[1][-1]).sum(1).mean()),
-        "retrieval between halves": float(recovered[-1]),
+        "retrieval between halves": recovered,
         "fit of the first half": fits[0].fit,
         "fit of the second half": fits[1].fit,
     }
-    if recovered[-1] >= FOUND:
+    if recovered >= FOUND:
         verdict, told = "found", "agree"
-    elif recovered[-1] >= NOT_FOUND:
+    elif recovered >= NOT_FOUND:
         verdict, told = "inconclusive", "agree in part"
     else:
         verdict, told = "not found", "disagree"
     reason = (
-        f"two maps from disjoint halves {told}: one retrieves the other's translation of {recovered[-1]:.1%} "
+        f"two maps from disjoint halves {told}: one retrieves the other's translation of {recovered:.1%} "
         f"of {len(rows)} probes (found from {FOUND:.0%} on, chance {1 / len(rows):.1%})"
     )
     maps = max(fits, key=lambda fit: fit.fit).maps
@@ -116,7 +117,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
             # Where the two agree their mean is better than either, and all points refine it.
             maps = [nearest_orthogonal(one + other) for one, other in zip(fits[0].maps, fits[1].maps)]
         maps = both.settle(maps)
-    return Replicated(maps, recovered, verdict, reason, evidence)
+    return Replicated(maps, confidence, verdict, reason, evidence)
 
 
 def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list[list[Rows]]:
@@ -138,7 +139,11 @@ def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list
 
 def retrieval(x: Rows, y: Rows) -> float:
     """How often a row of x is, among all rows of y, nearest to the one of its own number."""
-    return float(((x @ y.T).argmax(1) == np.arange(len(x))).mean())
+    return float(_recovered(x, y).mean())
+
+
+def _recovered(x: Rows, y: Rows) -> NDArray[np.bool_]:
+    return np.asarray((x @ y.T).argmax(1) == np.arange(len(x)))
 
 
 def disjoint_halves(count: int, generator: np.random.Generator) -> tuple[Index, Index]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.depths import PathTranslation
 from repdyn.translation.linear import LinearTranslation, fit_affine
-from repdyn.translation.replication import disjoint_halves, replicate
+from repdyn.translation.replication import Replicated, disjoint_halves, replicate
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
@@ -142,20 +144,27 @@ def translate_path(
         unknown = tuple(_unknown(x, y, found.verdict, found.reason) for x, y in zip(a, b))
         return PathTranslation.of(names, unknown, raw_a, raw_b, seed)
     translations = tuple(
-        _translation(x, y, q, float(confidence), found.verdict, found.reason, dict(found.evidence))
+        _translation(x, y, q, confidence, found)
         for x, y, q, confidence in zip(a, b, found.maps, found.confidence)
     )
     return PathTranslation.of(names, translations, raw_a, raw_b, seed)
 
 
-def _translation(
-    a: Cloud, b: Cloud, q: Rows, confidence: float, verdict: str, reason: str, evidence: dict[str, float]
-) -> LinearTranslation:
+def _translation(a: Cloud, b: Cloud, q: Rows, confidence: Estimate, found: Replicated) -> LinearTranslation:
     """Back from principal coordinates to the models' own, with one scale from the clouds' sizes."""
     reached = float(np.sqrt(((a.points @ q).astype(np.float64) ** 2).sum(1).mean()))
     scale = b.length / (a.length * max(reached, 1e-12))
     matrix = scale * (a.basis @ q.astype(np.float64) @ b.basis.T)
-    return LinearTranslation(matrix, a.offset, b.offset, confidence, verdict, reason, evidence)
+    return LinearTranslation(
+        matrix,
+        a.offset,
+        b.offset,
+        confidence.value,
+        found.verdict,
+        found.reason,
+        dict(found.evidence),
+        (confidence.low, confidence.high),
+    )
 
 
 def _unknown(a: Cloud, b: Cloud, verdict: str, reason: str) -> LinearTranslation:
@@ -172,7 +181,8 @@ def _from_pairs(x: Floats, y: Floats, seed: int) -> LinearTranslation:
     first, second = (fit_affine(x[rows], y[rows]) for rows in halves)
     full = fit_affine(x, y)
     one, other = (unit_rows(t(x) - full.offset_b) for t in (first, second))
-    agreement = float((one * other).sum(1).mean())
+    cosines = bootstrap_mean((one * other).sum(1), seed=seed)
+    agreement = cosines.value
     # Each half predicts the other's pairs: agreement alone could be of two maps that say nothing.
     crossed = [(first, halves[1]), (second, halves[0])]
     unexplained = float(
@@ -184,7 +194,14 @@ def _from_pairs(x: Floats, y: Floats, seed: int) -> LinearTranslation:
         verdict, reason = "found", f"fitted on {len(x)} pairs; each half predicts the other's"
     else:
         verdict, reason = "not found", f"fitted on {len(x)} pairs, but one half does not predict the other"
-    return LinearTranslation(full.matrix, full.offset_a, full.offset_b, agreement, verdict, reason, evidence)
+    return replace(
+        full,
+        confidence=agreement,
+        verdict=verdict,
+        reason=reason,
+        evidence=evidence,
+        interval=(cosines.low, cosines.high),
+    )
 
 
 def _depths(

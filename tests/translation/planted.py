@@ -47,6 +47,17 @@ def sampled(of: tuple[Floats, Floats, Floats], count: int, seed: int) -> Floats:
     return centres[labels] + spread[labels] * generator.normal(size=(count, centres.shape[1]))
 
 
+def read(points: Floats, seed: int, width: int) -> RepresentationPaths:
+    """Two depths of a model of this width, which the seed turns; not narrower than the points."""
+    return RepresentationPaths.from_arrays(
+        {
+            f"{seed}.{depth}": np.tanh(points * (0.4 + 0.3 * depth))
+            @ rotation(width, seed + depth)[: points.shape[1]]
+            for depth in range(2)
+        }
+    )
+
+
 def two_models(count: int = 900, width: int = 24, depths: int = 1) -> tuple[RepresentationPaths, ...]:
     """Model A, model B = A rotated and doubled, on disjoint samples, and both on held-out ones."""
     x, _ = clusters(count, seed=1, width=width)

@@ -60,6 +60,19 @@ def test_true_translations_come_back_and_wrong_ones_do_not(planted) -> None:
     assert cycle_consistency([*turns, wrong], x).value < 0.2
 
 
+@pytest.mark.slow
+def test_three_models_of_three_widths_translated_apart_and_without_pairs_come_back(planted) -> None:
+    samples = [planted.clusters(900, seed=k)[0] for k in (1, 2, 4)]
+    models = [planted.read(x, seed, width) for x, seed, width in zip(samples, (10, 20, 30), (24, 30, 27))]
+    cycle = [translate(models[k], models[(k + 1) % 3], candidates=12, seed=k) for k in range(3)]
+    assert [t.verdict for t in cycle] == ["found"] * 3
+    assert [t.matrix.shape for t in cycle] == [(24, 30), (30, 27), (27, 24)]
+    held = planted.read(planted.clusters(300, seed=3)[0], 10, 24)
+    assert cycle_consistency(cycle, held["10.1"]).low > 0.5
+    beside = translate(models[2], planted.read(samples[0], 40, 24), candidates=12)
+    assert cycle_consistency([*cycle[:2], beside], held["10.1"]).high < 0.2
+
+
 def test_what_is_no_cycle_is_told() -> None:
     eye, x = LinearTranslation(np.eye(3), np.zeros(3), np.zeros(3)), np.zeros((5, 3))
     wide = LinearTranslation(np.ones((3, 4)), np.zeros(3), np.zeros(4))

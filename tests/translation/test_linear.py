@@ -90,6 +90,9 @@ def test_a_chain_is_as_credible_as_its_worst_link() -> None:
     chain = good @ bad
     assert (chain.verdict, chain.confidence) == ("not found", 0.1)
     assert "b" in chain.reason
+    assert chain.interval is None
+    sure = LinearTranslation(eye, zero, zero, 0.8, "found", "c", interval=(0.7, 0.9))
+    assert (good @ sure).interval == (sure @ good).interval == sure.inverse.interval == (0.7, 0.9)
 
 
 def test_tensors_stay_tensors_and_carry_gradients() -> None:
@@ -107,12 +110,20 @@ def test_saved_is_loaded(tmp_path) -> None:
     x, y, _ = pairs(30, 4, 6)
     fitted = fit_orthogonal(x, y)
     t = LinearTranslation(
-        fitted.matrix, fitted.offset_a, fitted.offset_b, 0.8, "found", "because", {"agreement": 0.8}
+        fitted.matrix,
+        fitted.offset_a,
+        fitted.offset_b,
+        0.8,
+        "found",
+        "because",
+        {"agreement": 0.8},
+        (0.7, 0.9),
     )
     t.save(tmp_path / "t")
     again = LinearTranslation.load(tmp_path / "t")
     assert np.array_equal(again(x), t(x))
     assert again.to_dict() == t.to_dict()
+    assert again.interval == (0.7, 0.9)
     assert "found" in repr(again)
     assert again.plot().data
 

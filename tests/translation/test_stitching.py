@@ -1,6 +1,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -79,6 +80,26 @@ def test_every_token_is_translated_on_the_way_into_a_middle_layer(head: nn.Modul
         expected = head(torch.as_tensor(t(tokens.double().numpy()), dtype=torch.float32))
     assert torch.allclose(stitched(tokens), expected, atol=1e-4)
     assert torch.allclose(stitched.predict(list(inputs)), 2 * expected, atol=1e-4)
+
+
+def test_the_rest_of_b_answers_from_its_middle(planted) -> None:
+    """B is A in turned coordinates, so that the true map into its middle gives B's own answers."""
+    turn = torch.as_tensor(planted.rotation(6, 1), dtype=torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body, rest, turned, after = (nn.Linear(*widths) for widths in 2 * ((3, 6), (6, 4)))
+    with torch.no_grad():
+        turned.weight.copy_(turn.T @ body.weight)
+        turned.bias.copy_(body.bias @ turn)
+        after.weight.copy_(rest.weight @ turn)
+        after.bias.copy_(rest.bias + 1)
+    a, b = (repdyn.wrap(nn.Sequential(*parts)) for parts in ((body, rest), (turned, after)))
+    t = LinearTranslation(planted.rotation(6, 1), np.zeros(6), np.zeros(6))
+    inputs = torch.linspace(-1, 1, 15).reshape(5, 3)
+    stitched = stitch(a, t, b, points=("0", "0"))
+    with torch.no_grad():
+        assert torch.allclose(stitched.predict(list(inputs)), b.module(inputs), atol=1e-5)
+        assert torch.allclose(b.module(inputs), a.module(inputs) + 1, atol=1e-5)
 
 
 def test_channels_are_translated_where_they_stand_second() -> None:

@@ -15,6 +15,7 @@ def solved(planted):
 def test_planted_models_are_translated_without_pairs(solved) -> None:
     t, _, _, held_a, held_b = solved
     assert t.verdict == "found", t.reason
+    assert t.interval[0] <= t.confidence <= t.interval[1]
     found = evaluate_translation(t, held_a, held_b)
     assert found.top1["translation"].value > 0.6
     assert found.top1["translation"].low > found.top1["identity"].high
@@ -68,6 +69,7 @@ def test_all_pairs_give_the_exact_map(planted) -> None:
     a, b = paired(300, planted)
     t = translate(a, b, pairs=np.column_stack([np.arange(300)] * 2))
     assert t.verdict == "found"
+    assert t.interval[0] <= t.confidence <= t.interval[1]
     assert np.allclose(t(np.asarray(a["x"])), np.asarray(b["y"]), atol=1e-2)
 
 
