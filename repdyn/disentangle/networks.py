@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -32,9 +33,12 @@ class SequenceEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Latents ``(B, T, k)`` of sequences ``(B, T, …)``; frames that are not real are never looked at."""
-        features = self.frames(x[mask])
-        rows = features.new_zeros(*mask.shape, features.shape[1])
-        rows[mask] = features
+        if mask.all():  # nothing to pick out, and picking copies all there is
+            rows = self.frames(x.flatten(0, 1)).unflatten(0, mask.shape)
+        else:
+            features = self.frames(x[mask])
+            rows = features.new_zeros(*mask.shape, features.shape[1])
+            rows[mask] = features
         latents: Tensor = self.recurrent(rows)[0]
         return latents
 
@@ -82,10 +86,11 @@ class FrameEncoder(nn.Sequential):
                     nn.BatchNorm2d(after),
                     nn.LeakyReLU(_SLOPE),
                 ]
-            remaining = (frame[1] >> len(channels), frame[2] >> len(channels))
-            # The last batch norm sees one value for each frame and channel, so it needs several frames.
-            layers += [nn.Conv2d(channels[-1], outputs, remaining), nn.BatchNorm2d(outputs), nn.Tanh()]
-            layers += [nn.Flatten()]
+            remaining = (frame[1] >> len(channels)) * (frame[2] >> len(channels))
+            # The last of the published convolutions covers all that remains of a frame: it is linear. Its
+            # batch norm sees one value for each frame and feature, so it needs several frames.
+            layers += [nn.Flatten(), nn.Linear(channels[-1] * remaining, outputs)]
+            layers += [nn.BatchNorm1d(outputs), nn.Tanh()]
         super().__init__(*layers)
 
 
@@ -99,8 +104,8 @@ class FrameDecoder(nn.Sequential):
                 layers += [nn.Linear(before, after), nn.LeakyReLU(_SLOPE)]
             layers += [nn.Linear((inputs, *reversed(channels))[-1], frame[0])]
         else:
-            remaining = (frame[1] >> len(channels), frame[2] >> len(channels))
-            layers += [nn.Unflatten(1, (inputs, 1, 1)), nn.ConvTranspose2d(inputs, channels[-1], remaining)]
+            remaining = (channels[-1], frame[1] >> len(channels), frame[2] >> len(channels))
+            layers += [nn.Linear(inputs, math.prod(remaining)), nn.Unflatten(1, remaining)]
             for before, after in pairwise((*reversed(channels), frame[0])):
                 layers += [nn.BatchNorm2d(before), nn.LeakyReLU(_SLOPE)]
                 layers += [nn.ConvTranspose2d(before, after, 4, 2, 1)]

@@ -56,7 +56,7 @@ def fit(
     _set_scale(model, training)
     model.to(device or "cpu")
     training, held_out = (_placed(part, model) for part in (training, held_out))
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimiser, factor=_PLATEAU_FACTOR, patience=_PLATEAU_PATIENCE
     )
@@ -100,9 +100,10 @@ def batch_losses(
     z = model.encoder_(x, mask)
     operators, ahead = forward_operators(z, mask, model.operator)
     noisy = z if generator is None else drop_latents(z, generator)
-    shown = (model.decoder_(noisy), model.decoder_(ahead))
+    # Both are decoded at once: one pass of the LSTM, and one set of statistics for the batch norms.
+    decoded, predicted = model.decoder_(torch.cat([noisy, ahead])).chunk(2)
     return sequence_losses(
-        x, z, mask, shown[0], (ahead, shown[1]), operators, model.static_dim, model.threshold, model.weights
+        x, z, mask, decoded, (ahead, predicted), operators, model.static_dim, model.threshold, model.weights
     )
 
 
