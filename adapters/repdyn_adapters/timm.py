@@ -240,6 +240,11 @@ def _prepare(model: Any) -> tuple[Callable[[Sequence[Any]], Tensor], str, tuple[
     def one(sample: Any) -> Tensor:
         if isinstance(sample, Image.Image):
             return _transformed(sample)
+        if isinstance(sample, str | os.PathLike):
+            raise RepdynError(
+                f"inputs: {os.fspath(sample)!r} is a name, expected a picture; open it with PIL.Image.open, "
+                "or trace the folder: repdyn trace MODEL images:FOLDER"
+            )
         array = sample if isinstance(sample, Tensor) else np.asarray(sample)
         if isinstance(array, Tensor) and array.is_floating_point():
             return array

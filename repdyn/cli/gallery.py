@@ -23,6 +23,7 @@ __all__ = ["Entry", "entry", "open_result", "report", "write_gallery"]
 # kind of artifact -> the room and class that reads it, and the heading it gets
 _READERS = {
     "attractors": ("repdyn.fields", "Attractors", "Where the encode-decode map leads"),
+    "attractor history": ("repdyn.fields", "AttractorHistory", "Attractors through training"),
     "attack": ("repdyn.koopman.attack", "AttackReport", "Can the forgotten class be had back?"),
     "autonomy": ("repdyn.koopman", "Autonomy", "Does one map serve every depth?"),
     "depth factors": ("repdyn.disentangle", "DepthFactors", "What stays through depth"),
@@ -30,6 +31,7 @@ _READERS = {
     "edited_koopman": ("repdyn.koopman", "EditedKoopman", "What an edit forgot and what it cost"),
     "excitation": ("repdyn.koopman.modes", "Excitation", "Which inputs excite which mode"),
     "fidelity": ("repdyn.koopman", "Fidelity", "Is depth linear in a lifted space?"),
+    "field alignment": ("repdyn.fields", "FieldAlignment", "Do two fields move the same data alike?"),
     "memorization": ("repdyn.fields", "Memorization", "Are attractors copies of training samples?"),
     "ood": ("repdyn.ood", "OODEvaluation", "Is this input unlike the training data?"),
     "persistence": ("repdyn.topology", "PathPersistence", "Shape through depth"),
@@ -37,6 +39,7 @@ _READERS = {
     "translation": ("repdyn.translation", "LinearTranslation", "From one model's latents to another's"),
     "translation_evaluation": ("repdyn.translation", "TranslationEvaluation", "How good the translation is"),
     "spectrum": ("repdyn.koopman.spectrum", "KoopmanSpectrum", "The Koopman spectrum"),
+    "stitching": ("repdyn.translation", "StitchingEvaluation", "Model B answers for model A"),
     "swap": ("repdyn.disentangle", "Swap", "Swaps"),
     "swap_grid": ("repdyn.disentangle.grid", "SwapGrid", "Swaps, each with each"),
     "tree_match": ("repdyn.translation", "TreeMatch", "Two trees, matched"),

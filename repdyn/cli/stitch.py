@@ -1,4 +1,4 @@
-"""``repdyn stitch``: model A's body, a translation, model B's head; with labels, beside B's own accuracy."""
+"""``repdyn stitch``: model A's body, a translation, model B's head; with labels, beside B's own answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repdyn.cli.options import Json
+from repdyn.cli.options import Json, Seed
 
 __all__ = ["stitch"]
 
@@ -21,36 +21,51 @@ def stitch(
         tuple[str, str] | None,
         typer.Option(help="Leave A and enter B at these points instead of A's last point and B's head."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write B's logits to this .npy file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep the accuracies beside their controls in this folder.")
+    ] = None,
+    logits: Annotated[Path | None, typer.Option(help="Write B's logits to this .npy file.")] = None,
+    seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Let model B answer for what model A has read.
+    """Let model B answer for what model A has read; where DATA has labels, beside B's own answers.
 
-    Example: repdyn stitch timm:resnet18 ab.translation timm:resnet34 images:photos
+    Labels must be B's class numbers. Stitched between --points, the accuracy stands alone.
+
+    Example: repdyn stitch timm:resnet18 ab.translation timm:resnet34 images:photos --out ab.stitching
     """
     import numpy as np
 
     import repdyn
     from repdyn.cli.console import say, write_json
     from repdyn.cli.data import read_data
-    from repdyn.translation import LinearTranslation
+    from repdyn.errors import RepdynError
+    from repdyn.intervals import bootstrap_mean
+    from repdyn.translation import LinearTranslation, evaluate_stitching
 
     held = read_data(data)
-    map_ab = LinearTranslation.load(translation)
-    stitched = repdyn.stitch(repdyn.load(model_a), map_ab, repdyn.load(model_b), points)
-    logits = stitched.predict(held.inputs).detach().cpu().numpy()
-    answers = logits.argmax(1)
-    figures: dict[str, Any] = {"samples": len(answers), "verdict": stitched.verdict}
-    say(
-        f"{model_b} has answered for {len(answers)} samples read by {model_a}; translation {stitched.verdict}"
-    )
-    if held.labels is not None and np.issubdtype(held.labels.dtype, np.integer):
-        from repdyn.intervals import bootstrap_mean
-
-        accuracy = bootstrap_mean(answers == held.labels, seed=0)
-        figures["accuracy"] = accuracy.to_dict()
-        say(f"accuracy {accuracy}")
-    if out is not None:
-        np.save(out, logits)
-        say(f"logits are in {out}")
+    map_ab, a, b = LinearTranslation.load(translation), repdyn.load(model_a), repdyn.load(model_b)
+    labels = held.labels if held.labels is not None and held.labels.dtype.kind in "iu" else None
+    if out is not None and (points or labels is None):
+        raise RepdynError(f"--out {out}: needs DATA with class numbers as labels, and B entered at its head")
+    stitched = repdyn.stitch(a, map_ab, b, points)
+    figures: dict[str, Any] = {"samples": len(held.inputs), "translation": stitched.verdict}
+    if labels is not None and not points:
+        found = evaluate_stitching(a, map_ab, b, held.inputs, labels, seed=seed)
+        say(repr(found))
+        figures |= found.to_dict()
+        if out is not None:
+            found.save(out)
+            say(f"the accuracies are in {out}")
+    if logits is not None or points or labels is None:
+        answers = stitched.predict(held.inputs).detach().cpu().numpy()
+        say(f"{model_b} has answered for {len(answers)} samples read by {model_a}")
+        if labels is not None and points:
+            accuracy = bootstrap_mean(answers.argmax(1) == labels, seed=seed)
+            figures["accuracy"] = accuracy.to_dict()
+            say(f"accuracy {accuracy}")
+        if logits is not None:
+            np.save(logits, answers)
+            say(f"logits are in {logits}")
+    say(f"translation: {stitched.verdict}")
     write_json(json, figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.fields.attractors import Attractors
+from repdyn.fields.attractors import Attractors, starting_with
 from repdyn.fields.field import LatentField
 from repdyn.fields.starts import check_starts, to_numpy
 from repdyn.intervals import Estimate, bootstrap
@@ -28,6 +30,9 @@ SHUFFLES = 199
 """Relabelings behind the p-value of shared basins; the smallest that can be is 1/200."""
 CHANCE = 0.05
 """Basins are shared when fewer relabelings than this agree as well."""
+
+_CURVES = ("states", "first_map", "velocities", "shuffled")
+_SIDES = ("attractors_a", "attractors_b")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +124,42 @@ class FieldAlignment:
             "decays": self.decays,
             "decay": self.decay.to_dict(),
             "steps": self.steps.tolist(),
-            **{
-                name: [estimate.to_dict() for estimate in getattr(self, name)]
-                for name in ("states", "first_map", "velocities", "shuffled")
-            },
+            **{name: [estimate.to_dict() for estimate in getattr(self, name)] for name in _CURVES},
             "pairs": self.pairs.tolist(),
             "overlap": self.overlap.tolist(),
         }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a folder, of kind ``"field alignment"``."""
+        config = {key: value for key, value in self.to_dict().items() if key not in ("pairs", "overlap")}
+        tensors: dict[str, NDArray[Any]] = {"pairs": self.pairs, "overlap": self.overlap}
+        for side in _SIDES:
+            config[side], arrays = getattr(self, side).record()
+            tensors |= {f"{side}.{name}": array for name, array in arrays.items()}
+        save_artifact(path, "field alignment", config, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FieldAlignment:
+        """Read what :meth:`save` wrote."""
+        artifact = load_artifact(path, "field alignment")
+        config, tensors = artifact.config, artifact.tensors
+        sides: dict[str, Any] = {
+            s: Attractors.revive(config[s], starting_with(f"{s}.", tensors)) for s in _SIDES
+        }
+        curves: dict[str, Any] = {
+            name: tuple(Estimate(**estimate) for estimate in config[name]) for name in _CURVES
+        }
+        return cls(
+            steps=np.array(config["steps"], dtype=np.int64),
+            decay=Estimate(**config["decay"]),
+            pairs=tensors["pairs"],
+            overlap=tensors["overlap"],
+            agreement=config["agreement"],
+            p_value=config["p_value"],
+            verdict=config["verdict"],
+            **curves,
+            **sides,
+        )
 
 
 def align_fields(

@@ -263,6 +263,11 @@ class Attractors:
         return cls(kind=kind, notes=notes, status=status, multipliers=multipliers, **arrays, **config)
 
 
+def starting_with(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays of one of several records, under the names that they had in it."""
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+
 def _orbits(field: LatentField, starts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Some starts' trajectories, ``(S, n, d)``: enough to see the flow, few enough to follow each."""
     import torch

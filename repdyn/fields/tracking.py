@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.assignment import assign_basins
-from repdyn.fields.attractors import Attractors
+from repdyn.fields.attractors import Attractors, starting_with
 from repdyn.fields.field import LatentField
 
 if TYPE_CHECKING:
@@ -94,6 +96,35 @@ class AttractorHistory:
             "events": [list(event) for event in self.events],
             "shares": self.shares().tolist(),
         }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a folder, of kind ``"attractor history"``."""
+        configs, tensors = [], dict[str, NDArray[Any]]()
+        for t, (found, names) in enumerate(zip(self.attractors, self.identity)):
+            config, arrays = found.record()
+            configs.append(config)
+            tensors |= {f"{t}.{name}": array for name, array in arrays.items()} | {f"identity.{t}": names}
+        config = {
+            "steps": self.steps.tolist(),
+            "events": [list(e) for e in self.events],
+            "attractors": configs,
+        }
+        save_artifact(path, "attractor history", config, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AttractorHistory:
+        """Read what :meth:`save` wrote."""
+        artifact = load_artifact(path, "attractor history")
+        config, tensors = artifact.config, artifact.tensors
+        return cls(
+            steps=np.array(config["steps"], dtype=np.int64),
+            attractors=tuple(
+                Attractors.revive(found, starting_with(f"{t}.", tensors))
+                for t, found in enumerate(config["attractors"])
+            ),
+            identity=tuple(tensors[f"identity.{t}"] for t in range(len(config["steps"]))),
+            events=tuple((step, event, name, other) for step, event, name, other in config["events"]),
+        )
 
 
 class AttractorTracker:

@@ -189,6 +189,12 @@ def attack(
         code = labels.astype(np.int64)
     elif head is not None:
         raise RepdynError("head answers with class numbers, so the labels must be integers")
+    for one in np.unique(code[target]):
+        if (code == one).sum() < 2:
+            raise RepdynError(
+                f"class {one}, which is to be had back, has a single sample; an attack needs one to train on "
+                "and one to judge"
+            )
     theirs, few, ours = _parts(code, fraction, seed)
     source, first, last = np.asarray(paths[paths.points[0]]), paths.points[0], paths.points[-1]
     encoded = np.asarray(edited.kae.encode(source, first)).astype(np.float64)
@@ -273,11 +279,7 @@ def _parts(
     theirs, ours, few = [], [], []
     for one in np.unique(code):
         rows = draw.permutation(np.flatnonzero(code == one))
-        if len(rows) < 2:
-            raise RepdynError(
-                f"class {one} has a single sample; an attack needs one to train on and one to judge"
-            )
-        half = len(rows) // 2
+        half = max(1, len(rows) // 2)  # the one of a class of one is trained on
         theirs.append(rows[:half])
         ours.append(rows[half:])
         few.append(rows[:half][: max(1, round(fraction * len(rows)))])

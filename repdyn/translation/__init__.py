@@ -2,7 +2,7 @@
 
 Match the density trees of two models (:func:`match_trees`), derive a linear map with a verdict
 (:func:`translate`), evaluate it beside its controls (:func:`evaluate_translation`), and let one model's
-head answer for the other (:func:`stitch`).
+head answer for the other (:func:`stitch`, :func:`evaluate_stitching`).
 """
 
 from repdyn.translation.alternatives import fit_cca, fit_low_rank, relative_representation
@@ -12,15 +12,18 @@ from repdyn.translation.evaluation import TranslationEvaluation, evaluate_transl
 from repdyn.translation.linear import LinearTranslation, fit_affine, fit_orthogonal, fit_ridge
 from repdyn.translation.matching import TreeMatch, match_trees
 from repdyn.translation.stitching import StitchedModel, stitch
+from repdyn.translation.stitching_evaluation import StitchingEvaluation, evaluate_stitching
 from repdyn.translation.translate import translate, translate_path
 
 __all__ = [
     "LinearTranslation",
     "PathTranslation",
     "StitchedModel",
+    "StitchingEvaluation",
     "TranslationEvaluation",
     "TreeMatch",
     "cycle_consistency",
+    "evaluate_stitching",
     "evaluate_translation",
     "fit_affine",
     "fit_cca",

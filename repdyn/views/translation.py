@@ -14,7 +14,7 @@ from repdyn.views.arguments import estimate, finite
 from repdyn.views.bars import add_bars
 from repdyn.views.theme import ACCENT, CONTROL, SEQUENTIAL, describe, plain, veil
 
-__all__ = ["translation", "tree_order"]
+__all__ = ["stitching", "translation", "tree_order"]
 
 _SIDE = 460  # pixels of the confusion matrix
 _GAP = 90  # pixels between panels: a title and tick labels fit
@@ -102,6 +102,37 @@ def translation(
             f"{name} {value:.3g}" for group in groups.values() for name, (value, _, _) in group.items()
         )
         + ("." if matrix is None else f". Confusion matrix of {len(matrix)} classes."),
+    )
+
+
+def stitching(accuracy: Mapping[str, object], verdict: str) -> go.Figure:
+    """Accuracy of A's body, a translation and B's head, beside controls and bounds.
+
+    Parameters
+    ----------
+    accuracy
+        Estimates by name as ``bars`` of :func:`translation`, this translation's first.
+    verdict
+        ``"found"``, ``"not found"`` or ``"inconclusive"``; part of the caption.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    read = _read("stitching", accuracy)
+    figure = make_subplots(rows=1, cols=1)
+    figure.update_layout(height=200 + 34 * len(read), showlegend=False, margin_l=24)
+    add_bars(figure, 1, read, [ACCENT] + [CONTROL[0]] * (len(read) - 1))
+    ours, (value, low, high) = next(iter(read.items()))
+    interval = f" [{low:.3g}, {high:.3g}]" if np.isfinite([low, high]).all() else ""
+    return describe(
+        figure,
+        "Model B answers for model A",
+        f"Verdict: {verdict}. With ‘{ours}’ between A's body and B's head {value:.3g}{interval} of the "
+        "answers are right. Grey: what needs no translation, and B's own answers, which bound it.",
+        alt=f"Bar chart of accuracies, verdict {verdict}: "
+        + ", ".join(f"{name} {one:.3g}" for name, (one, _, _) in read.items())
+        + ".",
     )
 
 

@@ -140,6 +140,8 @@ def test_prepare_is_timms_transform():
     for sample in (picture, pixels, torch.from_numpy(pixels).permute(2, 0, 1)):
         torch.testing.assert_close(model.prepare([sample])[0], expected, rtol=0, atol=0)
     assert model.prepare([picture.convert("P"), picture.convert("LA")]).shape[1] == 3
+    with pytest.raises(RepdynError, match=r"'a\.png' is a name, expected a picture"):
+        model.prepare(["a.png"])
     torch.testing.assert_close(model.prepare([expected])[0], expected, rtol=0, atol=0)
 
 

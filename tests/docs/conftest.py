@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
-from repdyn.cli import corpus, main
+from repdyn.cli import corpus, main, walk
 from repdyn.cli.corpus import Corpus, documentation_corpus, shuffled_characters
+from repdyn.cli.data import Pictures
 
 
 def call(*words: str) -> int:
@@ -36,8 +40,58 @@ def small_corpus() -> Corpus:
 
 @pytest.fixture
 def docstrings(monkeypatch: pytest.MonkeyPatch, small_corpus: Corpus) -> None:
-    """DATA ``docstrings`` means the small corpus."""
-    monkeypatch.setattr(corpus, "documentation_corpus", lambda *_, **__: small_corpus)
+    """DATA ``docstrings`` means the small corpus, and ``repdyn demo`` reads some hundreds of it."""
+    for module in (corpus, walk):
+        monkeypatch.setattr(module, "documentation_corpus", lambda *_, **__: small_corpus)
+    for size, small in {"FITTED": 300, "HELD_OUT": 100, "FOREIGN": 50, "PAIRED": 100}.items():
+        monkeypatch.setattr(walk, size, small)
+    for length, short in {"EPOCHS": 2, "STARTS": 20, "STEPS_OF_THE_FIELD": 50}.items():
+        monkeypatch.setattr(walk, length, short)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of pictures, a tiny timm network, and a detector and a translation of what it makes of them."""
+    import timm
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    import repdyn
+
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for name in ("photos", "incoming"):
+        (folder / name).mkdir()
+        for number in range(40):
+            pixels = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(timm.create_model("test_resnet").state_dict(), folder / "tiny.safetensors")
+    model = repdyn.load(f"timm:test_resnet@{folder / 'tiny.safetensors'}")
+    paths = repdyn.trace(model, Pictures(sorted((folder / "photos").iterdir())))
+    repdyn.PathDetector().fit(paths).save(folder / "pictures.detector")
+    pairs = np.stack([np.arange(len(paths))] * 2, axis=1)
+    repdyn.translate(paths, paths, pairs=pairs).save(folder / "pictures.translation")
+    return folder
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """``s3://bucket`` on a server of this machine."""
+    server = pytest.importorskip("moto.server", reason="moto comes with the extra test")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs comes with the extra test")
+    running = server.ThreadedMotoServer(port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    s3fs.S3FileSystem.clear_instance_cache()  # an earlier page's server is gone
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
+    yield
+    running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -60,17 +114,23 @@ def made(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> Path
     kae.fidelity(paths, seed=0).save(folder / "a.kae" / "fidelity")
     repdyn.PathDetector().fit(paths).save(folder / "a.detector")
     repdyn.LevelSetTree.fit(paths[paths.points[-1]], seed=0).save(folder / "a.topology" / "tree")
+    queries = pyarrow.table({"text": [" ".join(text.split()) for text in texts[900:920]]})
+    pyarrow.parquet.write_table(queries, folder / "queries.parquet")
+    pyarrow.csv.write_csv(queries, folder / "queries.csv")
+    (folder / "queries.txt").write_text("\n".join(queries["text"].to_pylist()) + "\n")
     return folder
 
 
 @pytest.fixture
-def site(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def site(made: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Enter a folder of one's own that holds those stores, but for those that the page makes itself."""
 
     def enter(without: set[str]) -> Path:
-        for store in made.iterdir():
-            if store.name not in without:
-                shutil.copytree(store, tmp_path / store.name)
+        for kept in (*made.iterdir(), *pictures.iterdir()):
+            if kept.is_file():
+                shutil.copy(kept, tmp_path)
+            elif kept.name not in without:
+                shutil.copytree(kept, tmp_path / kept.name)
         monkeypatch.chdir(tmp_path)
         return tmp_path
 

@@ -1,7 +1,8 @@
 """Code blocks of a Markdown page, each with what the page says of it to the tests.
 
-A comment before a block declares how it is tested: ``<!-- test: skip, REASON -->`` is not run,
-``<!-- test: status N -->`` is a command that ends so. A reason is required.
+All blocks are run. A comment before one declares how: ``<!-- test: status N -->`` is a command that ends
+so, ``<!-- test: with OLD => NEW; OLD => NEW -->`` is run with those words replaced: by a smaller size, by
+what needs no network, by an end where there would be none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 __all__ = ["Block", "blocks"]
 
 _FENCE = re.compile(
-    r"(?:<!-- test: (?P<rule>[^>]*?) -->\n)?"
+    r"(?:<!-- test: (?P<rule>.*?) -->\n)?"
     r"^(?P<fence>`{3,}) ?(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
@@ -30,8 +31,8 @@ class Block:
         What is in it.
     line
         The line of the page that its first line of code is.
-    skip
-        Why it is not run; empty where it is.
+    tried
+        What the tests run: the code with its stand-ins.
     status
         The exit status a command is to have.
     """
@@ -39,7 +40,7 @@ class Block:
     language: str
     code: str
     line: int
-    skip: str = ""
+    tried: str
     status: int = 0
 
 
@@ -47,15 +48,20 @@ def blocks(page: str) -> list[Block]:
     """All of a page's blocks, in order."""
     found = []
     for match in _FENCE.finditer(page):
-        rule, skip, status = match["rule"] or "", "", 0
+        rule, tried, status = match["rule"] or "", match["code"], 0
         if rule:
-            kind, _, rest = rule.replace(",", " ", 1).partition(" ")
-            if kind == "skip" and len(rest.strip()) > 8:
-                skip = rest.strip()
-            elif kind == "status" and rest.isdigit():
+            kind, _, rest = rule.partition(" ")
+            if kind == "status" and rest.isdigit():
                 status = int(rest)
+            elif kind == "with" and " =>" in rest:
+                for pair in rest.split("; "):
+                    old, _, new = pair.partition(" =>")
+                    new = new.strip()
+                    if old not in tried:
+                        raise ValueError(f"a stand-in for {old!r}, which the block does not hold")
+                    tried = tried.replace(old, new)
             else:
-                raise ValueError(f"unknown or unreasoned rule {rule!r}")
+                raise ValueError(f"unknown rule {rule!r}")
         line = page[: match.start("code")].count("\n") + 1
-        found.append(Block(match["language"].strip(), match["code"], line, skip, status))
+        found.append(Block(match["language"].strip(), match["code"], line, tried, status))
     return found

@@ -10,9 +10,11 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -41,7 +43,7 @@ STORES = re.compile(r"[\w-]+\.(?:paths|kae|topology|detector)\b")
 
 def needs_stores(page: Path) -> bool:
     """Whether any block that is run reads or writes a store."""
-    return any(STORES.search(b.code) for b in blocks(page.read_text()) if not b.skip)
+    return any(STORES.search(b.tried) for b in blocks(page.read_text()))
 
 
 def marked(page: Path):
@@ -54,40 +56,73 @@ def test_every_block_of_a_page_runs_in_one_namespace(page, request, tmp_path, mo
     found = blocks(page.read_text())
     assert {b.language for b in found} <= KNOWN, "a block needs a language that the tests know"
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    if "s3://" in "".join(b.tried for b in found):
+        request.getfixturevalue("bucket")
     if needs_stores(page):
         request.getfixturevalue("docstrings")
-        code = "\n".join(b.code for b in found)
+        code = "\n".join(b.tried for b in found)
         made_here = set(re.findall(r"--out ([\w-]+\.(?:paths|kae|topology|detector))\b", code))
         request.getfixturevalue("site")(made_here)
     namespace: dict[str, object] = {"__name__": "page"}
     for block in found:
-        if block.skip:
-            continue
         if block.language == "{.python}":  # written so, because formatters take a snippet for Python
             included = ROOT / block.code.split('"')[1]  # a file of the repository, with tests of its own
             compile(included.read_text(), str(included), "exec")
         elif block.language == "python":
-            code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+            code = compile("\n" * (block.line - 1) + block.tried, str(page), "exec")
             exec(code, namespace)  # our own page
         elif block.language == "bash":
-            for line in block.code.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                if words:
-                    assert words[0] == "repdyn", f"{page.name}:{block.line}: only repdyn is run, mark others"
-                    status = call(*words[1:])
-                    assert status == block.status, capsys.readouterr().err
+            for line in block.tried.replace("\\\n", " ").splitlines():
+                if shlex.split(line, comments=True):
+                    assert run(line) == block.status, f"{page.name}:{block.line}: {capsys.readouterr().err}"
         elif block.language == "toml":
             tomllib.loads(block.code)
 
 
+def run(line: str) -> int:
+    """Run one line of a shell block: its exit status."""
+    words = shlex.split(line, comments=True)
+    if words[:2] == ["pip", "install"]:
+        return not all(map(is_installed, words[2:]))
+    if words[0] == "repdyn" and not set(words) & {"|", "&&"}:
+        return call(*words[1:])  # here, which saves importing torch
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        env=os.environ | {"PATH": programs},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    print(done.stderr, file=sys.stderr)
+    return done.returncode
+
+
+def is_installed(asked: str) -> bool:
+    """Whether what ``pip install`` is told to install is declared, and is here."""
+    wanted = Requirement(asked.replace(".[", "repdyn[", 1))
+    declared = metadata.metadata(wanted.name).get_all("Provides-Extra") or []
+    needed = [Requirement(r) for r in metadata.requires(wanted.name) or []]
+    needed = [r for r in needed if r.marker and any(r.marker.evaluate({"extra": e}) for e in wanted.extras)]
+    return wanted.extras <= set(declared) and all(metadata.version(r.name) in r.specifier for r in needed)
+
+
 def test_blocks_are_read_with_what_is_said_of_them():
-    page = "a\n<!-- test: skip, takes an hour -->\n```bash\nx\n```\n```python\ny\n```\n"
-    page += "<!-- test: status 2 -->\n```bash\nz\n```\n"
+    page = "a\n<!-- test: with x 10 => x 1; s3://b => memory://b -->\n```bash\nx 10 s3://b\n```\n"
+    page += "```python\ny\n```\n<!-- test: status 2 -->\n```bash\nz\n```\n"
     first, second, third = blocks(page)
-    assert (first.skip, second.skip, third.status) == ("takes an hour", "", 2)
-    assert (second.code, second.line) == ("y\n", 7)
-    with pytest.raises(ValueError, match="unreasoned"):
-        blocks("<!-- test: skip, slow -->\n```bash\nx\n```\n")
+    assert (first.code, first.tried, third.status) == ("x 10 s3://b\n", "x 1 memory://b\n", 2)
+    assert (second.code, second.tried, second.line) == ("y\n", "y\n", 7)
+    with pytest.raises(ValueError, match="unknown rule 'skip"):
+        blocks("<!-- test: skip, it is slow -->\n```bash\nx\n```\n")
+    with pytest.raises(ValueError, match="'w', which the block does not hold"):
+        blocks("<!-- test: with w => v -->\n```bash\nx\n```\n")
+
+
+def test_what_pip_is_told_to_install_must_be_there():
+    assert is_installed(".[demo]")
+    assert not is_installed(".[dmo]")
 
 
 ROOMS = ("paths", "tracing", "koopman", "disentangle", "fields", "ood", "topology", "translation")

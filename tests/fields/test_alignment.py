@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from repdyn.errors import RepdynError
-from repdyn.fields import LatentField, align_fields
+from repdyn.fields import FieldAlignment, LatentField, align_fields
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
@@ -23,7 +25,7 @@ def memory(patterns: Tensor) -> LatentField:
     return LatentField(lambda z: 0.5 * z + 0.5 * torch.softmax(3 * z @ patterns.T.to(z), 1) @ patterns.to(z))
 
 
-def test_a_rotated_and_scaled_field_is_explained_all_along() -> None:
+def test_a_rotated_and_scaled_field_is_explained_all_along(tmp_path: Path) -> None:
     patterns, turn = frame(6, 0)[:4] * 3, frame(6, 1)
     field_a = memory(patterns)
     field_b = LatentField(lambda z: 2 * field_a(z / 2 @ turn.T.to(z)) @ turn.to(z))
@@ -39,6 +41,10 @@ def test_a_rotated_and_scaled_field_is_explained_all_along() -> None:
     assert "found" in repr(found)
     assert len(found.to_dict()["states"]) == 4
     assert found.plot().layout.meta["alt"]
+    found.save(tmp_path / "ab.alignment")
+    again = FieldAlignment.load(tmp_path / "ab.alignment")
+    assert (repr(again), again.to_dict()) == (repr(found), found.to_dict())
+    np.testing.assert_array_equal(again.attractors_b.points, found.attractors_b.points)
 
 
 def test_wider_into_narrower_and_back() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from repdyn.errors import RepdynError
-from repdyn.fields import AttractorTracker, LatentField
+from repdyn.fields import AttractorHistory, AttractorTracker, LatentField
 from repdyn.views.tracking import tracking
 
 
@@ -22,7 +24,7 @@ def starts() -> Tensor:
     return torch.linspace(-5, 5.1, 61)[:, None]  # none on the ridge between two
 
 
-def test_births_deaths_and_mergers() -> None:
+def test_births_deaths_and_mergers(tmp_path: Path) -> None:
     tracker = AttractorTracker(starts())
     tracker.update(0, memory(-4.0, 4.0))
     tracker.update(10, memory(-3.8, 0.0, 3.9))  # one is born between two that move
@@ -37,6 +39,12 @@ def test_births_deaths_and_mergers() -> None:
     assert merger[2] == 2
     np.testing.assert_allclose(history.shares().sum(axis=1), 1)
     assert "merger" in repr(history)
+    history.save(tmp_path / "a.history")
+    again = AttractorHistory.load(tmp_path / "a.history")
+    assert (repr(again), again.to_dict()) == (repr(history), history.to_dict())
+    assert again.events == history.events
+    np.testing.assert_array_equal(again.attractors[1].points, history.attractors[1].points)
+    np.testing.assert_array_equal(again.identity[1], history.identity[1])
 
 
 def test_an_attractor_that_nothing_follows_has_died() -> None:

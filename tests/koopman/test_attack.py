@@ -88,6 +88,17 @@ def test_a_saved_attack_is_the_same_and_is_drawn(edited, head, tmp_path) -> None
     assert len(found.plot().data) == 8
 
 
+def test_a_class_of_one_is_trained_on_and_cannot_be_attacked(edited) -> None:
+    paths = _clusters(1)
+    labels = np.array(paths.labels)
+    labels[0] = 9
+    arrays = {point: np.asarray(paths[point]) for point in paths.points}
+    odd = RepresentationPaths.from_arrays(arrays, labels=labels, meta=paths.meta)
+    assert attack(edited, odd, 1).samples == (300, 7, 300)  # trained on: 99 + 100 + 100 and the one
+    with pytest.raises(RepdynError, match="class 3, which is to be had back, has a single sample"):
+        attack(edited, odd, 9)
+
+
 def test_nonsense_is_refused(edited, head) -> None:
     paths = _clusters(1)
     with pytest.raises(RepdynError, match="fraction"):
