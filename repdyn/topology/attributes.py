@@ -34,6 +34,13 @@ class NodeAttributes:
         Between centroids.
     mass, height, saddle, persistence, intrinsic_dimension : (M,) arrays
         As in the tree.
+    attractors : (M,) array
+        Effective number of attractors that draw the branch's points, the exponential of the entropy of their
+        shares; 1 where all go to one, NaN where none is known.
+    drawn : (M,) array
+        Share of the branch's points that reach an attractor; NaN without attractors.
+    contraction : (M,) array
+        Mean leading multiplier (modulus) of the attractors that the points reach; NaN where none is known.
     """
 
     centroid: Array
@@ -45,6 +52,9 @@ class NodeAttributes:
     saddle: Array
     persistence: Array
     intrinsic_dimension: Array
+    attractors: Array
+    drawn: Array
+    contraction: Array
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
@@ -60,7 +70,13 @@ class NodeAttributes:
         )
 
 
-def node_attributes(tree: LevelSetTree, x: ArrayLike, spectrum: int = 16) -> NodeAttributes:
+def node_attributes(
+    tree: LevelSetTree,
+    x: ArrayLike,
+    spectrum: int = 16,
+    basin: ArrayLike | None = None,
+    multipliers: ArrayLike | None = None,
+) -> NodeAttributes:
     r"""Describe every node of a tree by the points in its branch.
 
     .. math:: \Sigma_v = \frac{1}{n_v} \sum_{i \in v} (x_i - \mu_v)(x_i - \mu_v)^\top
@@ -73,6 +89,11 @@ def node_attributes(tree: LevelSetTree, x: ArrayLike, spectrum: int = 16) -> Nod
         The points, shape ``(N, D)``.
     spectrum
         S, eigenvalues to keep.
+    basin
+        Attractor that each point reaches, -1 for none, shape ``(N,)``: ``field.attractors(x).basin`` of a
+        :class:`~repdyn.fields.LatentField`.
+    multipliers
+        Of each attractor, the leading one first, shape ``(A,)`` or ``(A, k)``.
 
     Returns
     -------
@@ -81,7 +102,7 @@ def node_attributes(tree: LevelSetTree, x: ArrayLike, spectrum: int = 16) -> Nod
     Raises
     ------
     RepdynError
-        If the points are not as many as the tree's.
+        If the points are not as many as the tree's, or basins and multipliers do not belong to them.
 
     Notes
     -----
@@ -130,7 +151,48 @@ def node_attributes(tree: LevelSetTree, x: ArrayLike, spectrum: int = 16) -> Nod
         tree.saddle,
         tree.persistence,
         tree.intrinsic_dimension,
+        *_attractor_data(tree, basin, multipliers),
     )
+
+
+def _attractor_data(
+    tree: LevelSetTree, basin: ArrayLike | None, multipliers: ArrayLike | None
+) -> tuple[Array, Array, Array]:
+    """Effective number of attractors, share of points drawn, and mean leading multiplier of each branch."""
+    unknown = np.full(len(tree.parent), np.nan)
+    if basin is None:
+        return unknown, unknown, unknown
+    reached = np.asarray(basin)
+    if reached.shape != tree.assignment.shape or reached.dtype.kind not in "iu":
+        raise RepdynError(
+            f"node_attributes: basin has shape {reached.shape} of {reached.dtype}; "
+            f"expected an attractor's number or -1 for each of {len(tree.assignment)} points"
+        )
+    count = int(reached.max(initial=-1)) + 1
+    told = reached >= 0
+    held = np.zeros((len(tree.parent), count))
+    np.add.at(held, (tree.assignment[told], reached[told]), 1)
+    for node, parent in enumerate(tree.parent[:-1]):  # children come before their parent
+        held[parent] += held[node]
+    total = held.sum(axis=1)
+    known = total > 0
+    shares = held[known] / total[known, None]
+    number, contraction = unknown.copy(), unknown.copy()
+    number[known] = np.exp(-(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(axis=1))
+    if multipliers is not None:
+        leading = np.abs(np.asarray(multipliers))
+        leading = leading[:, 0] if leading.ndim == 2 and leading.shape[1] else leading
+        if leading.ndim != 1 or len(leading) < count:
+            raise RepdynError(
+                f"node_attributes: multipliers have shape {np.shape(multipliers)}; "
+                f"expected a row for each of {count} attractors"
+            )
+        # What has no multiplier, a chaotic set, takes no part in the mean.
+        finite = np.isfinite(leading[:count])
+        weight = held[:, finite].sum(axis=1)
+        some = weight > 0
+        contraction[some] = (held[:, finite] @ leading[:count][finite])[some] / weight[some]
+    return number, total / (tree.mass * len(reached)), contraction
 
 
 def _children_first(tree: LevelSetTree) -> list[int]:

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.progress import track
 from repdyn.topology.flow_network import FlowNetwork, Prior
+from repdyn.topology.flow_training import marginal_log_density, pad, start_at_geodesics, train
 from repdyn.topology.neighbors import as_points
 from repdyn.topology.tree import LevelSetTree
 
@@ -36,7 +36,11 @@ class FlowAutoencoder:
 
     is maximised. With ``volume="preserved"`` the determinant is one wherever the data's scale is, so the
     superlevel sets of p(x) and of p(u) have the same tree: each is the other times a noise ball that
-    shrinks to a point. The prior p(u) decides what topology the latent can have:
+    shrinks to a point. An invertible map of the points themselves cannot undo a knot, nor take more from a
+    curved set than its space has room for; so points are *augmented*: as many coordinates of known Gaussian
+    noise *e* as the latent has stand beside them, :math:`p(x, e) = p(x) \, p(e)` has the tree of p(x), and
+    the map of both together can be that of any auto-encoder. It starts at geodesic distances (Isomap),
+    which see no knots. The prior p(u) decides what topology the latent can have:
 
     - ``"free"``: none is imposed; p(u) is the nearest-neighbour density of the latents themselves, within
       the batch while training. Maximum likelihood then asks only that the noise be Gaussian and tell
@@ -58,15 +62,18 @@ class FlowAutoencoder:
         Of the mixture.
     layers, hidden
         Number of couplings, and the widths of their networks.
+    augmented
+        Whether noise is added. Without, :meth:`log_density` is exact in closed form and not a mean over
+        noise, and the latent is limited to what an invertible map of the points can do; more layers help.
 
     Attributes
     ----------
     latent_dim_ : int
         Free dimensions.
-    noise_ : (D - latent_dim_,) array
-        Standard deviation of each noise dimension, in units of the data.
+    noise_ : (D,) or (D - latent_dim_,) array
+        Standard deviation of each noise dimension, in units of the data; D of them when augmented.
     held_out_ : dict of int to float
-        Mean held-out log-likelihood for each number of dimensions that was tried.
+        Mean held-out log-likelihood for each number of dimensions that was tried; empty where it was given.
 
     Examples
     --------
@@ -79,6 +86,9 @@ class FlowAutoencoder:
     References
     ----------
     Dinh, L., Krueger, D. and Bengio, Y. (2015). NICE: non-linear independent components estimation. ICLR.
+    Huang, C.-W., Dinh, L. and Courville, A. (2020). Augmented normalizing flows. arXiv 2002.07101.
+    Tenenbaum, J., de Silva, V. and Langford, J. (2000). A global geometric framework for nonlinear
+    dimensionality reduction. Science 290.
     Kozachenko, L. F. and Leonenko, N. N. (1987). Sample estimate of the entropy of a random vector.
     """
 
@@ -91,9 +101,10 @@ class FlowAutoencoder:
         latent_dim: int | None = None,
         prior: Prior = "free",
         volume: Literal["preserved", "tracked"] = "preserved",
-        components: int = 16,
-        layers: int = 8,
-        hidden: tuple[int, ...] = (64, 64),
+        components: int = 32,
+        layers: int = 2,
+        hidden: tuple[int, ...] = (128, 128),
+        augmented: bool = True,
     ) -> None:
         self.latent_dim = latent_dim
         self.prior = prior
@@ -101,13 +112,15 @@ class FlowAutoencoder:
         self.components = components
         self.layers = layers
         self.hidden = hidden
+        self.augmented = augmented
 
     def fit(
         self,
         x: ArrayLike,
-        steps: int = 1500,
+        steps: int = 200,
+        start_steps: int = 300,
         batch_size: int = 512,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 5e-3,
         seed: int = 0,
     ) -> FlowAutoencoder:
         """Train on points.
@@ -117,7 +130,9 @@ class FlowAutoencoder:
         x
             Shape ``(N, D)``, D of 2 or more.
         steps
-            Gradient steps, for each number of dimensions that is tried.
+            Gradient steps of maximum likelihood, for each number of dimensions that is tried.
+        start_steps
+            Steps before, in which an augmented map learns geodesic coordinates.
         batch_size
             Points of a step; a free prior sees no detail finer than the neighbours in a batch.
         learning_rate
@@ -145,22 +160,26 @@ class FlowAutoencoder:
         table = torch.from_numpy(((points - self._centre) @ axes.T / self._scale).astype(np.float32))
         generator = torch.Generator().manual_seed(seed)
         shuffled = torch.randperm(len(table), generator=generator)
-        held_out, used = table[shuffled[: _count(table)]], table[shuffled[_count(table) :]]
+        few = 0 if self.latent_dim else max(1, int(HELD_OUT * len(table)))
+        held_out, used = table[shuffled[:few]], table[shuffled[few:]]
         self.held_out_ = {}
-        kept, best = None, None
+        kept: FlowNetwork | None = None
+        best: torch.Tensor | None = None
         for dimension in [self.latent_dim] if self.latent_dim else range(1, width):
-            network = self._network(width, dimension, used, seed)
-            _train(network, used, steps, batch_size, learning_rate, generator)
-            with torch.no_grad():
-                score = network.log_density(held_out, used)
-            self.held_out_[dimension] = float(score.mean()) - width * math.log(self._scale)
-            if best is not None:
-                gain = score - best
-                if float(gain.mean()) <= BETTER_BY * float(gain.std()) / math.sqrt(len(gain)):
+            network = self._network(width, dimension, seed)
+            if self.augmented:
+                start_at_geodesics(network, used, start_steps, generator)
+            network.start_prior(pad(used, network.padding, generator), seed)
+            train(network, used, steps, batch_size, learning_rate, generator)
+            if self.latent_dim is None:
+                score = marginal_log_density(network, held_out, pad(used, network.padding, generator), seed)
+                self.held_out_[dimension] = float(score.mean()) - width * math.log(self._scale)
+                if best is not None and not _better(score, best):
                     break
-            kept, best = network, score
+                best = score
+            kept = network
         assert kept is not None  # the loop runs at least once: width is 2 or more
-        self._keep(kept, used)
+        self._keep(kept, pad(used, kept.padding, generator))
         return self
 
     def encode(self, x: Points) -> Points:
@@ -171,10 +190,11 @@ class FlowAutoencoder:
         """Map latents to points at zero noise: the middle of the fibre over ``u``."""
 
         def back(latents: torch.Tensor) -> torch.Tensor:
-            noise = latents.new_zeros(len(latents), len(self._centre) - self.latent_dim_)
-            z = torch.cat([latents, noise], dim=1)
-            inner = self._network_.inverse(z) * self._scale
-            return inner @ torch.from_numpy(self._axes).to(z) + torch.from_numpy(self._centre).to(z)
+            noise = latents.new_zeros(len(latents), len(self.noise_))
+            points = self._network_.inverse(torch.cat([latents, noise], dim=1))
+            inner = points[:, self._network_.padding :] * self._scale
+            axes, centre = (torch.from_numpy(known).to(latents) for known in (self._axes, self._centre))
+            return inner @ axes + centre
 
         return self._through(back, u)
 
@@ -182,10 +202,24 @@ class FlowAutoencoder:
         """Noise coordinates of points, each in its standard deviations ``(n, D - latent_dim_)``."""
         return self._through(lambda tensor: self._split(tensor)[1] / self._network_.noise_scale(), x)
 
-    def log_density(self, x: ArrayLike) -> NDArray[np.float64]:
-        """Log-density at points ``(n, D)``; give it as ``density`` to :meth:`LevelSetTree.fit`."""
+    def log_density(self, x: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
+        r"""Log-density at points ``(n, D)``; give it as ``density`` to :meth:`LevelSetTree.fit`.
+
+        Exact for a plain map. For an augmented one, whose density of point and noise together is exact, a
+        mean over draws of the noise, which is unbiased on the scale of densities:
+
+        .. math:: p(x) = \int p(x, e) \, de = \mathbb{E}_{e \sim q} \left[ p(x, e) / q(e) \right]
+
+        Parameters
+        ----------
+        x
+            Points.
+        seed
+            Of the draws.
+        """
+        self._fitted()
         inner = self._inner(torch.from_numpy(as_points(x, "log_density")).float())
-        density = self._network_.log_density(inner, self._reference)
+        density = marginal_log_density(self._network_, inner, self._reference, seed)
         return density.double().numpy() - len(self._centre) * math.log(self._scale)
 
     def latent_log_density(self, u: ArrayLike) -> NDArray[np.float64]:
@@ -206,21 +240,31 @@ class FlowAutoencoder:
             graph of its samples, not its values, is uncertain.
         samples
             Points drawn from a mixture or a Gaussian: on data alone, a gap that the density does not know
-            would pass for a saddle. A free latent is known at the training points, and those are used.
+            would pass for a saddle.
         seed
             Of the samples.
         """
-        self._fitted()
+        drawn = self.sample_latents(samples, seed)
         if self.prior == "free":
-            latents = self._network_.split(self._reference)[0].double().numpy()
-            return LevelSetTree.fit(latents, "knn", neighbors, persistence)
-        drawn = self._network_.sample_prior(samples, seed).double().numpy()
+            return LevelSetTree.fit(drawn, "knn", neighbors, persistence)
         simplified = KNOWN_PERSISTENCE if persistence is None else persistence
         return LevelSetTree.fit(drawn, self.latent_log_density, neighbors, simplified)
 
+    def sample_latents(self, samples: int = 4000, seed: int = 0) -> NDArray[np.float64]:
+        """Points of the latent density ``(samples, latent_dim_)``.
+
+        A free latent is known at the training points, and those are given, all of them.
+        """
+        self._fitted()
+        if self.prior == "free":
+            drawn = self._network_.split(self._reference)[0]
+        else:
+            drawn = self._network_.sample_prior(samples, seed)
+        return drawn.double().numpy()
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a folder (kind ``"flow"``)."""
-        settings = ("latent_dim", "prior", "volume", "components", "layers", "hidden")
+        settings = ("latent_dim", "prior", "volume", "components", "layers", "hidden", "augmented")
         config: dict[str, Any] = {name: getattr(self, name) for name in settings}
         config |= {"fitted": self.latent_dim_, "scale": self._scale}
         config["held_out"] = {str(dimension): score for dimension, score in self.held_out_.items()}
@@ -242,7 +286,7 @@ class FlowAutoencoder:
             reference = torch.from_numpy(tensors["reference"])
         except (KeyError, TypeError) as error:
             raise RepdynError(f"{path}: is not a whole flow ({error}); save it again") from None
-        network = model._network(reference.shape[1], fitted, reference, 0)
+        network = model._network(len(model._centre), fitted, 0)
         prefix = "network."
         network.load_state_dict(
             {
@@ -259,9 +303,10 @@ class FlowAutoencoder:
         if not hasattr(self, "latent_dim_"):
             return f"FlowAutoencoder(latent_dim={self.latent_dim}, {settings}), not fitted"
         tried = ", ".join(f"{d}: {score:.3f}" for d, score in self.held_out_.items())
+        found = f"; held-out log-likelihood by dimensions {tried}" if tried else ""
         return (
             f"FlowAutoencoder(latent_dim={self.latent_dim_}, {settings}): {len(self._centre)} dimensions, "
-            f"noise {np.round(self.noise_, 4).tolist()}; held-out log-likelihood by dimensions {tried}"
+            f"noise {np.round(self.noise_, 4).tolist()}{found}"
         )
 
     def _fitted(self) -> None:
@@ -287,18 +332,23 @@ class FlowAutoencoder:
         if self.volume not in ("preserved", "tracked"):
             raise RepdynError(f"FlowAutoencoder: volume={self.volume!r}; expected 'preserved' or 'tracked'")
 
-    def _network(self, width: int, dimension: int, used: torch.Tensor, seed: int) -> FlowNetwork:
+    def _network(self, width: int, dimension: int, seed: int) -> FlowNetwork:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = FlowNetwork(
-                width, dimension, self.prior, self.volume, self.components, self.layers, self.hidden
+            return FlowNetwork(
+                width,
+                dimension,
+                self.prior,
+                self.volume,
+                self.components,
+                self.layers,
+                self.hidden,
+                self.augmented,
             )
-            network.start_prior(used)
-        return network
 
-    def _keep(self, network: FlowNetwork, used: torch.Tensor) -> None:
+    def _keep(self, network: FlowNetwork, reference: torch.Tensor) -> None:
         self._network_ = network.eval().requires_grad_(False)
-        self._reference = used
+        self._reference = reference
         self.latent_dim_ = network.dimension
         self.noise_ = network.noise_scale().double().numpy() * self._scale
 
@@ -307,7 +357,9 @@ class FlowAutoencoder:
         return centred @ torch.from_numpy(self._axes).to(x).T / self._scale
 
     def _split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        latents, noise, _ = self._network_.split(self._inner(x))
+        # An augmented map codes a point at the middle of the noise.
+        padded = torch.cat([x.new_zeros(len(x), self._network_.padding), self._inner(x)], dim=1)
+        latents, noise, _ = self._network_.split(padded)
         return latents, noise
 
     def _through(self, function: Any, x: Points) -> Points:
@@ -319,26 +371,6 @@ class FlowAutoencoder:
         return function(tensor).double().numpy()  # type: ignore[no-any-return]
 
 
-def _count(table: torch.Tensor) -> int:
-    return max(1, int(HELD_OUT * len(table)))
-
-
-def _train(
-    network: FlowNetwork,
-    points: torch.Tensor,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    generator: torch.Generator,
-) -> None:
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-    for _ in track(range(steps), f"fitting a flow with {network.dimension} free dimensions"):
-        batch = points[torch.randperm(len(points), generator=generator)[:batch_size]]
-        loss = -network.log_density(batch).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        # Two latents that nearly meet would pull without bound under the nearest-neighbour density.
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
+def _better(score: torch.Tensor, best: torch.Tensor) -> bool:
+    gain = score - best
+    return float(gain.mean()) > BETTER_BY * float(gain.std()) / math.sqrt(len(gain))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,13 +18,23 @@ Prior = Literal["free", "mixture", "gaussian"]
 NEIGHBORS = 5
 # Noise starts at this fraction of the data's scale.
 FIRST_NOISE = math.exp(-1.5)
+# Of a constant column: a density needs some width.
+LEAST_NOISE = 1e-3
 
 
 class FlowNetwork(nn.Module):
-    """Couplings and rotations in turn, with ``dimension`` outputs free and the others noise.
+    r"""An invertible network with ``dimension`` outputs free and the others noise.
 
-    Starts near a rotation of its input. Shapes: points ``(n, D)``, latents ``(n, d)``, noise
-    ``(n, D - d)``, log-densities ``(n,)``.
+    Plain, it is couplings and rotations in turn and starts near a rotation of its input. Augmented, its input
+    is d coordinates of known noise *e* beside the D of a point, and its couplings take turns between them:
+
+    .. math:: u = e + T(x), \qquad w = x - S(u), \qquad \dots
+
+    which is an auto-encoder of any encoder T and decoder S, and invertible of volume one nevertheless. An
+    invertible map of the points alone keeps their knots and links; this one need not.
+
+    Shapes: points ``(n, D)`` or, augmented, ``(n, d + D)``, the noise first; latents ``(n, d)``, noise the
+    rest, log-densities ``(n,)``.
     """
 
     def __init__(
@@ -34,6 +46,7 @@ class FlowNetwork(nn.Module):
         components: int,
         layers: int,
         hidden: tuple[int, ...],
+        augmented: bool = False,
     ) -> None:
         super().__init__()
         # Imported here: only flows need them.
@@ -47,28 +60,41 @@ class FlowNetwork(nn.Module):
             if volume == "preserved"
             else {"univariate": MonotonicAffineTransform, "shapes": ((), ())}
         )
+        inputs = width + dimension * augmented
         parts = []
         for layer in range(layers):
-            mask = torch.arange(width) % 2 == layer % 2
+            place = torch.arange(inputs)
+            # What a mask holds is left as it is, and moves the others: first the points the noise.
+            mask = (place >= dimension) == (layer % 2 == 0) if augmented else place % 2 == layer % 2
             part = GeneralCouplingTransform(
-                width, mask=mask, hidden_features=hidden, activation=nn.SiLU, **coupling
+                inputs, mask=mask, hidden_features=hidden, activation=nn.SiLU, **coupling
             )
             nn.init.zeros_(part.hyper[-1].weight)
             nn.init.zeros_(part.hyper[-1].bias)
-            parts += [part, UnconditionalTransform(RotationTransform, 0.1 * torch.randn(width, width))]
+            parts.append(part)
+            if not augmented:
+                parts.append(UnconditionalTransform(RotationTransform, 0.1 * torch.randn(width, width)))
         self.transform = LazyComposedTransform(*parts)
-        self.dimension, self.prior = dimension, prior
-        self.log_noise = nn.Parameter(torch.full((width - dimension,), math.log(FIRST_NOISE)))
+        self.dimension, self.prior, self.padding = dimension, prior, inputs - width
+        self.log_noise = nn.Parameter(torch.full((inputs - dimension,), math.log(FIRST_NOISE)))
         if prior == "mixture":
             self.mixture = GMM(dimension, components=components)
         elif prior == "gaussian":
             self.log_spread = nn.Parameter(torch.zeros(dimension))
 
-    def start_prior(self, points: Tensor) -> None:
-        """Start a mixture at k-means centres of the latents of some points."""
+    @torch.no_grad()
+    def start_prior(self, points: Tensor, seed: int) -> None:
+        """Start the prior at the latents of some points: a mixture where expectation maximisation ends."""
+        latents = self.split(points)[0]
         if self.prior == "mixture":
-            with torch.no_grad():
-                self.mixture.initialize(self.split(points)[0], strategy="kmeans")
+            _start_mixture(self.mixture, latents, seed)
+        elif self.prior == "gaussian":
+            self.log_spread.copy_(latents.std(dim=0).clamp_min(LEAST_NOISE).log())
+
+    @torch.no_grad()
+    def start_noise(self, points: Tensor) -> None:
+        """Start the noise at what it is on some points."""
+        self.log_noise.copy_(self.split(points)[1].std(dim=0).clamp_min(LEAST_NOISE).log())
 
     def split(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, noise, and log |det| of the map at each point."""
@@ -110,6 +136,27 @@ class FlowNetwork(nn.Module):
                 drawn: Tensor = self.mixture().sample((count,))
                 return drawn
             return torch.randn(count, self.dimension) * self.log_spread.exp()
+
+
+def _start_mixture(mixture: nn.Module, latents: Tensor, seed: int) -> None:
+    from sklearn.mixture import GaussianMixture  # imported here: heavy, and only this prior needs it
+
+    logits, means, log_diagonal, below_diagonal = mixture.phi  # type: ignore[misc]
+    x = latents.double().numpy()
+    # What few points cannot tell apart shares components, which stay at hand with little weight.
+    known = max(1, min(len(logits), len(np.unique(x, axis=0)) // 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a start need not have converged
+        ridge = LEAST_NOISE**2 + 1e-4 * float(x.var())
+        found = GaussianMixture(known, reg_covar=ridge, max_iter=30, random_state=seed).fit(x)
+    which = np.arange(len(logits)) % known
+    weight = np.where(np.arange(len(logits)) < known, found.weights_[which], 1e-4)
+    lower = np.linalg.cholesky(found.covariances_[which])
+    rows, columns = np.tril_indices(x.shape[1], -1)
+    logits.copy_(torch.from_numpy(np.log(weight + 1e-12)))
+    means.copy_(torch.from_numpy(found.means_[which]))
+    log_diagonal.copy_(torch.from_numpy(np.log(np.diagonal(lower, axis1=1, axis2=2))))
+    below_diagonal.copy_(torch.from_numpy(lower[:, rows, columns]))
 
 
 def neighbor_log_density(latents: Tensor, known: Tensor | None = None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import repdyn.topology.neighbors as neighbors_module
 from repdyn.errors import RepdynError
@@ -113,6 +114,32 @@ def test_attributes_need_no_basis():
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-7)
     with pytest.raises(RepdynError, match="900"):
         node_attributes(LevelSetTree.fit(x), x[:5])
+
+
+def test_attractor_data_of_branches():
+    from repdyn.fields import LatentField
+
+    x = three()
+    tree = LevelSetTree.fit(x)
+    centres = torch.from_numpy(np.stack([x[tree.assignment == leaf].mean(0) for leaf in tree.leaves]))
+
+    def towards(z):  # each point halfway to the nearest of three centres
+        return 0.5 * z + 0.5 * centres[torch.cdist(z, centres).argmin(1)]
+
+    found = LatentField(towards).attractors(torch.from_numpy(x))
+    nodes = node_attributes(tree, x, basin=found.basin, multipliers=found.multipliers)
+    np.testing.assert_allclose(nodes.attractors[tree.leaves], 1.0, atol=0.1)
+    assert nodes.attractors[-1] == pytest.approx(3.0, abs=0.1)
+    np.testing.assert_allclose(nodes.drawn, 1.0)
+    np.testing.assert_allclose(nodes.contraction, 0.5, atol=1e-3)
+    none = node_attributes(tree, x, basin=np.full(len(x), -1))
+    assert np.isnan(none.attractors).all()
+    assert (none.drawn == 0).all()
+    assert np.isnan(node_attributes(tree, x).drawn).all()
+    with pytest.raises(RepdynError, match="basin has shape"):
+        node_attributes(tree, x, basin=found.basin[:5])
+    with pytest.raises(RepdynError, match="multipliers"):
+        node_attributes(tree, x, basin=found.basin, multipliers=[0.5])
 
 
 def test_support_separates_planted_leaves_from_noise():
