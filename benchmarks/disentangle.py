@@ -7,6 +7,7 @@ Each run (model, seed) is a line of the output; one that is there already is not
 study goes on where it was. The order of things: judges are trained on training clips and their accuracy on
 real test clips is printed first; a model is fitted to training clips and its epoch chosen by the loss on
 validation clips; groups of coordinates are found on validation clips; test clips are read once, at the end.
+``--on validation`` leaves the test clips alone and is for choosing settings.
 
 Sprites need the layers of https://github.com/YingzhenLi/Sprites as ``images/sprites_layers.npz`` in
 ``REPDYN_DATA`` (arrays body, bottomwear, topwear, hair, shoes, each items × 3 actions × 3 directions × 8
@@ -14,7 +15,8 @@ frames × 64 × 64 × RGBA, uint8). dSprites and Moving dSprites are drawn. 3D S
 is at hand to fit a renderer to, and its figures would not compare with published ones.
 
 ``--scale full`` has the published settings and wants a GPU. ``--scale cpu`` has fewer characters, narrow
-networks and small pictures; its figures are not comparable with the published ones, only with each other.
+networks and small pictures, and minutes for a fit; its figures are not comparable with the published ones,
+only with each other. Every setting of a scale can be replaced by its own flag.
 """
 
 from __future__ import annotations
@@ -24,20 +26,35 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from disentangle_settings import (
+    CONSTANCY,
+    MODELS,
+    PUBLISHED,
+    Scale,
+    Settings,
+    plain,
+    read_arguments,
+    scale_of,
+    settings_of,
+)
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from repdyn.disentangle import (
     SKD,
     SSMSKD,
+    Factors,
     Judge,
     LabelledClips,
     Weights,
+    brute_force,
     dsprites,
     explore,
     frame_consistency,
@@ -47,182 +64,200 @@ from repdyn.disentangle import (
     sprites,
     static_dynamic_table,
 )
+from repdyn.disentangle.static import static_mode, static_modes
 from repdyn.disentangle.structured import StructuredKoopman
 
 DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))
-PUBLISHED = {  # SSM-SKD: D_sd, D_mf
-    "sprites": (0.9872, 0.9836),
-    "dsprites": (0.9491, 0.9142),
-    "moving-dsprites": (0.8699, 0.9348),
-}
-MODELS = ("skd", "skd-coordinates", "ssm-skd", "ssm-skd-mode")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Of one data set: latents, LSTM, weights, threshold, epochs."""
-
-    latent_dim: int
-    hidden: int
-    weights: tuple[float, float, float]
-    threshold: float
-    epochs: int
-
-
-FULL = {
-    "sprites": Settings(15, 170, (16, 1, 1), 0.75, 140),
-    "dsprites": Settings(24, 200, (16, 4, 4), 0.125, 170),
-    "moving-dsprites": Settings(28, 160, (16, 4, 4), 0.875, 30),
-}
 
 
 def main() -> None:
     """Run what has not been run, then print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", choices=list(FULL), default="sprites")
-    parser.add_argument("--model", choices=MODELS, nargs="*", default=list(MODELS))
-    parser.add_argument("--scale", choices=["cpu", "full"], default="cpu")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="instead of the scale's own")
-    parser.add_argument("--items", type=int, help="items of each layer of Sprites")
-    parser.add_argument("--size", type=int, help="pixels of height and width")
-    parser.add_argument("--channels", type=int, nargs="*", help="widths of the convolutions")
-    parser.add_argument("--passes", type=int, help="draws of the mixes that a table averages over")
-    parser.add_argument("--survival", type=int, metavar="SEEDS", help="only count the seeds that survive")
-    parser.add_argument("--device", default=None)
-    parser.add_argument("--out", type=Path, default=Path("disentangle.jsonl"))
-    arguments = parser.parse_args()
-    full = arguments.scale == "full"
-    for name, small, large in (
-        ("items", 3, 6),
-        ("size", 32, 64),
-        ("channels", [16, 32, 64], [32, 64, 128, 256]),
-        ("passes", 5, 25),
-        ("epochs", 60, FULL[arguments.data].epochs),
-    ):
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, large if full else small)
+    arguments = read_arguments(__doc__)
     if arguments.survival:
         print(survival(arguments.survival))
         return
-    training, validation, test = parts(arguments)
-    print(f"training {training}\nvalidation {len(validation)}, test {len(test)}")
-    done = [json.loads(line) for line in arguments.out.open()] if arguments.out.exists() else []
-    asked = {"data": arguments.data, "items": arguments.items, "size": arguments.size}
-    asked |= {"channels": arguments.channels, "epochs": arguments.epochs}
-    missing = [
-        {**asked, "model": model, "seed": seed}
+    scale, chosen = scale_of(arguments), {name: settings_of(name, arguments) for name in arguments.model}
+    training, validation, test = parts(arguments.data, scale)
+    seen = validation if arguments.on == "validation" else test
+    print(f"training {training}\nvalidation {len(validation)}, test {len(test)}; read: {arguments.on}")
+    asked = [
+        plain({"data": arguments.data, "on": arguments.on, **asdict(scale), **asdict(chosen[name])})
+        | {"model": name, "seed": seed}
         for seed in range(arguments.seeds)
-        for model in arguments.model
-        if not any(row["setting"] == {**asked, "model": model, "seed": seed} for row in done)
+        for name in arguments.model
     ]
-    if missing:
-        judge = Judge(arguments.channels)
-        judge.fit(training.clips, training.labels, static=list(training.static), epochs=30 if full else 40)
-        seen = judge.accuracy(test.clips, test.labels)
-        print("judges on real test clips:", {name: str(value) for name, value in seen.items()}, flush=True)
-        for setting in missing:
-            row = run(setting, arguments, judge, training, validation, test)
-            row["judges"] = {name: value.value for name, value in seen.items()}
+    done = [json.loads(line) for line in arguments.out.open()] if arguments.out.exists() else []
+    known = [row["setting"] for row in done]
+    judge = judges(arguments, scale, training)
+    real = judge.accuracy(seen.clips, seen.labels)
+    print(
+        f"judges on real {arguments.on} clips:",
+        {name: str(value) for name, value in real.items()},
+        flush=True,
+    )
+    for setting in asked:
+        if setting not in known:
+            model = build(setting["model"], chosen[setting["model"]], scale)
+            row = {"setting": setting, "judges": {name: value.to_dict() for name, value in real.items()}}
+            row |= run(model, setting, judge, training, validation, seen, arguments.device)
             with arguments.out.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
             done.append(row)
-            print(row["setting"]["model"], row["setting"]["seed"], row["D_sd"], row["D_mf"], flush=True)
-    report([row for row in done if all(row["setting"][k] == v for k, v in asked.items())], arguments.data)
+            print(setting["model"], setting["seed"], row["D_sd"], row["D_mf"], flush=True)
+    report([row for row in done if row["setting"] in asked], arguments.data)
 
 
-def parts(arguments: argparse.Namespace) -> tuple[LabelledClips, LabelledClips, LabelledClips]:
+def parts(data: str, scale: Scale) -> tuple[LabelledClips, LabelledClips, LabelledClips]:
     """Training, validation and test clips."""
-    if arguments.data == "sprites":
+    if data == "sprites":
         path = DATA / "images" / "sprites_layers.npz"
         if not path.exists():
             raise SystemExit(f"{path} is missing: see the first lines of this file")
         with np.load(path) as held:
             layers = {name: held[name] for name in held.files}
-        train, test = sprites(layers, items=arguments.items, size=arguments.size)
-        training, validation = train.split((0.9, 0.1), seed=0)
+        train, test = sprites(layers, items=scale.items, size=scale.size)
+        training, validation = train.split((0.85, 0.15), seed=0)
         return training, validation, test
-    count = None if arguments.scale == "full" else 1500
-    make = dsprites if arguments.data == "dsprites" else moving_dsprites
-    training, validation, test = make(count, size=arguments.size).split((0.7, 0.1, 0.2), seed=0)
+    make = dsprites if data == "dsprites" else moving_dsprites
+    training, validation, test = make(scale.clips, size=scale.size).split((0.7, 0.1, 0.2), seed=0)
     return training, validation, test
 
 
-def build(name: str, arguments: argparse.Namespace) -> StructuredKoopman:
-    """One of the four models of the ablation, at equal width."""
-    found = FULL[arguments.data]
-    weights = Weights(*found.weights, constancy=1.0 if name == "ssm-skd-mode" else 0.0)
-    common: dict[str, Any] = {"channels": arguments.channels, "weights": weights}
+def judges(arguments: argparse.Namespace, scale: Scale, training: LabelledClips) -> Judge:
+    """Trained on training clips, or read from beside the output where they were trained already."""
+    sizes = f"{scale.items}-{scale.clips}-{scale.size}-{scale.judge_epochs}"
+    kept = arguments.out.with_suffix(f".{arguments.data}-{sizes}.judge")
+    judge = Judge(scale.judge_channels)
+    rate, static = scale.judge_learning_rate, list(training.static)
+    if not kept.exists():
+        epochs = scale.judge_epochs
+        judge.fit(training.clips, training.labels, static=static, epochs=epochs, learning_rate=rate)
+        save_file(judge.state_dict(), kept)
+        return judge
+    # One epoch on a few clips lays out the modules; then come the weights.
+    few = training.take(np.unique(np.concatenate([np.arange(8), *map(rarest, training.labels.values())])))
+    judge.fit(few.clips, few.labels, static=static, epochs=1)
+    judge.load_state_dict(load_file(kept))
+    return judge.eval()
+
+
+def rarest(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first clip of the last class, so that the number of classes is seen."""
+    return np.flatnonzero(labels == labels.max())[:1]
+
+
+def build(name: str, found: Settings, scale: Scale) -> StructuredKoopman:
+    """One of the four models of the ablation."""
+    weights = Weights(*found.weights, constancy=CONSTANCY if name == "ssm-skd-mode" else 0.0)
+    sizes = (found.static_dim, found.latent_dim, found.hidden)
+    common: dict[str, Any] = {"channels": scale.channels, "weights": weights, "threshold": found.threshold}
     if name.startswith("ssm"):
-        return SSMSKD(1, found.latent_dim, found.hidden, threshold=found.threshold, **common)
-    extraction = "coordinate" if "coordinates" in name else "eigenvector"
-    return SKD(8, 40, 80, extraction=extraction, threshold=0.5, **common)
+        return SSMSKD(*sizes, **common)
+    return SKD(*sizes, extraction="coordinate" if "coordinates" in name else "eigenvector", **common)
 
 
 def run(
+    model: StructuredKoopman,
     setting: dict[str, Any],
-    arguments: argparse.Namespace,
     judge: Judge,
     training: LabelledClips,
     validation: LabelledClips,
     test: LabelledClips,
+    device: str | None,
 ) -> dict[str, Any]:
     """Fit one model, find its groups on validation clips, and read the test clips."""
-    start = time.time()
-    model = build(setting["model"], arguments)
+    start = time.process_time()
+    plan = {name: setting[name] for name in ("epochs", "seed", "batch_size", "learning_rate")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.fit(
-            training.clips,
-            setting["epochs"],
-            setting["seed"],
-            validation=validation.clips,
-            device=arguments.device,
-        )
-    fitted = time.time() - start
+        model.fit(training.clips, validation=validation.clips, device=device, **plan)
+    fitted = time.process_time() - start
+    passes = setting["passes"]
 
     def judged(latents: NDArray[np.float32]) -> dict[str, NDArray[np.int64]]:
         return judge.predict(model.decode(latents))
 
-    chosen = explore(model.factors(validation.clips), judged, validation.static, passes=arguments.passes)
-    parts = model.factors(test.clips)
+    known = model.factors(validation.clips)
+    chosen = explore(known, judged, validation.static, passes=passes)
+    found = model.factors(test.clips)
     tables = {
-        "D_sd": static_dynamic_table(parts, judged, test.static, test.dynamic, passes=arguments.passes),
-        "D_mf": multifactor_table(
-            parts, judged, test.static, test.dynamic, chosen.groups, passes=arguments.passes
-        ),
+        "sd": static_dynamic_table(found, judged, test.static, test.dynamic, passes=passes),
+        "mf": multifactor_table(found, judged, test.static, test.dynamic, chosen.groups, passes=passes),
     }
     shown = model.reconstruct(test.clips)
-    swapped = model.swap(test.clips[::2][: len(test) // 2], test.clips[1::2][: len(test) // 2]).first
-    named: dict[str, Callable[[], Any]] = {
-        "reconstructed": lambda: judge.predict_frames(shown),
-        "swapped": lambda: judge.predict_frames(swapped),
-    }
-    steady = {
-        kind: {name: frame_consistency(called).to_dict() for name, called in call().items()}
-        for kind, call in named.items()
-    }
-    told = leakage(parts, {"static": "static", "dynamic": "dynamic"}, test.labels)
-    return {
-        "setting": setting,
+    exchanged = model.swap(test.clips[::2][: len(test) // 2], test.clips[1::2][: len(test) // 2]).first
+    groups: dict[str, str | Sequence[int]] = {"static": "static", "dynamic": "dynamic"}
+    told = leakage(found, groups | {k: v for k, v in chosen.groups.items() if v}, test.labels)
+    row = {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "seconds": round(fitted, 1),
+        "cpu_seconds": round(fitted, 1),
         "best_epoch": model.best_epoch_,
         "reconstruction": float(((shown - test.clips / 255) ** 2).mean()),
         "recognised": {
             name: float((judge.predict(shown)[name] == label).mean()) for name, label in test.labels.items()
         },
         "groups": chosen.to_dict(),
-        "D_sd": tables["D_sd"].score().value,
-        "D_mf": tables["D_mf"].score().value,
-        "strict_sd": tables["D_sd"].strict().value,
-        "strict_mf": tables["D_mf"].strict().value,
-        "tables": {name: table.to_dict() for name, table in tables.items()},
-        "consistency": steady,
+        **{f"D_{name}": table.score().to_dict() for name, table in tables.items()},
+        **{f"strict_{name}": table.strict().to_dict() for name, table in tables.items()},
+        "tables": {f"D_{name}": table.to_dict() for name, table in tables.items()},
+        "consistency": {
+            kind: {
+                name: frame_consistency(called).to_dict()
+                for name, called in judge.predict_frames(clips).items()
+            }
+            for kind, clips in (("reconstructed", shown), ("swapped", exchanged))
+        },
         "leakage": told.to_dict(),
-        "static_share": parts.static_share,
+        "static_share": found.static_share,
+        "static_moves": movement(found),
+        "mode": mode_accuracy(model, test.clips),
+    }
+    if known.modes is not None:  # few enough for all sets of them
+        row["brute_force"] = oracle(found, known, judged, validation, test, passes)
+    return row
+
+
+def movement(found: Factors) -> float:
+    """How much the static part moves within a clip, as a share of its size; mean over clips."""
+    static = found.static.astype(np.float64)
+    moved = ((static - static.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
+    return float((moved / ((static**2).sum(axis=(1, 2)) + 1e-12)).mean())
+
+
+def mode_accuracy(model: StructuredKoopman, clips: NDArray[Any]) -> dict[str, float]:
+    """The differentiable static mode beside the eigenvector by Schur forms, over the clips' operators."""
+    latents = torch.from_numpy(model.encode(clips))
+    operators = model.operators(latents, torch.ones(latents.shape[:2], dtype=torch.bool)).detach()
+    right, left, value = static_mode(operators)
+    exact = static_modes(operators, 1)
+    single = (exact.factor >= 0).sum(axis=1) == 1  # elsewhere a conjugate pair is nearest to one
+    projector = (right[:, :, None] * left[:, None, :]).numpy()
+    error = np.linalg.norm(projector - exact.projectors, axis=(1, 2)) / np.linalg.norm(
+        exact.projectors, axis=(1, 2)
+    )
+    return {
+        "real_share": float(single.mean()),
+        "median_error": float(np.median(error[single])) if single.any() else float("nan"),
+        "eigenvalue_from_one": float((value - 1).abs().mean()),
+    }
+
+
+def oracle(
+    found: Factors,
+    known: Factors,
+    judged: Callable[[NDArray[np.float32]], dict[str, NDArray[np.int64]]],
+    validation: LabelledClips,
+    test: LabelledClips,
+    passes: int,
+) -> dict[str, Any]:
+    """What all 2^s sets of static factors, tried on validation clips, would have given on test clips."""
+    best = brute_force(known, judged, validation.static)
+    table = multifactor_table(found, judged, test.static, test.dynamic, best.groups, passes=passes)
+    return {
+        **best.to_dict(),
+        "evaluations": best.evaluations,
+        "D_mf": table.score().to_dict(),
+        "strict_mf": table.strict().to_dict(),
     }
 
 
@@ -243,17 +278,71 @@ def survival(seeds: int) -> str:
 
 
 def report(rows: list[dict[str, Any]], data: str) -> None:
-    """Means over seeds, beside the published figures."""
-    print(f"{'model':<18}{'seeds':>6}{'D_sd':>9}{'D_mf':>9}{'strict sd':>11}{'strict mf':>11}{'MSE':>9}")
-    for model in MODELS:
-        of = [row for row in rows if row["setting"]["model"] == model]
+    """Means over seeds of values and of interval ends, beside the published figures."""
+    scores = ("D_sd", "D_mf", "strict_sd", "strict_mf")
+    print(f"\n{'':<18}{'seeds':>6}" + "".join(f"{name:>22}" for name in scores))
+    by_model = {name: [row for row in rows if row["setting"]["model"] == name] for name in MODELS}
+    for model, of in by_model.items():
         if of:
-            names = ("D_sd", "D_mf", "strict_sd", "strict_mf", "reconstruction")
-            means = [np.mean([row[name] for row in of]) for name in names]
-            cells = "".join(f"{m:>{w}.4f}" for m, w in zip(means, (9, 9, 11, 11, 9)))
+            cells = "".join(f"{mean([row[name] for row in of]):>22}" for name in scores)
             print(f"{model:<18}{len(of):>6}{cells}")
     if data in PUBLISHED:
-        print(f"{'published SSM-SKD':<24}{PUBLISHED[data][0]:>9}{PUBLISHED[data][1]:>9}  (full scale)")
+        print(f"{'published SSM-SKD':<24}{PUBLISHED[data][0]:>22}{PUBLISHED[data][1]:>22}  (full scale)")
+    names = ("reconstruction", "static_share", "static_moves", "parameters", "cpu_seconds")
+    print(
+        f"\n{'':<18}"
+        + "".join(f"{name:>16}" for name in names)
+        + f"{'frames agree':>16}{'all of a clip':>16}"
+    )
+    for model, of in by_model.items():
+        if of:
+            cells = "".join(f"{np.mean([row[name] for row in of]):>16.4g}" for name in names)
+            print(
+                f"{model:<18}{cells}"
+                + "".join(f"{steady(of, what):>16.3f}" for what in ("agreement", "unanimous"))
+            )
+    for model, of in by_model.items():
+        if of:
+            print(f"\n{model}, accuracies, mean over seeds")
+            for name in ("D_sd", "D_mf"):
+                print(accuracies([row["tables"][name] for row in of]))
+            print("  recognised unswapped:", averaged([row["recognised"] for row in of]))
+            for group in ("static", "dynamic"):
+                print(f"  leakage, {group}:", averaged([row["leakage"][group] for row in of]))
+            print("  differentiable mode:", averaged([row["mode"] for row in of]))
+            if "brute_force" in of[0]:
+                for name in ("D_mf", "strict_mf"):
+                    print(
+                        f"  {name} with the groups of brute force:",
+                        mean([row["brute_force"][name] for row in of]),
+                    )
+
+
+def mean(estimates: Sequence[dict[str, float]]) -> str:
+    """Of values and of interval ends: an interval over clips, for a fit of any seed."""
+    value, low, high = (np.mean([one[end] for one in estimates]) for end in ("value", "low", "high"))
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def averaged(rows: Sequence[dict[str, float]]) -> str:
+    """Each value, mean over seeds."""
+    return ", ".join(f"{name} {np.mean([row[name] for row in rows]):.3g}" for name in rows[0])
+
+
+def steady(rows: Sequence[dict[str, Any]], what: str) -> float:
+    """Consistency of static factors over the frames of swapped clips, mean over factors and seeds."""
+    return float(np.mean([v[what]["value"] for row in rows for v in row["consistency"]["swapped"].values()]))
+
+
+def accuracies(tables: Sequence[dict[str, Any]]) -> str:
+    """One table of what judges still recognise, mean over seeds; what should stay is starred."""
+    first = tables[0]
+    values = np.mean([table["accuracy"] for table in tables], axis=0)
+    lines = [f"  {'':<20}" + "".join(f"{name:>13}" for name in first["factors"])]
+    for name, row, kept in zip(first["interventions"], values, first["kept"]):
+        lines.append(f"  {name:<20}" + "".join(f"{v:>12.3f}{'*' if k else ' '}" for v, k in zip(row, kept)))
+    lines.append(f"  {'chance':<20}" + "".join(f"{1 / count:>12.3f} " for count in first["classes"]))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

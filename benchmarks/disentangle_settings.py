@@ -1,0 +1,112 @@
+"""Settings of the study of SKD and SSM-SKD: what was published, what fits a CPU, and the flags."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+PUBLISHED = {  # SSM-SKD: D_sd, D_mf
+    "sprites": (0.9872, 0.9836),
+    "dsprites": (0.9491, 0.9142),
+    "moving-dsprites": (0.8699, 0.9348),
+}
+MODELS = ("skd", "skd-coordinates", "ssm-skd", "ssm-skd-mode")
+CONSTANCY = 1.0  # of ssm-skd-mode; no other model has that loss
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes and plan of one study; each can be replaced by a flag of its name."""
+
+    items: int  # of each layer of Sprites
+    clips: int | None  # of dSprites
+    size: int  # pixels of height and width
+    channels: tuple[int, ...]
+    batch_size: int
+    learning_rate: float
+    judge_epochs: int
+    judge_learning_rate: float
+    judge_channels: tuple[int, ...]
+    passes: int  # draws of the mixes that a table averages over
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one model on one data set."""
+
+    static_dim: int
+    latent_dim: int
+    hidden: int
+    weights: tuple[float, float, float]  # reconstruction, prediction, spectral
+    threshold: float
+    epochs: int
+
+
+FULL = Scale(6, None, 64, (32, 64, 128, 256), 32, 1e-3, 30, 1e-3, (32, 64, 128, 256), 25)
+CPU = Scale(3, 1500, 16, (16,), 16, 4e-3, 20, 3e-3, (16, 32), 5)
+SSM = {  # as published
+    "sprites": Settings(1, 15, 170, (16, 1, 1), 0.75, 140),
+    "dsprites": Settings(1, 24, 200, (16, 4, 4), 0.125, 170),
+    "moving-dsprites": Settings(1, 28, 160, (16, 4, 4), 0.875, 30),
+}
+SKD_FULL = {  # published for Sprites; elsewhere with the epochs of its neighbour
+    name: Settings(8, 40, 80, (15, 1, 1), 0.5, ssm.epochs) for name, ssm in SSM.items()
+}
+SSM_CPU = Settings(1, 15, 80, (16, 1, 1), 0.75, 60)
+SKD_CPU = Settings(8, 40, 80, (15, 1, 1), 0.5, 60)
+S = TypeVar("S", Scale, Settings)
+
+
+def read_arguments(description: str | None) -> argparse.Namespace:
+    """Flags: the study, and one for each setting that a scale has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", choices=list(SSM), default="sprites")
+    parser.add_argument("--model", choices=MODELS, nargs="*", default=list(MODELS))
+    parser.add_argument("--scale", choices=["cpu", "full"], default="cpu")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--on", choices=["test", "validation"], default="test")
+    parser.add_argument("--survival", type=int, metavar="SEEDS", help="only count the seeds that survive")
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--out", type=Path, default=Path("disentangle.jsonl"))
+    for field in fields(Scale) + fields(Settings):
+        several = field.type.startswith("tuple")
+        number = float if "float" in str(field.type) else int
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=number,
+            nargs="*" if several else None,
+            help="replaces the scale's",
+        )
+    return parser.parse_args()
+
+
+def scale_of(arguments: argparse.Namespace) -> Scale:
+    """The scale with what flags replace."""
+    return replaced(FULL if arguments.scale == "full" else CPU, arguments)
+
+
+def settings_of(name: str, arguments: argparse.Namespace) -> Settings:
+    """A model's settings with what flags replace."""
+    if arguments.scale == "full":
+        found = (SSM if name.startswith("ssm") else SKD_FULL)[arguments.data]
+    else:
+        found = SSM_CPU if name.startswith("ssm") else SKD_CPU
+    return replaced(found, arguments)
+
+
+def replaced(found: S, arguments: argparse.Namespace) -> S:
+    """A copy with the values of those flags that were given."""
+    values = {field.name: getattr(arguments, field.name) for field in fields(found)}
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not None}
+    return type(found)(**{**asdict(found), **given})
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    found: dict[str, Any] = json.loads(json.dumps(values))
+    return found
