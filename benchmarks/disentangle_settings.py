@@ -55,8 +55,8 @@ SSM = {  # as published
 SKD_FULL = {  # published for Sprites; elsewhere with the epochs of its neighbour
     name: Settings(8, 40, 80, (15, 1, 1), 0.5, ssm.epochs) for name, ssm in SSM.items()
 }
-SSM_CPU = Settings(1, 15, 80, (16, 1, 1), 0.75, 60)
-SKD_CPU = Settings(8, 40, 80, (15, 1, 1), 0.5, 60)
+SSM_CPU = Settings(1, 15, 80, (16, 1, 1), 0.75, 50)
+SKD_CPU = Settings(8, 40, 80, (15, 1, 1), 0.5, 50)
 S = TypeVar("S", Scale, Settings)
 
 
