@@ -9,8 +9,9 @@ probing       Unseen codes rebuilt from few attractors that were reached from no
 alignment     How much of one field another explains, trained on the same digits from another seed, before
               any iteration and along it.
 
-All on MNIST auto-encoders trained here (``mnist_autoencoder``), and kept in the cache with every finished
-run; ``--data`` or ``REPDYN_DATA`` says where the digits are.
+All on MNIST auto-encoders trained here (``mnist_autoencoder``), probing also on published ones
+(``pretrained_autoencoders``); networks are kept in the cache with every finished run. ``--data`` or
+``REPDYN_DATA`` says where digits and weights are.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mnist_autoencoder import digits, trained
-from torch import nn
+from pretrained_autoencoders import BurgessVAE, Taef2, cifar, padded_digits
+from torch import Tensor, nn
 
 from repdyn.fields import AttractorTracker, LatentField, align_fields, memorization, probe_without_data
 
@@ -84,15 +87,24 @@ def tracking(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]
 
 
 def probing(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
-    found = {}
+    read: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor, int, int]] = {}
     for width in (16, 64):
-        encoder, decoder = autoencoder(data, cache, seed, width=width)
-        field = LatentField.from_autoencoder(encoder, decoder)
-        result = probe_without_data(
-            field, decoder, encoder(digits(data, "test", 1000)), starts=2 * samples, max_steps=1000, seed=seed
-        )
-        print(f"{width} wide:\n{result}", flush=True)
-        found[f"{width} wide"] = result.to_dict()
+        pair = autoencoder(data, cache, seed, width=width)
+        read[f"trained here, {width} wide"] = (*pair, digits(data, "test", 1000), 2 * samples, 1000)
+    for name in ("vae", "btcvae"):
+        vae = BurgessVAE(data / "models" / f"{name}_mnist.safetensors")
+        read[f"{name}, 10 wide"] = vae.encode, vae.decode, padded_digits(data, "test", 1000), samples, 1000
+    # A map of 18 ms a picture on one core: few starts, followed briefly.
+    taef2 = Taef2(data / "models", 32)
+    read["TAEF2 on CIFAR-10, 512 wide"] = taef2.encode, taef2.decode, cifar(data, "test", 200), 32, 150
+    found = {}
+    for name, (encode, decode, pictures, starts, steps) in read.items():
+        field = LatentField.from_autoencoder(encode, decode)
+        with torch.no_grad():
+            targets = encode(pictures)
+        result = probe_without_data(field, decode, targets, starts=starts, max_steps=steps, seed=seed)
+        print(f"{name}, {starts} starts of {steps} steps:\n{result}", flush=True)
+        found[name] = result.to_dict()
     return found
 
 
