@@ -1,4 +1,4 @@
-"""Two families of published auto-encoders, as their authors' weights want them: Burgess et al.'s VAE and TAEF2.
+"""Published auto-encoders, as their authors' weights want them: Burgess et al.'s VAE, and TAEF2.
 
 Weights are read from ``models`` in the data folder; nothing is trained here.
 """
@@ -18,12 +18,12 @@ __all__ = ["BurgessVAE", "Taef2", "cifar", "padded_digits"]
 
 
 class BurgessVAE(nn.Module):
-    """The auto-encoder of Burgess et al. (2018), arXiv 1804.03599, 10 latents; a code is the posterior's mean.
+    """The auto-encoder of Burgess et al. (2018), arXiv 1804.03599; a code is the mean of ten latents.
 
     Parameters
     ----------
     file
-        ``vae_mnist.safetensors`` or ``btcvae_mnist.safetensors`` (1 x 32 x 32), ``vae_dsprites`` (1 x 64 x 64)
+        ``vae_mnist.safetensors`` or ``btcvae_mnist`` (1 x 32 x 32 pixels), ``vae_dsprites`` (1 x 64 x 64)
         or ``vae_celeba`` (3 x 64 x 64), as trained by YannDubs/disentangling-vae.
     """
 
