@@ -172,7 +172,7 @@ class LinearTranslation:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "translation")
         known = {key: artifact.config[key] for key in ("confidence", "verdict", "reason", "evidence")}
-        interval = artifact.config["interval"] and tuple(artifact.config["interval"])
+        interval = artifact.config.get("interval") and tuple(artifact.config["interval"])
         parts: dict[str, Any] = {**artifact.tensors, **known, "interval": interval}
         return cls(**parts)
 
