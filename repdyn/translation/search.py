@@ -15,12 +15,14 @@ from repdyn.translation.nodes import TREE_COMPONENTS, Nodes, flattened_gram
 from repdyn.translation.refine import (
     fit_without_pairs,
     joint_similarity,
+    nearest_orthogonal,
     refine,
     settle,
 )
 
 __all__ = ["Candidate", "Search"]
 
+Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
 
@@ -50,6 +52,15 @@ NODE_COMPONENTS = 64
 
 BATCH = 1500
 """Points of each side matched per step; the comparison is quadratic in it."""
+
+FREE = 12
+"""Proposals that owe nothing to one another; those after them are guided by the best fitting candidate."""
+
+POOL_EVERY = 4
+"""Proposals after which the best of all so far are pooled anew."""
+
+POOLED = 8
+"""Proposals in a pool."""
 
 FUNNEL = ((32, 4), (64, 4))
 """Components and steps of the short refinement every candidate gets, which brings all to one rank."""
@@ -99,6 +110,7 @@ class Search:
         self.points_a, self.points_b = [c.points for c in a], [c.points for c in b]
         self.generator = np.random.default_rng(seed)
         self.found: list[Candidate] = []
+        self._proposed: list[Candidate] = []
         self._trees: dict[tuple[int, int, int], LevelSetTree] = {}
         self.width = min(min(x.shape[1] for x in self.points_a), min(y.shape[1] for y in self.points_b))
 
@@ -110,13 +122,28 @@ class Search:
     def explore(self, number: int) -> None:
         """Propose one more candidate, and refine the best fitting that still moves by one round."""
         if number == 0 and len(self.known) > 1:
-            self.found.append(self.from_known())
-        self.found.append(self.propose(number))
+            self._proposed.append(self.from_known())
+            self.found.append(self._proposed[0])
+        guide = max(self.found, key=lambda candidate: candidate.fit) if number >= FREE else None
+        self._proposed.append(self.propose(number, guide))
+        self.found.append(self._proposed[-1])
+        if (number + 1) % POOL_EVERY == 0:
+            self.found.append(self.pool())
         moving = [k for k, candidate in enumerate(self.found) if candidate.rounds < MOST_ROUNDS]
         if moving:
             best = max(moving, key=lambda k: self.found[k].fit)
             maps = self._refined(self.found[best].maps, [ROUND], BATCH)
             self.found[best] = replace(self._scored(maps), rounds=self.found[best].rounds + 1)
+
+    def pool(self) -> Candidate:
+        """The mean of the best fitting proposals, refined by one round.
+
+        Each of them has a few directions right and the others wrong in a way of its own: what is right adds
+        up. Refined candidates are left out, for their errors are no longer their own.
+        """
+        best = sorted(self._proposed, key=lambda candidate: -candidate.fit)[:POOLED]
+        mean = [nearest_orthogonal(sum(maps[1:], maps[0])) for maps in zip(*(c.maps for c in best))]
+        return replace(self._scored(self._refined(mean, [ROUND], BATCH)), rounds=1)
 
     def polish(self, maps: list[Rows]) -> Candidate:
         """Refine a map until it no longer drifts, then in wide and all components."""
@@ -139,8 +166,11 @@ class Search:
     def _fixed(self) -> tuple[Index, Index] | None:
         return (self.known[:, 0], self.known[:, 1]) if len(self.known) else None
 
-    def propose(self, number: int) -> Candidate:
-        """One matching at random settings, shortly refined; depths take turns with ``number``."""
+    def propose(self, number: int, guide: Candidate | None = None) -> Candidate:
+        """One matching at random settings, shortly refined; depths take turns with ``number``.
+
+        With a guide, nodes gain by matching where its maps take them. New nodes see what it has wrong.
+        """
         generator = self.generator
         depth = number % len(self.a)
         leaves = int(np.exp(generator.uniform(*np.log(LEAVES))))
@@ -159,6 +189,8 @@ class Search:
         )
         seed = int(generator.integers(2**31))
         unary = self._shared_pairs(node_of[0], node_of[1], size)
+        if guide is not None:
+            unary = unary + _guided(nodes[0], nodes[1], guide.maps, size)
         permutations, _ = quadratic_assignment(a, b, unary, starts=16, polished=1, seed=seed)
         small = _maps_from_nodes(nodes[0], nodes[1], permutations[0])
         maps = [_padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(small, self.points_a, self.points_b)]
@@ -174,17 +206,14 @@ class Search:
         a, b = ([x[:SCORED] for x in side] for side in (self.points_a, self.points_b))
         return Candidate(fit_without_pairs(joint_similarity(a, b, maps)), maps)
 
-    def _shared_pairs(self, of_a: Index, of_b: Index, size: int) -> NDArray[np.float64] | None:
+    def _shared_pairs(self, of_a: Index, of_b: Index, size: int) -> Floats:
         """What the assignment gains by matching two nodes for the known pairs that they share.
 
         All pairs together weigh as much as the geometry at all depths, whose matrices are of norm one.
         """
-        inside = (self.known < [len(of_a), len(of_b)]).all(1)
-        if not inside.any():
-            return None
-        rows = self.known[inside]
+        rows = self.known[(self.known < [len(of_a), len(of_b)]).all(1)]
         gain = np.zeros((size, size))
-        np.add.at(gain, (of_a[rows[:, 0]], of_b[rows[:, 1]]), len(self.a) / len(rows))
+        np.add.at(gain, (of_a[rows[:, 0]], of_b[rows[:, 1]]), len(self.a) / max(len(rows), 1))
         return gain
 
     def from_known(self) -> Candidate:
@@ -208,6 +237,16 @@ def _maps_from_nodes(a: Nodes, b: Nodes, permutation: Index) -> list[Rows]:
     for x, y in zip(a.centroids, b.centroids):
         maps.append(_procrustes((x[left] * weight[:, None]).T @ y[right], START_RANK))
     return maps
+
+
+def _guided(a: Nodes, b: Nodes, maps: Sequence[Rows], size: int) -> Floats:
+    """What the assignment gains where the maps take nodes; were all exact, as much as by the geometry."""
+    gain = np.zeros((size, size))
+    weight = np.sqrt(np.outer(a.mass, b.mass))
+    for x, y, m in zip(a.centroids, b.centroids, maps):
+        near = unit_rows(x @ m[: x.shape[1], : y.shape[1]]) @ unit_rows(y).T
+        gain[: len(a), : len(b)] += weight * np.maximum(near, 0)
+    return gain
 
 
 def _procrustes(moment: NDArray[np.floating], most: int | None = None) -> Rows:
