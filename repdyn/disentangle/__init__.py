@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from repdyn.disentangle.depth import DepthFactors, depth_factors
+from repdyn.disentangle.depth_swaps import depth_swaps
 from repdyn.disentangle.exploration import Exploration, brute_force, explore
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.grid import SwapGrid, swap_grid
@@ -37,6 +38,7 @@ __all__ = [
     "brute_force",
     "coordinate_information",
     "depth_factors",
+    "depth_swaps",
     "dsprites",
     "explore",
     "frame_consistency",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, save_artifact
-from repdyn.disentangle.swaps import exchange
+from repdyn.disentangle.depth_swaps import SPLITS, Head, depth_swaps, rank_splits
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap, bootstrap_mean
 from repdyn.paths import RepresentationPaths
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DepthFactors", "depth_factors"]
 
-_SPLITS = ("spectral", "random", "mean components")
 _PARTS = ("static", "dynamic")
-Head = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -191,41 +188,22 @@ def depth_factors(
     for name, paths in (("test", test), ("train", train)):
         if paths.labels is None:
             raise RepdynError(f"the {name} paths have no labels; trace them with labels")
-    fitted, found = (_splits(model, train, paths, seed) for paths in (train, test))
+    fitted, found = (rank_splits(model, train, paths, seed) for paths in (train, test))
     answers, probes = _probes(fitted, found, np.asarray(train.labels), np.asarray(test.labels), seed)
     y = np.asarray(test.labels)
     values = model.read(test).values.numpy()
     unexplained = ((model.reconstruct(test) - values) ** 2).sum(axis=(1, 2))
     whole = ((values - values.mean(axis=0)) ** 2).sum(axis=(1, 2))
-    best = max(_SPLITS[1:], key=lambda split: float(answers[split].mean()))
+    best = max(SPLITS[1:], key=lambda split: float(answers[split].mean()))
     return DepthFactors(
         test.points,
         {split: _share(parts, seed) for split, parts in found.items()},
         bootstrap(lambda u, w: float(1 - u.sum() / w.sum()), unexplained, whole, seed=seed),
         probes,
-        None if head is None else {s: _swapped(model, parts, head, seed) for s, parts in found.items()},
+        None if head is None else depth_swaps(model, test, train, head, seed=seed),
         float(np.unique(y, return_counts=True)[1].max() / len(y)),
         bootstrap_mean(answers["spectral"] - answers[best], seed=seed),
     )
-
-
-def _splits(
-    model: StructuredKoopman, train: RepresentationPaths, paths: RepresentationPaths, seed: int
-) -> dict[str, Factors]:
-    """The model's split of the latents, and two of the same rank that know nothing of the spectrum."""
-    from repdyn.disentangle.factors import Factors
-
-    own = model.factors(paths)
-    z = own.latents
-    mean = model.encode(train).mean(axis=1).astype(np.float64)
-    components = np.linalg.svd(mean - mean.mean(axis=0), full_matrices=False)[2][: model.static_dim]
-    drawn = np.random.default_rng(seed).standard_normal((z.shape[2], model.static_dim))
-    random = np.linalg.qr(drawn)[0].T
-    found = {"spectral": own}
-    for name, axes in zip(_SPLITS[1:], (random, components)):
-        static = (z @ (axes.T @ axes)).astype(np.float32)
-        found[name] = Factors(static, z - static, own.mask)
-    return found
 
 
 def _probes(
@@ -265,27 +243,3 @@ def _share(parts: Factors, seed: int) -> Estimate:
     static, dynamic = (x - x.mean(axis=(0, 1)) for x in (parts.static, parts.dynamic))
     sums = [(x.astype(np.float64) ** 2).sum(axis=(1, 2)) for x in (static, dynamic)]
     return bootstrap(lambda s, d: float(s.sum() / max(s.sum() + d.sum(), 1e-30)), *sums, seed=seed)
-
-
-def _swapped(model: StructuredKoopman, parts: Factors, head: Head, seed: int) -> dict[str, Estimate]:
-    """What the head says of the last point after each input took another's static part."""
-    assert model.frames_ is not None
-    frames, last = model.frames_, len(model.frames_.points) - 1
-    other = np.random.default_rng(seed).permutation(len(parts))
-    other = np.where(other == np.arange(len(parts)), (other + 1) % len(parts), other)
-
-    def called(latents: NDArray[np.float32]) -> NDArray[np.int64]:
-        state = torch.from_numpy(model.decode(latents)[:, last]).to(frames.scale.device)
-        said = np.asarray(head(frames.lower(state, last).cpu().numpy()))
-        return np.asarray(said.argmax(axis=1), dtype=np.int64)
-
-    before = called(parts.latents)
-    after = called(exchange(parts, parts.take(other), "static")[0])
-    # Where both inputs are called the same, a swap cannot tell whom the head follows.
-    tells = before != before[other]
-    if not tells.any():
-        raise RepdynError("the head says the same of every reconstructed input; no swap can change that")
-    return {
-        "receiver": bootstrap_mean((after == before)[tells], seed=seed),
-        "donor": bootstrap_mean((after == before[other])[tells], seed=seed),
-    }

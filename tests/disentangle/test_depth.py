@@ -3,47 +3,124 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
-from repdyn.disentangle import SKD, DepthFactors, depth_factors
+from repdyn.disentangle import SKD, DepthFactors, Factors, depth_factors, depth_swaps
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths
 
 
+class Known(SKD):
+    """Latents are the states themselves, and the true static part is known: what is measured is exact."""
+
+    def encode(self, sequences: Any) -> NDArray[np.float32]:
+        return np.asarray(self.read(sequences).values.numpy())
+
+    def decode(self, z: Any) -> NDArray[np.float32]:
+        return np.asarray(z, dtype=np.float32)
+
+    def factors(self, sequences: Any) -> Factors:
+        z = self.encode(sequences)
+        static = z @ self.projector
+        return Factors(static, z - static, np.ones(z.shape[:2], dtype=bool))
+
+    projector: NDArray[np.float32]
+
+
 def staying_label(count: int, seed: int) -> RepresentationPaths:
-    """The label's direction stays through depth; two others turn."""
+    """The label's direction stays through depth; two others, of more variance, turn slowly."""
     generator = np.random.default_rng(seed)
     label = generator.integers(2, size=count)
-    turning = 3 * generator.standard_normal((count, 2))
-    mixing = np.random.default_rng(5).standard_normal((3, 6))
+    turning = 6 * generator.standard_normal((count, 2))
+    mixing = np.linalg.qr(np.random.default_rng(5).standard_normal((6, 3)))[0].T
     arrays = {}
     for depth in range(5):
-        turn = 1.3 * depth
+        turn = 0.3 * depth
         rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
         hidden = np.column_stack([2.0 * label - 1, turning @ rotation])
         arrays[f"block{depth}"] = (hidden @ mixing).astype(np.float32)
     return RepresentationPaths.from_arrays(arrays, labels=label)
 
 
+def label_direction() -> NDArray[np.float32]:
+    """Of the last block, in its own coordinates."""
+    return np.linalg.qr(np.random.default_rng(5).standard_normal((6, 3)))[0].T[0].astype(np.float32)
+
+
+def head(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    along = x @ label_direction()
+    return np.stack([-along, along], axis=1)
+
+
+TRAIN, TEST = staying_label(160, 0), staying_label(80, 1)
+
+
 @pytest.fixture(scope="module")
-def found() -> DepthFactors:
-    train, test = staying_label(160, 0), staying_label(80, 1)
-    model = SKD(1, 6, 24).fit(train, epochs=30, learning_rate=1e-2)
-    return depth_factors(model, test, train, head=lambda x: np.stack([-x[:, 0], x[:, 0]], axis=1))
+def model() -> Known:
+    model = Known(1, 6, 8).fit(TRAIN, epochs=1)
+    assert model.frames_ is not None
+    last = len(TRAIN.points) - 1
+    origin, tip = torch.zeros(1, 6), torch.from_numpy(label_direction())[None]
+    axis = (model.frames_.lift(tip, last) - model.frames_.lift(origin, last)).detach().numpy()
+    axis /= np.linalg.norm(axis)
+    model.projector = axis.T @ axis
+    return model
 
 
-def test_every_figure_is_there_with_its_controls(found: DepthFactors) -> None:
+@pytest.fixture(scope="module")
+def found(model: Known) -> DepthFactors:
+    return depth_factors(model, TEST, TRAIN, head=head)
+
+
+def test_the_label_is_read_where_it_was_put(found: DepthFactors) -> None:
+    assert found.verdict == "found"
+    assert found.advantage.low > 0.2
     assert set(found.probes) == {"spectral", "random", "mean components"} == set(found.static_share)
-    assert all(len(row) == 5 for parts in found.probes.values() for row in parts.values())
-    assert 0 <= found.static_share["spectral"].value <= 1
-    assert found.verdict in ("found", "not found", "inconclusive")
-    assert found.swaps is not None
-    assert found.swaps["spectral"]["receiver"].value + found.swaps["spectral"]["donor"].value == (
-        pytest.approx(1)
-    )
+    for depth in range(5):
+        assert found.probes["spectral"]["static"][depth].value > 0.99
+        assert found.probes["spectral"]["dynamic"][depth].value < 0.7
+        assert found.probes["mean components"]["static"][depth].value < 0.7  # it takes what varies most
+    assert found.explained.value == pytest.approx(1, abs=1e-6)
+    # The label has variance 1 of 73.
+    assert found.static_share["spectral"].value == pytest.approx(1 / 73, rel=0.3)
     assert "static parts swapped" in repr(found)
+
+
+def test_the_head_follows_whoever_gave_the_label(found: DepthFactors) -> None:
+    assert found.swaps is not None
+    assert found.swaps["spectral"]["donor"].value == 1
+    assert found.swaps["spectral"]["receiver"].value == 0
+    assert found.swaps["mean components"]["receiver"].value > 0.9
+
+
+def test_parts_are_exchanged_at_any_point(model: Known) -> None:
+    seen = []
+
+    def middle(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen.append(x)
+        return head(x)  # the label's direction is the same at every depth
+
+    swaps = depth_swaps(model, TEST, TRAIN, middle, point="block2")
+    assert swaps["spectral"]["donor"].value == 1
+    # The first that the head is given is what was there.
+    assert seen[0] == pytest.approx(np.asarray(TEST["block2"]), abs=1e-4)
+    with pytest.raises(RepdynError, match="no point 'block9'"):
+        depth_swaps(model, TEST, TRAIN, middle, point="block9")
+    with pytest.raises(RepdynError, match="says the same of every"):
+        depth_swaps(model, TEST, TRAIN, lambda x: np.eye(2)[np.zeros(len(x), dtype=int)])
+
+
+def test_it_is_drawn_with_its_controls(found: DepthFactors) -> None:
+    figure = found.plot()
+    drawn = {trace.name: trace.y for trace in figure.data if trace.name and trace.showlegend is not False}
+    assert set(drawn) == {"spectral", "random (control)", "mean components (control)"}
+    assert list(drawn["spectral"]) == [value.value for value in found.probes["spectral"]["static"]]
+    assert "Verdict: found" in figure.layout.meta["caption"]
 
 
 def test_saved_and_read_again(found: DepthFactors, tmp_path: Path) -> None:

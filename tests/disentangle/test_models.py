@@ -35,7 +35,7 @@ def test_sequences_are_reconstructed_and_their_parts_sum(
     x, _, _ = planted_sequences(seed=5)
     model = fitted[name]
     error = ((model.reconstruct(x) - x) ** 2).mean() / x.var()
-    assert error < 0.5  # the mean has 1
+    assert error < 0.2  # the mean has 1
     parts = model.factors(x)
     assert parts.static + parts.dynamic == pytest.approx(model.encode(x), abs=1e-5)
     assert sum(parts.some([n]) for n in range(parts.count)) == pytest.approx(parts.static, abs=1e-4)
@@ -47,7 +47,7 @@ def test_sequences_are_reconstructed_and_their_parts_sum(
 @pytest.mark.parametrize("name", ["SKD", "SSMSKD"])
 def test_the_spectrum_is_drawn_to_its_target(fitted: dict[str, StructuredKoopman], name: str) -> None:
     history = fitted[name].history_["spectral"]
-    assert history[-1] < history[0]
+    assert history[-1] < 0.6 * history[0]
 
 
 def test_the_static_part_of_skd_tells_the_static_label(fitted: dict[str, StructuredKoopman]) -> None:
@@ -58,7 +58,7 @@ def test_the_static_part_of_skd_tells_the_static_label(fitted: dict[str, Structu
     model = fitted["SKD"]
     of = [model.factors(part).static.mean(axis=1) for part in (x, new)]
     probe = LogisticRegression(C=1e3, max_iter=500).fit(of[0], static)
-    assert probe.score(of[1], new_static) > 0.7  # chance is a third
+    assert probe.score(of[1], new_static) > 0.95  # chance is a third
 
 
 @pytest.mark.parametrize("model", [SKD, SSMSKD])
