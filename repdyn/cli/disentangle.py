@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from repdyn.cli.options import Device, Json, PathsStore, Seed
+
+if TYPE_CHECKING:
+    from repdyn.disentangle.depth_swaps import Head
 
 __all__ = ["fit"]
 
@@ -22,6 +25,9 @@ def fit(
     latent_dim: Annotated[int, typer.Option(min=1, help="Width of the latents.")] = 16,
     hidden: Annotated[int, typer.Option(min=1, help="Width of the networks.")] = 128,
     epochs: Annotated[int, typer.Option(min=1)] = 60,
+    head: Annotated[
+        str | None, typer.Option(help="The MODEL that was traced: its own head judges swaps of static parts.")
+    ] = None,
     test: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share kept for the figures.")] = 0.25,
     seed: Seed = 0,
     device: Device = None,
@@ -43,13 +49,30 @@ def fit(
     stored = open_paths(paths)
     if stored.labels is None:
         raise RepdynError(f"{paths}: has no labels to probe for; trace data with labels")
+    judge = None if head is None else _head(head, stored.points[-1])
     training, held_out = stored.split((1 - test, test), seed=seed, stratify=False)
     kind = kinds[model]
     fitted = kind(static_dim=static_dim, latent_dim=latent_dim, hidden=hidden)
     fitted.fit(training, epochs=epochs, seed=seed, device=device)
-    found = depth_factors(fitted, held_out, training, seed=seed)
+    found = depth_factors(fitted, held_out, training, judge, seed=seed)
     fitted.save_pretrained(out)
     found.save(out / "depth")
     say(repr(found))
     say(f"{out}: the model and its figures on {len(held_out)} held-out paths")
     write_json(json, {"disentangle": found.to_dict()})
+
+
+def _head(name: str, last: str) -> Head:
+    """A model's own head, which reads its pooled last point."""
+    import torch
+
+    import repdyn
+    from repdyn.errors import RepdynError
+
+    model = repdyn.load(name)
+    own = model.head
+    if own is None:
+        raise RepdynError(f"--head {name}: this model has no head; leave the option out")
+    if model.final != last:
+        raise RepdynError(f"--head {name}: its head reads {model.final!r}, and the paths end at {last!r}")
+    return lambda x: own(torch.from_numpy(x).to(model.device)).detach().cpu().numpy()

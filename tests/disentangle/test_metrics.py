@@ -60,6 +60,24 @@ def test_scores_by_hand() -> None:
     assert strict_score(accuracy, kept, classes) == pytest.approx(np.prod(entries) ** (1 / 6))
 
 
+def test_d_sd_is_the_sum_that_the_released_code_logs_on_another_scale() -> None:
+    # AmosHason/SSM-SKD, Moving dSprites: the sum over ten entries of 1 - a, or |1/C - a|, 0 at best.
+    colour, shape, scale, across, down = 6, 3, 10, 8, 8
+    dynamic_replaced, static_replaced = [0.97, 0.52, 0.17, 0.2, 0.11], [0.2, 0.36, 0.6, 0.8, 0.85]
+    preserved = (1 - 0.97) + (1 - 0.52) + (1 - 0.6) + (1 - 0.8) + (1 - 0.85)
+    sampled = (
+        abs(1 / colour - 0.2)
+        + abs(1 / shape - 0.36)
+        + abs(1 / scale - 0.17)
+        + abs(1 / across - 0.2)
+        + abs(1 / down - 0.11)
+    )
+    kept = [[True, True, False, False, False], [False, False, True, True, True]]
+    classes = [colour, shape, scale, across, down]
+    found = published_score([dynamic_replaced, static_replaced], kept, classes)
+    assert found == pytest.approx(1 - (preserved + sampled) / 10)
+
+
 def test_a_factor_at_chance_hardly_shows_in_the_published_score_and_ruins_the_strict_one() -> None:
     kept = np.eye(5, dtype=bool)
     classes = np.array([6, 3, 10, 8, 8])
