@@ -30,7 +30,7 @@ PROBES = 1000
 
 SURPASSED = 0.02
 """By how much the best map of one half must fit the other half better than all that the other has found, for
-the other to go on: it has missed something, for wrong maps fit data that they were not fitted to no better."""
+the other to go on: it has missed something, for wrong maps do not fit other data better."""
 
 RESTARTS = 3
 """Searches from the beginning in such a half. They learn nothing of the map that they missed."""
