@@ -54,4 +54,6 @@ def test_gradients_stay_bounded_as_sequences_come_to_rest(noise: float) -> None:
     for operators in (sequence_operators(z, _whole(z)), batch_operator(z, _whole(z))):
         (gradient,) = torch.autograd.grad(operators.square().sum(), z, retain_graph=True)
         assert gradient.isfinite().all()
-        assert float(gradient.norm()) < 1e4  # without the ridge it grows like one over the noise
+        # Without the ridge it grows like one over the noise: 8e5 at 1e-5. With it, it is largest at noise of
+        # about the ridge's square root.
+        assert float(gradient.norm()) < (1 if noise < RIDGE else 1e3)
