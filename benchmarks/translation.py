@@ -4,7 +4,7 @@
         [--settings banking77 clinc150 ...] [--methods repdyn kmeans ...] [--most 5000]
 
 Model A and model B read *different* samples; 1 000 more, read by both, serve the evaluation and nothing
-else. Negatives, of at most 2 000 samples each: B reads another corpus, its features are shuffled, B is a
+else. Negatives, of at most 1 200 samples each: B reads another corpus, its features are shuffled, B is a
 Gaussian of equal covariance, or a network with random weights. Few pairs: 5 to 50 anchors through
 ``translate(a, b, pairs)``, beside Procrustes and relative representations on the same anchors. Every
 (setting, method, seed) is a line of the output; one that is there already is not run again, so an interrupted
@@ -75,7 +75,7 @@ NEGATIVES = (
     *(f"{one} | {other}" for one, other in OTHER_CORPUS.items()),
     *(f"{name} | {how}" for how in DESTROYED for name in ("banking77", "clinc150", "autoencoders")),
 )
-NEGATIVE_MOST = 2000
+NEGATIVE_MOST = 1200
 ANCHORS = (5, 10, 20, 50)
 RELATIVE_ANCHORS = 300
 UNPAIRED = ("repdyn", "kmeans", "gw", "fused gw")
