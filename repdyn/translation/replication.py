@@ -28,6 +28,13 @@ NOT_FOUND = 0.02
 PROBES = 1000
 """Points of A whose translations by two maps are compared."""
 
+SURPASSED = 0.02
+"""By how much the best map of one half must fit the other half better than all that the other has found, for
+the other to go on: it has missed something, for wrong maps do not fit other data better."""
+
+RESTARTS = 3
+"""Searches from the beginning in such a half. They learn nothing of the map that they missed."""
+
 ALIKE = 0.3
 """Retrieval between candidates of the two halves after which no more are tried; chance is one in 500."""
 
@@ -123,18 +130,43 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
 def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list[list[Rows]]:
     """Explore in both halves until a candidate of one retrieves the translations of one of the other.
 
-    Where two agree they are a right one found twice, with errors. Where none do, each half goes on from what
-    fits best.
+    Where two agree they are a right one found twice, with errors. Where none do, but the best of one half
+    fits the other half better than all that the other has found, the other starts again. Where none do then,
+    each half goes on from what fits best.
     """
     for number in track(range(candidates), "matching trees"):
         for search in searches:
             search.explore(number)
-        moved = [[unit_rows(probes @ c.maps[-1]) for c in search.found] for search in searches]
-        alike = np.array([[retrieval(x, y) for y in moved[1]] for x in moved[0]])
-        if alike.max() >= ALIKE:
-            best = np.unravel_index(int(alike.argmax()), alike.shape)
-            return [search.found[k].maps for search, k in zip(searches, best)]
-    return [max(search.found, key=lambda candidate: candidate.fit).maps for search in searches]
+        pair = _alike(searches, probes)
+        if pair is not None:
+            return pair
+    behind = _behind(searches)
+    if behind is not None:
+        for number in track(range(RESTARTS * candidates), "matching trees again"):
+            if number % candidates == 0:
+                behind.restart()
+            behind.explore(number % candidates)
+            pair = _alike(searches, probes)
+            if pair is not None:
+                return pair
+    return [search.best.maps for search in searches]
+
+
+def _alike(searches: Sequence[Search], probes: Rows) -> list[list[Rows]] | None:
+    """The two candidates that agree most, where they agree."""
+    moved = [[unit_rows(probes @ c.maps[-1]) for c in search.found] for search in searches]
+    alike = np.array([[retrieval(x, y) for y in moved[1]] for x in moved[0]])
+    if alike.max() < ALIKE:
+        return None
+    best = np.unravel_index(int(alike.argmax()), alike.shape)
+    return [search.found[k].maps for search, k in zip(searches, best)]
+
+
+def _behind(searches: Sequence[Search]) -> Search | None:
+    """The half that the other half's best map fits better than its own."""
+    gains = [search.fit(other.best.maps) - search.best.fit for search, other in zip(searches, searches[::-1])]
+    worst = int(np.argmax(gains))
+    return searches[worst] if gains[worst] > SURPASSED else None
 
 
 def retrieval(x: Rows, y: Rows) -> float:

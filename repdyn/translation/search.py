@@ -111,6 +111,7 @@ class Search:
         self.generator = np.random.default_rng(seed)
         self.found: list[Candidate] = []
         self._proposed: list[Candidate] = []
+        self._left: list[Candidate] = []
         self._trees: dict[tuple[int, int, int], LevelSetTree] = {}
         self.width = min(min(x.shape[1] for x in self.points_a), min(y.shape[1] for y in self.points_b))
 
@@ -118,6 +119,19 @@ class Search:
     def leaves(self) -> int:
         """Peaks of the poorer density at the last depth: below three there is nothing to match."""
         return min(self._tree(side, len(self.a) - 1, NEIGHBORS[0]).n_peaks for side in (0, 1))
+
+    @property
+    def best(self) -> Candidate:
+        """What fits best of all that was explored."""
+        return max(self._left + self.found, key=lambda candidate: candidate.fit)
+
+    def fit(self, maps: list[Rows]) -> float:
+        """How well points translated by these maps fall among real ones."""
+        return self._scored(maps).fit
+
+    def restart(self) -> None:
+        """Explore from the beginning; of what was found only the best is kept, and guides nothing."""
+        self._left, self.found, self._proposed = [self.best], [], []
 
     def explore(self, number: int) -> None:
         """Propose one more candidate, and refine the best fitting that still moves by one round."""
