@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from repdyn.translation.coordinates import Cloud, unit_rows
+from repdyn.translation.nodes import Nodes
+from repdyn.translation.refine import nearest_orthogonal
+from repdyn.translation.replication import retrieval
+from repdyn.translation.search import Candidate, Search, _guided
+
+NO_PAIRS = np.empty((0, 2), dtype=np.int64)
+
+
+@pytest.fixture
+def planted_search(planted) -> tuple[Search, np.ndarray]:
+    """A search over two samples of one density in two bases, and the map between these."""
+    turn = planted.rotation(24, 3)
+    a = Cloud.of(planted.clusters(500, seed=1)[0])
+    b = Cloud.of(planted.clusters(500, seed=2)[0] @ turn)
+    return Search([a], [b], NO_PAIRS, seed=0), a.basis.T @ turn @ b.basis
+
+
+def right(search: Search, m: np.ndarray, truth: np.ndarray) -> float:
+    points = search.points_a[0]
+    return retrieval(unit_rows(points @ m), unit_rows(points @ truth))
+
+
+def test_maps_that_are_wrong_each_in_its_own_way_make_a_right_one_together(planted_search) -> None:
+    search, truth = planted_search
+    generator = np.random.default_rng(0)
+    noisy = [nearest_orthogonal(truth + 0.6 * generator.normal(size=truth.shape)) for _ in range(8)]
+    search._proposed = [Candidate(0.5, [m]) for m in noisy]
+    pooled = search.pool()
+    assert right(search, pooled.maps[0], truth) > max(right(search, m, truth) for m in noisy) + 0.2
+    assert pooled.rounds == 1
+
+
+def test_a_pool_holds_what_fits_best(planted_search) -> None:
+    search, truth = planted_search
+    good = Candidate(0.6, [truth.astype(np.float32)])
+    bad = Candidate(0.1, [nearest_orthogonal(np.random.default_rng(1).normal(size=truth.shape))])
+    search._proposed = [good] * 8 + [bad] * 30
+    assert right(search, search.pool().maps[0], truth) > 0.5
+
+
+def test_a_second_start_forgets_all_but_the_best(planted_search) -> None:
+    search, _ = planted_search
+    for number in range(4):
+        search.explore(number)
+    assert len(search.found) == 5  # four proposals and their pool
+    best = search.best
+    search.restart()
+    assert search.found == []
+    assert search.best is best
+    assert search.fit(best.maps) == pytest.approx(best.fit)
+
+
+def test_nodes_gain_where_a_guide_takes_them(planted) -> None:
+    generator = np.random.default_rng(0)
+    centroids, turn = generator.normal(size=(9, 24)), planted.rotation(24, 5)
+    order = generator.permutation(9)
+    mass = np.full(9, 1 / 9)
+    a, b = Nodes(mass, (centroids,)), Nodes(mass, ((centroids @ turn)[order],))
+    gain = _guided(a, b, [turn.astype(np.float32)], size=11)
+    assert np.array_equal(order[gain[:9].argmax(1)], np.arange(9))
+    assert gain[9:].max() == gain[:, 9:].max() == 0
+    assert np.trace(gain[:9, :9][:, np.argsort(order)]) == pytest.approx(1, abs=1e-6)
