@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from repdyn.errors import RepdynError
 from repdyn.translation.coordinates import Cloud, unit_rows
@@ -15,7 +16,7 @@ from repdyn.translation.nodes import Nodes
 if TYPE_CHECKING:
     from repdyn.topology import LevelSetTree
 
-__all__ = ["Leaves", "cosines", "inner_pairs_of", "standardised"]
+__all__ = ["Leaves", "cosines", "inner_pairs_of", "standardised", "trait_agreement"]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -36,26 +37,35 @@ class Leaves:
         ``(n, D)``: centroids; or, from the tree alone, vectors with the tree's inner products.
     points, assignment
         What the centroids are of; None where the tree alone is known.
+    traits
+        What a leaf is like without a basis, shape ``(n, T)``: mass, persistence and, with points, their
+        root mean square distance from the centroid.
     """
 
     mass: Floats
     form: Floats
     points: NDArray[np.float32] | None
     assignment: Index
+    traits: Floats
 
     @classmethod
     def of(cls, tree: LevelSetTree, x: ArrayLike | None, name: str) -> Leaves:
         """Read a tree, with the points it was fitted on or without."""
         if x is None:
             mass = np.bincount(tree.assignment, minlength=len(tree.leaves)) / len(tree.assignment)
-            return cls(mass, _shape_alone(tree), None, tree.assignment)
+            traits = np.column_stack([mass, tree.persistence[tree.leaves]])
+            return cls(mass, _shape_alone(tree), None, tree.assignment, traits)
         cloud = Cloud.of(x, f"match_trees: {name}")
         if len(cloud.points) != len(tree.assignment):
             raise RepdynError(
                 f"match_trees: {name} has {len(cloud.points)} points, its tree has {len(tree.assignment)}"
             )
         nodes = Nodes.from_labels([cloud.points], tree.assignment)
-        return cls(nodes.mass, nodes.centroids[0], cloud.points, tree.assignment)
+        centroids = nodes.centroids[0]
+        apart = ((cloud.points - centroids[tree.assignment]) ** 2).sum(axis=1)
+        spread = np.sqrt(np.bincount(tree.assignment, apart) / np.bincount(tree.assignment))
+        traits = np.column_stack([nodes.mass, tree.persistence[tree.leaves], spread])
+        return cls(nodes.mass, centroids, cloud.points, tree.assignment, traits)
 
     def resampled(self, generator: np.random.Generator) -> tuple[Floats, Floats]:
         """Masses and vectors of a bootstrap sample of the points; a tree alone has nothing to resample."""
@@ -89,6 +99,19 @@ def cosines(mass: Floats, form: Floats, power: float) -> Floats:
     kept = values > 1e-6 * max(float(values[0]), 1e-30)
     rows = unit_rows((left[:, kept] * values[kept] ** power) / root)
     return np.asarray(rows @ rows.T, dtype=np.float64)
+
+
+def trait_agreement(one: Floats, other: Floats) -> float:
+    """Mean rank correlation of the traits of matched leaves, both ``(P, T)``, in one order.
+
+    Ranks, because two models need not agree on more than what is larger.
+    """
+    found = []
+    for left, right in zip(one.T, other.T):
+        a, b = rankdata(left), rankdata(right)
+        spread = float(a.std() * b.std())
+        found.append(float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread > 0 else 0.0)
+    return float(np.mean(found))
 
 
 def standardised(matrix: Floats, size: int) -> Floats:

@@ -15,7 +15,7 @@ from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.progress import track
 from repdyn.translation.assignment import quadratic_assignment
-from repdyn.translation.leaves import Leaves, cosines, inner_pairs_of, standardised
+from repdyn.translation.leaves import Leaves, cosines, inner_pairs_of, standardised, trait_agreement
 from repdyn.translation.surrogates import coarse_surrogate, random_surrogate
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ RESTARTS = 12
 confidence of a pair is the share of them that contain it."""
 
 SURROGATES = 99
-"""Geometries of either null; none may reach the objective, which is a test at 1 in 100."""
+"""Geometries of either null; none may reach the score, which is a test at 1 in 100."""
 
 ENOUGH = 5
-"""Surrogates that reach the objective, after which no more are tried: the match is not found at any level."""
+"""Surrogates that reach the score, after which no more are tried: the match is not found at any level."""
 
 SIGNIFICANT = 0.01
 """p from which on the verdict can be "found"; ten times as much is "inconclusive"."""
@@ -50,8 +50,13 @@ STARTS = 32
 POWERS = (0.5, 1.0)
 """Flattening of the leaves' spectrum: below one, few leading directions do not decide the match alone."""
 
+TRAITS = 0.2
+"""Weight of the traits beside the geometry: by chance their correlation spreads five times as wide."""
+
 FEWEST_LEAVES = 5
 """n leaves can be matched in n! ways; with fewer than five, more than one guess in a hundred is right."""
+
+_CONFIG = ("verdict", "reason", "objective", "traits", "score", "p_value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +76,16 @@ class TreeMatch:
         One sentence.
     objective
         Correlation of the angles between matched leaves, 1 for equal geometries; median over matchings.
+    traits
+        Mean rank correlation of mass, persistence and spread of matched leaves, which the matching does not
+        look at; median over matchings.
+    score
+        Objective plus ``0.2 * traits``, median over matchings: what is tested.
     p_value
-        Of the objective among the surrogates of the null that reaches it more often:
+        Of the score among the surrogates of the null that reaches it more often:
         (1 + how many reach it) / (1 + n); NaN where none was measured.
     surrogates
-        Objectives of the surrogates, ``(2, n)``: random geometry of the same masses and spectrum, and random
+        Scores of the surrogates, ``(2, n)``: random geometry of the same masses and spectrum, and random
         fine geometry within the same few groups.
     tree_a, tree_b
         The trees as arrays, for the picture.
@@ -86,6 +96,8 @@ class TreeMatch:
     verdict: str
     reason: str
     objective: float
+    traits: float
+    score: float
     p_value: float
     surrogates: Floats
     tree_a: dict[str, NDArray[Any]]
@@ -96,7 +108,8 @@ class TreeMatch:
         chance = f"{self.surrogates.max():.3f}" if self.surrogates.size else "not measured"
         return (
             f"TreeMatch({len(self.pairs)} pairs of {sizes}, verdict={self.verdict!r})\n"
-            f"  {self.reason}\n  objective {self.objective:.3f}, highest by chance {chance}"
+            f"  {self.reason}\n  objective {self.objective:.3f}, traits {self.traits:.3f}, "
+            f"score {self.score:.3f}, highest by chance {chance}"
         )
 
     def plot(self, names_a: Sequence[str] | None = None, names_b: Sequence[str] | None = None) -> Figure:
@@ -121,6 +134,8 @@ class TreeMatch:
             "verdict": self.verdict,
             "reason": self.reason,
             "objective": self.objective,
+            "traits": self.traits,
+            "score": self.score,
             "p_value": self.p_value,
             "surrogates": self.surrogates.tolist(),
         }
@@ -130,7 +145,7 @@ class TreeMatch:
         tensors = {"pairs": self.pairs, "confidence": self.confidence, "surrogates": self.surrogates}
         for side, tree in (("a", self.tree_a), ("b", self.tree_b)):
             tensors |= {f"{side}.{name}": array for name, array in tree.items()}
-        config = {name: getattr(self, name) for name in ("verdict", "reason", "objective", "p_value")}
+        config = {name: getattr(self, name) for name in _CONFIG}
         save_artifact(path, "tree_match", config, tensors)
 
     @classmethod
@@ -144,7 +159,7 @@ class TreeMatch:
         held: dict[str, Any] = {
             name: artifact.tensors[name] for name in ("pairs", "confidence", "surrogates")
         }
-        config = {name: artifact.config[name] for name in ("verdict", "reason", "objective", "p_value")}
+        config = {name: artifact.config[name] for name in _CONFIG}
         return cls(**held, **config, tree_a=trees[0], tree_b=trees[1])
 
 
@@ -161,7 +176,8 @@ def match_trees(
 
     over injective maps of the smaller set of leaves. With points, A and B are cosines between the leaves'
     centroids about their common mean; without, the tree alone: how high the lowest join above two leaves
-    lies. No basis is assumed, and the two trees may stand in spaces of different width.
+    lies. No basis is assumed, and the two trees may stand in spaces of different width. What else is known
+    of a leaf (its mass, persistence and spread) takes no part in the matching and so bears witness to it.
 
     Parameters
     ----------
@@ -175,7 +191,7 @@ def match_trees(
     Returns
     -------
     TreeMatch
-        ``"found"`` where no surrogate of either null reaches the objective (p = .01) and independent
+        ``"found"`` where no surrogate of either null reaches the score (p = .01) and independent
         matchings agree. Leaves without a partner are in no pair.
 
     Raises
@@ -195,21 +211,32 @@ def match_trees(
     if min(leaves) < FEWEST_LEAVES:
         counts = f"{leaves[0]} and {leaves[1]} leaves"
         reason = f"the trees have {counts}; with fewer than {FEWEST_LEAVES} a guess may be right"
-        empty = np.empty((0, 2), dtype=np.int64), np.empty(0)
         return TreeMatch(
-            *empty, "inconclusive", reason, float("nan"), float("nan"), np.empty((2, 0)), drawn_a, drawn_b
+            pairs=np.empty((0, 2), dtype=np.int64),
+            confidence=np.empty(0),
+            verdict="inconclusive",
+            reason=reason,
+            objective=float("nan"),
+            traits=float("nan"),
+            score=float("nan"),
+            p_value=float("nan"),
+            surrogates=np.empty((2, 0)),
+            tree_a=drawn_a,
+            tree_b=drawn_b,
         )
     a, b = Leaves.of(tree_a, x_a, "x_a"), Leaves.of(tree_b, x_b, "x_b")
     generator = np.random.default_rng(seed)
     votes = np.zeros((leaves[0], leaves[1]))
-    objectives = np.empty(RESTARTS)
+    told = np.empty((RESTARTS, 2))
     for k in range(RESTARTS):
         power = float(generator.uniform(*POWERS))
         one, other = (side.resampled(generator) for side in (a, b))
-        objectives[k], pairs = _matched(*one, *other, power, int(generator.integers(2**31)))
+        told[k, 0], pairs = _matched(*one, *other, power, int(generator.integers(2**31)))
+        told[k, 1] = trait_agreement(a.traits[pairs[:, 0]], b.traits[pairs[:, 1]])
         votes[pairs[:, 0], pairs[:, 1]] += 1 / RESTARTS
-    objective = float(np.median(objectives))
-    surrogates, p_value = _null(a, b, objective, generator)
+    objective, traits = (float(median) for median in np.median(told, axis=0))
+    score = float(np.median(told @ [1.0, TRAITS]))
+    surrogates, p_value = _null(a, b, score, generator)
     # The matching that independent matchings agree on most, not the one of one lucky objective.
     left, right = linear_sum_assignment(votes, maximize=True)
     voted = votes[left, right] > 0
@@ -218,9 +245,9 @@ def match_trees(
     weight = np.sqrt(a.mass[leaf_pairs[:, 0]] * b.mass[leaf_pairs[:, 1]])
     agreement = float(weight @ confidence / weight.sum())
     inner_pairs, inner_confidence = inner_pairs_of(tree_a, tree_b, leaf_pairs, confidence, weight)
-    told = (
-        f"matchings agree on {agreement:.0%} of the mass, objective {objective:.2f} "
-        f"against at most {surrogates.max():.2f} by chance, p = {p_value:.2g}"
+    reason = (
+        f"matchings agree on {agreement:.0%} of the mass, objective {objective:.2f}, traits {traits:.2f}, "
+        f"score {score:.2f} against at most {surrogates.max():.2f} by chance, p = {p_value:.2g}"
     )
     if p_value <= SIGNIFICANT and agreement >= AGREEMENT:
         verdict = "found"
@@ -230,8 +257,10 @@ def match_trees(
         np.concatenate([leaf_pairs, inner_pairs]),
         np.concatenate([confidence, inner_confidence]),
         verdict,
-        told,
+        reason,
         objective,
+        traits,
+        score,
         p_value,
         surrogates,
         drawn_a,
@@ -239,19 +268,21 @@ def match_trees(
     )
 
 
-def _null(a: Leaves, b: Leaves, objective: float, generator: np.random.Generator) -> tuple[Floats, float]:
-    """Objectives of both nulls in turn, and the p-value of the one that reaches the objective more often."""
+def _null(a: Leaves, b: Leaves, score: float, generator: np.random.Generator) -> tuple[Floats, float]:
+    """Scores of both nulls in turn, and the p-value of the one that reaches the score more often."""
     found: list[list[float]] = [[], []]
     for _ in track(range(SURROGATES), "matching surrogates"):
         power = float(generator.uniform(*POWERS))
         for made, surrogate in zip(found, (random_surrogate, coarse_surrogate)):
             form = surrogate(b.mass, b.form, generator)
             start = int(generator.integers(2**31))
-            made.append(_matched(a.mass, a.form, b.mass, form, power, start)[0])
-        if max((np.array(made) >= objective).sum() for made in found) >= ENOUGH:
+            objective, pairs = _matched(a.mass, a.form, b.mass, form, power, start)
+            traits = trait_agreement(a.traits[pairs[:, 0]], b.traits[pairs[:, 1]])
+            made.append(objective + TRAITS * traits)
+        if max((np.array(made) >= score).sum() for made in found) >= ENOUGH:
             break
     surrogates = np.array(found)
-    reached = int((surrogates >= objective).sum(1).max())
+    reached = int((surrogates >= score).sum(1).max())
     # Stopped early, the share itself is the p-value; else the observed match counts as one more draw.
     count = surrogates.shape[1]
     return surrogates, reached / count if reached >= ENOUGH else (1 + reached) / (1 + count)

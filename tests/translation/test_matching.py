@@ -4,6 +4,7 @@ import pytest
 from repdyn.errors import RepdynError
 from repdyn.topology import LevelSetTree
 from repdyn.translation import TreeMatch, match_trees
+from repdyn.translation.leaves import trait_agreement
 from repdyn.translation.surrogates import coarse_surrogate, random_surrogate
 
 
@@ -18,6 +19,8 @@ def test_leaves_are_matched_to_the_same_cluster_and_unmatched_ones_stay_so(plant
     tree_a, tree_b, x, y, labels_a, labels_b = trees(planted)
     match = match_trees(tree_a, tree_b, x, y)
     assert match.verdict == "found", match.reason
+    assert match.traits > 0.3  # mass, persistence and spread bear witness
+    assert match.score == pytest.approx(match.objective + 0.2 * match.traits, abs=0.1)
     leaves = match.pairs[(match.pairs[:, 0] < len(tree_a.leaves)) & (match.pairs[:, 1] < len(tree_b.leaves))]
     right = [
         np.bincount(labels_a[tree_a.assignment == i]).argmax()
@@ -79,6 +82,51 @@ def test_one_leaf_is_inconclusive_with_the_reason() -> None:
     assert "leaves" in match.reason
     assert len(match.pairs) == 0
     assert match.to_dict()["verdict"] == "inconclusive"
+
+
+def test_trait_agreement_by_hand() -> None:
+    one = np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
+    assert trait_agreement(one, 10 * one**3) == pytest.approx(
+        0.5
+    )  # one column agrees, a constant one is silent
+    assert trait_agreement(one[:, :1], -one[:, :1]) == pytest.approx(-1.0)
+
+
+def test_odd_points_give_no_confident_wrong_answer(planted) -> None:
+    tree_a, _, x, y, _, labels = trees(planted)
+    twice = np.concatenate([np.concatenate([y, y]), np.ones((2 * len(y), 5))], axis=1)  # and constant columns
+    assert match_trees(tree_a, LevelSetTree.fit(twice, neighbors=30), x, twice).verdict == "found"
+    generator = np.random.default_rng(0)
+    few = generator.normal(size=(12, 60))  # fewer points than dimensions
+    for odd in (few, np.ones((40, 3)), np.repeat(few[:2], 20, axis=0)):
+        tree = LevelSetTree.fit(odd, neighbors=3)
+        assert match_trees(tree_a, tree, x, odd).verdict == "inconclusive"
+    cloud = generator.normal(size=(600, 2))
+    noise = LevelSetTree.fit(cloud, neighbors=4).prune(40)  # a tree of quite another size, of nothing
+    assert match_trees(tree_a, noise, x, cloud).verdict != "found"
+    with pytest.raises(RepdynError, match="finite"):
+        match_trees(tree_a, tree_a, x, np.where(np.arange(x.size).reshape(x.shape) == 30, np.nan, x))
+    one_class = LevelSetTree.fit(y[labels == 0])
+    match = match_trees(tree_a, one_class, x, y[labels == 0])
+    assert match.verdict == "inconclusive"
+    assert "1 leaves" in match.reason
+
+
+def test_other_class_sets_match_in_what_they_share(planted) -> None:
+    x, labels_a = planted.clusters(700, seed=1)
+    y, labels_b = planted.clusters(700, seed=51)
+    x, labels_a = x[labels_a < 12], labels_a[labels_a < 12]
+    y = y[labels_b > 1] @ planted.rotation(24, 9)
+    labels_b = labels_b[labels_b > 1]
+    tree_a, tree_b = LevelSetTree.fit(x), LevelSetTree.fit(y)
+    match = match_trees(tree_a, tree_b, x, y)
+    named = [
+        np.array([np.bincount(own[tree.assignment == leaf]).argmax() for leaf in tree.leaves])
+        for tree, own in ((tree_a, labels_a), (tree_b, labels_b))
+    ]
+    sure = (match.pairs < [len(one) for one in named]).all(1) & (match.confidence > 0.8)
+    wrong = named[0][match.pairs[sure, 0]] != named[1][match.pairs[sure, 1]]
+    assert match.verdict != "found" or wrong.mean() < 0.3
 
 
 def test_saved_is_loaded_and_drawn(planted, tmp_path) -> None:

@@ -1,0 +1,293 @@
+"""How often does match_trees say "found", where there is a match and where there is none?
+
+    python benchmarks/match_trees.py --seeds 10 --out match_trees.jsonl
+    python benchmarks/match_trees.py --seeds 3 --real --out match_trees.jsonl
+    python benchmarks/match_trees.py --matchers
+
+Planted pairs: clusters in 24 dimensions and the same clusters, sampled anew, rotated and scaled: all of them;
+a third of either unknown to the other; and with every cluster of one split in two. Planted negatives:
+unrelated clusters, in groups and without. Real pairs (``--real``): two disjoint halves of one data set, one
+of them rotated; real negatives: two different data sets (pixels of MNIST, Fashion-MNIST, KMNIST and
+scikit-learn's digits, and word counts of Banking77 and CLINC150, all in 32 principal components; their folder
+is REPDYN_DATA).
+
+Of each kind: the verdicts, how many leaf pairs are right (the majority label of either leaf is the same one),
+and how many of those of confidence .75 or more. A (kind, seed) that is in the output already is not run
+again. Settings were chosen on seeds from 100 on.
+
+``--matchers`` matches the leaves of the planted pairs, seeds 100 to 105, by quadratic assignment, as
+match_trees does, and by the Gromov-Wasserstein distances of POT: plain, fused with the leaves' traits, and
+unbalanced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import itertools
+import json
+import os
+import time
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from repdyn.topology import LevelSetTree
+from repdyn.translation import match_trees
+from repdyn.translation.assignment import quadratic_assignment
+from repdyn.translation.leaves import Leaves, cosines, standardised
+
+Array = NDArray[Any]
+
+WIDTH, CLASSES, POINTS = 24, 14, 700
+REAL_POINTS, REAL_LEAVES, COMPONENTS = 3000, 24, 32
+SURE = 0.75
+PLANTED = ("same", "same, in groups", "a third unshared", "one split in two")
+NEGATIVE = ("unrelated", "unrelated, in groups")
+DATA = Path(os.environ.get("REPDYN_DATA", "../shared/data"))
+
+
+def world(seed: int, groups: int = 0, classes: int = CLASSES) -> tuple[Array, Array, Array]:
+    """Centres, masses and spreads of clusters, in so many groups of clusters or in none."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(classes, WIDTH))
+    if groups:
+        above = 1.5 * generator.normal(size=(groups, WIDTH))
+        centres = above[generator.integers(groups, size=classes)] + 0.8 * centres
+    mass = generator.dirichlet(np.full(classes, 6.0))
+    return centres * np.linspace(1.6, 0.5, WIDTH), mass, 0.48 * generator.uniform(0.6, 1.6, (classes, WIDTH))
+
+
+def sampled(of: tuple[Array, Array, Array], seed: int, classes: Array | None = None) -> tuple[Array, Array]:
+    """Points of some of a world's clusters, and the cluster of each."""
+    centres, mass, spread = of
+    kept = np.arange(len(mass)) if classes is None else classes
+    generator = np.random.default_rng(seed)
+    label = generator.choice(kept, size=POINTS, p=mass[kept] / mass[kept].sum())
+    return centres[label] + spread[label] * generator.normal(size=(POINTS, WIDTH)), label
+
+
+def turned(x: Array, seed: int) -> Array:
+    """In another basis, another unit and another place."""
+    q, _ = np.linalg.qr(np.random.default_rng(seed + 77).normal(size=(x.shape[1], x.shape[1])))
+    return np.asarray(3 * x @ q + 2)
+
+
+def planted(kind: str, seed: int) -> tuple[Array, Array, Array, Array]:
+    """Points and labels of two models."""
+    own = world(seed, 4 if kind.endswith("in groups") else 0)
+    if kind in NEGATIVE:
+        other = world(1000 + seed, 4 if kind.endswith("in groups") else 0)
+        return *sampled(own, 2 * seed), *sampled(other, 2 * seed + 1)
+    if kind == "a third unshared":
+        own = world(seed, classes=18)
+        x, labels = sampled(own, 2 * seed, np.arange(14))
+        y, others = sampled(own, 2 * seed + 1, np.arange(4, 18))
+        return x, labels, y, others
+    x, labels = sampled(own, 2 * seed)
+    y, others = sampled(own, 2 * seed + 1)
+    if kind == "one split in two":
+        generator = np.random.default_rng(seed)
+        apart = generator.normal(size=(CLASSES, WIDTH)) * 0.9
+        y = y + apart[others] * generator.choice([-1, 1], size=(len(y), 1))
+    return x, labels, y, others
+
+
+@cache
+def real(name: str) -> tuple[Array, Array]:
+    """Points in principal components, and labels."""
+    from sklearn.datasets import load_digits
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if name == "digits":
+        x, labels = load_digits(return_X_y=True)
+    elif name in ("banking77", "clinc150"):
+        with gzip.open(DATA / "text" / f"{name}.csv.gz", "rt", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        x = TfidfVectorizer(min_df=3, sublinear_tf=True).fit_transform([row["text"] for row in rows])
+        x = TruncatedSVD(COMPONENTS, random_state=0).fit_transform(x)
+        _, labels = np.unique([row["label"] for row in rows], return_inverse=True)
+    else:
+        held = np.load(DATA / "images" / f"{name}.npz", allow_pickle=False)
+        x, labels = held["x_test"].reshape(-1, 28 * 28) / 255.0, held["y_test"]
+    x = np.asarray(x, dtype=np.float64)
+    chosen = np.random.default_rng(0).permutation(len(x))[: 2 * REAL_POINTS]
+    x, labels = x[chosen] - x[chosen].mean(0), np.asarray(labels)[chosen]
+    _, _, axes = np.linalg.svd(x, full_matrices=False)
+    return x @ axes[:COMPONENTS].T, labels
+
+
+SETS = ("mnist", "fashion_mnist", "kmnist_test", "digits", "banking77", "clinc150")
+
+
+def real_pair(one: str, other: str, seed: int) -> tuple[Array, Array, Array, Array]:
+    """Halves of one data set, or of two, drawn anew for each seed."""
+    (x, labels), (y, others) = real(one), real(other)
+    left, right = (np.random.default_rng(seed).permutation(len(z)) for z in (x, y))
+    left, right = left[: len(x) // 2], right[len(y) // 2 :]
+    return x[left], labels[left], y[right], others[right]
+
+
+def run(kind: str, seed: int) -> dict[str, Any]:
+    """One pair of trees: the verdict, and how many pairs are right."""
+    names = kind.split(" / ")
+    is_real = len(names) == 2
+    x, labels, y, others = real_pair(*names, seed) if is_real else planted(kind, seed)
+    y = turned(y, seed)
+    trees = [LevelSetTree.fit(points) for points in (x, y)]
+    if is_real:
+        trees = [tree.prune(min(REAL_LEAVES, tree.n_peaks)) for tree in trees]
+    start = time.process_time()
+    match = match_trees(trees[0], trees[1], x, y, seed=seed)
+    spent = time.process_time() - start
+    leaves = [len(tree.leaves) for tree in trees]
+    chosen = (match.pairs < leaves).all(axis=1)
+    named = [majority(tree, own) for tree, own in zip(trees, (labels, others))]
+    pairs, confidence = match.pairs[chosen], match.confidence[chosen]
+    right = named[0][pairs[:, 0]] == named[1][pairs[:, 1]]
+    sure = confidence >= SURE
+    return {
+        "verdict": match.verdict,
+        "leaves": leaves,
+        "pairs": len(pairs),
+        "inner_pairs": int((~chosen).sum()),
+        "right": int(right.sum()),
+        "sure": int(sure.sum()),
+        "sure_right": int((right & sure).sum()),
+        "p_value": match.p_value,
+        "cpu_seconds": round(spent, 2),
+    }
+
+
+def matchers() -> str:
+    """Right pairs, the objective they reach, and the time of one matching, of each matcher and kind."""
+    import warnings
+
+    warnings.simplefilter("ignore")  # that a solver has not converged shows in what it finds
+    lines = ["| pair of trees | matcher | pairs right | objective | ms |", "|" + " --- |" * 5]
+    for kind in PLANTED:
+        rows: dict[str, list[tuple[int, int, float, float]]] = {name: [] for name in MATCHERS}
+        for seed in range(100, 106):
+            x, labels, y, others = planted(kind, seed)
+            y = turned(y, seed)
+            trees = LevelSetTree.fit(x), LevelSetTree.fit(y)
+            a, b = Leaves.of(trees[0], x, "x"), Leaves.of(trees[1], y, "y")
+            one, other = majority(trees[0], labels), majority(trees[1], others)
+            near, far = (cosines(side.mass, side.form, 0.75) for side in (a, b))
+            marks = [(np.log(s.traits) - np.log(s.traits).mean(0)) / np.log(s.traits).std(0) for s in (a, b)]
+            apart = ((marks[0][:, None] - marks[1]) ** 2).sum(2)
+            for name, matcher in MATCHERS.items():
+                start = time.process_time()
+                plan = matcher(near, far, a.mass, b.mass, apart)
+                spent = time.process_time() - start
+                left, right = linear_sum_assignment(plan, maximize=True)
+                least = 0.3 * np.minimum(plan.sum(1)[left], plan.sum(0)[right])
+                kept = plan[left, right] > least  # what a plan spreads out is no pair
+                left, right = left[kept], right[kept]
+                upper = np.triu_indices(len(left), 1)
+                reached = np.corrcoef(near[np.ix_(left, left)][upper], far[np.ix_(right, right)][upper])[0, 1]
+                rows[name].append((int((one[left] == other[right]).sum()), len(left), float(reached), spent))
+        for name, own in rows.items():
+            right, count, reached, spent = np.sum(own, axis=0)
+            reached, spent = reached / len(own), 1000 * spent / len(own)
+            lines.append(f"| {kind} | {name} | {right:.0f}/{count:.0f} | {reached:.2f} | {spent:.0f} |")
+    return "\n".join(lines)
+
+
+def assigned(near: Array, far: Array, mass: Array, other: Array, apart: Array) -> Array:
+    """Quadratic assignment, as a plan."""
+    size = max(len(near), len(far))
+    found, _ = quadratic_assignment(standardised(near, size), standardised(far, size), polished=2)
+    return np.eye(size)[found[0]][: len(near), : len(far)]
+
+
+def fused(alpha: float, near: Array, far: Array, mass: Array, other: Array, apart: Array) -> Array:
+    """Fused Gromov-Wasserstein; plain where alpha is 1."""
+    from ot.gromov import fused_gromov_wasserstein as solve
+
+    return np.asarray(solve(apart / 10, 1 - near, 1 - far, mass, other, alpha=alpha))
+
+
+def unbalanced(marginals: float, near: Array, far: Array, mass: Array, other: Array, apart: Array) -> Array:
+    """Fused unbalanced Gromov-Wasserstein."""
+    from ot.gromov import fused_unbalanced_gromov_wasserstein as solve
+
+    settings = {"epsilon": 0.01, "alpha": 0.05, "max_iter": 20, "max_iter_ot": 100}
+    plan, _ = solve(1 - near, 1 - far, mass, other, reg_marginals=marginals, M=apart, **settings)
+    return np.asarray(plan)
+
+
+MATCHERS = {
+    "quadratic assignment": assigned,
+    "Gromov-Wasserstein": partial(fused, 1.0),
+    "fused": partial(fused, 0.9),
+    "fused, half": partial(fused, 0.5),
+    "fused unbalanced, loose": partial(unbalanced, 0.1),
+    "fused unbalanced": partial(unbalanced, 1.0),
+}
+
+
+def majority(tree: LevelSetTree, labels: Array) -> Array:
+    """The most frequent label of each leaf's points."""
+    return np.array([np.bincount(labels[tree.assignment == leaf]).argmax() for leaf in tree.leaves])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Verdicts and right pairs of each kind."""
+    lines = [
+        "| pair of trees | n | found | inconclusive | not found | leaves | pairs right | sure ones right "
+        "| CPU s |",
+        "|" + " --- |" * 9,
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        verdicts = [row["verdict"] for row in own]
+        related = kind not in NEGATIVE and len(set(kind.split(" / "))) == 1
+        sums = {key: sum(row[key] for row in own) for key in ("pairs", "right", "sure", "sure_right")}
+        right = f"{sums['right']}/{sums['pairs']}" if related else ""
+        sure = f"{sums['sure_right']}/{sums['sure']}" if related else f"(of {sums['sure']})"
+        leaves = " and ".join(f"{np.mean([row['leaves'][side] for row in own]):.0f}" for side in (0, 1))
+        cells = [kind, len(own), *(verdicts.count(v) for v in ("found", "inconclusive", "not found"))]
+        seconds = np.mean([row["cpu_seconds"] for row in own])
+        lines.append("| " + " | ".join(map(str, [*cells, leaves, right, sure, f"{seconds:.1f}"])) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--real", action="store_true", help="the real sets in place of the planted ones")
+    parser.add_argument("--matchers", action="store_true", help="quadratic assignment beside POT's matchers")
+    parser.add_argument("--kinds", nargs="+", default=None)
+    parser.add_argument("--out", type=Path, default=Path("match_trees.jsonl"))
+    arguments = parser.parse_args()
+    same = [f"{name} / {name}" for name in SETS]
+    different = [" / ".join(pair) for pair in itertools.combinations(SETS, 2)]
+    kinds = arguments.kinds or ([*same, *different] if arguments.real else [*PLANTED, *NEGATIVE])
+
+    if arguments.matchers:
+        print(matchers())
+        return
+
+    def finished() -> list[dict[str, Any]]:
+        lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
+        return [json.loads(line) for line in lines]
+
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
+        for kind in kinds:
+            key = {"kind": kind, "seed": seed}
+            if not any(key.items() <= row.items() for row in finished()):
+                with arguments.out.open("a") as lines:
+                    lines.write(json.dumps(key | run(kind, seed)) + "\n")
+    print(table(finished()))
+
+
+if __name__ == "__main__":
+    main()
