@@ -41,7 +41,7 @@ PLAN: dict[str, Any] = {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3}
 TRAINING, TEST = 3000, 300  # paths to fit on; inputs that the network runs on from the middle
 DOGS, ANIMALS = range(151, 269), range(398)  # of ImageNet's classes
 _BATCH = 50  # inputs that run on at a time
-_TOKENS = 3  # axes of a representation with tokens
+_TOKENS, _LOGITS = 3, 2  # axes of a representation with tokens, of logits
 
 
 def main() -> None:
@@ -136,14 +136,21 @@ def from_middle(name: str, point: str, few: RepresentationPaths, probe: Head | N
     def go_on(x: NDArray[np.float32]) -> NDArray[Any]:
         moved = torch.from_numpy(x) - pooled
         found = []
-        for rows, batch, own in zip(batches, prepared, kept):
+        for some, batch, own in zip(batches, prepared, kept):
             # (N, L, C) of tokens, or (N, C, H, W) of pictures
-            by = moved[rows][:, None] if own.ndim == _TOKENS else moved[rows][:, :, None, None]
-            found.append(model.run_from(point, own + by, batch))
-        logits = torch.cat(found).numpy()
-        return logits if probe is None else np.asarray(probe(logits))
+            by = moved[some][:, None] if own.ndim == _TOKENS else moved[some][:, :, None, None]
+            logits = model.run_from(point, own + by, batch)
+            found.append(logits if logits.ndim == _LOGITS else _pooled(logits, batch["attention_mask"]))
+        rows = torch.cat(found).numpy()
+        return rows if probe is None else np.asarray(probe(rows))
 
     return go_on
+
+
+def _pooled(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean over real tokens, which is what a sentence encoder makes of its last layer."""
+    weight = mask[..., None].to(tokens.dtype)
+    return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
 
 
 def mean(estimates: Sequence[dict[str, float]]) -> Estimate:
