@@ -36,7 +36,7 @@ RESTARTS = 3
 """Searches from the beginning in such a half. They learn nothing of the map that they missed."""
 
 ALIKE = 0.3
-"""Retrieval between candidates of the two halves after which no more are tried; chance is one in 500."""
+"""Retrieval between the halves' best candidates after which no more are tried; chance is one in 500."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,38 +128,34 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
 
 
 def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list[list[Rows]]:
-    """Explore in both halves until a candidate of one retrieves the translations of one of the other.
+    """Explore in both halves until the best candidate of one retrieves the translations of the other's best.
 
-    Where two agree they are a right one found twice, with errors. Where none do, but the best of one half
-    fits the other half better than all that the other has found, the other starts again. Where none do then,
-    each half goes on from what fits best.
+    Where these two agree they are a right one found twice, with errors. Agreement of any others proves
+    nothing: where classes are few, both halves know the same wrong maps, and the right one fits better than
+    these. Where the best do not agree, but that of one half fits the other half better than all that the
+    other has found, the other starts again. Where none do then, each half goes on from what fits best.
     """
     for number in track(range(candidates), "matching trees"):
         for search in searches:
             search.explore(number)
-        pair = _alike(searches, probes)
-        if pair is not None:
-            return pair
-    behind = _behind(searches)
-    if behind is not None:
-        for number in track(range(RESTARTS * candidates), "matching trees again"):
-            if number % candidates == 0:
-                behind.restart()
-            behind.explore(number % candidates)
-            pair = _alike(searches, probes)
-            if pair is not None:
-                return pair
+        if _alike(searches, probes):
+            break
+    else:
+        behind = _behind(searches)
+        if behind is not None:
+            for number in track(range(RESTARTS * candidates), "matching trees again"):
+                if number % candidates == 0:
+                    behind.restart()
+                behind.explore(number % candidates)
+                if _alike(searches, probes):
+                    break
     return [search.best.maps for search in searches]
 
 
-def _alike(searches: Sequence[Search], probes: Rows) -> list[list[Rows]] | None:
-    """The two candidates that agree most, where they agree."""
-    moved = [[unit_rows(probes @ c.maps[-1]) for c in search.found] for search in searches]
-    alike = np.array([[retrieval(x, y) for y in moved[1]] for x in moved[0]])
-    if alike.max() < ALIKE:
-        return None
-    best = np.unravel_index(int(alike.argmax()), alike.shape)
-    return [search.found[k].maps for search, k in zip(searches, best)]
+def _alike(searches: Sequence[Search], probes: Rows) -> bool:
+    """Whether the best candidates of the two halves agree."""
+    one, other = (unit_rows(probes @ search.best.maps[-1]) for search in searches)
+    return retrieval(one, other) >= ALIKE
 
 
 def _behind(searches: Sequence[Search]) -> Search | None:
