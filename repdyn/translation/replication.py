@@ -19,8 +19,9 @@ __all__ = ["FOUND", "NOT_FOUND", "Replicated", "disjoint_halves", "replicate", "
 Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
 
-FOUND = 0.25
-"""Retrieval between two independent maps from which on they are one with errors."""
+FOUND = 0.5
+"""Retrieval between two independent maps from which on they are one with errors: more often than not each
+finds the other's translation. Two classifiers of ten classes reached .32 by a map that was wrong."""
 
 NOT_FOUND = 0.02
 """Below it the two maps have nothing in common that could be used."""
@@ -35,7 +36,7 @@ the other to go on: it has missed something, for wrong maps do not fit other dat
 RESTARTS = 3
 """Searches from the beginning in such a half. They learn nothing of the map that they missed."""
 
-ALIKE = 0.3
+ALIKE = 0.5
 """Retrieval between the halves' best candidates after which no more are tried; chance is one in 500."""
 
 
