@@ -58,7 +58,7 @@ def read(points: Floats, seed: int, width: int) -> RepresentationPaths:
     )
 
 
-def two_models(count: int = 900, width: int = 24, depths: int = 1) -> tuple[RepresentationPaths, ...]:
+def two_models(count: int = 1500, width: int = 24, depths: int = 1) -> tuple[RepresentationPaths, ...]:
     """Model A, model B = A rotated and doubled, on disjoint samples, and both on held-out ones."""
     x, _ = clusters(count, seed=1, width=width)
     y, _ = clusters(count, seed=2, width=width)
