@@ -18,6 +18,8 @@ __all__ = ["component_bridges", "nearest_neighbors"]
 KD_TREE_DIMENSIONS = 10
 # Entries of one block of distances: 64 MB in single precision.
 BLOCK_ENTRIES = 1 << 24
+# Gathered vectors that are read again at once: 16 MB, of which a processor's cache holds most.
+CACHED_ENTRIES = 1 << 22
 # The k nearest lie in the k groups of smallest minima, so selection runs over groups of so many columns.
 GROUP = 16
 # Up to so many points, all pairs are compared; beyond, each point with so many others, by cells of so
@@ -204,11 +206,15 @@ def _improved(table: torch.Tensor, squares: torch.Tensor, found: torch.Tensor) -
     """Look for nearer neighbours among the neighbours of each point's neighbours, once."""
     neighbors = found.shape[1]
     better = torch.empty_like(found)
-    rows = max(1, BLOCK_ENTRIES // (neighbors * (neighbors + 1) * table.shape[1]))
+    rows = max(1, CACHED_ENTRIES // (neighbors * (neighbors + 1) * table.shape[1]))
     for own in track(torch.split(torch.arange(len(table)), rows), "improving neighbours"):
-        candidates = torch.cat([found[own], found[found[own]].flatten(1)], dim=1).sort(dim=1).values
+        further = found.index_select(0, found[own].flatten()).view(len(own), -1)
+        candidates = torch.cat([found[own], further], dim=1).sort(dim=1).values
         known = candidates[:, 1:] == candidates[:, :-1]
-        score = squares[candidates] - 2 * torch.bmm(table[candidates], table[own][:, :, None])[:, :, 0]
+        flat = candidates.flatten()
+        vectors = table.index_select(0, flat).view(len(own), -1, table.shape[1])
+        score = squares.index_select(0, flat).view(candidates.shape)
+        score -= 2 * torch.bmm(vectors, table[own][:, :, None])[:, :, 0]
         score[:, 1:][known] = torch.inf
         score[candidates == own[:, None]] = torch.inf
         better[own] = candidates.gather(1, score.topk(neighbors, dim=1, largest=False).indices)

@@ -44,14 +44,15 @@ def test_network_is_invertible_and_its_volume_is_the_jacobians(volume, augmented
         torch.testing.assert_close(log_volume, torch.zeros(5), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("augmented", [False, True])
-@pytest.mark.parametrize("volume", ["preserved", "tracked"])
+@pytest.mark.parametrize(
+    ("volume", "augmented"), [("preserved", True), ("tracked", True), ("tracked", False)]
+)
 def test_density_integrates_to_one(volume, augmented):
     x = bent(300)[0][:, [0, 2]]
     model = FlowAutoencoder(
         1, prior="mixture", volume=volume, components=3, hidden=(16,), layers=4, augmented=augmented
-    ).fit(x, steps=40, start_steps=40)
-    axis = np.linspace(-9, 9, 361)
+    ).fit(x, steps=30, start_steps=30)
+    axis = np.linspace(-9, 9, 121)
     grid = np.stack(np.meshgrid(axis, axis + 2), -1).reshape(-1, 2)
     total = np.exp(model.log_density(grid)).sum() * (axis[1] - axis[0]) ** 2
     assert total == pytest.approx(1.0, abs=0.03)
@@ -69,7 +70,7 @@ def test_neighbor_density_is_a_density():
 
 
 SMALL = {"components": 4, "hidden": (48,)}
-SHORT = {"start_steps": 150, "steps": 150}
+SHORT = {"start_steps": 120, "steps": 80}
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,8 @@ def test_learns_a_bent_sheet_and_its_density(augmented):
     x, _ = bent()
     fresh, fresh_truth = bent(400, seed=1)
     settings = {"prior": "mixture", "components": 4, "augmented": augmented}
-    settings |= {} if augmented else {"layers": 6, "hidden": (48,)}
-    model = FlowAutoencoder(2, **settings).fit(x, steps=200)
+    settings |= {"hidden": (48,)} if augmented else {"layers": 6, "hidden": (32,)}
+    model = FlowAutoencoder(2, **settings).fit(x, steps=150 if augmented else 250, start_steps=120)
     flat = FlowAutoencoder(2, **settings).fit(x, steps=0, start_steps=0)
     gaps = [(fresh_truth - m.log_density(fresh)).mean() for m in (model, flat)]
     assert gaps[0] < 0.6 < gaps[1]
@@ -153,7 +154,7 @@ def test_a_knot_comes_undone_in_two_dimensions():
 def test_number_of_informative_dimensions_is_found():
     rng = np.random.default_rng(0)
     x = np.pad(bent(800)[0], ((0, 0), (0, 2))) + 0.05 * rng.normal(size=(800, 5))
-    model = FlowAutoencoder().fit(x @ np.linalg.qr(rng.normal(size=(5, 5)))[0])
+    model = FlowAutoencoder(hidden=(64,)).fit(x @ np.linalg.qr(rng.normal(size=(5, 5)))[0])
     assert model.latent_dim_ == 2
     assert set(model.held_out_) == {1, 2, 3}
 

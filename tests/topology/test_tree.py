@@ -96,6 +96,32 @@ def test_agrees_with_hdbscan_on_its_own_kind_of_example():
     assert adjusted_rand_score(theirs[inside], tree.assignment[inside]) == 1.0
 
 
+def test_agrees_with_tomato_and_hdbscan_on_their_own_examples():
+    from sklearn.cluster import HDBSCAN
+    from sklearn.datasets import make_blobs, make_moons
+    from sklearn.metrics import adjusted_rand_score
+
+    # gudhi, src/python/test/test_tomato.py: two clusters, and their labels.
+    x = np.array([(1, 2), (1.1, 1.9), (0.9, 1.8), (10, 0), (10.1, 0.05), (10.2, -0.1), (5.4, 0)])
+    assert LevelSetTree.fit(x, neighbors=3, persistence=0.0).cut(2).tolist() == [1, 1, 1, 0, 0, 0, 0]
+    # scikit-learn, "Demo of HDBSCAN clustering algorithm".
+    centres = [[1, 1], [-1, -1], [1.5, -1.5]]
+    x, truth = make_blobs(750, centers=centres, cluster_std=[0.4, 0.1, 0.75], random_state=0)
+    theirs, tree = HDBSCAN(copy=True).fit_predict(x), LevelSetTree.fit(x)
+    inside = theirs >= 0
+    assert len(tree.leaves) == len(set(theirs[inside])) == 3
+    assert adjusted_rand_score(theirs[inside], tree.assignment[inside]) > 0.95
+    assert adjusted_rand_score(truth, tree.assignment) > adjusted_rand_score(truth, theirs)
+    # The hdbscan package, "How HDBSCAN works": two moons and two blobs.
+    moons, _ = make_moons(50, noise=0.05, random_state=0)
+    blobs, _ = make_blobs(50, centers=[(-0.75, 2.25), (1.0, 2.0)], cluster_std=0.25, random_state=0)
+    x = np.vstack([moons, blobs])
+    theirs, tree = HDBSCAN(min_cluster_size=5, copy=True).fit_predict(x), LevelSetTree.fit(x, neighbors=5)
+    inside = theirs >= 0
+    assert len(tree.leaves) == len(set(theirs[inside]))
+    assert adjusted_rand_score(theirs[inside], tree.assignment[inside]) == 1.0
+
+
 def test_finds_planted_clusters_and_a_tree_of_them():
     # Two pairs of clusters: near ones join first.
     rng = np.random.default_rng(0)
