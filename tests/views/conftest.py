@@ -12,6 +12,7 @@ import pytest
 
 from repdyn.views.alignment import alignment
 from repdyn.views.cluster_flow import cluster_flow
+from repdyn.views.depth_factors import depth_factors
 from repdyn.views.fidelity import fidelity
 from repdyn.views.field import field
 from repdyn.views.forgetting import attack, excitation, forgetting
@@ -281,6 +282,18 @@ def example_memorization() -> go.Figure:
     return memorization(rng.uniform(0.9, 1, 20), rng.uniform(0.4, 0.9, 300), "found")
 
 
+def example_depth_factors() -> go.Figure:
+    depth = np.arange(6)
+    probes = {
+        split: {
+            "static": with_interval(static + 0.01 * depth, 0.03),
+            "dynamic": with_interval(0.6 - 0.02 * depth, 0.03),
+        }
+        for split, static in (("spectral", 0.5), ("random", 0.3), ("mean components", 0.4))
+    }
+    return depth_factors([f"blocks.{k}" for k in depth], probes, 0.2, "found")
+
+
 def example_probing() -> go.Figure:
     atoms = np.array([1, 2, 4, 8, 16])
     error = {"attractors (20)": 0.6 / atoms, "random": 0.9 - 0.02 * atoms, "data itself": 0.4 / atoms}
@@ -318,6 +331,7 @@ def example_replication() -> go.Figure:
 EXAMPLES: dict[str, Callable[[], go.Figure]] = {
     "alignment": example_alignment,
     "memorization": example_memorization,
+    "depth_factors": example_depth_factors,
     "probing": example_probing,
     "replication": example_replication,
     "tracking": example_tracking,
