@@ -168,7 +168,9 @@ print(stays_seen)
 # read better from it than from the better control: .28 against .31 from the mean's components in
 # MiniLM, .42 against .47 from four random directions in EfficientNet-Lite0. Both verdicts are
 # *inconclusive*. The dynamic part tells more of the label at most depths, but it is twenty dimensions
-# against four, and a random split of the same sizes shows the same. Swaps say that the static part matters: what reads the last point
-# follows the donor more often than the receiver (.36 against .18, and .38 against .15), where four
-# random directions leave it with the receiver. But the mean's components steer it more still (.43 and
-# .59). And the autoencoders rebuild .36 and .58 of the variance: of the rest neither part says anything.
+# against four, and a random split of the same sizes shows the same.
+#
+# Swaps say that the static part matters: what reads the last point follows the donor more often than
+# the receiver (.36 against .18, and .38 against .15), where four random directions leave it with the
+# receiver. But the mean's components steer it more still (.43 and .59). And the autoencoders rebuild
+# .36 and .58 of the variance: of the rest neither part says anything.
