@@ -83,7 +83,6 @@ def translation(
     figure.update_layout(showlegend=False, margin_l=24)
     read = next(iter(groups.values()))
     ours, (value, low, high) = next(iter(read.items()))
-    interval = f" [{low:.3g}, {high:.3g}]" if np.isfinite([low, high]).all() else ""
     reading = (
         ""
         if matrix is None
@@ -95,8 +94,8 @@ def translation(
     return describe(
         figure,
         "Translation between the two models",
-        f"Verdict: {verdict}. ‘{ours}’ reaches {value:.3g}{interval}; it has learned something only where "
-        f"its interval lies clear of the controls' (grey).{reading}",
+        f"Verdict: {verdict}. ‘{ours}’ reaches {value:.3g}{_interval(low, high)}; it has learned "
+        f"something only where its interval lies clear of the controls' (grey).{reading}",
         alt=f"Bar chart, verdict {verdict}: "
         + ", ".join(
             f"{name} {value:.3g}" for group in groups.values() for name, (value, _, _) in group.items()
@@ -124,16 +123,20 @@ def stitching(accuracy: Mapping[str, object], verdict: str) -> go.Figure:
     figure.update_layout(height=200 + 34 * len(read), showlegend=False, margin_l=24)
     add_bars(figure, 1, read, [ACCENT] + [CONTROL[0]] * (len(read) - 1))
     ours, (value, low, high) = next(iter(read.items()))
-    interval = f" [{low:.3g}, {high:.3g}]" if np.isfinite([low, high]).all() else ""
     return describe(
         figure,
         "Model B answers for model A",
-        f"Verdict: {verdict}. With ‘{ours}’ between A's body and B's head {value:.3g}{interval} of the "
-        "answers are right. Grey: what needs no translation, and B's own answers, which bound it.",
+        f"Verdict: {verdict}. With ‘{ours}’ between A's body and B's head "
+        f"{value:.3g}{_interval(low, high)} of the answers are right. Grey: what needs no "
+        "translation, and B's own answers, which bound it.",
         alt=f"Bar chart of accuracies, verdict {verdict}: "
         + ", ".join(f"{name} {one:.3g}" for name, (one, _, _) in read.items())
         + ".",
     )
+
+
+def _interval(low: float, high: float) -> str:
+    return f" [{low:.3g}, {high:.3g}]" if np.isfinite([low, high]).all() else ""
 
 
 def _read(what: str, given: Mapping[str, object]) -> dict[str, tuple[float, float, float]]:
