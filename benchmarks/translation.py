@@ -3,12 +3,12 @@
     python benchmarks/translation.py --out translation.jsonl --cache FOLDER [--seeds 3] [--minutes 9]
         [--settings banking77 clinc150 ...] [--methods repdyn kmeans ...] [--most 5000]
 
-Model A and model B read *different* samples; 1 000 more, read by both, serve the evaluation and nothing
-else. Negatives, of at most 1 200 samples each: B reads another corpus, its features are shuffled, B is a
-Gaussian of equal covariance, or a network with random weights. Few pairs: 5 to 50 anchors through
-``translate(a, b, pairs)``, beside Procrustes and relative representations on the same anchors. Every
-(setting, method, seed) is a line of the output; one that is there already is not run again, so an interrupted
-benchmark goes on where it was. ``--only-table`` prints what is there.
+Model A and model B read *different* samples; 1 000 more (a quarter of what there is, where that is fewer),
+read by both, serve the evaluation and nothing else. Negatives, of at most 1 200 samples each: B reads another
+corpus, its features are shuffled, B is a Gaussian of equal covariance, or a network with random weights. Few
+pairs: 5 to 50 anchors through ``translate(a, b, pairs)``, beside Procrustes and relative representations on
+the same anchors. Every (setting, method, seed) is a line of the output; one that is there already is not run
+again, so an interrupted benchmark goes on where it was. ``--only-table`` prints what is there.
 
 The head of the stitching figures is B's own where it knows the corpus's classes (the residual networks), else
 a ridge classifier on B's sample: on B's own held-out points, on A's translated ones, and on A's translated by
@@ -60,8 +60,10 @@ SETTINGS = {
     "classifiers": ("classifier0", "classifier1", "mnist"),
     "classifier autoencoder": ("classifier0", "autoencoder1", "mnist"),
     "resnets": ("resnet20", "resnet44", "cifar10"),
-    "imagenet": ("efficientnet", "mobilenet", "cifar10"),
-    "vaes": ("vae", "btcvae", "mnist32"),
+    "efficientnet mobilenet": ("efficientnet", "mobilenet", "cifar10"),
+    "efficientnet mobilenet, imagenet": ("efficientnet", "mobilenet", "imagenet"),
+    "vaes": ("vae_mnist", "btcvae_mnist", "mnist32"),
+    "vaes, dsprites": ("vae_dsprites", "vae_dsprites_own", "dsprites"),
     "sentences": ("minilm-l6", "minilm-l3", "sentences"),
 }
 OTHER_CORPUS = {
@@ -132,8 +134,9 @@ def run(setting: str, method: str, seed: int, most: int, cache: Path) -> dict[st
     all_a = read(model_a, corpus, cache)
     all_b = read(f"random-{model_b}" if other == "random weights" else model_b, corpus, cache)
     order = np.random.default_rng(seed).permutation(min(len(all_a), len(all_b)))
-    count = min(NEGATIVE_MOST if other else most, (len(order) - HELD_OUT) // 2)
-    held, of_a, of_b = np.split(order[: HELD_OUT + 2 * count], [HELD_OUT, HELD_OUT + count])
+    held_out = min(HELD_OUT, len(order) // 4)
+    count = min(NEGATIVE_MOST if other else most, (len(order) - held_out) // 2)
+    held, of_a, of_b = np.split(order[: held_out + 2 * count], [held_out, held_out + count])
     a, b, paired = all_a.subset(of_a), all_b.subset(of_b), all_b.subset(of_a)
     held_a, held_b = all_a.subset(held), all_b.subset(held)
     if other in SETTINGS:
