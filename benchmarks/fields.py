@@ -63,7 +63,8 @@ def autoencoder(
 
 
 def memorisation(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
-    test = digits(data, "test", 2000)
+    # As many unseen pictures as there are memories at the most: the more, the nearer is the nearest.
+    test = digits(data, "test", 5000)
     found = {}
     for name, change in VARIED.items():
         field = LatentField.from_autoencoder(*autoencoder(data, cache, seed, **change))

@@ -22,6 +22,8 @@ TURNS = 8
 """Newton steps, and turns of plain iteration by which the destination is checked."""
 WORK = 2**16
 """Largest product of period and dimension: a step costs so many evaluations of the map."""
+TOGETHER = 128
+"""Points of a turn whose Jacobians are read from one graph, which keeps the map's activations at each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,8 @@ def polish_cycle(field: LatentField, start: Tensor, period: int, scale: float) -
 
     .. math:: z \leftarrow z + (I - M)^{-1} (f^p(z) - z), \qquad M = J(f^{p-1} z) \cdots J(f z)\, J(z)
 
-    All columns of M go round together as one batch, so a turn costs p evaluations of a batch of d.
+    The Jacobians at the points of a turn are read together, so a turn costs p evaluations of the map, one
+    after the other, and d products of a batch of p.
 
     Parameters
     ----------
@@ -118,11 +121,18 @@ def polish_cycle(field: LatentField, start: Tensor, period: int, scale: float) -
 
 
 def _turn(field: LatentField, point: Tensor, period: int) -> tuple[Tensor, Tensor]:
-    """Where ``period`` steps lead and their Jacobian."""
+    """Where ``period`` steps lead and their Jacobian.
+
+    The points come first, one after the other; the Jacobians at many of them are then read column by column
+    from one recorded graph.
+    """
     d = len(point)
-    z = point.expand(d, d)
-    columns = torch.eye(d, dtype=point.dtype, device=point.device)
-    for _ in range(period):
-        z, apply = field.linearize(z)
-        columns = apply(columns)
-    return z[0], columns.T
+    orbit = field.trajectory(point[None], period)[:, 0]
+    units = torch.eye(d, dtype=point.dtype, device=point.device)
+    turn = units
+    for block in torch.split(orbit[:-1], TOGETHER):
+        _, apply = field.linearize(block)
+        columns = torch.stack([apply(unit.expand_as(block)) for unit in units], dim=2)
+        for jacobian in columns:
+            turn = jacobian @ turn
+    return orbit[-1], turn

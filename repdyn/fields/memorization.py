@@ -25,7 +25,7 @@ __all__ = ["Memorization", "memorization"]
 BLOCK = 2**24
 """Numbers in a block of the similarity matrix."""
 
-_ESTIMATES = ("coefficient", "null", "to_test", "test_error")
+_ESTIMATES = ("coefficient", "null", "to_test", "preference", "test_error")
 _ARRAYS = ("similarity", "null_similarity", "nearest")
 
 
@@ -41,6 +41,10 @@ class Memorization:
         The same of unseen samples: what no memory at all scores.
     to_test
         Of attractors and their nearest unseen sample, from as many as there are training samples or fewer.
+    preference
+        How much nearer attractors are to training samples than to as many unseen ones, mean over attractors
+        of the difference. A blurred average of many digits is near some training digit, and as near to some
+        unseen one: it is no memory.
     weighted
         The coefficient with attractors weighted by the share of starts they hold.
     components
@@ -54,13 +58,15 @@ class Memorization:
     attractors
         The search, started from the codes of the training samples.
     verdict
-        ``"found"``: the coefficient's interval lies above the null's; ``"not found"``: at or below it;
-        ``"inconclusive"``: they overlap, or there are fewer than two attractors.
+        ``"found"``: the coefficient's interval lies above the null's, and that of the preference above zero;
+        ``"not found"``: the coefficient is not above the null's interval, or the preference not above zero;
+        ``"inconclusive"``: intervals overlap, or there are fewer than two attractors.
     """
 
     coefficient: Estimate
     null: Estimate
     to_test: Estimate
+    preference: Estimate
     weighted: float
     components: int
     test_error: Estimate
@@ -78,6 +84,7 @@ class Memorization:
                 f"  the same, weighted by basins           {self.weighted:.3f}",
                 f"  null: of unseen samples                {self.null}",
                 f"  cosine to the nearest unseen sample    {self.to_test}",
+                f"  nearer to training than to unseen by   {self.preference}",
                 f"  variance unexplained, unseen samples   {self.test_error}",
                 f"  components for 90 % of the attractors' variance: {self.components}",
             ]
@@ -97,6 +104,7 @@ class Memorization:
             "coefficient": self.coefficient.to_dict(),
             "null": self.null.to_dict(),
             "to_test": self.to_test.to_dict(),
+            "preference": self.preference.to_dict(),
             "weighted": self.weighted,
             "components": self.components,
             "test_error": self.test_error.to_dict(),
@@ -148,7 +156,8 @@ def memorization(
 
     with attractors :math:`z^*_a` reached from the training codes. The paper prints a minimum where its words
     require this maximum. In high dimensions with non-negative data any sample has a near neighbour by
-    cosine, so the figure means nothing without the same cosine of samples that were never trained on.
+    cosine, so the figure means nothing without the same cosine of samples that were never trained on, nor
+    without the attractors' cosine to these.
 
     Parameters
     ----------
@@ -189,18 +198,24 @@ def memorization(
     error = to_numpy(((rebuilt - test) ** 2).flatten(1).sum(1)).astype(np.float64)
     spread = float(((test - test.mean(dim=0)) ** 2).flatten(1).sum(1).mean())
     similarity, nearest = _nearest(_unit(decoded), memories)
-    to_test, _ = _nearest(_unit(decoded), unseen[: len(memories)])
+    # More candidates have a nearer one among them: both banks are of one size.
+    size = min(len(memories), len(unseen))
+    alike = memories[np.sort(generator.choice(len(memories), size, replace=False))]
+    to_train, _ = _nearest(_unit(decoded), alike)
+    to_test, _ = _nearest(_unit(decoded), unseen[:size])
     coefficient, null_mean = _mean(similarity, seed), bootstrap_mean(null, seed=seed)
+    preference = _mean(to_train - to_test, seed)
     held = found.basin_share
     verdict = "inconclusive"
-    if len(found) >= 2 and coefficient.low > null_mean.high:
+    if len(found) >= 2 and coefficient.low > null_mean.high and preference.low > 0:
         verdict = "found"
-    elif len(found) >= 2 and coefficient.value <= null_mean.high:
+    elif len(found) >= 2 and (coefficient.value <= null_mean.high or preference.value <= 0):
         verdict = "not found"
     return Memorization(
         coefficient=coefficient,
         null=null_mean,
         to_test=_mean(to_test, seed),
+        preference=preference,
         weighted=float((similarity * held).sum() / held.sum()) if len(found) else float("nan"),
         components=_components(to_numpy(decoded.flatten(1)).astype(np.float64)),
         test_error=bootstrap_mean(error / max(spread, 1e-300), seed=seed),

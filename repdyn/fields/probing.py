@@ -41,7 +41,8 @@ class Probing:
     error
         Fraction of the latents' variance unexplained, for each dictionary one estimate per number of atoms.
         The first needs no data; random orthogonal atoms and random latents are its controls; the
-        last two were made from other real data and are the ceiling.
+        last two were made from other real data and are the ceiling. Each has as many atoms to choose from as
+        there are attractors, or as there are dimensions where no more are orthogonal.
     decoded_error
         The same after decoding, or None where no decoder was given.
     sizes
@@ -49,8 +50,8 @@ class Probing:
     attractors
         The search from noise.
     verdict
-        ``"found"``: at the largest number of atoms that all dictionaries allow, attractors beat both
-        controls with intervals apart; ``"not found"``: they beat neither; ``"inconclusive"`` otherwise.
+        ``"found"``: at the largest of these numbers of atoms, attractors beat both controls with intervals
+        apart; ``"not found"``: they beat neither; ``"inconclusive"`` otherwise.
     """
 
     atoms: tuple[int, ...]
@@ -148,7 +149,8 @@ def probe_without_data(
     targets
         Latents of held-out data, shape ``(M, d)``.
     atoms
-        Numbers of atoms allowed; those beyond the latent dimension are left out.
+        Numbers of atoms allowed; those beyond the latent dimension or the number of attractors are left
+        out: a control with more atoms than there are attractors would win by counting.
     starts
         Random latents that are followed.
     max_steps
@@ -179,12 +181,12 @@ def probe_without_data(
     size = max(1, len(found))
     dictionaries = {
         ATTRACTORS: found.points,
-        ORTHOGONAL: np.linalg.qr(generator.standard_normal((d, d)))[0],
+        ORTHOGONAL: np.linalg.qr(generator.standard_normal((d, d)))[0][:size],
         NOISE: noise[:size],
-        PRINCIPAL: np.linalg.svd(reference, full_matrices=False)[2],
+        PRINCIPAL: np.linalg.svd(reference, full_matrices=False)[2][:size],
         REAL: reference[:size],
     }
-    allowed = tuple(k for k in atoms if 0 < k <= d)
+    allowed = tuple(k for k in atoms if 0 < k <= min(d, size))
     error: dict[str, tuple[Estimate, ...]] = {}
     decoded: dict[str, tuple[Estimate, ...]] = {}
     truth = None if decode is None else _decoded(decode, held_out, targets)
@@ -239,10 +241,8 @@ def _decoded(decode: Callable[[Tensor], Tensor], z: NDArray[np.float64], like: T
 
 
 def _judge(error: dict[str, tuple[Estimate, ...]], atoms: tuple[int, ...], found: int) -> str:
-    usable = [i for i, k in enumerate(atoms) if k <= found]
-    if not usable:
+    if not found or not atoms:
         return "inconclusive" if found else "not found"
-    i = usable[-1]
-    ours = error[ATTRACTORS][i]
-    beaten = [ours.high < error[name][i].low for name in (ORTHOGONAL, NOISE)]
+    ours = error[ATTRACTORS][-1]
+    beaten = [ours.high < error[name][-1].low for name in (ORTHOGONAL, NOISE)]
     return "found" if all(beaten) else "not found" if not any(beaten) else "inconclusive"

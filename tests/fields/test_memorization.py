@@ -30,6 +30,7 @@ def test_a_memory_of_its_training_set_is_found(tmp_path: Path) -> None:
     assert len(found.attractors) == 8
     assert sorted(found.nearest.tolist()) == list(range(8))
     assert found.to_test.value < 0.9
+    assert found.preference.low > 0
     assert found.plot().layout.meta["caption"].startswith("Verdict: found")
     found.save(tmp_path / "a.memorization")
     again = Memorization.load(tmp_path / "a.memorization")
@@ -55,6 +56,20 @@ def test_attractors_that_are_no_training_sample_are_not_found() -> None:
     assert found.verdict != "found"
     assert found.components <= 2
     assert "null" in repr(found)
+
+
+def test_prototypes_as_near_to_unseen_samples_are_no_memories() -> None:
+    # Attractors at the centres of twenty clusters: near every training sample, and as near to every other.
+    centres = 3 * samples(20, 5)
+    train, test = (centres.repeat(10, 1) + 0.7 * samples(200, seed) for seed in (0, 1))
+
+    def average(x: Tensor) -> Tensor:
+        return torch.softmax(3 * x @ centres.T.to(x), dim=1) @ centres.to(x)
+
+    found = memorization(LatentField.from_autoencoder(average, lambda z: z), train, test)
+    assert found.coefficient.low > found.null.high
+    assert found.preference.low <= 0 < found.to_test.value
+    assert found.verdict != "found"
 
 
 def test_the_null_is_the_best_cosine_of_unseen_samples() -> None:
