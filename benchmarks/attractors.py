@@ -2,7 +2,8 @@
 
 Two settings. ``planted``: 100 random maps whose attractors are known. ``mnist``: a small auto-encoder, which
 is trained here, is followed from the codes of unseen digits by plain iteration without and with finished
-samples leaving the batch, with traps, and by torchdeq and fixed-point-finder where they are installed.
+samples leaving the batch, with traps, by torchdeq where it is installed (extra ``bench``), and by the loop of
+fixed-point-finder, which no package registry carries and which is written out here.
 
     python benchmarks/attractors.py --data FOLDER --json attractors.json
 """
@@ -15,13 +16,14 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from mnist_autoencoder import digits, trained
 from scipy.spatial import cKDTree
-from torch import Tensor, nn
+from torch import Tensor
 
 from repdyn.fields import Attractors, LatentField
 from repdyn.progress import track
@@ -125,13 +127,13 @@ def uncompacted(field: LatentField, z: Tensor, tolerance: float, max_steps: int)
 
 
 def agreement(field: LatentField, found: Attractors, ends: Tensor, like: Tensor) -> float:
-    """Share of starts whose attractor is the one that plain iteration ended on.
+    """Share of the first starts, as many as there are ends, whose attractor plain iteration ended on.
 
     An end is on an attractor that it is near: a point or a cycle within a hundredth of the scale, a set
     that an orbit fills within three of the gaps that 512 of the orbit's points leave. A start that was said
     to reach none agrees where its end is on none.
     """
-    reached = ends.double().numpy()
+    reached, basin = ends.double().numpy(), found.basin[: len(ends)]
     nearest = np.full(len(reached), -1)
     best = np.full(len(reached), np.inf)
     for a in range(len(found)):
@@ -145,7 +147,7 @@ def agreement(field: LatentField, found: Attractors, ends: Tensor, like: Tensor)
         distance = tree.query(reached)[0]
         nearer = (distance <= allowed) & (distance < best)
         nearest[nearer], best[nearer] = a, distance[nearer]
-    return float((nearest == found.basin).mean())
+    return float((nearest == basin).mean())
 
 
 def mnist(
@@ -162,9 +164,9 @@ def mnist(
     field, codes = LatentField.from_autoencoder(encoder, decoder), encoder(digits(data, "test", starts))
     table: dict[str, dict[str, float]] = {}
     found: dict[str, Attractors] = {}
-    few = codes[:compared]
+    few, every = codes[:compared], f"trapping, {len(codes)} starts"
     for name, solver, z in (
-        (f"trapping, {len(codes)} starts", "trapping", codes),
+        (every, "trapping", codes),
         ("trapping", "trapping", few),
         ("picard", "picard", few),
     ):
@@ -185,9 +187,10 @@ def mnist(
         "processor seconds": time.process_time() - begun[1],
         "evaluations": spent / len(few),
     }
-    for name in ("trapping", "picard"):
+    for name in (every, "trapping", "picard"):
         table[name]["same destination"] = agreement(field, found[name], ends, few)
-        table[name]["of uncompacted evaluations"] = found[name].evaluations / spent
+        table[name]["of uncompacted evaluations"] = table[name]["evaluations"] * len(few) / spent
+    table[every]["of compacted evaluations"] = table[every]["evaluations"] / table["picard"]["evaluations"]
     table["trapping"]["of compacted evaluations"] = (
         found["trapping"].evaluations / found["picard"].evaluations
     )
@@ -198,47 +201,53 @@ def mnist(
 def peers(
     field: LatentField, z: Tensor, ends: Tensor, tolerance: float, max_steps: int
 ) -> dict[str, dict[str, float]]:
-    """The same starts through libraries that look for fixed points, those of them that are installed.
+    """The same map, starts and tolerance through ways to find *a* fixed point, which is not *the* one.
 
-    Of each: seconds, share of starts that it calls converged, and share that it left within a hundredth of
-    the scale of where plain iteration ends. Both were written to find *a* fixed point, not *the* one.
+    Of each: seconds, share of starts left with a step within the tolerance, and share left within a hundredth
+    of the scale of where plain iteration ends.
     """
-    table = {}
-    near = 1e-2 * float((z - z.mean(dim=0)).norm(dim=1).square().mean().sqrt())
-    if importlib.util.find_spec("torchdeq") is not None:
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"fixed-point-finder's loop": partial(descend, field)}
+    if importlib.util.find_spec("torchdeq") is None:
+        print("torchdeq is not installed (extra bench), so it stands in no row")
+    else:
         from torchdeq import get_deq
 
         for solver in ("fixed_point_iter", "anderson"):
-            deq = get_deq(f_solver=solver, f_max_iter=max_steps, f_tol=tolerance, f_stop_mode="abs")
-            begun = time.perf_counter()
-            reached = deq(field, z)[0][-1]
-            table[f"torchdeq, {solver}"] = {
-                "seconds": time.perf_counter() - begun,
-                "settled": float((field.velocity(reached).norm(dim=1) <= tolerance).float().mean()),
-                "same destination": float(((reached - ends).norm(dim=1) <= near).float().mean()),
-            }
-    if importlib.util.find_spec("FixedPointFinderTorch") is not None:
-        from FixedPointFinderTorch import FixedPointFinderTorch
-
-        class Cell(nn.Module):
-            """The map as the recurrent cell without input that the finder expects."""
-
-            batch_first = True
-
-            def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-                image = field.step(state[0])
-                return image[:, None], image[None]
-
-        finder = FixedPointFinderTorch(Cell(), max_iters=max_steps, do_compute_jacobians=False, verbose=False)
-        begun = time.perf_counter()
-        _, every = finder.find_fixed_points(z.numpy(), np.zeros((1, 1), dtype=np.float32))
-        reached = torch.from_numpy(every.xstar).to(z)
-        table["fixed-point-finder"] = {
-            "seconds": time.perf_counter() - begun,
+            deq = get_deq(f_solver=solver, f_max_iter=max_steps, f_tol=tolerance, f_stop_mode="abs").eval()
+            ways[f"torchdeq, {solver}"] = lambda starts, deq=deq: deq(field, starts)[0][-1]
+    table = {}
+    near = 1e-2 * float((z - z.mean(dim=0)).norm(dim=1).square().mean().sqrt())
+    for name, way in ways.items():
+        begun = time.perf_counter(), time.process_time()
+        with torch.no_grad():
+            reached = way(z)
+        table[name] = {
+            "seconds": time.perf_counter() - begun[0],
+            "processor seconds": time.process_time() - begun[1],
             "settled": float((field.velocity(reached).norm(dim=1) <= tolerance).float().mean()),
             "same destination": float(((reached - ends).norm(dim=1) <= near).float().mean()),
         }
+        print(name, table[name], flush=True)
     return table
+
+
+def descend(field: LatentField, z: Tensor) -> Tensor:
+    """Adam on the mean of half the squared speed, by the rates and as long as fixed-point-finder for PyTorch.
+
+    Golub and Sussillo (2018). FixedPointFinder. J. Open Source Softw. 3(31); its gradient, which needs the
+    map's transposed Jacobian, costs about two evaluations.
+    """
+    z = z.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([z], lr=0.05)
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_size=500, gamma=0.7)
+    for _ in track(range(2000), "descending on the speed"):
+        with torch.enable_grad():
+            speed = 0.5 * (field.step(z) - z).square().sum(dim=1).mean()
+        optimiser.zero_grad()
+        speed.backward()
+        optimiser.step()
+        schedule.step()
+    return z.detach()
 
 
 def main() -> None:
