@@ -11,7 +11,7 @@ import csv
 import gzip
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from cifar_networks import cifar_resnet
 from mnist_autoencoder import trained
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from stored_pictures import jpegs, rows
 from torch import nn
 
 import repdyn
@@ -81,7 +82,7 @@ def _imagenet(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting
         shuffled = _traced_pictures(
             data, cache, name, "imagenet-shuffled", 160, lambda: _shuffle_all(_imagenet_pictures(data), 160)
         )
-        head = _head(_model(name, data))
+        head = _head(_model(name, data, 160))
         found.append(Setting(f"A {name}", _drawer(inside, foreign, head, shuffled)))
     return found
 
@@ -112,8 +113,7 @@ def _drawn(
 
 
 def _imagenet_pictures(data: Path) -> list[Image.Image]:
-    with np.load(data / "images" / "imagenet_sample_160.npz") as file:
-        return _decode(file["jpeg"], file["offset"])
+    return jpegs(data / "images" / "imagenet_sample_160.npz")
 
 
 def _imagenet_sample(data: Path, cache: Path, model: str, side: int) -> Traced:
@@ -126,12 +126,12 @@ def _foreign_pictures(
     data: Path, cache: Path, model: str, side: int, count: int, *, cifar: bool
 ) -> dict[str, Traced]:
     sources: dict[str, Callable[[], list[Image.Image]]] = {
-        "textures": lambda: _jpegs(data / "images" / "textures_dtd10_160.npz", "", count),
+        "textures": lambda: jpegs(data / "images" / "textures_dtd10_160.npz", count=count),
         "KMNIST": lambda: _digits_as_pictures(data / "images" / "kmnist_test.npz", count),
         "smooth noise": lambda: _smooth_noise(min(count, 300), 160),
     }
     if cifar:
-        sources["CIFAR-10"] = lambda: _jpegs(data / "images" / "cifar10_jpeg.npz", "_test", count)
+        sources["CIFAR-10"] = lambda: jpegs(data / "images" / "cifar10_jpeg.npz", "_test", count)
     else:
         sources["ImageNet"] = lambda: _imagenet_pictures(data)[:count]
         sources["Fashion-MNIST"] = lambda: _digits_as_pictures(data / "images" / "fashion_mnist.npz", count)
@@ -147,7 +147,8 @@ def _foreign_pictures(
 def _cifar(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     found = []
     for name, side in (("efficientnet-lite0", 96), ("cifar-resnet20", 32), ("cifar-resnet44", 32)):
-        train, test = (_cifar_split(data, cache, name, side, part) for part in ("_train", "_test"))
+        train = _cifar_split(data, cache, name, side, "_train", None)
+        test = _cifar_split(data, cache, name, side, "_test", 2 * sizes["test"])
         foreign = _foreign_pictures(data, cache, name, side, sizes["foreign"], cifar=False)
         foreign["patches shuffled"] = _traced_pictures(
             data,
@@ -155,9 +156,9 @@ def _cifar(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
             name,
             "cifar-shuffled",
             side,
-            lambda: _shuffle_all(_jpegs(data / "images" / "cifar10_jpeg.npz", "_test", sizes["foreign"]), 32),
+            lambda: _shuffle_all(jpegs(data / "images" / "cifar10_jpeg.npz", "_test", sizes["foreign"]), 32),
         )
-        head = _head(_model(name, data))
+        head = _head(_model(name, data, side))
         found.append(Setting(f"B {name}", _split_drawer(train, test, foreign, head, sizes["test"])))
     return found
 
@@ -180,12 +181,18 @@ def _split_drawer(
     return draw
 
 
-def _cifar_split(data: Path, cache: Path, model: str, side: int, split: str) -> Traced:
+def _cifar_split(data: Path, cache: Path, model: str, side: int, split: str, count: int | None) -> Traced:
     file = data / "images" / "cifar10_jpeg.npz"
     with np.load(file) as stored:
         labels = stored[f"label{split}"]
     return _traced_pictures(
-        data, cache, model, f"cifar{split}", side, lambda: _jpegs(file, split, None), labels
+        data,
+        cache,
+        model,
+        f"cifar{split}",
+        side,
+        lambda: jpegs(file, split, count),
+        labels[rows(len(labels), count)],
     )
 
 
@@ -294,7 +301,7 @@ def _near(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
         inside = _imagenet_sample(data, cache, name, 160)
         known = np.asarray(inside.paths.labels) < 398
         found.append(Setting(f"E ImageNet animals, {name}", _classes_drawer(inside, lambda _, k=known: k)))
-    train = _cifar_split(data, cache, "efficientnet-lite0", 96, "_train")
+    train = _cifar_split(data, cache, "efficientnet-lite0", 96, "_train", None)
     found.append(Setting("E CIFAR classes, efficientnet-lite0", _random_classes(train, 6)))
     queries = _texts(data)["train"]
     for name in SENTENCE_ENCODERS:
@@ -325,18 +332,6 @@ def _classes_drawer(traced: Traced, choose: Callable[[int], Array]) -> Callable[
 
 
 # Pictures.
-
-
-def _decode(jpeg: Array, offset: Array, index: Sequence[int] | None = None) -> list[Image.Image]:
-    chosen = range(len(offset) - 1) if index is None else index
-    return [Image.open(io.BytesIO(jpeg[offset[i] : offset[i + 1]].tobytes())).convert("RGB") for i in chosen]
-
-
-def _jpegs(path: Path, split: str, count: int | None) -> list[Image.Image]:
-    with np.load(path) as file:
-        offset = file[f"offset{split}"]
-        index = np.random.default_rng(0).permutation(len(offset) - 1)[:count] if count else None
-        return _decode(file[f"jpeg{split}"], offset, index)
 
 
 def _digits_as_pictures(path: Path, count: int) -> list[Image.Image]:
@@ -392,7 +387,7 @@ def _traced_pictures(
     if not done.is_file():
         coded = [_codec(picture, side) for picture in make()]
         np.save(statistics, np.array([row for _, row in coded]))
-        model = _model(name, data)
+        model = _model(name, data, side)
         repdyn.trace(model, [picture for picture, _ in coded], labels=labels, out=out, batch_size=32)
         done.touch()
     paths = repdyn.open_paths(out)
@@ -407,10 +402,20 @@ def _in_memory(paths: RepresentationPaths, labels: Any) -> RepresentationPaths:
 # Models.
 
 
-def _model(name: str, data: Path) -> Any:
+def _model(name: str, data: Path, side: int) -> Any:
+    """A model that takes pictures of ``side`` by ``side`` pixels as they are, at its own mean and spread."""
     if name.startswith("cifar-"):
         return cifar_resnet(int(name.removeprefix("cifar-resnet")), data)
-    return repdyn.load(f"packaged:{name}")
+    from timm.data import resolve_model_data_config
+    from torchvision.transforms.functional import normalize, to_tensor
+
+    model = repdyn.load(f"packaged:{name}")
+    scale = resolve_model_data_config(model.module)
+
+    def prepare(pictures: Sequence[Image.Image]) -> torch.Tensor:
+        return torch.stack([normalize(to_tensor(x), scale["mean"], scale["std"]) for x in pictures])
+
+    return replace(model, prepare=prepare, preprocessing=f"{side} x {side}, as they are")
 
 
 def _head(model: Any) -> tuple[Array, Array] | None:

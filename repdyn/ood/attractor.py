@@ -87,11 +87,14 @@ class AttractorDetector(FieldDetector):
             )
         self._attractors = _merged(ends[usable])
         # A training sample's own end is an attractor at distance 0: it is scored against the others' ends.
-        scores = self._collect(paths, self._score)
+        scores = np.empty(len(paths))
+        rest = np.setdiff1d(np.arange(len(paths)), chosen)
+        if len(rest):
+            scores[rest] = self._collect(paths.subset(rest), self._score)
         for k in range(FOLDS):
             others = usable & (fold != k)
-            if others.any() and (fold == k).any():
-                held_out = _merged(ends[others])
+            if (fold == k).any():
+                held_out = _merged(ends[others]) if others.any() else self._attractors
                 batches = read(paths.subset(chosen[fold == k]), self.points_, "scoring held-out codes")
                 scores[chosen[fold == k]] = np.concatenate([self._against(b, held_out) for b in batches])
         return scores

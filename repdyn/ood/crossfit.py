@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.ood.gaussian import FLOOR, ShrunkGaussian, fit_gaussian
+from repdyn.ood.gaussian import FLOOR, Moments, ShrunkGaussian
 
 __all__ = ["FOLDS", "CrossFit", "Density", "HeldOut", "RelativeDensity", "TwofoldDensity", "cross_fit"]
 
@@ -141,21 +141,22 @@ def cross_fit(
         return None
     one, several, ratio = np.zeros((3, len(x)))  # without labels the last two stay zero
     use = labels if labels is not None and _enough(labels, fold) else None
-    volume = 0.0
+    moments, volume = Moments(x, use, fold), 0.0
     for k in range(int(fold.max()) + 1):
         out = fold == k
-        background = fit_gaussian(x[~out], None, floor)
-        one[out] = background.distance(x[out])
+        background = moments.gaussian(floor, classes=False, without=k)
+        whole = background.squared_distances(x[out])[:, 0]
+        one[out] = np.sqrt(whole)
         if use is not None:
-            conditional = fit_gaussian(x[~out], use[~out], floor)
-            several[out] = conditional.distance(x[out])
-            ratio[out] = RelativeDensity(conditional, background).distance(x[out])
+            conditional = moments.gaussian(floor, without=k)
+            near = conditional.squared_distances(x[out]).min(axis=1)
+            several[out], ratio[out] = np.sqrt(near), near - whole
             volume += (background.log_determinant - conditional.log_determinant) * out.mean()
-    background = fit_gaussian(x, None, floor)
+    background = moments.gaussian(floor, classes=False)
     spread = float(one.std()), float(ratio.std())
     if use is None or min(spread) == 0 or _gain(one, several, volume, x.shape[1], use) <= 0:
         return CrossFit(HeldOut(background, one), None, None)
-    conditional = fit_gaussian(x, use, floor)
+    conditional = moments.gaussian(floor)
     relative = RelativeDensity(conditional, background)
     return CrossFit(
         HeldOut(conditional, several),

@@ -125,12 +125,19 @@ class PathDetector(Detector):
         RepdynError
             On fewer than 20 samples, unknown points, non-finite values, or paths that do not vary.
         """
-        self._fit_points(paths, tuple(self.points) if self.points is not None else tuple(paths.points))
+        shared = self._fit_points(
+            paths, tuple(self.points) if self.points is not None else tuple(paths.points)
+        )
+        mahalanobis, relative = (
+            kind(seed=self.seed) for kind in (MahalanobisDetector, RelativeMahalanobisDetector)
+        )
+        for control in (mahalanobis, relative):
+            control._fit_points(paths, (paths.points[-1],), shared)
+            control.controls_ = {}
         self.controls_ = {
             "nearest neighbours": KNNDetector().fit(paths),
-            "Mahalanobis": MahalanobisDetector(seed=self.seed).fit(paths),
+            "Mahalanobis": mahalanobis,
         }
-        relative = RelativeMahalanobisDetector(seed=self.seed).fit(paths)
         if relative.class_means_[relative.points_[0]] > 1:
             self.controls_["relative Mahalanobis"] = relative
         return self
@@ -141,7 +148,13 @@ class PathDetector(Detector):
         parts = [self._profile(batch) for batch in read(paths, self.points_, "reading depth profiles")]
         return np.concatenate(parts) if parts else np.empty((0, len(self.points_)))
 
-    def _fit_points(self, paths: RepresentationPaths, points: tuple[str, ...]) -> None:
+    def _fit_points(
+        self,
+        paths: RepresentationPaths,
+        points: tuple[str, ...],
+        at_hand: Mapping[str, CrossFit | None] | None = None,
+    ) -> dict[str, CrossFit | None]:
+        """Fit, and return what the paths' last point gave, which the controls read too (or take it)."""
         if len(paths) < LEAST:
             raise RepdynError(f"fit: {len(paths)} samples are too few, give at least {LEAST}")
         self._begin(paths, points)
@@ -151,12 +164,14 @@ class PathDetector(Detector):
         if paths.labels is not None:
             labels = np.unique(np.asarray(paths.labels), return_inverse=True)[1].astype(np.intp)
         kept, self._densities, self._location, self._spread = [], {}, {}, {}
-        held_out = np.zeros(len(paths))
+        held_out, shared = np.zeros(len(paths)), dict(at_hand or {})
         for point in track(points, "fitting densities"):
             x = values(paths, point)
             if len(x) < x.shape[1]:
                 _log.warning("%s: %d samples in %d dimensions; covariance mostly shrunk", point, *x.shape)
-            fitted = cross_fit(unit(x), labels, fold)
+            fitted = shared[point] if point in shared else cross_fit(unit(x), labels, fold)
+            if point == paths.points[-1]:
+                shared[point] = fitted
             found = None if fitted is None else self._choose(fitted)
             if found is None or (spread := float(found.distances.std())) == 0:
                 _log.warning("%s: does not vary over the samples and is left out", point)
@@ -171,6 +186,7 @@ class PathDetector(Detector):
         self.widths_ = {point: self.widths_[point] for point in kept}
         self._count_means()
         self._calibrate(held_out / len(kept), "cross-fitted")
+        return shared
 
     def _choose(self, fitted: CrossFit) -> HeldOut:
         """Which distance is read at a point."""

@@ -13,27 +13,22 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
+from repdyn.ood.comparison import MEAN, Comparison, compare
 from repdyn.ood.controls import IN_DISTRIBUTION, energy, statistics_scores
 from repdyn.ood.detector import Detector
 from repdyn.ood.detectors import PathDetector
-from repdyn.ood.metrics import Positive, separation
-from repdyn.progress import track
+from repdyn.ood.metrics import Positive
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["IN_DISTRIBUTION", "MEAN", "OODEvaluation", "evaluate"]
+__all__ = ["IN_DISTRIBUTION", "MEAN", "OODEvaluation", "evaluate", "judged", "score_all"]
 
 Array = NDArray[np.float64]
-Counts = NDArray[np.integer]
 
-MEAN = "mean of sets"
-RESAMPLES = 500  # the 95 % ends are then known to about 5 % of the interval's width
-LEVEL = 0.95
 PROFILE = "profile"  # the name of the depth profiles among the saved arrays
-METRICS = ("auroc", "aupr", "fpr95")
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,79 +216,72 @@ def evaluate(
     controls = controls if controls is not None else getattr(detector, "controls_", {})
     sets = {IN_DISTRIBUTION: id_paths, **ood_paths}
     main = type(detector).__name__
-    scores = {main: {name: detector.score_samples(paths) for name, paths in sets.items()}}
-    for control, fitted in controls.items():
-        scores[control] = {name: fitted.score_samples(paths) for name, paths in sets.items()}
-    logits = {name: paths.logits for name, paths in sets.items()}
-    if all(array is not None for array in logits.values()):
-        scores["energy"] = {name: energy(array) for name, array in logits.items() if array is not None}
-    if statistics is not None:
-        scores["low-level statistics"] = statistics_scores(
-            statistics, {k: len(p) for k, p in sets.items()}, seed
-        )
+    scores = score_all({main: detector, **controls}, sets, statistics, seed=seed)
     if len(scores) == 1:
         raise RepdynError("controls: there is none; give controls={'name': fitted detector}")
+    found = compare(scores, positive, seed=seed)
+    return judged(main, detector, sets, scores, found, positive)
+
+
+def judged(
+    name: str,
+    detector: Detector,
+    sets: Mapping[str, RepresentationPaths],
+    scores: dict[str, dict[str, Array]],
+    found: Comparison,
+    positive: Positive,
+) -> OODEvaluation:
+    """The evaluation of one of several compared detectors beside all others."""
     profile: dict[str, Array] | None = None
     points: tuple[str, ...] = ()
     if isinstance(detector, PathDetector):
         points = detector.points_
         profile = {name: detector.profile(paths) for name, paths in sets.items()}
-    return _compare(scores, positive, detector.threshold_, profile, points, seed)
+    return OODEvaluation(
+        detector=name,
+        positive=positive,
+        table=found.table(),
+        **vars(found.judge(name, [other for other in scores if other != name])),
+        scores=scores,
+        threshold=detector.threshold_,
+        profile=profile,
+        points=points,
+    )
 
 
-def _compare(
-    scores: dict[str, dict[str, Array]],
-    positive: Positive,
-    threshold: float,
-    profile: dict[str, Array] | None,
-    points: tuple[str, ...],
-    seed: int,
-) -> OODEvaluation:
-    """Metrics of each score on each set, by one resampling of the samples shared by all scores."""
-    main, *controls = scores
-    generator = np.random.default_rng(seed)
-    names = [name for name in scores[main] if name != IN_DISTRIBUTION]
-    drawn = {name: _resampled(len(scores[main][name]), generator) for name in scores[main]}
-    # (1 + R,) per detector, set and metric: the value on all samples, then its replicates.
-    runs: dict[str, dict[str, dict[str, Array]]] = {}
-    for detector, own in track(scores.items(), "comparing detectors", total=len(scores)):
-        runs[detector] = {}
-        for name in names:
-            runs[detector][name] = _runs(
-                own[IN_DISTRIBUTION], own[name], positive, drawn[IN_DISTRIBUTION], drawn[name]
-            )
-        if len(names) > 1:
-            row = runs[detector]
-            row[MEAN] = {m: np.mean([row[name][m] for name in names], axis=0) for m in METRICS}
-    table = {
-        detector: {name: {m: _estimate(cell[m]) for m in METRICS} for name, cell in row.items()}
-        for detector, row in runs.items()
+def score_all(
+    detectors: Mapping[str, Detector],
+    sets: Mapping[str, RepresentationPaths],
+    statistics: Mapping[str, ArrayLike] | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, dict[str, Array]]:
+    """Scores of all detectors on all sets, with those of energy and of low-level statistics where they are.
+
+    Parameters
+    ----------
+    detectors
+        Fitted, by name.
+    sets
+        ``{name: paths}``, the in-distribution ones under ``"in-distribution"``.
+    statistics
+        As in :func:`evaluate`.
+    seed
+        Of the folds of the statistics.
+
+    Returns
+    -------
+    dict
+        ``{detector: {set: (N,)}}``.
+    """
+    scores = {
+        detector: {name: fitted.score_samples(paths) for name, paths in sets.items()}
+        for detector, fitted in detectors.items()
     }
-    difference, best, verdict = {}, {}, {}
-    for name in runs[main]:
-        rivals = np.stack([runs[control][name]["auroc"] for control in controls])
-        best[name] = controls[int(np.argmax(rivals[:, 0]))]
-        gap = _estimate(runs[main][name]["auroc"] - rivals.max(axis=0))
-        difference[name] = gap
-        verdict[name] = "found" if gap.low > 0 else "not found" if gap.high < 0 else "inconclusive"
-    return OODEvaluation(main, positive, table, difference, best, verdict, scores, threshold, profile, points)
-
-
-def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Counts) -> dict[str, Array]:
-    block = max(1, int(4e6) // (len(inside) + len(outside)))  # bounds the work arrays to some 100 MB
-    parts = [
-        separation(inside, outside, positive, n[start : start + block], m[start : start + block])
-        for start in range(0, len(n), block)
-    ]
-    return {metric: np.concatenate([getattr(part, metric) for part in parts]) for metric in METRICS}
-
-
-def _resampled(count: int, generator: np.random.Generator) -> Counts:
-    """How often each sample is drawn, ``(1 + R, count)``; the first row is the sample itself."""
-    counts = [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)]
-    return np.stack([np.ones(count, dtype=np.int64), *counts]).astype(np.uint16)
-
-
-def _estimate(runs: Array) -> Estimate:
-    low, high = np.quantile(runs[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(runs[0]), float(low), float(high), LEVEL)
+    logits = {name: paths.logits for name, paths in sets.items()}
+    if all(array is not None for array in logits.values()):
+        scores["energy"] = {name: energy(array) for name, array in logits.items() if array is not None}
+    if statistics is not None:
+        sizes = {name: len(paths) for name, paths in sets.items()}
+        scores["low-level statistics"] = statistics_scores(statistics, sizes, seed)
+    return scores

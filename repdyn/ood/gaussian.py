@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky, lapack
+from scipy.sparse import csr_array
 
-__all__ = ["ShrunkGaussian", "fit_gaussian", "ledoit_wolf", "unit"]
+__all__ = ["Moments", "ShrunkGaussian", "fit_gaussian", "ledoit_wolf", "unit"]
 
 Array = NDArray[np.float64]
 
@@ -140,25 +141,84 @@ def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR
     -------
     ShrunkGaussian
     """
-    width = x.shape[1]
-    centre = x.mean(axis=0)
-    centred = x - centre
-    squared = np.einsum("nd,nd->n", centred, centred)
-    scatter = centred.T @ centred
-    covariance, intensity = ledoit_wolf(scatter, float(squared @ squared), len(x))
-    level = float(np.trace(covariance)) / width
-    means = np.zeros((1, width))
-    if labels is not None:
-        _, number, count = np.unique(labels, return_inverse=True, return_counts=True)
-        means = np.zeros((len(count), width))
-        np.add.at(means, number, centred)
-        means /= count[:, None]
-        within = (scatter - (means * count[:, None]).T @ means) / len(x)
-        within_level = float(np.trace(within)) / width
-        covariance = (1 - intensity) * within + intensity * within_level * np.eye(width)
-    # A direction that no sample moves in and that shrinkage leaves at 0 would be an infinite distance.
-    covariance[np.diag_indices_from(covariance)] += floor * level
-    factor = cholesky(covariance, lower=True)
-    whitener = solve_triangular(factor, np.eye(width), lower=True).T
-    log_determinant = float(2 * np.log(np.diag(factor)).sum())
-    return ShrunkGaussian(whitener, centre, means @ whitener, log_determinant, intensity)
+    return Moments(x, labels).gaussian(floor)
+
+
+class Moments:
+    """Sums over samples from which a density of all of them, or of all but one fold, is fitted.
+
+    The scatter is by far the dearest part of a fit. It is summed once for each fold, and every density is
+    made of these sums.
+
+    Parameters
+    ----------
+    x
+        Shape ``(N, D)``.
+    labels
+        Class numbers ``(N,)``, or ``None``.
+    fold
+        Fold of each sample ``(N,)``, numbers from 0; one unless told.
+    """
+
+    def __init__(
+        self, x: Array, labels: NDArray[np.intp] | None = None, fold: NDArray[np.intp] | None = None
+    ) -> None:
+        self._origin = x.mean(axis=0)
+        self._x = x - self._origin  # so that subtracting a fold's sums cancels nothing
+        self._fold = np.zeros(len(x), dtype=np.intp) if fold is None else fold
+        self._number = None if labels is None else np.unique(labels, return_inverse=True)[1]
+        parts = [self._x[self._fold == k] for k in range(int(self._fold.max()) + 1)]
+        self._sums = np.stack([part.sum(axis=0) for part in parts])
+        self._scatters = np.stack([part.T @ part for part in parts])
+        self._scatter = self._scatters.sum(axis=0)
+
+    def gaussian(
+        self, floor: float = FLOOR, *, classes: bool = True, without: int | None = None
+    ) -> ShrunkGaussian:
+        """The density, around class means if there are labels and unless told not to.
+
+        Parameters
+        ----------
+        floor
+            As in :func:`fit_gaussian`.
+        classes
+            Whether class means are used.
+        without
+            The fold that is left out.
+        """
+        scatter, total, rows = self._scatter, self._sums.sum(axis=0), np.full(len(self._x), True)
+        if without is not None:
+            scatter, total = scatter - self._scatters[without], total - self._sums[without]
+            rows = self._fold != without
+        count = int(rows.sum())
+        shift = total / count
+        scatter = scatter - count * np.outer(shift, shift)
+        squared = np.einsum("nd,nd->n", self._x, self._x) - 2 * self._x @ shift + shift @ shift
+        covariance, intensity = ledoit_wolf(scatter, float(squared[rows] @ squared[rows]), count)
+        width = len(scatter)
+        level = float(np.trace(covariance)) / width
+        means = np.zeros((1, width))
+        if self._number is not None and classes:
+            means, within = self._within(scatter, shift, rows)
+            within_level = float(np.trace(within)) / width
+            covariance = (1 - intensity) * within + intensity * within_level * np.eye(width)
+        # A direction that no sample moves in and that shrinkage leaves at 0 would be an infinite distance.
+        covariance[np.diag_indices_from(covariance)] += floor * level
+        factor = cholesky(covariance, lower=True)
+        whitener = np.tril(lapack.dtrtri(factor, lower=1)[0]).T
+        log_determinant = float(2 * np.log(np.diag(factor)).sum())
+        centre = self._origin + shift
+        return ShrunkGaussian(whitener, centre, means @ whitener, log_determinant, intensity)
+
+    def _within(self, scatter: Array, shift: Array, rows: NDArray[np.bool_]) -> tuple[Array, Array]:
+        """Class means about the mean of these rows, and the covariance around them."""
+        number = np.asarray(self._number)[rows]
+        size = int(number.max()) + 1
+        count = np.bincount(number, minlength=size)
+        member = csr_array(
+            (np.ones(len(number)), (number, np.arange(len(number)))), shape=(size, len(number))
+        )
+        means = (member @ self._x[rows])[count > 0]
+        count = count[count > 0]
+        means = means / count[:, None] - shift
+        return means, (scatter - (means * count[:, None]).T @ means) / len(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
+from repdyn.ood.comparison import MEAN, compare
+from repdyn.ood.controls import IN_DISTRIBUTION
 from repdyn.ood.detector import Detector, values
 from repdyn.ood.detectors import PathDetector
-from repdyn.ood.evaluation import MEAN, OODEvaluation, evaluate
+from repdyn.ood.evaluation import OODEvaluation, judged, score_all
 from repdyn.ood.gaussian import unit
 from repdyn.ood.union import UnionDetector
 from repdyn.progress import track
@@ -115,7 +117,7 @@ def recommend(
     Raises
     ------
     RepdynError
-        On fewer than 200 paths, or fewer than 5 groups.
+        On fewer than 200 paths, fewer than 5 groups, or fewer than 2 candidates.
 
     Examples
     --------
@@ -131,6 +133,8 @@ def recommend(
     """
     if len(paths) < FEWEST:
         raise RepdynError(f"recommend: needs at least {FEWEST} paths to compare detectors, got {len(paths)}")
+    if candidates is not None and len(candidates) < 2:
+        raise RepdynError(f"candidates: comparing takes at least 2 detectors, got {len(candidates)}")
     generator = np.random.default_rng(seed)
     if len(paths) > MOST:
         paths = paths.subset(np.sort(generator.choice(len(paths), MOST, replace=False)))
@@ -139,25 +143,32 @@ def recommend(
     if len(names) < 5:
         raise RepdynError(f"recommend: needs at least 5 groups to hold some out, got {len(names)} {kind}")
     trials = []
-    for draw in track(range(DRAWS), "comparing detectors on held-out groups"):
+    for _ in track(range(DRAWS), "comparing detectors on held-out groups"):
         held = generator.permutation(names)[: max(1, round(HELD * len(names)))]
         known, foreign = np.flatnonzero(~np.isin(group, held)), np.flatnonzero(np.isin(group, held))
         known = generator.permutation(known)
         tested = max(1, round(TESTED * len(known)))
         test = paths.subset(np.sort(known[:tested]))
         sets = {HELD_OUT: paths.subset(foreign), SHUFFLED: _shuffled(test, generator)}
-        trials.append((_fitted(paths.subset(np.sort(known[tested:])), candidates), test, sets, seed + draw))
-    evaluations = [_compare(PATH, *trial) for trial in trials]
+        fitted = _fitted(paths.subset(np.sort(known[tested:])), candidates)
+        trials.append((fitted, {IN_DISTRIBUTION: test, **sets}))
+    scores = [score_all(fitted, sets) for fitted, sets in trials]
+    for own, (fitted, _) in zip(scores, trials):
+        for name in own.keys() - fitted.keys():  # energy alone is no candidate
+            del own[name]
+    found = [compare(own, seed=seed + draw) for draw, own in enumerate(scores)]
+    tables = [comparison.table() for comparison in found]
     table = {
-        name: {trial: _mean([e.table[name][trial]["auroc"] for e in evaluations]) for trial in row}
-        for name, row in evaluations[0].table.items()
+        name: {trial: _mean([t[name][trial]["auroc"] for t in tables]) for trial in row}
+        for name, row in tables[0].items()
     }
     best = max(table, key=lambda name: table[name][MEAN].value)
-    evaluations = [_compare(best, *trial) for trial in trials]
-    found = all(e.verdict[MEAN] == "found" for e in evaluations)
-    detector = candidates[best] if candidates is not None else _unfitted(best, trials[0][0][best])
-    verdict = "found" if found else "inconclusive"
-    return Recommendation(best, detector, table, kind, verdict, evaluations[0])
+    rivals = [name for name in table if name != best]
+    beats = bool(rivals) and all(c.judge(best, rivals).verdict[MEAN] == "found" for c in found)
+    fitted, sets = trials[0]
+    detector = candidates[best] if candidates is not None else _unfitted(best, fitted[best])
+    evaluation = judged(best, fitted[best], sets, scores[0], found[0], "id")
+    return Recommendation(best, detector, table, kind, "found" if beats else "inconclusive", evaluation)
 
 
 def _fitted(paths: RepresentationPaths, candidates: Mapping[str, Detector] | None) -> dict[str, Detector]:
@@ -171,21 +182,6 @@ def _unfitted(name: str, fitted: Detector) -> Detector:
     if name == UNION:
         return UnionDetector()
     return PathDetector() if name == PATH else type(fitted)()
-
-
-def _compare(
-    main: str,
-    fitted: dict[str, Detector],
-    test: RepresentationPaths,
-    sets: dict[str, RepresentationPaths],
-    seed: int,
-) -> OODEvaluation:
-    first = main if main in fitted else next(iter(fitted))
-    rivals = {name: detector for name, detector in fitted.items() if name != first}
-    found = evaluate(fitted[first], test, sets, controls=rivals, seed=seed)
-    # The evaluation names the detector in question by its class; here all go by their names.
-    table = {first if name == found.detector else name: row for name, row in found.table.items()}
-    return replace(found, table={name: row for name, row in table.items() if name in fitted})
 
 
 def _groups(paths: RepresentationPaths, seed: int) -> tuple[NDArray[np.intp], str]:

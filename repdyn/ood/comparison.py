@@ -1,0 +1,125 @@
+"""Scores of several detectors on the same samples, resampled together, so that any two can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.intervals import Estimate
+from repdyn.ood.controls import IN_DISTRIBUTION
+from repdyn.ood.metrics import Positive, separation
+from repdyn.progress import track
+
+__all__ = ["MEAN", "Comparison", "Judgement", "compare"]
+
+Array = NDArray[np.float64]
+Counts = NDArray[np.integer]
+
+MEAN = "mean of sets"
+RESAMPLES = 500  # the 95 % ends are then known to about 5 % of the interval's width
+LEVEL = 0.95
+METRICS = ("auroc", "aupr", "fpr95")
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """One detector against some others; the attributes are those of :class:`repdyn.ood.OODEvaluation`."""
+
+    difference: dict[str, Estimate]
+    best_control: dict[str, str]
+    verdict: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Metrics of every score on every set, and their replicates under one resampling of the samples.
+
+    Attributes
+    ----------
+    runs
+        ``{detector: {set: {metric: (1 + R,)}}}``: the value on all samples, then its replicates; with several
+        sets also their mean, ``"mean of sets"``.
+    """
+
+    runs: dict[str, dict[str, dict[str, Array]]]
+
+    def table(self) -> dict[str, dict[str, dict[str, Estimate]]]:
+        """``{detector: {set: {metric: Estimate}}}``."""
+        return {
+            detector: {name: {m: _estimate(cell[m]) for m in METRICS} for name, cell in row.items()}
+            for detector, row in self.runs.items()
+        }
+
+    def judge(self, detector: str, controls: Sequence[str]) -> Judgement:
+        """Whether a detector's AUROC exceeds that of the best control, chosen anew in each replicate.
+
+        Parameters
+        ----------
+        detector
+            Its name among those compared.
+        controls
+            Names of at least one other.
+        """
+        difference, best, verdict = {}, {}, {}
+        for name, cell in self.runs[detector].items():
+            rivals = np.stack([self.runs[control][name]["auroc"] for control in controls])
+            best[name] = controls[int(np.argmax(rivals[:, 0]))]
+            gap = _estimate(cell["auroc"] - rivals.max(axis=0))
+            difference[name] = gap
+            verdict[name] = "found" if gap.low > 0 else "not found" if gap.high < 0 else "inconclusive"
+        return Judgement(difference, best, verdict)
+
+
+def compare(
+    scores: Mapping[str, Mapping[str, Array]], positive: Positive = "id", *, seed: int = 0
+) -> Comparison:
+    """Metrics of each score on each set, by one resampling of the samples shared by all scores.
+
+    Parameters
+    ----------
+    scores
+        ``{detector: {set: (N,)}}``, higher is more normal; the in-distribution ones under
+        ``"in-distribution"``.
+    positive
+        As in :func:`repdyn.ood.evaluate`.
+    seed
+        Of the bootstrap.
+    """
+    generator = np.random.default_rng(seed)
+    sizes = {name: len(own) for name, own in next(iter(scores.values())).items()}
+    names = [name for name in sizes if name != IN_DISTRIBUTION]
+    drawn = {name: _resampled(size, generator) for name, size in sizes.items()}
+    runs: dict[str, dict[str, dict[str, Array]]] = {}
+    for detector, own in track(scores.items(), "comparing detectors", total=len(scores)):
+        runs[detector] = {}
+        for name in names:
+            runs[detector][name] = _runs(
+                own[IN_DISTRIBUTION], own[name], positive, drawn[IN_DISTRIBUTION], drawn[name]
+            )
+        if len(names) > 1:
+            row = runs[detector]
+            row[MEAN] = {m: np.mean([row[name][m] for name in names], axis=0) for m in METRICS}
+    return Comparison(runs)
+
+
+def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Counts) -> dict[str, Array]:
+    block = max(1, int(4e6) // (len(inside) + len(outside)))  # bounds the work arrays to some 100 MB
+    parts = [
+        separation(inside, outside, positive, n[start : start + block], m[start : start + block])
+        for start in range(0, len(n), block)
+    ]
+    return {metric: np.concatenate([getattr(part, metric) for part in parts]) for metric in METRICS}
+
+
+def _resampled(count: int, generator: np.random.Generator) -> Counts:
+    """How often each sample is drawn, ``(1 + R, count)``; the first row is the sample itself."""
+    counts = [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)]
+    return np.stack([np.ones(count, dtype=np.int64), *counts]).astype(np.uint16)
+
+
+def _estimate(runs: Array) -> Estimate:
+    low, high = np.quantile(runs[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(runs[0]), float(low), float(high), LEVEL)
