@@ -3,10 +3,11 @@
     python benchmarks/disentangle.py --data sprites --scale cpu --out disentangle.jsonl
     python benchmarks/disentangle.py --data moving-dsprites --model ssm-skd --scale full --device cuda
 
-Each run (model, seed) is a line of the output; one that is there already is not repeated, so an interrupted
-study goes on where it was. The order of things: judges are trained on training clips and their accuracy on
-real test clips is printed first; a model is fitted to training clips and its epoch chosen by the loss on
-validation clips; groups of coordinates are found on validation clips; test clips are read once, at the end.
+Each run (model, seed) is a line of the output, and each fit is kept beside it; what is there already is not
+repeated, so an interrupted study goes on where it was. The order of things: judges are trained on training
+clips and their accuracy on real test clips is printed first; a model is fitted to training clips and its
+epoch chosen by the loss on validation clips; groups of coordinates are found on validation clips; test clips
+are read once, at the end.
 ``--on validation`` leaves the test clips alone and is for choosing settings.
 
 Sprites need the layers of https://github.com/YingzhenLi/Sprites as ``images/sprites_layers.npz`` in
@@ -22,6 +23,7 @@ only with each other. Every setting of a scale can be replaced by its own flag.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -95,11 +97,10 @@ def main() -> None:
         {name: str(value) for name, value in real.items()},
         flush=True,
     )
-    fitted: dict[Any, tuple[StructuredKoopman, float]] = {}
     for setting in asked:
         if setting not in known:
             model = build(setting["model"], chosen[setting["model"]], scale)
-            seconds = fit(model, setting, training, validation, arguments.device, fitted)
+            model, seconds = fit(model, setting, training, validation, arguments.device, arguments.out)
             row: dict[str, Any] = {"setting": setting}
             row["judges"] = {name: value.to_dict() for name, value in real.items()}
             row |= {"cpu_seconds": seconds, **run(model, setting["passes"], judge, validation, seen)}
@@ -165,21 +166,26 @@ def fit(
     training: LabelledClips,
     validation: LabelledClips,
     device: str | None,
-    fitted: dict[Any, tuple[StructuredKoopman, float]],
-) -> float:
-    """Fit, or take the weights of a fit that is the same (extraction plays no part); CPU seconds it took."""
+    out: Path,
+) -> tuple[StructuredKoopman, float]:
+    """Fit, or read from beside the output a fit that is the same; and the CPU seconds that it took."""
     plan = {name: setting[name] for name in ("epochs", "seed", "batch_size", "learning_rate")}
-    same = (type(model), setting["seed"], model.weights)
-    if same in fitted:
-        twin, seconds = fitted[same]
-        vars(model).update({name: value for name, value in vars(twin).items() if name != "extraction"})
-        return seconds
-    start = time.process_time()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.fit(training.clips, validation=validation.clips, device=device, **plan)
-    fitted[same] = (model, round(time.process_time() - start, 1))
-    return fitted[same][1]
+    # Extraction plays no part in a fit, nor do the judges and what is read afterwards.
+    same = plan | {name: setting[name] for name in ("data", "items", "clips", "size", "channels")}
+    same |= {"kind": type(model).__name__, "weights": asdict(model.weights), "threshold": model.threshold}
+    same |= {"widths": (model.static_dim, model.latent_dim, model.hidden)}
+    name = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
+    kept = out.with_suffix(f".{type(model).__name__.lower()}-{name}")
+    if not (kept / "seconds.txt").exists():
+        start = time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(training.clips, validation=validation.clips, device=device, **plan)
+        model.save_pretrained(kept)
+        (kept / "seconds.txt").write_text(f"{time.process_time() - start:.1f}\n")
+    found = type(model).from_pretrained(kept)
+    found.extraction = model.extraction
+    return found, float((kept / "seconds.txt").read_text())
 
 
 def run(
