@@ -14,9 +14,9 @@ from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.nodes import Nodes
 
 if TYPE_CHECKING:
-    from repdyn.topology import LevelSetTree
+    from repdyn.topology import LevelSetTree, NodeAttributes
 
-__all__ = ["Leaves", "cosines", "inner_pairs_of", "standardised", "trait_agreement"]
+__all__ = ["Leaves", "attractor_traits", "cosines", "inner_pairs_of", "standardised", "trait_agreement"]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -38,8 +38,8 @@ class Leaves:
     points, assignment
         What the centroids are of; None where the tree alone is known.
     traits
-        What a leaf is like without a basis, shape ``(n, T)``: mass, persistence and, with points, their
-        root mean square distance from the centroid.
+        What a leaf is like without a basis, shape ``(n, T)``: mass, persistence, with points their root mean
+        square distance from the centroid, and what was told of its attractors.
     """
 
     mass: Floats
@@ -112,6 +112,26 @@ def trait_agreement(one: Floats, other: Floats) -> float:
         spread = float(a.std() * b.std())
         found.append(float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread > 0 else 0.0)
     return float(np.mean(found))
+
+
+def attractor_traits(
+    tree_a: LevelSetTree, nodes_a: NodeAttributes, tree_b: LevelSetTree, nodes_b: NodeAttributes
+) -> tuple[Floats, Floats]:
+    """What latent fields make of the leaves of two trees, shapes ``(n_a, T)`` and ``(n_b, T)``.
+
+    How many attractors draw a leaf, how much of it, and how fast; of these, what is known of every leaf of
+    both trees and differs within each.
+    """
+    sides = []
+    for tree, nodes, name in ((tree_a, nodes_a, "nodes_a"), (tree_b, nodes_b, "nodes_b")):
+        if len(nodes.mass) != len(tree.parent):
+            raise RepdynError(
+                f"match_trees: {name} describes {len(nodes.mass)} nodes, its tree has {len(tree.parent)}"
+            )
+        told = np.column_stack([nodes.attractors, nodes.drawn, nodes.contraction])
+        sides.append(np.asarray(told[tree.leaves], dtype=np.float64))
+    kept = np.all([np.isfinite(side).all(axis=0) & (np.ptp(side, axis=0) > 0) for side in sides], axis=0)
+    return sides[0][:, kept], sides[1][:, kept]
 
 
 def standardised(matrix: Floats, size: int) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +15,20 @@ from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.progress import track
 from repdyn.translation.assignment import quadratic_assignment
-from repdyn.translation.leaves import Leaves, cosines, inner_pairs_of, standardised, trait_agreement
+from repdyn.translation.leaves import (
+    Leaves,
+    attractor_traits,
+    cosines,
+    inner_pairs_of,
+    standardised,
+    trait_agreement,
+)
 from repdyn.translation.surrogates import coarse_surrogate, random_surrogate
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from repdyn.topology import LevelSetTree
+    from repdyn.topology import LevelSetTree, NodeAttributes
 
 __all__ = ["TreeMatch", "match_trees"]
 
@@ -169,6 +176,9 @@ def match_trees(
     x_a: ArrayLike | None = None,
     x_b: ArrayLike | None = None,
     seed: int = 0,
+    *,
+    nodes_a: NodeAttributes | None = None,
+    nodes_b: NodeAttributes | None = None,
 ) -> TreeMatch:
     r"""Match the leaves of two trees so that their geometry agrees, then the inner nodes above them.
 
@@ -187,6 +197,10 @@ def match_trees(
         The points the trees were fitted on; give both or neither.
     seed
         Of starts, bootstraps and surrogates.
+    nodes_a, nodes_b
+        :func:`repdyn.topology.node_attributes` of both trees, made with the basins and multipliers of each
+        model's latent field (those of :func:`repdyn.fields.align_fields`, for one): how many attractors draw
+        a leaf, how much of it and how fast then bear witness too.
 
     Returns
     -------
@@ -197,7 +211,7 @@ def match_trees(
     Raises
     ------
     RepdynError
-        If points and tree do not belong together.
+        If points, attributes and tree do not belong together.
 
     References
     ----------
@@ -206,6 +220,10 @@ def match_trees(
     """
     if (x_a is None) != (x_b is None):
         raise RepdynError("match_trees: give the points of both trees (x_a and x_b) or of neither")
+    if (nodes_a is None) != (nodes_b is None):
+        raise RepdynError(
+            "match_trees: give the attributes of both trees (nodes_a and nodes_b) or of neither"
+        )
     drawn_a, drawn_b = _arrays(tree_a), _arrays(tree_b)
     leaves = len(tree_a.leaves), len(tree_b.leaves)
     if min(leaves) < FEWEST_LEAVES:
@@ -225,6 +243,10 @@ def match_trees(
             tree_b=drawn_b,
         )
     a, b = Leaves.of(tree_a, x_a, "x_a"), Leaves.of(tree_b, x_b, "x_b")
+    if nodes_a is not None and nodes_b is not None:
+        more_a, more_b = attractor_traits(tree_a, nodes_a, tree_b, nodes_b)
+        a = replace(a, traits=np.column_stack([a.traits, more_a]))
+        b = replace(b, traits=np.column_stack([b.traits, more_b]))
     generator = np.random.default_rng(seed)
     votes = np.zeros((leaves[0], leaves[1]))
     told = np.empty((RESTARTS, 2))

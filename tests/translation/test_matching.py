@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from repdyn.errors import RepdynError
-from repdyn.topology import LevelSetTree
+from repdyn.topology import LevelSetTree, node_attributes
 from repdyn.translation import TreeMatch, match_trees
 from repdyn.translation.leaves import trait_agreement
 from repdyn.translation.surrogates import coarse_surrogate, random_surrogate
@@ -30,6 +30,36 @@ def test_leaves_are_matched_to_the_same_cluster_and_unmatched_ones_stay_so(plant
     assert np.mean(right) > 0.7
     assert len(np.unique(match.pairs[:, 0])) == len(match.pairs) == len(np.unique(match.pairs[:, 1]))
     assert ((match.confidence > 0) & (match.confidence <= 1 + 1e-9)).all()
+
+
+def test_what_fields_make_of_the_leaves_bears_witness(planted) -> None:
+    tree_a, tree_b, x, y, labels_a, labels_b = trees(planted)
+    speed = np.random.default_rng(0).permutation(1 + labels_a.max()) / (2.0 + labels_a.max())
+
+    def witnessed(order) -> TreeMatch:
+        # Each cluster is the basin of one attractor; `order` says how fast those of B draw.
+        nodes_a = node_attributes(tree_a, x, basin=labels_a, multipliers=speed)
+        nodes_b = node_attributes(tree_b, y, basin=labels_b, multipliers=order)
+        return match_trees(tree_a, tree_b, x, y, nodes_a=nodes_a, nodes_b=nodes_b)
+
+    true, foreign, silent = witnessed(speed), witnessed(speed[::-1]), match_trees(tree_a, tree_b, x, y)
+    np.testing.assert_array_equal(true.pairs, silent.pairs)
+    assert true.traits > foreign.traits
+    assert true.verdict == "found"
+    with pytest.raises(RepdynError, match="of both trees"):
+        match_trees(tree_a, tree_b, x, y, nodes_a=node_attributes(tree_a, x))
+    with pytest.raises(RepdynError, match="nodes_b describes"):
+        match_trees(
+            tree_a,
+            tree_b,
+            nodes_a=node_attributes(tree_a, x),
+            nodes_b=node_attributes(LevelSetTree.fit(y[:300]), y[:300]),
+        )
+    # Without basins nothing is known of attractors, and nothing changes.
+    unknown = match_trees(
+        tree_a, tree_b, x, y, nodes_a=node_attributes(tree_a, x), nodes_b=node_attributes(tree_b, y)
+    )
+    assert unknown.to_dict() == silent.to_dict()
 
 
 def test_a_tree_matches_itself_from_its_own_shape_alone(planted) -> None:
