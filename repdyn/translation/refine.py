@@ -28,8 +28,8 @@ not attract every match."""
 HALF = np.float32(0.5)
 
 NEAREST = 5
-"""Points whose mean stands for the counterpart of a point in the last steps: of one point alone, most of what
-the map is fitted to would be the noise of the sample."""
+"""Points whose mean stands for the counterpart of a point when a half is settled: of one point alone, most of
+what the map is fitted to would be the noise of the sample. With all points, the nearest alone does better."""
 
 
 def refine(
@@ -40,6 +40,7 @@ def refine(
     batch: int = 1500,
     seed: int = 0,
     fixed: tuple[Index, Index] | None = None,
+    known_share: float = 0.0,
 ) -> list[Rows]:
     r"""Iterate: match mutual neighbours under the present maps, refit every depth's map on the matches.
 
@@ -66,7 +67,11 @@ def refine(
     seed
         Of the draws.
     fixed
-        Rows of a and b known to be pairs: always among the matches, as heavy as all found ones together.
+        Rows of a and b known to be pairs: always among the matches, each as heavy as a found one.
+    known_share
+        What all known pairs weigh at least, together, in units of all found ones together. Few pairs lead a
+        rough map, whose matches are mostly wrong; a good one finds hundreds as right as they are, and the
+        noise of a few that outweigh these would be all that they add.
 
     Returns
     -------
@@ -84,7 +89,8 @@ def refine(
         left, right = _drawn(a, b, rank, batch, generator)
         i, j = mutual_neighbors(_weighted(left, right, maps, weights, rank))
         paired = [(x[i], y[j]) for x, y in zip(left, right)]
-        maps, weights = _refitted(paired, maps, rank, _known(a, b, fixed, rank))
+        known = _known(a, b, fixed, rank, known_share * len(i))
+        maps, weights = _refitted(paired, maps, rank, known)
     return maps
 
 
@@ -93,6 +99,7 @@ def settle(
     b: Sequence[Rows],
     maps: Sequence[Rows],
     steps: int,
+    nearest: int = NEAREST,
     batch: int = 6000,
     seed: int = 0,
     fixed: tuple[Index, Index] | None = None,
@@ -103,7 +110,7 @@ def settle(
               \textstyle\sum_i z^A_{l,i} \bar z^{B\top}_{l,N(i)}
               + \sum_j \bar z^A_{l,N(j)} z^{B\top}_{l,j} \Big)
 
-    with means over the five nearest. What mutual neighbours alone settle on depends on how dense the points
+    with means over the nearest. What mutual neighbours alone settle on depends on how dense the points
     are: with few of each side the map drifts away even from the truth, and least with all.
 
     Parameters
@@ -112,6 +119,8 @@ def settle(
         As in :func:`refine`.
     steps
         Few: every one compares all with all.
+    nearest
+        Points whose mean stands for the counterpart of a point.
     batch
         Points of each side at most; the comparison takes its square in memory.
 
@@ -127,14 +136,14 @@ def settle(
         left, right = _drawn(a, b, rank, batch, generator)
         similarity = _weighted(left, right, maps, weights, rank)
         of_rows, of_columns = _hubs(similarity)
-        forward = _nearest(similarity - of_columns * HALF)
-        backward = _nearest(similarity.T - of_rows * HALF)
+        forward = _nearest(similarity - of_columns * HALF, nearest)
+        backward = _nearest(similarity.T - of_rows * HALF, nearest)
         del similarity
         paired = [
             (np.concatenate([x, x[backward].mean(1)]), np.concatenate([y[forward].mean(1), y]))
             for x, y in zip(left, right)
         ]
-        maps, weights = _refitted(paired, maps, rank, _known(a, b, fixed, rank))
+        maps, weights = _refitted(paired, maps, rank, _known(a, b, fixed, rank, 0.0))
     return maps
 
 
@@ -205,11 +214,11 @@ def _hubs(similarity: Rows) -> tuple[Rows, Rows]:
     return of_rows, of_columns
 
 
-def _nearest(score: Rows) -> Index:
+def _nearest(score: Rows, most: int) -> Index:
     """Columns of the largest entries of each row; the score is used up."""
     score = np.ascontiguousarray(score)
     rows = np.arange(len(score))
-    found = np.empty((len(score), min(NEAREST, score.shape[1])), dtype=np.int64)
+    found = np.empty((len(score), min(most, score.shape[1])), dtype=np.int64)
     for k in range(found.shape[1]):
         found[:, k] = score.argmax(1)
         score[rows, found[:, k]] = -np.inf
@@ -217,14 +226,15 @@ def _nearest(score: Rows) -> Index:
 
 
 def _known(
-    a: Sequence[Rows], b: Sequence[Rows], fixed: tuple[Index, Index] | None, rank: int
+    a: Sequence[Rows], b: Sequence[Rows], fixed: tuple[Index, Index] | None, rank: int, least: float
 ) -> list[Rows] | None:
-    """Mean products of the known pairs at every depth."""
+    """Products of the known pairs at every depth, each once, or more where all must weigh ``least``."""
     if fixed is None:
         return None
     i, j = fixed
+    each = max(1.0, least / len(i))
     products = [unit_rows(x[i, :rank]).T @ unit_rows(y[j, :rank]) for x, y in zip(a, b)]
-    return [np.asarray(product / len(i), dtype=np.float32) for product in products]
+    return [np.asarray(each * product, dtype=np.float32) for product in products]
 
 
 def _refitted(
@@ -238,7 +248,7 @@ def _refitted(
         quality[depth] = max(float(np.einsum("nd,nd->", moved, y)) / len(x), 1e-3) if len(x) else 1e-3
         moment = x.T @ y
         if known is not None:
-            moment = moment / max(len(x), 1) + known[depth]
+            moment = moment + known[depth]
         made = np.zeros_like(m)
         made[:rank, :rank] = nearest_orthogonal(moment)
         updated.append(made)

@@ -65,6 +65,10 @@ POOLED = 8
 FUNNEL = ((32, 4), (64, 4))
 """Components and steps of the short refinement every candidate gets, which brings all to one rank."""
 
+KNOWN_LEAD = 1.0
+"""What known pairs weigh together in the short refinement, in units of all that is matched there, most of it
+wrongly. From then on each weighs like one match."""
+
 ROUND = (64, 8)
 """Components and steps of a round, which goes to the candidate that fits best: right ones fit better with
 every round, wrong ones do not."""
@@ -80,7 +84,10 @@ FINISH = ((128, 4), (192, 3))
 """Components and steps between those of a round and the last."""
 
 SETTLED = 2
-"""Steps with all points at the end, in either half and then with all data; more change nothing."""
+"""Steps with all points at the end of either half; more change nothing."""
+
+SETTLED_WITH_ALL = 4
+"""Steps with all data at the end, each point with its single nearest; more change little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,12 +176,16 @@ class Search:
                 nearer, farther = (float((before[-1] * before[-k]).sum(1).mean()) for k in (2, 3))
                 if nearer - farther < DRIFT:
                     break
-        return self._scored(self.settle(self._refined(maps, FINISH, BATCH)))
+        maps = self._refined(maps, FINISH, BATCH)
+        seed = int(self.generator.integers(2**31))
+        return self._scored(settle(self.points_a, self.points_b, maps, SETTLED, seed=seed, fixed=self._fixed))
 
     def settle(self, maps: list[Rows]) -> list[Rows]:
-        """The last steps, on all points or very many."""
+        """The last steps of all, where these are all points: every one with its nearest."""
         seed = int(self.generator.integers(2**31))
-        return settle(self.points_a, self.points_b, maps, SETTLED, seed=seed, fixed=self._fixed)
+        return settle(
+            self.points_a, self.points_b, maps, SETTLED_WITH_ALL, nearest=1, seed=seed, fixed=self._fixed
+        )
 
     @property
     def _fixed(self) -> tuple[Index, Index] | None:
@@ -208,17 +219,27 @@ class Search:
         permutations, _ = quadratic_assignment(a, b, unary, starts=16, polished=1, seed=seed)
         small = _maps_from_nodes(nodes[0], nodes[1], permutations[0])
         maps = [_padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(small, self.points_a, self.points_b)]
-        return self._scored(self._refined(maps, FUNNEL, SCORED))
+        return self._scored(self._refined(maps, FUNNEL, SCORED, KNOWN_LEAD))
 
-    def _refined(self, maps: list[Rows], schedule: Sequence[tuple[int, int]], batch: int) -> list[Rows]:
+    def _refined(
+        self, maps: list[Rows], schedule: Sequence[tuple[int, int]], batch: int, known_share: float = 0.0
+    ) -> list[Rows]:
         ranks = [min(rank, self.width) for rank, steps in schedule for _ in range(steps)]
         seed = int(self.generator.integers(2**31))
-        return refine(self.points_a, self.points_b, maps, ranks, batch=batch, seed=seed, fixed=self._fixed)
+        return refine(self.points_a, self.points_b, maps, ranks, batch, seed, self._fixed, known_share)
 
     def _scored(self, maps: list[Rows]) -> Candidate:
         # The first rows serve every candidate, so that scores compare.
         a, b = ([x[:SCORED] for x in side] for side in (self.points_a, self.points_b))
-        return Candidate(fit_without_pairs(joint_similarity(a, b, maps)), maps)
+        fit = fit_without_pairs(joint_similarity(a, b, maps))
+        if len(self.known):
+            # A wrong map may put points among real ones, but not known ones near their partners.
+            a, b = (
+                [x[self.known[:, end]] for x in side]
+                for end, side in enumerate((self.points_a, self.points_b))
+            )
+            fit = (fit + float(np.diag(joint_similarity(a, b, maps)).mean())) / 2
+        return Candidate(fit, maps)
 
     def _shared_pairs(self, of_a: Index, of_b: Index, size: int) -> Floats:
         """What the assignment gains by matching two nodes for the known pairs that they share.
