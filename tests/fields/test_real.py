@@ -1,70 +1,129 @@
-"""A published variational auto-encoder on MNIST: real weights, real digits."""
+"""Real encode-decode pairs as fields: published auto-encoders, a Koopman autoencoder, a surrogate of paths."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from repdyn.fields import STATUSES, LatentField, memorization
+from repdyn.fields import (
+    STATUSES,
+    LatentField,
+    SurrogateAutoencoder,
+    SurrogateWarning,
+    leading_multipliers,
+    memorization,
+)
+from repdyn.koopman import KoopmanAutoencoder
+from repdyn.paths import RepresentationPaths
 
-DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-WEIGHTS, DIGITS = DATA / "models" / "vae_mnist.safetensors", DATA / "images" / "mnist.npz"
-
-pytestmark = pytest.mark.skipif(
-    not (WEIGHTS.is_file() and DIGITS.is_file()), reason="REPDYN_DATA holds no VAE and digits of MNIST"
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("REPDYN_DATA", ROOT.parent / "shared" / "data"))
+NEEDED = [
+    f"models/{name}.safetensors" for name in ("vae_mnist", "btcvae_mnist", "taef2_encoder", "taef2_decoder")
+]
+needs_data = pytest.mark.skipif(
+    not all((DATA / name).is_file() for name in [*NEEDED, "images/mnist.npz"]),
+    reason="REPDYN_DATA holds no VAEs, TAEF2 and digits of MNIST",
 )
 
 
-class Burgess:
-    """The 32 x 32 auto-encoder of Burgess et al. (2018) with 10 latents; the code is the posterior's mean."""
-
-    def __init__(self) -> None:
-        from safetensors.torch import load_file
-
-        self.w = load_file(WEIGHTS)
-
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        return functional.linear(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
-
-    def encode(self, x: Tensor) -> Tensor:
-        for i in (1, 2, 3):
-            name = f"encoder.conv{i}"
-            x = functional.conv2d(
-                x, self.w[f"{name}.weight"], self.w[f"{name}.bias"], stride=2, padding=1
-            ).relu()
-        x = x.flatten(1)
-        for i in (1, 2):
-            x = self._linear(f"encoder.lin{i}", x).relu()
-        return self._linear("encoder.mu_logvar_gen", x).reshape(-1, 10, 2)[:, :, 0]
-
-    def decode(self, z: Tensor) -> Tensor:
-        for i in (1, 2, 3):
-            z = self._linear(f"decoder.lin{i}", z).relu()
-        z = z.reshape(-1, 32, 4, 4)
-        for i in (1, 2, 3):
-            name = f"decoder.convT{i}"
-            z = functional.conv_transpose2d(
-                z, self.w[f"{name}.weight"], self.w[f"{name}.bias"], stride=2, padding=1
-            )
-            z = z.relu() if i < 3 else z.sigmoid()
-        return z
+def published() -> ModuleType:
+    """The module that the benchmarks share: benchmarks are scripts, no package."""
+    file = ROOT / "benchmarks" / "pretrained_autoencoders.py"
+    spec = importlib.util.spec_from_file_location("repdyn_pretrained_autoencoders", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-def digits(split: str, n: int) -> Tensor:
-    x = torch.from_numpy(np.load(DIGITS)[f"x_{split}"][:n]).float()[:, None] / 255
-    return functional.interpolate(x, size=32, mode="bilinear", align_corners=False)
+def of_vae(name: str) -> tuple[LatentField, Tensor]:
+    vae = published().BurgessVAE(DATA / "models" / f"{name}.safetensors")
+    return LatentField.from_autoencoder(vae.encode, vae.decode), vae.encode(
+        published().padded_digits(DATA, "test", 3)
+    )
 
 
+def of_taef2() -> tuple[LatentField, Tensor]:
+    taef2 = published().Taef2(DATA / "models", 16)
+    pictures = torch.rand((3, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    codes = taef2.encode(pictures)
+    assert codes.shape == (3, 128)
+    return LatentField.from_autoencoder(taef2.encode, taef2.decode), codes
+
+
+def paths() -> RepresentationPaths:
+    x = np.random.default_rng(0).standard_normal((60, 12)).astype(np.float32)
+    return RepresentationPaths.from_arrays({"in": x, "out": np.tanh(x)})
+
+
+def of_koopman() -> tuple[LatentField, Tensor]:
+    kae = KoopmanAutoencoder(latent_dim=5, hidden=(16,)).fit(paths(), epochs=2, seed=0)
+    with torch.no_grad():
+        return kae.field("out"), kae.encode(torch.from_numpy(np.asarray(paths()["out"][:3])), "out")
+
+
+def of_surrogate() -> tuple[LatentField, Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SurrogateWarning)
+        surrogate = SurrogateAutoencoder(4, (16,), penalty=0.1, epochs=2).fit(paths(), "out")
+    return surrogate.field(), surrogate.encode(np.asarray(paths()["out"][:3]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: of_vae("vae_mnist"), id="vae", marks=needs_data),
+        pytest.param(lambda: of_vae("btcvae_mnist"), id="btcvae", marks=needs_data),
+        pytest.param(of_taef2, id="taef2", marks=[needs_data, pytest.mark.slow]),
+        pytest.param(of_koopman, id="koopman"),
+        pytest.param(of_surrogate, id="surrogate"),
+    ],
+)
+def test_everything_a_field_says_is_batched(make: Callable[[], tuple[LatentField, Tensor]]) -> None:
+    field, z = make()
+    z = z.detach()
+    n, d = z.shape
+    direction = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+    direction = direction / direction.norm(dim=1, keepdim=True)
+    orbit, (image, product) = field.trajectory(z, steps=2), field.jvp(z, direction)
+    torch.testing.assert_close(orbit[1] - z, field.velocity(z), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(image, orbit[1], rtol=1e-3, atol=1e-4)
+    # Samples do not know of one another.
+    torch.testing.assert_close(field.jvp(z[1:2], direction[1:2])[1], product[1:2], rtol=1e-3, atol=1e-4)
+    # The Jacobian is that of central differences.
+    width = 1e-2 * float(z.norm(dim=1).mean())
+    slope = (field(z + width * direction) - field(z - width * direction)) / (2 * width)
+    cosine = torch.nn.functional.cosine_similarity(slope.flatten(), product.flatten(), dim=0)
+    assert float(cosine) > 0.95
+    value, error = field.divergence(z, probes=4)
+    assert value.shape == error.shape == (n,)
+    assert bool(torch.isfinite(value).all())
+    multipliers = leading_multipliers(field, z)
+    assert multipliers.shape == (n, min(6, d))
+    assert bool((multipliers.abs().diff(dim=1) <= 1e-9).all())
+    exponents = field.lyapunov(z, steps=16)
+    assert exponents.shape == (n, min(2, d), 3)
+    assert np.isfinite(exponents).all()
+
+
+@needs_data
 @pytest.mark.slow
 def test_vae_rebuilds_digits_and_its_attractors_are_verified() -> None:
-    vae = Burgess()
-    x = digits("test", 25)
+    vae = published().BurgessVAE(DATA / "models" / "vae_mnist.safetensors")
+    x = published().padded_digits(DATA, "test", 25)
     with torch.no_grad():
         codes = vae.encode(x)
         assert float((vae.decode(codes) - x).square().mean()) < 0.03
@@ -81,9 +140,11 @@ def test_vae_rebuilds_digits_and_its_attractors_are_verified() -> None:
     assert ((moved - points).norm(dim=1) < (near - points).norm(dim=1)).all()
 
 
+@needs_data
 def test_memorization_of_the_vae_stands_beside_its_null() -> None:
-    vae = Burgess()
+    vae = published().BurgessVAE(DATA / "models" / "vae_mnist.safetensors")
     field = LatentField.from_autoencoder(vae.encode, vae.decode)
-    found = memorization(field, digits("train", 100), digits("test", 100), max_starts=12, max_steps=60)
+    train, test = (published().padded_digits(DATA, split, 100) for split in ("train", "test"))
+    found = memorization(field, train, test, max_starts=12, max_steps=60)
     assert 0.5 < found.null.value < 1
     assert found.test_error.value < 0.5
