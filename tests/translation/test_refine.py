@@ -45,6 +45,31 @@ def test_known_pairs_alone_suffice(planted) -> None:
     assert agreement(x, m, q) > 0.9
 
 
+def test_a_few_noisy_pairs_do_not_spoil_a_map_that_finds_hundreds(planted) -> None:
+    x, y, q = clouds(planted)
+    noise = np.random.default_rng(0).normal(size=(5, 24)) / np.sqrt(24)
+    partners = unit_rows(x[:5] @ q + 1.5 * noise).astype(np.float32)
+    y = np.concatenate([partners, y])
+    known = (np.arange(5), np.arange(5))
+    (without,), (few,), (leading,) = (
+        refine([x], [y], [q], ranks=[24] * 6, fixed=fixed, known_share=share)
+        for fixed, share in ((None, 0.0), (known, 0.0), (known, 1.0))
+    )
+    assert agreement(x, few, q) > agreement(x, without, q) - 0.005
+    assert agreement(x, few, q) > agreement(x, leading, q) + 0.01
+
+
+def test_pairs_lead_where_they_have_a_share(planted) -> None:
+    x, y, q = clouds(planted)
+    y = np.concatenate([x[:20] @ q, y])
+    known = (np.arange(20), np.arange(20))
+    start = planted.rotation(24, 4).astype(np.float32)
+    led, alone = (
+        refine([x], [y], [start], ranks=[24] * 4, fixed=known, known_share=share)[0] for share in (1.0, 0.0)
+    )
+    assert agreement(x, led, q) > agreement(x, alone, q) + 0.1
+
+
 def test_mutual_neighbors_of_a_permuted_set_are_the_permutation() -> None:
     x = unit_rows(np.random.default_rng(0).normal(size=(50, 10))).astype(np.float32)
     order = np.random.default_rng(1).permutation(50)

@@ -64,3 +64,18 @@ def test_nodes_gain_where_a_guide_takes_them(planted) -> None:
     assert np.array_equal(order[gain[:9].argmax(1)], np.arange(9))
     assert gain[9:].max() == gain[:, 9:].max() == 0
     assert np.trace(gain[:9, :9][:, np.argsort(order)]) == pytest.approx(1, abs=1e-6)
+
+
+def test_known_pairs_tell_a_right_map_from_one_that_fits_as_well(planted) -> None:
+    """Both maps send clusters onto clusters; only the right one sends known points to their partners."""
+    turn = planted.rotation(24, 3)
+    x, _ = planted.clusters(500, seed=1)
+    a, b = Cloud.of(x), Cloud.of(x @ turn)
+    truth = (a.basis.T @ turn @ b.basis).astype(np.float32)
+    wrong = nearest_orthogonal(np.random.default_rng(1).normal(size=truth.shape))
+    known = np.column_stack([np.arange(10)] * 2)
+    gaps = []
+    for pairs in (NO_PAIRS, known):
+        search = Search([a], [b], pairs, seed=0)
+        gaps.append(search.fit([truth]) - search.fit([wrong]))
+    assert gaps[1] > gaps[0] + 0.1
