@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 from repdyn.fields import Attractors, LatentField
-from repdyn.fields.cycles import period_of, polish_cycle
+from repdyn.fields.cycles import _turn, period_of, polish_cycle
 from repdyn.fields.places import Place, merge_cycles
 
 
@@ -252,6 +252,16 @@ class TestResult:
         LatentField(step).attractors(far + 1e-9)
         assert sizes.count(1) > 30
 
+    def test_attractors_beyond_the_starts_are_flagged(self) -> None:
+        # Halfway to a point ten times as far out as any start, or to the nearest of two among the starts.
+        targets = torch.tensor([[1.0, 0.0], [-30.0, 0.0]])
+        field = LatentField(lambda z: 0.5 * z + 0.5 * targets.to(z)[(z[:, 0] < 0).long()])
+        found = field.attractors(starts(60, 2))
+        order = np.argsort(found.points[:, 0])
+        assert found.supported[order].tolist() == [False, True]
+        assert any("unsupported by data" in note for note in found.notes)
+        assert "outside the data" in repr(found)
+
 
 class TestBadInput:
     def test_starts_must_be_finite(self) -> None:
@@ -333,6 +343,18 @@ class TestLongCycles:
         orbit = torch.stack([torch.arange(64.0) % 5, torch.arange(64.0) % 2], dim=1)
         assert period_of(orbit, 1.0) == 10
         assert period_of(1e-6 * torch.arange(64.0)[:, None], 1.0) == 0
+
+    def test_the_jacobian_of_a_turn_is_the_product_along_it(self) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 4)).double()
+        field, point = LatentField(network), starts(1, 4, dtype=torch.float64)[0]
+        for period in (1, 5, 150):  # the last in more than one block
+            image, jacobian = _turn(field, point, period)
+            power = field.power(period).step
+            torch.testing.assert_close(image, power(point[None])[0].detach())
+            expected = torch.autograd.functional.jacobian(lambda z, f=power: f(z[None])[0], point)
+            torch.testing.assert_close(jacobian, expected)
 
     def test_polish_refuses_a_multiple_of_the_period_and_a_repelling_cycle(self) -> None:
         swap = LatentField(lambda z: -z + 0.25 * z * (z * z - 1))  # 1 and -1 change places

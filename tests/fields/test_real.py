@@ -1,4 +1,4 @@
-"""Real encode-decode pairs as fields: published auto-encoders, a Koopman autoencoder, a surrogate of paths."""
+"""Real encode-decode pairs as fields: published auto-encoders, Koopman autoencoders, surrogates of paths."""
 
 from __future__ import annotations
 
