@@ -177,10 +177,10 @@ def dictionaries(results: list[dict[str, Any]]) -> list[str]:
         atoms = [k for k in own[0]["atoms"] if all(k in one["atoms"] for one in own)]
         verdicts = ", ".join(one["verdict"] for one in own)
         lines.append(f"{name}: {counts} attractors; {verdicts}")
-        lines.append(f"  {'atoms':28}" + "".join(f"{k:<22}" for k in atoms))
+        lines.append(f"  {'atoms':30}" + "".join(f"{k:<22}" for k in atoms))
         for kind in own[0]["error"]:
             told = [over_seeds([one["error"][kind][one["atoms"].index(k)] for one in own]) for k in atoms]
-            lines.append(f"  {kind:28}" + "".join(f"{entry:22}" for entry in told))
+            lines.append(f"  {kind:30}" + "".join(f"{entry:22}" for entry in told))
     return lines
 
 

@@ -16,7 +16,9 @@ from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
+from repdyn.fields.merging import merge_points
 from repdyn.fields.starts import to_numpy
+from repdyn.fields.verifying import MERGE
 from repdyn.intervals import Estimate, bootstrap
 from repdyn.progress import track
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Probing", "probe_without_data"]
 
 ATTRACTORS, ORTHOGONAL, NOISE = "attractors", "random orthogonal", "random latents"
+ENDS = "ends of iteration"
 PRINCIPAL, REAL = "principal components of data", "latents of data"
-DICTIONARIES = (ATTRACTORS, ORTHOGONAL, NOISE, PRINCIPAL, REAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +42,10 @@ class Probing:
         Numbers of atoms allowed for each target.
     error
         Fraction of the latents' variance unexplained, for each dictionary one estimate per number of atoms.
-        The first needs no data; random orthogonal atoms and random latents are its controls; the
-        last two were made from other real data and are the ceiling. Each has as many atoms to choose from as
-        there are attractors, or as there are dimensions where no more are orthogonal.
+        The first, ``"attractors"``, needs no data; where iteration reached none, the places where it stopped
+        stand in their stead, as ``"ends of iteration"``. Random orthogonal atoms and random latents are its
+        controls; the last two were made from other real data and are the ceiling. Each has as many atoms to
+        choose from as the first, or as there are dimensions where no more are orthogonal.
     decoded_error
         The same after decoding, or None where no decoder was given.
     sizes
@@ -51,7 +54,7 @@ class Probing:
         The search from noise.
     verdict
         ``"found"``: at the largest of these numbers of atoms, attractors beat both controls with intervals
-        apart; ``"not found"``: they beat neither; ``"inconclusive"`` otherwise.
+        apart; ``"not found"``: they beat neither, or there are none; ``"inconclusive"`` otherwise.
     """
 
     atoms: tuple[int, ...]
@@ -66,11 +69,11 @@ class Probing:
             f"Probing without data: {self.verdict}; {len(self.attractors)} attractors from "
             f"{len(self.attractors.status)} random latents",
             "  variance of held-out latents unexplained, by atoms used",
-            f"  {'':<30}" + "".join(f"{k:>8}" for k in self.atoms),
+            f"  {'':<34}" + "".join(f"{k:>8}" for k in self.atoms),
         ]
         for name, estimates in self.error.items():
             row = "".join(f"{e.value:8.3f}" for e in estimates)
-            lines.append(f"  {name + f' ({self.sizes[name]})':<30.30}{row}")
+            lines.append(f"  {name + f' ({self.sizes[name]})':<34.34}{row}")
         return "\n".join(lines)
 
     def plot(self) -> Figure:
@@ -178,9 +181,10 @@ def probe_without_data(
     order = generator.permutation(len(targets))
     values = to_numpy(targets).astype(np.float64)
     reference, held_out = values[order[: len(order) // 2]], values[order[len(order) // 2 :]]
-    size = max(1, len(found))
+    own = found.points if len(found) else _stopped(found)
+    size = len(own)
     dictionaries = {
-        ATTRACTORS: found.points,
+        ATTRACTORS if len(found) else ENDS: own,
         ORTHOGONAL: np.linalg.qr(generator.standard_normal((d, d)))[0][:size],
         NOISE: noise[:size],
         PRINCIPAL: np.linalg.svd(reference, full_matrices=False)[2][:size],
@@ -203,6 +207,12 @@ def probe_without_data(
         attractors=found,
         verdict=_judge(error, allowed, len(found)),
     )
+
+
+def _stopped(found: Attractors) -> NDArray[np.float64]:
+    """Where starts stopped that reached no attractor, each place once."""
+    leaders, _ = merge_points(found.ends, MERGE * found.scale)
+    return found.ends[leaders]
 
 
 def _pursue(dictionary: NDArray[np.float64], targets: NDArray[np.float64], k: int) -> NDArray[np.float64]:

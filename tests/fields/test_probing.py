@@ -39,6 +39,8 @@ def test_data_made_of_attractors_is_rebuilt_from_them(tmp_path: Path) -> None:
     assert found.decoded_error is not None
     assert found.decoded_error["attractors"][1].value == pytest.approx(found.error["attractors"][1].value)
     assert "attractors (6)" in repr(found)
+    # Controls have as many atoms to choose from.
+    assert set(found.sizes.values()) == {6}
     assert found.plot().layout.meta["caption"].startswith("Verdict: found")
     found.save(tmp_path / "a.probing")
     again = Probing.load(tmp_path / "a.probing")
@@ -52,6 +54,17 @@ def test_data_that_has_nothing_to_do_with_them_is_not() -> None:
     field, _, _ = planted()
     targets = torch.randn((80, 20), generator=torch.Generator().manual_seed(9))
     assert probe_without_data(field, None, targets, starts=200).verdict == "not found"
+
+
+def test_without_attractors_the_ends_stand_under_their_own_name() -> None:
+    targets = torch.randn((40, 3), generator=torch.Generator().manual_seed(0))
+    found = probe_without_data(LatentField(lambda z: z + 0.01), None, targets, starts=20, max_steps=30)
+    assert (len(found.attractors), found.verdict) == (0, "not found")
+    assert "attractors" not in found.error
+    assert found.sizes["ends of iteration"] == found.sizes["random latents"] == 20
+    assert found.sizes["random orthogonal"] == 3
+    assert found.atoms == (1, 2)
+    assert found.plot().layout.meta["caption"].startswith("Verdict: not found")
 
 
 def test_pursuit_finds_the_atoms_and_gets_better_with_more() -> None:
