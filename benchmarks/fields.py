@@ -8,8 +8,10 @@ tracking      Births, deaths and mergers of attractors while an auto-encoder tra
 probing       Unseen codes rebuilt from few attractors that were reached from noise, beside the controls.
 alignment     How much of one field another explains, trained on the same digits from another seed, before
               any iteration and along it.
+surrogate     The sweep by which a surrogate of a frozen network chooses its penalty: a small sentence encoder
+              (extra ``demo``) on queries, after its first layer and its last.
 
-All on MNIST auto-encoders trained here (``mnist_autoencoder``), probing also on published ones
+All but the last on MNIST auto-encoders trained here (``mnist_autoencoder``), probing also on published ones
 (``pretrained_autoencoders``); networks are kept in the cache with every finished run, so a killed study goes
 on. ``--data`` or ``REPDYN_DATA`` says where digits and weights are.
 """
@@ -17,20 +19,33 @@ on. ``--data`` or ``REPDYN_DATA`` says where digits and weights are.
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from fields_tables import TABLES
 from mnist_autoencoder import digits, trained
 from pretrained_autoencoders import BurgessVAE, Taef2, cifar, padded_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from repdyn.fields import AttractorTracker, LatentField, align_fields, memorization, probe_without_data
+import repdyn
+from repdyn.fields import (
+    AttractorTracker,
+    LatentField,
+    SurrogateAutoencoder,
+    SurrogateWarning,
+    align_fields,
+    memorization,
+    probe_without_data,
+)
 
 EPOCHS = 15
 MOST = 20_000
@@ -138,76 +153,35 @@ def alignment(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any
     return found.to_dict()
 
 
+def surrogate(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    with gzip.open(data / "text" / "clinc150.csv.gz", "rt", encoding="utf-8") as stream:
+        queries = [row["text"] for row in csv.DictReader(stream) if row["split"] == "train"]
+    chosen = np.random.default_rng(0).permutation(len(queries))[: 10 * samples]
+    encoder = repdyn.load("packaged:paraphrase-MiniLM-L3-v2")
+    points = ["encoder.layer.0", "encoder.layer.2"]
+    out = cache / f"surrogate-{len(chosen)}.paths"
+    paths = repdyn.trace(encoder, [queries[i] for i in chosen], points=points, out=out, batch_size=64)
+    found = {}
+    for point in points:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SurrogateWarning)  # its notes are printed
+            fitted = SurrogateAutoencoder(seed=seed).fit(paths, point)
+        print(fitted, flush=True)
+        found[point] = {
+            "taken": fitted.penalty_,
+            "notes": list(fitted.notes_),
+            "unexplained": fitted.reconstruction_.to_dict(),
+            "sweep": [trial.to_dict() for trial in fitted.sweep_],
+        }
+    return found
+
+
 STUDIES: dict[str, Callable[[Path, Path, int, int], dict[str, Any]]] = {
     "memorisation": memorisation,
     "tracking": tracking,
     "probing": probing,
     "alignment": alignment,
-}
-
-
-def memories(results: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        f"{'':24}{'attractors':>12}  {'cosine to training':22}{'null':22}{'nearer by':24}{'unexplained':22}"
-        "verdicts"
-    ]
-    for name in results[0]:
-        own = [result[name] for result in results]
-        counts = ", ".join(str(one["attractors"]["attractors"]) for one in own)
-        told = [over_seeds([one[key] for one in own]) for key in ("coefficient", "null", "preference")]
-        error = over_seeds([one["test_error"] for one in own])
-        verdicts = ", ".join(one["verdict"] for one in own)
-        lines.append(f"{name:24}{counts:>12}  {told[0]:22}{told[1]:22}{told[2]:24}{error:22}{verdicts}")
-    return lines
-
-
-def history(results: list[dict[str, Any]]) -> list[str]:
-    lines = ["epoch  attractors, births, deaths, mergers of each seed"]
-    for t, step in enumerate(results[0]["steps"]):
-        rows = [result["counts"][t].values() for result in results]
-        lines.append(f"{step:5d}  " + "   ".join("".join(f"{x:4d}" for x in row) for row in rows))
-    return lines
-
-
-def dictionaries(results: list[dict[str, Any]]) -> list[str]:
-    lines = []
-    for name in results[0]:
-        own = [result[name] for result in results]
-        counts = ", ".join(str(one["attractors"]["attractors"]) for one in own)
-        atoms = [k for k in own[0]["atoms"] if all(k in one["atoms"] for one in own)]
-        verdicts = ", ".join(one["verdict"] for one in own)
-        lines.append(f"{name}: {counts} attractors; {verdicts}")
-        lines.append(f"  {'atoms':30}" + "".join(f"{k:<22}" for k in atoms))
-        for kind in own[0]["error"]:
-            told = [over_seeds([one["error"][kind][one["atoms"].index(k)] for one in own]) for k in atoms]
-            lines.append(f"  {kind:30}" + "".join(f"{entry:22}" for entry in told))
-    return lines
-
-
-def along(results: list[dict[str, Any]]) -> list[str]:
-    curves = ("states", "first_map", "velocities", "shuffled")
-    lines = [f"{'iteration':11}" + "".join(f"{name.replace('_', ' '):25}" for name in curves)]
-    for t, step in enumerate(results[0]["steps"]):
-        told = [over_seeds([result[name][t] for result in results]) for name in curves]
-        lines.append(f"{step:<11d}" + "".join(f"{entry:25}" for entry in told))
-    lines.append(f"decay {over_seeds([result['decay'] for result in results])}: ")
-    lines[-1] += ", ".join(result["decays"] for result in results)
-    shared = (f"{r['verdict']} ({r['agreement']:.2f}, p = {r['p_value']:.3f})" for r in results)
-    lines.append("shared basins: " + ", ".join(shared))
-    return lines
-
-
-def over_seeds(estimates: list[dict[str, float]]) -> str:
-    mean = np.mean([one["value"] for one in estimates])
-    low, high = min(one["low"] for one in estimates), max(one["high"] for one in estimates)
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-
-
-TABLES: dict[str, Callable[[list[dict[str, Any]]], list[str]]] = {
-    "memorisation": memories,
-    "tracking": history,
-    "probing": dictionaries,
-    "alignment": along,
+    "surrogate": surrogate,
 }
 
 

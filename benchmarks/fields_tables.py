@@ -1,0 +1,96 @@
+"""Tables of the studies of ``fields.py``: mean over seeds, lowest and highest end of their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["TABLES"]
+
+
+def memories(results: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        f"{'':24}{'attractors':>12}  {'cosine to training':22}{'null':22}{'nearer by':24}{'unexplained':22}"
+        "verdicts"
+    ]
+    for name in results[0]:
+        own = [result[name] for result in results]
+        counts = ", ".join(str(one["attractors"]["attractors"]) for one in own)
+        told = [over_seeds([one[key] for one in own]) for key in ("coefficient", "null", "preference")]
+        error = over_seeds([one["test_error"] for one in own])
+        verdicts = ", ".join(one["verdict"] for one in own)
+        lines.append(f"{name:24}{counts:>12}  {told[0]:22}{told[1]:22}{told[2]:24}{error:22}{verdicts}")
+    return lines
+
+
+def history(results: list[dict[str, Any]]) -> list[str]:
+    lines = ["epoch  attractors, births, deaths, mergers of each seed"]
+    for t, step in enumerate(results[0]["steps"]):
+        rows = [result["counts"][t].values() for result in results]
+        lines.append(f"{step:5d}  " + "   ".join("".join(f"{x:4d}" for x in row) for row in rows))
+    return lines
+
+
+def dictionaries(results: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for name in results[0]:
+        own = [result[name] for result in results]
+        counts = ", ".join(str(one["attractors"]["attractors"]) for one in own)
+        atoms = [k for k in own[0]["atoms"] if all(k in one["atoms"] for one in own)]
+        verdicts = ", ".join(one["verdict"] for one in own)
+        lines.append(f"{name}: {counts} attractors; {verdicts}")
+        lines.append(f"  {'atoms':30}" + "".join(f"{k:<22}" for k in atoms))
+        for kind in own[0]["error"]:
+            told = [over_seeds([one["error"][kind][one["atoms"].index(k)] for one in own]) for k in atoms]
+            lines.append(f"  {kind:30}" + "".join(f"{entry:22}" for entry in told))
+    return lines
+
+
+def along(results: list[dict[str, Any]]) -> list[str]:
+    curves = ("states", "first_map", "velocities", "shuffled")
+    lines = [f"{'iteration':11}" + "".join(f"{name.replace('_', ' '):25}" for name in curves)]
+    for t, step in enumerate(results[0]["steps"]):
+        told = [over_seeds([result[name][t] for result in results]) for name in curves]
+        lines.append(f"{step:<11d}" + "".join(f"{entry:25}" for entry in told))
+    lines.append(f"decay {over_seeds([result['decay'] for result in results])}: ")
+    lines[-1] += ", ".join(result["decays"] for result in results)
+    shared = (f"{r['verdict']} ({r['agreement']:.2f}, p = {r['p_value']:.3f})" for r in results)
+    lines.append("shared basins: " + ", ".join(shared))
+    return lines
+
+
+def sweeps(results: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for point in results[0]:
+        own = [result[point] for result in results]
+        told = over_seeds([one["unexplained"] for one in own])
+        lines.append(f"{point}: unexplained, held out {told}; * is taken")
+        lines.append("penalty  unexplained, first step, settled, diverged, attractors, gain of each seed")
+        for k, trial in enumerate(own[0]["sweep"]):
+            cells = []
+            for one in own:
+                t, taken = one["sweep"][k], "*" if one["sweep"][k]["penalty"] == one["taken"] else " "
+                cells.append(
+                    f"{taken}{t['unexplained']:.3f} {t['first_step']:.3f} {t['settled']:5.0%} "
+                    f"{t['diverged']:6.1%} {t['attractors']:4d} {t['gain']:.2f}"
+                )
+            lines.append(f"{trial['penalty']:7g}  " + "   ".join(cells))
+        lines += [f"note: {note}" for one in own for note in one["notes"]]
+    return lines
+
+
+def over_seeds(estimates: list[dict[str, float]]) -> str:
+    mean = np.mean([one["value"] for one in estimates])
+    low, high = min(one["low"] for one in estimates), max(one["high"] for one in estimates)
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+TABLES: dict[str, Callable[[list[dict[str, Any]]], list[str]]] = {
+    "memorisation": memories,
+    "tracking": history,
+    "probing": dictionaries,
+    "alignment": along,
+    "surrogate": sweeps,
+}
