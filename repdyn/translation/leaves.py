@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,6 +66,13 @@ class Leaves:
         spread = np.sqrt(np.bincount(tree.assignment, apart) / np.bincount(tree.assignment))
         traits = np.column_stack([nodes.mass, tree.persistence[tree.leaves], spread])
         return cls(nodes.mass, centroids, cloud.points, tree.assignment, traits)
+
+    def as_given(self, x: ArrayLike) -> Leaves:
+        """The same leaves with centroids of the points as the model has them, not of length one."""
+        raw = np.asarray(x, dtype=np.float64)
+        points = (raw - raw.mean(0)).astype(np.float32)
+        centroids = Nodes.from_labels([points], self.assignment).centroids[0]
+        return replace(self, points=points, form=centroids)
 
     def resampled(self, generator: np.random.Generator) -> tuple[Floats, Floats]:
         """Masses and vectors of a bootstrap sample of the points; a tree alone has nothing to resample."""

@@ -23,6 +23,7 @@ from repdyn.translation.leaves import (
     standardised,
     trait_agreement,
 )
+from repdyn.translation.partial import MOST_PAIRS, distance_correlation, shared_pairs
 from repdyn.translation.surrogates import coarse_surrogate, random_surrogate
 
 if TYPE_CHECKING:
@@ -82,12 +83,14 @@ class TreeMatch:
     reason
         One sentence.
     objective
-        Correlation of the angles between matched leaves, 1 for equal geometries; median over matchings.
+        Correlation of the angles between matched leaves, 1 for equal geometries; median over matchings. Of
+        log-distances where only a part is shared.
     traits
         Mean rank correlation of mass, persistence and spread of matched leaves, which the matching does not
         look at; median over matchings.
     score
-        Objective plus ``0.2 * traits``, median over matchings: what is tested.
+        Objective plus ``0.2 * traits``, median over matchings: what is tested. Where only a part is shared:
+        how well the kept pairs agree, of the most that all leaves could.
     p_value
         Of the score among the surrogates of the null that reaches it more often:
         (1 + how many reach it) / (1 + n); NaN where none was measured.
@@ -189,6 +192,10 @@ def match_trees(
     lies. No basis is assumed, and the two trees may stand in spaces of different width. What else is known
     of a leaf (its mass, persistence and spread) takes no part in the matching and so bears witness to it.
 
+    Where the whole sets do not match (leaves that the other tree lacks move the common mean), what they share
+    is looked for, given points, among up to thirty leaves of each: pairs whose distances agree with one
+    another.
+
     Parameters
     ----------
     tree_a, tree_b
@@ -205,8 +212,8 @@ def match_trees(
     Returns
     -------
     TreeMatch
-        ``"found"`` where no surrogate of either null reaches the score (p = .01) and independent
-        matchings agree. Leaves without a partner are in no pair.
+        ``"found"`` where no surrogate of either null reaches the score (p = .01, or .005 for a part) and
+        independent matchings agree. Leaves without a partner are in no pair.
 
     Raises
     ------
@@ -264,9 +271,7 @@ def match_trees(
     voted = votes[left, right] > 0
     leaf_pairs = np.stack([left[voted], right[voted]], axis=1).astype(np.int64)
     confidence = votes[leaf_pairs[:, 0], leaf_pairs[:, 1]]
-    weight = np.sqrt(a.mass[leaf_pairs[:, 0]] * b.mass[leaf_pairs[:, 1]])
-    agreement = float(weight @ confidence / weight.sum())
-    inner_pairs, inner_confidence = inner_pairs_of(tree_a, tree_b, leaf_pairs, confidence, weight)
+    agreement = _agreed(leaf_pairs, confidence, a, b)
     reason = (
         f"matchings agree on {agreement:.0%} of the mass, objective {objective:.2f}, traits {traits:.2f}, "
         f"score {score:.2f} against at most {surrogates.max():.2f} by chance, p = {p_value:.2g}"
@@ -275,6 +280,23 @@ def match_trees(
         verdict = "found"
     else:
         verdict = "inconclusive" if p_value <= 10 * SIGNIFICANT else "not found"
+    # Not for trees alone: heights of joins are often equal, which no surrogate's distances are.
+    if verdict != "found" and x_a is not None and x_b is not None and leaves[0] * leaves[1] <= MOST_PAIRS:
+        raw = a.as_given(x_a), b.as_given(x_b)
+        part = shared_pairs(*raw, generator)
+        agreement = _agreed(part.pairs, part.confidence, a, b)
+        if part.p_value <= SIGNIFICANT / 2 and agreement >= AGREEMENT and len(part.pairs) >= FEWEST_LEAVES:
+            leaf_pairs, confidence, verdict = part.pairs, part.confidence, "found"
+            score, p_value, surrogates = part.score, part.p_value, part.surrogates
+            traits = trait_agreement(a.traits[leaf_pairs[:, 0]], b.traits[leaf_pairs[:, 1]])
+            objective = distance_correlation(*raw, leaf_pairs)
+            reason = (
+                f"{len(leaf_pairs)} leaves are shared, the others have no partner: matchings agree on "
+                f"{agreement:.0%} of their mass, score {score:.2f} against at most {surrogates.max():.2f} by "
+                f"chance, p = {p_value:.2g}"
+            )
+    weight = np.sqrt(a.mass[leaf_pairs[:, 0]] * b.mass[leaf_pairs[:, 1]])
+    inner_pairs, inner_confidence = inner_pairs_of(tree_a, tree_b, leaf_pairs, confidence, weight)
     return TreeMatch(
         np.concatenate([leaf_pairs, inner_pairs]),
         np.concatenate([confidence, inner_confidence]),
@@ -288,6 +310,12 @@ def match_trees(
         drawn_a,
         drawn_b,
     )
+
+
+def _agreed(pairs: Index, confidence: Floats, a: Leaves, b: Leaves) -> float:
+    """Mean confidence of pairs by their mass."""
+    weight = np.sqrt(a.mass[pairs[:, 0]] * b.mass[pairs[:, 1]])
+    return float(weight @ confidence / weight.sum())
 
 
 def _null(a: Leaves, b: Leaves, score: float, generator: np.random.Generator) -> tuple[Floats, float]:
