@@ -26,7 +26,7 @@ Column = NDArray[np.float64]
 Arrows = tuple[Column, Column, Column, Column]
 
 _ARRAYS = (
-    "points", "radius", "period", "supported", "point_residual", "multipliers", "lyapunov",
+    "points", "radius", "period", "supported", "point_residual", "multipliers", "observed", "lyapunov",
     "saddles", "basin", "residual", "steps", "starts", "ends", "counts",
 )  # fmt: skip
 
@@ -56,6 +56,10 @@ class Attractors:
     multipliers
         Leading multipliers, largest first, shape ``(A, k)``, complex; of the whole turn for a cycle, NaN for
         circles and chaotic sets.
+    observed
+        By how much a step of plain iteration (a whole turn of a cycle) was seen to shrink the distance to
+        each attractor, shape ``(A,)``; the modulus of the leading multiplier predicts it. NaN where there is
+        no multiplier.
     lyapunov
         Leading Lyapunov exponent with its interval, shape ``(A, 3)``.
     saddles
@@ -91,6 +95,7 @@ class Attractors:
     supported: NDArray[np.bool_]
     point_residual: NDArray[np.float64]
     multipliers: NDArray[np.complex128]
+    observed: NDArray[np.float64]
     lyapunov: NDArray[np.float64]
     saddles: NDArray[np.float64]
     basin: NDArray[np.int64]
@@ -158,14 +163,16 @@ class Attractors:
             f"{self.scale:.3g}, at most {self.max_steps} steps ({self.solver})",
         ]
         if len(self):
-            lines.append("     basin  kind              leading |multiplier|  residual")
+            lines.append("     basin  kind              leading |multiplier|  observed rate  residual")
         for a in range(min(len(self), 8)):
             leading = abs(self.multipliers[a, 0]) if self.multipliers.shape[1] else np.nan
             kind = f"{self.kind[a]} ({self.period[a]})" if self.kind[a] == "cycle" else self.kind[a]
             outside = "" if self.supported[a] else "  outside the data"
             figure = f"exponent {self.lyapunov[a, 0]:+.3f}" if np.isnan(leading) else f"{leading:.4f}"
+            rate = "" if np.isnan(self.observed[a]) else f"{self.observed[a]:.4f}"
             lines.append(
-                f"  {self.basin_share[a]:7.1%}  {kind:<17} {figure:<21} {self.point_residual[a]:.1e}{outside}"
+                f"  {self.basin_share[a]:7.1%}  {kind:<17} {figure:<21} {rate:<14} "
+                f"{self.point_residual[a]:.1e}{outside}"
             )
         if len(self) > 8:
             lines.append(f"  … and {len(self) - 8} more")
@@ -214,6 +221,7 @@ class Attractors:
             "leading_multiplier": [
                 None if np.isnan(m) else float(m) for m in np.abs(self.multipliers[:, :1]).ravel()
             ],
+            "observed_rate": [None if np.isnan(rate) else float(rate) for rate in self.observed],
             "lyapunov": self.lyapunov.tolist(),
             "saddles": len(self.saddles),
             "counts": {f"{t:g}": int(c) for t, c in self.counts},

@@ -28,12 +28,14 @@ TOGETHER = 128
 
 @dataclass(frozen=True, eq=False)
 class Cycle:
-    """A verified cycle: a point ``(d,)`` on it, its residual over a turn, the turn's multipliers ``(k,)``."""
+    """A verified cycle: a point ``(d,)`` on it, and of a turn its residual, its multipliers ``(k,)`` and the
+    factor by which plain iteration was seen to come nearer."""
 
     point: Tensor
     period: int
     residual: float
     multipliers: NDArray[np.complex128]
+    observed: float
 
 
 def period_of(orbit: Tensor, scale: float) -> int:
@@ -117,7 +119,9 @@ def polish_cycle(field: LatentField, start: Tensor, period: int, scale: float) -
     near = before <= 10 * RETURN * scale and (after < before or after <= MERGE * scale)
     if leading >= 1 - MARGIN or shorter or not (certain and near):
         return None
-    return Cycle(best, period, length, multipliers)
+    rounding = 1e3 * eps * (float(best.norm()) + scale)
+    observed = (after / before) ** (1 / TURNS) if min(before, after) > rounding else float("nan")
+    return Cycle(best, period, length, multipliers, observed)
 
 
 def _turn(field: LatentField, point: Tensor, period: int) -> tuple[Tensor, Tensor]:

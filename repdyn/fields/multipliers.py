@@ -7,13 +7,17 @@ from torch import Tensor
 
 from repdyn.fields.field import LatentField
 
-__all__ = ["arnoldi", "leading_multipliers"]
+__all__ = ["arnoldi", "leading_multipliers", "observed_rate"]
 
 KRYLOV = 64
 """Krylov dimension: exact up to 64 latent dimensions, and beyond that ample for the outermost eigenvalues."""
 
 BLOCK = 2**23
 """Numbers in a batch of Krylov bases: 64 MiB in float64."""
+
+
+DISPLACED = 1e-3
+"""Of the scale: how far from a point its neighbours start whose approach is watched."""
 
 
 def arnoldi(field: LatentField, z: Tensor, start: Tensor, m: int) -> tuple[Tensor, Tensor]:
@@ -107,3 +111,54 @@ def leading_multipliers(field: LatentField, z: Tensor, count: int = 6, *, seed: 
         order = values.abs().argsort(dim=1, descending=True)
         found[block] = values.gather(1, order)[:, : found.shape[1]]
     return found
+
+
+def observed_rate(field: LatentField, z: Tensor, scale: float, turns: int = 40, *, seed: int = 0) -> Tensor:
+    r"""By how much a step of plain iteration shrinks the distance to each fixed point.
+
+    .. math:: \Big(\frac{\lVert f^{t}(z + \delta) - z \rVert}
+                         {\lVert f^{t/2}(z + \delta) - z \rVert}\Big)^{2/t}
+
+    over the later half of the approach, before rounding ends it. It stands beside the leading multiplier,
+    which predicts it where the map is smooth and not far from normal.
+
+    Parameters
+    ----------
+    field
+        The map; for a cycle, its turn.
+    z
+        Fixed points, shape ``(A, d)``.
+    scale
+        The data's; neighbours start a thousandth of it away.
+    turns
+        Steps watched, at least 2.
+    seed
+        Of the directions of the displacements.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(A,)``; NaN where fewer than two steps stay clear of rounding.
+
+    Examples
+    --------
+    >>> import torch
+    >>> field = LatentField(lambda z: z * torch.tensor([0.5, -0.25], dtype=torch.float64))
+    >>> observed_rate(field, torch.zeros(1, 2, dtype=torch.float64), 1.0).round(decimals=4)
+    tensor([0.5000], dtype=torch.float64)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z)
+    moved = z + DISPLACED * scale * direction / direction.norm(dim=1, keepdim=True)
+    distance = [(moved - z).norm(dim=1)]
+    for _ in range(turns):
+        moved = field(moved)
+        distance.append((moved - z).norm(dim=1))
+    table = torch.stack(distance).double()
+    floor = 1e3 * torch.finfo(z.dtype).eps * (z.norm(dim=1).double() + scale)
+    # The last step before the distance first drowns in rounding.
+    last = (table > floor).long().cumprod(dim=0).sum(dim=0) - 1
+    first = last // 2
+    ratio = table.gather(0, last[None])[0] / table.gather(0, first[None])[0]
+    rate = ratio ** (1 / (last - first).clamp_min(1))
+    return torch.where(last >= 2, rate, torch.full_like(rate, float("nan")))

@@ -12,6 +12,7 @@ from torch import Tensor
 from repdyn.fields.cycles import Cycle, period_of, polish_cycle
 from repdyn.fields.field import LatentField
 from repdyn.fields.merging import merge_points
+from repdyn.fields.multipliers import observed_rate
 from repdyn.fields.starts import to_index, to_numpy
 from repdyn.fields.status import (
     BUDGET,
@@ -44,6 +45,8 @@ LONGER = 8
 """How many times longer, at most, the orbit that stands for a set is followed than one on its own."""
 FAR = 1e3
 """An orbit that comes this far, in units of the scale, is under way to infinity."""
+WATCHED = 64
+"""Plain steps for which the approach to a fixed point is watched."""
 SAMPLED = 32
 """Points of an orbit that are looked up to see which set it fills."""
 
@@ -60,6 +63,7 @@ class Place:
     period: int = 0
     residual: float = float("nan")
     multipliers: NDArray[np.complex128] | None = None
+    observed: float = float("nan")
 
 
 def gather(
@@ -76,6 +80,9 @@ def gather(
     places = []
     index = np.flatnonzero(stable)
     leaders, group = merge_points(points[stable], MERGE * scale)
+    polished = checked.points[to_index(index[leaders], checked.points)]
+    # Two turns at the least are watched; of a long cycle each is costly.
+    observed = observed_rate(field.power(period), polished, scale, max(2, WATCHED // period))
     for g, leader in enumerate(index[leaders]):
         orbit = to_numpy(field.trajectory(checked.points[leader : leader + 1], period - 1))[:, 0]
         growth = np.log(max(abs(checked.multipliers[leader, 0]), 1e-300)) / period
@@ -89,6 +96,7 @@ def gather(
                 period=period,
                 residual=float(checked.residual[leader]),
                 multipliers=checked.multipliers[leader],
+                observed=float(observed[g]),
             )
         )
     return places
@@ -192,6 +200,7 @@ def _cycle_place(field: LatentField, cycle: Cycle, members: NDArray[np.int64]) -
         period=cycle.period,
         residual=cycle.residual,
         multipliers=cycle.multipliers,
+        observed=cycle.observed,
     )
 
 

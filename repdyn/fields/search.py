@@ -198,6 +198,7 @@ class _Naming:
             supported=supported,
             point_residual=np.array([p.residual for p in places], dtype=np.float64),
             multipliers=np.array(multipliers, dtype=np.complex128).reshape(len(places), k),
+            observed=np.array([p.observed for p in places], dtype=np.float64),
             lyapunov=np.array([p.lyapunov for p in places], dtype=np.float64).reshape(-1, 3),
             saddles=self.saddles,
             basin=basin,

@@ -84,6 +84,17 @@ class TestFixedPoints:
         np.testing.assert_allclose(found.multipliers[0].real, [-0.7, 0.5, 0.2], atol=1e-6)
         np.testing.assert_allclose(found.points, [1 / (1 - gains.numpy())], rtol=1e-6)
 
+    def test_the_observed_rate_is_the_leading_multiplier(self) -> None:
+        for field, z in ((double_well, starts(60, 2)), (duffing, starts(60, 2))):
+            found = LatentField(field).attractors(z)
+            # The two wells of the Duffing map are approached in spirals: distances swing around the rate.
+            np.testing.assert_allclose(found.observed, np.abs(found.multipliers[:, 0]), atol=0.02)
+        cycle = LatentField(lambda z: 3.2 * z * (1 - z)).attractors(
+            torch.linspace(0.1, 0.9, 9).double()[:, None]
+        )
+        np.testing.assert_allclose(cycle.observed, np.abs(cycle.multipliers[:, 0]), atol=1e-3)
+        assert np.isnan(LatentField(lambda z: onto_circle(z, 1.0)).attractors(starts(5, 2)).observed).all()
+
     def test_scale_of_the_data_does_not_matter(self) -> None:
         z = starts(50, 2)
         for unit in (1e-4, 1e4):
