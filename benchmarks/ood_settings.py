@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +20,14 @@ from cifar_networks import cifar_resnet
 from mnist_autoencoder import trained
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from stored_pictures import jpegs, rows
+from stored_pictures import digit_pictures, first, jpegs, rows, shuffled, smooth_noise, through_jpeg
 from torch import nn
 
 import repdyn
 from repdyn.paths import RepresentationPaths
 
-JPEG_QUALITY = 85
+FEW = 1000
+"""Samples of a held-out part, setting E, at most."""
 SENTENCE_ENCODERS = ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")
 IMAGENET_MODELS = ("efficientnet-lite0", "mobilenetv2")
 Array = NDArray[Any]
@@ -79,11 +79,11 @@ def _imagenet(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting
     for name in IMAGENET_MODELS:
         inside = _imagenet_sample(data, cache, name, 160)
         foreign = _foreign_pictures(data, cache, name, 160, sizes["foreign"], cifar=True)
-        shuffled = _traced_pictures(
-            data, cache, name, "imagenet-shuffled", 160, lambda: _shuffle_all(_imagenet_pictures(data), 160)
+        broken = _traced_pictures(
+            data, cache, name, "imagenet-shuffled", 160, lambda: shuffled(_imagenet_pictures(data), 160)
         )
         head = _head(_model(name, data, 160))
-        found.append(Setting(f"A {name}", _drawer(inside, foreign, head, shuffled)))
+        found.append(Setting(f"A {name}", _drawer(inside, foreign, head, broken)))
     return found
 
 
@@ -127,14 +127,14 @@ def _foreign_pictures(
 ) -> dict[str, Traced]:
     sources: dict[str, Callable[[], list[Image.Image]]] = {
         "textures": lambda: jpegs(data / "images" / "textures_dtd10_160.npz", count=count),
-        "KMNIST": lambda: _digits_as_pictures(data / "images" / "kmnist_test.npz", count),
-        "smooth noise": lambda: _smooth_noise(min(count, 300), 160),
+        "KMNIST": lambda: digit_pictures(data / "images" / "kmnist_test.npz", count),
+        "smooth noise": lambda: smooth_noise(min(count, 300), 160),
     }
     if cifar:
         sources["CIFAR-10"] = lambda: jpegs(data / "images" / "cifar10_jpeg.npz", "_test", count)
     else:
         sources["ImageNet"] = lambda: _imagenet_pictures(data)[:count]
-        sources["Fashion-MNIST"] = lambda: _digits_as_pictures(data / "images" / "fashion_mnist.npz", count)
+        sources["Fashion-MNIST"] = lambda: digit_pictures(data / "images" / "fashion_mnist.npz", count)
     return {
         name: _traced_pictures(data, cache, model, name.lower().replace(" ", "-"), side, make)
         for name, make in sources.items()
@@ -156,7 +156,7 @@ def _cifar(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
             name,
             "cifar-shuffled",
             side,
-            lambda: _shuffle_all(jpegs(data / "images" / "cifar10_jpeg.npz", "_test", sizes["foreign"]), 32),
+            lambda: shuffled(jpegs(data / "images" / "cifar10_jpeg.npz", "_test", sizes["foreign"]), 32),
         )
         head = _head(_model(name, data, side))
         found.append(Setting(f"B {name}", _split_drawer(train, test, foreign, head, sizes["test"])))
@@ -204,17 +204,22 @@ def _clinc(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     found = []
     for name in SENTENCE_ENCODERS:
         splits = {split: _traced_texts(name, split, rows, cache) for split, rows in texts.items()}
-        foreign = {"out of scope": splits["oos_test"], "Banking77": splits["banking"]}
 
-        def draw(
-            seed: int, splits: dict[str, Traced] = splits, foreign: dict[str, Traced] = foreign
-        ) -> Drawn:
-            order = np.random.default_rng(seed).permutation(len(splits["train"].paths))
-            fit = splits["train"].take(np.sort(order[: int(0.8 * len(order))]))
-            return _drawn(fit, splits["val"], splits["test"], foreign)
+        def draw(seed: int, splits: dict[str, Traced] = splits) -> Drawn:
+            generator = np.random.default_rng(seed)
+            fit = _some(splits["train"], int(0.8 * len(splits["train"].paths)), generator)
+            calibration, test, banking, scope = (
+                _some(splits[part], sizes["test"], generator)
+                for part in ("val", "test", "banking", "oos_test")
+            )
+            return _drawn(fit, calibration, test, {"out of scope": scope, "Banking77": banking})
 
         found.append(Setting(f"C {name}", draw))
     return found
+
+
+def _some(traced: Traced, count: int, generator: np.random.Generator) -> Traced:
+    return traced.take(np.sort(generator.permutation(len(traced.paths))[:count]))
 
 
 def _texts(data: Path) -> dict[str, list[dict[str, str]]]:
@@ -245,8 +250,8 @@ def _digits(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
         train, test = file["x_train"][:30_000], file["x_test"][: sizes["test"]]
     count = sizes["foreign"]
     foreign = {
-        "Fashion-MNIST": _first(data / "images" / "fashion_mnist.npz", count),
-        "KMNIST": _first(data / "images" / "kmnist_test.npz", count),
+        "Fashion-MNIST": first(data / "images" / "fashion_mnist.npz", count),
+        "KMNIST": first(data / "images" / "kmnist_test.npz", count),
         "inverted": 255 - test[:count],
         "rotated": np.rot90(test[:count], axes=(1, 2)),
         "blurred": np.stack(
@@ -273,11 +278,6 @@ def _digits(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     return found
 
 
-def _first(path: Path, count: int) -> Array:
-    with np.load(path) as file:
-        return np.asarray(file["x_test"][:count])
-
-
 def _coded(pictures: Array, encoder: nn.Module) -> Traced:
     x = torch.from_numpy(np.ascontiguousarray(pictures).reshape(len(pictures), -1)).float() / 255
     arrays, h = {"pixels": x.numpy()}, x
@@ -299,76 +299,45 @@ def _near(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     found = []
     for name in IMAGENET_MODELS:
         inside = _imagenet_sample(data, cache, name, 160)
-        known = np.asarray(inside.paths.labels) < 398
-        found.append(Setting(f"E ImageNet animals, {name}", _classes_drawer(inside, lambda _, k=known: k)))
+        known, head = np.asarray(inside.paths.labels) < 398, _head(_model(name, data, 160))
+        draw = _classes_drawer(inside, lambda _, k=known: k, head)
+        found.append(Setting(f"E ImageNet animals, {name}", draw))
     train = _cifar_split(data, cache, "efficientnet-lite0", 96, "_train", None)
-    found.append(Setting("E CIFAR classes, efficientnet-lite0", _random_classes(train, 6)))
+    head = _head(_model("efficientnet-lite0", data, 96))
+    found.append(Setting("E CIFAR classes, efficientnet-lite0", _random_classes(train, 6, head)))
     queries = _texts(data)["train"]
     for name in SENTENCE_ENCODERS:
         traced = _traced_texts(name, "train", queries, cache)
-        found.append(Setting(f"E CLINC150 intents, {name}", _random_classes(traced, 100)))
+        found.append(Setting(f"E CLINC150 intents, {name}", _random_classes(traced, 100, None)))
     return found
 
 
-def _random_classes(traced: Traced, known: int) -> Callable[[int], Drawn]:
+def _random_classes(traced: Traced, known: int, head: tuple[Array, Array] | None) -> Callable[[int], Drawn]:
     labels = np.asarray(traced.paths.labels)
 
     def choose(seed: int) -> Array:
         kept = np.random.default_rng(seed).permutation(np.unique(labels))[:known]
         return np.isin(labels, kept)
 
-    return _classes_drawer(traced, choose)
+    return _classes_drawer(traced, choose, head)
 
 
-def _classes_drawer(traced: Traced, choose: Callable[[int], Array]) -> Callable[[int], Drawn]:
+def _classes_drawer(
+    traced: Traced, choose: Callable[[int], Array], head: tuple[Array, Array] | None
+) -> Callable[[int], Drawn]:
     def draw(seed: int) -> Drawn:
         known = choose(seed)
         order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
         fit, calibration, test = np.split(order, [int(0.6 * len(order)), int(0.75 * len(order))])
-        foreign = {"held-out classes": traced.take(np.flatnonzero(~known))}
-        return _drawn(traced.take(fit), traced.take(calibration), traced.take(test), foreign)
+        held_out = np.random.default_rng(seed).permutation(np.flatnonzero(~known))[:FEW]
+        foreign = {"held-out classes": traced.take(held_out)}
+        fit, calibration, test = traced.take(fit), traced.take(calibration[:FEW]), traced.take(test[:FEW])
+        return _drawn(fit, calibration, test, foreign, head)
 
     return draw
 
 
 # Pictures.
-
-
-def _digits_as_pictures(path: Path, count: int) -> list[Image.Image]:
-    return [Image.fromarray(x).convert("RGB") for x in _first(path, count)]
-
-
-def _smooth_noise(count: int, side: int) -> list[Image.Image]:
-    generator = np.random.default_rng(0)
-    coarse = generator.integers(0, 256, size=(count, 8, 8, 3), dtype=np.uint8)
-    return [Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC) for x in coarse]
-
-
-def _shuffle_all(pictures: list[Image.Image], side: int, patches: int = 4) -> list[Image.Image]:
-    generator, found, step = np.random.default_rng(0), [], side // patches
-    for picture in pictures:
-        x = np.asarray(_square(picture, side))
-        grid = x.reshape(patches, step, patches, step, 3).swapaxes(1, 2).reshape(-1, step, step, 3)
-        grid = grid[generator.permutation(len(grid))].reshape(patches, patches, step, step, 3)
-        found.append(Image.fromarray(grid.swapaxes(1, 2).reshape(side, side, 3)))
-    return found
-
-
-def _square(picture: Image.Image, side: int) -> Image.Image:
-    short = min(picture.size)
-    left, top = ((length - short) // 2 for length in picture.size)
-    crop = picture.crop((left, top, left + short, top + short))
-    return crop.resize((side, side), Image.Resampling.BICUBIC)
-
-
-def _codec(picture: Image.Image, side: int) -> tuple[Image.Image, list[float]]:
-    """The picture after the one coder that all go through, and what its file alone says."""
-    stream = io.BytesIO()
-    _square(picture, side).save(stream, "JPEG", quality=JPEG_QUALITY)
-    again = Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
-    x = np.asarray(again, dtype=float)
-    edges = np.abs(np.diff(x, axis=0)).mean() + np.abs(np.diff(x, axis=1)).mean()
-    return again, [len(stream.getvalue()), x.mean(), x.std(), edges, x.std(axis=2).mean()]
 
 
 def _traced_pictures(
@@ -385,7 +354,7 @@ def _traced_pictures(
     out = cache / f"{name}-{source}-{side}.paths"
     done = cache / f"{name}-{source}-{side}.done"
     if not done.is_file():
-        coded = [_codec(picture, side) for picture in make()]
+        coded = [through_jpeg(picture, side) for picture in make()]
         np.save(statistics, np.array([row for _, row in coded]))
         model = _model(name, data, side)
         repdyn.trace(model, [picture for picture, _ in coded], labels=labels, out=out, batch_size=32)

@@ -1,4 +1,4 @@
-"""Pictures of the shared folder that are stored as JPEG files, all files' bytes in one array."""
+"""Pictures of the shared folder, made ones, and the one JPEG coder that all of a benchmark go through."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["jpegs", "rows"]
+__all__ = ["digit_pictures", "first", "jpegs", "rows", "shuffled", "smooth_noise", "through_jpeg"]
+
+JPEG_QUALITY = 85
+Array = NDArray[Any]
 
 
 def jpegs(path: Path, split: str = "", count: int | None = None) -> list[Image.Image]:
@@ -36,3 +39,49 @@ def jpegs(path: Path, split: str = "", count: int | None = None) -> list[Image.I
 def rows(size: int, count: int | None) -> NDArray[Any]:
     """Which of ``size`` stored pictures :func:`jpegs` gives."""
     return np.arange(size) if count is None else np.random.default_rng(0).permutation(size)[:count]
+
+
+def first(path: Path, count: int) -> Array:
+    """The first test pictures of a set of digits or clothes, ``(N, 28, 28)``."""
+    with np.load(path) as file:
+        return np.asarray(file["x_test"][:count])
+
+
+def digit_pictures(path: Path, count: int) -> list[Image.Image]:
+    """The same in RGB."""
+    return [Image.fromarray(x).convert("RGB") for x in first(path, count)]
+
+
+def smooth_noise(count: int, side: int) -> list[Image.Image]:
+    """Eight by eight random colours, enlarged."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, size=(count, 8, 8, 3), dtype=np.uint8)
+    return [Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC) for x in coarse]
+
+
+def shuffled(pictures: list[Image.Image], side: int, patches: int = 4) -> list[Image.Image]:
+    """Pictures whose patches changed places."""
+    generator, found, step = np.random.default_rng(0), [], side // patches
+    for picture in pictures:
+        x = np.asarray(_square(picture, side))
+        grid = x.reshape(patches, step, patches, step, 3).swapaxes(1, 2).reshape(-1, step, step, 3)
+        grid = grid[generator.permutation(len(grid))].reshape(patches, patches, step, step, 3)
+        found.append(Image.fromarray(grid.swapaxes(1, 2).reshape(side, side, 3)))
+    return found
+
+
+def _square(picture: Image.Image, side: int) -> Image.Image:
+    short = min(picture.size)
+    left, top = ((length - short) // 2 for length in picture.size)
+    crop = picture.crop((left, top, left + short, top + short))
+    return crop.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def through_jpeg(picture: Image.Image, side: int) -> tuple[Image.Image, list[float]]:
+    """The picture after the one coder that all go through, and what its file alone says."""
+    stream = io.BytesIO()
+    _square(picture, side).save(stream, "JPEG", quality=JPEG_QUALITY)
+    again = Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
+    x = np.asarray(again, dtype=float)
+    edges = np.abs(np.diff(x, axis=0)).mean() + np.abs(np.diff(x, axis=1)).mean()
+    return again, [len(stream.getvalue()), x.mean(), x.std(), edges, x.std(axis=2).mean()]

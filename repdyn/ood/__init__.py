@@ -2,6 +2,7 @@
 
 :class:`PathDetector` watches the whole representation path; :class:`MahalanobisDetector`,
 :class:`RelativeMahalanobisDetector` and :class:`KNNDetector` watch one point and are what it must beat;
+:class:`RelativePathDetector` watches classes at every depth;
 :class:`GuidedEnergyDetector` asks the model's own head; :class:`TrajectoryDetector` watches how an
 auto-encoder moves a code; :class:`UnionDetector` calibrates several together; :func:`evaluate` puts a
 detector beside its controls.
@@ -13,12 +14,17 @@ from repdyn.ood.attractor import AttractorDetector
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold, false_positive_interval
 from repdyn.ood.controls import energy
 from repdyn.ood.detector import load_detector
-from repdyn.ood.detectors import MahalanobisDetector, PathDetector, RelativeMahalanobisDetector
+from repdyn.ood.detectors import (
+    MahalanobisDetector,
+    PathDetector,
+    RelativeMahalanobisDetector,
+)
 from repdyn.ood.drift import DriftMonitor, DriftReport
 from repdyn.ood.evaluation import OODEvaluation, evaluate
-from repdyn.ood.guidance import GuidedEnergyDetector
+from repdyn.ood.guidance import EnergyDetector, GuidedEnergyDetector
 from repdyn.ood.neighbours import KNNDetector
 from repdyn.ood.recommendation import Recommendation, recommend
+from repdyn.ood.relative_path import RelativePathDetector
 from repdyn.ood.residuals import ReconstructionDetector, ResidualDetector
 from repdyn.ood.trajectories import TrajectoryDetector
 from repdyn.ood.union import UnionDetector
@@ -27,6 +33,7 @@ __all__ = [
     "AttractorDetector",
     "DriftMonitor",
     "DriftReport",
+    "EnergyDetector",
     "GuidedEnergyDetector",
     "KNNDetector",
     "MahalanobisDetector",
@@ -35,6 +42,7 @@ __all__ = [
     "Recommendation",
     "ReconstructionDetector",
     "RelativeMahalanobisDetector",
+    "RelativePathDetector",
     "ResidualDetector",
     "TrajectoryDetector",
     "UnionDetector",

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from repdyn.ood.modules import PathModule
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["MahalanobisDetector", "PathDetector", "RelativeMahalanobisDetector"]
+__all__ = ["MahalanobisDetector", "PathDetector", "RelativeMahalanobisDetector", "Shared"]
 
 Array = NDArray[np.float64]
+Shared = dict[str, CrossFit | None]
 _log = logging.getLogger(__name__)
 
 LEAST = 4 * FOLDS  # below four samples a fold, a held-out mean and spread say nothing
@@ -103,6 +104,7 @@ class PathDetector(Detector):
 
     class_means_: dict[str, int]
     controls_: dict[str, Detector]
+    _nothing = "no point varies over the samples; are they all the same input?"
 
     def __init__(self, points: tuple[str, ...] | None = None, seed: int = 0) -> None:
         self.points = points
@@ -125,9 +127,13 @@ class PathDetector(Detector):
         RepdynError
             On fewer than 20 samples, unknown points, non-finite values, or paths that do not vary.
         """
-        shared = self._fit_points(
-            paths, tuple(self.points) if self.points is not None else tuple(paths.points)
-        )
+        self.fit_shared(paths)
+        return self
+
+    def fit_shared(self, paths: RepresentationPaths) -> Shared:
+        """Fit as :meth:`fit` does; returns what each point gave, for other detectors of the same paths."""
+        points = tuple(self.points) if self.points is not None else tuple(paths.points)
+        shared = self._fit_points(paths, points)
         mahalanobis, relative = (
             kind(seed=self.seed) for kind in (MahalanobisDetector, RelativeMahalanobisDetector)
         )
@@ -140,7 +146,7 @@ class PathDetector(Detector):
         }
         if relative.class_means_[relative.points_[0]] > 1:
             self.controls_["relative Mahalanobis"] = relative
-        return self
+        return shared
 
     def profile(self, paths: RepresentationPaths) -> Array:
         """Standardised distance at each depth, ``(N, L)``: 0 is usual, 2 is two spreads too far."""
@@ -152,9 +158,9 @@ class PathDetector(Detector):
         self,
         paths: RepresentationPaths,
         points: tuple[str, ...],
-        at_hand: Mapping[str, CrossFit | None] | None = None,
-    ) -> dict[str, CrossFit | None]:
-        """Fit, and return what the paths' last point gave, which the controls read too (or take it)."""
+        at_hand: Shared | None = None,
+    ) -> Shared:
+        """Fit, with what is at hand of the same paths and seed, and return what every point gave."""
         if len(paths) < LEAST:
             raise RepdynError(f"fit: {len(paths)} samples are too few, give at least {LEAST}")
         self._begin(paths, points)
@@ -169,27 +175,27 @@ class PathDetector(Detector):
             x = values(paths, point)
             if len(x) < x.shape[1]:
                 _log.warning("%s: %d samples in %d dimensions; covariance mostly shrunk", point, *x.shape)
-            fitted = shared[point] if point in shared else cross_fit(unit(x), labels, fold)
-            if point == paths.points[-1]:
-                shared[point] = fitted
+            if point not in shared:
+                shared[point] = cross_fit(unit(x), labels, fold)
+            fitted = shared[point]
             found = None if fitted is None else self._choose(fitted)
             if found is None or (spread := float(found.distances.std())) == 0:
-                _log.warning("%s: does not vary over the samples and is left out", point)
+                _log.warning("%s: tells nothing over the samples and is left out", point)
                 continue
             kept.append(point)
             self._densities[point] = found.density
             self._location[point], self._spread[point] = float(found.distances.mean()), spread
             held_out -= (found.distances - self._location[point]) / spread
         if not kept:
-            raise RepdynError("fit: no point varies over the samples; are they all the same input?")
+            raise RepdynError(f"fit: {self._nothing}")
         self.points_ = tuple(kept)
         self.widths_ = {point: self.widths_[point] for point in kept}
         self._count_means()
         self._calibrate(held_out / len(kept), "cross-fitted")
         return shared
 
-    def _choose(self, fitted: CrossFit) -> HeldOut:
-        """Which distance is read at a point."""
+    def _choose(self, fitted: CrossFit) -> HeldOut | None:
+        """Which distance is read at a point; None leaves it out."""
         return fitted.twofold or fitted.plain
 
     def _count_means(self) -> None:
@@ -287,7 +293,7 @@ class RelativeMahalanobisDetector(PathDetector):
         self.controls_ = {}
         return self
 
-    def _choose(self, fitted: CrossFit) -> HeldOut:
+    def _choose(self, fitted: CrossFit) -> HeldOut | None:
         return fitted.relative or fitted.plain
 
 
@@ -307,5 +313,5 @@ class MahalanobisDetector(RelativeMahalanobisDetector):
     adversarial attacks. NeurIPS. Müller, M. & Hein, M. (2025). Mahalanobis++. ICML.
     """
 
-    def _choose(self, fitted: CrossFit) -> HeldOut:
+    def _choose(self, fitted: CrossFit) -> HeldOut | None:
         return fitted.plain

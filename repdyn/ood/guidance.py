@@ -14,10 +14,10 @@ from repdyn.ood.detector import LOGITS, Detector, read, values
 from repdyn.ood.gaussian import unit
 
 if TYPE_CHECKING:
-    from repdyn.ood.modules import GuidedEnergyModule
+    from repdyn.ood.modules import EnergyModule, GuidedEnergyModule
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["GuidedEnergyDetector"]
+__all__ = ["EnergyDetector", "GuidedEnergyDetector"]
 
 Array = NDArray[np.float64]
 
@@ -106,3 +106,37 @@ class GuidedEnergyDetector(Detector):
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         self.k, self.bank, self.seed = int(config["k"]), int(config["bank"]), int(config["seed"])
         self._weighted = np.asarray(tensors["weighted"])
+
+
+class EnergyDetector(Detector):
+    """Log-sum-exp of the traced logits alone, see :func:`repdyn.ood.energy`.
+
+    Nothing is learned but the threshold. A head that was fitted on these very samples is surer of them than
+    of others: :meth:`calibrate` with held-out paths before the threshold or a p-value is used.
+
+    References
+    ----------
+    Liu, W. et al. (2020). Energy-based out-of-distribution detection. NeurIPS.
+    """
+
+    def fit(self, paths: RepresentationPaths) -> Self:
+        """Take the paths' energies as calibration scores."""
+        self._begin(paths, (LOGITS,))
+        self._calibrate(self._collect(paths, self._score), "cross-fitted")
+        return self
+
+    def as_module(self) -> EnergyModule:
+        """The fitted detector as a ``torch.nn.Module``, which takes ``"logits"``."""
+        from repdyn.ood.modules import EnergyModule  # torch is loaded only for a module
+
+        self._fitted()
+        return EnergyModule(self.threshold_)
+
+    def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
+        return energy(batch[LOGITS])
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        return {}, {}
+
+    def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+        """There is nothing beyond what every detector keeps."""

@@ -18,6 +18,7 @@ from repdyn.ood.orbits import orbit_features
 
 __all__ = [
     "DensityModule",
+    "EnergyModule",
     "GuidedEnergyModule",
     "NeighboursModule",
     "PathModule",
@@ -140,6 +141,20 @@ class GuidedEnergyModule(nn.Module):
         return features["logits"].to(guidance.dtype).logsumexp(-1) * guidance
 
 
+class EnergyModule(nn.Module):
+    """Log-sum-exp of ``"logits"``, ``{point: (n, D)} -> (n,)``."""
+
+    threshold: Tensor
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Score of each row, higher is more normal."""
+        return features["logits"].to(self.threshold.dtype).logsumexp(-1)
+
+
 class TrajectoryModule(nn.Module):
     """The auto-encoder and minus the Mahalanobis distance of its orbit's features."""
 
@@ -177,7 +192,7 @@ class TrajectoryModule(nn.Module):
 
 
 class UnionModule(nn.Module):
-    """Sum of the members' log p-values, ``{point: (n, D)} -> (n,)``.
+    """Weighted sum of the members' log p-values, ``{point: (n, D)} -> (n,)``.
 
     Inside the calibration scores a p-value is a step function of the score: gradients come from the tail.
     """
@@ -185,10 +200,15 @@ class UnionModule(nn.Module):
     threshold: Tensor
 
     def __init__(
-        self, members: Sequence[nn.Module], references: Sequence[NDArray[np.float64]], threshold: float
+        self,
+        members: Sequence[nn.Module],
+        weights: Sequence[float],
+        references: Sequence[NDArray[np.float64]],
+        threshold: float,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.weights = tuple(weights)
         self.tails = [tail(reference) for reference in references]
         for number, reference in enumerate(references):
             self.register_buffer(f"reference{number}", _tensor(reference))
@@ -203,7 +223,7 @@ class UnionModule(nn.Module):
             rank = torch.searchsorted(reference, scores.detach(), right=True)
             inside = ((1 + rank).to(scores.dtype) / (len(reference) + 1)).log()
             outside = math.log(share) - (edge - scores) / scale
-            parts.append(torch.where(scores < edge, outside, inside))
+            parts.append(self.weights[number] * torch.where(scores < edge, outside, inside))
         return torch.stack(parts, dim=-1).sum(-1)
 
 

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.comparison import MEAN, compare
-from repdyn.ood.controls import IN_DISTRIBUTION
-from repdyn.ood.detector import Detector, values
+from repdyn.ood.detector import Detector
 from repdyn.ood.detectors import PathDetector
 from repdyn.ood.evaluation import OODEvaluation, judged, score_all
-from repdyn.ood.gaussian import unit
+from repdyn.ood.rehearsal import FEWEST, FEWEST_GROUPS, groups, rehearse, some
 from repdyn.ood.union import UnionDetector
 from repdyn.progress import track
 
@@ -29,13 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recommendation", "recommend"]
 
-FEWEST = 200  # paths: with fewer, neither the fits nor the shares held out say anything
-MOST = 3000  # paths taken for the trials, which bounds their time
 DRAWS = 2  # ways to hold groups out
-HELD = 0.2  # share of the groups that is held out
-GROUPS = 10  # clusters, where there are no labels
-TESTED = 0.3  # share of the known groups' paths that no detector is fitted on
-HELD_OUT, SHUFFLED = "held-out groups", "shuffled coordinates"
 PATH, UNION = "path", "union"
 
 
@@ -109,8 +101,8 @@ def recommend(
     paths
         In-distribution paths; at most 3000 of them are used.
     candidates
-        Unfitted detectors by name. Unless given: the path detector, the union, and the union's other members
-        (nearest neighbours, Mahalanobis, with labels the relative one, with logits the guided energy).
+        Unfitted detectors by name. Unless given: the path detector, the union, its other members and controls
+        (nearest neighbours, Mahalanobis, with labels the relative ones, with logits the guided energy).
     seed
         Draws paths, groups, and shuffles.
 
@@ -136,22 +128,15 @@ def recommend(
     if candidates is not None and len(candidates) < 2:
         raise RepdynError(f"candidates: comparing takes at least 2 detectors, got {len(candidates)}")
     generator = np.random.default_rng(seed)
-    if len(paths) > MOST:
-        paths = paths.subset(np.sort(generator.choice(len(paths), MOST, replace=False)))
-    group, kind = _groups(paths, seed)
-    names = np.unique(group)
-    if len(names) < 5:
-        raise RepdynError(f"recommend: needs at least 5 groups to hold some out, got {len(names)} {kind}")
+    paths = some(paths, generator)
+    group, kind = groups(paths, seed)
+    count = len(np.unique(group))
+    if count < FEWEST_GROUPS:
+        raise RepdynError(f"recommend: needs at least 5 groups to hold some out, got {count} {kind}")
     trials = []
     for _ in track(range(DRAWS), "comparing detectors on held-out groups"):
-        held = generator.permutation(names)[: max(1, round(HELD * len(names)))]
-        known, foreign = np.flatnonzero(~np.isin(group, held)), np.flatnonzero(np.isin(group, held))
-        known = generator.permutation(known)
-        tested = max(1, round(TESTED * len(known)))
-        test = paths.subset(np.sort(known[:tested]))
-        sets = {HELD_OUT: paths.subset(foreign), SHUFFLED: _shuffled(test, generator)}
-        fitted = _fitted(paths.subset(np.sort(known[tested:])), candidates)
-        trials.append((fitted, {IN_DISTRIBUTION: test, **sets}))
+        trial = rehearse(paths, group, generator)
+        trials.append((_fitted(trial.fit, candidates), trial.sets))
     scores = [score_all(fitted, sets) for fitted, sets in trials]
     for own, (fitted, _) in zip(scores, trials):
         for name in own.keys() - fitted.keys():  # energy alone is no candidate
@@ -174,35 +159,14 @@ def recommend(
 def _fitted(paths: RepresentationPaths, candidates: Mapping[str, Detector] | None) -> dict[str, Detector]:
     if candidates is not None:
         return {name: copy.deepcopy(detector).fit(paths) for name, detector in candidates.items()}
-    union = UnionDetector().fit(paths)  # holds all others as its members
-    return {**union.members_, UNION: union}
+    union = UnionDetector().fit(paths)  # holds all others as its members or controls
+    return {**union.controls_, UNION: union}
 
 
 def _unfitted(name: str, fitted: Detector) -> Detector:
     if name == UNION:
         return UnionDetector()
     return PathDetector() if name == PATH else type(fitted)()
-
-
-def _groups(paths: RepresentationPaths, seed: int) -> tuple[NDArray[np.intp], str]:
-    if paths.labels is not None and len(np.unique(np.asarray(paths.labels))) >= 5:
-        return np.unique(np.asarray(paths.labels), return_inverse=True)[1].astype(np.intp), "labels"
-    from sklearn.cluster import KMeans  # scikit-learn is slow to import
-
-    last = unit(values(paths, paths.points[-1]))
-    found = KMeans(GROUPS, n_init=2, random_state=seed).fit_predict(last)
-    return found.astype(np.intp), "clusters"
-
-
-def _shuffled(paths: RepresentationPaths, generator: np.random.Generator) -> RepresentationPaths:
-    from repdyn.paths import RepresentationPaths
-
-    def shuffle(x: Any) -> NDArray[Any]:
-        return generator.permuted(np.asarray(x), axis=0)
-
-    arrays = {point: shuffle(paths[point]) for point in paths.points}
-    logits = None if paths.logits is None else shuffle(paths.logits)
-    return RepresentationPaths.from_arrays(arrays, logits=logits, meta=paths.meta)
 
 
 def _mean(estimates: list[Estimate]) -> Estimate:

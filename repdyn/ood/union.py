@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.ood.calibration import smooth_log_p_values
 from repdyn.ood.detector import LOGITS, Detector, record_all, revive_all
-from repdyn.ood.detectors import PathDetector
-from repdyn.ood.guidance import GuidedEnergyDetector
+from repdyn.ood.weighing import asking, rehearsed_weights
 
 if TYPE_CHECKING:
     from repdyn.ood.modules import UnionModule
@@ -27,9 +26,9 @@ class UnionDetector(Detector):
     """What several detectors say together.
 
     Each member i turns a path into a p-value p_i by its cross-fitted in-distribution scores; the score is
-    Fisher's statistic, halved,
+    Fisher's statistic, halved, with weights,
 
-        score(x) = Σ_i log p_i(x),
+        score(x) = Σ_i w_i log p_i(x),
 
     which falls when one member is very sure or when several are somewhat. Members depend on each other,
     so its distribution is not Fisher's χ²: the sum is calibrated anew, as the score of any detector.
@@ -37,19 +36,31 @@ class UnionDetector(Detector):
     Parameters
     ----------
     members
-        Detectors by name, unfitted. Unless given: the :class:`PathDetector`, its controls at the last
-        point (nearest neighbours, Mahalanobis and relative Mahalanobis distance) and, where logits were
-        traced, the :class:`GuidedEnergyDetector`.
+        Detectors by name, unfitted, of equal weight. Unless given, each asks another question: the
+        :class:`PathDetector`; with labels that help, the :class:`RelativePathDetector` and the relative
+        distance at the last point; nearest neighbours at the last point. These are weighed by a rehearsal.
+        Where logits were traced, their energy, plain and guided, which share a weight of 1.
+    seed
+        Draws the rehearsal.
 
     Attributes
     ----------
     members_
         The fitted members.
+    weights_
+        Their weights. A member of weight 0 is not kept.
     controls_
-        The same: a union stands beside its parts.
+        The members, and the path's controls: a union stands beside its parts.
 
     Notes
     -----
+    **The rehearsal** looks at in-distribution data alone. Groups of the fitted samples (classes, or clusters)
+    are held out and play the near foreign, samples with shuffled coordinates play the far
+    (:mod:`repdyn.ood.rehearsal`); members are fitted without them, and a logistic regression of known against
+    foreign on −log p_i, weights not negative, is drawn towards equal weights, which stay where the rehearsal
+    has nothing to say, or where there are fewer than 200 paths. The head does not take part: it was trained
+    on the held-out groups, knows them, and would be silenced for it.
+
     After :meth:`calibrate` on n held-out in-distribution paths, a fresh one is flagged at rate α with
     probability at most α (:mod:`repdyn.ood.calibration`), however much the members depend on each other.
     Before it, the calibration scores are cross-fitted: a member's p-value of a fitted sample comes from a
@@ -64,21 +75,24 @@ class UnionDetector(Detector):
     --------
     >>> import numpy as np
     >>> from repdyn.paths import RepresentationPaths
-    >>> x = np.random.default_rng(0).normal(size=(200, 8)) + 3
+    >>> x = np.random.default_rng(0).normal(size=(150, 8)) + 3
     >>> union = UnionDetector().fit(RepresentationPaths.from_arrays({"x": x}))
     >>> sorted(union.members_)
-    ['Mahalanobis', 'nearest neighbours', 'path']
+    ['nearest neighbours', 'path']
     """
 
     members_: dict[str, Detector]
 
-    def __init__(self, members: Mapping[str, Detector] | None = None) -> None:
+    weights_: dict[str, float]
+
+    def __init__(self, members: Mapping[str, Detector] | None = None, seed: int = 0) -> None:
         self.members = members
+        self.seed = seed
 
     @property
     def controls_(self) -> dict[str, Detector]:
-        """The fitted members."""
-        return self.members_
+        """The fitted members, and what stands beside the path detector."""
+        return {**self.members_, **self._others}
 
     def fit(self, paths: RepresentationPaths) -> Self:
         """Fit every member on the same paths and calibrate their combination.
@@ -88,14 +102,16 @@ class UnionDetector(Detector):
         RepdynError
             If there is no member, or one cannot be fitted.
         """
+        self._others = {}
         if self.members is None:
-            path = PathDetector().fit(paths)
-            self.members_ = {"path": path, **path.controls_}
-            path.controls_ = {}  # they are members here, and need not be kept twice
-            if paths.logits is not None:
-                self.members_["guided energy"] = GuidedEnergyDetector().fit(paths)
+            fitted, others = asking(paths)
+            weights = rehearsed_weights(paths, tuple(fitted), self.seed)
+            self.members_ = {name: member for name, member in fitted.items() if weights[name] > 0}
+            self.weights_ = {name: weights[name] for name in self.members_}
+            self._others = {n: d for n, d in {**others, **fitted}.items() if n not in self.members_}
         else:
             self.members_ = {name: member.fit(paths) for name, member in self.members.items()}
+            self.weights_ = dict.fromkeys(self.members_, 1.0)
         if not self.members_:
             raise RepdynError("members: there is none; give {'name': detector}")
         read = {point for member in self.members_.values() for point in member.points_}
@@ -113,10 +129,14 @@ class UnionDetector(Detector):
 
         self._fitted()
         members = [member.as_module() for member in self.members_.values()]
-        return UnionModule(members, list(self._references.values()), self.threshold_)
+        weights = list(self.weights_.values())
+        return UnionModule(members, weights, list(self._references.values()), self.threshold_)
 
     def _combine(self, scores: Mapping[str, Array]) -> Array:
-        logarithms = [smooth_log_p_values(self._references[name], own) for name, own in scores.items()]
+        logarithms = [
+            self.weights_[name] * smooth_log_p_values(self._references[name], own)
+            for name, own in scores.items()
+        ]
         return np.asarray(np.sum(logarithms, axis=0))
 
     def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
@@ -124,9 +144,13 @@ class UnionDetector(Detector):
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         config, tensors = record_all(self.members_)
+        others, arrays = record_all(self._others)
         references = {f"reference {name}": array for name, array in self._references.items()}
-        return {"members": config}, {**tensors, **references}
+        state = {"members": config, "weights": self.weights_, "others": others, "seed": self.seed}
+        return state, {**tensors, **arrays, **references}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         self.members_ = revive_all(config["members"], tensors)
+        self._others = revive_all(config["others"], tensors)
+        self.weights_, self.seed = dict(config["weights"]), int(config["seed"])
         self._references = {name: np.asarray(tensors[f"reference {name}"]) for name in self.members_}
