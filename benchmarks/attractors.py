@@ -165,11 +165,8 @@ def mnist(
     table: dict[str, dict[str, float]] = {}
     found: dict[str, Attractors] = {}
     few, every = codes[:compared], f"trapping, {len(codes)} starts"
-    for name, solver, z in (
-        (every, "trapping", codes),
-        ("trapping", "trapping", few),
-        ("picard", "picard", few),
-    ):
+    ways = [(every, "trapping", codes), ("trapping", "trapping", few), ("picard", "picard", few)]
+    for name, solver, z in ways if compared else ways[:1]:
         begun = time.perf_counter(), time.process_time()
         found[name] = field.attractors(z, solver=solver, max_steps=max_steps, seed=seed)
         table[name] = {
@@ -180,6 +177,8 @@ def mnist(
             "reached one": float((found[name].basin >= 0).mean()),
         }
         print(name, table[name], found[name], sep="\n", flush=True)
+    if not compared:
+        return table
     begun = time.perf_counter(), time.process_time()
     ends, spent = uncompacted(field, few, 1e-5 * found["picard"].scale, max_steps)
     table["uncompacted"] = {
@@ -256,7 +255,12 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("REPDYN_DATA", "../shared/data")))
     parser.add_argument("--starts", type=int, default=10000)
-    parser.add_argument("--compared", type=int, default=1000, help="starts that plain iteration follows too")
+    parser.add_argument(
+        "--compared",
+        type=int,
+        default=1000,
+        help="starts that plain iteration and others follow too; 0 for none",
+    )
     parser.add_argument("--cache", type=Path, help="folder that keeps the trained auto-encoder")
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--max-steps", type=int, default=3000)

@@ -10,10 +10,11 @@ alignment     How much of one field another explains, trained on the same digits
               any iteration and along it.
 surrogate     The sweep by which a surrogate of a frozen network chooses its penalty: a small sentence encoder
               (extra ``demo``) on queries, after its first layer and its last.
+models        Alignment of two such surrogates, of two sentence encoders, on queries that neither has seen.
 
-All but the last on MNIST auto-encoders trained here (``mnist_autoencoder``), probing also on published ones
-(``pretrained_autoencoders``); networks are kept in the cache with every finished run, so a killed study goes
-on. ``--data`` or ``REPDYN_DATA`` says where digits and weights are.
+All but the last two on MNIST auto-encoders trained here (``mnist_autoencoder``), probing also on published
+ones (``pretrained_autoencoders``); networks are kept in the cache with every finished run, so a killed study
+goes on. ``--data`` or ``REPDYN_DATA`` says where digits and weights are.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from repdyn.fields import (
     memorization,
     probe_without_data,
 )
+from repdyn.paths import RepresentationPaths
 
 EPOCHS = 15
 MOST = 20_000
@@ -154,13 +156,8 @@ def alignment(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any
 
 
 def surrogate(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
-    with gzip.open(data / "text" / "clinc150.csv.gz", "rt", encoding="utf-8") as stream:
-        queries = [row["text"] for row in csv.DictReader(stream) if row["split"] == "train"]
-    chosen = np.random.default_rng(0).permutation(len(queries))[: 10 * samples]
-    encoder = repdyn.load("packaged:paraphrase-MiniLM-L3-v2")
     points = ["encoder.layer.0", "encoder.layer.2"]
-    out = cache / f"surrogate-{len(chosen)}.paths"
-    paths = repdyn.trace(encoder, [queries[i] for i in chosen], points=points, out=out, batch_size=64)
+    paths = traced(data, cache, "paraphrase-MiniLM-L3-v2", points, "train", 10 * samples)
     found = {}
     for point in points:
         with warnings.catch_warnings():
@@ -176,12 +173,43 @@ def surrogate(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any
     return found
 
 
+def models(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    fields, codes = [], []
+    for name, point in (
+        ("paraphrase-MiniLM-L3-v2", "encoder.layer.2"),
+        ("all-MiniLM-L6-v2", "encoder.layer.5"),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SurrogateWarning)
+            fitted = SurrogateAutoencoder(seed=seed).fit(
+                traced(data, cache, name, [point], "train", 10 * samples), point
+            )
+        print(fitted, flush=True)
+        fields.append(fitted.field())
+        codes.append(fitted.encode(traced(data, cache, name, [point], "test", 4 * samples)[point]))
+    found = align_fields(*fields, *codes, max_steps=1000, seed=seed)
+    print(found, flush=True)
+    return found.to_dict()
+
+
+def traced(
+    data: Path, cache: Path, name: str, points: list[str], split: str, count: int
+) -> RepresentationPaths:
+    with gzip.open(data / "text" / "clinc150.csv.gz", "rt", encoding="utf-8") as stream:
+        queries = [row["text"] for row in csv.DictReader(stream) if row["split"] == split]
+    chosen = np.random.default_rng(0).permutation(len(queries))[:count]
+    out = cache / f"fields-{name}-{'-'.join(points)}-{split}-{count}.paths"
+    encoder = repdyn.load(f"packaged:{name}")
+    return repdyn.trace(encoder, [queries[i] for i in chosen], points=points, out=out, batch_size=64)
+
+
 STUDIES: dict[str, Callable[[Path, Path, int, int], dict[str, Any]]] = {
     "memorisation": memorisation,
     "tracking": tracking,
     "probing": probing,
     "alignment": alignment,
     "surrogate": surrogate,
+    "models": models,
 }
 
 

@@ -93,4 +93,5 @@ TABLES: dict[str, Callable[[list[dict[str, Any]]], list[str]]] = {
     "probing": dictionaries,
     "alignment": along,
     "surrogate": sweeps,
+    "models": along,
 }
