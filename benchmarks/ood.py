@@ -67,7 +67,7 @@ def run(drawn: Drawn, seed: int, kept: Path) -> dict[str, Any]:
         drawn = _with_probe(drawn)
     sets = {IN_DISTRIBUTION: drawn.test, **drawn.foreign, CALIBRATION: drawn.calibration}
     union = _union(drawn, seed).fit(drawn.fit)
-    ours: dict[str, Any] = {"UnionDetector": union, "PathDetector": union.members_["path"]}
+    ours: dict[str, Any] = {"UnionDetector": union, "PathDetector": union.controls_["path"]}
     # What exists only inside the union is no baseline of it; pytorch-ood has its own guided energy.
     inside = ("path", "relative path", "trajectory", "guided energy")
     parts = {name: part for name, part in union.controls_.items() if name not in inside}

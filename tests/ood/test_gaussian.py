@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf as reference
 
-from repdyn.ood.gaussian import fit_gaussian, ledoit_wolf, unit
+from repdyn.ood.gaussian import Moments, fit_gaussian, ledoit_wolf, unit
 
 
 @pytest.mark.parametrize(("count", "width"), [(200, 10), (20, 50)])
@@ -49,3 +49,19 @@ def test_class_covariance_never_exceeds_that_of_all(count, width):
     directions = generator.normal(size=(100, width))
     steep = ((directions @ around_classes.whitener) ** 2).sum(axis=1)
     assert (steep >= ((directions @ around_all.whitener) ** 2).sum(axis=1)).all()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_sums_of_folds_give_what_a_fit_without_the_fold_gives(labelled) -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(120, 7)) + 30
+    labels = generator.integers(4, size=120) if labelled else None
+    fold = np.arange(120) % 5
+    moments = Moments(x, labels, fold)
+    for k in range(5):
+        kept = fold != k
+        direct = fit_gaussian(x[kept], None if labels is None else labels[kept])
+        again = moments.gaussian(without=k)
+        np.testing.assert_allclose(again.distance(x), direct.distance(x), rtol=1e-8)
+        assert again.intensity == pytest.approx(direct.intensity)
+        assert again.log_determinant == pytest.approx(direct.log_determinant)
