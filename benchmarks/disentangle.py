@@ -38,6 +38,7 @@ import torch
 from disentangle_settings import (
     CONSTANCY,
     MODELS,
+    MOTION,
     PUBLISHED,
     Scale,
     Settings,
@@ -129,7 +130,8 @@ def parts(data: str, scale: Scale) -> tuple[LabelledClips, LabelledClips, Labell
 
 def judges(arguments: argparse.Namespace, scale: Scale, training: LabelledClips) -> Judge:
     """Trained on training clips, or read from beside the output where they were trained already."""
-    sizes = f"{scale.items}-{scale.clips}-{scale.size}-{scale.judge_epochs}"
+    worn = "".join(map(str, scale.items))
+    sizes = f"{worn}-{scale.clips}-{scale.size}-{scale.judge_epochs}"
     kept = arguments.out.with_suffix(f".{arguments.data}-{sizes}.judge")
     judge = Judge(scale.judge_channels)
     rate, static = scale.judge_learning_rate, list(training.static)
@@ -151,8 +153,9 @@ def rarest(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def build(name: str, found: Settings, scale: Scale) -> StructuredKoopman:
-    """One of the four models of the ablation."""
-    weights = Weights(*found.weights, constancy=CONSTANCY if name == "ssm-skd-mode" else 0.0)
+    """One of the models of the ablation."""
+    mode, motion = name in ("ssm-skd-mode", "ssm-skd-motion"), name == "ssm-skd-motion"
+    weights = Weights(*found.weights, CONSTANCY if mode else 0.0, MOTION if motion else 0.0)
     sizes = (found.static_dim, found.latent_dim, found.hidden)
     common: dict[str, Any] = {"channels": scale.channels, "weights": weights, "threshold": found.threshold}
     if name.startswith("ssm"):

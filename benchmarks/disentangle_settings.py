@@ -13,15 +13,16 @@ PUBLISHED = {  # SSM-SKD: D_sd, D_mf
     "dsprites": (0.9491, 0.9142),
     "moving-dsprites": (0.8699, 0.9348),
 }
-MODELS = ("skd", "skd-coordinates", "ssm-skd", "ssm-skd-mode")
-CONSTANCY = 1.0  # of ssm-skd-mode; no other model has that loss
+MODELS = ("skd", "skd-coordinates", "ssm-skd", "ssm-skd-mode", "ssm-skd-motion")
+CONSTANCY = 1.0  # of the last two; no other model has that loss
+MOTION = 0.2  # of the last
 
 
 @dataclass(frozen=True)
 class Scale:
     """Sizes and plan of one study; each can be replaced by a flag of its name."""
 
-    items: int  # of each layer of Sprites
+    items: tuple[int, ...]  # of each layer of Sprites
     clips: int | None  # of dSprites
     size: int  # pixels of height and width
     channels: tuple[int, ...]
@@ -45,8 +46,8 @@ class Settings:
     epochs: int
 
 
-FULL = Scale(6, None, 64, (32, 64, 128, 256), 32, 1e-3, 30, 1e-3, (32, 64, 128, 256), 25)
-CPU = Scale(3, 1500, 16, (16,), 16, 4e-3, 60, 3e-3, (16, 32), 5)
+FULL = Scale(tuple(range(6)), None, 64, (32, 64, 128, 256), 32, 1e-3, 30, 1e-3, (32, 64, 128, 256), 25)
+CPU = Scale((0, 1, 2), 1500, 16, (16,), 16, 4e-3, 60, 3e-3, (16, 32), 5)
 SSM = {  # as published
     "sprites": Settings(1, 15, 170, (16, 1, 1), 0.75, 140),
     "dsprites": Settings(1, 24, 200, (16, 4, 4), 0.125, 170),

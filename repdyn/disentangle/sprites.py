@@ -164,7 +164,7 @@ _TRAINING = 1000
 def sprites(
     layers: Mapping[str, NDArray[np.uint8]],
     *,
-    items: int = _ITEMS,
+    items: int | Sequence[int] = _ITEMS,
     size: int = 64,
 ) -> tuple[LabelledClips, LabelledClips]:
     """Training and test clips of Li and Mandt's Sprites, composed of their layers.
@@ -179,7 +179,8 @@ def sprites(
         ``{"body", "bottomwear", "topwear", "hair", "shoes"}``, each ``(items, 3 actions, 3 directions, 8
         frames, 64, 64, RGBA)``, uint8.
     items
-        How many items of each layer make characters: ``items ** 4`` of them, with nine clips each.
+        How many items of each layer make characters, or which: their number to the fourth, with nine clips
+        each.
     size
         Height and width in pixels: 64, or what divides it, by averaging.
 
@@ -191,20 +192,25 @@ def sprites(
     missing = {*_LAYERS, "shoes"} - set(layers)
     if missing:
         raise RepdynError(f"sprites: layers {sorted(missing)} are missing; there are {sorted(layers)}")
-    if not 2 <= items <= _ITEMS or 64 % size:
-        raise RepdynError(f"sprites: items must be 2 to 6 and size divide 64, got {items} and {size}")
-    order = np.random.RandomState(_ORDER).permutation(items**4)
-    aside = _TRAINING if items == _ITEMS else round(items**4 * 0.75)
-    return tuple(_characters(layers, part, items, size) for part in (order[:aside], order[aside:]))  # type: ignore[return-value]
+    worn = tuple(range(items)) if isinstance(items, int) else tuple(items)
+    held = min(len(layers[name]) for name in _LAYERS)
+    if not 2 <= len(set(worn)) == len(worn) <= _ITEMS or not 0 <= min(worn) <= max(worn) < held or 64 % size:
+        raise RepdynError(
+            f"sprites: items must be 2 to 6 of the {held} in every layer, and size divide 64; "
+            f"got {items} and {size}"
+        )
+    order = np.random.RandomState(_ORDER).permutation(len(worn) ** 4)
+    aside = _TRAINING if len(worn) == _ITEMS else round(len(worn) ** 4 * 0.75)
+    return tuple(_characters(layers, part, worn, size) for part in (order[:aside], order[aside:]))  # type: ignore[return-value]
 
 
 def _characters(
-    layers: Mapping[str, NDArray[np.uint8]], numbers: NDArray[np.int64], items: int, size: int
+    layers: Mapping[str, NDArray[np.uint8]], numbers: NDArray[np.int64], items: Sequence[int], size: int
 ) -> LabelledClips:
-    wears = np.stack(np.unravel_index(numbers, (items,) * 4), axis=1)
+    wears = np.stack(np.unravel_index(numbers, (len(items),) * 4), axis=1)
     clips = np.empty((len(numbers), 9, _FRAMES, 3, size, size), dtype=np.uint8)
     for row, chosen in enumerate(wears):
-        worn = [layers[name][item] for name, item in zip(_LAYERS, chosen)]
+        worn = [layers[name][items[item]] for name, item in zip(_LAYERS, chosen)]
         picture = np.zeros((3, 3, _FRAMES, 64, 64, 3), dtype=np.float32)
         for layer in (*worn, layers["shoes"][1]):
             opacity = layer[..., 3:] / np.float32(255)

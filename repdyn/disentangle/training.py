@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from repdyn.disentangle.checks import check_plan
-from repdyn.disentangle.losses import drop_latents, forward_operators, operators_of, sequence_losses
+from repdyn.disentangle.losses import (
+    drop_latents,
+    exchange_static,
+    forward_operators,
+    motion_loss,
+    operators_of,
+    sequence_losses,
+)
 from repdyn.disentangle.sequences import Sequences, read_sequences, warn_of_few_transitions
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
@@ -99,12 +106,21 @@ def batch_losses(
     x, mask = model.standardise(batch.values), batch.mask
     z = model.encoder_(x, mask)
     operators, ahead = forward_operators(z, mask, model.operator)
-    noisy = z if generator is None else drop_latents(z, generator)
-    # Both are decoded at once: one pass of the LSTM, and one set of statistics for the batch norms.
-    decoded, predicted = model.decoder_(torch.cat([noisy, ahead])).chunk(2)
-    return sequence_losses(
+    shown, shared = [z], mask
+    if model.weights.motion:
+        exchanged, shared = exchange_static(z, mask, operators, model.static_dim)
+        shown.append(exchanged)
+    noisy = shown if generator is None else [drop_latents(latents, generator) for latents in shown]
+    # All are decoded at once: one pass of the LSTM, and one set of statistics for the batch norms.
+    decoded, predicted, *swapped = model.decoder_(torch.cat([noisy[0], ahead, *noisy[1:]])).chunk(
+        1 + len(shown)
+    )
+    losses = sequence_losses(
         x, z, mask, decoded, (ahead, predicted), operators, model.static_dim, model.threshold, model.weights
     )
+    if swapped:
+        losses["motion"] = model.weights.motion * motion_loss(swapped[0], x, shared)
+    return losses
 
 
 def _frames_of(sequences: Any) -> PointFrames | None:

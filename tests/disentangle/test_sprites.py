@@ -78,3 +78,9 @@ def test_sprites_of_the_real_layers(shared_data: Path) -> None:
     assert (train.clips != train.clips[:, :1]).any(axis=(1, 2, 3, 4)).all()
     first = train.clips[train.dynamic["action"] == 0]
     assert len(np.unique(first.reshape(len(first), -1), axis=0)) == 12
+    # Items can be named; the first two are what two of them mean.
+    np.testing.assert_array_equal(sprites(layers, items=(0, 1), size=32)[0].clips, train.clips)
+    assert (sprites(layers, items=(0, 2), size=32)[0].clips != train.clips).any()
+    for items in (1, (0, 0), (0, 7), (-1, 0), range(7)):
+        with pytest.raises(RepdynError, match="2 to 6 of the 7 in every layer"):
+            sprites(layers, items=items, size=32)

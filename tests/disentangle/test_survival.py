@@ -19,7 +19,8 @@ KINDS = ("near-static", "constant", "all the same", "nothing", "impulse", "explo
 def _model(name: str) -> StructuredKoopman:
     if name == "SKD":
         return SKD(static_dim=3, latent_dim=6, hidden=6)
-    return SSMSKD(latent_dim=6, hidden=6, weights=Weights(constancy=1.0 if "mode" in name else 0.0))
+    added = {"SSMSKD": {}, "SSMSKD with its mode": {"constancy": 1.0}, "SSMSKD with motion": {"motion": 1.0}}
+    return SSMSKD(latent_dim=6, hidden=6, weights=Weights(**added[name]))
 
 
 def _train(model: StructuredKoopman, batch: Sequences, steps: int, seed: int) -> bool:
@@ -38,7 +39,7 @@ def _train(model: StructuredKoopman, batch: Sequences, steps: int, seed: int) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SKD", "SSMSKD", "SSMSKD with its mode"])
+@pytest.mark.parametrize("name", ["SKD", "SSMSKD", "SSMSKD with its mode", "SSMSKD with motion"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_hundreds_of_steps_on_hard_sequences(name: str, kind: str) -> None:
     batch = read_sequences(hard_sequences(kind, count=4))
@@ -58,6 +59,6 @@ def test_a_hundred_of_a_hundred_seeds_survive() -> None:
     assert sum(survived) == 200
 
 
-@pytest.mark.parametrize("name", ["SKD", "SSMSKD", "SSMSKD with its mode"])
+@pytest.mark.parametrize("name", ["SKD", "SSMSKD", "SSMSKD with its mode", "SSMSKD with motion"])
 def test_a_few_steps_on_near_static_sequences(name: str) -> None:
     assert _train(_model(name), read_sequences(hard_sequences("near-static", count=4)), steps=20, seed=1)
