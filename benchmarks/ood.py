@@ -40,6 +40,7 @@ from repdyn.ood.comparison import MEAN, compare
 from repdyn.ood.controls import IN_DISTRIBUTION, statistics_scores
 from repdyn.ood.evaluation import score_all
 from repdyn.ood.rehearsal import FEWEST
+from repdyn.ood.weighing import HEAD
 from repdyn.paths import RepresentationPaths
 
 DIRECTION = "direction"
@@ -69,7 +70,7 @@ def run(drawn: Drawn, seed: int, kept: Path) -> dict[str, Any]:
     union = _union(drawn, seed).fit(drawn.fit)
     ours: dict[str, Any] = {"UnionDetector": union, "PathDetector": union.controls_["path"]}
     # What exists only inside the union is no baseline of it; pytorch-ood has its own guided energy.
-    inside = ("path", "relative path", "trajectory", "guided energy")
+    inside = ("path", "relative path", "trajectory", *HEAD)
     parts = {name: part for name, part in union.controls_.items() if name not in inside}
     scores = score_all({**ours, **parts}, sets)
     if not kept.is_file():
@@ -173,29 +174,61 @@ def _with_probe(drawn: Drawn) -> Drawn:
 
 
 def summary(runs: list[dict[str, Any]]) -> list[str]:
-    """Lines of the table: mean over seeds [mean interval over samples] ± spread over seeds."""
-    sets = list(next(iter(runs[0]["table"].values())))
-    shown = [MEAN] if MEAN in sets else sets
+    """Lines of the tables: the mean of sets and the hardest set, then ours less the best baseline everywhere.
+
+    A cell is the mean over seeds [mean interval over samples] ± spread over seeds.
+    """
+    table = runs[0]["table"]
+    sets = list(next(iter(table.values())))
+    single = [name for name in sets if name != MEAN]
+    hardest = min(single, key=lambda name: max(_figures(runs, row, name, "auroc")[0] for row in table))
     lines = []
-    for where in [*shown, *(name for name in sets if name not in shown)]:
-        lines.append(f"{where}: AUROC | FPR@95, in-distribution positive")
-        order = sorted(runs[0]["table"], key=lambda name: -_figures(runs, name, where, "auroc")[0])
-        for name in order:
-            cells = []
-            for metric in ("auroc", "fpr95"):
-                value, low, high, spread = _figures(runs, name, where, metric)
-                cells.append(f"{value:.3f} [{low:.3f}, {high:.3f}] ±{spread:.3f}")
-            lines.append(f"    {name:<44}{' | '.join(cells)}")
+    for where in dict.fromkeys([MEAN if MEAN in sets else hardest, hardest]):
+        title = f"hardest set, {where}" if where == hardest and len(single) > 1 else where
+        lines.append(f"{title}: AUROC | FPR@95, in-distribution positive")
+        order = sorted(table, key=lambda name: -_figures(runs, name, where, "auroc")[0])
+        lines += [f"    {name:<44}{_cells(runs, name, where)}" for name in order]
     for name, row in runs[0]["judged"].items():
-        told = []
+        lines.append(f"{name} less the best baseline, AUROC:")
         for where in row:
             gap = [np.mean([r["judged"][name][where][key] for r in runs]) for key in ("value", "low", "high")]
             verdicts = ", ".join(r["judged"][name][where]["verdict"] for r in runs)
-            told.append(f"{where} {gap[0]:+.3f} [{gap[1]:+.3f}, {gap[2]:+.3f}] ({verdicts})")
+            best = ", ".join(dict.fromkeys(r["judged"][name][where]["best"] for r in runs))
+            lines.append(
+                f"    {where:<20}{gap[0]:+.3f} [{gap[1]:+.3f}, {gap[2]:+.3f}]  {verdicts}; best: {best}"
+            )
         rates = ", ".join(f"{r['false_positive_rate'][name]:.3f}" for r in runs)
-        lines.append(f"{name} less the best baseline: {'; '.join(told)}; flagged at 5 %: {rates}")
+        lines.append(f"    test samples flagged at 5 %: {rates}")
+    told = [" ".join(f"{name} {weight:.2f}" for name, weight in r["weights"].items()) for r in runs]
+    lines.append(f"weights of the union: {'; '.join(told)}")
     lines.append(f"recommended from the fitted samples alone: {', '.join(r['recommended'] for r in runs)}")
     return lines
+
+
+def overall(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Lines of the mean over models of the mean over sets, for what all models have."""
+    names = [
+        n
+        for n in next(iter(results.values()))[0]["table"]
+        if all(n in r[0]["table"] for r in results.values())
+    ]
+    lines, rows = [f"mean over {len(results)} models: AUROC | FPR@95"], {}
+    for name in names:
+        found = []
+        for runs in results.values():
+            where = MEAN if MEAN in runs[0]["table"][name] else next(iter(runs[0]["table"][name]))
+            found.append([_figures(runs, name, where, metric)[0] for metric in ("auroc", "fpr95")])
+        rows[name] = np.mean(found, axis=0)
+    order = sorted(rows, key=lambda name: -rows[name][0])
+    return lines + [f"    {name:<44}{rows[name][0]:.3f} | {rows[name][1]:.3f}" for name in order]
+
+
+def _cells(runs: list[dict[str, Any]], name: str, where: str) -> str:
+    cells = []
+    for metric in ("auroc", "fpr95"):
+        value, low, high, spread = _figures(runs, name, where, metric)
+        cells.append(f"{value:.3f} [{low:.3f}, {high:.3f}] ±{spread:.3f}")
+    return " | ".join(cells)
 
 
 def _figures(runs: list[dict[str, Any]], name: str, where: str, metric: str) -> tuple[float, ...]:
@@ -238,6 +271,7 @@ def main() -> None:
             runs.append(json.loads(file.read_text()))
         results[setting.name] = runs
         print(f"\n{setting.name}, {options.seeds} seeds", *summary(runs), sep="\n", flush=True)
+    print("", *overall(results), sep="\n")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 

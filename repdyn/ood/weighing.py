@@ -21,7 +21,7 @@ from repdyn.ood.relative_path import RelativePathDetector
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["asking", "rehearsed_weights", "weigh"]
+__all__ = ["HEAD", "asking", "rehearsed_weights", "weigh"]
 
 Array = NDArray[np.float64]
 
