@@ -16,6 +16,7 @@ from repdyn.ood.comparison import MEAN, compare
 from repdyn.ood.detector import Detector
 from repdyn.ood.detectors import PathDetector
 from repdyn.ood.evaluation import OODEvaluation, judged, score_all
+from repdyn.ood.guidance import GuidedEnergyDetector
 from repdyn.ood.rehearsal import FEWEST, FEWEST_GROUPS, groups, rehearse, some
 from repdyn.ood.union import UnionDetector
 from repdyn.progress import track
@@ -96,6 +97,9 @@ def recommend(
     coordinate comes from another sample, which keeps all marginals and breaks what holds them together,
     which is *far*. The best mean AUROC is recommended. No out-of-distribution data is looked at.
 
+    A head that was trained on the held-out groups knows them. So the guided energy is judged too hard on the
+    near set, and the union by its other members alone.
+
     Parameters
     ----------
     paths
@@ -159,8 +163,19 @@ def recommend(
 def _fitted(paths: RepresentationPaths, candidates: Mapping[str, Detector] | None) -> dict[str, Detector]:
     if candidates is not None:
         return {name: copy.deepcopy(detector).fit(paths) for name, detector in candidates.items()}
-    union = UnionDetector().fit(paths)  # holds all others as its members or controls
-    return {**union.controls_, UNION: union}
+    # The head was trained on the held-out groups and knows them: the union is judged by what else it asks.
+    union = UnionDetector().fit(_headless(paths))
+    found: dict[str, Detector] = {**union.controls_, UNION: union}  # it holds the others
+    if paths.logits is not None:
+        found["guided energy"] = GuidedEnergyDetector().fit(paths)
+    return found
+
+
+def _headless(paths: RepresentationPaths) -> RepresentationPaths:
+    from repdyn.paths import RepresentationPaths
+
+    arrays = {point: np.asarray(paths[point]) for point in paths.points}
+    return RepresentationPaths.from_arrays(arrays, labels=paths.labels, meta=paths.meta)
 
 
 def _unfitted(name: str, fitted: Detector) -> Detector:
