@@ -13,12 +13,14 @@ from repdyn.fields.field import LatentField
 from repdyn.fields.reached import reached_sets
 from repdyn.fields.solvers import MAX_PERIOD, MOVING, SETTLED, TRAPPED, Iteration, picard
 from repdyn.fields.starts import check_map, geometry_of, to_index, to_numpy
-from repdyn.fields.trapping import Traps, set_traps
+from repdyn.fields.trapping import Traps, leaving, set_traps
 
 __all__ = ["NEAR", "ORBIT", "Journeys"]
 
 PILOT, GROWTH = 64, 4
 """Starts in the first round of a search with traps, all followed to the end; each round is so much larger."""
+AUDITED = 32
+"""Captives of each trap that are followed on before it is believed."""
 ESCAPE = 100.0
 """A sample this many times further out than any start has left for good."""
 SWITCH = 1e-2
@@ -91,12 +93,15 @@ class Journeys:
         # Of each trapped set: its fixed point, or the start whose orbit it is and whose fate is shared.
         points, owners = self.ends[:0], np.zeros(0, dtype=np.int64)
         traps: Traps | None = None
+        watched = np.zeros(0, dtype=np.int64)
         done, size = 0, PILOT
         while done < n:
             # No round of its own for a small rest.
             stop = done + size if n - done >= 2 * size else n
             chosen = np.sort(order[done:stop])
             self.iterate(chosen, max_period=MAX_PERIOD, traps=traps)
+            if traps is not None:
+                traps = self._audit(chosen, traps, watched)
             caught = chosen[self.outcome[chosen] == TRAPPED]
             owner = owners[self.lag[caught]]
             self.shared[caught[owner >= 0]] = owner[owner >= 0]
@@ -108,10 +113,36 @@ class Journeys:
                     more = set_traps(self.plain, sets, self.scale, seed=self.seed)
                     traps = more if traps is None else traps.and_more(more, len(owners))
                     owners = np.concatenate([owners, np.full(len(reached), -1), own])
+                    watched = np.concatenate([watched, np.zeros(len(sets), dtype=np.int64)])
                     blank = reached.new_full((len(own), reached.shape[1]), float("nan"))
                     points = torch.cat([points, reached.to(points.dtype), blank.to(points.dtype)])
             self.outcome[settled] = SETTLED
             done, size = stop, GROWTH * size
+
+    def _audit(self, chosen: NDArray[np.int64], traps: Traps, watched: NDArray[np.int64]) -> Traps:
+        """Follow some captives of each trap; one that any gets out of is narrowed, and all in it go on.
+
+        ``watched`` counts, for each set, the captives that stayed since its trap was last narrowed.
+        """
+        generator, fresh = np.random.default_rng(self.seed), np.ones(len(self.starts), dtype=np.bool_)
+        while True:
+            caught = generator.permutation(chosen[(self.outcome[chosen] == TRAPPED) & fresh[chosen]])
+            owner = self.lag[caught]
+            wanted = [caught[owner == k][: max(0, AUDITED - watched[k])] for k in np.unique(owner)]
+            tried = np.concatenate([*wanted, caught[:0]])
+            if not len(tried):
+                return traps
+            where = to_index(tried, self.z)
+            out = to_numpy(leaving(self.plain, traps, self.z[where], to_index(self.lag[tried], self.z)))
+            np.add.at(watched, self.lag[tried], 1)
+            leaky = np.unique(self.lag[tried[out]])
+            if not len(leaky):
+                return traps
+            watched[leaky] = 0
+            traps = traps.narrowed(to_index(leaky, self.z))
+            freed = chosen[(self.outcome[chosen] == TRAPPED) & np.isin(self.lag[chosen], leaky)]
+            fresh[tried], fresh[freed] = False, True
+            self.iterate(freed, max_period=MAX_PERIOD, traps=traps)
 
     def _reached_by(self, pilot: NDArray[np.int64]) -> tuple[list[Tensor], NDArray[np.int64], Tensor]:
         where = to_index(pilot, self.z)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from repdyn.fields.field import LatentField
 
-__all__ = ["Traps", "gap_of", "set_traps"]
+__all__ = ["Traps", "gap_of", "leaving", "set_traps"]
 
 RADIUS = 0.05
 """Of a trap, relative to the scale; on MNIST auto-encoders .3 loses up to a fifth of the destinations, .1 one
@@ -20,6 +20,9 @@ INWARD = 20
 """Plain steps for which they are followed."""
 HALVINGS = 3
 """A trap that leaks is halved so often, then given up."""
+STAY = 100
+"""Plain steps after which a captive that is followed on must still be in its trap: some rims lead inward but
+for a few directions, which random probes miss and captives come in by."""
 
 
 class Traps:
@@ -33,10 +36,12 @@ class Traps:
         The set that each belongs to, shape ``(M,)``.
     radius
         Shape ``(M,)``.
+    least
+        Radius below which each is given up, shape ``(M,)``.
     """
 
-    def __init__(self, points: Tensor, owner: Tensor, radius: Tensor) -> None:
-        self.points, self.owner, self.radius = points, owner, radius
+    def __init__(self, points: Tensor, owner: Tensor, radius: Tensor, least: Tensor) -> None:
+        self.points, self.owner, self.radius, self.least = points, owner, radius, least
 
     def and_more(self, other: Traps, offset: int) -> Traps:
         """These and others, whose sets are numbered from ``offset``."""
@@ -44,7 +49,14 @@ class Traps:
             torch.cat([self.points, other.points]),
             torch.cat([self.owner, other.owner + offset]),
             torch.cat([self.radius, other.radius]),
+            torch.cat([self.least, other.least]),
         )
+
+    def narrowed(self, owners: Tensor) -> Traps:
+        """These with half the radius around some sets, or without their traps where they are too narrow."""
+        radius = torch.where(torch.isin(self.owner, owners), self.radius / 2, self.radius)
+        kept = radius >= self.least
+        return Traps(self.points[kept], self.owner[kept], radius[kept], self.least[kept])
 
     def catch(self, z: Tensor) -> Tensor:
         """The set in whose trap each of some samples ``(N, d)`` is, or -1, shape ``(N,)``."""
@@ -99,10 +111,30 @@ def set_traps(field: LatentField, sets: Sequence[Tensor], scale: float, *, seed:
                 radius[index] /= 2
     held = [index for index in range(len(sets)) if not leaking[index] and radius[index] >= gaps[index]]
     if not held:
-        return Traps(like[:0], torch.zeros(0, dtype=torch.long), radius[:0])
+        return Traps(like[:0], torch.zeros(0, dtype=torch.long), radius[:0], radius[:0])
     points = torch.cat([sets[index] for index in held])
     owner = torch.cat([torch.full((len(sets[index]),), index) for index in held]).to(points.device)
-    return Traps(points, owner, radius[owner])
+    least = gaps.clamp_min(RADIUS * scale / 2**HALVINGS)
+    return Traps(points, owner, radius[owner], least[owner])
+
+
+def leaving(field: LatentField, traps: Traps, z: Tensor, owner: Tensor) -> Tensor:
+    """Which captives, followed on, get out of the traps that caught them, shape ``(n,)``.
+
+    Parameters
+    ----------
+    field
+        The map.
+    traps
+        All there are.
+    z, owner
+        The captives, shape ``(n, d)``, and the set whose trap caught each, shape ``(n,)``.
+    """
+    for _ in range(STAY):
+        z = field(z)
+    nearness = torch.cdist(z, traps.points) / traps.radius
+    inside = (nearness <= 1) & (traps.owner == owner[:, None])
+    return ~inside.any(dim=1)
 
 
 def gap_of(orbit: Tensor) -> float:

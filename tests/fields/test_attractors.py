@@ -112,6 +112,23 @@ class TestTrapping:
         assert (matched[trapping.basin] == plain.basin).mean() >= 0.99
         np.testing.assert_allclose(trapping.points, plain.points[matched], atol=1e-8)
 
+    def test_a_trap_that_captives_get_out_of_is_narrowed(self) -> None:
+        # An attracting point beside an unstable one, nearer than a trap's radius along one of 24 axes only:
+        # what comes in beyond it is on its way to the third, far off.
+        def step(z: Tensor) -> Tensor:
+            u = z[:, :1]
+            along = torch.where(u < 0.02, 0.9 * u, torch.minimum(u + 0.1 * (u - 0.018), 3 - 0.5 * (3 - u)))
+            return torch.cat([along, 0.7 * z[:, 1:]], dim=1)
+
+        z = 0.2 * starts(1500, 24)
+        z[:, 0] = 0.08 * starts(1500, 1, seed=1)[:, 0]
+        plain, trapping = (LatentField(step).attractors(z, solver=s) for s in ("picard", "trapping"))
+        assert len(plain) == len(trapping) == 2
+        assert (np.sign(plain.points[plain.basin, 0] - 1) == np.sign(z[:, 0].numpy() - 0.02)).mean() > 0.9
+        matched = np.argmin(np.linalg.norm(trapping.points[:, None] - plain.points, axis=2), axis=1)
+        assert (matched[trapping.basin] == plain.basin).mean() >= 0.99
+        assert trapping.steps.sum() < plain.steps.sum()
+
     def test_unknown_solver_names_the_known(self) -> None:
         with pytest.raises(RepdynError, match="picard"):
             LatentField(duffing).attractors(starts(3, 2), solver="picrad")
