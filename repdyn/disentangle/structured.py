@@ -114,7 +114,8 @@ class StructuredKoopman(nn.Module):
         batch_size
             Sequences in a batch.
         learning_rate
-            Of Adam; multiplied by .5623 where the validation loss stops improving.
+            Of Adam; multiplied by .5623 where the validation loss stops improving, and the best weights so
+            far are taken up again.
         validation
             Sequences to select the epoch by; a tenth of ``sequences`` unless told.
         device

@@ -87,11 +87,15 @@ def fit(
             for name, value in found_losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
         judged = _judge(model, held_out, batch_size)
-        schedule.step(judged)
         for name, mean in {**sums, "validation": judged}.items():
             history.setdefault(name, []).append(mean)
         if judged < best:
             best, best_state, best_epoch = judged, copy.deepcopy(model.state_dict()), epoch
+        rate = optimiser.param_groups[0]["lr"]
+        schedule.step(judged)
+        if optimiser.param_groups[0]["lr"] < rate:
+            # What a rate too large has spoilt, a small one does not mend.
+            model.load_state_dict(best_state)
     model.load_state_dict(best_state)
     model.eval()
     model.history_, model.best_epoch_ = history, best_epoch
