@@ -26,6 +26,8 @@ from torch import nn
 import repdyn
 from repdyn.paths import RepresentationPaths
 
+DIGITS = 15_000
+"""Digits that an auto-encoder is trained on, setting D."""
 FEW = 1000
 """Samples of a held-out part, setting E, at most."""
 SENTENCE_ENCODERS = ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")
@@ -247,7 +249,9 @@ def _traced_texts(model: str, split: str, rows: list[dict[str, str]], cache: Pat
 
 def _digits(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     with np.load(data / "images" / "mnist.npz") as file:
-        train, test = file["x_train"][:30_000], file["x_test"][: sizes["test"]]
+        # The auto-encoder has seen none of what a detector is fitted or calibrated on.
+        train, rest = np.split(file["x_train"][: 2 * DIGITS], [DIGITS])
+        test = file["x_test"][: sizes["test"]]
     count = sizes["foreign"]
     foreign = {
         "Fashion-MNIST": first(data / "images" / "fashion_mnist.npz", count),
@@ -265,10 +269,10 @@ def _digits(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
             pixels = torch.from_numpy(train.reshape(len(train), -1)).float() / 255
             networks = trained(pixels, width, 15, seed, cache=cache / f"digits-{width}-{seed}.pt")
             fit, most = sizes["fit"], round(1.2 * sizes["fit"])
-            order = np.random.default_rng(seed).permutation(len(train))[:most]
+            order = np.random.default_rng(seed).permutation(len(rest))[:most]
             traced = {
-                "fit": _coded(train[order[:fit]], networks[0]),
-                "calibration": _coded(train[order[fit:]], networks[0]),
+                "fit": _coded(rest[order[:fit]], networks[0]),
+                "calibration": _coded(rest[order[fit:]], networks[0]),
                 "test": _coded(test, networks[0]),
             }
             sets = {name: _coded(x, networks[0]) for name, x in foreign.items()}
