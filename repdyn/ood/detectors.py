@@ -180,7 +180,8 @@ class PathDetector(Detector):
             fitted = shared[point]
             found = None if fitted is None else self._choose(fitted)
             if found is None or (spread := float(found.distances.std())) == 0:
-                _log.warning("%s: tells nothing over the samples and is left out", point)
+                if fitted is None or found is not None:  # not left out by choice
+                    _log.warning("%s: does not vary over the samples and is left out", point)
                 continue
             kept.append(point)
             self._densities[point] = found.density
