@@ -4,8 +4,8 @@
 
 Real models (extra ``bench``), inputs of the size they are used at, random in content: cost does not depend
 on it. The model alone and the model with the detector's module on its points take turns; the figure is the
-median over rounds of the ratio, less one. ``score_samples`` is timed on 20 000 paths in memory, of 50 classes. All
-in processor seconds, which other programs on the machine disturb least.
+median over rounds of the ratio, less one. ``score_samples`` is timed on 20 000 paths in memory, of 50
+classes. All in processor seconds, which other programs on the machine disturb least.
 """
 
 from __future__ import annotations
