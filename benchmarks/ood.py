@@ -11,10 +11,10 @@ E  Near: held-out classes of A, B and C.
 
 A seed draws which samples are fitted on, calibrated on and scored; they are disjoint, and nothing is chosen
 by a foreign set. What needs a surrogate auto-encoder (the trajectory of features, the paper's score on them)
-takes longer than all else, and is run for the first seed of A, B and C alone; so is the recommendation. The table has the mean over
-seeds, the mean ends of the 95 % bootstrap intervals over test samples, and the spread over seeds.
-All pictures of a setting go through one JPEG coder; a control that sees
-only the file's statistics stands in every table. Needs the extra ``bench``; data is found by
+takes longer than all else, and is run for the first seed of A, B and C alone; so is the recommendation. The
+table has the mean over seeds, the mean ends of the 95 % bootstrap intervals over test samples, and the spread
+over seeds. All pictures of a setting go through one JPEG coder; a control that sees only the file's
+statistics stands in every table. Needs the extra ``bench``; data is found by
 ``REPDYN_DATA``. Traces and every finished run are kept in the cache, so an interrupted benchmark continues.
 """
 
