@@ -10,9 +10,11 @@ alignment     How much of one field another explains, trained on the same digits
               any iteration and along it.
 surrogate     The sweep by which a surrogate of a frozen network chooses its penalty: a small sentence encoder
               (extra ``demo``) on queries, after its first layer and its last.
+surrogate-pictures
+              The same of a ResNet-20 on CIFAR-10, after its second stage and its last.
 models        Alignment of two such surrogates, of two sentence encoders, on queries that neither has seen.
 
-All but the last two on MNIST auto-encoders trained here (``mnist_autoencoder``), probing also on published
+All but the last three on MNIST auto-encoders trained here (``mnist_autoencoder``), probing also on published
 ones (``pretrained_autoencoders``); networks are kept in the cache with every finished run, so a killed study
 goes on. ``--data`` or ``REPDYN_DATA`` says where digits and weights are.
 """
@@ -31,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cifar_networks import cifar_resnet
 from fields_tables import TABLES
 from mnist_autoencoder import digits, trained
 from pretrained_autoencoders import BurgessVAE, Taef2, cifar, padded_digits
@@ -158,19 +161,28 @@ def alignment(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any
 def surrogate(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
     points = ["encoder.layer.0", "encoder.layer.2"]
     paths = traced(data, cache, "paraphrase-MiniLM-L3-v2", points, "train", 10 * samples)
-    found = {}
-    for point in points:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SurrogateWarning)  # its notes are printed
-            fitted = SurrogateAutoencoder(seed=seed).fit(paths, point)
-        print(fitted, flush=True)
-        found[point] = {
-            "taken": fitted.penalty_,
-            "notes": list(fitted.notes_),
-            "unexplained": fitted.reconstruction_.to_dict(),
-            "sweep": [trial.to_dict() for trial in fitted.sweep_],
-        }
-    return found
+    return {point: swept(paths, point, seed) for point in points}
+
+
+def surrogate_pictures(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    bytes_ = (255 * cifar(data, "train", 10 * samples)).round().byte().permute(0, 2, 3, 1).numpy()
+    points = ["layer2.2", "layer3"]
+    out = cache / f"fields-resnet20-{len(bytes_)}.paths"
+    paths = repdyn.trace(cifar_resnet(20, data), list(bytes_), points=points, out=out, batch_size=64)
+    return {point: swept(paths, point, seed) for point in points}
+
+
+def swept(paths: RepresentationPaths, point: str, seed: int) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SurrogateWarning)  # its notes are printed
+        fitted = SurrogateAutoencoder(seed=seed).fit(paths, point)
+    print(fitted, flush=True)
+    return {
+        "taken": fitted.penalty_,
+        "notes": list(fitted.notes_),
+        "unexplained": fitted.reconstruction_.to_dict(),
+        "sweep": [trial.to_dict() for trial in fitted.sweep_],
+    }
 
 
 def models(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
@@ -209,6 +221,7 @@ STUDIES: dict[str, Callable[[Path, Path, int, int], dict[str, Any]]] = {
     "probing": probing,
     "alignment": alignment,
     "surrogate": surrogate,
+    "surrogate-pictures": surrogate_pictures,
     "models": models,
 }
 

@@ -93,5 +93,6 @@ TABLES: dict[str, Callable[[list[dict[str, Any]]], list[str]]] = {
     "probing": dictionaries,
     "alignment": along,
     "surrogate": sweeps,
+    "surrogate-pictures": sweeps,
     "models": along,
 }
