@@ -1,8 +1,9 @@
 """The settings of the out-of-distribution benchmark: data, models, and how samples are drawn.
 
 Every picture of a setting is cropped to a square, resized to the same side and written as JPEG by the same
-coder before any model sees it: image files from different sources differ in their codec, and detectors find
-that first. What such statistics alone can tell stands in every table.
+coder before any model sees it, and where in-distribution pictures have been enlarged, foreign ones are first
+made as small: image files from different sources differ in codec and sharpness, and detectors find that
+first. What such statistics alone can tell stands in every table.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import csv
 import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,16 @@ from cifar_networks import cifar_resnet
 from mnist_autoencoder import trained
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from stored_pictures import digit_pictures, first, jpegs, rows, shuffled, smooth_noise, through_jpeg
+from stored_pictures import (
+    digit_pictures,
+    first,
+    jpegs,
+    rows,
+    shuffled,
+    smooth_noise,
+    square,
+    through_jpeg,
+)
 from torch import nn
 
 import repdyn
@@ -80,7 +91,7 @@ def _imagenet(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting
     found = []
     for name in IMAGENET_MODELS:
         inside = _imagenet_sample(data, cache, name, 160)
-        foreign = _foreign_pictures(data, cache, name, 160, sizes["foreign"], cifar=True)
+        foreign = _foreign_pictures(data, cache, name, 160, sizes["foreign"], cifar=True, native=160)
         broken = _traced_pictures(
             data, cache, name, "imagenet-shuffled", 160, lambda: shuffled(_imagenet_pictures(data), 160)
         )
@@ -125,8 +136,9 @@ def _imagenet_sample(data: Path, cache: Path, model: str, side: int) -> Traced:
 
 
 def _foreign_pictures(
-    data: Path, cache: Path, model: str, side: int, count: int, *, cifar: bool
+    data: Path, cache: Path, model: str, side: int, count: int, *, cifar: bool, native: int
 ) -> dict[str, Traced]:
+    """Foreign sets, no sharper than ``native`` by ``native`` pixels, as the in-distribution pictures are."""
     sources: dict[str, Callable[[], list[Image.Image]]] = {
         "textures": lambda: jpegs(data / "images" / "textures_dtd10_160.npz", count=count),
         "KMNIST": lambda: digit_pictures(data / "images" / "kmnist_test.npz", count),
@@ -137,10 +149,17 @@ def _foreign_pictures(
     else:
         sources["ImageNet"] = lambda: _imagenet_pictures(data)[:count]
         sources["Fashion-MNIST"] = lambda: digit_pictures(data / "images" / "fashion_mnist.npz", count)
-    return {
-        name: _traced_pictures(data, cache, model, name.lower().replace(" ", "-"), side, make)
-        for name, make in sources.items()
-    }
+    found = {}
+    for name, make in sources.items():
+        source = name.lower().replace(" ", "-")
+        if native < side:
+            source, make = f"{source}-of-{native}", partial(_shrunk, make, native)
+        found[name] = _traced_pictures(data, cache, model, source, side, make)
+    return found
+
+
+def _shrunk(make: Callable[[], list[Image.Image]], side: int) -> list[Image.Image]:
+    return [square(picture, side) for picture in make()]
 
 
 # B: CIFAR-10 pictures through an ImageNet model and through networks trained on them.
@@ -151,7 +170,7 @@ def _cifar(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     for name, side in (("efficientnet-lite0", 96), ("cifar-resnet20", 32), ("cifar-resnet44", 32)):
         train = _cifar_split(data, cache, name, side, "_train", None)
         test = _cifar_split(data, cache, name, side, "_test", 2 * sizes["test"])
-        foreign = _foreign_pictures(data, cache, name, side, sizes["foreign"], cifar=False)
+        foreign = _foreign_pictures(data, cache, name, side, sizes["foreign"], cifar=False, native=32)
         foreign["patches shuffled"] = _traced_pictures(
             data,
             cache,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["digit_pictures", "first", "jpegs", "rows", "shuffled", "smooth_noise", "through_jpeg"]
+__all__ = ["digit_pictures", "first", "jpegs", "rows", "shuffled", "smooth_noise", "square", "through_jpeg"]
 
 JPEG_QUALITY = 85
 Array = NDArray[Any]
@@ -63,14 +63,15 @@ def shuffled(pictures: list[Image.Image], side: int, patches: int = 4) -> list[I
     """Pictures whose patches changed places."""
     generator, found, step = np.random.default_rng(0), [], side // patches
     for picture in pictures:
-        x = np.asarray(_square(picture, side))
+        x = np.asarray(square(picture, side))
         grid = x.reshape(patches, step, patches, step, 3).swapaxes(1, 2).reshape(-1, step, step, 3)
         grid = grid[generator.permutation(len(grid))].reshape(patches, patches, step, step, 3)
         found.append(Image.fromarray(grid.swapaxes(1, 2).reshape(side, side, 3)))
     return found
 
 
-def _square(picture: Image.Image, side: int) -> Image.Image:
+def square(picture: Image.Image, side: int) -> Image.Image:
+    """The middle, in ``side`` by ``side`` pixels."""
     short = min(picture.size)
     left, top = ((length - short) // 2 for length in picture.size)
     crop = picture.crop((left, top, left + short, top + short))
@@ -80,7 +81,7 @@ def _square(picture: Image.Image, side: int) -> Image.Image:
 def through_jpeg(picture: Image.Image, side: int) -> tuple[Image.Image, list[float]]:
     """The picture after the one coder that all go through, and what its file alone says."""
     stream = io.BytesIO()
-    _square(picture, side).save(stream, "JPEG", quality=JPEG_QUALITY)
+    square(picture, side).save(stream, "JPEG", quality=JPEG_QUALITY)
     again = Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
     x = np.asarray(again, dtype=float)
     edges = np.abs(np.diff(x, axis=0)).mean() + np.abs(np.diff(x, axis=1)).mean()
