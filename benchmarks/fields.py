@@ -165,24 +165,41 @@ def surrogate(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any
 
 
 def surrogate_pictures(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
-    bytes_ = (255 * cifar(data, "train", 10 * samples)).round().byte().permute(0, 2, 3, 1).numpy()
-    points = ["layer2.2", "layer3"]
-    out = cache / f"fields-resnet20-{len(bytes_)}.paths"
-    paths = repdyn.trace(cifar_resnet(20, data), list(bytes_), points=points, out=out, batch_size=64)
-    return {point: swept(paths, point, seed) for point in points}
+    points, paths = ["layer2.2", "layer3"], []
+    for split, count in (("train", 10 * samples), ("test", 20 * samples)):
+        bytes_ = (255 * cifar(data, split, count)).round().byte().permute(0, 2, 3, 1).numpy()
+        out = cache / f"fields-resnet20-{split}-{count}.paths"
+        paths.append(
+            repdyn.trace(cifar_resnet(20, data), list(bytes_), points=points, out=out, batch_size=64)
+        )
+    return {point: swept(paths[0], point, seed, paths[1]) for point in points}
 
 
-def swept(paths: RepresentationPaths, point: str, seed: int) -> dict[str, Any]:
+def swept(
+    paths: RepresentationPaths, point: str, seed: int, unseen: RepresentationPaths | None = None
+) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SurrogateWarning)  # its notes are printed
         fitted = SurrogateAutoencoder(seed=seed).fit(paths, point)
     print(fitted, flush=True)
-    return {
+    result = {
         "taken": fitted.penalty_,
         "notes": list(fitted.notes_),
         "unexplained": fitted.reconstruction_.to_dict(),
         "sweep": [trial.to_dict() for trial in fitted.sweep_],
     }
+    if unseen is not None:
+        # The sweep's own starts are too few to see one divergence in a thousand.
+        codes = fitted.encode(unseen[point])
+        found = fitted.field().attractors(codes, solver="trapping", tol=1e-4, max_steps=500, seed=seed)
+        print(found, flush=True)
+        result["unseen"] = {
+            "starts": len(codes),
+            "diverged": int((found.status == "diverged").sum()),
+            "attractors": len(found),
+            "settled": float((found.basin >= 0).mean()),
+        }
+    return result
 
 
 def models(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:

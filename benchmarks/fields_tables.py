@@ -78,6 +78,7 @@ def sweeps(results: list[dict[str, Any]]) -> list[str]:
                 )
             lines.append(f"{trial['penalty']:7g}  " + "   ".join(cells))
         lines += [f"note: {note}" for one in own for note in one["notes"]]
+        lines += [f"unseen samples: {one['unseen']}" for one in own if "unseen" in one]
     return lines
 
 
