@@ -351,10 +351,10 @@ def _classes_drawer(
     def draw(seed: int) -> Drawn:
         known = choose(seed)
         order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
-        fit, calibration, test = np.split(order, [int(0.6 * len(order)), int(0.75 * len(order))])
+        parts = np.split(order, [int(0.6 * len(order)), int(0.75 * len(order))])
         held_out = np.random.default_rng(seed).permutation(np.flatnonzero(~known))[:FEW]
         foreign = {"held-out classes": traced.take(held_out)}
-        fit, calibration, test = traced.take(fit), traced.take(calibration[:FEW]), traced.take(test[:FEW])
+        fit, calibration, test = (traced.take(part) for part in (parts[0], parts[1][:FEW], parts[2][:FEW]))
         return _drawn(fit, calibration, test, foreign, head)
 
     return draw

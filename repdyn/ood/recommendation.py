@@ -92,9 +92,9 @@ def recommend(
 ) -> Recommendation:
     """Compare detectors by how well they tell held-out parts of in-distribution data from the rest.
 
-    Two kinds of foreign data are made of what is there: groups (classes, or clusters of the last point where
-    there are no labels) of which no detector has seen a member, which is *near*; and samples whose every
-    coordinate comes from another sample, which keeps all marginals and breaks what holds them together,
+    Foreign data are made of what is there: groups (classes, or clusters of the last point where there are no
+    labels) of which no detector has seen a member, which is *near*; and samples of which every coordinate, or
+    a tenth of them, comes from another sample, which keeps all marginals and breaks what holds them together,
     which is *far*. The best mean AUROC is recommended. No out-of-distribution data is looked at.
 
     A head that was trained on the held-out groups knows them. So the guided energy is judged too hard on the

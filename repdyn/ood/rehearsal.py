@@ -23,7 +23,8 @@ MOST = 3000  # paths taken for a trial, which bounds its time
 HELD = 0.2  # share of the groups that is held out
 GROUPS = 10  # clusters, where there are no labels
 TESTED = 0.3  # share of the known groups' paths that no detector is fitted on
-HELD_OUT, SHUFFLED = "held-out groups", "shuffled coordinates"
+SOME = 0.1  # share of the coordinates that come from elsewhere where not all do
+HELD_OUT, SHUFFLED, PARTLY = "held-out groups", "shuffled coordinates", "partly shuffled"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,8 @@ class Rehearsal:
         ``"in-distribution"``: other paths of the same groups. ``"held-out groups"``: groups of which
         ``fit`` has no member, which is *near*. ``"shuffled coordinates"``: every coordinate comes from
         another of the in-distribution paths, which keeps all marginals and breaks what holds them together;
-        it is *far*.
+        it is *far*, often so far that every detector hears it. ``"partly shuffled"``: a tenth of the
+        coordinates do, which asks for more.
     """
 
     fit: RepresentationPaths
@@ -73,15 +75,20 @@ def rehearse(
     known = generator.permutation(known)
     tested = max(1, round(TESTED * len(known)))
     test = paths.subset(np.sort(known[:tested]))
-    sets = {IN_DISTRIBUTION: test, HELD_OUT: paths.subset(foreign), SHUFFLED: _shuffled(test, generator)}
+    sets = {IN_DISTRIBUTION: test, HELD_OUT: paths.subset(foreign)}
+    sets[SHUFFLED] = _shuffled(test, 1.0, generator)
+    sets[PARTLY] = _shuffled(test, SOME, generator)
     return Rehearsal(paths.subset(np.sort(known[tested:])), sets)
 
 
-def _shuffled(paths: RepresentationPaths, generator: np.random.Generator) -> RepresentationPaths:
+def _shuffled(
+    paths: RepresentationPaths, share: float, generator: np.random.Generator
+) -> RepresentationPaths:
     from repdyn.paths import RepresentationPaths
 
     def shuffle(x: Any) -> NDArray[Any]:
-        return generator.permuted(np.asarray(x), axis=0)
+        x = np.asarray(x)
+        return np.where(generator.random(x.shape) < share, generator.permuted(x, axis=0), x)
 
     arrays = {point: shuffle(paths[point]) for point in paths.points}
     logits = None if paths.logits is None else shuffle(paths.logits)

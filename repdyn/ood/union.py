@@ -55,7 +55,7 @@ class UnionDetector(Detector):
     Notes
     -----
     **The rehearsal** looks at in-distribution data alone. Groups of the fitted samples (classes, or clusters)
-    are held out and play the near foreign, samples with shuffled coordinates play the far
+    are held out and play the near foreign, samples with coordinates shuffled, all or a tenth, play the far
     (:mod:`repdyn.ood.rehearsal`); members are fitted without them, and a logistic regression of known against
     foreign on −log p_i, weights not negative, is drawn towards equal weights, which stay where the rehearsal
     has nothing to say, or where there are fewer than 200 paths. The head does not take part: it was trained
