@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from repdyn.disentangle import SKD, SSMSKD, Weights
+from repdyn.disentangle import SKD, SSMSKD, Weights, training
 from repdyn.disentangle.structured import StructuredKoopman
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths
@@ -196,3 +196,20 @@ def test_plans_and_uses_that_make_no_sense_are_refused() -> None:
         model.swap(x[:2], x[2:4], "statics")
     with pytest.raises(RepdynError, match="static factors 0 to 1"):
         model.swap(x[:2], x[2:4], [2])
+
+
+def test_a_smaller_learning_rate_starts_from_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[torch.Tensor]] = []
+
+    def judge(model: SSMSKD, *_: object) -> float:
+        seen.append([p.detach().clone() for p in model.parameters()])
+        return 1.0 + len(seen)  # never better than after the first epoch
+
+    monkeypatch.setattr(training, "_judge", judge)
+    monkeypatch.setattr(training, "_PLATEAU_PATIENCE", 2)
+    monkeypatch.setattr(training, "_PLATEAU_FACTOR", 1e-12)
+    x = np.random.default_rng(0).standard_normal((12, 5, 3)).astype("float32")
+    SSMSKD(latent_dim=3, hidden=4).fit(x, epochs=5)
+    # Epochs 2, 3 and 4 are worse; in the fifth the rate is next to nothing, so what it starts from remains.
+    assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(seen[4], seen[0]))
+    assert not all(torch.allclose(p, q, atol=1e-6) for p, q in zip(seen[3], seen[0]))
