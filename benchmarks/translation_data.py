@@ -43,9 +43,6 @@ MOST_E5 = 11_000
 MOST_SMOLLM2 = 5000
 """Texts read by SmolLM2, which takes eight minutes for them."""
 
-MOST_ENLARGED = 5000
-"""Pictures read by the models of ImageNet, which take a hundredth of a second for each."""
-
 MOST_PICTURES = 10_000
 DSPRITES_READ = 10_000
 """Pictures on which the second VAE of dSprites is trained, none of which is in the study but by chance."""
@@ -78,8 +75,6 @@ def read(model: str, corpus: str, cache: Path) -> RepresentationPaths:
         # The mean over tokens: the last token of a query is its question mark.
         points, pool = [*points[9::7], points[-1]], "mean"
         inputs, labels = inputs[:MOST_SMOLLM2], labels[:MOST_SMOLLM2]
-    if model in PACKAGED:
-        inputs, labels = inputs[:MOST_ENLARGED], labels[:MOST_ENLARGED]
     partial = store.with_suffix(".partial")
     with torch.no_grad():
         repdyn.trace(
