@@ -116,7 +116,8 @@ def polish_cycle(field: LatentField, start: Tensor, period: int, scale: float) -
     orbit = field.trajectory(best[None], period - 1)[1:, 0]
     shorter = len(orbit) > 0 and float((orbit - best).norm(dim=1).min()) <= MERGE * scale
     certain = length <= CERTAIN * MERGE * scale * (1 - leading)
-    near = before <= 10 * RETURN * scale and (after < before or after <= MERGE * scale)
+    # In single precision a turn's product can predict an approach that plain iteration does not make.
+    near = before <= 10 * RETURN * scale and (after < before or after <= CERTAIN * MERGE * scale)
     if leading >= 1 - MARGIN or shorter or not (certain and near):
         return None
     rounding = 1e3 * eps * (float(best.norm()) + scale)
