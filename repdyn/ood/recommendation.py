@@ -98,7 +98,8 @@ def recommend(
     which is *far*. The best mean AUROC is recommended. No out-of-distribution data is looked at.
 
     A head that was trained on the held-out groups knows them. So the guided energy is judged too hard on the
-    near set, and the union by its other members alone.
+    near set, and the union by its other members alone; where there are logits, the union is recommended
+    unless another beats it, intervals apart, in every draw.
 
     Parameters
     ----------
@@ -152,6 +153,10 @@ def recommend(
         for name, row in tables[0].items()
     }
     best = max(table, key=lambda name: table[name][MEAN].value)
+    # What the head adds to the union could not be judged: it stands back only for what clearly beats it.
+    unheard = candidates is None and paths.logits is not None and best != UNION
+    if unheard and any(c.judge(best, [UNION]).verdict[MEAN] != "found" for c in found):
+        best = UNION
     rivals = [name for name in table if name != best]
     beats = bool(rivals) and all(c.judge(best, rivals).verdict[MEAN] == "found" for c in found)
     fitted, sets = trials[0]

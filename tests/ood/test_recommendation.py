@@ -60,3 +60,14 @@ def test_same_seed_same_recommendation():
 def test_too_few_paths_or_groups():
     with pytest.raises(RepdynError, match="at least 200 paths"):
         recommend(classes(100))
+
+
+def test_with_a_head_the_union_stands_back_only_for_what_clearly_beats_it():
+    generator = np.random.default_rng(0)
+    labels = np.arange(300) % 6
+    x = generator.normal(size=(300, 8)) + 3 * generator.normal(size=(6, 8))[labels]
+    paths = RepresentationPaths.from_arrays({"x": x}, labels=labels, logits=5 * np.eye(6)[labels])
+    found = recommend(paths)
+    others = [row["mean of sets"].value for name, row in found.table.items() if name != "union"]
+    assert "guided energy" in found.table
+    assert found.best == "union" or found.table["union"]["mean of sets"].high < max(others)
