@@ -90,7 +90,8 @@ def test_the_head_is_not_rehearsed_and_shares_one_weight(tmp_path) -> None:
     union = UnionDetector().fit(classes(600, 0, logits=True))
     assert [union.weights_[name] for name in HEAD] == [0.5, 0.5]
     assert {"path", "relative path", "nearest neighbours"} <= union.controls_.keys()
-    assert union.weights_["relative path"] > union.weights_.get("path", 0)
+    # The near set is heard by classes alone, the far one by the whole path too: neither silences the other.
+    assert min(union.weights_[name] for name in ("path", "relative path")) > 0.1
     union.save(tmp_path / "union")
     again, test = load_detector(tmp_path / "union"), classes(50, 1, logits=True)
     assert again.weights_ == union.weights_
