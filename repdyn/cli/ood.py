@@ -71,11 +71,13 @@ def _chosen(name: str, stored: Any, seed: int) -> tuple[str, Detector, Any]:
     from repdyn.cli.console import say
     from repdyn.errors import RepdynError, nearest_names
     from repdyn.ood import (
+        EnergyDetector,
         GuidedEnergyDetector,
         KNNDetector,
         MahalanobisDetector,
         PathDetector,
         RelativeMahalanobisDetector,
+        RelativePathDetector,
         UnionDetector,
         recommend,
     )
@@ -86,7 +88,9 @@ def _chosen(name: str, stored: Any, seed: int) -> tuple[str, Detector, Any]:
         "nearest neighbours": KNNDetector,
         "Mahalanobis": MahalanobisDetector,
         "relative Mahalanobis": RelativeMahalanobisDetector,
+        "relative path": RelativePathDetector,
         "guided energy": GuidedEnergyDetector,
+        "energy of the head": EnergyDetector,
     }
     if name in kinds:
         return name, kinds[name](), None

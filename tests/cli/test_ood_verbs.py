@@ -12,7 +12,7 @@ import pytest
 
 from repdyn.cli import streams
 from repdyn.errors import RepdynError
-from repdyn.ood import PathDetector, load_detector
+from repdyn.ood import PathDetector, UnionDetector, load_detector
 from repdyn.ood.drift import DriftReport
 from repdyn.paths import RepresentationPaths, export_paths
 
@@ -74,6 +74,14 @@ def test_fit_recommends_and_calibrates_at_the_rate_asked_for(command, tmp_path):
     assert fitted.calibration_ == "held-out"
     flagged = fitted.score_samples(planted(2000, seed=2)) < fitted.threshold_
     assert 0.05 < flagged.mean() < 0.17
+
+
+def test_every_kind_that_can_be_recommended_can_be_named(command, tmp_path):
+    paths = planted(400, logits=True)
+    paths.save(tmp_path / "a.paths")
+    for name in UnionDetector().fit(paths).controls_:
+        status, _, err = command("ood", "fit", "a.paths", "--out", "n.detector", "--detector", name)
+        assert status == 0, err
 
 
 def test_fit_by_name_and_an_unknown_name(command, detector):
