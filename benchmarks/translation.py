@@ -1,7 +1,7 @@
 """Translation between two models without pairs: beside its controls, its ceiling, its peers and negatives.
 
     python benchmarks/translation.py --out translation.jsonl --cache FOLDER [--seeds 3] [--minutes 9]
-        [--settings banking77 clinc150 ...] [--methods repdyn kmeans ...] [--most 5000]
+        [--settings banking77 clinc150 ...] [--methods repdyn kmeans ...] [--most 10000]
 
 Model A and model B read *different* samples; 1 000 more (a quarter of what there is, where that is fewer),
 read by both, serve the evaluation and nothing else. Negatives, of at most 1 200 samples each: B reads another
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("translation.jsonl"))
     parser.add_argument("--cache", type=Path, default=Path("translation-cache"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--most", type=int, default=5000, help="samples of each model")
+    parser.add_argument("--most", type=int, default=10_000, help="samples of each model")
     parser.add_argument("--settings", nargs="*", default=[*SETTINGS, *NEGATIVES])
     parser.add_argument("--methods", nargs="*", default=[*UNPAIRED, *(f"{m} anchors" for m in ANCHORS)])
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
