@@ -154,9 +154,12 @@ def run(setting: str, method: str, seed: int, most: int, cache: Path) -> dict[st
     ceiling = (last(a), last(paired)) if method == "repdyn" and not other else None
     scored = evaluate_translation(found, held_a, held_b, ceiling=ceiling, seed=seed)
     row |= {label: value.value for label, value in scored.top1.items()}
-    row |= {f"{label} classes": value.value for label, value in scored.class_agreement.items()}
+    classes = np.unique(held_b.labels)
+    if len(classes) > 1:
+        row |= {f"{label} classes": value.value for label, value in scored.class_agreement.items()}
     if ceiling is not None:
-        row |= stitched(found, fit_orthogonal(*ceiling), b, held_a, held_b, head_of(model_b))
+        if len(classes) > 1 and np.isin(classes, b.labels).any():  # else a head has nothing to say
+            row |= stitched(found, fit_orthogonal(*ceiling), b, held_a, held_b, head_of(model_b))
         row["relative"] = relative(held_a, held_b, a, paired, RELATIVE_ANCHORS)
     if "anchors" in method:
         rows = np.arange(int(method.split()[0]))
