@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.ood.chunks import read
 from repdyn.ood.crossfit import FOLDS
-from repdyn.ood.detector import read
 from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor
 from repdyn.ood.residuals import FieldDetector
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.ood.gaussian import FLOOR, Moments, ShrunkGaussian
+from repdyn.ood.gaussian import ARRAYS, FLOOR, Moments, ShrunkGaussian, Squared
 
-__all__ = ["FOLDS", "CrossFit", "Density", "HeldOut", "RelativeDensity", "TwofoldDensity", "cross_fit"]
+__all__ = [
+    "FOLDS",
+    "CrossFit",
+    "Density",
+    "HeldOut",
+    "RelativeDensity",
+    "TwofoldDensity",
+    "cross_fit",
+    "share",
+]
 
 Array = NDArray[np.float64]
 
@@ -42,8 +52,11 @@ class RelativeDensity:
 
     def distance(self, x: NDArray[np.floating]) -> Array:
         """The relative distance, ``(N,)``; negative for a sample near its class."""
-        near = self.conditional.squared_distances(x).min(axis=1)
-        return np.asarray(near - self.background.squared_distances(x)[:, 0], dtype=np.float64)
+        return self.distance_by(lambda own: own.nearest_squared(x))
+
+    def distance_by(self, squared: Squared) -> Array:
+        """The same, from squared distances that may be at hand."""
+        return np.asarray(squared(self.conditional) - squared(self.background), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +82,12 @@ class TwofoldDensity:
 
     def distance(self, x: NDArray[np.floating]) -> Array:
         """The sum, ``(N,)``."""
-        near = self.relative.conditional.squared_distances(x).min(axis=1)
-        whole = self.relative.background.squared_distances(x)[:, 0]
-        ratio = np.asarray(near - whole, dtype=np.float64)
-        return np.asarray(np.sqrt(whole), dtype=np.float64) / self.spread[0] + ratio / self.spread[1]
+        return self.distance_by(lambda own: own.nearest_squared(x))
+
+    def distance_by(self, squared: Squared) -> Array:
+        """The same, from squared distances that may be at hand."""
+        whole = self.relative.background.distance_by(squared)
+        return whole / self.spread[0] + self.relative.distance_by(squared) / self.spread[1]
 
 
 Density = ShrunkGaussian | RelativeDensity | TwofoldDensity
@@ -145,11 +160,11 @@ def cross_fit(
     for k in range(int(fold.max()) + 1):
         out = fold == k
         background = moments.gaussian(floor, classes=False, without=k)
-        whole = background.squared_distances(x[out])[:, 0]
+        whole = background.nearest_squared(x[out])
         one[out] = np.sqrt(whole)
         if use is not None:
             conditional = moments.gaussian(floor, without=k)
-            near = conditional.squared_distances(x[out]).min(axis=1)
+            near = conditional.nearest_squared(x[out])
             several[out], ratio[out] = np.sqrt(near), near - whole
             volume += (background.log_determinant - conditional.log_determinant) * out.mean()
     background = moments.gaussian(floor, classes=False)
@@ -163,6 +178,27 @@ def cross_fit(
         HeldOut(relative, ratio),
         HeldOut(TwofoldDensity(relative, spread), one / spread[0] + ratio / spread[1]),
     )
+
+
+def share(densities: Iterable[dict[str, Density]]) -> None:
+    """Make the equal Gaussians among densities by point one object, so that it is asked once."""
+    known: list[ShrunkGaussian] = []
+
+    def same(own: ShrunkGaussian) -> ShrunkGaussian:
+        for other in known:
+            if all(np.array_equal(getattr(own, name), getattr(other, name)) for name in ARRAYS):
+                return other
+        known.append(own)
+        return own
+
+    for by_point in densities:
+        for point, density in by_point.items():
+            if isinstance(density, ShrunkGaussian):
+                by_point[point] = same(density)
+                continue
+            pair = density.relative if isinstance(density, TwofoldDensity) else density
+            pair = RelativeDensity(same(pair.conditional), same(pair.background))
+            by_point[point] = replace(density, relative=pair) if isinstance(density, TwofoldDensity) else pair
 
 
 def _gain(one: Array, several: Array, volume: float, width: int, labels: NDArray[np.intp]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold
-from repdyn.progress import track
+from repdyn.ood.chunks import Chunk, read
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +25,6 @@ __all__ = ["LOGITS", "Detector", "load_detector"]
 
 Array = NDArray[np.float64]
 
-CHUNK = 2048  # rows read at once: 2048 paths of 13 points by 768 in float32 are 80 MB
 FALSE_POSITIVE_RATE = 0.05  # a threshold at 95 % true positives, the field's convention
 LOGITS = "logits"  # read like a point, from the logits that were traced with the paths
 SOURCE = ("digest", "pooling")  # of the metadata: what must agree for scores to mean the same
@@ -58,7 +57,7 @@ class Detector(ABC):
         """Learn what is normal from in-distribution paths."""
 
     @abstractmethod
-    def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
+    def _score(self, batch: Chunk) -> Array:
         """Scores ``(n,)`` of one chunk, higher is more normal."""
 
     @abstractmethod
@@ -274,32 +273,6 @@ def revive_all(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -
         arrays = {k.removeprefix(f"{name}/"): a for k, a in tensors.items() if k.startswith(f"{name}/")}
         found[name] = revive(inner, arrays, name)
     return found
-
-
-def read(
-    paths: RepresentationPaths, points: tuple[str, ...], description: str
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """Chunks of paths as ``{point: (n, D)}``, in order, checked."""
-    starts = range(0, len(paths), CHUNK)
-    for start in track(starts, description):
-        chunk = paths.subset(np.arange(start, min(start + CHUNK, len(paths))))
-        yield {point: values(chunk, point, start) for point in points}
-
-
-def values(paths: RepresentationPaths, point: str, start: int = 0) -> NDArray[Any]:
-    """One point as an ``(N, D)`` array of finite numbers, or an error that says where it is not."""
-    x = np.asarray(paths[point] if point in paths.points else paths.logits)
-    if x.ndim != 2:
-        raise RepdynError(
-            f"paths: {point!r} has shape {x.shape}, expected (N, D); trace with a pooling, or pool the tokens"
-        )
-    finite = np.isfinite(x).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise RepdynError(
-            f"paths: non-finite activation at {point!r}, sample {start + row}; drop that sample"
-        )
-    return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
 
 
 def _widths(paths: RepresentationPaths) -> dict[str, int]:

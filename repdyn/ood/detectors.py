@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.ood.chunks import Chunk, read, values
 from repdyn.ood.crossfit import (
     FOLDS,
     CrossFit,
@@ -19,7 +21,7 @@ from repdyn.ood.crossfit import (
     TwofoldDensity,
     cross_fit,
 )
-from repdyn.ood.detector import Detector, read, record_all, revive_all, values
+from repdyn.ood.detector import Detector, record_all, revive_all
 from repdyn.ood.gaussian import ShrunkGaussian, unit
 from repdyn.ood.neighbours import KNNDetector
 from repdyn.progress import track
@@ -207,15 +209,14 @@ class PathDetector(Detector):
             conditional = density.conditional if isinstance(density, RelativeDensity) else density
             self.class_means_[point] = len(conditional.means)
 
-    def _profile(self, batch: Mapping[str, NDArray[Any]]) -> Array:
+    def _profile(self, batch: Chunk) -> Array:
         columns = []
         for point in self.points_:
-            # Fitted in float64; distances need no more than float32, which is twice as fast.
-            distance = self._densities[point].distance(unit(batch[point], np.float32))
+            distance = self._densities[point].distance_by(partial(batch.squared, point))
             columns.append((distance - self._location[point]) / self._spread[point])
         return np.stack(columns, axis=1)
 
-    def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
+    def _score(self, batch: Chunk) -> Array:
         return np.asarray(-self._profile(batch).mean(axis=1))
 
     def as_module(self) -> PathModule:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.linalg import cholesky, lapack
+from scipy.linalg import blas, cholesky, lapack
 from scipy.sparse import csr_array
 
-__all__ = ["Moments", "ShrunkGaussian", "fit_gaussian", "ledoit_wolf", "unit"]
+__all__ = ["Moments", "ShrunkGaussian", "Squared", "fit_gaussian", "ledoit_wolf", "unit"]
 
 Array = NDArray[np.float64]
 
-_ARRAYS = ("whitener", "centre", "means")
+ARRAYS = ("whitener", "centre", "means")
 FLOOR = 1e-9  # only keeps a covariance invertible that shrinkage left singular
 
 
@@ -27,7 +28,8 @@ def unit(x: NDArray[np.floating], dtype: DTypeLike = np.float64) -> NDArray[Any]
     """
     x = np.asarray(x, dtype=dtype)
     norm = np.sqrt(np.einsum("nd,nd->n", x, x))[:, None]
-    return np.asarray(np.divide(x, norm, out=np.zeros_like(x), where=norm > 0))
+    norm[norm == 0] = 1
+    return np.asarray(x / norm)
 
 
 def ledoit_wolf(scatter: Array, fourth: float, count: int) -> tuple[Array, float]:
@@ -71,7 +73,7 @@ class ShrunkGaussian:
     Attributes
     ----------
     whitener
-        Shape ``(D, D)``: (x − centre) @ whitener has identity covariance.
+        Shape ``(D, D)``, upper triangular: (x − centre) @ whitener has identity covariance.
     centre
         Shape ``(D,)``: the mean of all samples.
     means
@@ -88,15 +90,27 @@ class ShrunkGaussian:
     log_determinant: float
     intensity: float
 
-    def squared_distances(self, x: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Squared Mahalanobis distance to every mean, shape ``(N, C)``, in the dtype of ``x``."""
-        z = (x - self.centre.astype(x.dtype)) @ self.whitener.astype(x.dtype)
-        means = self.means.astype(x.dtype)
-        squared = (z * z).sum(axis=1)[:, None]
-        if len(means) == 1 and not means.any():
+    def nearest_squared(self, x: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Squared Mahalanobis distance to the nearest mean, shape ``(N,)``, in the dtype of ``x``.
+
+        z = (x − c) W, then ‖z‖² + min_c (‖m_c‖² − 2 z · m_c).
+        """
+        parts = self._single if x.dtype == np.float32 else self._double
+        # The transpose of a row-major array is what BLAS reads; a triangular product is half of a full one.
+        white = parts.product(1.0, parts.whitener, (x - parts.centre).T, trans_a=1, overwrite_b=1).T
+        squared = np.einsum("nd,nd->n", white, white)
+        if parts.twice is None:
             return np.asarray(squared)
-        squared = squared - 2 * z @ means.T + (means * means).sum(axis=1)
-        return np.asarray(np.maximum(squared, 0))
+        lengths = parts.lengths - white @ parts.twice
+        return np.asarray(np.maximum(squared + lengths.min(axis=1), 0))
+
+    @cached_property
+    def _single(self) -> _Parts:
+        return _Parts.of(self, np.float32)
+
+    @cached_property
+    def _double(self) -> _Parts:
+        return _Parts.of(self, np.float64)
 
     def distance(self, x: NDArray[np.floating]) -> Array:
         """Mahalanobis distance to the nearest mean, shape ``(N,)``.
@@ -104,11 +118,15 @@ class ShrunkGaussian:
         Not squared: the root of a χ² variable is nearly normal (Fisher), its square has a long tail that
         would let one point of the path outvote all others when points are averaged.
         """
-        return np.asarray(np.sqrt(self.squared_distances(x).min(axis=1)), dtype=np.float64)
+        return self.distance_by(lambda own: own.nearest_squared(x))
+
+    def distance_by(self, squared: Squared) -> Array:
+        """The same, from squared distances that may be at hand."""
+        return np.asarray(np.sqrt(squared(self)), dtype=np.float64)
 
     def to_arrays(self, prefix: str) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
         """Numbers and arrays (their names begin with ``prefix``) to save."""
-        arrays = {f"{prefix}{name}": getattr(self, name) for name in _ARRAYS}
+        arrays = {f"{prefix}{name}": getattr(self, name) for name in ARRAYS}
         return {"log_determinant": self.log_determinant, "intensity": self.intensity}, arrays
 
     @classmethod
@@ -116,9 +134,32 @@ class ShrunkGaussian:
         cls, prefix: str, numbers: Mapping[str, float], arrays: Mapping[str, NDArray[Any]]
     ) -> ShrunkGaussian:
         """The density that :meth:`to_arrays` wrote."""
-        whitener, centre, means = (arrays[f"{prefix}{name}"] for name in _ARRAYS)
+        whitener, centre, means = (arrays[f"{prefix}{name}"] for name in ARRAYS)
         determinant, intensity = float(numbers["log_determinant"]), float(numbers["intensity"])
         return cls(whitener, centre, means, determinant, intensity)
+
+
+Squared = Callable[[ShrunkGaussian], NDArray[Any]]
+"""Squared distances of some samples to a density's nearest mean, ``(N,)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """A density as a product of matrices takes it, in one precision."""
+
+    product: Any
+    whitener: NDArray[Any]
+    centre: NDArray[Any]
+    twice: NDArray[Any] | None
+    lengths: NDArray[Any]
+
+    @classmethod
+    def of(cls, density: ShrunkGaussian, dtype: DTypeLike) -> _Parts:
+        whitener = np.asarray(density.whitener, dtype=dtype, order="F")
+        means = density.means.astype(dtype)
+        twice = None if len(means) == 1 and not means.any() else 2 * means.T
+        product = blas.strmm if whitener.dtype == np.float32 else blas.dtrmm
+        return cls(product, whitener, density.centre.astype(dtype), twice, (means * means).sum(axis=1))
 
 
 def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR) -> ShrunkGaussian:

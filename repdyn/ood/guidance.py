@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.ood.chunks import Chunk, read, values
 from repdyn.ood.controls import energy
-from repdyn.ood.detector import LOGITS, Detector, read, values
+from repdyn.ood.detector import LOGITS, Detector
 from repdyn.ood.gaussian import unit
 
 if TYPE_CHECKING:
@@ -88,16 +89,16 @@ class GuidedEnergyDetector(Detector):
         self._fitted()
         return GuidedEnergyModule(self.points_[0], self._weighted, self.k, self.threshold_)
 
-    def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
+    def _score(self, batch: Chunk) -> Array:
         return self._guided(batch, None)
 
-    def _guided(self, batch: Mapping[str, NDArray[Any]], itself: NDArray[np.integer] | None) -> Array:
-        similarity = unit(batch[self.points_[0]], np.float32) @ self._weighted.T
+    def _guided(self, batch: Chunk, itself: NDArray[np.integer] | None) -> Array:
+        similarity = batch.unit(self.points_[0]) @ self._weighted.T
         if itself is not None:
             rows = np.flatnonzero(itself >= 0)
             similarity[rows, itself[rows]] = -np.inf
-        best = np.partition(similarity, similarity.shape[1] - self.k, axis=1)[:, -self.k :]
-        guidance: Array = best.mean(axis=1, dtype=np.float64)
+        similarity.partition(similarity.shape[1] - self.k, axis=1)
+        guidance: Array = similarity[:, -self.k :].mean(axis=1, dtype=np.float64)
         return energy(batch[LOGITS]) * guidance
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.ood.detector import Detector, read, values
+from repdyn.ood.chunks import Chunk, read, values
+from repdyn.ood.detector import Detector
 from repdyn.ood.gaussian import unit
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class KNNDetector(Detector):
         rank = self.k + np.isin(np.arange(len(paths)), kept)
         scores, start = np.empty(len(paths)), 0
         for batch in read(paths, self.points_, "finding neighbours"):
-            x = unit(batch[self.points_[0]], np.float32)
+            x = batch.unit(self.points_[0])
             own = rank[start : start + len(x)]
             for k in np.unique(own):
                 scores[start : start + len(x)][own == k] = -_kth_distance(
@@ -69,8 +70,8 @@ class KNNDetector(Detector):
         self._calibrate(scores, "cross-fitted")
         return self
 
-    def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
-        return -_kth_distance(unit(batch[self.points_[0]], np.float32), self._neighbours, self.k)
+    def _score(self, batch: Chunk) -> Array:
+        return -_kth_distance(batch.unit(self.points_[0]), self._neighbours, self.k)
 
     def as_module(self) -> NeighboursModule:
         """The fitted detector as a ``torch.nn.Module``; see :meth:`Detector.as_module`."""
@@ -90,5 +91,5 @@ class KNNDetector(Detector):
 def _kth_distance(x: NDArray[np.float32], bank: NDArray[np.float32], k: int) -> Array:
     """Distance of unit vectors to the k-th nearest row of the bank, ``(n,)``."""
     similarity = x @ bank.T
-    kth = np.partition(similarity, len(bank) - k, axis=1)[:, len(bank) - k]
-    return np.sqrt(np.maximum(2 - 2 * kth.astype(np.float64), 0))
+    similarity.partition(len(bank) - k, axis=1)  # in place: a copy costs a fifth of it
+    return np.sqrt(np.maximum(2 - 2 * similarity[:, len(bank) - k].astype(np.float64), 0))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.ood.chunks import values
 from repdyn.ood.controls import IN_DISTRIBUTION
-from repdyn.ood.detector import values
 from repdyn.ood.gaussian import unit
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.ood.chunks import values
 from repdyn.ood.crossfit import FOLDS
-from repdyn.ood.detector import Detector, values
+from repdyn.ood.detector import Detector
 from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.ood.attractor import AttractorDetector
+from repdyn.ood.chunks import read
 from repdyn.ood.crossfit import FOLDS, cross_fit
-from repdyn.ood.detector import Detector, read, record_all, revive_all
+from repdyn.ood.detector import Detector, record_all, revive_all
 from repdyn.ood.gaussian import ShrunkGaussian, fit_gaussian
 from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor, orbit_features
 from repdyn.ood.residuals import FieldDetector, ReconstructionDetector, ResidualDetector

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.ood.calibration import smooth_log_p_values
+from repdyn.ood.chunks import Chunk
+from repdyn.ood.crossfit import share
 from repdyn.ood.detector import LOGITS, Detector, record_all, revive_all
+from repdyn.ood.detectors import PathDetector
 from repdyn.ood.weighing import asking, rehearsed_weights
 
 if TYPE_CHECKING:
@@ -139,7 +142,7 @@ class UnionDetector(Detector):
         ]
         return np.asarray(np.sum(logarithms, axis=0))
 
-    def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
+    def _score(self, batch: Chunk) -> Array:
         return self._combine({name: member._score(batch) for name, member in self.members_.items()})
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -151,6 +154,7 @@ class UnionDetector(Detector):
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         self.members_ = revive_all(config["members"], tensors)
+        share([m._densities for m in self.members_.values() if isinstance(m, PathDetector)])
         self._others = revive_all(config["others"], tensors)
         self.weights_, self.seed = dict(config["weights"]), int(config["seed"])
         self._references = {name: np.asarray(tensors[f"reference {name}"]) for name in self.members_}

@@ -89,7 +89,7 @@ def test_scale_and_rotation_change_nothing(kind, planted):
 def test_chunks_and_order_change_nothing(kind, planted, monkeypatch):
     detector, test = kind().fit(planted(100)), planted(50, seed=1)
     whole = detector.score_samples(test)
-    monkeypatch.setattr("repdyn.ood.detector.CHUNK", 7)
+    monkeypatch.setattr("repdyn.ood.chunks.ROWS", 7)
     np.testing.assert_allclose(detector.score_samples(test), whole, atol=1e-5)
     back = np.arange(50)[::-1]
     np.testing.assert_allclose(detector.score_samples(test.subset(back)), whole[back], atol=1e-5)
@@ -98,7 +98,7 @@ def test_chunks_and_order_change_nothing(kind, planted, monkeypatch):
 def test_scoring_reads_a_chunk_at_a_time(planted, monkeypatch):
     detector, test = PathDetector().fit(planted(100)), planted(50, seed=1)
     seen = []
-    monkeypatch.setattr("repdyn.ood.detector.CHUNK", 8)
+    monkeypatch.setattr("repdyn.ood.chunks.ROWS", 8)
     monkeypatch.setattr(detector, "_densities", {p: Spy(g, seen) for p, g in detector._densities.items()})
     detector.score_samples(test)
     assert max(seen) == 8
@@ -111,9 +111,10 @@ class Spy:
     def __init__(self, gaussian, seen):
         self.gaussian, self.seen = gaussian, seen
 
-    def distance(self, x):
-        self.seen.append(len(x))
-        return self.gaussian.distance(x)
+    def distance_by(self, squared):
+        distance = self.gaussian.distance_by(squared)
+        self.seen.append(len(distance))
+        return distance
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -65,3 +65,22 @@ def test_sums_of_folds_give_what_a_fit_without_the_fold_gives(labelled) -> None:
         np.testing.assert_allclose(again.distance(x), direct.distance(x), rtol=1e-8)
         assert again.intensity == pytest.approx(direct.intensity)
         assert again.log_determinant == pytest.approx(direct.log_determinant)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(np.float64, 1e-10), (np.float32, 1e-3)])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_squared_distance_by_a_triangular_product_is_that_of_the_formula(labelled, dtype, close):
+    generator = np.random.default_rng(5)
+    labels = np.arange(300) % 7 if labelled else None
+    x = unit(generator.normal(size=(300, 33)) + 2)
+    density = fit_gaussian(x, labels)
+    new = unit(generator.normal(size=(40, 33)) + 2).astype(dtype)
+    kept = new.copy()
+    z = (new.astype(np.float64) - density.centre) @ density.whitener
+    expected = ((z[:, None] - density.means) ** 2).sum(axis=2).min(axis=1)
+    found = density.nearest_squared(new)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=close)
+    np.testing.assert_array_equal(new, kept)  # a product in place takes a copy
+    np.testing.assert_allclose(density.nearest_squared(new[::2]), found[::2], rtol=close)
+    np.testing.assert_allclose(density.nearest_squared(np.asfortranarray(new)), found, rtol=close)
