@@ -33,51 +33,62 @@ class DensityModule(nn.Module):
     """Distance of a vector's direction, plain or relative to the background or both, ``(n, D) -> (n,)``.
 
     Both covariances are diagonal in one basis: with Wᵦ the whitener of the background and W_c that of the
-    classes, Wᵦ⁻¹ W_c = U diag(s) Vᵀ, the background distance is ‖(x − c) Wᵦ U‖ and a class distance the
-    same vector scaled by s. So one matrix product serves both.
+    classes, Wᵦ⁻¹ W_c = U diag(s) Vᵀ, the background distance is ‖z‖ with z = (x − c) Wᵦ U, and a class
+    distance is that of z scaled by s. So one matrix product serves both, and their difference is
+
+        d_rel = Σ_j (s_j² − 1) z_j² + min_c (‖m_c‖² − 2 Σ_j s_j m_cj z_j).
+
+    All that does not depend on x is worked out here, once.
     """
 
     whitener: Tensor
     centre: Tensor
-    scale: Tensor
-    means: Tensor
+    curvature: Tensor
+    slopes: Tensor
+    offsets: Tensor
 
     def __init__(self, density: Density) -> None:
         super().__init__()
-        self.spread = density.spread if isinstance(density, TwofoldDensity) else None
+        self.spread, unit = None, 1.0
         if isinstance(density, TwofoldDensity):
-            density = density.relative
+            (self.spread, unit), density = density.spread, density.relative
         self.relative = isinstance(density, RelativeDensity)
         if isinstance(density, RelativeDensity):
             whitener, near = density.background.whitener, density.conditional
             left, scale, right = np.linalg.svd(np.linalg.solve(whitener, near.whitener))
             whitener, means = whitener @ left, near.means @ right.T
+            curvature = scale**2 - 1
         else:
             near, whitener, means = density, density.whitener, density.means
-            scale = np.ones(len(whitener))
-        for name, array in (("whitener", whitener), ("scale", scale), ("means", means)):
+            scale = curvature = np.ones(len(whitener))
+        parts = {
+            "whitener": whitener,
+            "centre": near.centre,
+            "curvature": curvature / unit,
+            "slopes": -2 * (scale * means).T / unit,
+            "offsets": (means * means).sum(axis=1) / unit,
+        }
+        for name, array in parts.items():
             self.register_buffer(name, _tensor(array))
-        self.register_buffer("centre", _tensor(near.centre))
 
     def forward(self, x: Tensor) -> Tensor:
         """Distance of each row."""
-        white = (normalize(x.to(self.whitener.dtype), dim=-1) - self.centre) @ self.whitener
-        z = white * self.scale if self.relative else white
-        squared = z.square().sum(-1, keepdim=True) - 2 * z @ self.means.T + self.means.square().sum(-1)
-        near = squared.amin(-1).clamp_min(0)
+        z = (normalize(x.to(self.whitener.dtype), dim=-1) - self.centre) @ self.whitener
+        squares = z.square()
+        nearest = torch.addmm(self.offsets, z, self.slopes).amin(-1)
         if not self.relative:
-            return (near + TINY).sqrt()
-        whole = white.square().sum(-1)
+            return ((squares.sum(-1) + nearest).clamp_min(0) + TINY).sqrt()
+        ratio = squares @ self.curvature + nearest
         if self.spread is None:
-            return near - whole
-        return (whole + TINY).sqrt() / self.spread[0] + (near - whole) / self.spread[1]
+            return ratio
+        return (squares.sum(-1) + TINY).sqrt() / self.spread + ratio
 
 
 class PathModule(nn.Module):
     """Minus the mean standardised distance over depth, ``{point: (n, D)} -> (n,)``."""
 
-    location: Tensor
-    spread: Tensor
+    weight: Tensor
+    shift: Tensor
     threshold: Tensor
 
     def __init__(
@@ -91,14 +102,15 @@ class PathModule(nn.Module):
         super().__init__()
         self.points = tuple(points)
         self.densities = nn.ModuleList(DensityModule(gaussian) for gaussian in densities)
-        self.register_buffer("location", _tensor(location))
-        self.register_buffer("spread", _tensor(spread))
+        weight = -1 / (np.asarray(spread) * len(self.points))
+        self.register_buffer("weight", _tensor(weight))
+        self.register_buffer("shift", _tensor(-weight @ np.asarray(location)))
         self.register_buffer("threshold", torch.tensor(threshold))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
         distances = [density(features[point]) for point, density in zip(self.points, self.densities)]
-        return -((torch.stack(distances, dim=-1) - self.location) / self.spread).mean(-1)
+        return torch.stack(distances, dim=-1) @ self.weight + self.shift
 
 
 class NeighboursModule(nn.Module):
