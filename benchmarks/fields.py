@@ -160,8 +160,10 @@ def alignment(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any
 
 def surrogate(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
     points = ["encoder.layer.0", "encoder.layer.2"]
-    paths = traced(data, cache, "paraphrase-MiniLM-L3-v2", points, "train", 10 * samples)
-    return {point: swept(paths, point, seed) for point in points}
+    model = "paraphrase-MiniLM-L3-v2"
+    paths = traced(data, cache, model, points, "train", 10 * samples)
+    unseen = traced(data, cache, model, points, "test", 20 * samples)
+    return {point: swept(paths, point, seed, unseen) for point in points}
 
 
 def surrogate_pictures(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
@@ -175,31 +177,27 @@ def surrogate_pictures(data: Path, cache: Path, seed: int, samples: int) -> dict
     return {point: swept(paths[0], point, seed, paths[1]) for point in points}
 
 
-def swept(
-    paths: RepresentationPaths, point: str, seed: int, unseen: RepresentationPaths | None = None
-) -> dict[str, Any]:
+def swept(paths: RepresentationPaths, point: str, seed: int, unseen: RepresentationPaths) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SurrogateWarning)  # its notes are printed
         fitted = SurrogateAutoencoder(seed=seed).fit(paths, point)
     print(fitted, flush=True)
-    result = {
+    # The sweep's own starts are too few to see one divergence in a thousand.
+    codes = fitted.encode(unseen[point])
+    found = fitted.field().attractors(codes, solver="trapping", tol=1e-4, max_steps=500, seed=seed)
+    print(found, flush=True)
+    return {
         "taken": fitted.penalty_,
         "notes": list(fitted.notes_),
         "unexplained": fitted.reconstruction_.to_dict(),
         "sweep": [trial.to_dict() for trial in fitted.sweep_],
-    }
-    if unseen is not None:
-        # The sweep's own starts are too few to see one divergence in a thousand.
-        codes = fitted.encode(unseen[point])
-        found = fitted.field().attractors(codes, solver="trapping", tol=1e-4, max_steps=500, seed=seed)
-        print(found, flush=True)
-        result["unseen"] = {
+        "unseen": {
             "starts": len(codes),
             "diverged": int((found.status == "diverged").sum()),
             "attractors": len(found),
             "settled": float((found.basin >= 0).mean()),
-        }
-    return result
+        },
+    }
 
 
 def models(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:

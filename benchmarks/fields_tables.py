@@ -68,15 +68,18 @@ def sweeps(results: list[dict[str, Any]]) -> list[str]:
         told = over_seeds([one["unexplained"] for one in own])
         lines.append(f"{point}: unexplained, held out {told}; * is taken")
         lines.append("penalty  unexplained, first step, settled, diverged, attractors, gain of each seed")
-        for k, trial in enumerate(own[0]["sweep"]):
+        swept = [{trial["penalty"]: trial for trial in one["sweep"]} for one in own]
+        for penalty in sorted(set().union(*swept)):  # each seed halves a gap of its own
             cells = []
-            for one in own:
-                t, taken = one["sweep"][k], "*" if one["sweep"][k]["penalty"] == one["taken"] else " "
+            for one, trials in zip(own, swept):
+                t, taken = trials.get(penalty), "*" if penalty == one["taken"] else " "
                 cells.append(
                     f"{taken}{t['unexplained']:.3f} {t['first_step']:.3f} {t['settled']:5.0%} "
                     f"{t['diverged']:6.1%} {t['attractors']:4d} {t['gain']:.2f}"
+                    if t
+                    else " " * 35
                 )
-            lines.append(f"{trial['penalty']:7g}  " + "   ".join(cells))
+            lines.append(f"{penalty:7.3g}  " + "   ".join(cells).rstrip())
         lines += [f"note: {note}" for one in own for note in one["notes"]]
         lines += [f"unseen samples: {one['unseen']}" for one in own if "unseen" in one]
     return lines

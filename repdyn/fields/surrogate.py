@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
-from repdyn.fields.penalty import PENALTIES, Trial, choose_trial, try_field
+from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_field
 from repdyn.intervals import Estimate, bootstrap
 from repdyn.progress import track
 
@@ -29,6 +29,8 @@ BATCHES = (32, 256)
 """Smallest and largest batch: a sixteenth of the samples, so that few samples still make many steps."""
 HELD_OUT = 0.2
 """Share of the samples that no weight is fitted on; they judge the penalty and the reconstruction."""
+REFINED = 4
+"""Penalties tried between two of the sweep, which are a factor of three apart; the last differ by 7 %."""
 REACH = 0.1
 """Width, relative to the codes' spread, over which gains are differenced while training."""
 
@@ -47,7 +49,9 @@ class SurrogateAutoencoder:
     on features scaled to unit length and standardised: without the first, the norm of a feature decides
     everything. Contraction is not given, and bought dearly: without penalty up to a sixth of the samples
     diverge, with a strong one a single attractor is left. The penalty is therefore chosen on held-out samples
-    by a sweep that shows convergence, number of attractors and reconstruction together (``sweep_``).
+    by a sweep that shows convergence, number of attractors and reconstruction together (``sweep_``). Where no
+    penalty of the sweep will do, the gap between the last that is too weak and the first that leaves a single
+    attractor is halved, at most four times.
 
     Parameters
     ----------
@@ -138,16 +142,26 @@ class SurrogateAutoencoder:
         train = (fitted - self.shift_) / self.spread_
         test = (unit[torch.from_numpy(held)] - self.shift_) / self.spread_
 
-        penalties = PENALTIES if self.penalty is None else (self.penalty,)
-        trials, networks = [], []
-        for penalty in track(penalties, f"fitting a surrogate to {point}"):
+        trials: list[Trial] = []
+        networks: list[tuple[nn.Sequential, nn.Sequential]] = []
+
+        def attempt(penalty: float) -> tuple[int, tuple[str, ...]]:
             encoder, decoder = self._train(train, penalty)
             trials.append(try_field(encoder, decoder, test, penalty, seed=self.seed))
             networks.append((encoder, decoder))
-        best, notes = choose_trial(trials)
+            return choose_trial(trials)
+
+        penalties = PENALTIES if self.penalty is None else (self.penalty,)
+        for penalty in track(penalties, f"fitting a surrogate to {point}"):
+            best, notes = attempt(penalty)
+        for _ in track(range(REFINED if notes and self.penalty is None else 0), "halving the gap"):
+            between = _between(trials)
+            if between is None or not notes:
+                break
+            best, notes = attempt(between)
         self.encoder_, self.decoder_ = networks[best]
-        self.sweep_: tuple[Trial, ...] = tuple(trials)
-        self.penalty_, self.notes_ = penalties[best], notes
+        self.sweep_: tuple[Trial, ...] = tuple(sorted(trials, key=lambda trial: trial.penalty))
+        self.penalty_, self.notes_ = trials[best].penalty, notes
         self.reconstruction_ = self._reconstruction(test)
         for note in notes:
             warnings.warn(f"surrogate of {point}: {note}", SurrogateWarning, stacklevel=2)
@@ -188,7 +202,7 @@ class SurrogateAutoencoder:
         for trial in self.sweep_:
             taken = "*" if trial.penalty == self.penalty_ else " "
             lines.append(
-                f" {taken}{trial.penalty:7g}  {trial.unexplained:11.3f}  {trial.first_step:10.3f}  "
+                f" {taken}{trial.penalty:7.3g}  {trial.unexplained:11.3f}  {trial.first_step:10.3f}  "
                 f"{trial.settled:7.1%}  {trial.diverged:8.1%}  {trial.attractors:10d}  {trial.gain:6.3f}"
             )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes_])
@@ -285,6 +299,15 @@ class SurrogateAutoencoder:
         error = (self.decoder_(self.encoder_(test)) - test).square().sum(dim=1).numpy()
         spread = (test - test.mean(dim=0)).square().sum(dim=1).numpy()
         return bootstrap(lambda e, s: float(e.mean() / s.mean()), error, spread, seed=self.seed)
+
+
+def _between(trials: Sequence[Trial]) -> float | None:
+    """The penalty half-way, in logarithms, from the last that is too weak to the first that is too strong."""
+    weak = [t.penalty for t in trials if t.diverged > DIVERGED or (t.settled < 0.5 and t.attractors != 1)]
+    strong = [t.penalty for t in trials if t.diverged <= DIVERGED and t.attractors == 1]
+    low = max(weak, default=0.0)
+    high = min((penalty for penalty in strong if penalty > low), default=None)
+    return None if high is None or low == 0 else (low * high) ** 0.5
 
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:

@@ -112,6 +112,50 @@ class TestFit:
             SurrogateAutoencoder(4, (32,), penalty=100.0, epochs=5).fit(clustered(), "out")
 
 
+def pretended(monkeypatch: pytest.MonkeyPatch, weak: float, strong: float) -> list[float]:
+    """Fields that diverge up to one penalty and have one attractor from another on; what was tried."""
+    tried: list[float] = []
+
+    def made_up(encoder: object, decoder: object, test: object, penalty: float, *, seed: int) -> Trial:
+        tried.append(penalty)
+        if penalty < weak:
+            return replace(GOOD, penalty=penalty, diverged=0.2)
+        return replace(GOOD, penalty=penalty, attractors=1 if penalty > strong else 8)
+
+    monkeypatch.setattr("repdyn.fields.surrogate.try_field", made_up)
+    return tried
+
+
+class TestGap:
+    def test_a_usable_penalty_between_two_of_the_sweep_is_found(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pretended(monkeypatch, 0.035, 0.045)
+        found = SurrogateAutoencoder(2, (4,), epochs=1).fit(clustered(40), "out")
+        assert 0.035 <= found.penalty_ <= 0.045
+        assert found.notes_ == ()
+        penalties = [trial.penalty for trial in found.sweep_]
+        assert penalties == sorted(penalties)
+        assert repr(found).count("*") == 1
+
+    def test_the_search_ends_where_there_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tried = pretended(monkeypatch, 0.04, 0.04)
+        with pytest.warns(SurrogateWarning, match="one attractor"):
+            SurrogateAutoencoder(2, (4,), epochs=1).fit(clustered(40), "out")
+        assert len(tried) == 10
+        assert max(tried[6:]) / min(tried[6:]) < 2
+
+    @pytest.mark.parametrize(("weak", "strong"), [(0.0, 0.2), (0.0, -1.0), (9.0, 9.0)])
+    def test_without_a_gap_nothing_more_is_tried(
+        self, weak: float, strong: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried = pretended(monkeypatch, weak, strong)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SurrogateWarning)
+            SurrogateAutoencoder(2, (4,), epochs=1).fit(clustered(40), "out")
+        assert len(tried) == 6
+
+
 class TestBadInput:
     def test_unknown_point_names_the_nearest(self) -> None:
         with pytest.raises(RepdynError, match="'out'"):
