@@ -103,12 +103,22 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
             where: {"verdict": judged.verdict[where], "best": judged.best_control[where], **gap.to_dict()}
             for where, gap in judged.difference.items()
         }
-    if advice and len(drawn.fit) < FEWEST:
-        result["recommended"] = "too few samples"
-    elif advice:
-        best = recommend(drawn.fit, seed=seed).best
-        result["recommended"] = {"path": "PathDetector", "union": "UnionDetector"}.get(best, best)
+    if advice:
+        result["recommended"] = _recommended(drawn.fit, sets, seed)
     return result
+
+
+def _recommended(fit: RepresentationPaths, sets: dict[str, RepresentationPaths], seed: int) -> dict[str, Any]:
+    """What is recommended from the fitted samples alone, and how it does on the sets."""
+    if len(fit) < FEWEST:
+        return {"name": "too few samples"}
+    advised = recommend(fit, seed=seed)
+    name = {"path": "PathDetector", "union": "UnionDetector"}.get(advised.best, advised.best)
+    scores = score_all({name: advised.detector.fit(fit)}, sets)[name]
+    del scores[CALIBRATION]
+    row = compare({name: scores}, seed=seed).table()[name]
+    cell = row.get(MEAN) or next(iter(row.values()))
+    return {"name": name, **{metric: estimate.to_dict() for metric, estimate in cell.items()}}
 
 
 def _union(drawn: Drawn, seed: int) -> UnionDetector:
@@ -218,7 +228,11 @@ def summary(runs: list[dict[str, Any]]) -> list[str]:
         lines.append(f"    test samples flagged at 5 %: {rates}")
     told = [" ".join(f"{name} {weight:.2f}" for name, weight in r["weights"].items()) for r in runs]
     lines.append(f"weights of the union: {'; '.join(told)}")
-    lines.append(f"recommended from the first seed's fitted samples alone: {runs[0]['recommended']}")
+    advised = runs[0]["recommended"]
+    told = [f"{advised[metric]['value']:.3f}" for metric in ("auroc", "fpr95") if metric in advised]
+    lines.append(
+        f"recommended from the first seed's fitted samples alone: {' | '.join([advised['name'], *told])}"
+    )
     return lines
 
 
