@@ -31,10 +31,7 @@ PROBES = 1000
 
 SURPASSED = 0.02
 """By how much the best map of one half must fit the other half better than all that the other has found, for
-the other to go on: it has missed something, for wrong maps do not fit other data better."""
-
-RESTARTS = 3
-"""Searches from the beginning in such a half. They learn nothing of the map that they missed."""
+the other to go on, as long again: it has missed something, for wrong maps do not fit other data better."""
 
 ALIKE = 0.5
 """Retrieval between the halves' best candidates after which no more are tried; chance is one in 500."""
@@ -134,7 +131,8 @@ def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list
     Where these two agree they are a right one found twice, with errors. Agreement of any others proves
     nothing: where classes are few, both halves know the same wrong maps, and the right one fits better than
     these. Where the best do not agree, but that of one half fits the other half better than all that the
-    other has found, the other starts again. Where none do then, each half goes on from what fits best.
+    other has found, the other explores as many again, and is not told. Where none do then, each half goes on
+    from what fits best.
     """
     for number in track(range(candidates), "matching trees"):
         for search in searches:
@@ -144,10 +142,8 @@ def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list
     else:
         behind = _behind(searches)
         if behind is not None:
-            for number in track(range(RESTARTS * candidates), "matching trees again"):
-                if number % candidates == 0:
-                    behind.restart()
-                behind.explore(number % candidates)
+            for number in track(range(candidates, 2 * candidates), "matching trees again"):
+                behind.explore(number)
                 if _alike(searches, probes):
                     break
     return [search.best.maps for search in searches]

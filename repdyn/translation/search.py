@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from repdyn.topology import LevelSetTree
 from repdyn.translation.assignment import quadratic_assignment
+from repdyn.translation.consensus import consensus_weights
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.nodes import TREE_COMPONENTS, Nodes, flattened_gram
 from repdyn.translation.refine import (
@@ -54,10 +55,14 @@ BATCH = 1500
 """Points of each side matched per step; the comparison is quadratic in it."""
 
 FREE = 12
-"""Proposals that owe nothing to one another; those after them are guided by the best fitting candidate."""
+"""Proposals before any is guided by the best fitting candidate, each followed by a round; later ones by half
+a round, for that many rounds find what can be found early."""
 
 POOL_EVERY = 4
-"""Proposals after which the best of all so far are pooled anew."""
+"""Proposals after which the best fitting are pooled anew. Past the free ones every so many is guided."""
+
+CONSENSUS = 24
+"""Proposals after which the consensus of those that are free is sought first, then at every doubling."""
 
 POOLED = 8
 """Proposals in a pool."""
@@ -86,8 +91,11 @@ FINISH = ((128, 4), (192, 3))
 SETTLED = 2
 """Steps with all points at the end of either half; more change nothing."""
 
-SETTLED_WITH_ALL = 4
-"""Steps with all data at the end, each point with its single nearest; more change little."""
+SETTLED_WITH_ALL = 8
+"""Steps with all data at the end."""
+
+NEAREST_OF_ALL = 2
+"""Points whose mean stands for the counterpart of a point there: data are twice as many as in a half."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +126,7 @@ class Search:
         self.generator = np.random.default_rng(seed)
         self.found: list[Candidate] = []
         self._proposed: list[Candidate] = []
-        self._left: list[Candidate] = []
+        self._free: list[list[Rows]] = []
         self._trees: dict[tuple[int, int, int], LevelSetTree] = {}
         self.width = min(min(x.shape[1] for x in self.points_a), min(y.shape[1] for y in self.points_b))
 
@@ -130,28 +138,29 @@ class Search:
     @property
     def best(self) -> Candidate:
         """What fits best of all that was explored."""
-        return max(self._left + self.found, key=lambda candidate: candidate.fit)
+        return max(self.found, key=lambda candidate: candidate.fit)
 
     def fit(self, maps: list[Rows]) -> float:
         """How well points translated by these maps fall among real ones."""
         return self._scored(maps).fit
 
-    def restart(self) -> None:
-        """Explore from the beginning; of what was found only the best is kept, and guides nothing."""
-        self._left, self.found, self._proposed = [self.best], [], []
-
     def explore(self, number: int) -> None:
-        """Propose one more candidate, and refine the best fitting that still moves by one round."""
+        """Propose one more candidate, see what all have in common, and refine the best that still moves."""
         if number == 0 and len(self.known) > 1:
             self._proposed.append(self.from_known())
             self.found.append(self._proposed[0])
-        guide = max(self.found, key=lambda candidate: candidate.fit) if number >= FREE else None
-        self._proposed.append(self.propose(number, guide))
+        early, pooled = number < FREE, (number + 1) % POOL_EVERY == 0
+        guided = pooled and not early
+        self._proposed.append(self.propose(number, self.best if guided else None))
         self.found.append(self._proposed[-1])
-        if (number + 1) % POOL_EVERY == 0:
+        if not guided:
+            self._free.append([m[:NODE_COMPONENTS, :NODE_COMPONENTS] for m in self._proposed[-1].maps])
+        if pooled:
             self.found.append(self.pool())
+        if number + 1 in {CONSENSUS << doubling for doubling in range(16)}:
+            self.found += self.consensus()
         moving = [k for k, candidate in enumerate(self.found) if candidate.rounds < MOST_ROUNDS]
-        if moving:
+        if moving and (early or number % 2 == 0):
             best = max(moving, key=lambda k: self.found[k].fit)
             maps = self._refined(self.found[best].maps, [ROUND], BATCH)
             self.found[best] = replace(self._scored(maps), rounds=self.found[best].rounds + 1)
@@ -165,6 +174,20 @@ class Search:
         best = sorted(self._proposed, key=lambda candidate: -candidate.fit)[:POOLED]
         mean = [nearest_orthogonal(sum(maps[1:], maps[0])) for maps in zip(*(c.maps for c in best))]
         return replace(self._scored(self._refined(mean, [ROUND], BATCH)), rounds=1)
+
+    def consensus(self) -> list[Candidate]:
+        """What the free proposals have in common, refined by two rounds.
+
+        It needs no proposal that fits: where all are nearly wrong, pools of the best are wrong as well.
+        """
+        shared = []
+        for weights in consensus_weights([np.concatenate([m.ravel() for m in maps]) for maps in self._free]):
+            mean = [
+                nearest_orthogonal(np.tensordot(weights, np.stack(maps), axes=1)) for maps in zip(*self._free)
+            ]
+            maps = [_padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(mean, self.points_a, self.points_b)]
+            shared.append(replace(self._scored(self._refined(maps, [ROUND, ROUND], BATCH)), rounds=2))
+        return shared
 
     def polish(self, maps: list[Rows]) -> Candidate:
         """Refine a map until it no longer drifts, then in wide and all components."""
@@ -181,10 +204,16 @@ class Search:
         return self._scored(settle(self.points_a, self.points_b, maps, SETTLED, seed=seed, fixed=self._fixed))
 
     def settle(self, maps: list[Rows]) -> list[Rows]:
-        """The last steps of all, where these are all points: every one with its nearest."""
+        """The last steps of all, where these are all points."""
         seed = int(self.generator.integers(2**31))
         return settle(
-            self.points_a, self.points_b, maps, SETTLED_WITH_ALL, nearest=1, seed=seed, fixed=self._fixed
+            self.points_a,
+            self.points_b,
+            maps,
+            SETTLED_WITH_ALL,
+            nearest=NEAREST_OF_ALL,
+            seed=seed,
+            fixed=self._fixed,
         )
 
     @property

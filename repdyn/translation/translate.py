@@ -39,7 +39,7 @@ def translate(
     paths_b: RepresentationPaths,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
-    candidates: int = 24,
+    candidates: int = 120,
     seed: int = 0,
 ) -> LinearTranslation:
     r"""Find the linear map from A's latents to B's; the two may have read entirely different inputs.
@@ -66,7 +66,8 @@ def translate(
     points
         The point of A to translate from and that of B to translate to; the last ones where not given.
     candidates
-        Matchings explored in each half at most; fewer where the halves agree.
+        Matchings explored in each half, fewer where the halves agree, and up to twice as many in one that
+        seems to have missed something.
     seed
         Same seed, same map.
 
@@ -98,7 +99,7 @@ def translate_path(
     paths_b: RepresentationPaths,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
-    candidates: int = 24,
+    candidates: int = 120,
     seed: int = 0,
 ) -> PathTranslation:
     """Find one translation per depth, all from one match: what :func:`translate` gives, at every depth.

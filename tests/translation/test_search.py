@@ -42,16 +42,24 @@ def test_a_pool_holds_what_fits_best(planted_search) -> None:
     assert right(search, search.pool().maps[0], truth) > 0.5
 
 
-def test_a_second_start_forgets_all_but_the_best(planted_search) -> None:
+def test_what_nearly_wrong_proposals_share_is_found_though_none_of_them_fits(planted_search) -> None:
+    search, truth = planted_search
+    generator = np.random.default_rng(0)
+    search._free = [
+        [nearest_orthogonal(0.9 * (k % 2) * truth + generator.normal(size=truth.shape))] for k in range(60)
+    ]
+    assert max(right(search, maps[0], truth) for maps in search._free) < 0.3
+    shared = search.consensus()
+    assert max(right(search, candidate.maps[0], truth) for candidate in shared) > 0.9
+
+
+def test_free_proposals_alone_vote(planted_search) -> None:
     search, _ = planted_search
-    for number in range(4):
+    for number in range(24):
         search.explore(number)
-    assert len(search.found) == 5  # four proposals and their pool
-    best = search.best
-    search.restart()
-    assert search.found == []
-    assert search.best is best
-    assert search.fit(best.maps) == pytest.approx(best.fit)
+    assert len(search._proposed) == 24
+    assert len(search._free) == 21  # numbers 15, 19 and 23 were guided
+    assert len(search.found) > 24 + 6  # proposals, pools, and what is shared
 
 
 def test_nodes_gain_where_a_guide_takes_them(planted) -> None:
