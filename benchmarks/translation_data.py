@@ -173,7 +173,7 @@ def _cifar() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _imagenet() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The sample's thousand pictures, one of each class: their middle square, in :data:`SIDE` pixels."""
+    """The sample's pictures, one of a class: their middle square, in :data:`SIDE` pixels."""
     from PIL import Image, ImageOps
 
     with np.load(DATA / "images" / "imagenet_sample_160.npz", allow_pickle=False) as held:
