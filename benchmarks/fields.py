@@ -184,7 +184,7 @@ def swept(paths: RepresentationPaths, point: str, seed: int, unseen: Representat
     print(fitted, flush=True)
     # The sweep's own starts are too few to see one divergence in a thousand.
     codes = fitted.encode(unseen[point])
-    found = fitted.field().attractors(codes, solver="trapping", tol=1e-4, max_steps=500, seed=seed)
+    found = fitted.field().attractors(codes, tol=1e-4, max_steps=500, seed=seed)
     print(found, flush=True)
     return {
         "taken": fitted.penalty_,
