@@ -3,13 +3,16 @@
     python benchmarks/match_trees.py --seeds 10 --out match_trees.jsonl
     python benchmarks/match_trees.py --seeds 3 --real --out match_trees.jsonl
     python benchmarks/match_trees.py --matchers
+    python benchmarks/match_trees.py --leaves
 
 Planted pairs: clusters in 24 dimensions and the same clusters, sampled anew, rotated and scaled: all of them;
-a third of either unknown to the other; and with every cluster of one split in two. Planted negatives:
-unrelated clusters, in groups and without. Real pairs (``--real``): two disjoint halves of one data set, one
-of them rotated; real negatives: two different data sets (pixels of MNIST, Fashion-MNIST, KMNIST and
-scikit-learn's digits, and word counts of Banking77 and CLINC150, all in 32 principal components; their folder
-is REPDYN_DATA).
+a third of either unknown to the other; and with every cluster of one split in two; and clusters in 64
+dimensions, which are all about equally far apart. Planted negatives: unrelated clusters, in groups and
+without, and in 64 dimensions, where the geometry of any two sets is nearly or exactly the same. Real pairs
+(``--real``): two disjoint halves of one data set, one of them rotated, trees of 24 leaves grown on directions
+about the mean (of a kind that ends in ", raw", on the points as they are); real negatives: two different data
+sets (pixels of MNIST, Fashion-MNIST, KMNIST and scikit-learn's digits, and word counts of Banking77 and
+CLINC150, all in 32 principal components; their folder is REPDYN_DATA).
 
 Of each kind: the verdicts, how many leaf pairs are right (the majority label of either leaf is the same one),
 and how many of those of confidence .75 or more. A (kind, seed) that is in the output already is not run
@@ -18,6 +21,9 @@ again. Settings were chosen on seeds from 100 on.
 ``--matchers`` matches the leaves of the planted pairs, seeds 100 to 105, by quadratic assignment, as
 match_trees does, and by the Gromov-Wasserstein distances of POT: plain, fused with the leaves' traits, and
 unbalanced.
+
+``--leaves`` counts which leaves of a half have one in the other half that is more than half the same (points
+of the one half stand for their nearest in the other), for trees on points as they are and on directions.
 """
 
 from __future__ import annotations
@@ -36,6 +42,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
 
 from repdyn.topology import LevelSetTree
 from repdyn.translation import match_trees
@@ -47,8 +54,10 @@ Array = NDArray[Any]
 WIDTH, CLASSES, POINTS = 24, 14, 700
 REAL_POINTS, REAL_LEAVES, COMPONENTS = 3000, 24, 32
 SURE = 0.75
-PLANTED = ("same", "same, in groups", "a third unshared", "one split in two")
-NEGATIVE = ("unrelated", "unrelated, in groups")
+RAW = ", raw"
+MANY = 64  # dimensions in which random directions are nearly at right angles
+PLANTED = ("same", "same, in groups", "a third unshared", "one split in two", "same, equally far")
+NEGATIVE = ("unrelated", "unrelated, in groups", "unrelated, equally far", "unrelated, at right angles")
 DATA = Path(os.environ.get("REPDYN_DATA", "../shared/data"))
 
 
@@ -63,13 +72,23 @@ def world(seed: int, groups: int = 0, classes: int = CLASSES) -> tuple[Array, Ar
     return centres * np.linspace(1.6, 0.5, WIDTH), mass, 0.48 * generator.uniform(0.6, 1.6, (classes, WIDTH))
 
 
+def simplex(seed: int, right_angles: bool) -> tuple[Array, Array, Array]:
+    """Clusters in many dimensions, nearly or exactly at right angles and so all equally far apart."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(CLASSES, MANY))
+    if right_angles:
+        centres = np.sqrt(MANY) * np.linalg.qr(centres.T)[0].T
+    mass = generator.dirichlet(np.full(CLASSES, 6.0))
+    return centres, mass, 0.3 * generator.uniform(0.6, 1.6, (CLASSES, 1))
+
+
 def sampled(of: tuple[Array, Array, Array], seed: int, classes: Array | None = None) -> tuple[Array, Array]:
     """Points of some of a world's clusters, and the cluster of each."""
     centres, mass, spread = of
     kept = np.arange(len(mass)) if classes is None else classes
     generator = np.random.default_rng(seed)
     label = generator.choice(kept, size=POINTS, p=mass[kept] / mass[kept].sum())
-    return centres[label] + spread[label] * generator.normal(size=(POINTS, WIDTH)), label
+    return centres[label] + spread[label] * generator.normal(size=(POINTS, centres.shape[1])), label
 
 
 def turned(x: Array, seed: int) -> Array:
@@ -80,9 +99,13 @@ def turned(x: Array, seed: int) -> Array:
 
 def planted(kind: str, seed: int) -> tuple[Array, Array, Array, Array]:
     """Points and labels of two models."""
-    own = world(seed, 4 if kind.endswith("in groups") else 0)
+    if kind.endswith(("equally far", "at right angles")):
+        make = partial(simplex, right_angles=kind.endswith("at right angles"))
+    else:
+        make = partial(world, groups=4 if kind.endswith("in groups") else 0)
+    own = make(seed)
     if kind in NEGATIVE:
-        other = world(1000 + seed, 4 if kind.endswith("in groups") else 0)
+        other = make(1000 + seed)
         return *sampled(own, 2 * seed), *sampled(other, 2 * seed + 1)
     if kind == "a third unshared":
         own = world(seed, classes=18)
@@ -123,6 +146,12 @@ def real(name: str) -> tuple[Array, Array]:
     return x @ axes[:COMPONENTS].T, labels
 
 
+def directions(x: Array) -> Array:
+    """Points on the unit sphere about their mean."""
+    centred = x - x.mean(0)
+    return np.asarray(centred / np.linalg.norm(centred, axis=1, keepdims=True))
+
+
 SETS = ("mnist", "fashion_mnist", "kmnist_test", "digits", "banking77", "clinc150")
 
 
@@ -136,18 +165,20 @@ def real_pair(one: str, other: str, seed: int) -> tuple[Array, Array, Array, Arr
 
 def run(kind: str, seed: int) -> dict[str, Any]:
     """One pair of trees: the verdict, and how many pairs are right."""
-    names = kind.split(" / ")
+    names = kind.removesuffix(RAW).split(" / ")
     is_real = len(names) == 2
     x, labels, y, others = real_pair(*names, seed) if is_real else planted(kind, seed)
     y = turned(y, seed)
-    trees = [LevelSetTree.fit(points) for points in (x, y)]
+    grown_on = [directions(z) for z in (x, y)] if is_real and not kind.endswith(RAW) else [x, y]
+    trees = [LevelSetTree.fit(points) for points in grown_on]
     if is_real:
         trees = [tree.prune(min(REAL_LEAVES, tree.n_peaks)) for tree in trees]
     start = time.process_time()
     match = match_trees(trees[0], trees[1], x, y, seed=seed)
     spent = time.process_time() - start
     leaves = [len(tree.leaves) for tree in trees]
-    chosen = (match.pairs < leaves).all(axis=1)
+    # Where a coarser granularity matched, branches stand for leaves; the other inner nodes lie below these.
+    chosen = ~np.isin(match.pairs[:, 0], [u for i in match.pairs[:, 0] for u in above(trees[0], i)])
     named = [majority(tree, own) for tree, own in zip(trees, (labels, others))]
     pairs, confidence = match.pairs[chosen], match.confidence[chosen]
     right = named[0][pairs[:, 0]] == named[1][pairs[:, 1]]
@@ -161,8 +192,31 @@ def run(kind: str, seed: int) -> dict[str, Any]:
         "sure": int(sure.sum()),
         "sure_right": int((right & sure).sum()),
         "p_value": match.p_value,
+        "reason": match.reason,
         "cpu_seconds": round(spent, 2),
     }
+
+
+def recurring() -> str:
+    """Of the leaves of one half, which the other half has too, by what trees grow on and how many leaves."""
+    sizes = (8, 12, 16, 24)
+    lines = ["| data | trees grown on | " + " | ".join(f"of {n}" for n in sizes) + " |", "|" + " --- |" * 6]
+    for name in SETS:
+        for title, grown_on in (("points", np.asarray), ("directions", directions)):
+            shares = np.zeros((len(sizes), 2))
+            for seed in range(3):
+                x, _, y, _ = real_pair(name, name, seed)
+                _, nearest = cKDTree(x).query(y)
+                trees = [LevelSetTree.fit(grown_on(z)) for z in (x, y)]
+                for k, n in enumerate(sizes):
+                    one, other = (tree.cut(min(n, tree.n_peaks)) for tree in trees)
+                    both = np.zeros((one.max() + 1, other.max() + 1))
+                    np.add.at(both, (one[nearest], other), 1)
+                    union = both.sum(1, keepdims=True) + both.sum(0) - both
+                    shares[k] += ((both / union).max(1) > 0.5).sum(), len(both)
+            cells = [f"{100 * recur / count:.0f} %" for recur, count in shares]
+            lines.append(f"| {name} | {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def matchers() -> str:
@@ -233,9 +287,22 @@ MATCHERS = {
 }
 
 
+def above(tree: LevelSetTree, node: int) -> list[int]:
+    """The nodes that a node joins, to the root."""
+    chain = []
+    while tree.parent[node] >= 0:
+        node = int(tree.parent[node])
+        chain.append(node)
+    return chain
+
+
 def majority(tree: LevelSetTree, labels: Array) -> Array:
-    """The most frequent label of each leaf's points."""
-    return np.array([np.bincount(labels[tree.assignment == leaf]).argmax() for leaf in tree.leaves])
+    """The most frequent label of each node's points."""
+    counts = np.zeros((len(tree.parent), labels.max() + 1))
+    np.add.at(counts, (tree.assignment, labels), 1)
+    for leaf in tree.leaves:
+        counts[above(tree, leaf)] += counts[leaf]
+    return np.asarray(counts.argmax(1))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -248,7 +315,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         verdicts = [row["verdict"] for row in own]
-        related = kind not in NEGATIVE and len(set(kind.split(" / "))) == 1
+        related = kind not in NEGATIVE and len(set(kind.removesuffix(RAW).split(" / "))) == 1
         sums = {key: sum(row[key] for row in own) for key in ("pairs", "right", "sure", "sure_right")}
         right = f"{sums['right']}/{sums['pairs']}" if related else ""
         sure = f"{sums['sure_right']}/{sums['sure']}" if related else f"(of {sums['sure']})"
@@ -265,6 +332,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--real", action="store_true", help="the real sets in place of the planted ones")
     parser.add_argument("--matchers", action="store_true", help="quadratic assignment beside POT's matchers")
+    parser.add_argument("--leaves", action="store_true", help="which leaves recur in the other half")
     parser.add_argument("--kinds", nargs="+", default=None)
     parser.add_argument("--out", type=Path, default=Path("match_trees.jsonl"))
     arguments = parser.parse_args()
@@ -272,8 +340,8 @@ def main() -> None:
     different = [" / ".join(pair) for pair in itertools.combinations(SETS, 2)]
     kinds = arguments.kinds or ([*same, *different] if arguments.real else [*PLANTED, *NEGATIVE])
 
-    if arguments.matchers:
-        print(matchers())
+    if arguments.matchers or arguments.leaves:
+        print(matchers() if arguments.matchers else recurring())
         return
 
     def finished() -> list[dict[str, Any]]:

@@ -16,10 +16,24 @@ from repdyn.translation.nodes import Nodes
 if TYPE_CHECKING:
     from repdyn.topology import LevelSetTree, NodeAttributes
 
-__all__ = ["Leaves", "attractor_traits", "cosines", "inner_pairs_of", "standardised", "trait_agreement"]
+__all__ = [
+    "Leaves",
+    "MatchedLeaves",
+    "attractor_traits",
+    "cosines",
+    "inner_pairs_of",
+    "standardised",
+    "trait_agreement",
+]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
+
+CORE = 1 / 3
+"""Of each leaf's points, the densest: where a leaf ends changes from sample to sample, its middle less."""
+
+FEWEST_IN_CORE = 100
+"""Points, or all there are: of fewer the centroid is known worse than the leaf's border."""
 
 INNER_OVERLAP = 0.5
 """Inner nodes pair where their matched leaves share at least this fraction of their joint mass."""
@@ -34,9 +48,11 @@ class Leaves:
     mass
         Fraction of the points in each leaf, shape ``(n,)``.
     form
-        ``(n, D)``: centroids; or, from the tree alone, vectors with the tree's inner products.
-    points, assignment
-        What the centroids are of; None where the tree alone is known.
+        ``(n, D)``: centroids of the leaves' cores; or, from the tree alone, vectors with the tree's inner
+        products.
+    points, rows, assignment
+        The points in the cores, ``(K, D)``, their row numbers and their leaves, ``(K,)``. Points are None
+        where the tree alone is known.
     traits
         What a leaf is like without a basis, shape ``(n, T)``: mass, persistence, with points their root mean
         square distance from the centroid, and what was told of its attractors.
@@ -45,32 +61,34 @@ class Leaves:
     mass: Floats
     form: Floats
     points: NDArray[np.float32] | None
+    rows: Index
     assignment: Index
     traits: Floats
 
     @classmethod
     def of(cls, tree: LevelSetTree, x: ArrayLike | None, name: str) -> Leaves:
         """Read a tree, with the points it was fitted on or without."""
+        mass = np.bincount(tree.assignment, minlength=len(tree.leaves)) / len(tree.assignment)
+        traits = np.column_stack([mass, tree.persistence[tree.leaves]])
+        rows = _cores(tree)
+        assignment = tree.assignment[rows]
         if x is None:
-            mass = np.bincount(tree.assignment, minlength=len(tree.leaves)) / len(tree.assignment)
-            traits = np.column_stack([mass, tree.persistence[tree.leaves]])
-            return cls(mass, _shape_alone(tree), None, tree.assignment, traits)
+            return cls(mass, _shape_alone(tree), None, rows, assignment, traits)
         cloud = Cloud.of(x, f"match_trees: {name}")
         if len(cloud.points) != len(tree.assignment):
             raise RepdynError(
                 f"match_trees: {name} has {len(cloud.points)} points, its tree has {len(tree.assignment)}"
             )
-        nodes = Nodes.from_labels([cloud.points], tree.assignment)
-        centroids = nodes.centroids[0]
-        apart = ((cloud.points - centroids[tree.assignment]) ** 2).sum(axis=1)
-        spread = np.sqrt(np.bincount(tree.assignment, apart) / np.bincount(tree.assignment))
-        traits = np.column_stack([nodes.mass, tree.persistence[tree.leaves], spread])
-        return cls(nodes.mass, centroids, cloud.points, tree.assignment, traits)
+        points = cloud.points[rows]
+        centroids = Nodes.from_labels([points], assignment).centroids[0]
+        apart = ((points - centroids[assignment]) ** 2).sum(axis=1)
+        spread = np.sqrt(np.bincount(assignment, apart) / np.bincount(assignment))
+        return cls(mass, centroids, points, rows, assignment, np.column_stack([traits, spread]))
 
     def as_given(self, x: ArrayLike) -> Leaves:
         """The same leaves with centroids of the points as the model has them, not of length one."""
         raw = np.asarray(x, dtype=np.float64)
-        points = (raw - raw.mean(0)).astype(np.float32)
+        points = (raw - raw.mean(0)).astype(np.float32)[self.rows]
         centroids = Nodes.from_labels([points], self.assignment).centroids[0]
         return replace(self, points=points, form=centroids)
 
@@ -85,7 +103,43 @@ class Leaves:
         indicator[self.assignment, np.arange(len(weight))] = weight
         sums = np.asarray(indicator @ self.points, dtype=np.float64)
         drawn = total[:, None] > 0
-        return total / total.sum(), np.where(drawn, sums / np.maximum(total[:, None], 1.0), self.form)
+        mass = self.mass * total / np.bincount(self.assignment)
+        return mass / mass.sum(), np.where(drawn, sums / np.maximum(total[:, None], 1.0), self.form)
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedLeaves:
+    """Pairs of two sets of leaves.
+
+    Attributes
+    ----------
+    a, b
+        The leaves.
+    pairs, confidence
+        Leaf of a, leaf of b, shape ``(P, 2)``; the share of bootstraps that contain the pair.
+    objective, traits
+        How well the geometry and the traits of matched leaves agree.
+    score
+        What is held against surrogates.
+    """
+
+    a: Leaves
+    b: Leaves
+    pairs: Index
+    confidence: Floats
+    objective: float
+    traits: float
+    score: float
+
+    @property
+    def weight(self) -> Floats:
+        """Mass of each pair: the geometric mean of its leaves'."""
+        return np.sqrt(self.a.mass[self.pairs[:, 0]] * self.b.mass[self.pairs[:, 1]])
+
+    @property
+    def agreement(self) -> float:
+        """Mean confidence of the pairs by their mass."""
+        return float(self.weight @ self.confidence / self.weight.sum())
 
 
 def cosines(mass: Floats, form: Floats, power: float) -> Floats:
@@ -162,7 +216,7 @@ def inner_pairs_of(
     tree_a, tree_b
         The trees.
     pairs, confidence, weight
-        Matched leaves ``(P, 2)``, and for each pair its confidence and mass.
+        Matched leaves ``(P, 2)``, or branches in their place, and for each pair its confidence and mass.
 
     Returns
     -------
@@ -184,6 +238,15 @@ def inner_pairs_of(
             taken.append((score, u, v))
     found = np.array([(u, v) for _, u, v in taken], dtype=np.int64).reshape(-1, 2)
     return found, np.array([score for score, _, _ in taken])
+
+
+def _cores(tree: LevelSetTree) -> Index:
+    """Row numbers of the densest points of every leaf."""
+    order = np.lexsort((-tree.density, tree.assignment))
+    counts = np.bincount(tree.assignment, minlength=len(tree.leaves))
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = np.maximum(np.ceil(CORE * counts), FEWEST_IN_CORE)
+    return np.sort(order[place < np.repeat(kept, counts)])
 
 
 def _shape_alone(tree: LevelSetTree) -> Floats:

@@ -9,22 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
 
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.progress import track
-from repdyn.translation.assignment import quadratic_assignment
-from repdyn.translation.leaves import (
-    Leaves,
-    attractor_traits,
-    cosines,
-    inner_pairs_of,
-    standardised,
-    trait_agreement,
-)
-from repdyn.translation.partial import MOST_PAIRS, distance_correlation, shared_pairs
-from repdyn.translation.surrogates import coarse_surrogate, random_surrogate
+from repdyn.translation.candidates import Candidate, best_by_chance
+from repdyn.translation.granularity import branches_of, granularities
+from repdyn.translation.leaves import Leaves, attractor_traits, inner_pairs_of
+from repdyn.translation.partial import MOST_LEAVES, shared_by_chance, shared_pairs
+from repdyn.translation.whole import whole_by_chance, whole_pairs
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -36,15 +28,15 @@ __all__ = ["TreeMatch", "match_trees"]
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-RESTARTS = 12
-"""Independent matchings, each on a bootstrap of the points and at its own flattening of the geometry: the
-confidence of a pair is the share of them that contain it."""
-
 SURROGATES = 99
-"""Geometries of either null; none may reach the score, which is a test at 1 in 100."""
+"""Geometries of each null; none may reach the score, which is a test at 1 in 100."""
 
 ENOUGH = 5
 """Surrogates that reach the score, after which no more are tried: the match is not found at any level."""
+
+FURTHER_SURROGATES = 199
+"""Of each null in the two tests after that of whole trees, each at half its level: all three together find a
+match by chance in at most one case of fifty. None may reach the score; the first that does ends the test."""
 
 SIGNIFICANT = 0.01
 """p from which on the verdict can be "found"; ten times as much is "inconclusive"."""
@@ -52,17 +44,11 @@ SIGNIFICANT = 0.01
 AGREEMENT = 0.5
 """Mass-weighted confidence that "found" needs besides."""
 
-STARTS = 32
-"""Of each quadratic assignment, for true and surrogate geometries alike."""
-
-POWERS = (0.5, 1.0)
-"""Flattening of the leaves' spectrum: below one, few leading directions do not decide the match alone."""
-
-TRAITS = 0.2
-"""Weight of the traits beside the geometry: by chance their correlation spreads five times as wide."""
-
 FEWEST_LEAVES = 5
 """n leaves can be matched in n! ways; with fewer than five, more than one guess in a hundred is right."""
+
+FEWEST_COARSER = 8
+"""Leaves of a granularity that is tried besides the one given: parts of fewer agree by chance too often."""
 
 _CONFIG = ("verdict", "reason", "objective", "traits", "score", "p_value")
 
@@ -74,7 +60,8 @@ class TreeMatch:
     Attributes
     ----------
     pairs
-        Node of A and node of B, shape ``(P, 2)``: leaves first, then inner nodes.
+        Node of A and node of B, shape ``(P, 2)``: leaves first, or at a coarser granularity the branches that
+        are its leaves, then inner nodes below them.
     confidence
         Of each pair, from 0 to 1, shape ``(P,)``: for leaves the share of independent matchings that
         contain it, for inner nodes the mean over their leaves times the overlap.
@@ -89,14 +76,14 @@ class TreeMatch:
         Mean rank correlation of mass, persistence and spread of matched leaves, which the matching does not
         look at; median over matchings.
     score
-        Objective plus ``0.2 * traits``, median over matchings: what is tested. Where only a part is shared:
+        Objective plus ``0.2 * traits``, median over matchings: what is tested. Where only a part is shared,
         how well the kept pairs agree, of the most that all leaves could.
     p_value
-        Of the score among the surrogates of the null that reaches it more often:
-        (1 + how many reach it) / (1 + n); NaN where none was measured.
+        Of the score among the surrogates of the null that reaches it most often, which were matched at as
+        many granularities: (1 + how many reach it) / (1 + n); NaN where none was measured.
     surrogates
-        Scores of the surrogates, ``(2, n)``: random geometry of the same masses and spectrum, and random
-        fine geometry within the same few groups.
+        Scores of the surrogates, ``(3, n)``: leaves as far from the mean in random directions, random fine
+        geometry within the same few groups, and angles or distances shuffled within these.
     tree_a, tree_b
         The trees as arrays, for the picture.
     """
@@ -194,7 +181,9 @@ def match_trees(
 
     Where the whole sets do not match (leaves that the other tree lacks move the common mean), what they share
     is looked for, given points, among up to thirty leaves of each: pairs whose distances agree with one
-    another.
+    another. Then both are tried at coarser granularities, with two thirds of the leaves and so on: the trees
+    as given are the finest. Of all these the one counts that lies farthest above its surrogates, and the
+    farthest of the surrogates, at any granularity, must not lie as far.
 
     Parameters
     ----------
@@ -212,8 +201,9 @@ def match_trees(
     Returns
     -------
     TreeMatch
-        ``"found"`` where no surrogate of either null reaches the score (p = .01, or .005 for a part) and
-        independent matchings agree. Leaves without a partner are in no pair.
+        ``"found"`` where no surrogate of any null reaches the score (p = .01 for whole trees as given, .005
+        for parts of them, .005 for the coarser granularities) and independent matchings agree. Leaves without
+        a partner are in no pair.
 
     Raises
     ------
@@ -245,7 +235,7 @@ def match_trees(
             traits=float("nan"),
             score=float("nan"),
             p_value=float("nan"),
-            surrogates=np.empty((2, 0)),
+            surrogates=np.empty((3, 0)),
             tree_a=drawn_a,
             tree_b=drawn_b,
         )
@@ -255,107 +245,71 @@ def match_trees(
         a = replace(a, traits=np.column_stack([a.traits, more_a]))
         b = replace(b, traits=np.column_stack([b.traits, more_b]))
     generator = np.random.default_rng(seed)
-    votes = np.zeros((leaves[0], leaves[1]))
-    told = np.empty((RESTARTS, 2))
-    for k in range(RESTARTS):
-        power = float(generator.uniform(*POWERS))
-        one, other = (side.resampled(generator) for side in (a, b))
-        told[k, 0], pairs = _matched(*one, *other, power, int(generator.integers(2**31)))
-        told[k, 1] = trait_agreement(a.traits[pairs[:, 0]], b.traits[pairs[:, 1]])
-        votes[pairs[:, 0], pairs[:, 1]] += 1 / RESTARTS
-    objective, traits = (float(median) for median in np.median(told, axis=0))
-    score = float(np.median(told @ [1.0, TRAITS]))
-    surrogates, p_value = _null(a, b, score, generator)
-    # The matching that independent matchings agree on most, not the one of one lucky objective.
-    left, right = linear_sum_assignment(votes, maximize=True)
-    voted = votes[left, right] > 0
-    leaf_pairs = np.stack([left[voted], right[voted]], axis=1).astype(np.int64)
-    confidence = votes[leaf_pairs[:, 0], leaf_pairs[:, 1]]
-    agreement = _agreed(leaf_pairs, confidence, a, b)
-    reason = (
-        f"matchings agree on {agreement:.0%} of the mass, objective {objective:.2f}, traits {traits:.2f}, "
-        f"score {score:.2f} against at most {surrogates.max():.2f} by chance, p = {p_value:.2g}"
+    tested = best_by_chance(
+        [Candidate(whole_pairs(a, b, generator), whole_by_chance, (tree_a, tree_b))],
+        SURROGATES,
+        ENOUGH,
+        generator,
     )
-    if p_value <= SIGNIFICANT and agreement >= AGREEMENT:
+    verdict = "inconclusive" if tested.p_value <= 10 * SIGNIFICANT else "not found"
+    nodes_of_a, nodes_of_b = tree_a.leaves, tree_b.leaves
+    if tested.p_value <= SIGNIFICANT and tested.best.match.agreement >= AGREEMENT:
         verdict = "found"
-    else:
-        verdict = "inconclusive" if p_value <= 10 * SIGNIFICANT else "not found"
     # Not for trees alone: heights of joins are often equal, which no surrogate's distances are.
-    if verdict != "found" and x_a is not None and x_b is not None and leaves[0] * leaves[1] <= MOST_PAIRS:
-        raw = a.as_given(x_a), b.as_given(x_b)
-        part = shared_pairs(*raw, generator)
-        agreement = _agreed(part.pairs, part.confidence, a, b)
-        if part.p_value <= SIGNIFICANT / 2 and agreement >= AGREEMENT and len(part.pairs) >= FEWEST_LEAVES:
-            leaf_pairs, confidence, verdict = part.pairs, part.confidence, "found"
-            score, p_value, surrogates = part.score, part.p_value, part.surrogates
-            traits = trait_agreement(a.traits[leaf_pairs[:, 0]], b.traits[leaf_pairs[:, 1]])
-            objective = distance_correlation(*raw, leaf_pairs)
-            reason = (
-                f"{len(leaf_pairs)} leaves are shared, the others have no partner: matchings agree on "
-                f"{agreement:.0%} of their mass, score {score:.2f} against at most {surrogates.max():.2f} by "
-                f"chance, p = {p_value:.2g}"
-            )
-    weight = np.sqrt(a.mass[leaf_pairs[:, 0]] * b.mass[leaf_pairs[:, 1]])
-    inner_pairs, inner_confidence = inner_pairs_of(tree_a, tree_b, leaf_pairs, confidence, weight)
+    elif x_a is not None and x_b is not None:
+        cuts = granularities(tree_a, tree_b, MOST_LEAVES, FEWEST_COARSER)
+        for some in (cuts[:1], cuts[1:]):
+            candidates = [c for cut in some for c in _candidates(cut, (tree_a, tree_b), x_a, x_b, generator)]
+            further = best_by_chance(candidates, FURTHER_SURROGATES, 1, generator) if candidates else tested
+            match = further.best.match
+            if (
+                further.p_value <= SIGNIFICANT / 2
+                and match.agreement >= AGREEMENT
+                and len(match.pairs) >= FEWEST_LEAVES
+            ):
+                tested, verdict = further, "found"
+                nodes_of_a, nodes_of_b = (
+                    branches_of(tree, cut) for tree, cut in zip((tree_a, tree_b), further.best.cut)
+                )
+                break
+    match = tested.best.match
+    reason = (
+        f"{len(match.pairs)} of {len(match.a.mass)} and {len(match.b.mass)} branches are paired, restarts "
+        f"agree on {match.agreement:.0%} of their mass, objective {match.objective:.2f}, traits "
+        f"{match.traits:.2f}, score {match.score:.2f} against at most {tested.surrogates.max():.2f} "
+        f"by chance, p = {tested.p_value:.2g}"
+    )
+    pairs = np.column_stack([nodes_of_a[match.pairs[:, 0]], nodes_of_b[match.pairs[:, 1]]])
+    inner_pairs, inner_confidence = inner_pairs_of(tree_a, tree_b, pairs, match.confidence, match.weight)
     return TreeMatch(
-        np.concatenate([leaf_pairs, inner_pairs]),
-        np.concatenate([confidence, inner_confidence]),
+        np.concatenate([pairs, inner_pairs]),
+        np.concatenate([match.confidence, inner_confidence]),
         verdict,
         reason,
-        objective,
-        traits,
-        score,
-        p_value,
-        surrogates,
+        match.objective,
+        match.traits,
+        match.score,
+        tested.p_value,
+        tested.surrogates,
         drawn_a,
         drawn_b,
     )
 
 
-def _agreed(pairs: Index, confidence: Floats, a: Leaves, b: Leaves) -> float:
-    """Mean confidence of pairs by their mass."""
-    weight = np.sqrt(a.mass[pairs[:, 0]] * b.mass[pairs[:, 1]])
-    return float(weight @ confidence / weight.sum())
-
-
-def _null(a: Leaves, b: Leaves, score: float, generator: np.random.Generator) -> tuple[Floats, float]:
-    """Scores of both nulls in turn, and the p-value of the one that reaches the score more often."""
-    found: list[list[float]] = [[], []]
-    for _ in track(range(SURROGATES), "matching surrogates"):
-        power = float(generator.uniform(*POWERS))
-        for made, surrogate in zip(found, (random_surrogate, coarse_surrogate)):
-            form = surrogate(b.mass, b.form, generator)
-            start = int(generator.integers(2**31))
-            objective, pairs = _matched(a.mass, a.form, b.mass, form, power, start)
-            traits = trait_agreement(a.traits[pairs[:, 0]], b.traits[pairs[:, 1]])
-            made.append(objective + TRAITS * traits)
-        if max((np.array(made) >= score).sum() for made in found) >= ENOUGH:
-            break
-    surrogates = np.array(found)
-    reached = int((surrogates >= score).sum(1).max())
-    # Stopped early, the share itself is the p-value; else the observed match counts as one more draw.
-    count = surrogates.shape[1]
-    return surrogates, reached / count if reached >= ENOUGH else (1 + reached) / (1 + count)
-
-
-def _matched(
-    mass_a: Floats, form_a: Floats, mass_b: Floats, form_b: Floats, power: float, seed: int
-) -> tuple[float, Index]:
-    """One matching: its objective and its pairs of leaves."""
-    a, b = cosines(mass_a, form_a, power), cosines(mass_b, form_b, power)
-    size = max(len(a), len(b))
-    found, _ = quadratic_assignment(
-        standardised(a, size), standardised(b, size), starts=STARTS, polished=2, seed=seed
-    )
-    left = np.flatnonzero(found[0][: len(a)] < len(b))
-    right = found[0][left]
-    upper = np.triu_indices(len(left), 1)
-    one, other = a[np.ix_(left, left)][upper], b[np.ix_(right, right)][upper]
-    spread = float(one.std() * other.std())
-    if spread <= 1e-12:
-        return 0.0, np.stack([left, right], axis=1)
-    similarity = float(((one - one.mean()) * (other - other.mean())).mean()) / spread
-    return similarity, np.stack([left, right], axis=1)
+def _candidates(
+    cut: tuple[LevelSetTree, LevelSetTree],
+    given: tuple[LevelSetTree, LevelSetTree],
+    x_a: ArrayLike,
+    x_b: ArrayLike,
+    generator: np.random.Generator,
+) -> list[Candidate]:
+    """What two trees share at a granularity, and all their leaves unless it is the one given."""
+    a, b = Leaves.of(cut[0], x_a, "x_a"), Leaves.of(cut[1], x_b, "x_b")
+    shared = shared_pairs(a.as_given(x_a), b.as_given(x_b), generator)
+    found = [Candidate(shared, shared_by_chance, cut)]
+    if cut[0] is not given[0] or cut[1] is not given[1]:
+        found.append(Candidate(whole_pairs(a, b, generator), whole_by_chance, cut))
+    return found
 
 
 def _arrays(tree: LevelSetTree) -> dict[str, NDArray[Any]]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from repdyn.errors import RepdynError
-from repdyn.progress import track
-from repdyn.translation.leaves import Leaves
-from repdyn.translation.surrogates import coarse_surrogate, random_surrogate
+from repdyn.translation.leaves import Leaves, MatchedLeaves, trait_agreement
+from repdyn.translation.surrogates import coarse_surrogate, groups_of, random_surrogate, shuffled_surrogate
 
 __all__ = [
-    "MOST_PAIRS",
-    "SharedPairs",
+    "MOST_LEAVES",
     "consistent_pairs",
     "distance_correlation",
     "log_distances",
+    "shared_by_chance",
     "shared_pairs",
 ]
 
@@ -28,18 +25,11 @@ Index = NDArray[np.int64]
 TOLERANCE = 0.05
 """Ratio of two distances, less one, that still agrees well: at .08 unrelated leaves agree too often."""
 
-SURROGATES = 199
-"""Geometries of either null, none of which may reach the score: half the level of the test of whole trees,
-which comes first."""
-
-ENOUGH = 5
-"""Surrogates that reach the score, after which no more are tried."""
-
 RESAMPLED = 12
 """Bootstraps of the points; the confidence of a pair is the share of them that contain it."""
 
-MOST_PAIRS = 900
-"""Possible pairs, of thirty leaves and thirty: the graph takes their square in memory."""
+MOST_LEAVES = 30
+"""Of either side: the graph of all pairs takes their fourth power in memory."""
 
 STEPS = 40
 """Steps of the walk; most have settled after half of them."""
@@ -61,55 +51,45 @@ ROUNDS = 2
 """Matchings, each with the unit of length that the pairs of the one before agree on."""
 
 
-@dataclass(frozen=True, eq=False)
-class SharedPairs:
-    """What two sets of leaves share, and the test of it.
-
-    Attributes
-    ----------
-    pairs, confidence
-        Leaf of a, leaf of b, shape ``(P, 2)``; the share of bootstraps that contain the pair.
-    score, p_value
-        Of :func:`consistent_pairs`; its p-value under the null that reaches it more often.
-    surrogates
-        Scores under random geometry and under random fine geometry, ``(2, n)``.
-    """
-
-    pairs: Index
-    confidence: Floats
-    score: float
-    p_value: float
-    surrogates: Floats
-
-
-def shared_pairs(a: Leaves, b: Leaves, generator: np.random.Generator) -> SharedPairs:
-    """Match what two sets of leaves share and test it: neither null may agree as well.
+def shared_pairs(a: Leaves, b: Leaves, generator: np.random.Generator) -> MatchedLeaves:
+    """Match what two sets of leaves share.
 
     Parameters
     ----------
     a, b
         Leaves whose ``form`` is as the models have it: lengths of directions would depend on the common mean.
     generator
-        Of bootstraps and surrogates.
+        Of bootstraps.
     """
-    here, there = log_distances(a.form), log_distances(b.form)
-    score, pairs = consistent_pairs(here, there, TOLERANCE)
-    found: list[list[float]] = [[], []]
-    for _ in track(range(SURROGATES), "matching surrogates in part"):
-        for made, surrogate in zip(found, (random_surrogate, coarse_surrogate)):
-            other = log_distances(surrogate(b.mass, b.form, generator))
-            made.append(consistent_pairs(here, other, TOLERANCE)[0])
-        if max((np.array(made) >= score).sum() for made in found) >= ENOUGH:
-            break
-    surrogates = np.array(found)
-    reached, count = int((surrogates >= score).sum(1).max()), surrogates.shape[1]
-    p_value = reached / count if reached >= ENOUGH else (1 + reached) / (1 + count)
+    score, pairs = consistent_pairs(log_distances(a.form), log_distances(b.form), TOLERANCE)
     votes = np.zeros((len(a.mass), len(b.mass)))
     for _ in range(RESAMPLED):
         (_, one), (_, other) = a.resampled(generator), b.resampled(generator)
         _, again = consistent_pairs(log_distances(one), log_distances(other), TOLERANCE)
         votes[again[:, 0], again[:, 1]] += 1 / RESAMPLED
-    return SharedPairs(pairs, votes[pairs[:, 0], pairs[:, 1]], score, p_value, surrogates)
+    confidence = votes[pairs[:, 0], pairs[:, 1]]
+    objective = distance_correlation(a, b, pairs)
+    traits = trait_agreement(a.traits[pairs[:, 0]], b.traits[pairs[:, 1]])
+    return MatchedLeaves(a, b, pairs, confidence, objective, traits, score)
+
+
+def shared_by_chance(a: Leaves, b: Leaves, generator: np.random.Generator) -> tuple[float, ...]:
+    """Scores of what a shares with one surrogate of b from each null.
+
+    Parameters
+    ----------
+    a, b
+        As in :func:`shared_pairs`.
+    generator
+        Of surrogates.
+    """
+    here, there = log_distances(a.form), log_distances(b.form)
+    others = (
+        log_distances(random_surrogate(b.mass, b.form, generator)),
+        log_distances(coarse_surrogate(b.mass, b.form, generator)),
+        shuffled_surrogate(there, groups_of(b.mass, b.form), generator),
+    )
+    return tuple(consistent_pairs(here, other, TOLERANCE)[0] for other in others)
 
 
 def distance_correlation(a: Leaves, b: Leaves, pairs: Index) -> float:

@@ -8,15 +8,20 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from repdyn.translation.coordinates import unit_rows
 
-__all__ = ["coarse_surrogate", "random_surrogate"]
+__all__ = ["coarse_surrogate", "groups_of", "random_surrogate", "shuffled_surrogate"]
 
 Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 
 def random_surrogate(mass: Floats, form: Floats, generator: np.random.Generator) -> Floats:
-    r"""Vectors of equal masses and spectrum whose geometry is random: mixed by a rotation over the leaves.
+    r"""Vectors as far from their mean as the given ones, in directions mixed by a rotation over the leaves.
 
-    .. math:: \tilde C = M^{-1/2} Q\, M^{1/2} (C - m^\top C), \qquad M = \mathrm{diag}(m)
+    .. math:: \tilde c_i = r_i \frac{\tilde u_i}{\lVert \tilde u_i \rVert}, \qquad
+              \tilde U = \bar u + B Q B^\top (U - \bar u), \qquad c_i - m^\top C = r_i u_i
+
+    where the columns of B are an orthonormal basis of what sums to zero over the leaves. Leaves at right
+    angles, which agree by how far out they lie and in nothing else, stay at right angles and as far out.
 
     Parameters
     ----------
@@ -29,8 +34,11 @@ def random_surrogate(mass: Floats, form: Floats, generator: np.random.Generator)
     -------
     (n, D) array
     """
-    weighted = np.sqrt(mass)[:, None] * (form - mass @ form)
-    return np.asarray((_rotation(len(mass), generator) @ weighted) / np.sqrt(mass)[:, None])
+    centred = form - mass @ form
+    directions = unit_rows(centred)
+    mean = directions.mean(0)
+    mixed = mean + _mixed(directions - mean, generator)
+    return np.asarray(unit_rows(mixed) * np.linalg.norm(centred, axis=1, keepdims=True))
 
 
 def coarse_surrogate(mass: Floats, form: Floats, generator: np.random.Generator) -> Floats:
@@ -58,10 +66,7 @@ def coarse_surrogate(mass: Floats, form: Floats, generator: np.random.Generator)
     Ward, J. (1963). Hierarchical grouping to optimize an objective function. JASA 58(301).
     """
     centred = form - mass @ form
-    count = len(centred)
-    groups = fcluster(
-        linkage(unit_rows(centred), "ward"), max(2, round(float(np.sqrt(count)))), criterion="maxclust"
-    )
+    groups = groups_of(mass, form)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)
     placed = left * values
     made = placed.copy()
@@ -70,12 +75,52 @@ def coarse_surrogate(mass: Floats, form: Floats, generator: np.random.Generator)
         if len(rows) < 2:
             continue
         mean = placed[rows].mean(0)
-        # An orthonormal basis of what sums to zero over the group: mixing in it leaves the mean alone.
-        noise = generator.normal(size=(len(rows), len(rows) - 1))
-        basis = np.linalg.qr(np.column_stack([np.ones(len(rows)), noise]))[0][:, 1:]
-        mixed = basis @ _rotation(len(rows) - 1, generator) @ (basis.T @ (placed[rows] - mean))
+        mixed = _mixed(placed[rows] - mean, generator)
         made[rows] = mean + mixed @ _rotation(placed.shape[1], generator)
     return np.asarray(made)
+
+
+def groups_of(mass: Floats, form: Floats) -> Index:
+    r"""About :math:`\sqrt n` groups of leaves by their directions (Ward): one for each leaf."""
+    count = max(2, round(float(np.sqrt(len(form)))))
+    return np.asarray(fcluster(linkage(unit_rows(form - mass @ form), "ward"), count, criterion="maxclust"))
+
+
+def shuffled_surrogate(matrix: Floats, groups: Index, generator: np.random.Generator) -> Floats:
+    """A symmetric matrix over the leaves, its entries between the same two groups (or within one) shuffled.
+
+    Leaves that all lie equally far apart, as clusters in many dimensions do, agree in any order. Mixing them
+    by a rotation makes their distances unequal, and beside that any two such sets look alike; here they stay
+    equal.
+
+    Parameters
+    ----------
+    matrix
+        Shape ``(n, n)``; its diagonal stays.
+    groups
+        Of each leaf, ``(n,)``: :func:`groups_of`.
+    generator
+        Draws the order.
+
+    Returns
+    -------
+    (n, n) array
+    """
+    i, j = np.triu_indices(len(matrix), 1)
+    low, high = np.minimum(groups[i], groups[j]), np.maximum(groups[i], groups[j])
+    block = low * (int(groups.max()) + 1) + high
+    places = np.argsort(block, kind="stable")
+    drawn = np.lexsort((generator.random(len(block)), block))
+    made = matrix.copy()
+    made[i[places], j[places]] = made[j[places], i[places]] = matrix[i[drawn], j[drawn]]
+    return made
+
+
+def _mixed(rows: Floats, generator: np.random.Generator) -> Floats:
+    """Rows that sum to zero, mixed by a rotation that leaves this so."""
+    noise = generator.normal(size=(len(rows), len(rows) - 1))
+    basis = np.linalg.qr(np.column_stack([np.ones(len(rows)), noise]))[0][:, 1:]
+    return np.asarray(basis @ _rotation(len(rows) - 1, generator) @ (basis.T @ rows))
 
 
 def _rotation(size: int, generator: np.random.Generator) -> Floats:

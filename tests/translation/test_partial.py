@@ -65,7 +65,7 @@ def test_trees_that_share_a_part_are_matched_in_that_part(planted) -> None:
     ]
     leaves = match.pairs[(match.pairs < [len(n) for n in named]).all(1)]
     assert match.verdict == "found"
-    assert "are shared" in match.reason
+    assert "of 14 and" in match.reason or "of 13 and" in match.reason
     right = named[0][leaves[:, 0]] == named[1][leaves[:, 1]]
     assert 6 <= len(leaves) <= 11
     assert right.mean() > 0.8
