@@ -19,6 +19,7 @@ import pytest
 from repdyn.cli import corpus, main, walk
 from repdyn.cli.corpus import Corpus, documentation_corpus, shuffled_characters
 from repdyn.cli.data import Pictures
+from repdyn.translation import translate
 
 
 def call(*words: str) -> int:
@@ -47,6 +48,8 @@ def docstrings(monkeypatch: pytest.MonkeyPatch, small_corpus: Corpus) -> None:
         monkeypatch.setattr(module, "documentation_corpus", lambda *_, **__: small_corpus)
     for size, small in {"FITTED": 300, "HELD_OUT": 100, "FOREIGN": 50, "PAIRED": 100}.items():
         monkeypatch.setattr(walk, size, small)
+    few = tuple(12 if value == 120 else value for value in translate.__defaults__ or ())
+    monkeypatch.setattr(translate, "__defaults__", few)  # candidates: nothing is found in some hundreds
     for length, short in {"EPOCHS": 2, "STARTS": 20, "STEPS_OF_THE_FIELD": 50}.items():
         monkeypatch.setattr(walk, length, short)
 
