@@ -85,7 +85,7 @@ def shared_by_chance(a: Leaves, b: Leaves, generator: np.random.Generator) -> tu
     """
     here, there = log_distances(a.form), log_distances(b.form)
     others = (
-        log_distances(random_surrogate(b.mass, b.form, generator)),
+        log_distances(random_surrogate(b.form, generator)),
         log_distances(coarse_surrogate(b.mass, b.form, generator)),
         shuffled_surrogate(there, groups_of(b.mass, b.form), generator),
     )

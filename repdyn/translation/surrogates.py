@@ -14,19 +14,20 @@ Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
-def random_surrogate(mass: Floats, form: Floats, generator: np.random.Generator) -> Floats:
+def random_surrogate(form: Floats, generator: np.random.Generator) -> Floats:
     r"""Vectors as far from their mean as the given ones, in directions mixed by a rotation over the leaves.
 
     .. math:: \tilde c_i = r_i \frac{\tilde u_i}{\lVert \tilde u_i \rVert}, \qquad
-              \tilde U = \bar u + B Q B^\top (U - \bar u), \qquad c_i - m^\top C = r_i u_i
+              \tilde U = \bar u + B Q B^\top (U - \bar u), \qquad c_i - \bar c = r_i u_i
 
-    where the columns of B are an orthonormal basis of what sums to zero over the leaves. Leaves at right
-    angles, which agree by how far out they lie and in nothing else, stay at right angles and as far out.
+    where the columns of B are an orthonormal basis of what sums to zero over the leaves. Leaves that are all
+    equally far apart stay so, about a mean in which all count alike; what their masses then make of the
+    angles, about the mean of the points, is the same for the surrogate.
 
     Parameters
     ----------
-    mass, form
-        Shapes ``(n,)`` and ``(n, D)``.
+    form
+        Shape ``(n, D)``.
     generator
         Draws Q.
 
@@ -34,7 +35,7 @@ def random_surrogate(mass: Floats, form: Floats, generator: np.random.Generator)
     -------
     (n, D) array
     """
-    centred = form - mass @ form
+    centred = form - form.mean(0)
     directions = unit_rows(centred)
     mean = directions.mean(0)
     mixed = mean + _mixed(directions - mean, generator)
@@ -52,7 +53,7 @@ def coarse_surrogate(mass: Floats, form: Floats, generator: np.random.Generator)
     Parameters
     ----------
     mass, form
-        As in :func:`random_surrogate`.
+        Shapes ``(n,)`` and ``(n, D)``.
     generator
         Draws the rotations.
 

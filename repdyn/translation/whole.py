@@ -71,7 +71,7 @@ def whole_by_chance(a: Leaves, b: Leaves, generator: np.random.Generator) -> tup
     here, there = cosines(a.mass, a.form, power), cosines(b.mass, b.form, power)
     scores = []
     for other in (
-        cosines(b.mass, random_surrogate(b.mass, b.form, generator), power),
+        cosines(b.mass, random_surrogate(b.form, generator), power),
         cosines(b.mass, coarse_surrogate(b.mass, b.form, generator), power),
         shuffled_surrogate(there, groups_of(b.mass, b.form), generator),
     ):
