@@ -305,9 +305,11 @@ def _between(trials: Sequence[Trial]) -> float | None:
     """The penalty half-way, in logarithms, from the last that is too weak to the first that is too strong."""
     weak = [t.penalty for t in trials if t.diverged > DIVERGED or (t.settled < 0.5 and t.attractors != 1)]
     strong = [t.penalty for t in trials if t.diverged <= DIVERGED and t.attractors == 1]
-    low = max(weak, default=0.0)
+    low = max(weak, default=float("inf"))
     high = min((penalty for penalty in strong if penalty > low), default=None)
-    return None if high is None or low == 0 else (low * high) ** 0.5
+    if high is None:
+        return None
+    return (low * high) ** 0.5 if low > 0 else high / 3  # the sweep goes on downwards
 
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:

@@ -138,6 +138,13 @@ class TestGap:
         assert penalties == sorted(penalties)
         assert repr(found).count("*") == 1
 
+    def test_a_usable_penalty_below_the_sweep_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tried = pretended(monkeypatch, 0.001, 0.0025)
+        found = SurrogateAutoencoder(2, (4,), epochs=1).fit(clustered(40), "out")
+        assert 0.001 <= found.penalty_ <= 0.0025
+        assert found.notes_ == ()
+        assert len(tried) == 8
+
     def test_the_search_ends_where_there_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tried = pretended(monkeypatch, 0.04, 0.04)
         with pytest.warns(SurrogateWarning, match="one attractor"):
