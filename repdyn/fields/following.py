@@ -86,6 +86,11 @@ class Journeys:
             return
         self._join()
 
+    def release(self, captives: NDArray[np.int64]) -> None:
+        """Follow captives on by themselves, to their own ends."""
+        self.shared[captives] = -1
+        self.iterate(captives, max_period=MAX_PERIOD)
+
     def _join(self) -> None:
         """In rounds, each ``GROWTH`` times the one before: what a round reached traps those after it."""
         n = len(self.starts)

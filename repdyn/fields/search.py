@@ -89,11 +89,19 @@ def find_attractors(
         raise RepdynError(f"solver: there is no {solver!r}; {nearest_names(solver, SOLVERS)}")
     journeys = Journeys(field, check_starts(z0, tol, max_steps), solver, tol, max_steps, seed)
     journeys.follow()
+    naming = _named(journeys)
+    if len(naming.astray):
+        journeys.release(naming.astray)
+        naming = _named(journeys)
+    return naming.result()
+
+
+def _named(journeys: Journeys) -> _Naming:
     naming = _Naming(journeys)
     naming.find_cycles()
     naming.find_fixed_points()
     naming.name_the_rest()
-    return naming.result()
+    return naming
 
 
 class _Naming:
@@ -174,6 +182,11 @@ class _Naming:
             )
             for p in self.places
         ]
+
+    @property
+    def astray(self) -> NDArray[np.int64]:
+        """Captives of an orbit that came to no attractor: it was on its way, and theirs may be shorter."""
+        return np.flatnonzero((self.run.shared >= 0) & np.isin(self.status, (SLOW, BUDGET)))
 
     def result(self) -> Attractors:
         """Order the attractors by basin and say what must be known of them."""

@@ -112,6 +112,21 @@ class TestTrapping:
         assert (matched[trapping.basin] == plain.basin).mean() >= 0.99
         np.testing.assert_allclose(trapping.points, plain.points[matched], atol=1e-8)
 
+    def test_starts_that_join_an_orbit_on_a_long_way_are_not_named_after_it(self) -> None:
+        # A bottleneck at x = 0 takes all steps of those left of it; what joins them there is soon through.
+        def step(z: Tensor) -> Tensor:
+            x, y = z[:, :1], z[:, 1:]
+            return torch.cat([x + 0.05 * (0.004 + x**2) * (2 - x), 0.5 * y], 1)
+
+        z = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        z = z * torch.tensor([3.0, 1.0]) - torch.tensor([1.0, 0.5])
+        plain, trapping = (
+            LatentField(step).attractors(z, solver=s, max_steps=300) for s in ("picard", "trapping")
+        )
+        assert len(plain) == len(trapping) == 1
+        assert (trapping.basin[plain.basin == 0] == 0).all()
+        assert (plain.basin == 0).mean() > 0.9
+
     def test_a_trap_that_captives_get_out_of_is_narrowed(self) -> None:
         # An attracting point beside an unstable one, nearer than a trap's radius along one of 24 axes only:
         # what comes in beyond it is on its way to the third, far off.
