@@ -93,9 +93,7 @@ print(nothing)
 # %% [markdown]
 # ## What was not found
 # Nothing in the shapeless copy: the two halves' maps do not agree, and the verdict is "not found", so
-# what was found in the real paths comes from their shape and not from the values of coordinates. Less
-# text is not enough, though: with 2000 passages for each model instead of 4000 this very script ends
-# with "not found".
+# what was found in the real paths comes from their shape and not from the values of coordinates.
 #
 # Look at the identity's row before concluding much. It needs no map at all, and it is high because
 # both encoders descend from one checkpoint. `translate` never uses it, but that kinship makes their

@@ -74,7 +74,7 @@ def texts() -> list[str]:
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A bucket on a server that speaks S3; the workers inherit where it is."""
     server = pytest.importorskip("moto.server", reason="moto comes with the extra test")
-    fsspec = pytest.importorskip("s3fs", reason="s3fs comes with the extra test") and __import__("fsspec")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs comes with the extra test")
     running = server.ThreadedMotoServer(port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
@@ -86,9 +86,12 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Any:
     }
     before = {name: os.environ.get(name) for name in known}
     os.environ.update(known)
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("paths")
+    # fsspec keeps its connections: one to an earlier test's server, stopped by now, is not ours.
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir("paths")
     yield "s3://paths"
     running.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
 

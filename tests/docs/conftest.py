@@ -99,6 +99,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
     yield
     running.stop()
+    s3fs.S3FileSystem.clear_instance_cache()  # who comes after has another server
 
 
 @pytest.fixture(scope="session")
