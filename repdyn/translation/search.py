@@ -55,8 +55,8 @@ BATCH = 1500
 """Points of each side matched per step; the comparison is quadratic in it."""
 
 FREE = 12
-"""Proposals before any is guided by the best fitting candidate, each followed by a round; later ones by half
-a round, for that many rounds find what can be found early."""
+"""Proposals before any is guided by the best fitting candidate. A round follows each of them, and
+every second of the later ones."""
 
 POOL_EVERY = 4
 """Proposals after which the best fitting are pooled anew. Past the free ones every so many is guided."""
@@ -66,6 +66,10 @@ CONSENSUS = 24
 
 POOLED = 8
 """Proposals in a pool."""
+
+KEPT = 48
+"""Candidates kept: maps of a wide model at all depths are large, and what fits worse has no turn to be
+refined."""
 
 FUNNEL = ((32, 4), (64, 4))
 """Components and steps of the short refinement every candidate gets, which brings all to one rank."""
@@ -154,16 +158,18 @@ class Search:
         self._proposed.append(self.propose(number, self.best if guided else None))
         self.found.append(self._proposed[-1])
         if not guided:
-            self._free.append([m[:NODE_COMPONENTS, :NODE_COMPONENTS] for m in self._proposed[-1].maps])
+            # Copies: a view would keep the whole maps.
+            self._free.append([m[:NODE_COMPONENTS, :NODE_COMPONENTS].copy() for m in self._proposed[-1].maps])
         if pooled:
             self.found.append(self.pool())
         if number + 1 in {CONSENSUS << doubling for doubling in range(16)}:
             self.found += self.consensus()
+        self.found = sorted(self.found, key=lambda candidate: -candidate.fit)[:KEPT]
         moving = [k for k, candidate in enumerate(self.found) if candidate.rounds < MOST_ROUNDS]
         if moving and (early or number % 2 == 0):
-            best = max(moving, key=lambda k: self.found[k].fit)
-            maps = self._refined(self.found[best].maps, [ROUND], BATCH)
-            self.found[best] = replace(self._scored(maps), rounds=self.found[best].rounds + 1)
+            candidate = self.found[moving[0]]
+            maps = self._refined(candidate.maps, [ROUND], BATCH)
+            self.found[moving[0]] = replace(self._scored(maps), rounds=candidate.rounds + 1)
 
     def pool(self) -> Candidate:
         """The mean of the best fitting proposals, refined by one round.
@@ -171,8 +177,8 @@ class Search:
         Each of them has a few directions right and the others wrong in a way of its own: what is right adds
         up. Refined candidates are left out, for their errors are no longer their own.
         """
-        best = sorted(self._proposed, key=lambda candidate: -candidate.fit)[:POOLED]
-        mean = [nearest_orthogonal(sum(maps[1:], maps[0])) for maps in zip(*(c.maps for c in best))]
+        self._proposed = sorted(self._proposed, key=lambda candidate: -candidate.fit)[:POOLED]
+        mean = [nearest_orthogonal(sum(maps[1:], maps[0])) for maps in zip(*(c.maps for c in self._proposed))]
         return replace(self._scored(self._refined(mean, [ROUND], BATCH)), rounds=1)
 
     def consensus(self) -> list[Candidate]:
