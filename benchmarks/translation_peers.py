@@ -1,8 +1,9 @@
 """Other ways to translate between two models, each a function from clouds of points to a linear map.
 
 Unpaired: Gromov-Wasserstein of POT, plain and fused, and an aligner after mini-vec2vec (k-means centroids
-assigned by their similarities, then mutual neighbours), written here from its description. Paired, for the
-ceiling and for few anchors: Procrustes, ridge, canonical correlation, relative representations.
+assigned by their similarities, then neighbours), written here from its description, at its author's settings.
+Paired, for the ceiling and for few anchors: Procrustes, ridge, canonical correlation, relative
+representations.
 """
 
 from __future__ import annotations
@@ -20,14 +21,25 @@ __all__ = ["gromov_wasserstein", "kmeans_aligner"]
 
 Floats = NDArray[np.float64]
 
-MATCHED = 1000
-"""Points of each side in the plain coupling, which takes their square in memory and their cube in time."""
+MATCHED = 1500
+"""Points of each side in the coupling, as many as a step of `translate` compares: its time grows with their
+cube."""
+
+EXACT = 2_000_000
+"""Iterations of the transport inside; POT's own limit stops it before the optimum of so many points."""
 
 FEATURES = 16
 """Sorted similarities to nearest points, what the fused variant knows of a point without a basis."""
 
-CLUSTERS, ROUNDS, NEIGHBORS = 20, 10, 50
-"""Of the aligner: k-means clusters, repetitions that are averaged, and neighbours in the refinement."""
+ROUNDS, CLUSTERS, CLUSTERED, STARTS = 30, 20, 10_000, 30
+"""Of the aligner's anchors, as its author runs it: repetitions, k-means clusters in each, points they are
+grown on, and starts of the assignment."""
+
+NEIGHBORS, STEPS, DRAWN = 50, 100, 1000
+"""Of its refinement: neighbours whose mean is a point's counterpart, steps, and points drawn for each."""
+
+FINE, STEP = 500, 0.5
+"""Clusters of its last step, and what a new map weighs beside the old one in all steps."""
 
 
 def gromov_wasserstein(x: Floats, y: Floats, fused: bool, seed: int) -> LinearTranslation:
@@ -42,46 +54,55 @@ def gromov_wasserstein(x: Floats, y: Floats, fused: bool, seed: int) -> LinearTr
     if fused:
         features = [np.sort(d, axis=1)[:, 1 : FEATURES + 1] for d in (one, other)]
         cost = ot.dist(*features)
-        plan = ot.gromov.fused_gromov_wasserstein(cost / cost.mean(), one, other, *weights, alpha=0.5)
+        plan = ot.gromov.fused_gromov_wasserstein(
+            cost / cost.mean(), one, other, *weights, alpha=0.5, numItermaxEmd=EXACT
+        )
     else:
-        plan = ot.gromov.gromov_wasserstein(one, other, *weights)
+        plan = ot.gromov.gromov_wasserstein(one, other, *weights, numItermaxEmd=EXACT)
     plan = np.asarray(plan)
     return fit_orthogonal(a, (plan @ b) / np.maximum(plan.sum(1, keepdims=True), 1e-12))
 
 
 def kmeans_aligner(x: Floats, y: Floats, seed: int) -> LinearTranslation:
-    """Assign centroids by their similarities in several clusterings, average, refine by neighbours.
+    """Assign centroids by their similarities in many clusterings, refine by neighbours, then by clusters.
 
     References
     ----------
     Dar, G. (2025). mini-vec2vec: scaling universal geometry alignment with linear transformations.
-    arXiv 2510.02348.
+    arXiv 2510.02348. Algorithms 1 to 4; the numbers are those of its author's notebook.
     """
     generator = np.random.default_rng(seed)
     mean_x, mean_y = x.mean(0), y.mean(0)
-    u, v = _unit(x - mean_x), _unit(y - mean_y)
-    described: list[list[Floats]] = [[], []]
+    u, v = (np.asarray(_unit(z - z.mean(0)), dtype=np.float32) for z in (x, y))
+    described: list[list[Any]] = [[], []]
     for _ in range(ROUNDS):
         draw = int(generator.integers(2**31))
-        centres = [
-            KMeans(CLUSTERS, n_init=1, random_state=draw).fit(side[:5000]).cluster_centers_ for side in (u, v)
-        ]
-        grams = [_unit(c) @ _unit(c).T for c in centres]
-        found, _ = quadratic_assignment(*grams, starts=30, polished=1, seed=draw)
+        centres = [_centres(side[generator.permutation(len(side))[:CLUSTERED]], draw) for side in (u, v)]
+        centred = [c - c.mean(0) for c in centres]
+        found, _ = quadratic_assignment(*(c @ c.T for c in centred), starts=STARTS, polished=1, seed=draw)
         for kept, points, c in zip(described, (u, v), (centres[0], centres[1][found[0]])):
-            kept.append(points @ _unit(c).T)
+            kept.append(points @ _unit(c).T.astype(np.float32))
     # Each point is known by its similarities with the matched centroids of all rounds.
-    here, there = (_unit(np.concatenate(kept, axis=1)) for kept in described)
+    here, there = (_unit(np.concatenate(kept, axis=1)).astype(np.float32) for kept in described)
     m = _procrustes(u, _mean_of_nearest(here, there, v))
-    for _ in range(3):
-        m = _procrustes(u, _mean_of_nearest(u @ m, v, v))
+    for _ in range(STEPS):
+        some = u[generator.permutation(len(u))[:DRAWN]]
+        m = (1 - STEP) * m + STEP * _procrustes(some, _mean_of_nearest(_unit(some @ m), v, v))
+    fine = min(FINE, len(u), len(v))
+    coarse = KMeans(fine, n_init=1, random_state=seed).fit(u).cluster_centers_
+    moved = KMeans(fine, n_init=1, init=coarse @ m).fit(v).cluster_centers_
+    m = (1 - STEP) * m + STEP * _procrustes(coarse, moved)
     length = np.sqrt(((y - mean_y) ** 2).sum(1).mean() / ((x - mean_x) ** 2).sum(1).mean())
     return LinearTranslation(float(length) * m, mean_x, mean_y)
 
 
-def _mean_of_nearest(points: Floats, among: Floats, values: Floats) -> Floats:
+def _centres(points: Any, seed: int) -> Any:
+    return KMeans(CLUSTERS, n_init=1, random_state=seed).fit(points).cluster_centers_
+
+
+def _mean_of_nearest(points: Any, among: Any, values: Any) -> Any:
     """For each point the mean value of its nearest, in blocks."""
-    made = np.empty((len(points), values.shape[1]))
+    made = np.empty((len(points), values.shape[1]), dtype=np.float32)
     for start in range(0, len(points), 2000):
         similarity = points[start : start + 2000] @ among.T
         nearest = np.argpartition(-similarity, NEIGHBORS, axis=1)[:, :NEIGHBORS]
@@ -89,9 +110,9 @@ def _mean_of_nearest(points: Floats, among: Floats, values: Floats) -> Floats:
     return made
 
 
-def _procrustes(x: Floats, y: Floats) -> Floats:
+def _procrustes(x: Any, y: Any) -> Any:
     left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
-    return np.asarray(left @ right)
+    return left @ right
 
 
 def _unit(x: Any) -> Floats:

@@ -26,10 +26,18 @@ HUB_GROUPS = 5
 not attract every match."""
 
 HALF = np.float32(0.5)
+"""What is taken off of a point's hubness while maps are rough; all of it once they settle."""
+
+BLOCK = 125
+"""Rows of a similarity corrected at a time: they stay in the cache."""
+
+SETTLED_COMPONENTS = 256
+"""Leading components in which points are compared when a map is settled; the rest is noise, and time. The map
+is fitted in all."""
 
 NEAREST = 5
 """Points whose mean stands for the counterpart of a point when a half is settled: of one point alone, most of
-what the map is fitted to would be the noise of the sample. With all points, the nearest alone does better."""
+what the map is fitted to would be the noise of the sample. With all points, two do better."""
 
 
 def refine(
@@ -100,7 +108,7 @@ def settle(
     maps: Sequence[Rows],
     steps: int,
     nearest: int = NEAREST,
-    batch: int = 6000,
+    batch: int = 5000,
     seed: int = 0,
     fixed: tuple[Index, Index] | None = None,
 ) -> list[Rows]:
@@ -110,8 +118,10 @@ def settle(
               \textstyle\sum_i z^A_{l,i} \bar z^{B\top}_{l,N(i)}
               + \sum_j \bar z^A_{l,N(j)} z^{B\top}_{l,j} \Big)
 
-    with means over the nearest. What mutual neighbours alone settle on depends on how dense the points
-    are: with few of each side the map drifts away even from the truth, and least with all.
+    with means over the nearest, once the hubness of candidates is taken off. The maps of the latter half of
+    the steps are averaged, for new draws move each about their mean. What mutual neighbours alone settle on
+    depends on how dense the points are: with few of each side the map drifts away even from the truth, and
+    least with all.
 
     Parameters
     ----------
@@ -132,19 +142,21 @@ def settle(
     maps = [np.asarray(m, dtype=np.float32) for m in maps]
     weights = np.full(len(maps), 1 / len(maps))
     rank = max(x.shape[1] for x in (*a, *b))
+    kept = [maps]
     for _ in range(steps):
         left, right = _drawn(a, b, rank, batch, generator)
-        similarity = _weighted(left, right, maps, weights, rank)
+        similarity = _weighted(left, right, maps, weights, rank, SETTLED_COMPONENTS)
         of_rows, of_columns = _hubs(similarity)
-        forward = _nearest(similarity - of_columns * HALF, nearest)
-        backward = _nearest(similarity.T - of_rows * HALF, nearest)
+        forward = _nearest(similarity, of_columns, nearest)
+        backward = _nearest(similarity.T, of_rows, nearest)
         del similarity
         paired = [
             (np.concatenate([x, x[backward].mean(1)]), np.concatenate([y[forward].mean(1), y]))
             for x, y in zip(left, right)
         ]
         maps, weights = _refitted(paired, maps, rank, _known(a, b, fixed, rank, 0.0))
-    return maps
+        kept = [*kept, maps][-max(1, steps // 2) :]
+    return [nearest_orthogonal(sum(some[1:], some[0])) for some in zip(*kept)]
 
 
 def joint_similarity(a: Sequence[Rows], b: Sequence[Rows], maps: Sequence[Rows]) -> Rows:
@@ -159,11 +171,16 @@ def mutual_neighbors(similarity: Rows) -> tuple[Index, Index]:
 
     Rows and columns are in random order, or in one that says nothing of what is near what.
     """
-    of_rows, of_columns = _hubs(similarity)
-    forward = (similarity - of_columns * HALF).argmax(1)
-    # numpy's maximum along rows is many times faster than along columns, even with the copy.
-    backward = np.ascontiguousarray((similarity - of_rows[:, None] * HALF).T).argmax(1)
-    rows = np.flatnonzero(backward[forward] == np.arange(len(forward)))
+    of_rows, of_columns = (HALF * hubs for hubs in _hubs(similarity))
+    forward = np.empty(len(similarity), dtype=np.int64)
+    best = np.full(similarity.shape[1], -np.inf, dtype=similarity.dtype)
+    for start in range(0, len(similarity), BLOCK):
+        block = similarity[start : start + BLOCK]
+        forward[start : start + BLOCK] = (block - of_columns).argmax(1)
+        np.maximum(best, (block - of_rows[start : start + BLOCK, None]).max(0), out=best)
+    # The best of a column is found by its value: numpy looks for its place many times slower.
+    rows = np.arange(len(forward))
+    rows = np.flatnonzero(similarity[rows, forward] - of_rows == best[forward])
     return rows, forward[rows]
 
 
@@ -189,14 +206,20 @@ def _drawn(
 
 
 def _weighted(
-    left: Sequence[Rows], right: Sequence[Rows], maps: Sequence[Rows], weights: NDArray[np.float64], rank: int
+    left: Sequence[Rows],
+    right: Sequence[Rows],
+    maps: Sequence[Rows],
+    weights: NDArray[np.float64],
+    rank: int,
+    compared: int | None = None,
 ) -> Rows:
     """Weighted mean over depths of the cosines of translated points with real ones: one product for all."""
     moved = [
-        np.float32(weight) * unit_rows(x @ m[:rank, :rank]).astype(np.float32)
+        np.float32(weight) * unit_rows((x @ m[:rank, :rank])[:, :compared]).astype(np.float32)
         for x, m, weight in zip(left, maps, weights)
     ]
-    similarity: Rows = np.concatenate(moved, axis=1) @ np.concatenate(right, axis=1).T
+    near = [y if compared is None else unit_rows(y[:, :compared]).astype(np.float32) for y in right]
+    similarity: Rows = np.concatenate(moved, axis=1) @ np.concatenate(near, axis=1).T
     return similarity
 
 
@@ -214,14 +237,15 @@ def _hubs(similarity: Rows) -> tuple[Rows, Rows]:
     return of_rows, of_columns
 
 
-def _nearest(score: Rows, most: int) -> Index:
-    """Columns of the largest entries of each row; the score is used up."""
-    score = np.ascontiguousarray(score)
-    rows = np.arange(len(score))
-    found = np.empty((len(score), min(most, score.shape[1])), dtype=np.int64)
-    for k in range(found.shape[1]):
-        found[:, k] = score.argmax(1)
-        score[rows, found[:, k]] = -np.inf
+def _nearest(similarity: Rows, hubs: Rows, most: int) -> Index:
+    """Columns of the largest entries of each row, after taking off the hubness of every column."""
+    found = np.empty((len(similarity), min(most, similarity.shape[1])), dtype=np.int64)
+    for start in range(0, len(similarity), BLOCK):
+        score = np.ascontiguousarray(similarity[start : start + BLOCK] - hubs)
+        rows = np.arange(len(score))
+        for k in range(found.shape[1]):
+            found[start : start + BLOCK, k] = score.argmax(1)
+            score[rows, found[start : start + BLOCK, k]] = -np.inf
     return found
 
 
