@@ -13,6 +13,7 @@ from repdyn.translation.assignment import quadratic_assignment
 from repdyn.translation.consensus import consensus_weights
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.nodes import TREE_COMPONENTS, Nodes, flattened_gram
+from repdyn.translation.proposals import guided_gain, maps_from_nodes, padded, partial_procrustes
 from repdyn.translation.refine import (
     fit_without_pairs,
     joint_similarity,
@@ -38,9 +39,6 @@ NEIGHBORS = (5, 8, 11)
 
 POWERS = (0.35, 1.0)
 """Flattening of the Gram matrices' spectrum."""
-
-START_RANK = 16
-"""Directions that matched nodes determine reliably."""
 
 SCORED = 1000
 """Points of each side on which a candidate is scored."""
@@ -196,7 +194,7 @@ class Search:
             mean = [
                 nearest_orthogonal(np.tensordot(weights, np.stack(maps), axes=1)) for maps in zip(*self._free)
             ]
-            maps = [_padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(mean, self.points_a, self.points_b)]
+            maps = [padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(mean, self.points_a, self.points_b)]
             shared.append(replace(self._scored(self._refined(maps, [ROUND, ROUND], BATCH)), rounds=2))
         return shared
 
@@ -257,10 +255,10 @@ class Search:
         seed = int(generator.integers(2**31))
         unary = self._shared_pairs(node_of[0], node_of[1], size)
         if guide is not None:
-            unary = unary + _guided(nodes[0], nodes[1], guide.maps, size)
+            unary = unary + guided_gain(nodes[0], nodes[1], guide.maps, size)
         permutations, _ = quadratic_assignment(a, b, unary, starts=16, polished=1, seed=seed)
-        small = _maps_from_nodes(nodes[0], nodes[1], permutations[0])
-        maps = [_padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(small, self.points_a, self.points_b)]
+        small = maps_from_nodes(nodes[0], nodes[1], permutations[0])
+        maps = [padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(small, self.points_a, self.points_b)]
         return self._scored(self._refined(maps, FUNNEL, SCORED, KNOWN_LEAD))
 
     def _refined(
@@ -296,7 +294,7 @@ class Search:
 
     def from_known(self) -> Candidate:
         i, j = self.known[:, 0], self.known[:, 1]
-        return self._scored([_procrustes(x[i].T @ y[j]) for x, y in zip(self.points_a, self.points_b)])
+        return self._scored([partial_procrustes(x[i].T @ y[j]) for x, y in zip(self.points_a, self.points_b)])
 
     def _tree(self, side: int, depth: int, neighbors: int) -> LevelSetTree:
         key = side, depth, neighbors
@@ -304,38 +302,3 @@ class Search:
             points = (self.points_a, self.points_b)[side][depth][:TREE_POINTS, :TREE_COMPONENTS]
             self._trees[key] = LevelSetTree.fit(points, neighbors=neighbors)
         return self._trees[key]
-
-
-def _maps_from_nodes(a: Nodes, b: Nodes, permutation: Index) -> list[Rows]:
-    """Procrustes on matched centroids at each depth, in the directions that they determine."""
-    left = np.flatnonzero(permutation[: len(a)] < len(b))
-    right = permutation[left]
-    weight = np.sqrt(a.mass[left] * b.mass[right])
-    maps = []
-    for x, y in zip(a.centroids, b.centroids):
-        maps.append(_procrustes((x[left] * weight[:, None]).T @ y[right], START_RANK))
-    return maps
-
-
-def _guided(a: Nodes, b: Nodes, maps: Sequence[Rows], size: int) -> Floats:
-    """What the assignment gains where the maps take nodes; were all exact, as much as by the geometry."""
-    gain = np.zeros((size, size))
-    weight = np.sqrt(np.outer(a.mass, b.mass))
-    for x, y, m in zip(a.centroids, b.centroids, maps):
-        near = unit_rows(x @ m[: x.shape[1], : y.shape[1]]) @ unit_rows(y).T
-        gain[: len(a), : len(b)] += weight * np.maximum(near, 0)
-    return gain
-
-
-def _procrustes(moment: NDArray[np.floating], most: int | None = None) -> Rows:
-    """The polar factor in the directions that the moment determines, and zero in all others."""
-    u, values, v = np.linalg.svd(moment, full_matrices=False)
-    rank = int((values > 1e-6 * max(float(values[0]), 1e-30)).sum())
-    rank = rank if most is None else min(rank, most)
-    return np.asarray(u[:, :rank] @ v[:rank], dtype=np.float32)
-
-
-def _padded(m: Rows, rows: int, columns: int) -> Rows:
-    made = np.zeros((rows, columns), dtype=np.float32)
-    made[: m.shape[0], : m.shape[1]] = m
-    return made

@@ -2,11 +2,13 @@ import numpy as np
 
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.refine import (
+    _nearest,
     fit_without_pairs,
     joint_similarity,
     mutual_neighbors,
     nearest_orthogonal,
     refine,
+    settle,
 )
 
 
@@ -76,6 +78,43 @@ def test_mutual_neighbors_of_a_permuted_set_are_the_permutation() -> None:
     rows, columns = mutual_neighbors(x @ x[order].T)
     assert len(rows) == 50
     assert np.array_equal(order[columns], rows)
+
+
+def test_mutual_neighbors_are_those_of_the_corrected_similarity() -> None:
+    similarity = np.random.default_rng(0).normal(size=(300, 260)).astype(np.float32)
+    of_rows = similarity.reshape(300, 5, 52).max(2).mean(1)
+    of_columns = similarity.reshape(5, 60, 260).max(1).mean(0)
+    forward = (similarity - of_columns / 2).argmax(1)
+    backward = (similarity - of_rows[:, None] / 2).argmax(0)
+    rows = [i for i, j in enumerate(forward) if backward[j] == i]
+    found = mutual_neighbors(similarity)
+    assert found[0].tolist() == rows
+    assert found[1].tolist() == forward[rows].tolist()
+
+
+def test_the_nearest_are_those_after_hubs_are_taken_off() -> None:
+    similarity = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)
+    hubs = 3 * np.random.default_rng(1).random(40).astype(np.float32)
+    found = _nearest(similarity, hubs, 3)
+    assert np.array_equal(found, np.argsort(-(similarity - hubs), axis=1)[:, :3])
+    assert not np.array_equal(found, np.argsort(-similarity, axis=1)[:, :3])
+    assert np.array_equal(
+        _nearest(similarity.T, similarity[:, 0], 2), _nearest(similarity.T.copy(), similarity[:, 0], 2)
+    )
+
+
+def test_settling_averages_over_draws(planted) -> None:
+    """Drawing few points a step, eight steps end nearer to the truth than the last of them, step by step."""
+    x, y, q = clouds(planted)
+    rough = nearest_orthogonal(q + 0.3 * np.random.default_rng(0).normal(size=q.shape) / np.sqrt(24))
+    averaged, single = [], []
+    for seed in range(5):
+        averaged.append(agreement(x, settle([x], [y], [rough], 8, batch=150, seed=seed)[0], q))
+        last = [rough]
+        for step in range(8):
+            last = settle([x], [y], last, 1, batch=150, seed=100 * seed + step)
+        single.append(agreement(x, last[0], q))
+    assert np.mean(averaged) > np.mean(single) + 0.002
 
 
 def test_cloud_rotates_without_loss_and_orders_axes() -> None:

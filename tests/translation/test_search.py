@@ -3,9 +3,10 @@ import pytest
 
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.nodes import Nodes
+from repdyn.translation.proposals import guided_gain
 from repdyn.translation.refine import nearest_orthogonal
 from repdyn.translation.replication import retrieval
-from repdyn.translation.search import Candidate, Search, _guided
+from repdyn.translation.search import Candidate, Search
 
 NO_PAIRS = np.empty((0, 2), dtype=np.int64)
 
@@ -68,7 +69,7 @@ def test_nodes_gain_where_a_guide_takes_them(planted) -> None:
     order = generator.permutation(9)
     mass = np.full(9, 1 / 9)
     a, b = Nodes(mass, (centroids,)), Nodes(mass, ((centroids @ turn)[order],))
-    gain = _guided(a, b, [turn.astype(np.float32)], size=11)
+    gain = guided_gain(a, b, [turn.astype(np.float32)], size=11)
     assert np.array_equal(order[gain[:9].argmax(1)], np.arange(9))
     assert gain[9:].max() == gain[:, 9:].max() == 0
     assert np.trace(gain[:9, :9][:, np.argsort(order)]) == pytest.approx(1, abs=1e-6)
@@ -87,3 +88,20 @@ def test_known_pairs_tell_a_right_map_from_one_that_fits_as_well(planted) -> Non
         search = Search([a], [b], pairs, seed=0)
         gaps.append(search.fit([truth]) - search.fit([wrong]))
     assert gaps[1] > gaps[0] + 0.1
+
+
+def test_two_pairs_weigh_less_than_the_fit_and_twenty_weigh_more(planted) -> None:
+    """A map that suits two pairs and nothing else must not win; one that suits twenty must."""
+    x, _ = planted.clusters(600, seed=1)
+    y, _ = planted.clusters(600, seed=2)
+    q = planted.rotation(x.shape[1], 3)
+    a, b = Cloud.of(x), Cloud.of(np.concatenate([x[:20] @ q, y @ q]))
+    right = (a.basis.T @ q @ b.basis).astype(np.float32)
+    wrong = planted.rotation(x.shape[1], 9).astype(np.float32)
+    gains = []
+    for count in (2, 20):
+        search = Search([a], [b], np.column_stack([np.arange(count)] * 2), seed=0)
+        alone = Search([a], [b], NO_PAIRS, seed=0)
+        gains.append([search.fit([m]) - alone.fit([m]) for m in (right, wrong)])
+    (few_right, few_wrong), (many_right, many_wrong) = gains
+    assert many_right - many_wrong > 2 * (few_right - few_wrong) > 0
