@@ -31,7 +31,10 @@ PROBES = 1000
 
 SURPASSED = 0.02
 """By how much the best map of one half must fit the other half better than all that the other has found, for
-the other to go on, as long again: it has missed something, for wrong maps do not fit other data better."""
+the other to go on: it has missed something, for wrong maps do not fit other data better."""
+
+AGAIN = 4
+"""Times as many candidates that it then explores at most. Only where there is something to find is this spent."""
 
 ALIKE = 0.5
 """Retrieval between the halves' best candidates after which no more are tried; chance is one in 500."""
@@ -131,8 +134,8 @@ def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list
     Where these two agree they are a right one found twice, with errors. Agreement of any others proves
     nothing: where classes are few, both halves know the same wrong maps, and the right one fits better than
     these. Where the best do not agree, but that of one half fits the other half better than all that the
-    other has found, the other explores as many again, and is not told. Where none do then, each half goes on
-    from what fits best.
+    other has found, the other goes on, and is not told. Where none do then, each half goes on from what fits
+    best.
     """
     for number in track(range(candidates), "matching trees"):
         for search in searches:
@@ -142,7 +145,8 @@ def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list
     else:
         behind = _behind(searches)
         if behind is not None:
-            for number in track(range(candidates, 2 * candidates), "matching trees again"):
+            more = range(candidates, (1 + AGAIN) * candidates)
+            for number in track(more, "matching trees again"):
                 behind.explore(number)
                 if _alike(searches, probes):
                     break

@@ -59,8 +59,8 @@ every second of the later ones."""
 POOL_EVERY = 4
 """Proposals after which the best fitting are pooled anew. Past the free ones every so many is guided."""
 
-CONSENSUS = 24
-"""Proposals after which the consensus of those that are free is sought first, then at every doubling."""
+CONSENSUS, CONSENSUS_EVERY = 24, 48
+"""Proposals after which the consensus of those that are free is sought first, and how often later."""
 
 POOLED = 8
 """Proposals in a pool."""
@@ -165,7 +165,7 @@ class Search:
             self._free.append([m[:NODE_COMPONENTS, :NODE_COMPONENTS].copy() for m in self._proposed[-1].maps])
         if pooled:
             self.found.append(self.pool())
-        if number + 1 in {CONSENSUS << doubling for doubling in range(16)}:
+        if number + 1 == CONSENSUS or (number + 1) % CONSENSUS_EVERY == 0:
             self.found += self.consensus()
         self.found = sorted(self.found, key=lambda candidate: -candidate.fit)[:KEPT]
         moving = [k for k, candidate in enumerate(self.found) if candidate.rounds < MOST_ROUNDS]
