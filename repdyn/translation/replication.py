@@ -34,7 +34,7 @@ SURPASSED = 0.02
 the other to go on: it has missed something, for wrong maps do not fit other data better."""
 
 AGAIN = 4
-"""Times as many candidates that it then explores at most. Only where there is something to find is this spent."""
+"""Times as many candidates that it then explores at most, only where there is something to find."""
 
 ALIKE = 0.5
 """Retrieval between the halves' best candidates after which no more are tried; chance is one in 500."""

@@ -66,8 +66,8 @@ def translate(
     points
         The point of A to translate from and that of B to translate to; the last ones where not given.
     candidates
-        Matchings explored in each half, fewer where the halves agree, and up to five times as many in one that
-        seems to have missed something.
+        Matchings explored in each half, fewer where the halves agree, and up to five times as many in one
+        that seems to have missed something.
     seed
         Same seed, same map.
 
