@@ -31,10 +31,10 @@ PROBES = 1000
 
 SURPASSED = 0.02
 """By how much the best map of one half must fit the other half better than all that the other has found, for
-the other to go on: it has missed something, for wrong maps do not fit other data better."""
+the other to start again: it has missed something, for wrong maps do not fit other data better."""
 
 AGAIN = 4
-"""Times as many candidates that it then explores at most, only where there is something to find."""
+"""Times that it starts again at most, from nothing: what it has is wrong, and would lead on."""
 
 ALIKE = 0.5
 """Retrieval between the halves' best candidates after which no more are tried; chance is one in 500."""
@@ -134,8 +134,8 @@ def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list
     Where these two agree they are a right one found twice, with errors. Agreement of any others proves
     nothing: where classes are few, both halves know the same wrong maps, and the right one fits better than
     these. Where the best do not agree, but that of one half fits the other half better than all that the
-    other has found, the other goes on, and is not told. Where none do then, each half goes on from what fits
-    best.
+    other has found, the other starts again, and is not told. Where none do then, each half goes on from what
+    fits best.
     """
     for number in track(range(candidates), "matching trees"):
         for search in searches:
@@ -145,11 +145,21 @@ def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list
     else:
         behind = _behind(searches)
         if behind is not None:
-            more = range(candidates, (1 + AGAIN) * candidates)
-            for number in track(more, "matching trees again"):
-                behind.explore(number)
-                if _alike(searches, probes):
-                    break
+            return _explored_again(searches, behind, probes, candidates)
+    return [search.best.maps for search in searches]
+
+
+def _explored_again(
+    searches: Sequence[Search], behind: int, probes: Rows, candidates: int
+) -> list[list[Rows]]:
+    """One half starts again until it agrees with the other; what it had is kept where it never does."""
+    for _ in range(AGAIN):
+        again = searches[behind].restarted()
+        both = [again if k == behind else search for k, search in enumerate(searches)]
+        for number in track(range(candidates), "matching trees again"):
+            again.explore(number)
+            if _alike(both, probes):
+                return [search.best.maps for search in both]
     return [search.best.maps for search in searches]
 
 
@@ -159,11 +169,11 @@ def _alike(searches: Sequence[Search], probes: Rows) -> bool:
     return retrieval(one, other) >= ALIKE
 
 
-def _behind(searches: Sequence[Search]) -> Search | None:
-    """The half that the other half's best map fits better than its own."""
+def _behind(searches: Sequence[Search]) -> int | None:
+    """Which half the other half's best map fits better than its own."""
     gains = [search.fit(other.best.maps) - search.best.fit for search, other in zip(searches, searches[::-1])]
     worst = int(np.argmax(gains))
-    return searches[worst] if gains[worst] > SURPASSED else None
+    return worst if gains[worst] > SURPASSED else None
 
 
 def retrieval(x: Rows, y: Rows) -> float:

@@ -147,6 +147,12 @@ class Search:
         """What fits best of all that was explored."""
         return max(self.found, key=lambda candidate: candidate.fit)
 
+    def restarted(self) -> Search:
+        """A search of the same data from the beginning, with other draws."""
+        search = Search(self.a, self.b, self.known, int(self.generator.integers(2**31)))
+        search._trees = self._trees
+        return search
+
     def fit(self, maps: list[Rows]) -> float:
         """How well points translated by these maps fall among real ones."""
         return self._scored(maps).fit
