@@ -22,8 +22,8 @@ __all__ = ["gromov_wasserstein", "kmeans_aligner"]
 Floats = NDArray[np.float64]
 
 MATCHED = 1000
-"""Points of each side in the coupling, which takes their square in memory and their cube in time: 1 500 take up
-to a minute."""
+"""Points of each side in the coupling, which takes their square in memory and their cube in time: 1 500 take
+up to a minute."""
 
 FEATURES = 16
 """Sorted similarities to nearest points, what the fused variant knows of a point without a basis."""
