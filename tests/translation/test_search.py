@@ -91,7 +91,7 @@ def test_known_pairs_tell_a_right_map_from_one_that_fits_as_well(planted) -> Non
 
 
 def test_two_pairs_weigh_less_than_the_fit_and_twenty_weigh_more(planted) -> None:
-    """A map that suits two pairs and nothing else must not win; one that suits twenty must."""
+    """What known pairs say for the right map and against a wrong one grows with their number."""
     x, _ = planted.clusters(600, seed=1)
     y, _ = planted.clusters(600, seed=2)
     q = planted.rotation(x.shape[1], 3)
