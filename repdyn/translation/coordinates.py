@@ -59,7 +59,7 @@ class Cloud:
         offset = raw.mean(0)
         centred = raw - offset
         length = float(np.sqrt((centred**2).sum(1).mean()))
-        if length <= 1e-12 * (1 + float(np.abs(offset).max())):
+        if length <= 1e-12 * float(np.abs(offset).max()):
             raise RepdynError(f"{name}: all points are the same; there is nothing to translate")
         directions = unit_rows(centred)
         _, axes = np.linalg.eigh(directions.T @ directions)
@@ -72,6 +72,10 @@ class Cloud:
 
 
 def unit_rows(x: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Rows divided by their length; rows of zeros stay zeros."""
-    scaled: NDArray[np.floating] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return scaled
+    """Rows divided by their length, however small it is; rows of zeros stay zeros."""
+    largest = np.abs(x).max(axis=1, keepdims=True, initial=0)
+    # Squares of very small numbers are zero: rows are scaled to their largest entry first.
+    scaled = x / np.where(largest > 0, largest, 1)
+    length = np.linalg.norm(scaled, axis=1, keepdims=True)
+    unit: NDArray[np.floating] = scaled / np.where(length > 0, length, 1)
+    return unit

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.repeats import groups_of_equal_rows
 from repdyn.translation.coordinates import unit_rows
 from repdyn.translation.linear import LinearTranslation, fit_orthogonal, fit_ridge
 
@@ -49,7 +50,7 @@ class TranslationEvaluation:
     verdict
         Of the translation, reached without these pairs.
     items
-        Number of held-out pairs.
+        Number of distinct held-out pairs: an input that is there several times is one.
     """
 
     top1: Mapping[str, Estimate]
@@ -164,6 +165,17 @@ def evaluate_translation(
         labels = getattr(x_a, "labels", None)
     a, b = _points(x_a, "x_a"), _points(x_b, "x_b")
     _check(t, a, b)
+    classes, numbers = _classes(labels, len(a))
+    # An input that is there twice is one item, and finding its copy would be no retrieval.
+    _, distinct = np.unique(
+        groups_of_equal_rows(np.concatenate([_typical(a), _typical(b)], 1)), return_index=True
+    )
+    if len(distinct) < 2:
+        raise RepdynError("evaluate_translation: all items are the same; expected two distinct ones or more")
+    a, b = a[distinct], b[distinct]
+    numbers = None if numbers is None else numbers[distinct]
+    same = groups_of_equal_rows(b)
+    rival = same[:, None] != same[None, :]
     maps: dict[str, LinearTranslation | None] = {"translation": t, "random": _random(t, seed)}
     if a.shape[1] == b.shape[1]:
         maps["identity"] = None
@@ -173,14 +185,14 @@ def evaluate_translation(
         maps["paired"], maps["paired ridge"] = fit_orthogonal(fit_a, fit_b), fit_ridge(fit_a, fit_b)
     target = unit_rows(b - b.mean(0))
     top1, top5, agreement = {}, {}, {}
-    classes, numbers = _classes(labels, len(a))
     confusion = None
     for name, one in maps.items():
         moved = a if one is None else one(a)
         similarity = unit_rows(moved - moved.mean(0)) @ target.T
-        rank = (similarity > np.diag(similarity)[:, None]).sum(1)
+        own = np.diag(similarity)[:, None]
+        rank = ((similarity > own) & rival).sum(1)
         # A map that sends all to one place ties everywhere: half of the ties come before the item.
-        rank = rank + ((similarity == np.diag(similarity)[:, None]).sum(1) - 1) // 2
+        rank = rank + ((similarity == own) & rival).sum(1) // 2
         top1[name] = bootstrap_mean(rank < 1, seed=seed)
         top5[name] = bootstrap_mean(rank < 5, seed=seed)
         if numbers is not None:
@@ -195,6 +207,12 @@ def evaluate_translation(
         np.fill_diagonal(similarity, -np.inf)
         agreement["own space"] = bootstrap_mean(numbers[similarity.argmax(1)] == numbers, seed=seed)
     return TranslationEvaluation(top1, top5, agreement, confusion, classes, t.verdict, len(a))
+
+
+def _typical(x: Floats) -> Floats:
+    """The points in units of their own spread, so that two models' coordinates stand side by side."""
+    spread = float(np.sqrt(((x - x.mean(0)) ** 2).mean()))
+    return x / spread if spread > 0 else x
 
 
 def _points(x: ArrayLike | RepresentationPaths, name: str) -> Floats:

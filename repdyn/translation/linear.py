@@ -23,11 +23,12 @@ __all__ = ["LinearTranslation", "fit_affine", "fit_orthogonal", "fit_ridge"]
 
 Floats = NDArray[np.float64]
 
-VERDICTS = ("found", "inconclusive", "not found")
+VERDICTS = ("found", "neighbourhoods", "ambiguous", "inconclusive", "not found")
 """From best to worst; a chain of translations is as good as its worst link."""
 
-PENALTIES = np.logspace(-5, 1, 13)
-"""Ridge penalties tried, as fractions of the mean variance of a coordinate."""
+PENALTIES = np.concatenate([np.logspace(-14, -6, 5), np.logspace(-5, 1, 13)])
+"""Ridge penalties tried, as fractions of the mean variance of a coordinate. The smallest serve coordinates
+that are a million times narrower than the widest, as language models have them."""
 
 FOLDS = 5
 
@@ -50,17 +51,18 @@ class LinearTranslation:
     offset_b
         Added after it, shape ``(D_b,)``.
     confidence
-        Agreement of independent fits on disjoint data, 1 for the same map and about 0 for unrelated ones;
-        NaN where none was measured.
+        Without pairs, the retrieval to expect as a share of what a fit with all pairs reaches. With pairs,
+        the agreement of independent fits on disjoint data. NaN where none was measured.
     verdict
-        ``"found"``, ``"inconclusive"`` or ``"not found"``.
+        ``"found"``: items are translated. ``"neighbourhoods"``: clusters are, single items are not.
+        ``"ambiguous"``: a different map fits as well. ``"inconclusive"``: too little is known.
+        ``"not found"``.
     reason
         One sentence: why that verdict.
     evidence
         The figures behind the verdict, by name.
     interval
-        95 % bootstrap interval of the confidence over the points that it is a mean of; None where none
-        was measured.
+        95 % interval of the confidence; None where none was measured.
 
     Examples
     --------
@@ -119,6 +121,8 @@ class LinearTranslation:
                 f"translation: reads points of width {len(self.offset_a)}, got shape {tuple(x.shape)}"
             )
         if hasattr(x, "new_tensor"):  # a tensor, without importing torch to ask
+            if not x.is_floating_point():  # integers would truncate the matrix
+                x = x.float()
             m, a, b = (x.new_tensor(part) for part in (self.matrix, self.offset_a, self.offset_b))
             return (x - a) @ m + b
         return (np.asarray(x) - self.offset_a) @ self.matrix + self.offset_b

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from repdyn.translation.candidates import Candidate, best_by_chance
 from repdyn.translation.granularity import branches_of, granularities
 from repdyn.translation.leaves import Leaves, attractor_traits, inner_pairs_of
 from repdyn.translation.partial import MOST_LEAVES, shared_by_chance, shared_pairs
-from repdyn.translation.whole import whole_by_chance, whole_pairs
+from repdyn.translation.rematching import tied_matchings
+from repdyn.translation.whole import TRAITS, whole_by_chance, whole_pairs
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -50,6 +51,12 @@ FEWEST_LEAVES = 5
 FEWEST_COARSER = 8
 """Leaves of a granularity that is tried besides the one given: parts of fewer agree by chance too often."""
 
+SYMMETRIC, SYMMETRIC_P = 0.9, 0.25
+"""Objective from which on, and p up to which, a match that is not found may be one of several equal ones."""
+
+SETTLED_MASS = 0.5
+"""Share of the matched mass whose partners no tied matching changes, which "found" needs."""
+
 _CONFIG = ("verdict", "reason", "objective", "traits", "score", "p_value")
 
 
@@ -66,7 +73,7 @@ class TreeMatch:
         Of each pair, from 0 to 1, shape ``(P,)``: for leaves the share of independent matchings that
         contain it, for inner nodes the mean over their leaves times the overlap.
     verdict
-        ``"found"``, ``"inconclusive"`` or ``"not found"``.
+        ``"found"``, ``"ambiguous"``, ``"inconclusive"`` or ``"not found"``.
     reason
         One sentence.
     objective
@@ -86,6 +93,10 @@ class TreeMatch:
         geometry within the same few groups, and angles or distances shuffled within these.
     tree_a, tree_b
         The trees as arrays, for the picture.
+    alternatives
+        Matchings of the same leaves that fit as well within the noise, shape ``(M, L)``: the node of B for
+        the node of A of each of the L leading pairs, those of leaves or branches. Empty where the match is
+        unique.
     """
 
     pairs: Index
@@ -99,6 +110,7 @@ class TreeMatch:
     surrogates: Floats
     tree_a: dict[str, NDArray[Any]]
     tree_b: dict[str, NDArray[Any]]
+    alternatives: Index = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
 
     def __repr__(self) -> str:
         sizes = f"{len(self.tree_a['parent'])} and {len(self.tree_b['parent'])} nodes"
@@ -135,11 +147,13 @@ class TreeMatch:
             "score": self.score,
             "p_value": self.p_value,
             "surrogates": self.surrogates.tolist(),
+            "alternatives": self.alternatives.tolist(),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a folder that :meth:`load` reads (kind ``"tree_match"``)."""
-        tensors = {"pairs": self.pairs, "confidence": self.confidence, "surrogates": self.surrogates}
+        names = ("pairs", "confidence", "surrogates", "alternatives")
+        tensors = {name: getattr(self, name) for name in names}
         for side, tree in (("a", self.tree_a), ("b", self.tree_b)):
             tensors |= {f"{side}.{name}": array for name, array in tree.items()}
         config = {name: getattr(self, name) for name in _CONFIG}
@@ -156,6 +170,8 @@ class TreeMatch:
         held: dict[str, Any] = {
             name: artifact.tensors[name] for name in ("pairs", "confidence", "surrogates")
         }
+        if "alternatives" in artifact.tensors:  # results of 0.1 have none
+            held["alternatives"] = artifact.tensors["alternatives"]
         config = {name: artifact.config[name] for name in _CONFIG}
         return cls(**held, **config, tree_a=trees[0], tree_b=trees[1])
 
@@ -202,8 +218,10 @@ def match_trees(
     -------
     TreeMatch
         ``"found"`` where no surrogate of any null reaches the score (p = .01 for whole trees as given, .005
-        for parts of them, .005 for the coarser granularities) and independent matchings agree. Leaves without
-        a partner are in no pair.
+        for parts of them, .005 for the coarser granularities), independent matchings agree, and no other
+        matching of the same leaves fits as well within the noise for half of their mass or more.
+        ``"ambiguous"`` where the last fails: ``alternatives`` has the matchings that cannot be told apart.
+        Leaves without a partner are in no pair.
 
     Raises
     ------
@@ -273,17 +291,37 @@ def match_trees(
                 )
                 break
     match = tested.best.match
+    confidence = match.confidence
+    tied = np.empty((0, len(match.pairs)), dtype=np.int64)
+    # Matchings of a symmetric set agree with the angles, but not with each other.
+    symmetric = match.objective >= SYMMETRIC and tested.p_value <= SYMMETRIC_P
+    if verdict == "found" or symmetric:
+        tied = tied_matchings(match, TRAITS, generator)
+    share = 0.0
+    if len(tied):
+        settled = (tied == np.arange(len(match.pairs))).all(0)
+        share = float(match.weight[settled].sum() / match.weight.sum())
+        # A pair is one of as many partners as tied matchings give its leaf.
+        partners = np.array([len({k, *column.tolist()}) for k, column in enumerate(tied.T)])
+        confidence = confidence / partners
+        if share < SETTLED_MASS:
+            verdict = "ambiguous"
     reason = (
         f"{len(match.pairs)} of {len(match.a.mass)} and {len(match.b.mass)} branches are paired, restarts "
         f"agree on {match.agreement:.0%} of their mass, objective {match.objective:.2f}, traits "
         f"{match.traits:.2f}, score {match.score:.2f} against at most {tested.surrogates.max():.2f} "
         f"by chance, p = {tested.p_value:.2g}"
     )
+    if len(tied):
+        reason += (
+            f"; {len(tied)} other matchings of the same leaves fit as well within the noise, and agree on "
+            f"{share:.0%} of the mass"
+        )
     pairs = np.column_stack([nodes_of_a[match.pairs[:, 0]], nodes_of_b[match.pairs[:, 1]]])
-    inner_pairs, inner_confidence = inner_pairs_of(tree_a, tree_b, pairs, match.confidence, match.weight)
+    inner_pairs, inner_confidence = inner_pairs_of(tree_a, tree_b, pairs, confidence, match.weight)
     return TreeMatch(
         np.concatenate([pairs, inner_pairs]),
-        np.concatenate([match.confidence, inner_confidence]),
+        np.concatenate([confidence, inner_confidence]),
         verdict,
         reason,
         match.objective,
@@ -293,6 +331,7 @@ def match_trees(
         tested.surrogates,
         drawn_a,
         drawn_b,
+        pairs[:, 1][tied],
     )
 
 

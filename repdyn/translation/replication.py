@@ -1,4 +1,4 @@
-"""The verdict: the same search on disjoint halves of either data set, and whether it ends at the same map."""
+"""The search on disjoint halves of either data set, what both end at, and how it fares beside rivals."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from repdyn.progress import track
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.refine import nearest_orthogonal
 from repdyn.translation.search import PROBED, Search
+from repdyn.translation.verdict import judge, settled_part
 
-__all__ = ["FOUND", "NOT_FOUND", "Replicated", "disjoint_halves", "replicate", "retrieval"]
+__all__ = ["Replicated", "disjoint_halves", "replicate", "retrieval"]
 
 Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 FOUND = 0.5
-"""Retrieval between two independent maps from which on they are one with errors: more often than not each
-finds the other's translation. Two classifiers of ten classes reached .32 by a map that was wrong."""
-
-NOT_FOUND = 0.02
-"""Below it the two maps have nothing in common that could be used."""
+"""Retrieval between the maps of two halves from which on they are one with errors, and are averaged."""
 
 PROBES = 1000
 """Points of A whose translations by two maps are compared."""
 
-SURPASSED = 0.02
-"""By how much the best map of one half must fit the other half better than all that the other has found, for
-the other to start again: it has missed something, for wrong maps do not fit other data better."""
+FEWEST_LEAVES = 3
+"""Peaks of either density below which there are no trees to match."""
 
-AGAIN = 4
-"""Times that it starts again at most, from nothing: what it has is wrong, and would lead on."""
+FOLLOWED = 4
+"""Candidates of either search that are among the rivals of the map."""
+
+MOST_HOPS = 4
+"""Times that a map is exchanged for a rival that fits better."""
 
 ALIKE = 0.5
 """Retrieval between the halves' best candidates after which no more are tried; chance is one in 500."""
@@ -49,7 +48,7 @@ class Replicated:
     maps
         One ``(D_a, D_b)`` per depth; none where nothing could be fitted.
     confidence
-        Retrieval between the two fits at each depth, with its interval over the probes.
+        Retrieval to expect at each depth, as a share of what a fit with all pairs reaches.
     verdict, reason, evidence
         As in :class:`repdyn.translation.LinearTranslation`.
     """
@@ -62,7 +61,7 @@ class Replicated:
 
 
 def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: int, seed: int) -> Replicated:
-    """Search on either half; where both end at one map, refine it on all points.
+    """Search on either half, refine on all points, and compare with rivals.
 
     Parameters
     ----------
@@ -92,88 +91,75 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         )
         for rows_a, rows_b in zip(halves_a, halves_b)
     ]
-    leaves = min(search.leaves for search in searches)
-    if leaves < 3:
-        reason = f"the density of one model has {leaves} peak(s): no structure to match without pairs"
-        return Replicated([], [], "inconclusive", reason)
-    starts = _explored(searches, a[-1].points[:PROBED], candidates)
-    fits = [search.polish(maps) for search, maps in zip(searches, starts)]
+    if min(search.leaves for search in searches) < FEWEST_LEAVES and not len(known):
+        # No trees to match: principal axes are aligned, and rivals tell whether that is the only way.
+        starts = [[_aligned(*m) for m in zip(search.points_a, search.points_b)] for search in searches]
+    else:
+        starts = _explored(searches, a[-1].points[:PROBED], candidates)
+    fits = [search.polish(maps).maps for search, maps in zip(searches, starts)]
     rows = generator.permutation(len(a[-1].points))[:PROBES]
-    moved = [[unit_rows(c.points[rows] @ m) for c, m in zip(a, fit.maps)] for fit in fits]
+    probes = [c.points[rows] for c in a]
+    moved = [[unit_rows(x @ m) for x, m in zip(probes, maps)] for maps in fits]
     confidence = [bootstrap_mean(_recovered(x, y), seed=seed) for x, y in zip(*moved)]
     recovered = confidence[-1].value
-    evidence = {
-        "agreement of two halves": float((moved[0][-1] * moved[1][-1]).sum(1).mean()),
-        "retrieval between halves": recovered,
-        "fit of the first half": fits[0].fit,
-        "fit of the second half": fits[1].fit,
-    }
+    both = Search(a, b, known, seed=int(generator.integers(2**31)))
     if recovered >= FOUND:
-        verdict, told = "found", "agree"
-    elif recovered >= NOT_FOUND:
-        verdict, told = "inconclusive", "agree in part"
+        # Where the two agree their mean is better than either, and all points refine it.
+        maps, others = [nearest_orthogonal(one + other) for one, other in zip(*fits)], []
     else:
-        verdict, told = "not found", "disagree"
-    reason = (
-        f"two maps from disjoint halves {told}: one retrieves the other's translation of {recovered:.1%} "
-        f"of {len(rows)} probes (found from {FOUND:.0%} on, chance {1 / len(rows):.1%})"
-    )
-    maps = max(fits, key=lambda fit: fit.fit).maps
-    if verdict != "not found":
-        both = Search(a, b, known, seed=int(generator.integers(2**31)))
-        if verdict == "found":
-            # Where the two agree their mean is better than either, and all points refine it.
-            maps = [nearest_orthogonal(one + other) for one, other in zip(fits[0].maps, fits[1].maps)]
-        maps = both.settle(maps)
-    return Replicated(maps, confidence, verdict, reason, evidence)
+        better = int(np.argmax([both.fit(maps) for maps in fits]))
+        maps, others = fits[better], [fits[1 - better]]
+    # What either search has found besides has had as many chances as the map itself.
+    others += [candidate.maps for search in searches for candidate in search.found[:FOLLOWED]]
+    maps = both.settle(maps)
+    maps, own, rivals = both.compared(maps, others, MOST_HOPS)
+    judgment = judge(recovered, own, rivals)
+    evidence = {
+        "retrieval between halves": recovered,
+        "excess distance": judgment.excess,
+        "margin of the best different map": judgment.margin,
+        "margin of the best map of other clusters": judgment.cluster_margin,
+        "agreement with rivals": judgment.expected,
+    }
+    if judgment.verdict == "ambiguous":
+        part, directions = settled_part(maps[-1], judgment.tied)
+        evidence |= {"different maps that fit as well": len(judgment.tied), "settled directions": directions}
+        if directions:
+            maps = [*maps[:-1], part]
+    # Every depth is as credible as the last, less what its own maps of two halves agree less.
+    scale = [min(1.0, c.value / recovered) if recovered > 0 else 1.0 for c in confidence]
+    told = [
+        Estimate(
+            *(k * v for v in (judgment.confidence.value, judgment.confidence.low, judgment.confidence.high))
+        )
+        for k in (*scale[:-1], 1.0)
+    ]
+    return Replicated(maps, told, judgment.verdict, judgment.reason, evidence)
 
 
 def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list[list[Rows]]:
     """Explore in both halves until the best candidate of one retrieves the translations of the other's best.
 
-    Where these two agree they are a right one found twice, with errors. Agreement of any others proves
-    nothing: where classes are few, both halves know the same wrong maps, and the right one fits better than
-    these. Where the best do not agree, but that of one half fits the other half better than all that the
-    other has found, the other starts again, and is not told. Where none do then, each half goes on from what
-    fits best.
+    Agreement of any other candidates proves nothing: where classes are few, both halves know the same wrong
+    maps, and the right one fits better than these.
     """
     for number in track(range(candidates), "matching trees"):
         for search in searches:
             search.explore(number)
         if _alike(searches, probes):
             break
-    else:
-        behind = _behind(searches)
-        if behind is not None:
-            return _explored_again(searches, behind, probes, candidates)
     return [search.best.maps for search in searches]
 
 
-def _explored_again(
-    searches: Sequence[Search], behind: int, probes: Rows, candidates: int
-) -> list[list[Rows]]:
-    """One half starts again until it agrees with the other; what it had is kept where it never does."""
-    for _ in range(AGAIN):
-        again = searches[behind].restarted()
-        both = [again if k == behind else search for k, search in enumerate(searches)]
-        for number in track(range(candidates), "matching trees again"):
-            again.explore(number)
-            if _alike(both, probes):
-                return [search.best.maps for search in both]
-    return [search.best.maps for search in searches]
+def _aligned(a: Rows, b: Rows) -> Rows:
+    """Principal axes of one onto those of the other, in order."""
+    return np.eye(a.shape[1], b.shape[1], dtype=np.float32)
 
 
 def _alike(searches: Sequence[Search], probes: Rows) -> bool:
     """Whether the best candidates of the two halves agree."""
     one, other = (unit_rows(probes @ search.best.maps[-1]) for search in searches)
     return retrieval(one, other) >= ALIKE
-
-
-def _behind(searches: Sequence[Search]) -> int | None:
-    """Which half the other half's best map fits better than its own."""
-    gains = [search.fit(other.best.maps) - search.best.fit for search, other in zip(searches, searches[::-1])]
-    worst = int(np.argmax(gains))
-    return worst if gains[worst] > SURPASSED else None
 
 
 def retrieval(x: Rows, y: Rows) -> float:

@@ -21,6 +21,8 @@ from repdyn.translation.refine import (
     refine,
     settle,
 )
+from repdyn.translation.rivals import Rival
+from repdyn.translation.rivals import rivals as other_maps
 
 __all__ = ["Candidate", "Search"]
 
@@ -105,6 +107,13 @@ TRUSTED = 10
 map suits them by chance."""
 
 
+MOST_COMPARED = 4000
+"""Points of either side on which a map is compared with its rivals."""
+
+BETTER = 0.015
+"""Share of the excess distance by which a rival must be better to take a map's place."""
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """Maps at all depths, how well translated points fall among real ones, rounds of refinement so far."""
@@ -146,12 +155,6 @@ class Search:
     def best(self) -> Candidate:
         """What fits best of all that was explored."""
         return max(self.found, key=lambda candidate: candidate.fit)
-
-    def restarted(self) -> Search:
-        """A search of the same data from the beginning, with other draws."""
-        search = Search(self.a, self.b, self.known, int(self.generator.integers(2**31)))
-        search._trees = self._trees
-        return search
 
     def fit(self, maps: list[Rows]) -> float:
         """How well points translated by these maps fall among real ones."""
@@ -232,6 +235,32 @@ class Search:
                 fixed=self._fixed,
             )
         return maps
+
+    def compared(
+        self, maps: list[Rows], others: Sequence[Sequence[Rows]], hops: int
+    ) -> tuple[list[Rows], Rival, list[Rival]]:
+        """The map beside its rivals; one that fits better takes its place, and is compared in turn.
+
+        Returns
+        -------
+        maps, own, rivals
+            The last map, what it is like once polished like the others, and the others.
+        """
+        orders = [
+            self.generator.permutation(len(x[0]))[:MOST_COMPARED] for x in (self.points_a, self.points_b)
+        ]
+        a = [x[orders[0]] for x in self.points_a]
+        b = [y[orders[1]] for y in self.points_b]
+        places = [{int(row): k for k, row in enumerate(order)} for order in orders]
+        kept = [(places[0][i], places[1][j]) for i, j in self.known if i in places[0] and j in places[1]]
+        fixed = (np.array([i for i, _ in kept]), np.array([j for _, j in kept])) if kept else None
+        for hop in range(hops + 1):
+            seed = int(self.generator.integers(2**31))
+            own, rivals = other_maps(a, b, maps, seed, others=others, fixed=fixed)
+            if hop == hops or not rivals or rivals[0].excess > (1 - BETTER) * own.excess:
+                break
+            maps, others = rivals[0].maps, [maps, *(rival.maps for rival in rivals[1:4])]
+        return maps, own, rivals
 
     @property
     def _fixed(self) -> tuple[Index, Index] | None:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import ttest_1samp, wilcoxon
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.repeats import groups_of_equal_rows
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.depths import PathTranslation
 from repdyn.translation.linear import LinearTranslation, fit_affine
@@ -27,6 +29,9 @@ Index = NDArray[np.int64]
 SAME_MAP = 0.5
 """Mean cosine of translations that two fits on disjoint pairs must reach."""
 
+EXPLAINED_P = 1e-3
+"""Of the share of variance that either half of the pairs explains in the other half."""
+
 FEWEST = 200
 """Points of each model below which two halves cannot be matched without pairs."""
 
@@ -39,21 +44,21 @@ def translate(
     paths_b: RepresentationPaths,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
-    candidates: int = 120,
+    candidates: int = 48,
     seed: int = 0,
 ) -> LinearTranslation:
     r"""Find the linear map from A's latents to B's; the two may have read entirely different inputs.
 
     Without pairs: density-tree nodes of both models are matched by quadratic assignment at random
     granularities, all depths of the two paths together; the candidate under which translated points fall
-    best among real ones is refined by mutual neighbours. All of this runs twice, on disjoint halves of
-    either data set, until a candidate of one agrees with one of the other, and the verdict is how often one
-    map's translation of a probe is, among all probes, the nearest to the other map's,
+    best among real ones is refined by mutual neighbors. This runs twice, on disjoint halves of either data
+    set. What it ends at is compared with rivals: maps that exchange clusters, reflect or exchange principal
+    axes, or start anywhere, refined alike. A rival that fits better takes the map's place.
 
-    .. math:: \mathrm{confidence} = \frac1n \sum_i
-              \big[\, i = \arg\max_j \cos\big(t_1(x_i) - \mu_B,\; t_2(x_j) - \mu_B\big) \,\big].
-
-    Two wrong maps may share a few leading directions, which a mean cosine rewards; they do not retrieve.
+    The verdict rests on three tests: whether maps of disjoint halves agree; whether translated points lie
+    among the real ones (:func:`~repdyn.translation.rivals.excess_distance`); and whether every map that
+    translates differently fits worse. Agreement alone shows that an answer is stable, not that it is right:
+    five clusters can be matched in 120 ways, of which one always fits best.
 
     Parameters
     ----------
@@ -66,15 +71,15 @@ def translate(
     points
         The point of A to translate from and that of B to translate to; the last ones where not given.
     candidates
-        Matchings explored in each half, fewer where the halves agree, and up to five times as many in one
-        that seems to have missed something.
+        Matchings explored in each half at most, fewer where the halves agree.
     seed
         Same seed, same map.
 
     Returns
     -------
     LinearTranslation
-        Never without a verdict: ``"found"`` needs agreement of two independent fits.
+        Never without a verdict: ``"found"`` needs a map to which no different one comes near. Where the
+        verdict is ``"ambiguous"``, the map holds the directions on which all maps that fit agree, if any.
 
     Raises
     ------
@@ -99,7 +104,7 @@ def translate_path(
     paths_b: RepresentationPaths,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
-    candidates: int = 120,
+    candidates: int = 48,
     seed: int = 0,
 ) -> PathTranslation:
     """Find one translation per depth, all from one match: what :func:`translate` gives, at every depth.
@@ -131,11 +136,13 @@ def translate_path(
     if len(known) >= 2 * widest or len(known) == min(len(paths_a), len(paths_b)):
         fitted = tuple(_from_pairs(x[known[:, 0]], y[known[:, 1]], seed) for x, y in zip(raw_a, raw_b))
         return PathTranslation.of(names, fitted, raw_a, raw_b, seed)
+    raw_a, raw_b, known = _distinct(raw_a, raw_b, known)
     a = [Cloud.of(x, f"paths_a[{name!r}]") for x, name in zip(raw_a, names_a)]
     b = [Cloud.of(x, f"paths_b[{name!r}]") for x, name in zip(raw_b, names_b)]
-    if min(len(paths_a), len(paths_b)) < FEWEST and len(known) < 2:
+    counts = len(raw_a[0]), len(raw_b[0])
+    if min(counts) < FEWEST and len(known) < 2:
         reason = (
-            f"{len(paths_a)} and {len(paths_b)} points are too few to be matched twice without pairs; "
+            f"{counts[0]} and {counts[1]} distinct points are too few to be matched twice without pairs; "
             f"give at least {FEWEST} of each"
         )
         unknown = tuple(_unknown(x, y, "inconclusive", reason) for x, y in zip(a, b))
@@ -149,6 +156,22 @@ def translate_path(
         for x, y, q, confidence in zip(a, b, found.maps, found.confidence)
     )
     return PathTranslation.of(names, translations, raw_a, raw_b, seed)
+
+
+def _distinct(
+    raw_a: list[Floats], raw_b: list[Floats], known: Index
+) -> tuple[list[Floats], list[Floats], Index]:
+    """One row of each group of equal ones: a copy in the other half would let a wrong map replicate."""
+    sides, numbers = [], []
+    for raw in (raw_a, raw_b):
+        groups = groups_of_equal_rows(raw[-1])
+        _, first = np.unique(groups, return_index=True)
+        if len(first) < 2:  # told as what it is by the clouds
+            first = groups = np.arange(len(groups))
+        sides.append([x[first] for x in raw])
+        numbers.append(groups)
+    pairs = np.stack([numbers[0][known[:, 0]], numbers[1][known[:, 1]]], axis=1)
+    return sides[0], sides[1], np.unique(pairs, axis=0).reshape(-1, 2)
 
 
 def _translation(a: Cloud, b: Cloud, q: Rows, confidence: Estimate, found: Replicated) -> LinearTranslation:
@@ -175,10 +198,16 @@ def _unknown(a: Cloud, b: Cloud, verdict: str, reason: str) -> LinearTranslation
 
 
 def _from_pairs(x: Floats, y: Floats, seed: int) -> LinearTranslation:
-    """All from pairs: replication on two halves of them."""
-    halves = disjoint_halves(len(x), np.random.default_rng(seed))
+    """All from pairs: replication on two halves of them, and a test of what either half predicts."""
+    given = len(x)
+    # A pair that is there twice would stand on both sides of a split.
+    _, distinct = np.unique(groups_of_equal_rows(np.concatenate([x, y], axis=1)), return_index=True)
+    x, y = x[distinct], y[distinct]
     if len(x) < 4:
-        raise RepdynError(f"translate: {len(x)} pairs are all the data; expected at least 4")
+        raise RepdynError(
+            f"translate: {given} pairs, {len(x)} of them distinct, are all the data; expected at least 4"
+        )
+    halves = disjoint_halves(len(x), np.random.default_rng(seed))
     first, second = (fit_affine(x[rows], y[rows]) for rows in halves)
     full = fit_affine(x, y)
     one, other = (unit_rows(t(x) - full.offset_b) for t in (first, second))
@@ -186,15 +215,23 @@ def _from_pairs(x: Floats, y: Floats, seed: int) -> LinearTranslation:
     agreement = cosines.value
     # Each half predicts the other's pairs: agreement alone could be of two maps that say nothing.
     crossed = [(first, halves[1]), (second, halves[0])]
-    unexplained = float(
-        sum(((t(x[rows]) - y[rows]) ** 2).sum() for t, rows in crossed)
-        / max(sum(((y[rows] - t.offset_b) ** 2).sum() for t, rows in crossed), 1e-300)
-    )
-    evidence = {"agreement of two halves": agreement, "explained on the other half": 1 - unexplained}
-    if agreement >= SAME_MAP and unexplained < 1:
-        verdict, reason = "found", f"fitted on {len(x)} pairs; each half predicts the other's"
+    before = np.concatenate([((y[rows] - t.offset_b) ** 2).sum(1) for t, rows in crossed])
+    after = np.concatenate([((t(x[rows]) - y[rows]) ** 2).sum(1) for t, rows in crossed])
+    explained = 1 - float(after.sum() / before.sum()) if before.sum() > 0 else 0.0
+    p_value = _explains_by_chance(before, after)
+    evidence = {
+        "agreement of two halves": agreement,
+        "explained on the other half": explained,
+        "p-value of the explained share": p_value,
+    }
+    pairs = f"{given} pairs" if given == len(x) else f"{given} pairs, {len(x)} of them distinct"
+    if agreement >= SAME_MAP and p_value <= EXPLAINED_P and explained > 0:
+        verdict, reason = (
+            "found",
+            f"fitted on {pairs}; each half predicts {explained:.0%} of the other's variance",
+        )
     else:
-        verdict, reason = "not found", f"fitted on {len(x)} pairs, but one half does not predict the other"
+        verdict, reason = "not found", f"fitted on {pairs}, but one half does not predict the other"
     return replace(
         full,
         confidence=agreement,
@@ -203,6 +240,16 @@ def _from_pairs(x: Floats, y: Floats, seed: int) -> LinearTranslation:
         evidence=evidence,
         interval=(cosines.low, cosines.high),
     )
+
+
+def _explains_by_chance(before: Floats, after: Floats) -> float:
+    """p of the errors' mean fall, one-sided: the larger of a t-test's and a rank test's."""
+    gain = before - after
+    if not (gain != 0).any():
+        return 1.0
+    mean = float(ttest_1samp(gain, 0.0, alternative="greater").pvalue) if np.ptp(gain) > 0 else 0.0
+    ranks = float(wilcoxon(gain, alternative="greater").pvalue)
+    return max(mean, ranks)
 
 
 def _depths(

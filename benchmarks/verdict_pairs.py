@@ -1,0 +1,372 @@
+"""Pairs of models for the study of verdicts: true pairs, disjoint classes, symmetric traps, unrelated clouds.
+
+A pair is two sets of representation paths, and held-out inputs that both models have read, which serve nothing
+but the evaluation. Pairs of the development half and of the final half share no network that is trained here and
+no sample; Kuzushiji and the text corpus CLINC150 are read in the final half only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from translation_data import DATA, read
+
+Floats = NDArray[np.float64]
+Points = dict[str, Floats]
+
+HELD_OUT = 1000
+MOST = 3000
+"""Samples of either model."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the two models read, and held-out pairs.
+
+    Attributes
+    ----------
+    name, kind
+        Kind: ``true``, ``shift``, ``disjoint``, ``symmetric``, ``unrelated``.
+    a, b
+        Points of either model, ``(N, D)`` each, by name.
+    held_a, held_b
+        Last point of either model on held-out pairs; none where there is no true counterpart.
+    right
+        Whether a true translation exists and can be told from the data.
+    """
+
+    name: str
+    kind: str
+    a: Points
+    b: Points
+    held_a: Floats | None
+    held_b: Floats | None
+
+
+def names(final: bool) -> list[str]:
+    """All pairs of one half, in the order in which they run."""
+    return list(_pairs(final))
+
+
+def pair(name: str, final: bool, cache: Path) -> Pair:
+    """One pair, made or read from the cache."""
+    return _pairs(final)[name](cache)
+
+
+def _pairs(final: bool) -> dict[str, Callable[[Path], Pair]]:
+    seeds = (0, 1) if final else (100, 101)
+    found: dict[str, Callable[[Path], Pair]] = {}
+    corpora = ("mnist", "fashion", "kmnist") if final else ("mnist", "fashion")
+    networks = [
+        ("ae32", "ae32"),
+        ("vae", "vae"),
+        ("vae", "beta"),
+        ("ae10", "vae"),
+        ("net", "net"),
+        ("beta", "beta"),
+    ]
+    for corpus in corpora:
+        for one, other in networks:
+            for points in ("all", "last"):
+                name = f"{corpus}: {one} {other}, {points}"
+                found[f"true | {name}"] = _networks(corpus, one, other, seeds, points, "all", "true")
+            found[f"shift | {corpus}: {one} {other}"] = _networks(
+                corpus, one, other, seeds, "all", "shift", "shift"
+            )
+            for count in (2, 5):
+                found[f"disjoint | {corpus}: {one} {other}, {count}"] = _networks(
+                    corpus, one, other, seeds, "all", count, "disjoint"
+                )
+    for one, other in (("resnet20", "resnet44"), ("resnet44", "resnet20")):
+        for points in ("all", "five", "last"):
+            found[f"true | {one} {other}, {points}"] = _traced(
+                one, other, "cifar10", seeds, points, "all", "true"
+            )
+        found[f"shift | {one} {other}"] = _traced(one, other, "cifar10", seeds, "all", "shift", "shift")
+        for count in (2, 3, 4, 5):
+            for points in ("all", "last"):
+                found[f"disjoint | {one} {other}, {count} {points}"] = _traced(
+                    one, other, "cifar10", seeds, points, count, "disjoint"
+                )
+    text = "clinc150" if final else "banking77"
+    for one, other in (("minilm-l6", "minilm-l3"), ("minilm-l3", "minilm-l6")):
+        for points in ("all", "last"):
+            found[f"true | {text}: {one} {other}, {points}"] = _traced(
+                one, other, text, seeds, points, "all", "true"
+            )
+        found[f"shift | {text}: {one} {other}"] = _traced(one, other, text, seeds, "all", "shift", "shift")
+        for count in (10, 30):
+            found[f"disjoint | {text}: {one} {other}, {count}"] = _traced(
+                one, other, text, seeds, "all", count, "disjoint"
+            )
+    for shape in SHAPES:
+        for noise in (0.1, 0.3):
+            found[f"{SHAPES[shape][0]} | {shape}, {noise}"] = _planted(shape, noise, seeds[0])
+    for one, other in (("mnist", "fashion"), ("fashion", "mnist")):
+        for network in ("ae32", "vae", "net"):
+            found[f"unrelated | {one} {other} {network}"] = _unrelated(one, other, network, seeds)
+    return found
+
+
+# Networks trained here
+
+
+def _pictures(corpus: str) -> tuple[Floats, NDArray[np.int64]]:
+    file = {"mnist": "mnist", "fashion": "fashion_mnist", "kmnist": "kmnist_test"}[corpus]
+    with np.load(DATA / "images" / f"{file}.npz", allow_pickle=False) as held:
+        arrays = {key: held[key] for key in held.files}
+    pictures = np.concatenate([v for v in arrays.values() if v.ndim == 3])[:20_000]
+    labels = np.concatenate([v for v in arrays.values() if v.ndim == 1])[:20_000]
+    order = np.random.default_rng(0).permutation(len(pictures))
+    return pictures[order].reshape(len(pictures), -1) / 255.0, labels[order].astype(np.int64)
+
+
+def _network_points(corpus: str, network: str, seed: int, cache: Path) -> tuple[Points, NDArray[np.int64]]:
+    """Hidden layers and latents of all pictures of a corpus under a network, trained now or before."""
+    file = cache / f"verdict-{corpus}-{network}-{seed}.npz"
+    pictures, labels = _pictures(corpus)
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        points = _trained(network, seed, pictures, labels)
+        np.savez(file.with_suffix(".partial.npz"), **points)
+        file.with_suffix(".partial.npz").rename(file)
+    with np.load(file, allow_pickle=False) as held:
+        return {key: held[key].astype(np.float64) for key in held.files}, labels
+
+
+def _trained(network: str, seed: int, pictures: Floats, labels: NDArray[np.int64]) -> Points:
+    """An auto-encoder, a VAE, a β-VAE (β = 4) or a classifier of fully connected layers."""
+    latents = {"ae32": 32, "ae10": 10, "vae": 10, "beta": 10, "net": 64}[network]
+    variational = network in ("vae", "beta")
+    x, y = torch.as_tensor(pictures, dtype=torch.float32), torch.as_tensor(labels)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        wide = 256 if seed % 2 else 320
+        body = nn.Sequential(nn.Linear(784, wide), nn.ReLU(), nn.Linear(wide, 128), nn.ReLU())
+        last = nn.Linear(128, 2 * latents if variational else latents)
+        head = (
+            nn.Linear(latents, 10)
+            if network == "net"
+            else nn.Sequential(
+                nn.Linear(latents, 128), nn.ReLU(), nn.Linear(128, wide), nn.ReLU(), nn.Linear(wide, 784)
+            )
+        )
+    draw = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam([*body.parameters(), *last.parameters(), *head.parameters()], 1e-3)
+    for _ in range(6 if network == "net" else 12):
+        for rows in torch.randperm(len(x), generator=draw).split(256):
+            optimizer.zero_grad()
+            z = last(body(x[rows]))
+            loss = torch.zeros(())
+            if variational:
+                mean, spread = z.chunk(2, 1)
+                loss = (
+                    0.5
+                    * (mean**2 + spread.exp() - spread - 1).sum(1).mean()
+                    * (4 if network == "beta" else 1)
+                )
+                z = mean + torch.exp(spread / 2) * torch.randn(mean.shape, generator=draw)
+            if network == "net":
+                loss = nn.functional.cross_entropy(head(torch.relu(z)), y[rows])
+            elif variational:
+                told = nn.functional.binary_cross_entropy_with_logits(head(z), x[rows], reduction="sum")
+                loss = loss + told / len(rows)
+            else:
+                loss = nn.functional.mse_loss(head(z), x[rows])
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        first = body[1](body[0](x))
+        second = body(x)
+        z = last(second)[:, :latents]
+    points = {"first": first, "second": second, "latent": torch.relu(z) if network == "net" else z}
+    return {key: value.numpy() for key, value in points.items()}
+
+
+def _networks(
+    corpus: str, one: str, other: str, seeds: tuple[int, int], points: str, classes: int | str, kind: str
+) -> Callable[[Path], Pair]:
+    def made(cache: Path) -> Pair:
+        a, labels = _network_points(corpus, one, seeds[0], cache)
+        b, _ = _network_points(corpus, other, seeds[1], cache)
+        return _split(f"{corpus} {one} {other}", kind, a, b, labels, points, classes, seeds[0])
+
+    return made
+
+
+def _traced(
+    one: str, other: str, corpus: str, seeds: tuple[int, int], points: str, classes: int | str, kind: str
+) -> Callable[[Path], Pair]:
+    def made(cache: Path) -> Pair:
+        paths_a, paths_b = read(one, corpus, cache), read(other, corpus, cache)
+        assert paths_a.labels is not None
+        _, labels = np.unique(np.asarray(paths_a.labels), return_inverse=True)
+        a, b = (
+            {p: np.asarray(paths[p], dtype=np.float64) for p in paths.points} for paths in (paths_a, paths_b)
+        )
+        return _split(f"{corpus} {one} {other}", kind, a, b, labels, points, classes, seeds[0])
+
+    return made
+
+
+def _split(
+    name: str,
+    kind: str,
+    a: Points,
+    b: Points,
+    labels: NDArray[np.int64],
+    points: str,
+    classes: int | str,
+    seed: int,
+) -> Pair:
+    """Samples of either model that share no input, and held-out pairs."""
+    generator = np.random.default_rng([seed, len(name)])
+    order = generator.permutation(len(labels))
+    held, rest = order[:HELD_OUT], order[HELD_OUT:]
+    rows_a, rows_b = np.array_split(rest, 2)
+    if isinstance(classes, int):
+        chosen = generator.permutation(int(labels.max()) + 1)
+        rows_a = rows_a[np.isin(labels[rows_a], chosen[:classes])]
+        rows_b = rows_b[np.isin(labels[rows_b], chosen[classes : 2 * classes])]
+    elif classes == "shift":
+        # A class is up to ten times as frequent in one sample as in the other.
+        share = 10.0 ** -generator.uniform(0, 1, size=int(labels.max()) + 1)
+        rows_a = rows_a[generator.uniform(size=len(rows_a)) < share[labels[rows_a]]]
+        rows_b = rows_b[
+            generator.uniform(size=len(rows_b)) < (share.min() / share * 1.0)[labels[rows_b]] ** 0.5
+        ]
+    rows_a, rows_b = rows_a[:MOST], rows_b[:MOST]
+    kept_a, kept_b = _kept(a, points), _kept(b, points)
+    last_a, last_b = kept_a[-1], kept_b[-1]
+    return Pair(
+        name,
+        kind,
+        {key: a[key][rows_a] for key in kept_a},
+        {key: b[key][rows_b] for key in kept_b},
+        a[last_a][held],
+        b[last_b][held],
+    )
+
+
+def _kept(points: Points, which: str) -> list[str]:
+    keys = list(points)
+    return keys[-1:] if which == "last" else keys[-5:] if which == "five" else keys
+
+
+# Planted clouds
+
+
+def _mixture(
+    generator: np.random.Generator, centres: Floats, spread: float, count: int, shaped: bool
+) -> Floats:
+    """Clusters about given centres in 16 dimensions; shaped ones are each stretched and skewed in their own way."""
+    k, d = centres.shape
+    which = generator.integers(k, size=count)
+    x = generator.normal(size=(count, d))
+    if shaped:
+        x = np.concatenate([x, x[:, :1] ** 2 - 1], axis=1)[:, :d]
+        form = np.random.default_rng(int(abs(centres).sum() * 1e6) % 2**32)
+        forms = form.normal(size=(k, d, d)) * np.exp(form.normal(size=(k, 1, d))) / np.sqrt(d)
+        x = np.einsum("nd,nde->ne", x + 0.5 * (x**2 - 1), forms[which])
+    return centres[which] * 1.0 + spread * x
+
+
+def _centres(shape: str, seed: int) -> Floats:
+    d = 16
+    generator = np.random.default_rng([seed, 7])
+    made = np.zeros((12, d))
+    if shape.startswith("polygon"):
+        k = int(shape.split()[1])
+        turn = 2 * np.pi * np.arange(k) / k
+        made = np.zeros((k, d))
+        made[:, 0], made[:, 1] = np.cos(turn), np.sin(turn)
+    elif shape.startswith("cube"):
+        made = np.zeros((8, d))
+        made[:, :3] = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)]) / np.sqrt(3)
+    elif shape.startswith("simplex"):
+        k = int(shape.split()[1])
+        made = np.zeros((k, d))
+        made[:, :k] = np.eye(k) - 1 / k
+    elif shape.startswith("random"):
+        k = int(shape.split()[1])
+        made = generator.normal(size=(k, d)) / np.sqrt(d)
+    return made
+
+
+def _draw(shape: str, generator: np.random.Generator, count: int, seed: int) -> Floats:
+    d = 16
+    if shape == "product gaussian":
+        return generator.normal(size=(count, d)) * np.linspace(1.5, 0.7, d)
+    if shape == "ball":
+        x = generator.normal(size=(count, d))
+        return np.asarray(x)
+    if shape == "mirrored":
+        x = _mixture(generator, _centres("random 9", seed), 0.15, count, False)
+        centre = _centres("random 9", seed)
+        # Equal halves that are each other's mirror image through one hyperplane.
+        x[:, 0] = np.where(generator.uniform(size=count) < 0.5, x[:, 0], -x[:, 0])
+        del centre
+        return x
+    if shape == "product":
+        # Independent skewed coordinates of distinct shapes: no symmetry.
+        u = generator.uniform(size=(count, d))
+        return np.asarray((-np.log(u)) ** np.linspace(0.3, 1.6, d) * np.linspace(2, 0.8, d))
+    shaped = shape.endswith("shaped")
+    return _mixture(generator, _centres(shape.removesuffix(" shaped"), seed), 0.12, count, shaped)
+
+
+SHAPES = {
+    "polygon 5": ("symmetric", 0),
+    "polygon 10": ("symmetric", 0),
+    "cube": ("symmetric", 0),
+    "simplex 4": ("symmetric", 0),
+    "simplex 8": ("symmetric", 0),
+    "product gaussian": ("symmetric", 0),
+    "ball": ("symmetric", 0),
+    "mirrored": ("symmetric", 0),
+    "polygon 5 shaped": ("true", 0),
+    "simplex 8 shaped": ("true", 0),
+    "random 6 shaped": ("true", 0),
+    "random 20": ("true", 0),
+    "random 40": ("true", 0),
+    "product": ("true", 0),
+}
+
+
+def _planted(shape: str, noise: float, seed: int) -> Callable[[Path], Pair]:
+    def made(cache: Path) -> Pair:
+        del cache
+        generator = np.random.default_rng([seed, len(shape), int(100 * noise)])
+        turn = np.linalg.qr(generator.normal(size=(16, 16)))[0]
+        x, y, held = (_draw(shape, generator, n, seed) for n in (MOST, MOST, HELD_OUT))
+        spread = noise * held.std() * 0.3
+
+        def other(z: Floats) -> Floats:
+            return np.asarray(3.0 * (z + spread * generator.normal(size=z.shape)) @ turn + 5.0)
+
+        return Pair(shape, SHAPES[shape][0], {"x": x}, {"x": other(y)}, held, other(held))
+
+    return made
+
+
+def _unrelated(one: str, other: str, network: str, seeds: tuple[int, int]) -> Callable[[Path], Pair]:
+    def made(cache: Path) -> Pair:
+        a, _ = _network_points(one, network, seeds[0], cache)
+        b, _ = _network_points(other, network, seeds[1], cache)
+        return Pair(
+            f"{one} {other} {network}", "unrelated", {k: v[:MOST] for k, v in a.items()},
+            {k: v[:MOST] for k, v in b.items()}, None, None,
+        )  # fmt: skip
+
+    return made
+
+
+def _all(final: bool, cache: Path) -> Iterator[Pair]:
+    for name in names(final):
+        yield pair(name, final, cache)

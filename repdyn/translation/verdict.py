@@ -1,0 +1,205 @@
+"""One verdict from three tests of a translation: replication, excess distance and uniqueness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.intervals import Estimate
+from repdyn.translation.rivals import Rival
+
+__all__ = ["Judgment", "VerdictSettings", "judge", "settled_part"]
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class VerdictSettings:
+    """What decides the verdict of a translation without pairs.
+
+    All values were set on the development half of ``benchmarks/verdicts.py``; the final half was read once.
+
+    Attributes
+    ----------
+    different
+        Retrieval between two maps below which they translate items differently.
+    different_clusters
+        Share of points that two maps send to the same cluster of B below which they translate clusters
+        differently.
+    margin
+        Share of the excess distance by which the best different map must be worse, for a map to be unique.
+    beside
+        Excess distance from which on translated points lie beside the real ones.
+    found
+        Confidence from which on a unique map is found.
+    weights
+        Of the confidence: constant, margin, logarithm of the excess distance, retrieval between halves,
+        agreement with rivals.
+    temperature
+        Margin by which a rival's weight falls to 37 % in the agreement with rivals.
+    most_margin
+        Larger margins count as this.
+    errors
+        Upper borders of the confidence, and the lowest and highest true share of the ceiling to expect
+        there, which hold for 95 % of translations.
+    """
+
+    different: float = 0.5
+    different_clusters: float = 0.8
+    margin: float = 0.035
+    beside: float = 1.4
+    found: float = 0.6
+    weights: tuple[float, float, float, float, float] = (-2.5, 28.0, -0.75, 1.5, 0.85)
+    temperature: float = 0.02
+    most_margin: float = 0.15
+    errors: tuple[tuple[float, float, float], ...] = (
+        (0.1, 0.0, 0.4),
+        (0.3, 0.0, 0.6),
+        (0.6, 0.2, 0.95),
+        (1.0, 0.7, 1.0),
+    )
+
+
+DEFAULT = VerdictSettings()
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """A verdict with its figures.
+
+    Attributes
+    ----------
+    verdict, reason
+        As in :class:`repdyn.translation.LinearTranslation`.
+    confidence
+        Retrieval to expect, as a share of what Procrustes with all pairs reaches.
+    excess
+        Excess distance of the map.
+    margin, cluster_margin
+        By what share the best map that translates items, or clusters, differently is worse.
+    expected
+        Agreement with the rivals and with itself, each weighted by how well it fits.
+    tied
+        Rivals that cannot be told from the map.
+    """
+
+    verdict: str
+    reason: str
+    confidence: Estimate
+    excess: float
+    margin: float
+    cluster_margin: float
+    expected: float
+    tied: tuple[Rival, ...]
+
+
+def judge(
+    replication: float, own: Rival, rivals: Sequence[Rival], settings: VerdictSettings = DEFAULT
+) -> Judgment:
+    r"""Weigh the three tests.
+
+    With the excess distances ρ of the map and ρ_k of its rivals, the margin is
+
+    .. math:: m = \min_{k \text{ different}} \rho_k / \rho - 1
+
+    and the confidence a logistic function of m, log ρ and the retrieval between halves, fitted to pairs of
+    models whose true translation is known.
+
+    Parameters
+    ----------
+    replication
+        Retrieval between the maps of two disjoint halves.
+    own
+        The map, polished like its rivals.
+    rivals
+        Maps from other starts.
+    settings
+        See :class:`VerdictSettings`.
+    """
+    margin = _margin(own, [r for r in rivals if r.agreement < settings.different])
+    clusters = _margin(own, [r for r in rivals if r.same_cluster < settings.different_clusters])
+    expected = _expected_agreement(own, rivals, settings)
+    confidence = _confidence(replication, margin, own.excess, expected, settings)
+    tied = tuple(
+        r
+        for r in rivals
+        if r.agreement < settings.different and r.excess < (1 + settings.margin) * own.excess
+    )
+    figures = (
+        f"translated points lie {own.excess:.2f} times as far from real ones as these from each other, the "
+        f"best different map {margin:+.1%} beside it, and maps from disjoint halves retrieve each other's "
+        f"translation of {replication:.0%} of the probes"
+    )
+    if margin >= settings.margin and confidence.value >= settings.found:
+        verdict, reason = "found", f"one map fits best and no different one as well: {figures}"
+    elif margin >= settings.margin:
+        verdict, reason = (
+            "inconclusive",
+            f"one map fits best, but not well enough to be sure of it: {figures}",
+        )
+    elif clusters >= settings.margin and own.excess < settings.beside:
+        verdict, reason = "neighbourhoods", f"clusters are matched in one way only, items are not: {figures}"
+    elif own.excess < settings.beside:
+        verdict = "ambiguous"
+        reason = f"{len(tied)} different maps fit as well within the noise: {figures}"
+    else:
+        verdict, reason = "not found", f"no map brings the two together: {figures}"
+    return Judgment(verdict, reason, confidence, own.excess, margin, clusters, expected, tied)
+
+
+def settled_part(m: Rows, tied: Sequence[Rival], least: float = 0.9) -> tuple[Rows, int]:
+    r"""The directions on which a map and its tied rivals agree.
+
+    .. math:: \bar M = U \Sigma V^\top = \mathrm{mean}_k M_k, \qquad
+              M' = U_{\sigma \ge .9} V_{\sigma \ge .9}^\top
+
+    A mean of orthogonal maps keeps the length of what all send to the same place, and shortens the rest.
+
+    Parameters
+    ----------
+    m
+        The map, ``(D_a, D_b)``.
+    tied
+        Its rivals.
+    least
+        Singular value from which on a direction is settled.
+
+    Returns
+    -------
+    (D_a, D_b) array
+        The map of the settled directions, zero on the others.
+    int
+        How many there are.
+    """
+    mean = np.mean([m, *(rival.maps[-1] for rival in tied)], axis=0)
+    left, values, right = np.linalg.svd(mean, full_matrices=False)
+    kept = values >= least
+    return np.asarray(left[:, kept] @ right[kept], dtype=np.float32), int(kept.sum())
+
+
+def _margin(own: Rival, different: Sequence[Rival]) -> float:
+    """How much worse the best of them is; where none ends elsewhere, as if twice as far."""
+    return min((rival.excess for rival in different), default=2 * own.excess) / own.excess - 1
+
+
+def _expected_agreement(own: Rival, rivals: Sequence[Rival], settings: VerdictSettings) -> float:
+    """Mean agreement of the map with all that are found, itself included, by ``exp(-m / temperature)``."""
+    weights = np.array(
+        [np.exp(-max(r.excess / own.excess - 1, 0.0) / settings.temperature) for r in (own, *rivals)]
+    )
+    return float(weights @ np.array([1.0, *(r.agreement for r in rivals)]) / weights.sum())
+
+
+def _confidence(
+    replication: float, margin: float, excess: float, expected: float, settings: VerdictSettings
+) -> Estimate:
+    constant, of_margin, of_excess, of_replication, of_expected = settings.weights
+    clipped = float(np.clip(margin, -0.02, settings.most_margin))
+    score = constant + of_margin * clipped + of_excess * np.log(max(excess, 1.0))
+    score += of_replication * replication + of_expected * expected
+    value = float(1 / (1 + np.exp(-score)))
+    low, high = next((low, high) for border, low, high in settings.errors if value <= border)
+    return Estimate(value, min(low, value), max(high, value))

@@ -1,0 +1,137 @@
+"""Three tests behind one verdict, and clouds on which the honest answer is not "found"."""
+
+import numpy as np
+import pytest
+
+from repdyn.paths import RepresentationPaths
+from repdyn.translation import LinearTranslation, translate
+from repdyn.translation.rivals import Rival, excess_distance
+from repdyn.translation.verdict import judge, settled_part
+
+WIDTH = 8
+
+
+def rotation(seed: int, width: int = WIDTH) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(width, width)))[0]
+
+
+def rival(excess: float, agreement: float, same_cluster: float = 0.0) -> Rival:
+    return Rival([np.eye(2, dtype=np.float32)], excess, agreement, same_cluster, "planned")
+
+
+def clusters(count: int, seed: int, centers: np.ndarray, noise: float = 0.15) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    wide = np.zeros((len(centers), WIDTH))
+    wide[:, : centers.shape[1]] = centers
+    return wide[generator.integers(len(wide), size=count)] + noise * generator.normal(size=(count, WIDTH))
+
+
+def translated(x: np.ndarray, y: np.ndarray, seed: int = 0) -> LinearTranslation:
+    a, b = (RepresentationPaths.from_arrays({"x": v}) for v in (x, y))
+    return translate(a, b, candidates=8, seed=seed)
+
+
+def polygon(corners: int) -> np.ndarray:
+    turn = 2 * np.pi * np.arange(corners) / corners
+    return np.stack([np.cos(turn), np.sin(turn)], axis=1)
+
+
+# The parts
+
+
+def test_excess_distance_is_one_for_two_samples_of_one_cloud_and_more_beside_it() -> None:
+    generator = np.random.default_rng(0)
+    x, y = (generator.normal(size=(1500, 12)) * np.linspace(2, 0.1, 12) for _ in range(2))
+    turn = rotation(1, 12)
+    right = excess_distance(x @ turn.T, y, turn, 700)
+    wrong = excess_distance(x @ turn.T, y, rotation(2, 12), 700)
+    assert right == pytest.approx((1, 1), abs=0.1)
+    assert min(wrong) > 1.5
+
+
+def test_a_map_without_near_rivals_is_found_and_one_with_a_tied_rival_is_ambiguous() -> None:
+    own = rival(1.05, 1.0, 1.0)
+    assert judge(0.9, own, [rival(1.4, 0.1)]).verdict == "found"
+    tied = judge(0.9, own, [rival(1.055, 0.1), rival(1.5, 0.0)])
+    assert tied.verdict == "ambiguous"
+    assert len(tied.tied) == 1
+    assert tied.margin == pytest.approx(1.055 / 1.05 - 1)
+    assert tied.confidence.value < 0.6
+
+
+def test_rivals_that_differ_within_clusters_only_leave_neighborhoods() -> None:
+    own = rival(1.05, 1.0, 1.0)
+    assert judge(0.3, own, [rival(1.055, 0.2, 0.95), rival(1.4, 0.0, 0.2)]).verdict == "neighbourhoods"
+
+
+def test_points_beside_the_real_ones_are_not_found_although_halves_agree() -> None:
+    assert judge(0.9, rival(2.5, 1.0, 1.0), [rival(2.52, 0.2)]).verdict == "not found"
+
+
+def test_a_rival_that_is_the_same_map_does_not_count() -> None:
+    assert judge(0.9, rival(1.05, 1.0, 1.0), [rival(1.05, 0.97, 1.0), rival(1.4, 0.1)]).verdict == "found"
+
+
+def test_the_settled_part_holds_the_axes_on_which_all_agree() -> None:
+    own = np.eye(5, dtype=np.float32)
+    reflected = np.diag([1, 1, 1, -1, -1]).astype(np.float32)
+    part, directions = settled_part(own, [Rival([reflected], 1.0, 0.1, 0.1, "planned")])
+    assert directions == 3
+    assert np.allclose(part, np.diag([1, 1, 1, 0, 0]), atol=1e-6)
+
+
+# Clouds
+
+
+def test_a_cloud_against_itself_rotated_is_found_exactly() -> None:
+    x = clusters(600, 0, np.random.default_rng(5).normal(size=(9, WIDTH)), 0.3)
+    t = translated(x, 3 * x @ rotation(1) + 2)
+    assert t.verdict == "found", t.reason
+    assert np.allclose(t(x), 3 * x @ rotation(1) + 2, atol=0.3)
+
+
+@pytest.mark.parametrize("corners", [2, 5])
+def test_regular_polygons_are_ambiguous(corners: int) -> None:
+    centers = polygon(corners)
+    t = translated(clusters(700, 1, centers), clusters(700, 2, centers) @ rotation(3))
+    assert t.verdict == "ambiguous", t.reason
+    assert t.evidence["different maps that fit as well"] >= 1
+
+
+def test_a_gaussian_against_a_gaussian_is_ambiguous() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(2, 700, WIDTH))
+    assert translated(x, y).verdict in ("ambiguous", "not found")
+
+
+def test_a_mirrored_cloud_is_not_found() -> None:
+    """Its halves are each other's mirror image: two maps are exact."""
+    generator = np.random.default_rng(0)
+    centers = np.random.default_rng(5).normal(size=(7, WIDTH))
+    x, y = (clusters(700, seed, centers) for seed in (1, 2))
+    for points in (x, y):
+        points[:, 0] = np.abs(points[:, 0]) * np.where(generator.uniform(size=len(points)) < 0.5, 1, -1)
+    assert translated(x, y @ rotation(3)).verdict != "found"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_disjoint_clusters_are_not_found(seed: int) -> None:
+    """Five clusters against five others: one matching of the 120 always fits best, and replicates."""
+    centers = np.random.default_rng(seed).normal(size=(10, WIDTH))
+    x, y = clusters(700, 1, centers[:5], 0.3), clusters(700, 2, centers[5:], 0.3) @ rotation(3)
+    t = translated(x, y, seed)
+    assert t.verdict != "found", t.reason
+    assert t.confidence < 0.6
+
+
+def test_one_dimension_is_not_found() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.exponential(size=(2, 400, 1))
+    assert translated(x, y).verdict != "found"
+
+
+def test_repeated_rows_do_not_make_a_wrong_map_replicate() -> None:
+    generator = np.random.default_rng(0)
+    x, y = (np.repeat(generator.normal(size=(220, WIDTH)), 4, 0) for _ in range(2))
+    assert translated(x, y).verdict != "found"
