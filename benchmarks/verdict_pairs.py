@@ -1,13 +1,13 @@
-"""Pairs of models for the study of verdicts: true pairs, disjoint classes, symmetric traps, unrelated clouds.
+"""Pairs of models for the study of verdicts: true ones, disjoint classes, symmetric traps, unrelated clouds.
 
-A pair is two sets of representation paths, and held-out inputs that both models have read, which serve nothing
-but the evaluation. Pairs of the development half and of the final half share no network that is trained here and
-no sample; Kuzushiji and the text corpus CLINC150 are read in the final half only.
+A pair is two sets of representation paths, and held-out inputs that both models have read, which serve
+nothing but the evaluation. Pairs of the development half and of the final half share no network that is
+trained here; Kuzushiji and the text corpus CLINC150 are read in the final half only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +37,6 @@ class Pair:
         Points of either model, ``(N, D)`` each, by name.
     held_a, held_b
         Last point of either model on held-out pairs; none where there is no true counterpart.
-    right
-        Whether a true translation exists and can be told from the data.
     """
 
     name: str
@@ -265,7 +263,7 @@ def _kept(points: Points, which: str) -> list[str]:
 def _mixture(
     generator: np.random.Generator, centres: Floats, spread: float, count: int, shaped: bool
 ) -> Floats:
-    """Clusters about given centres in 16 dimensions; shaped ones are each stretched and skewed in their own way."""
+    """Clusters about given centres in 16 dimensions; shaped ones are each stretched in their own way."""
     k, d = centres.shape
     which = generator.integers(k, size=count)
     x = generator.normal(size=(count, d))
@@ -308,10 +306,8 @@ def _draw(shape: str, generator: np.random.Generator, count: int, seed: int) -> 
         return np.asarray(x)
     if shape == "mirrored":
         x = _mixture(generator, _centres("random 9", seed), 0.15, count, False)
-        centre = _centres("random 9", seed)
         # Equal halves that are each other's mirror image through one hyperplane.
         x[:, 0] = np.where(generator.uniform(size=count) < 0.5, x[:, 0], -x[:, 0])
-        del centre
         return x
     if shape == "product":
         # Independent skewed coordinates of distinct shapes: no symmetry.
@@ -365,8 +361,3 @@ def _unrelated(one: str, other: str, network: str, seeds: tuple[int, int]) -> Ca
         )  # fmt: skip
 
     return made
-
-
-def _all(final: bool, cache: Path) -> Iterator[Pair]:
-    for name in names(final):
-        yield pair(name, final, cache)

@@ -116,10 +116,10 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     judgment = judge(recovered, own, rivals)
     evidence = {
         "retrieval between halves": recovered,
-        "excess distance": judgment.excess,
-        "margin of the best different map": judgment.margin,
-        "margin of the best map of other clusters": judgment.cluster_margin,
-        "agreement with rivals": judgment.expected,
+        "excess distance": judgment.figures.excess,
+        "margin of the best different map": judgment.figures.margin,
+        "margin of the best map of other clusters": judgment.figures.cluster_margin,
+        "agreement with rivals": judgment.figures.expected,
     }
     if judgment.verdict == "ambiguous":
         part, directions = settled_part(maps[-1], judgment.tied)

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from repdyn.intervals import Estimate
 from repdyn.translation.rivals import Rival
 
-__all__ = ["Judgment", "VerdictSettings", "judge", "settled_part"]
+__all__ = [
+    "Figures",
+    "Judgment",
+    "VerdictSettings",
+    "confidence_of",
+    "judge",
+    "settled_part",
+    "verdict_of",
+]
 
 Rows = NDArray[np.float32]
 
@@ -33,6 +41,8 @@ class VerdictSettings:
         Share of the excess distance by which the best different map must be worse, for a map to be unique.
     beside
         Excess distance from which on translated points lie beside the real ones.
+    far
+        Excess distance from which on nothing is found, however far behind its rivals are.
     found
         Confidence from which on a unique map is found.
     weights
@@ -51,19 +61,44 @@ class VerdictSettings:
     different_clusters: float = 0.8
     margin: float = 0.035
     beside: float = 1.4
+    far: float = 2.0
     found: float = 0.6
-    weights: tuple[float, float, float, float, float] = (-2.5, 28.0, -0.75, 1.5, 0.85)
+    weights: tuple[float, float, float, float, float] = (-2.8, 37.0, -0.55, 1.3, 0.55)
     temperature: float = 0.02
     most_margin: float = 0.15
     errors: tuple[tuple[float, float, float], ...] = (
         (0.1, 0.0, 0.4),
-        (0.3, 0.0, 0.6),
-        (0.6, 0.2, 0.95),
-        (1.0, 0.7, 1.0),
+        (0.3, 0.0, 0.55),
+        (0.6, 0.0, 0.95),
+        (0.9, 0.5, 1.0),
+        (1.0, 0.75, 1.0),
     )
 
 
 DEFAULT = VerdictSettings()
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the verdict rests on.
+
+    Attributes
+    ----------
+    replication
+        Retrieval between the maps of two disjoint halves.
+    excess
+        Excess distance of the map.
+    margin, cluster_margin
+        By what share of it the best map that translates items, or clusters, differently is worse.
+    expected
+        Agreement with all maps that were found, itself included, each weighted by how well it fits.
+    """
+
+    replication: float
+    excess: float
+    margin: float
+    cluster_margin: float
+    expected: float
 
 
 @dataclass(frozen=True)
@@ -76,12 +111,8 @@ class Judgment:
         As in :class:`repdyn.translation.LinearTranslation`.
     confidence
         Retrieval to expect, as a share of what Procrustes with all pairs reaches.
-    excess
-        Excess distance of the map.
-    margin, cluster_margin
-        By what share the best map that translates items, or clusters, differently is worse.
-    expected
-        Agreement with the rivals and with itself, each weighted by how well it fits.
+    figures
+        What both rest on.
     tied
         Rivals that cannot be told from the map.
     """
@@ -89,10 +120,7 @@ class Judgment:
     verdict: str
     reason: str
     confidence: Estimate
-    excess: float
-    margin: float
-    cluster_margin: float
-    expected: float
+    figures: Figures
     tied: tuple[Rival, ...]
 
 
@@ -122,32 +150,40 @@ def judge(
     margin = _margin(own, [r for r in rivals if r.agreement < settings.different])
     clusters = _margin(own, [r for r in rivals if r.same_cluster < settings.different_clusters])
     expected = _expected_agreement(own, rivals, settings)
-    confidence = _confidence(replication, margin, own.excess, expected, settings)
     tied = tuple(
         r
         for r in rivals
         if r.agreement < settings.different and r.excess < (1 + settings.margin) * own.excess
     )
-    figures = (
-        f"translated points lie {own.excess:.2f} times as far from real ones as these from each other, the "
-        f"best different map {margin:+.1%} beside it, and maps from disjoint halves retrieve each other's "
-        f"translation of {replication:.0%} of the probes"
+    figures = Figures(replication, own.excess, margin, clusters, expected)
+    confidence = confidence_of(figures, settings)
+    verdict = verdict_of(figures, settings)
+    reasons = {
+        "found": "one map fits best and no different one as well",
+        "inconclusive": "one map fits best, but not well enough to be sure of it",
+        "neighbourhoods": "clusters are matched in one way only, items are not",
+        "ambiguous": f"{len(tied)} different maps fit as well within the noise",
+        "not found": "no map brings the two together better than different ones do",
+    }
+    beside = f"the best different map is {margin:+.1%} beside it"
+    if margin >= 1:
+        beside = "no different map comes near"
+    reason = (
+        f"{reasons[verdict]}: translated points lie {own.excess:.2f} times as far from real ones as these "
+        f"from each other, {beside}, and maps from disjoint halves "
+        f"retrieve each other's translation of {replication:.0%} of the probes"
     )
-    if margin >= settings.margin and confidence.value >= settings.found:
-        verdict, reason = "found", f"one map fits best and no different one as well: {figures}"
-    elif margin >= settings.margin:
-        verdict, reason = (
-            "inconclusive",
-            f"one map fits best, but not well enough to be sure of it: {figures}",
-        )
-    elif clusters >= settings.margin and own.excess < settings.beside:
-        verdict, reason = "neighbourhoods", f"clusters are matched in one way only, items are not: {figures}"
-    elif own.excess < settings.beside:
-        verdict = "ambiguous"
-        reason = f"{len(tied)} different maps fit as well within the noise: {figures}"
-    else:
-        verdict, reason = "not found", f"no map brings the two together: {figures}"
-    return Judgment(verdict, reason, confidence, own.excess, margin, clusters, expected, tied)
+    return Judgment(verdict, reason, confidence, figures, tied)
+
+
+def verdict_of(figures: Figures, settings: VerdictSettings = DEFAULT) -> str:
+    """The verdict by the figures alone."""
+    if figures.margin >= settings.margin:
+        sure = confidence_of(figures, settings).value >= settings.found
+        return "found" if sure and figures.excess < settings.far else "inconclusive"
+    if figures.excess >= settings.beside:
+        return "not found"
+    return "neighbourhoods" if figures.cluster_margin >= settings.margin else "ambiguous"
 
 
 def settled_part(m: Rows, tied: Sequence[Rival], least: float = 0.9) -> tuple[Rows, int]:
@@ -193,13 +229,12 @@ def _expected_agreement(own: Rival, rivals: Sequence[Rival], settings: VerdictSe
     return float(weights @ np.array([1.0, *(r.agreement for r in rivals)]) / weights.sum())
 
 
-def _confidence(
-    replication: float, margin: float, excess: float, expected: float, settings: VerdictSettings
-) -> Estimate:
+def confidence_of(figures: Figures, settings: VerdictSettings = DEFAULT) -> Estimate:
+    """Retrieval to expect as a share of the ceiling, with the interval that held for 95 % of translations."""
     constant, of_margin, of_excess, of_replication, of_expected = settings.weights
-    clipped = float(np.clip(margin, -0.02, settings.most_margin))
-    score = constant + of_margin * clipped + of_excess * np.log(max(excess, 1.0))
-    score += of_replication * replication + of_expected * expected
+    score = constant + of_margin * float(np.clip(figures.margin, -0.02, settings.most_margin))
+    score += of_excess * float(np.log(max(figures.excess, 1.0)))
+    score += of_replication * figures.replication + of_expected * figures.expected
     value = float(1 / (1 + np.exp(-score)))
     low, high = next((low, high) for border, low, high in settings.errors if value <= border)
     return Estimate(value, min(low, value), max(high, value))

@@ -22,7 +22,7 @@ def replication(evidence: Mapping[str, object], verdict: str, reason: str) -> go
     evidence
         Numbers or estimates by name. Those that compare the two maps stand out from those of either alone.
     verdict
-        ``"found"``, ``"not found"`` or ``"inconclusive"``.
+        A verdict such as ``"found"``, ``"ambiguous"`` or ``"not found"``.
     reason
         Why.
 
@@ -34,13 +34,14 @@ def replication(evidence: Mapping[str, object], verdict: str, reason: str) -> go
         raise RepdynError("replication: there is no evidence to draw; the translation was given, not derived")
     read = {name: estimate(value) for name, value in evidence.items()}
     figure = panels([""], columns=1, height=200 + 34 * len(read))
-    compares = ["halves" in name or "other half" in name for name in read]
+    tests = ("halves", "other half", "different map", "agreement with rivals")
+    compares = [any(test in name for test in tests) for name in read]
     add_bars(figure, 1, read, [ACCENT if yes else CONTROL[0] for yes in compares])
     figure.update_layout(showlegend=False, margin_l=24)
     return describe(
         figure,
-        "Do two maps from disjoint halves agree?",
-        f"Verdict: {verdict}. {reason[:1].upper()}{reason[1:]}. Blue compares the two maps; grey is how well "
-        "either fits the half that it was fitted to, which a wrong map can do as well.",
+        "Do independent maps agree, and is there only one?",
+        f"Verdict: {verdict}. {reason[:1].upper()}{reason[1:]}. Blue compares maps with each other; grey "
+        "describes this map alone.",
         alt=f"Bar chart, verdict {verdict}: " + ", ".join(f"{n} {v[0]:.3g}" for n, v in read.items()) + ".",
     )

@@ -26,7 +26,7 @@ __all__ = ["Section", "write_report"]
 _MOST_BYTES = 8_000_000  # beyond, mail servers and phones give up; plotly.js alone takes 4.8
 _MOST_TEXT = 2_000  # characters of any one text; what is cut is counted
 _TOP = 38  # pixels above a plot once its title has moved into the page: room for panel titles
-_CHIPS = {"found": "✓", "not found": "✕", "inconclusive": "?"}
+_CHIPS = {"found": "✓", "neighbourhoods": "≈", "ambiguous": "⇄", "inconclusive": "?", "not found": "✕"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,8 @@ class Section:
     text
         What it means; blank lines separate paragraphs, and one of several lines keeps them as they are.
     verdict
-        ``"found"``, ``"not found"``, ``"inconclusive"``, another short word, or ``None``.
+        ``"found"``, ``"neighbourhoods"``, ``"ambiguous"``, ``"inconclusive"``, ``"not found"``, another
+        short word, or ``None``.
     """
 
     title: str

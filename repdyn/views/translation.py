@@ -41,7 +41,7 @@ def translation(
     class_names
         C names in the order of the rows, or ``None``.
     verdict
-        ``"found"``, ``"not found"`` or ``"inconclusive"``; part of the caption.
+        A verdict such as ``"found"``, ``"ambiguous"`` or ``"not found"``; part of the caption.
     stitching
         Accuracies of A's body, a translation and B's head, by name as ``bars``, or ``None``. Drawn below.
 
@@ -112,7 +112,7 @@ def stitching(accuracy: Mapping[str, object], verdict: str) -> go.Figure:
     accuracy
         Estimates by name as ``bars`` of :func:`translation`, this translation's first.
     verdict
-        ``"found"``, ``"not found"`` or ``"inconclusive"``; part of the caption.
+        A verdict such as ``"found"``, ``"ambiguous"`` or ``"not found"``; part of the caption.
 
     Returns
     -------

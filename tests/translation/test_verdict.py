@@ -55,7 +55,7 @@ def test_a_map_without_near_rivals_is_found_and_one_with_a_tied_rival_is_ambiguo
     tied = judge(0.9, own, [rival(1.055, 0.1), rival(1.5, 0.0)])
     assert tied.verdict == "ambiguous"
     assert len(tied.tied) == 1
-    assert tied.margin == pytest.approx(1.055 / 1.05 - 1)
+    assert tied.figures.margin == pytest.approx(1.055 / 1.05 - 1)
     assert tied.confidence.value < 0.6
 
 
