@@ -204,7 +204,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def left_as_found(module: nn.Module) -> Iterator[None]:
-    """As :func:`evaluating`, and without gradients; tensors that modules cache in their forward pass are dropped.
+    """As :func:`evaluating`, and without gradients; tensors that modules cache are dropped.
 
     Gradients are off by :func:`torch.no_grad`. Under :func:`torch.inference_mode` a tensor that a module
     caches in its forward pass would be an inference tensor, which a later training step cannot use.
