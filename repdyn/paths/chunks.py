@@ -30,6 +30,7 @@ __all__ = [
     "missing_rows",
     "read_checksums",
     "read_chunk_lengths",
+    "read_content",
     "seal",
     "settle_labels",
     "write_chunk",
@@ -56,6 +57,7 @@ def write_chunk(
     ids: ArrayLike,
     labels: ArrayLike | None,
     logits: ArrayLike | None,
+    content: str | None = None,
 ) -> None:
     """Check the samples of one chunk, then write them; see :meth:`PathsWriter.write_chunk`."""
     chunk, offset = divmod(start, layout.chunk_rows)
@@ -101,11 +103,12 @@ def write_chunk(
         contents["logits"] = _little(_padded(outputs, layout.chunk_rows))
     if known_labels is not None:
         contents["labels"] = _encode(known_labels, layout.chunk_rows)
-    for name, content in contents.items():
-        place.write(files[name], content)
+    for name, data in contents.items():
+        place.write(files[name], data)
     contents["ids"] = _encode(names, layout.chunk_rows)
     sums = [checksum(contents[name]) if name in contents else "" for name in files]
     place.write(f"checksums/c/{chunk}/0", encode_strings(sums))
+    _keep_content(place, layout, chunk, content)
     place.write(files["ids"], contents["ids"])
 
 
@@ -137,6 +140,25 @@ def read_checksums(place: Place, layout: Layout, chunk: int) -> dict[str, str] |
     except FileNotFoundError:
         return None
     return {file: known for file, known in zip(layout.files(chunk).values(), found) if known}
+
+
+def read_content(place: Place, chunk: int) -> str | None:
+    """The digest of a chunk's samples; ``None`` where none was kept."""
+    name = f"content/c/{chunk}"
+    try:
+        (found,) = decode_strings(place.read(name), f"{place}/{name}")
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
+
+
+def _keep_content(place: Place, layout: Layout, chunk: int, content: str | None) -> None:
+    if content is None:
+        place.remove(f"content/c/{chunk}")
+        return
+    if read_json(place, "content/zarr.json") is None:
+        write_json(place, "content/zarr.json", array_metadata((layout.chunks,), (1,), "string"))
+    place.write(f"content/c/{chunk}", encode_strings([content]))
 
 
 def chunk_is_whole(place: Place, layout: Layout, chunk: int, sizes: Sizes, labels: str | None = None) -> bool:

@@ -21,7 +21,7 @@ from repdyn.progress import track
 __all__ = ["merge_paths"]
 
 # Other samples are what is merged; all else that is remembered must agree.
-_MAY_DIFFER = {*MAY_DIFFER, "data", "merged"}
+_MAY_DIFFER = {*MAY_DIFFER, "data", "merged", "identity"}
 
 
 def merge_paths(stores: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> RepresentationPaths:
@@ -90,6 +90,8 @@ def _check_same(one: RepresentationPaths, other: RepresentationPaths) -> None:
     pairs = digests + [(key, here_has[key], there_has[key]) for key in here_has]
     keys = sorted((one.meta.keys() | other.meta.keys()) - _MAY_DIFFER)
     pairs += [(key, one.meta.get(key), other.meta.get(key)) for key in keys]
+    ours, theirs = one.meta.get("identity") or {}, other.meta.get("identity") or {}
+    pairs += [(key, ours[key], theirs[key]) for key in sorted((ours.keys() & theirs.keys()) - {"labels"})]
     for key, here, there in pairs:
         if here != there:
             raise RepdynError(

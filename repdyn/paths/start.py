@@ -59,17 +59,44 @@ def plan_layout(
 
 def check_same(place: Place, found: Layout, wanted: Layout) -> None:
     """Refuse to continue a store of something else, naming the first difference."""
+    remedy = "choose another path, or start over with resume=False (--no-resume)"
     pairs = [(key, found.meta.get(key), wanted.meta.get(key)) for key in ("digest", "model")]
     own = ("points", "widths", "tokens", "size", "dtype", "logits_width")
     pairs += [(key, getattr(found, key), getattr(wanted, key)) for key in own]
-    others = sorted((found.meta.keys() | wanted.meta.keys()) - set(MAY_DIFFER))
+    others = sorted((found.meta.keys() | wanted.meta.keys()) - {*MAY_DIFFER, "identity"})
     pairs += [(key, found.meta.get(key), wanted.meta.get(key)) for key in others]
     for key, there, here in pairs:
         if there != here:
             raise RepdynError(
-                f"{place}: holds another trace, its {key} is {_short(there)} and not {_short(here)}; "
-                "choose another path, or start over with resume=False"
+                f"{place}: holds another trace, its {key} is {_short(there)} and not {_short(here)}; {remedy}"
             )
+    there, here = found.meta.get("identity"), wanted.meta.get("identity")
+    if here is None and there is None:
+        return
+    if not isinstance(there, dict) or not isinstance(here, dict):
+        raise RepdynError(
+            f"{place}: was begun without digests of its samples and settings, so that it cannot be told "
+            "whether they are the same; read it with repdyn.open_paths, " + remedy
+        )
+    for key in sorted(there.keys() | here.keys()):
+        for value in (here.get(key), there.get(key)):
+            if isinstance(value, str) and not _is_digest(value):
+                raise RepdynError(
+                    f"{place}: cannot be continued, because it cannot be told whether its {key} "
+                    f"{_are(key)} the same ({value}); {remedy}"
+                )
+        if there.get(key) != here.get(key):
+            raise RepdynError(
+                f"{place}: holds another trace, its {key} {_are(key)} not the same as here; {remedy}"
+            )
+
+
+def _is_digest(value: str) -> bool:
+    return len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _are(key: str) -> str:
+    return "are" if key.endswith("s") else "is"
 
 
 def create_store(place: Place, layout: Layout) -> None:

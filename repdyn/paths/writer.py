@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.paths.checks import check_labels
-from repdyn.paths.chunks import missing_rows, seal, settle_labels, write_chunk
+from repdyn.paths.chunks import missing_rows, read_content, seal, settle_labels, write_chunk
 from repdyn.paths.layout import Layout, as_place, read_layout
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.places import Place, place_of
@@ -121,6 +121,17 @@ class PathsWriter:
         """The samples still to write, one range for each whole chunk."""
         return missing_rows(self.place, self.layout)
 
+    @property
+    def present(self) -> list[range]:
+        """The samples that are written, one range for each whole chunk."""
+        starts = {rows.start for rows in self.missing}
+        every = map(self.layout.rows, range(self.layout.chunks))
+        return [rows for rows in every if rows.start not in starts]
+
+    def content(self, start: int) -> str | None:
+        """The digest of the samples of the chunk that begins at a sample; None where none was kept."""
+        return read_content(self.place, start // self.chunk_rows)
+
     def write_chunk(
         self,
         start: int,
@@ -128,6 +139,7 @@ class PathsWriter:
         ids: Sequence[str],
         labels: ArrayLike | None = None,
         logits: ArrayLike | None = None,
+        content: str | None = None,
     ) -> None:
         """Write the samples of one whole chunk; until this returns, none of them count as written.
 
@@ -139,6 +151,8 @@ class PathsWriter:
             ``{point: (rows, D)}``; for points with tokens, a list of ``(T, D)`` arrays.
         ids, labels, logits
             Of these samples: names, ``(rows,)`` integers or strings, ``(rows, C)``.
+        content
+            A digest of what these samples are, by which a continued trace knows them again.
 
         Raises
         ------
@@ -146,7 +160,7 @@ class PathsWriter:
             If something is missing or has the wrong shape, an entry is not finite (point and sample are
             named) or too large for the dtype, or the disk is full.
         """
-        write_chunk(self.place, self.layout, start, arrays, ids, labels, logits)
+        write_chunk(self.place, self.layout, start, arrays, ids, labels, logits, content)
 
     def finish(self) -> RepresentationPaths:
         """Mark the store complete and open it.

@@ -30,7 +30,8 @@ class Point:
     prefix
         Number of leading tokens that are no place of the input (class and register tokens).
     mask
-        Which of the prepared inputs marks its real tokens; None where there is no padding.
+        Which of the prepared inputs marks its real tokens, or a function from the prepared inputs to
+        that mask; None where there is no padding.
     reads
         The module's ``"output"``, or the first argument of its call, its ``"input"``.
     part
@@ -40,7 +41,7 @@ class Point:
     module: str
     layout: Layout
     prefix: int = 0
-    mask: str | None = None
+    mask: str | Callable[[Mapping[str, Any]], Tensor | None] | None = None
     reads: Literal["output", "input"] = "output"
     part: int | None = None
 
@@ -203,6 +204,39 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def left_as_found(module: nn.Module) -> Iterator[None]:
-    """As :func:`evaluating`, and without gradients."""
-    with evaluating(module), torch.inference_mode():
-        yield
+    """As :func:`evaluating`, and without gradients; tensors that modules cache are dropped.
+
+    Gradients are off by :func:`torch.no_grad`. Under :func:`torch.inference_mode` a tensor that a module
+    caches in its forward pass would be an inference tensor, which a later training step cannot use.
+    """
+    found = [(part, type(part), dict(vars(part)), dict(part._buffers)) for part in module.modules()]
+    with evaluating(module), torch.no_grad():
+        try:
+            yield
+        finally:
+            for part, kind, attributes, buffers in found:
+                if type(part) is kind:  # a lazy module becomes another class when it learns its shapes
+                    _reset(part, attributes, buffers)
+
+
+def _reset(part: nn.Module, attributes: dict[str, Any], buffers: dict[str, Tensor | None]) -> None:
+    """Undo what a forward pass cached: all attributes of a module in which a tensor was put."""
+    own = vars(part)
+    changed = [name for name, value in own.items() if attributes.get(name, own) is not value]
+    replaced = [name for name, value in part._buffers.items() if buffers.get(name, part) is not value]
+    if not replaced and not any(_holds_tensor(own[name]) for name in changed):
+        return
+    for name in changed:
+        if name not in attributes:
+            del own[name]
+    own.update(attributes)
+    part._buffers.clear()
+    part._buffers.update(buffers)
+
+
+def _holds_tensor(value: object) -> bool:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_holds_tensor(part) for part in value)
+    return isinstance(value, Tensor)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
+from repdyn.tracing.identity import Unhashable, fingerprint, hash_tensor
 from repdyn.tracing.pooling import Pooling
 
 __all__ = ["TracedModel", "digest"]
@@ -70,9 +70,9 @@ class TracedModel:
     blank: Callable[[int], Tensor] | None = None
     lengths: Callable[[Sequence[Any]], Sequence[int]] | None = None
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """SHA-256 of names, types, shapes and bytes of all weights."""
+        """SHA-256 of names, types, shapes and bytes of all weights, as they are now."""
         return digest(self.module if self.weights is None else self.weights)
 
     @property
@@ -230,6 +230,8 @@ class TracedModel:
 def digest(module: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of a module's weights and buffers.
 
+    What quantised modules keep packed beside them counts as weights.
+
     Examples
     --------
     >>> digest(nn.Identity())[:8]
@@ -237,14 +239,19 @@ def digest(module: nn.Module) -> str:
     """
     total = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        total.update(f"{name}|".encode())
         if not isinstance(tensor, Tensor):
+            total.update(_packed(name, tensor).encode())
             continue
-        if tensor.device.type == "meta":
-            tensor = _offloaded(module, name)
-        total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-        total.update(flat.view(torch.uint8).numpy().data)
+        hash_tensor(total, _offloaded(module, name) if tensor.device.type == "meta" else tensor)
     return total.hexdigest()
+
+
+def _packed(name: str, state: Any) -> str:
+    try:
+        return fingerprint(state)
+    except Unhashable as error:
+        raise RepdynError(f"model: its state {name!r} cannot be hashed ({error})") from None
 
 
 def _interventions() -> Any:

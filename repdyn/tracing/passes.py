@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class Passes:
         self.compute = compute
         self._inputs: Any = None
         self._count = 0
-        self._masks: dict[str, Tensor | None] = {}
+        self._masks: dict[object, Tensor | None] = {}
         self._stack = ExitStack()
         self.points: tuple[str, ...] = ()
         self.widths: dict[str, int] = {}
@@ -171,7 +171,7 @@ class Passes:
         module = self.model.module
         self._inputs = _to_model(prepared, self.model.device, _float_type(self.model))
         self._count = count
-        self._masks.clear()
+        self._read_masks()
         inputs = self._inputs
         if isinstance(inputs, Mapping):
             return self._reader.run(lambda: module(**inputs))
@@ -181,7 +181,7 @@ class Passes:
 
     def _reduce(self, name: str, point: Point, value: Tensor) -> Any:
         try:
-            mask = self._mask(point)
+            mask = self._masks.get(point.mask)
             axis = point.layout.index("N")
             if value.ndim <= axis or value.shape[axis] != self._count:
                 raise RepdynError(
@@ -190,7 +190,9 @@ class Passes:
                 )
             tokens = as_tokens(value, point.layout, mask, point.prefix)
             if self._pooling is None:
-                return tokens if tokens.spatial else tokens.values[:, 0].clone()
+                if not tokens.spatial:
+                    return tokens.values[:, 0].clone()
+                return replace(tokens, values=_owned(tokens.values, value))
             if not tokens.spatial and isinstance(self.pool, str):
                 return tokens.values[:, 0].clone()
             pooled = self._pooling(tokens)
@@ -201,16 +203,19 @@ class Passes:
                 f"pool: the function gave shape {tuple(pooled.shape)} at {name!r}, "
                 f"expected ({self._count}, D)"
             )
-        return pooled.clone() if pooled._is_view() else pooled
+        return _owned(pooled, value)
 
-    def _mask(self, point: Point) -> Tensor | None:
-        if point.mask is None or not isinstance(self._inputs, Mapping):
-            return None
-        if point.mask not in self._masks:
-            mask = self._inputs.get(point.mask)
-            real = None if mask is None else mask.bool()
-            self._masks[point.mask] = None if real is None or bool(real.all()) else real
-        return self._masks[point.mask]
+    def _read_masks(self) -> None:
+        """The masks of the batch, before the model runs: it may go on to change its inputs in place."""
+        inputs = self._inputs
+        self._masks.clear()
+        for name in self._wanted if isinstance(inputs, Mapping) else ():
+            key = self.model.points[name.partition("#")[0]].mask
+            if key is None or key in self._masks:
+                continue
+            mask = key(inputs) if callable(key) else inputs.get(key)
+            real = None if mask is None else mask.bool().clone()
+            self._masks[key] = None if real is None or bool(real.all()) else real
 
     def _keep(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -221,6 +226,8 @@ class Passes:
         return [row[real] for row, real in zip(arrays, value.mask.cpu().numpy(), strict=True)]
 
     def _array(self, value: Tensor) -> NDArray[Any]:
+        if value.is_complex():  # real parts first, then imaginary ones
+            value = torch.cat([value.real, value.imag], dim=-1)
         wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
         array: NDArray[Any] = wide.cpu().numpy()
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is reported by sample
@@ -236,7 +243,15 @@ class Passes:
         assert self.model.head is not None
         assert self.model.final is not None
         logits = self.model.head(found[self.model.final])
+        if logits.is_complex():
+            logits = torch.cat([logits.real, logits.imag], dim=-1)
         return logits.float().cpu().numpy()
+
+
+def _owned(kept: Tensor, value: Tensor) -> Tensor:
+    """What is kept, in memory of its own: the model may go on to change its tensors in place."""
+    shared = kept.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
+    return kept.clone() if shared or kept._is_view() else kept
 
 
 def _move(stack: ExitStack, model: TracedModel, device: torch.device | str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from repdyn.errors import RepdynError
+from repdyn.tracing.identity import NOT_HASHED, Unhashable, sample_digest
 
 __all__ = ["Samples", "as_samples", "batches"]
 
@@ -81,18 +82,47 @@ class Samples:
         for (rows, index), found in zip(ours, loader, strict=True):
             yield rows, index, [item[0] for item in found] if self.labelled else found
 
-    def digest(self) -> str:
-        """SHA-256 of texts and arrays with their ids; of ids alone where samples are neither."""
-        total = hashlib.sha256("\0".join(self.ids).encode())
+    @property
+    def in_memory(self) -> bool:
+        """Whether all samples are arrays, texts or numbers in memory, so that hashing them reads nothing."""
         if isinstance(self.items, (np.ndarray, Tensor)):
-            array = np.ascontiguousarray(np.asarray(self.items))
-            total.update(f"{array.dtype}{array.shape}".encode())
-            total.update(array.reshape(-1).view(np.uint8).data)
-        elif isinstance(self.items, (list, tuple)):
-            for item in self.items:
-                if isinstance(item, str):
-                    total.update(item.encode() + b"\0")
+            return not (isinstance(self.items, np.ndarray) and self.items.dtype.hasobject)
+        kinds = (str, bytes, int, float, np.ndarray, np.generic, Tensor)
+        return isinstance(self.items, (list, tuple)) and all(isinstance(item, kinds) for item in self.items)
+
+    def digest(self) -> str:
+        """SHA-256 of ids and of the content of all samples; of ids alone where these must be read first."""
+        total = hashlib.sha256("\0".join(self.ids).encode("utf-8", "surrogatepass"))
+        if self.in_memory:
+            for number in range(len(self)):
+                total.update(self.sample_digest(number, self.items[number]).encode())
         return total.hexdigest()
+
+    def sample_digest(self, number: int, sample: Any) -> str:
+        """SHA-256 of the content of one sample, which was read already; or why there is none."""
+        own = getattr(self.items, "sample_digest", None)
+        try:
+            return str(own(number)) if callable(own) else sample_digest(sample)
+        except Unhashable as error:
+            return f"{NOT_HASHED}{error}"
+
+    def chunk_digest(self, digests: Mapping[int, str]) -> str:
+        """SHA-256 of the content of a chunk, from those of its samples by number; or why there is none."""
+        for number, digest in digests.items():
+            if digest.startswith(NOT_HASHED):
+                return f"{NOT_HASHED}sample {str(self.ids[number])!r}: {digest.removeprefix(NOT_HASHED)}"
+        joined = "\0".join(digests[number] for number in sorted(digests))
+        return hashlib.sha256(joined.encode()).hexdigest()
+
+    def read_chunk_digest(self, rows: range, batch_size: int) -> str:
+        """The same, of samples that are read for this alone."""
+        starts = range(rows.start, rows.stop, batch_size)
+        plan = ((rows, np.arange(start, min(start + batch_size, rows.stop))) for start in starts)
+        digests: dict[int, str] = {}
+        for _, index, taken in self.read(plan):
+            for number, sample in zip(index.tolist(), taken, strict=True):
+                digests[number] = self.sample_digest(number, sample)
+        return self.chunk_digest(digests)
 
 
 def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | None = None) -> Samples:
@@ -115,7 +145,8 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     RepdynError
         If there are no samples, or another number of labels or ids.
     """
-    if isinstance(inputs, str) or not isinstance(inputs, (Iterable, Dataset)):
+    indexed = isinstance(inputs, Sized) and hasattr(inputs, "__getitem__")
+    if isinstance(inputs, str) or not (indexed or isinstance(inputs, (Iterable, Dataset))):
         raise RepdynError(
             f"inputs: expected a sequence of samples, got {type(inputs).__name__}; put a single one in a list"
         )
@@ -127,7 +158,7 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
         inputs = _in_its_order(inputs)
     items: Any = inputs
     # A pandas Series has a length and items, too, but is indexed by its labels and not by number.
-    if not (isinstance(inputs, Sized) and hasattr(inputs, "__getitem__")) or hasattr(inputs, "iloc"):
+    if not indexed or hasattr(inputs, "iloc"):
         items = list(items)
     if isinstance(items, (np.ndarray, Tensor)) and items.ndim == 0:
         raise RepdynError("inputs: the array has no axis of samples")

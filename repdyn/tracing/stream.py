@@ -23,41 +23,51 @@ PREPARED_AHEAD = 2
 
 
 def read_chunks(
-    passes: Passes, samples: Samples, chunks: list[range], batch_size: int
-) -> Iterator[tuple[range, Batch]]:
-    """Whole chunks, one after the other, each in the order of its samples."""
+    passes: Passes, samples: Samples, chunks: list[range], batch_size: int, hashed: bool = False
+) -> Iterator[tuple[range, Batch, str | None]]:
+    """Whole chunks, one after the other, each in the order of its samples.
+
+    With ``hashed``, each comes with the digest of its samples' content.
+    """
     missing = sum(map(len, chunks))
     gathered: list[tuple[NDArray[np.int64], Batch]] = []
+    digests: dict[int, str] = {}
     count = 0
     for step in track(
-        _by_sample(_ahead(_steps(passes, samples, chunks, batch_size))),
+        _by_sample(_ahead(_steps(passes, samples, chunks, batch_size, hashed))),
         f"tracing {passes.model.name}",
         len(samples),
         len(samples) - missing,
     ):
         if step is None:
             continue
-        rows, index, inputs = step
+        rows, index, inputs, found = step
+        digests.update(found)
         batch = passes.run(inputs, len(index))
         _check_finite(passes, samples, index, batch)
         gathered.append((index, batch))
         count += len(index)
         if count == len(rows):
-            yield rows, _in_order(passes, rows, gathered)
-            gathered, count = [], 0
+            content = samples.chunk_digest(digests) if hashed else None
+            yield rows, _in_order(passes, rows, gathered), content
+            gathered, digests, count = [], {}, 0
 
 
-Step = tuple[range, NDArray[np.int64], Any]
-"""A chunk, the samples of one batch in it, and what the model is called with for them."""
+Step = tuple[range, NDArray[np.int64], Any, dict[int, str]]
+"""A chunk, the samples of one batch in it, what the model is called with for them, and their digests."""
 
 
-def _steps(passes: Passes, samples: Samples, chunks: list[range], batch_size: int) -> Iterator[Step]:
+def _steps(
+    passes: Passes, samples: Samples, chunks: list[range], batch_size: int, hashed: bool
+) -> Iterator[Step]:
     """All batches in turn, planned chunk by chunk, decoded and tokenised."""
     plan = (
         (rows, index) for rows in chunks for index in batches(samples, rows, batch_size, passes.model.lengths)
     )
     for rows, index, taken in samples.read(plan):
-        yield rows, index, passes.prepare(taken)
+        pairs = zip(index.tolist(), taken, strict=True) if hashed else ()
+        digests = {number: samples.sample_digest(number, sample) for number, sample in pairs}
+        yield rows, index, passes.prepare(taken), digests
 
 
 def _ahead(steps: Iterator[Step]) -> Iterator[Step]:

@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from torch import nn
 
 from repdyn.errors import RepdynError
+from repdyn.progress import track
 from repdyn.tracing.engines import Engine, Job, find_engine
+from repdyn.tracing.identity import NOT_HASHED, settings_digest, told_fingerprint
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.passes import Batch, Passes
 from repdyn.tracing.pooling import Pooling
@@ -129,17 +131,20 @@ def trace(
         "compute": compute,
     }
     elsewhere = find_engine(engine, out)
+    settings = "" if out is None else _settings(subject)  # while there are no hooks but the user's own
     with Passes(subject, **how) as passes:
         told = {**(meta or {}), **_describe(passes, samples)}
         if out is None:
             return _to_memory(passes, samples, batch_size, told)
+        told["identity"] = _identity(passes, samples, settings)
         writer = _start(passes, samples, told, out, resume)
+        _check_content(samples, writer, batch_size)
         if elsewhere is None:
             write_chunks(passes, samples, batch_size, writer, list(writer.missing))
     if elsewhere is not None:
         # Out of the passes, whose hooks cannot be sent: the workers put their own.
         named = model if isinstance(model, str) else subject
-        elsewhere.run(Job(named, subject.digest, samples, batch_size, writer, how))
+        elsewhere.run(Job(named, told["digest"], samples, batch_size, writer, how))
     return writer.finish()
 
 
@@ -148,19 +153,23 @@ def write_chunks(
 ) -> None:
     """Trace whole chunks and write each when it is done; which others there are makes no difference to it."""
 
-    def write(rows: range, part: Batch) -> None:
+    hashed = not samples.in_memory
+
+    def write(rows: range, part: Batch, content: str | None) -> None:
         labels = None if samples.labels is None else samples.labels[rows.start : rows.stop]
         ids = [str(samples.ids[number]) for number in rows]
-        writer.write_chunk(rows.start, part.values, ids=ids, labels=labels, logits=part.logits)
+        writer.write_chunk(
+            rows.start, part.values, ids=ids, labels=labels, logits=part.logits, content=content
+        )
 
     # The disk is written to while the model reads on. One chunk at most waits for it, whatever the size of
     # the data; where reading fails, the chunk before it is still written.
     with ThreadPoolExecutor(1, thread_name_prefix="repdyn-write") as pool:
         writing: Future[None] | None = None
-        for rows, part in read_chunks(passes, samples, chunks, batch_size):
+        for rows, part, content in read_chunks(passes, samples, chunks, batch_size, hashed):
             if writing is not None:
                 writing.result()
-            writing = pool.submit(write, rows, part)
+            writing = pool.submit(write, rows, part, content)
         if writing is not None:
             writing.result()
 
@@ -172,7 +181,7 @@ def _to_memory(
 
     starts = range(0, len(samples), SORTED_TOGETHER)
     chunks = [range(start, min(start + SORTED_TOGETHER, len(samples))) for start in starts]
-    parts = [part for _, part in read_chunks(passes, samples, chunks, batch_size)]
+    parts = [part for _, part, _ in read_chunks(passes, samples, chunks, batch_size)]
     arrays: dict[str, NDArray[Any]] = {}
     masks = {}
     for name in passes.points:
@@ -212,6 +221,52 @@ def _start(
         tokens=passes.token_points,
         labels=samples.labels,
     )
+
+
+def _settings(model: TracedModel) -> str:
+    parts = {id(part): part for part in (model.weights or model.module, model.module)}.values()
+    found = [settings_digest(part) for part in parts]
+    return next((told for told in found if told.startswith(NOT_HASHED)), None) or told_fingerprint(found)
+
+
+def _identity(passes: Passes, samples: Samples, settings: str) -> dict[str, str | None]:
+    """Digests of what a trace that continues this one must agree in, besides the weights and the data."""
+    model, head = passes.model, passes.model.head
+    used = [model.points[name.partition("#")[0]] for name in passes.points]
+    return {
+        "labels": None if samples.labels is None else told_fingerprint(samples.labels),
+        "prepare": told_fingerprint(model.prepare),
+        "pool": told_fingerprint(passes.pool),
+        "points": told_fingerprint(used),
+        "settings": settings,
+        "head": None if head is None or _of_adapter(head) else told_fingerprint(head),
+    }
+
+
+def _of_adapter(function: Any) -> bool:
+    """Whether it is one of repdyn's own, which holds nothing but the model that is hashed already."""
+    return str(getattr(function, "__module__", "")).partition(".")[0] == "repdyn_adapters"
+
+
+def _check_content(samples: Samples, writer: PathsWriter, batch_size: int) -> None:
+    """Refuse to continue a store whose chunks were made from other samples, which are read again for it."""
+    if samples.in_memory:  # the digest of all of them is in the metadata
+        return
+    for rows in track(writer.present, "comparing samples", len(writer.present)):
+        found, known = samples.read_chunk_digest(rows, batch_size), writer.content(rows.start)
+        if found.startswith(NOT_HASHED):
+            told = f"cannot be compared with those given ({found.removeprefix(NOT_HASHED)})"
+        elif known is None or known.startswith(NOT_HASHED):
+            reason = "no digest was kept" if known is None else known.removeprefix(NOT_HASHED)
+            told = f"cannot be compared with those given ({reason})"
+        elif found != known:
+            told = "are not those given here, though their ids agree"
+        else:
+            continue
+        raise RepdynError(
+            f"{writer.place}: holds another trace, its samples {rows.start} to {rows.stop - 1} {told}; "
+            "choose another path, or start over with resume=False (--no-resume)"
+        )
 
 
 def _padded(rows: list[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:

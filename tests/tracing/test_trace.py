@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import os
 import signal
 import subprocess
 import sys
@@ -432,20 +433,20 @@ def test_a_store_of_another_model_is_not_continued(tmp_path):
 
 SCRIPT = textwrap.dedent(
     """
-    import sys, time
+    import os, sys, time
     import numpy as np, torch
     from torch import nn
     import repdyn
 
     prepared = []
 
-    def run(out, slow):
+    def run(out):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             layer = nn.Sequential(nn.Linear(4, 60_000))
 
         def prepare(rows):
-            time.sleep(slow)
+            time.sleep(float(os.environ.get("SLOW", 0)))  # no setting of the function, which is hashed
             prepared.append(len(rows))
             return torch.from_numpy(np.stack(rows))
 
@@ -453,7 +454,7 @@ SCRIPT = textwrap.dedent(
         return repdyn.trace(repdyn.wrap(layer, prepare), x, out=out, batch_size=20)
 
     if __name__ == "__main__":
-        run(sys.argv[1], 0.1)
+        run(sys.argv[1])
     """
 )
 
@@ -462,7 +463,9 @@ def test_a_killed_trace_goes_on_where_it_was(tmp_path, monkeypatch):
     """Every chunk written before ``kill -9`` is kept; the rest is traced once more, to the same values."""
     (tmp_path / "killed_trace.py").write_text(SCRIPT)
     out = tmp_path / "a.paths"
-    victim = subprocess.Popen([sys.executable, str(tmp_path / "killed_trace.py"), str(out)])
+    victim = subprocess.Popen(
+        [sys.executable, str(tmp_path / "killed_trace.py"), str(out)], env={**os.environ, "SLOW": "0.1"}
+    )
     try:
         deadline = time.monotonic() + 120
         while not list(out.glob("ids/c/[0-9]*")) and victim.poll() is None and time.monotonic() < deadline:
@@ -475,10 +478,10 @@ def test_a_killed_trace_goes_on_where_it_was(tmp_path, monkeypatch):
     assert 0 < kept < 640
     monkeypatch.syspath_prepend(tmp_path)
     killed_trace = importlib.import_module("killed_trace")
-    resumed = killed_trace.run(out, 0)
+    resumed = killed_trace.run(out)
     # One sample goes ahead to learn the points; then only what was lost is prepared again.
     assert sum(killed_trace.prepared) == 1 + 640 - kept
-    whole = killed_trace.run(tmp_path / "b.paths", 0)
+    whole = killed_trace.run(tmp_path / "b.paths")
     np.testing.assert_array_equal(np.asarray(resumed["0"]), np.asarray(whole["0"]))
 
 

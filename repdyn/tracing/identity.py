@@ -1,0 +1,390 @@
+"""What makes a trace this trace and no other: the content of samples, functions and settings, hashed.
+
+A trace that is continued must go on with the same samples, labels, preparation, pooling and model. Each of
+them is hashed by its content. What cannot be hashed raises :class:`Unhashable`, and such a trace is not
+continued.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import pickle
+import sys
+import types
+from collections.abc import Mapping
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "NOT_HASHED",
+    "Unhashable",
+    "fingerprint",
+    "hash_tensor",
+    "sample_digest",
+    "settings_digest",
+    "told_fingerprint",
+]
+
+_OWN = frozenset(vars(nn.Module())) | {"_hf_hook", "_old_forward", "_is_hf_initialized", "hf_device_map"}
+"""Attributes of every module, and those that accelerate adds."""
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+_VOLATILE = frozenset({"_name_or_path", "name_or_path", "transformers_version", "_commit_hash"})
+"""Entries of transformers' configurations that change no value."""
+
+_LIBRARIES = ("site-packages", "dist-packages", os.path.dirname(os.__file__))
+
+
+NOT_HASHED = "not hashed: "
+"""What stands in place of a digest, before the reason, where there is none."""
+
+
+class Unhashable(Exception):
+    """Something has no content that could be hashed; the message says what."""
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of the content of a value: numbers, arrays, pictures, functions with what they refer to.
+
+    Raises
+    ------
+    Unhashable
+        If a part of it has no content that can be hashed.
+
+    Examples
+    --------
+    >>> fingerprint([1, "a"]) == fingerprint([1, "a"])
+    True
+    >>> fingerprint(lambda x: x + 1) == fingerprint(lambda x: x + 2)
+    False
+    """
+    total = _Hash()
+    total.feed(value)
+    return total.hexdigest()
+
+
+def sample_digest(sample: Any) -> str:
+    """:func:`fingerprint` of a sample; the bytes of a file count where the sample is its name."""
+    total = _Hash()
+    total.feed(sample)
+    if isinstance(sample, str | os.PathLike):
+        name = os.fspath(sample)
+        if len(name) < 1024 and (os.sep in name or "." in name) and "\0" not in str(name):
+            total.feed_file(name)
+    return total.hexdigest()
+
+
+def told_fingerprint(value: Any) -> str:
+    """:func:`fingerprint`, or why there is none, after :data:`NOT_HASHED`."""
+    try:
+        return fingerprint(value)
+    except Unhashable as error:
+        return f"{NOT_HASHED}{error}"
+
+
+def settings_digest(module: nn.Module) -> str:
+    """SHA-256 of what a model's values depend on besides its weights.
+
+    The classes of all modules, their plain attributes (sizes, constants, activations, configurations), the
+    buffers that are not saved with the weights, and the user's own forward hooks. Attributes and buffers
+    with ``cache`` in their names are left out: they depend on what the model has seen.
+
+    Where an attribute has no content that can be hashed, the result says so, after :data:`NOT_HASHED`.
+    """
+    total = _Hash()
+    try:
+        total.feed_settings(module)
+    except Unhashable as error:
+        return f"{NOT_HASHED}{error}"
+    return total.hexdigest()
+
+
+def hash_tensor(total: Any, tensor: Tensor) -> None:
+    """Feed type, shape and values of any tensor: dense, quantised, sparse or a subclass made of others."""
+    total.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+    tensor = tensor.detach()
+    inner = getattr(tensor, "__tensor_flatten__", None)
+    if inner is not None:
+        names, context = inner()
+        total.update(repr(context).encode())
+        for name in names:
+            hash_tensor(total, getattr(tensor, name))
+        return
+    if tensor.is_quantized:
+        total.update(str(tensor.qscheme()).encode())
+        if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+            total.update(f"{tensor.q_scale()}|{tensor.q_zero_point()}|".encode())
+        else:
+            hash_tensor(total, tensor.q_per_channel_scales())
+            hash_tensor(total, tensor.q_per_channel_zero_points())
+        tensor = tensor.int_repr()
+    elif tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        hash_tensor(total, tensor.indices())
+        tensor = tensor.values()
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        hash_tensor(total, tensor.crow_indices())
+        hash_tensor(total, tensor.col_indices())
+        tensor = tensor.values()
+    elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        hash_tensor(total, tensor.ccol_indices())
+        hash_tensor(total, tensor.row_indices())
+        tensor = tensor.values()
+    elif tensor.is_nested:
+        for part in tensor.unbind():
+            hash_tensor(total, part)
+        return
+    elif tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    flat = tensor.resolve_conj().resolve_neg().to("cpu").contiguous().reshape(-1)
+    total.update(flat.view(torch.uint8).numpy().data)
+
+
+class _Hash:
+    """A SHA-256 that is fed with values of any kind."""
+
+    def __init__(self) -> None:
+        self._total = hashlib.sha256()
+        # The value is kept beside its digest, so that its identity stays its own.
+        self._known: dict[int, tuple[bytes, Any]] = {}
+
+    def update(self, data: Any) -> None:
+        self._total.update(data)
+
+    def hexdigest(self) -> str:
+        return self._total.hexdigest()
+
+    def feed(self, value: Any) -> None:
+        """Add a value, under its type."""
+        kind = type(value)
+        self._total.update(f"<{kind.__qualname__}>".encode())
+        if isinstance(value, Enum):
+            self._bytes(f"{kind.__module__}.{value.name}".encode())
+        elif value is None or isinstance(value, bool | int | float | complex | range | slice):
+            self._total.update(repr(value).encode())
+        elif isinstance(value, str):
+            self._bytes(str(value).encode("utf-8", "surrogatepass"))
+        elif isinstance(value, bytes | bytearray | memoryview):
+            self._bytes(bytes(value))
+        elif isinstance(value, Tensor):
+            hash_tensor(self._total, value)
+        elif isinstance(value, np.ndarray | np.generic):
+            self._array(np.asarray(value))
+        elif isinstance(value, torch.dtype | torch.device | torch.Size | np.dtype | inspect.Parameter):
+            self._bytes(str(value).encode())
+        elif isinstance(value, os.PathLike):
+            self._bytes(os.fsencode(value))
+        else:
+            self._compound(value)
+
+    def feed_file(self, name: str | bytes) -> None:
+        """Add the bytes of a file, if there is one of that name."""
+        if os.path.isfile(name):
+            with open(name, "rb") as file:
+                self._bytes(hashlib.file_digest(file, "sha256").digest())
+
+    def feed_settings(self, module: nn.Module) -> None:
+        """Add what a module is besides its weights; see :func:`settings_digest`."""
+        names = {id(part): name for name, part in module.named_modules()}
+        saved = set(module.state_dict())
+        for name, part in module.named_modules():
+            self._bytes(f"{name}|{_named(type(part))}".encode())
+            self._own_code(type(part))
+            for key in sorted(vars(part)):
+                if (key in _OWN and not (key in _HOOKS and vars(part)[key])) or "cache" in key.lower():
+                    continue
+                if key == "forward" and "_hf_hook" in vars(part):
+                    continue
+                held = vars(part)[key]
+                self._bytes(key.encode())
+                try:
+                    self.feed(f"module {names[id(held)]}" if id(held) in names else held)
+                except Unhashable as error:
+                    raise Unhashable(
+                        f"attribute {key!r} of module {name or 'the model'!r}: {error}"
+                    ) from None
+        for name, buffer in module.named_buffers():
+            if name not in saved and "cache" not in name.lower() and buffer.device.type != "meta":
+                self._bytes(name.encode())
+                hash_tensor(self._total, buffer)
+
+    def _compound(self, value: Any) -> None:
+        """A value made of others: hashed apart and once, however often it is referred to."""
+        if id(value) not in self._known:
+            self._known[id(value)] = (f"inside {len(self._known)}".encode(), value)
+            inner = _Hash()
+            inner._known = self._known
+            inner._parts(value)
+            self._known[id(value)] = (inner._total.digest(), value)
+        self._total.update(self._known[id(value)][0])
+
+    def _parts(self, value: Any) -> None:
+        kind = type(value)
+        if kind.__module__.startswith("PIL."):
+            self._picture(value)
+        elif isinstance(value, Mapping):
+            self._unordered((key, held) for key, held in value.items())
+        elif isinstance(value, list | tuple):
+            self._total.update(str(len(value)).encode())
+            for part in value:
+                self.feed(part)
+        elif isinstance(value, set | frozenset):
+            self._unordered(value)
+        elif isinstance(value, partial):
+            self.feed([value.func, value.args, value.keywords])
+        elif isinstance(value, types.FunctionType):
+            self._function(value)
+        elif isinstance(value, types.MethodType):
+            self.feed([value.__self__, value.__func__])
+        elif isinstance(value, types.BuiltinFunctionType):
+            own = getattr(value, "__self__", None)
+            self._bytes(f"{getattr(value, '__module__', '')}.{value.__qualname__}".encode())
+            self.feed(None if own is None or isinstance(own, types.ModuleType) else own)
+        elif isinstance(value, type):
+            self._bytes(_named(value).encode())
+            self._own_code(value)
+        elif isinstance(value, types.ModuleType | logging.Logger):
+            self._bytes(str(getattr(value, "__name__", None) or value.name).encode())
+        elif isinstance(value, types.CodeType):
+            self._code(value)
+        elif isinstance(value, nn.Module):
+            self.feed_settings(value)
+            for name, tensor in sorted(value.state_dict().items()):
+                self.feed([name, tensor])
+        elif hasattr(value, "backend_tokenizer"):
+            self._tokenizer(value)
+        elif kind.__module__.startswith("transformers.") and callable(getattr(value, "to_dict", None)):
+            told = value.to_dict()
+            self._bytes(kind.__qualname__.encode())
+            self.feed({key: held for key, held in told.items() if key not in _VOLATILE})
+        else:
+            self._object(value)
+
+    def _object(self, value: Any) -> None:
+        kind = type(value)
+        self._bytes(_named(kind).encode())
+        self._own_code(kind)
+        slots = {name for base in kind.__mro__ for name in _listed(getattr(base, "__slots__", ()))}
+        held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+        held.pop("__weakref__", None)
+        held.update(getattr(value, "__dict__", None) or {})
+        if held:
+            self.feed({name: part for name, part in held.items() if "cache" not in str(name).lower()})
+        if hasattr(value, "__dict__") and all(
+            base.__flags__ & _WRITTEN_IN_PYTHON for base in kind.__mro__[:-1]
+        ):
+            return
+        try:
+            self._bytes(pickle.dumps(value, 4))
+        except Exception as error:  # whatever an object says of being copied
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise Unhashable(f"a {_named(kind)} has no content that can be hashed ({reason})") from None
+
+    def _picture(self, value: Any) -> None:
+        try:
+            self.feed([value.mode, value.size, value.tobytes(), value.getpalette()])
+        except AttributeError:  # a PIL object that is no picture
+            self._object(value)
+
+    def _tokenizer(self, value: Any) -> None:
+        told = json.loads(value.backend_tokenizer.to_str())
+        told.pop("truncation", None)  # these two are those of the last call
+        told.pop("padding", None)
+        self._bytes(type(value).__qualname__.encode())
+        self.feed([told, value.special_tokens_map, value.padding_side, value.truncation_side])
+
+    def _array(self, value: np.ndarray[Any, Any]) -> None:
+        self._total.update(f"{value.dtype.str}|{value.shape}|".encode())
+        if value.dtype.hasobject:
+            for part in value.reshape(-1).tolist():
+                self.feed(part)
+        else:
+            # NumPy has no buffer of dates: bytes are those of any type.
+            self._total.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+
+    def _function(self, value: types.FunctionType) -> None:
+        if _of_library(value.__module__):
+            self._bytes(f"{value.__module__}.{value.__qualname__}".encode())
+        else:
+            self._code(value.__code__)
+            for name in sorted(_names(value.__code__)):
+                if name in value.__globals__:
+                    self.feed([name, value.__globals__[name]])
+        self.feed([value.__defaults__, value.__kwdefaults__])
+        for cell in value.__closure__ or ():
+            try:
+                self.feed(cell.cell_contents)
+            except ValueError:  # a cell that is still empty
+                self._total.update(b"empty")
+
+    def _code(self, value: types.CodeType) -> None:
+        self._bytes(value.co_code)
+        self.feed([value.co_names, value.co_varnames, value.co_freevars])
+        for constant in value.co_consts:
+            self.feed(constant)
+
+    def _own_code(self, kind: type) -> None:
+        """The methods of a class that is the user's own: an edit changes what it computes."""
+        for base in kind.__mro__:
+            if _of_library(base.__module__):
+                continue
+            for name, method in sorted(vars(base).items()):
+                function = getattr(method, "__func__", method)
+                if isinstance(function, types.FunctionType):
+                    self._bytes(name.encode())
+                    self._code(function.__code__)
+
+    def _unordered(self, values: Any) -> None:
+        digests = []
+        for part in values:
+            inner = _Hash()
+            inner._known = self._known
+            inner.feed(part)
+            digests.append(inner._total.digest())
+        for digest in sorted(digests):
+            self._total.update(digest)
+
+    def _bytes(self, data: bytes) -> None:
+        self._total.update(f"{len(data)}:".encode())
+        self._total.update(data)
+
+
+_WRITTEN_IN_PYTHON = 1 << 9
+"""CPython's flag of a class that a class statement made."""
+
+
+def _listed(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _named(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}" if _of_library(kind.__module__) else kind.__qualname__
+
+
+def _names(code: types.CodeType) -> set[str]:
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= _names(constant)
+    return found
+
+
+def _of_library(name: str | None) -> bool:
+    """Whether a module is installed, and known by its version, rather than the user's own."""
+    if name is None or name.partition(".")[0] in ("repdyn", "repdyn_adapters", "builtins"):
+        return True
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if name == "__main__" or file is None:
+        return name in sys.builtin_module_names or name.partition(".")[0] in sys.stdlib_module_names
+    return any(place in str(Path(file)) for place in _LIBRARIES)
