@@ -68,3 +68,49 @@ def test_wrong_kind_newer_schema_foreign_and_truncated_are_told_apart(tmp_path):
     config.write_text('["not", "ours"]')
     with pytest.raises(RepdynError, match="not a repdyn result"):
         load_artifact(tmp_path / "x")
+
+
+def test_config_is_json_without_bare_nan_and_gives_back_what_is_not_finite(tmp_path):
+    config = {"loss": [1.0, float("nan")], "at": {"low": float("-inf"), "high": float("inf")}, "odd": "nan"}
+    save_artifact(tmp_path / "x", "tree", config, {"a": np.zeros(1)})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    json.loads((tmp_path / "x" / "config.json").read_text(), parse_constant=refuse)  # as strict readers do
+    found = load_artifact(tmp_path / "x").config
+    assert np.isnan(found["loss"][1])
+    assert found["at"] == config["at"]
+    assert found["odd"] == "nan"
+
+
+def test_bare_nan_of_earlier_versions_is_still_read(tmp_path):
+    save_artifact(tmp_path / "x", "tree", {"k": 1}, {"a": np.zeros(1)})
+    config = tmp_path / "x" / "config.json"
+    config.write_text(config.read_text().replace('"k": 1', '"k": NaN'))
+    assert np.isnan(load_artifact(tmp_path / "x").config["k"])
+
+
+def test_deeply_nested_json_is_no_result(tmp_path):
+    save_artifact(tmp_path / "x", "tree", {}, {"a": np.zeros(1)})
+    (tmp_path / "x" / "config.json").write_text("[" * 200_000 + "]" * 200_000)
+    with pytest.raises(RepdynError, match="not a repdyn result"):
+        load_artifact(tmp_path / "x")
+
+
+def test_a_class_that_reads_contents_of_a_wrong_form_says_so_in_one_line(tmp_path):
+    from repdyn.artifacts import refuses_damage
+
+    class Kept:
+        @classmethod
+        @refuses_damage
+        def load(cls, path: object, key: str = "k") -> int:
+            return int(load_artifact(path).config[key]["inner"])
+
+    save_artifact(tmp_path / "x", "tree", {"k": 3}, {"a": np.zeros(1)})
+    for key in ("k", "absent"):
+        with pytest.raises(RepdynError, match="the saved Kept is damaged") as told:
+            Kept.load(tmp_path / "x", key=key)
+        assert "\n" not in str(told.value)
+    with pytest.raises(RepdynError, match="no such file"):
+        Kept.load(tmp_path / "y")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.disentangle.depth_swaps import SPLITS, Head, depth_swaps, rank_splits
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap, bootstrap_mean
@@ -101,6 +101,7 @@ class DepthFactors:
         save_artifact(path, "depth factors", self.to_dict(), {})
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> DepthFactors:
         """Read what :meth:`save` wrote."""
         found = load_artifact(path, "depth factors").config

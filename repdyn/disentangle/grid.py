@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.disentangle.swaps import exchange, pictures, what
 from repdyn.errors import RepdynError
 
@@ -63,6 +63,7 @@ class SwapGrid:
         save_artifact(path, "swap_grid", self.to_dict(), {"decoded": self.decoded})
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> SwapGrid:
         """Read what :meth:`save` wrote."""
         found = load_artifact(path, "swap_grid")

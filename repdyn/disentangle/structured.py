@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.disentangle.checks import check_fitted, check_settings
 from repdyn.disentangle.factors import Factors, split
 from repdyn.disentangle.losses import Weights, operators_of
@@ -241,6 +241,7 @@ class StructuredKoopman(nn.Module):
         save_artifact(path, "disentangle", *describe(self))
 
     @classmethod
+    @refuses_damage
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
         """Read what :meth:`save_pretrained` wrote.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.disentangle.factors import Factors
 from repdyn.errors import RepdynError
 
@@ -69,6 +69,7 @@ class Swap:
         save_artifact(path, "swap", self.to_dict(), tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> Swap:
         """Read what :meth:`save` wrote."""
         found = load_artifact(path, "swap")

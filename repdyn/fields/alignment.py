@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors, starting_with
 from repdyn.fields.field import LatentField
@@ -139,6 +139,7 @@ class FieldAlignment:
         save_artifact(path, "field alignment", config, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> FieldAlignment:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "field alignment")

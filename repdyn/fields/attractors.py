@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.fields.status import STATUSES
 from repdyn.intervals import Estimate
 
@@ -238,6 +238,7 @@ class Attractors:
         save_artifact(path, "attractors", {"attractors": config}, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> Attractors:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "attractors")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
@@ -125,6 +125,7 @@ class Memorization:
         save_artifact(path, "memorization", config, {**tensors, **own})
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> Memorization:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "memorization")

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
@@ -105,6 +105,7 @@ class Probing:
         save_artifact(path, "probing", {**own, "attractors": attractors}, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> Probing:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "probing")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
 from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_field
@@ -229,6 +229,7 @@ class SurrogateAutoencoder:
         save_artifact(path, "surrogate", {"surrogate": config}, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> SurrogateAutoencoder:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "surrogate")

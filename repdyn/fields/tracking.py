@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.assignment import assign_basins
 from repdyn.fields.attractors import Attractors, starting_with
@@ -112,6 +112,7 @@ class AttractorHistory:
         save_artifact(path, "attractor history", config, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> AttractorHistory:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "attractor history")

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.koopman.checks import check_same_model
@@ -113,6 +113,7 @@ class AttackReport:
         save_artifact(path, "attack", self.to_dict(), {"figures": values})
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> AttackReport:
         """Read what :meth:`save` wrote.
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.koopman.checks import check_fitted, check_same_model, training_paths
 from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.networks import Lift
@@ -312,6 +312,7 @@ class KoopmanAutoencoder(nn.Module):
         save_artifact(path, "koopman", config, tensors)
 
     @classmethod
+    @refuses_damage
     def from_pretrained(cls, path: str | os.PathLike[str]) -> KoopmanAutoencoder:
         """Read what :meth:`save_pretrained` wrote.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.koopman.controls import controls
@@ -78,6 +78,7 @@ class Autonomy:
         save_artifact(path, "autonomy", self.to_dict(), {"gap": np.array(self.gap)})
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> Autonomy:
         """Read what :meth:`save` wrote.
 

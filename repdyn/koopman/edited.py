@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap
 from repdyn.koopman.checks import check_same_model
@@ -315,6 +315,7 @@ class EditedKoopman:
         save_artifact(path, "edited_koopman", document, {**arrays, "matrix": self.matrix})
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> EditedKoopman:
         """Read what :meth:`save` wrote.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap, bootstrap_mean
 from repdyn.koopman.controls import controls
@@ -130,6 +130,7 @@ class Fidelity:
         save_artifact(path, "fidelity", self.to_dict(), {"fvu": values})
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> Fidelity:
         """Read what :meth:`save` wrote.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.koopman.checks import check_same_model
 from repdyn.koopman.spectrum import KoopmanSpectrum
@@ -136,6 +136,7 @@ class Excitation:
         save_artifact(path, "excitation", config, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> Excitation:
         """Read what :meth:`save` wrote; names of classes are then strings.
 

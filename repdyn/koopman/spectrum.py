@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.koopman import resdmd
 from repdyn.koopman.projectors import overlapping, spectral_projector
@@ -277,6 +277,7 @@ class KoopmanSpectrum:
         save_artifact(path, "spectrum", config, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> KoopmanSpectrum:
         """Read what :meth:`save` wrote.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold
 from repdyn.ood.chunks import Chunk, read, values
@@ -168,6 +168,7 @@ class Detector(ABC):
         save_artifact(path, "detector", config, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a detector of this class that :meth:`save` wrote.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.calibration import false_positive_interval
@@ -114,6 +114,7 @@ class DriftReport:
         save_artifact(path, "drift", {"drift": self.to_dict()}, {"count": self.count})
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> DriftReport:
         """Read what :meth:`save` wrote."""
         found = load_artifact(path, "drift").config["drift"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.comparison import MEAN, Comparison, compare
@@ -125,6 +125,7 @@ class OODEvaluation:
         save_artifact(path, "ood", self.to_dict(), tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> OODEvaluation:
         """Read an evaluation that :meth:`save` wrote."""
         artifact = load_artifact(path, "ood")

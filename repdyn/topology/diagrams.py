@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.topology.homology import betti_curve, bottleneck_distance
@@ -95,6 +95,7 @@ class Persistence:
         PathPersistence({"": self}).save(path)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> Persistence:
         """Read what :meth:`save` wrote."""
         held = PathPersistence.load(path)
@@ -188,6 +189,7 @@ class PathPersistence:
         save_artifact(path, "persistence", {"points": config}, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> PathPersistence:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "persistence")

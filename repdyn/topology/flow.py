@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.topology.flow_network import FlowNetwork, Prior
 from repdyn.topology.flow_training import marginal_log_density, pad, start_at_geodesics, train
@@ -276,6 +276,7 @@ class FlowAutoencoder:
         save_artifact(path, "flow", config, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> FlowAutoencoder:
         """Read a model that :meth:`save` wrote."""
         artifact = load_artifact(path, "flow")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.topology.density import inverse_dimension, noise_persistence, values_of
@@ -271,6 +271,7 @@ class LevelSetTree:
         save_artifact(path, "tree", config, {**tensors, **points, "kept": kept})
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> LevelSetTree:
         """Read a tree that :meth:`save` wrote."""
         artifact = load_artifact(path, "tree")
