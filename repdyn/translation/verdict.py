@@ -41,8 +41,8 @@ class VerdictSettings:
         Share of the excess distance by which the best different map must be worse, for a map to be unique.
     beside
         Excess distance from which on translated points lie beside the real ones.
-    far
-        Excess distance from which on nothing is found, however far behind its rivals are.
+    growth
+        Power of the excess distance by which that margin grows: beside the real points many maps fit badly.
     found
         Confidence from which on a unique map is found.
     weights
@@ -61,7 +61,7 @@ class VerdictSettings:
     different_clusters: float = 0.8
     margin: float = 0.035
     beside: float = 1.4
-    far: float = 2.0
+    growth: float = 1.5
     found: float = 0.6
     weights: tuple[float, float, float, float, float] = (-2.8, 37.0, -0.55, 1.3, 0.55)
     temperature: float = 0.02
@@ -179,8 +179,9 @@ def judge(
 def verdict_of(figures: Figures, settings: VerdictSettings = DEFAULT) -> str:
     """The verdict by the figures alone."""
     if figures.margin >= settings.margin:
-        sure = confidence_of(figures, settings).value >= settings.found
-        return "found" if sure and figures.excess < settings.far else "inconclusive"
+        needed = settings.margin * max(figures.excess, 1.0) ** settings.growth
+        sure = figures.margin >= needed and confidence_of(figures, settings).value >= settings.found
+        return "found" if sure else "inconclusive"
     if figures.excess >= settings.beside:
         return "not found"
     return "neighbourhoods" if figures.cluster_margin >= settings.margin else "ambiguous"
