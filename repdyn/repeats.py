@@ -252,4 +252,4 @@ def _renumbered(group: NDArray[np.int64]) -> NDArray[np.int64]:
     _, first, own = np.unique(group, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
-    return rank[own]
+    return np.asarray(rank[own], dtype=np.int64)
