@@ -203,13 +203,17 @@ def _bounded(group: NDArray[np.int64], cell: NDArray[np.int64], close: Close) ->
 def _far(group: NDArray[np.int64], rows: NDArray[np.int64], close: Close) -> NDArray[np.int64]:
     """Those of ``rows``, whole groups, that are not close to the first of their group."""
     _, first, own = np.unique(group[rows], return_index=True, return_inverse=True)
-    others = rows[first[own] != np.arange(len(rows))]
-    return others[~close(others, rows[first[own]][first[own] != np.arange(len(rows))])]
+    leader = rows[first[own]]
+    rest = leader != rows
+    near = close(rows[rest], leader[rest])
+    return np.asarray(rows[rest][~near], dtype=np.int64)
 
 
 def _finite(x: NDArray[Any], rows: NDArray[np.int64], step: int) -> NDArray[np.bool_]:
-    blocks = [np.isfinite(x[rows[start : start + step]]).all(axis=1) for start in range(0, len(rows), step)]
-    return np.concatenate(blocks)
+    found = np.empty(len(rows), dtype=bool)
+    for start in range(0, len(rows), step):
+        found[start : start + step] = np.isfinite(x[rows[start : start + step]]).all(axis=1)
+    return found
 
 
 def _location_and_scale(

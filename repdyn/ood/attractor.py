@@ -13,6 +13,7 @@ from repdyn.ood.chunks import read
 from repdyn.ood.crossfit import FOLDS
 from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor
 from repdyn.ood.residuals import FieldDetector
+from repdyn.repeats import folds_by_group
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +78,9 @@ class AttractorDetector(FieldDetector):
     def _learn(self, paths: RepresentationPaths) -> Array:
         generator = np.random.default_rng(self.seed)
         chosen = np.sort(generator.permutation(len(paths))[: self.starts])
-        fold = generator.permutation(len(chosen)) % FOLDS
+        # Equal samples end at one attractor: they share a fold.
+        _, group = np.unique(self._row_groups[chosen], return_inverse=True)
+        fold = folds_by_group(group, FOLDS, generator)
         batches = read(paths.subset(chosen), self.points_, "following training codes")
         ends = np.concatenate([self._ends(batch) for batch in batches])
         usable = np.isfinite(ends).all(axis=1)

@@ -36,7 +36,8 @@ def conformal_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDAr
     Returns
     -------
     numpy.ndarray
-        p-values of the shape of ``scores``, in (0, 1].
+        p-values of the shape of ``scores``, in (0, 1]. A score that is not finite gets the least of all,
+        1 / (n + 1): nothing is less usual than a score that could not be computed.
 
     Examples
     --------
@@ -48,7 +49,7 @@ def conformal_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDAr
     Vovk, V., Gammerman, A. & Shafer, G. (2005). Algorithmic learning in a random world.
     """
     reference = np.sort(_calibration(calibration_scores))
-    rank = np.searchsorted(reference, np.asarray(scores, dtype=np.float64), side="right")
+    rank = np.searchsorted(reference, _ranked(scores), side="right")
     return np.asarray((1 + rank) / (len(reference) + 1), dtype=np.float64)
 
 
@@ -129,14 +130,14 @@ def smooth_log_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDA
     Returns
     -------
     numpy.ndarray
-        Of the shape of ``scores``, increasing in them, at most 0.
+        Of the shape of ``scores``, increasing in them, at most 0; −inf for a score that is not finite.
 
     References
     ----------
     Pickands, J. (1975). Statistical inference using extreme order statistics. Annals of Statistics 3(1).
     """
     reference = np.sort(_calibration(calibration_scores))
-    values = np.asarray(scores, dtype=np.float64)
+    values = _ranked(scores)
     edge, scale, share = tail(reference)
     inside = np.log(conformal_p_values(reference, values))
     return np.where(values < edge, np.log(share) - (edge - values) / scale, inside)
@@ -152,6 +153,12 @@ def tail(reference: NDArray[np.float64]) -> tuple[float, float, float]:
     edge = float(reference[k - 1])
     excess = float(np.mean(edge - reference[: k - 1]))
     return edge, excess if excess > 0 else float(reference.std()) or 1.0, k / (len(reference) + 1)
+
+
+def _ranked(scores: ArrayLike) -> NDArray[np.float64]:
+    """Scores with those that are not finite, +inf included, below all others."""
+    values = np.asarray(scores, dtype=np.float64)
+    return np.where(np.isfinite(values), values, -np.inf)
 
 
 def _rank(count: int, rate: float) -> int:
@@ -173,5 +180,9 @@ def _calibration(scores: ArrayLike) -> NDArray[np.float64]:
     if values.ndim != 1 or len(values) == 0:
         raise RepdynError(f"calibration_scores: must have shape (n,) with n > 0, got {values.shape}")
     if not np.isfinite(values).all():
-        raise RepdynError("calibration_scores: hold non-finite values; look for them before calibrating")
+        wrong = np.flatnonzero(~np.isfinite(values))
+        raise RepdynError(
+            f"calibration_scores: {len(wrong)} of {len(values)} are not finite, the first at index "
+            f"{wrong[0]}; leave those samples out"
+        )
     return values

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.ood.gaussian import ShrunkGaussian, unit
+from repdyn.ood.gaussian import ShrunkGaussian, lengths, unit
 from repdyn.progress import track
 
 if TYPE_CHECKING:
@@ -28,40 +28,61 @@ class Chunk(dict[str, NDArray[Any]]):
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         super().__init__(arrays)
-        self._units: dict[str, NDArray[Any]] = {}
+        self._finite: dict[str, NDArray[np.bool_]] = {}
+        self._lengths: dict[str, NDArray[np.float64]] = {}
+        for point, x in arrays.items():
+            finite = np.isfinite(x).all(axis=1)
+            self._finite[point] = finite
+            if not finite.all():  # computed with as zero vectors, and never taken for sound
+                self[point] = np.where(finite[:, None], x, np.zeros((), dtype=x.dtype))
+        self._units: dict[str, NDArray[np.float64]] = {}
         self._squared: dict[tuple[str, int], tuple[ShrunkGaussian, NDArray[Any]]] = {}
 
-    def unit(self, point: str) -> NDArray[Any]:
-        """Unit vectors in float32: what was fitted in float64 needs no more to be asked, at half the time."""
+    def unit(self, point: str) -> NDArray[np.float64]:
+        """Unit vectors, in float64: what is subtracted from them may leave very little."""
         if point not in self._units:
-            self._units[point] = unit(self[point], np.float32)
+            self._units[point] = unit(self[point])
         return self._units[point]
+
+    def sound(self, point: str, limits: tuple[float, float]) -> NDArray[np.bool_]:
+        """Whether each vector is finite and of a length within ``limits``, ``(n,)``."""
+        if point not in self._lengths:
+            self._lengths[point] = lengths(self[point])
+        length = self._lengths[point]
+        return self._finite[point] & (length >= limits[0]) & (length <= limits[1])
 
     def squared(self, point: str, density: ShrunkGaussian) -> NDArray[Any]:
         """Squared distance of the unit vectors to a density's nearest mean, ``(n,)``."""
         key = (point, id(density))  # the density is kept too, so that no other takes its id
         if key not in self._squared:
-            self._squared[key] = (density, density.nearest_squared(self.unit(point)))
+            x = self.unit(point)  # float32 takes half the time, where it suffices
+            x = x.astype(np.float32) if density.wide else x
+            self._squared[key] = (density, density.nearest_squared(x))
         return self._squared[key][1]
 
 
-def read(paths: RepresentationPaths, points: tuple[str, ...], description: str) -> Iterator[Chunk]:
-    """Chunks of paths, in order, checked."""
+def read(
+    paths: RepresentationPaths, points: tuple[str, ...], description: str, *, judging: bool = False
+) -> Iterator[Chunk]:
+    """Chunks of paths, in order, checked; where they are judged, rows that are not finite are let through."""
     starts = range(0, len(paths), ROWS)
     for start in track(starts, description):
         chunk = paths.subset(np.arange(start, min(start + ROWS, len(paths))))
-        yield Chunk({point: values(chunk, point, start) for point in points})
+        yield Chunk({point: values(chunk, point, start, judging=judging) for point in points})
 
 
-def values(paths: RepresentationPaths, point: str, start: int = 0) -> NDArray[Any]:
-    """One point as an ``(N, D)`` array of finite numbers, or an error that says where it is not."""
+def values(paths: RepresentationPaths, point: str, start: int = 0, *, judging: bool = False) -> NDArray[Any]:
+    """One point as an ``(N, D)`` array of finite numbers, or an error that says where it is not.
+
+    With ``judging``, rows that are not finite are returned as they are.
+    """
     x = np.asarray(paths[point] if point in paths.points else paths.logits)
     if x.ndim != 2:
         raise RepdynError(
             f"paths: {point!r} has shape {x.shape}, expected (N, D); trace with a pooling, or pool the tokens"
         )
     finite = np.isfinite(x).all(axis=1)
-    if not finite.all():
+    if not (judging or finite.all()):
         row = int(np.argmin(finite))
         raise RepdynError(
             f"paths: non-finite activation at {point!r}, sample {start + row}; drop that sample"

@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
 from repdyn.errors import RepdynError
-from repdyn.ood.crossfit import FOLDS
+from repdyn.ood.crossfit import FOLDS, folds
 from repdyn.ood.gaussian import fit_gaussian
+from repdyn.repeats import groups_of_equal_rows
 
 __all__ = ["IN_DISTRIBUTION", "energy", "statistics_scores"]
 
@@ -73,8 +74,7 @@ def statistics_scores(
     inside = given[IN_DISTRIBUTION]
     if inside.shape[1] == 0 or len(inside) < FOLDS:
         raise RepdynError("statistics: those of the in-distribution samples do not vary")
-    fold = np.arange(len(inside)) % FOLDS
-    np.random.default_rng(seed).shuffle(fold)
+    fold = folds(groups_of_equal_rows(inside), seed)
     scores = {name: np.zeros(len(array)) for name, array in given.items()}
     for k in range(FOLDS):
         gaussian = fit_gaussian(inside[fold != k], None)

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.ood.gaussian import ARRAYS, FLOOR, Moments, ShrunkGaussian, Squared
+from repdyn.repeats import folds_by_group
 
 __all__ = [
+    "CONSTANT",
+    "CONSTANT_DOUBLE",
     "FOLDS",
     "CrossFit",
     "Density",
@@ -18,6 +21,7 @@ __all__ = [
     "RelativeDensity",
     "TwofoldDensity",
     "cross_fit",
+    "folds",
     "share",
 ]
 
@@ -26,6 +30,7 @@ Array = NDArray[np.float64]
 FOLDS = 5  # held-out scores come from models that saw four fifths: close to the final one, five fits only
 # Total variance of unit vectors below which a point is constant but for rounding, (1e-7)² and some room.
 CONSTANT = 1e-12
+CONSTANT_DOUBLE = 1e-28  # the same of samples that came in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,15 +124,32 @@ class CrossFit:
         Mahalanobis distance to the nearest mean: class means where they help.
     relative, twofold
         Where class means help, else ``None``.
+    groups
+        Group of equal samples that each belongs to, ``(N,)``, if it was noted.
     """
 
     plain: HeldOut
     relative: HeldOut | None
     twofold: HeldOut | None
+    groups: NDArray[np.int64] | None = None
+
+
+def folds(groups: NDArray[np.int64], seed: int) -> NDArray[np.intp]:
+    """Fold of each sample; equal samples share one, or a held-out sample would have been seen after all."""
+    generator = np.random.default_rng(seed)
+    if int(groups.max(initial=-1)) + 1 < len(groups):
+        return folds_by_group(groups, FOLDS, generator).astype(np.intp)
+    fold = np.arange(len(groups)) % FOLDS
+    generator.shuffle(fold)
+    return fold
 
 
 def cross_fit(
-    x: Array, labels: NDArray[np.intp] | None, fold: NDArray[np.intp], floor: float = FLOOR
+    x: Array,
+    labels: NDArray[np.intp] | None,
+    fold: NDArray[np.intp],
+    floor: float = FLOOR,
+    constant: float = CONSTANT,
 ) -> CrossFit | None:
     """Fit a Gaussian, and around class means too if they describe *held-out* samples better.
 
@@ -146,13 +168,15 @@ def cross_fit(
         Fold of each sample ``(N,)``, numbers from 0.
     floor
         As in :func:`repdyn.ood.gaussian.fit_gaussian`.
+    constant
+        Total variance below which the samples do not vary but for rounding.
 
     Returns
     -------
     CrossFit
         Or ``None`` where the samples do not vary.
     """
-    if float(x.var(axis=0).sum()) < CONSTANT:
+    if float(x.var(axis=0).sum()) < constant:
         return None
     one, several, ratio = np.zeros((3, len(x)))  # without labels the last two stay zero
     use = labels if labels is not None and _enough(labels, fold) else None

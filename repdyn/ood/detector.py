@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold
-from repdyn.ood.chunks import Chunk, read
+from repdyn.ood.chunks import Chunk, read, values
+from repdyn.ood.gaussian import lengths
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +28,10 @@ __all__ = ["LOGITS", "Detector", "load_detector"]
 Array = NDArray[np.float64]
 
 FALSE_POSITIVE_RATE = 0.05  # a threshold at 95 % true positives, the field's convention
+# Lengths beyond ten times the largest fitted one, or below a tenth of the least, are of a layer that died or
+# exploded. Under any tail up to Cauchy's, one of n fitted samples' likes is there once in 10 n.
+REACH = 10.0
+LOWEST = -1e30  # a score must be finite to be ranked, averaged and written
 LOGITS = "logits"  # read like a point, from the logits that were traced with the paths
 SOURCE = ("digest", "pooling")  # of the metadata: what must agree for scores to mean the same
 
@@ -35,8 +41,10 @@ class Detector(ABC):
 
     After :meth:`fit` there are ``points_`` (what is read), ``source_`` (the model it was read from),
     ``calibration_scores_`` (scores of in-distribution paths by models that did not see them; after
-    fitting, those of the fitted paths in their order), ``calibration_`` (``"cross-fitted"`` or
-    ``"held-out"``) and ``threshold_``.
+    fitting, those of the fitted paths in their order; of equal paths only the first counts),
+    ``calibration_`` (``"cross-fitted"`` or ``"held-out"``), ``threshold_``, and ``lengths_``, the least and
+    the largest Euclidean norm seen at each point. A path that is not finite at a point, or of a norm more
+    than ten times outside of that range, scores −10³⁰, the lowest there is: it is always flagged.
     """
 
     _kinds: ClassVar[dict[str, type[Detector]]] = {}
@@ -44,6 +52,7 @@ class Detector(ABC):
     points_: tuple[str, ...]
     widths_: dict[str, int]
     source_: dict[str, Any]
+    lengths_: dict[str, tuple[float, float]]
     calibration_scores_: Array
     calibration_: str
     threshold_: float
@@ -84,7 +93,11 @@ class Detector(ABC):
         Raises
         ------
         RepdynError
-            If the paths are of another model, lack a point, or hold non-finite values.
+            If the paths are of another model or lack a point.
+
+        Notes
+        -----
+        −10³⁰ for a path that is not finite, or whose norm is more than ten times outside of the range fitted.
         """
         self._check(paths)
         return self._collect(paths, self._score)
@@ -95,7 +108,7 @@ class Detector(ABC):
 
     def predict(self, paths: RepresentationPaths) -> NDArray[np.int64]:
         """1 for a normal path, −1 for a flagged one, ``(N,)``."""
-        return np.where(self.score_samples(paths) < self.threshold_, -1, 1).astype(np.int64)
+        return np.where(self.score_samples(paths) >= self.threshold_, 1, -1).astype(np.int64)
 
     def p_values(self, paths: RepresentationPaths) -> Array:
         """Conformal p-value of each path, ``(N,)``: small is unusual.
@@ -120,7 +133,15 @@ class Detector(ABC):
         -------
         Self
         """
-        self._calibrate(self.score_samples(paths), "held-out", false_positive_rate)
+        scores = self.score_samples(paths)
+        groups = self._groups(paths)
+        wrong = np.flatnonzero(scores <= LOWEST)
+        if len(wrong) > false_positive_rate * len(scores):
+            raise RepdynError(
+                f"paths: {len(wrong)} of {len(scores)} are not finite or of a norm far from those fitted, "
+                f"the first is sample {wrong[0]}; they cannot set a threshold, look at them or leave them out"
+            )
+        self._calibrate(scores, "held-out", false_positive_rate, groups)
         return self
 
     def as_module(self) -> nn.Module:
@@ -172,6 +193,7 @@ class Detector(ABC):
             "source": self.source_,
             "calibration": self.calibration_,
             "threshold": self.threshold_,
+            "lengths": {point: list(ends) for point, ends in self.lengths_.items()},
         }
         return {**config, **common}, {**tensors, "calibration_scores": self.calibration_scores_}
 
@@ -180,6 +202,8 @@ class Detector(ABC):
             self.points_ = tuple(config["points"])
             self.widths_ = {name: int(width) for name, width in config["widths"].items()}
             self.source_ = dict(config["source"])
+            known = config.get("lengths", {})  # version 0.1 did not keep them
+            self.lengths_ = {point: (float(low), float(high)) for point, (low, high) in known.items()}
             self.calibration_ = str(config["calibration"])
             self.threshold_ = float(config["threshold"])
             self.calibration_scores_ = np.asarray(tensors["calibration_scores"], dtype=np.float64)
@@ -187,9 +211,44 @@ class Detector(ABC):
         except (KeyError, TypeError, AttributeError) as error:
             raise RepdynError(f"{where}: the saved detector lacks {error}; save it again") from None
 
-    def _calibrate(self, scores: Array, how: str, rate: float = FALSE_POSITIVE_RATE) -> None:
-        threshold = conformal_threshold(scores, rate)
-        self.calibration_scores_, self.calibration_, self.threshold_ = scores, how, threshold
+    def _calibrate(
+        self,
+        scores: Array,
+        how: str,
+        rate: float = FALSE_POSITIVE_RATE,
+        groups: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Calibrate by scores ``(N,)``, of which equal samples (by group) count once."""
+        self._all_scores, self._row_groups = scores, np.arange(len(scores)) if groups is None else groups
+        once = scores[np.sort(np.unique(self._row_groups, return_index=True)[1])]
+        threshold = conformal_threshold(once, rate)
+        self.calibration_scores_, self.calibration_, self.threshold_ = once, how, threshold
+
+    def _groups(self, paths: RepresentationPaths) -> NDArray[np.int64]:
+        """Group of paths that are equal at every point read; one point is in memory at a time."""
+        return joint(groups_of_equal_rows(values(paths, point, judging=True)) for point in self.points_)
+
+    def _note(self, point: str, x: NDArray[Any]) -> None:
+        """Widen the range of lengths seen at a point."""
+        if len(x):
+            own = lengths(x)
+            low, high = self.lengths_.get(point, (np.inf, 0.0))
+            self.lengths_[point] = (min(low, float(own.min())), max(high, float(own.max())))
+
+    def limits(self, point: str) -> tuple[float, float]:
+        """Lengths at a point outside of which a path is flagged whatever its direction."""
+        if point not in self.lengths_:
+            return np.finfo(np.float64).tiny, np.inf  # fitted by version 0.1: zero alone is told
+        low, high = self.lengths_[point]
+        return low / REACH, high * REACH
+
+    def _limits(self) -> dict[str, tuple[float, float]]:
+        return {point: self.limits(point) for point in self.points_}
+
+    def _sound(self, batch: Chunk) -> NDArray[np.bool_]:
+        """Whether every vector read of a path is finite and of a length like those fitted, ``(n,)``."""
+        sound = [batch.sound(point, self.limits(point)) for point in self.points_]
+        return np.asarray(np.logical_and.reduce(sound), dtype=bool)
 
     def _begin(self, paths: RepresentationPaths, points: tuple[str, ...]) -> None:
         """Note what is read and from which model."""
@@ -200,6 +259,7 @@ class Detector(ABC):
                     f"point {point!r}: not in these paths; {nearest_names(point, tuple(widths))}"
                 )
         self.points_ = points
+        self.lengths_ = {}
         self.widths_ = {point: widths[point] for point in points}
         self.source_ = _source(paths)
 
@@ -231,8 +291,22 @@ class Detector(ABC):
                 )
 
     def _collect(self, paths: RepresentationPaths, score: Any) -> Array:
-        parts = [score(batch) for batch in read(paths, self.points_, "scoring paths")]
+        parts = []
+        for batch in read(paths, self.points_, "scoring paths", judging=True):
+            with np.errstate(over="ignore", invalid="ignore"):  # of rows that are flagged below
+                found = np.asarray(score(batch), dtype=np.float64)
+            parts.append(np.where(np.isfinite(found) & self._sound(batch), np.maximum(found, LOWEST), LOWEST))
         return np.concatenate(parts) if parts else np.empty(0)
+
+
+def joint(groups: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Groups of samples that are in one group by every one of several groupings."""
+    found: NDArray[np.int64] | None = None
+    for own in groups:
+        found = own if found is None else groups_of_equal_rows(np.column_stack([found, own]), 0)
+    if found is None:
+        raise RepdynError("there is no point to compare samples at; give points")
+    return found
 
 
 def load_detector(path: str | os.PathLike[str]) -> Detector:

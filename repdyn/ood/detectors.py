@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.ood.chunks import Chunk, read, values
 from repdyn.ood.crossfit import (
+    CONSTANT,
+    CONSTANT_DOUBLE,
     FOLDS,
     CrossFit,
     Density,
@@ -20,11 +23,13 @@ from repdyn.ood.crossfit import (
     RelativeDensity,
     TwofoldDensity,
     cross_fit,
+    folds,
 )
-from repdyn.ood.detector import Detector, record_all, revive_all
+from repdyn.ood.detector import Detector, joint, record_all, revive_all
 from repdyn.ood.gaussian import ShrunkGaussian, unit
 from repdyn.ood.neighbours import KNNDetector
 from repdyn.progress import track
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     from repdyn.ood.modules import PathModule
@@ -36,6 +41,7 @@ Array = NDArray[np.float64]
 Shared = dict[str, CrossFit | None]
 _log = logging.getLogger(__name__)
 
+FEWEST_DIFFERENT = 2 * FOLDS  # samples that must differ at a point: two for each fold
 LEAST = 4 * FOLDS  # below four samples a fold, a held-out mean and spread say nothing
 
 
@@ -80,6 +86,7 @@ class PathDetector(Detector):
     With fewer samples than dimensions the covariance is mostly its target, a multiple of the identity:
     the fit works and says so through ``logging``, and the distance tends to the Euclidean one.
     Scale and rotation of a point leave every score as it was.
+    Equal samples share a fold, or a held-out sample would have been seen after all.
 
     That both distances are taken where there are classes was decided on CLINC150's validation
     out-of-scope queries and on far text (German, news, shuffled letters): the class distance alone reached
@@ -151,9 +158,13 @@ class PathDetector(Detector):
         return shared
 
     def profile(self, paths: RepresentationPaths) -> Array:
-        """Standardised distance at each depth, ``(N, L)``: 0 is usual, 2 is two spreads too far."""
+        """Standardised distance at each depth, ``(N, L)``: 0 is usual, 2 is two spreads too far.
+
+        Infinite at a depth where a path is not finite, or far outside the range of norms fitted there.
+        """
         self._check(paths)
-        parts = [self._profile(batch) for batch in read(paths, self.points_, "reading depth profiles")]
+        batches = read(paths, self.points_, "reading depth profiles", judging=True)
+        parts = [self._profile(batch) for batch in batches]
         return np.concatenate(parts) if parts else np.empty((0, len(self.points_)))
 
     def _fit_points(
@@ -166,19 +177,19 @@ class PathDetector(Detector):
         if len(paths) < LEAST:
             raise RepdynError(f"fit: {len(paths)} samples are too few, give at least {LEAST}")
         self._begin(paths, points)
-        fold = np.arange(len(paths)) % FOLDS
-        np.random.default_rng(self.seed).shuffle(fold)
         labels = None
         if paths.labels is not None:
             labels = np.unique(np.asarray(paths.labels), return_inverse=True)[1].astype(np.intp)
         kept, self._densities, self._location, self._spread = [], {}, {}, {}
         held_out, shared = np.zeros(len(paths)), dict(at_hand or {})
+        groups: list[NDArray[np.int64]] = []
         for point in track(points, "fitting densities"):
             x = values(paths, point)
             if len(x) < x.shape[1]:
                 _log.warning("%s: %d samples in %d dimensions; covariance mostly shrunk", point, *x.shape)
+            self._note(point, x)
             if point not in shared:
-                shared[point] = cross_fit(unit(x), labels, fold)
+                shared[point] = self._cross_fit(point, x, labels)
             fitted = shared[point]
             found = None if fitted is None else self._choose(fitted)
             if found is None or (spread := float(found.distances.std())) == 0:
@@ -186,6 +197,8 @@ class PathDetector(Detector):
                     _log.warning("%s: does not vary over the samples and is left out", point)
                 continue
             kept.append(point)
+            if fitted is not None and fitted.groups is not None:
+                groups.append(fitted.groups)
             self._densities[point] = found.density
             self._location[point], self._spread[point] = float(found.distances.mean()), spread
             held_out -= (found.distances - self._location[point]) / spread
@@ -193,9 +206,26 @@ class PathDetector(Detector):
             raise RepdynError(f"fit: {self._nothing}")
         self.points_ = tuple(kept)
         self.widths_ = {point: self.widths_[point] for point in kept}
+        self.lengths_ = {point: self.lengths_[point] for point in kept}
         self._count_means()
-        self._calibrate(held_out / len(kept), "cross-fitted")
+        together = joint(groups)
+        different = int(together.max()) + 1
+        if different < LEAST:
+            raise RepdynError(
+                f"fit: only {different} of {len(paths)} samples differ, give at least {LEAST} different ones"
+            )
+        self._calibrate(held_out / len(kept), "cross-fitted", groups=together)
         return shared
+
+    def _cross_fit(self, point: str, x: NDArray[Any], labels: NDArray[np.intp] | None) -> CrossFit | None:
+        """The distances at a point, equal samples in one fold; None where too few samples differ there."""
+        directions = unit(x)
+        groups = groups_of_equal_rows(directions.astype(x.dtype, copy=False))
+        if int(groups.max()) + 1 < FEWEST_DIFFERENT:
+            return None
+        constant = CONSTANT_DOUBLE if x.dtype == np.float64 else CONSTANT
+        found = cross_fit(directions, labels, folds(groups, self.seed), constant=constant)
+        return None if found is None else replace(found, groups=groups)
 
     def _choose(self, fitted: CrossFit) -> HeldOut | None:
         """Which distance is read at a point; None leaves it out."""
@@ -213,7 +243,9 @@ class PathDetector(Detector):
         columns = []
         for point in self.points_:
             distance = self._densities[point].distance_by(partial(batch.squared, point))
-            columns.append((distance - self._location[point]) / self._spread[point])
+            standard = (distance - self._location[point]) / self._spread[point]
+            usual = batch.sound(point, self.limits(point)) & np.isfinite(standard)
+            columns.append(np.where(usual, standard, np.inf))
         return np.stack(columns, axis=1)
 
     def _score(self, batch: Chunk) -> Array:
@@ -227,7 +259,8 @@ class PathDetector(Detector):
         densities = [self._densities[point] for point in self.points_]
         location = [self._location[point] for point in self.points_]
         spread = [self._spread[point] for point in self.points_]
-        return PathModule(self.points_, densities, location, spread, self.threshold_)
+        module = PathModule(self.points_, densities, location, spread, self.threshold_)
+        return module.guarded(self._limits())
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         tensors: dict[str, NDArray[Any]] = {}

@@ -13,7 +13,7 @@ from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.calibration import false_positive_interval
-from repdyn.ood.detector import Detector
+from repdyn.ood.detector import LOWEST, Detector
 from repdyn.ood.detectors import PathDetector
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ Array = NDArray[np.float64]
 
 LEVEL = 0.95
 TELLING = 3.0  # times the expected share: where even that cannot be ruled out, a window was too small
+FAR = 10.0  # spreads: a distance counts as no larger than this in the mean at a depth
 FEWEST = 20  # samples in a window: below, an interval of a small share says nothing
 
 
@@ -170,7 +171,7 @@ class DriftMonitor:
             # The last complete window and the one that is being filled.
             self._recent = np.concatenate([self._recent, profile])[-2 * self.window :]
         if profile is not None and self._profiler is self.detector:
-            scores = -profile.mean(axis=1)
+            scores = np.maximum(-profile.mean(axis=1), LOWEST)
         else:
             scores = self.detector.score_samples(paths)
         points = self._profiler.points_ if self._profiler is not None else ()
@@ -243,6 +244,8 @@ def _shift(profile: Array, calibrated: int) -> tuple[Estimate, ...]:
     from scipy.stats import norm  # scipy.stats takes a third of a second to import
 
     level = 1 - (1 - LEVEL) / profile.shape[1]
+    # A layer that died or exploded is infinitely far: a few such samples must not hide in an infinite spread.
+    profile = np.clip(profile, -FAR, FAR)
     mean = profile.mean(axis=0)
     # Standardised, the calibration's spread is 1.
     error = np.sqrt(profile.var(axis=0) / len(profile) + 1 / calibrated)

@@ -103,7 +103,7 @@ class OODEvaluation:
             "best_control": self.best_control,
             "verdict": self.verdict,
             "points": list(self.points),
-            "mean_profile": {name: rows.mean(axis=0).tolist() for name, rows in (self.profile or {}).items()},
+            "mean_profile": {name: _mean_profile(rows) for name, rows in (self.profile or {}).items()},
         }
 
     def plot(self) -> go.Figure:
@@ -221,6 +221,14 @@ def evaluate(
         raise RepdynError("controls: there is none; give controls={'name': fitted detector}")
     found = compare(scores, positive, seed=seed)
     return judged(main, detector, sets, scores, found, positive)
+
+
+def _mean_profile(rows: Array) -> list[float | None]:
+    """Mean over samples at each depth, of those that are finite there."""
+    finite = np.isfinite(rows)
+    count = finite.sum(axis=0)
+    total = np.where(finite, rows, 0).sum(axis=0)
+    return [float(t / c) if c else None for t, c in zip(total, count)]
 
 
 def judged(

@@ -12,11 +12,12 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import blas, cholesky, lapack
 from scipy.sparse import csr_array
 
-__all__ = ["Moments", "ShrunkGaussian", "Squared", "fit_gaussian", "ledoit_wolf", "unit"]
+__all__ = ["Moments", "ShrunkGaussian", "Squared", "fit_gaussian", "ledoit_wolf", "lengths", "unit"]
 
 Array = NDArray[np.float64]
 
 ARRAYS = ("whitener", "centre", "means")
+NARROW = 1e4  # one over the spread of unit vectors below which float64 is needed
 FLOOR = 1e-9  # only keeps a covariance invertible that shrinkage left singular
 
 
@@ -27,9 +28,29 @@ def unit(x: NDArray[np.floating], dtype: DTypeLike = np.float64) -> NDArray[Any]
     an out-of-distribution input of small norm would look central: x ↦ x / ‖x‖₂.
     """
     x = np.asarray(x, dtype=dtype)
-    norm = np.sqrt(np.einsum("nd,nd->n", x, x))[:, None]
-    norm[norm == 0] = 1
-    return np.asarray(x / norm)
+    with np.errstate(over="ignore"):
+        norm = np.sqrt(np.einsum("nd,nd->n", x, x))
+    # Squares of very large and very small entries leave the number format: those rows are scaled first.
+    edge = np.finfo(x.dtype).tiny ** 0.25
+    odd = np.flatnonzero(~((norm > edge) & (norm < 1 / edge)))
+    if len(odd):
+        largest = np.abs(x[odd]).max(axis=1, initial=0)[:, None]
+        largest[largest == 0] = 1
+        x = x.copy()
+        x[odd] /= largest
+        norm[odd] = np.sqrt(np.einsum("nd,nd->n", x[odd], x[odd]))
+        norm[norm == 0] = 1
+    return np.asarray(x / norm[:, None])
+
+
+def lengths(x: NDArray[np.floating]) -> Array:
+    """Euclidean norm of each row in float64, whatever the magnitude."""
+    x = np.asarray(x, dtype=np.float64)
+    largest = np.abs(x).max(axis=1, initial=0)
+    safe = np.where(largest > 0, largest, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = x / safe[:, None]
+        return np.asarray(largest * np.sqrt(np.einsum("nd,nd->n", scaled, scaled)))
 
 
 def ledoit_wolf(scatter: Array, fourth: float, count: int) -> tuple[Array, float]:
@@ -103,6 +124,14 @@ class ShrunkGaussian:
             return np.asarray(squared)
         lengths = parts.lengths - white @ parts.twice
         return np.asarray(np.maximum(squared + lengths.min(axis=1), 0))
+
+    @cached_property
+    def wide(self) -> bool:
+        """Whether float32 suffices to ask: no spread of unit vectors is near their rounding error.
+
+        It is where they lie close together and far from zero, and where directions differ much in spread.
+        """
+        return bool(np.abs(np.diag(self.whitener)).max() < NARROW)
 
     @cached_property
     def _single(self) -> _Parts:

@@ -63,23 +63,32 @@ class GuidedEnergyDetector(Detector):
         RepdynError
             If the paths have no logits, or ``k`` is not below the number of samples.
         """
-        if not 1 <= self.k < min(len(paths), self.bank):
-            raise RepdynError(f"k: must lie between 1 and one less than the samples kept, got {self.k}")
         self._begin(paths, (self.point or paths.points[-1], LOGITS))
-        kept = np.arange(len(paths))
-        if len(paths) > self.bank:
-            kept = np.sort(np.random.default_rng(self.seed).permutation(len(paths))[: self.bank])
-        own = paths.subset(kept)
+        # Equal samples are kept once: a copy among the neighbours says nothing of what is usual.
+        groups = self._groups(paths)
+        first = np.sort(np.unique(groups, return_index=True)[1])
+        if not 1 <= self.k < min(len(first), self.bank):
+            raise RepdynError(
+                f"k: must lie between 1 and one less than the {min(len(first), self.bank)} different samples "
+                f"kept, got {self.k}"
+            )
+        kept = np.arange(len(first))
+        if len(first) > self.bank:
+            kept = np.sort(np.random.default_rng(self.seed).permutation(len(first))[: self.bank])
+        own = paths.subset(first[kept])
         weight = energy(values(own, LOGITS))
         self._weighted = unit(values(own, self.points_[0]), np.float32) * weight[:, None].astype(np.float32)
-        slot = np.full(len(paths), -1)
-        slot[kept] = np.arange(len(kept))
+        slot_of_group = np.full(len(first), -1)
+        slot_of_group[kept] = np.arange(len(kept))
+        slot = slot_of_group[groups]
         scores, start = [], 0
         for batch in read(paths, self.points_, "finding neighbours"):
             size = len(batch[LOGITS])
+            for point in self.points_:
+                self._note(point, batch[point])
             scores.append(self._guided(batch, slot[start : start + size]))
             start += size
-        self._calibrate(np.concatenate(scores), "cross-fitted")
+        self._calibrate(np.concatenate(scores), "cross-fitted", groups=groups)
         return self
 
     def as_module(self) -> GuidedEnergyModule:
@@ -87,13 +96,14 @@ class GuidedEnergyDetector(Detector):
         from repdyn.ood.modules import GuidedEnergyModule  # torch is loaded only for a module
 
         self._fitted()
-        return GuidedEnergyModule(self.points_[0], self._weighted, self.k, self.threshold_)
+        module = GuidedEnergyModule(self.points_[0], self._weighted, self.k, self.threshold_)
+        return module.guarded(self._limits())
 
     def _score(self, batch: Chunk) -> Array:
         return self._guided(batch, None)
 
     def _guided(self, batch: Chunk, itself: NDArray[np.integer] | None) -> Array:
-        similarity = batch.unit(self.points_[0]) @ self._weighted.T
+        similarity = batch.unit(self.points_[0]).astype(np.float32) @ self._weighted.T
         if itself is not None:
             rows = np.flatnonzero(itself >= 0)
             similarity[rows, itself[rows]] = -np.inf
@@ -123,7 +133,9 @@ class EnergyDetector(Detector):
     def fit(self, paths: RepresentationPaths) -> Self:
         """Take the paths' energies as calibration scores."""
         self._begin(paths, (LOGITS,))
-        self._calibrate(self._collect(paths, self._score), "cross-fitted")
+        for batch in read(paths, self.points_, "reading logits"):
+            self._note(LOGITS, batch[LOGITS])
+        self._calibrate(self._collect(paths, self._score), "cross-fitted", groups=self._groups(paths))
         return self
 
     def as_module(self) -> EnergyModule:
@@ -131,7 +143,7 @@ class EnergyDetector(Detector):
         from repdyn.ood.modules import EnergyModule  # torch is loaded only for a module
 
         self._fitted()
-        return EnergyModule(self.threshold_)
+        return EnergyModule(self.threshold_).guarded(self._limits())
 
     def _score(self, batch: Mapping[str, NDArray[Any]]) -> Array:
         return energy(batch[LOGITS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.nn.functional import normalize
 
 from repdyn.ood.calibration import tail
 from repdyn.ood.crossfit import Density, RelativeDensity, TwofoldDensity
+from repdyn.ood.detector import LOWEST
 from repdyn.ood.gaussian import ShrunkGaussian
 from repdyn.ood.orbits import orbit_features
 
@@ -27,6 +29,39 @@ __all__ = [
 ]
 
 TINY = 1e-12  # added under roots, so that a gradient at distance 0 is finite
+
+
+class ScoreModule(nn.Module):
+    """What all share: inputs that no score is meant for score −10³⁰, ``{point: (n, D)} -> (n,)``.
+
+    Such are rows that are not finite, or of a length far outside of that fitted: of a layer that died or
+    exploded.
+    """
+
+    limits: Tensor
+
+    def guarded(self, limits: Mapping[str, tuple[float, float]]) -> Self:
+        """Note the lengths allowed at every point."""
+        self.guarded_points = tuple(limits)
+        largest = torch.finfo(torch.float32).max
+        self.register_buffer("limits", _tensor(list(limits.values())).clamp_max(largest))
+        return self
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Score of each row, higher is more normal."""
+        sound, kept = [], dict(features)
+        for (least, most), point in zip(self.limits, self.guarded_points):
+            x = features[point]
+            own = _length(x.to(self.limits.dtype))
+            usual = (own >= least) & (own <= most)  # false for NaN
+            kept[point] = torch.where(usual.unsqueeze(-1), x, torch.ones_like(x))
+            sound.append(usual)
+        scores = self._score(kept)
+        usual = torch.stack(sound).all(dim=0) & scores.isfinite()
+        return torch.where(usual, scores, torch.full_like(scores, LOWEST))
+
+    def _score(self, features: Mapping[str, Tensor]) -> Tensor:
+        raise NotImplementedError
 
 
 class DensityModule(nn.Module):
@@ -73,7 +108,7 @@ class DensityModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Distance of each row."""
-        z = (normalize(x.to(self.whitener.dtype), dim=-1) - self.centre) @ self.whitener
+        z = (_unit(x.to(self.whitener.dtype)) - self.centre) @ self.whitener
         squares = z.square()
         nearest = torch.addmm(self.offsets, z, self.slopes).amin(-1)
         if not self.relative:
@@ -84,7 +119,7 @@ class DensityModule(nn.Module):
         return (squares.sum(-1) + TINY).sqrt() / self.spread + ratio
 
 
-class PathModule(nn.Module):
+class PathModule(ScoreModule):
     """Minus the mean standardised distance over depth, ``{point: (n, D)} -> (n,)``."""
 
     weight: Tensor
@@ -107,33 +142,44 @@ class PathModule(nn.Module):
         self.register_buffer("shift", _tensor(-weight @ np.asarray(location)))
         self.register_buffer("threshold", torch.tensor(threshold))
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+    def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
         distances = [density(features[point]) for point, density in zip(self.points, self.densities)]
         return torch.stack(distances, dim=-1) @ self.weight + self.shift
 
 
-class NeighboursModule(nn.Module):
+class NeighboursModule(ScoreModule):
     """Minus the distance of a unit vector to its k-th nearest kept neighbour, ``{point: (n, D)} -> (n,)``."""
 
     neighbours: Tensor
+    centre: Tensor
     threshold: Tensor
 
-    def __init__(self, point: str, neighbours: NDArray[np.float32], k: int, threshold: float) -> None:
+    def __init__(
+        self,
+        point: str,
+        neighbours: NDArray[np.floating],
+        centre: NDArray[np.float64],
+        k: int,
+        threshold: float,
+    ) -> None:
         super().__init__()
         self.point = point
         self.k = k
         self.register_buffer("neighbours", _tensor(neighbours))
+        self.register_buffer("centre", _tensor(centre))
         self.register_buffer("threshold", torch.tensor(threshold))
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+    def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
-        x = normalize(features[self.point].to(self.neighbours.dtype), dim=-1)
-        kth = (x @ self.neighbours.T).topk(self.k, dim=-1).values[..., -1]
-        return -((2 - 2 * kth).clamp_min(0) + TINY).sqrt()
+        x = _unit(features[self.point].to(self.neighbours.dtype)) - self.centre
+        nearness = 2 * x @ self.neighbours.T - self.neighbours.square().sum(dim=-1)
+        kth = nearness.topk(self.k, dim=-1).indices[..., -1]
+        # By differences: what a product loses to cancellation would be the distance itself.
+        return -((x - self.neighbours[kth]).square().sum(dim=-1) + TINY).sqrt()
 
 
-class GuidedEnergyModule(nn.Module):
+class GuidedEnergyModule(ScoreModule):
     """Energy times energy-weighted similarity to the nearest kept samples, ``{point: (n, D)} -> (n,)``."""
 
     weighted: Tensor
@@ -146,14 +192,14 @@ class GuidedEnergyModule(nn.Module):
         self.register_buffer("weighted", _tensor(weighted))
         self.register_buffer("threshold", torch.tensor(threshold))
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+    def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal; ``features`` holds ``"logits"`` too."""
-        similarity = normalize(features[self.point].to(self.weighted.dtype), dim=-1) @ self.weighted.T
+        similarity = _unit(features[self.point].to(self.weighted.dtype)) @ self.weighted.T
         guidance = similarity.topk(self.k, dim=-1).values.mean(-1)
         return features["logits"].to(guidance.dtype).logsumexp(-1) * guidance
 
 
-class EnergyModule(nn.Module):
+class EnergyModule(ScoreModule):
     """Log-sum-exp of ``"logits"``, ``{point: (n, D)} -> (n,)``."""
 
     threshold: Tensor
@@ -162,12 +208,12 @@ class EnergyModule(nn.Module):
         super().__init__()
         self.register_buffer("threshold", torch.tensor(threshold))
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+    def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
         return features["logits"].to(self.threshold.dtype).logsumexp(-1)
 
 
-class TrajectoryModule(nn.Module):
+class TrajectoryModule(ScoreModule):
     """The auto-encoder and minus the Mahalanobis distance of its orbit's features."""
 
     location: Tensor
@@ -195,7 +241,7 @@ class TrajectoryModule(nn.Module):
         self.register_buffer("centre", _tensor(gaussian.centre))
         self.register_buffer("threshold", torch.tensor(threshold))
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+    def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
         orbit = orbit_features(self.encode, self.decode, features[self.point], self.steps, self.radius)
         standard = (orbit.to(self.scale.dtype) - self.location) / self.scale
@@ -203,7 +249,7 @@ class TrajectoryModule(nn.Module):
         return -white.square().sum(dim=-1).sqrt()
 
 
-class UnionModule(nn.Module):
+class UnionModule(ScoreModule):
     """Weighted sum of the members' log p-values, ``{point: (n, D)} -> (n,)``.
 
     Inside the calibration scores a p-value is a step function of the score: gradients come from the tail.
@@ -226,7 +272,7 @@ class UnionModule(nn.Module):
             self.register_buffer(f"reference{number}", _tensor(reference))
         self.register_buffer("threshold", torch.tensor(threshold))
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+    def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
         parts = []
         for number, (member, (edge, scale, share)) in enumerate(zip(self.members, self.tails)):
@@ -237,6 +283,20 @@ class UnionModule(nn.Module):
             outside = math.log(share) - (edge - scores) / scale
             parts.append(self.weights[number] * torch.where(scores < edge, outside, inside))
         return torch.stack(parts, dim=-1).sum(-1)
+
+
+def _length(x: Tensor) -> Tensor:
+    """Euclidean norm whatever the magnitude; NaN where an entry is not finite."""
+    largest = x.abs().amax(dim=-1)
+    scaled = x / largest.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
+    found: Tensor = largest * scaled.norm(dim=-1)
+    return found
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Unit vectors, whatever the magnitude; zero stays zero."""
+    largest = x.detach().abs().amax(dim=-1, keepdim=True)
+    return normalize(x / largest.clamp_min(torch.finfo(x.dtype).tiny), dim=-1)
 
 
 def _tensor(array: ArrayLike) -> Tensor:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.ood.chunks import Chunk, read, values
 from repdyn.ood.detector import Detector
 from repdyn.ood.gaussian import unit
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     from repdyn.ood.modules import NeighboursModule
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["KNNDetector"]
 
 Array = NDArray[np.float64]
+
+CANCELS = 1e-4  # share of its terms below which a squared distance is not taken in float32, nor below
+CANCELS_DOUBLE = 1e-11  # this one by products at all: both leave it three digits
 
 
 class KNNDetector(Detector):
@@ -49,47 +53,84 @@ class KNNDetector(Detector):
 
     def fit(self, paths: RepresentationPaths) -> Self:
         """Keep the neighbours; the calibration scores leave each sample out of its own neighbours."""
-        if not 1 <= self.k < min(len(paths), self.bank):
-            raise RepdynError(f"k: must lie between 1 and one less than the samples kept, got {self.k}")
         self._begin(paths, (self.point or paths.points[-1],))
-        kept = np.arange(len(paths))
-        if len(paths) > self.bank:
-            kept = np.sort(np.random.default_rng(self.seed).permutation(len(paths))[: self.bank])
-        self._neighbours = unit(values(paths.subset(kept), self.points_[0]), np.float32)
+        point = self.points_[0]
+        x = values(paths, point)
+        self._note(point, x)
+        directions = unit(x).astype(x.dtype, copy=False)
+        # Equal samples are kept once: a copy among the neighbours says nothing of what is usual.
+        groups = groups_of_equal_rows(directions)
+        first = np.sort(np.unique(groups, return_index=True)[1])
+        if not 1 <= self.k < min(len(first), self.bank):
+            raise RepdynError(
+                f"k: must lie between 1 and one less than the {min(len(first), self.bank)} different samples "
+                f"kept, got {self.k}"
+            )
+        kept = np.arange(len(first))
+        if len(first) > self.bank:
+            kept = np.sort(np.random.default_rng(self.seed).permutation(len(first))[: self.bank])
+        self._keep(directions[first[kept]])
+        del x, directions
         # A kept sample's nearest neighbour is itself, so its k-th other one is the (k + 1)-th.
-        rank = self.k + np.isin(np.arange(len(paths)), kept)
+        rank = self.k + np.isin(groups, kept)
         scores, start = np.empty(len(paths)), 0
         for batch in read(paths, self.points_, "finding neighbours"):
-            x = batch.unit(self.points_[0])
+            x = batch.unit(point) - self._centre
             own = rank[start : start + len(x)]
             for k in np.unique(own):
-                scores[start : start + len(x)][own == k] = -_kth_distance(
-                    x[own == k], self._neighbours, int(k)
-                )
+                scores[start : start + len(x)][own == k] = -_kth_distance(x[own == k], self._bank, int(k))
             start += len(x)
-        self._calibrate(scores, "cross-fitted")
+        self._calibrate(scores, "cross-fitted", groups=groups)
         return self
 
     def _score(self, batch: Chunk) -> Array:
-        return -_kth_distance(batch.unit(self.points_[0]), self._neighbours, self.k)
+        return -_kth_distance(batch.unit(self.points_[0]) - self._centre, self._bank, self.k)
 
     def as_module(self) -> NeighboursModule:
         """The fitted detector as a ``torch.nn.Module``; see :meth:`Detector.as_module`."""
         from repdyn.ood.modules import NeighboursModule  # torch is loaded only for a module
 
         self._fitted()
-        return NeighboursModule(self.points_[0], self._neighbours, self.k, self.threshold_)
+        module = NeighboursModule(self.points_[0], self._bank, self._centre, self.k, self.threshold_)
+        return module.guarded(self._limits())
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         return {"k": self.k, "bank": self.bank, "seed": self.seed}, {"neighbours": self._neighbours}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         self.k, self.bank, self.seed = int(config["k"]), int(config["bank"]), int(config["seed"])
-        self._neighbours = np.asarray(tensors["neighbours"])
+        self._keep(np.asarray(tensors["neighbours"]))
+
+    def _keep(self, neighbours: NDArray[np.floating]) -> None:
+        """Keep unit vectors, and their differences from the center, of which products cancel less."""
+        self._neighbours = neighbours
+        self._centre = np.asarray(neighbours.mean(axis=0, dtype=np.float64))
+        self._bank = (neighbours - self._centre).astype(neighbours.dtype, copy=False)
 
 
-def _kth_distance(x: NDArray[np.float32], bank: NDArray[np.float32], k: int) -> Array:
-    """Distance of unit vectors to the k-th nearest row of the bank, ``(n,)``."""
-    similarity = x @ bank.T
-    similarity.partition(len(bank) - k, axis=1)  # in place: a copy costs a fifth of it
-    return np.sqrt(np.maximum(2 - 2 * similarity[:, len(bank) - k].astype(np.float64), 0))
+def _kth_distance(x: Array, bank: NDArray[np.floating], k: int) -> Array:
+    """Distance of vectors to the k-th nearest row of the bank, ``(n,)``.
+
+    Products in float32 first; rows whose distance is a small part of what it is a difference of are done
+    again in float64, and those that are a small part even then by differences.
+    """
+    squared, scale = _kth_squared(x, bank, k, np.float32)
+    again = np.flatnonzero(~(squared > CANCELS * scale))
+    if len(again):
+        squared[again], scale[again] = _kth_squared(x[again], bank, k, np.float64)
+        for row in again[~(squared[again] > CANCELS_DOUBLE * scale[again])]:
+            squared[row] = np.partition(((bank - x[row]) ** 2).sum(axis=1), k - 1)[k - 1]
+    return np.sqrt(squared)
+
+
+def _kth_squared(x: Array, bank: NDArray[np.floating], k: int, dtype: DTypeLike) -> tuple[Array, Array]:
+    """Squared distance to the k-th nearest, and the size of the terms whose difference it is, ``(n,)``."""
+    bank = bank.astype(dtype, copy=False)
+    sizes = np.einsum("nd,nd->n", bank, bank)
+    own = np.einsum("nd,nd->n", x, x)
+    difference = x.astype(dtype, copy=False) @ bank.T
+    difference *= -2
+    difference += sizes
+    difference.partition(k - 1, axis=1)  # in place: a copy costs a fifth of it
+    squared = difference[:, k - 1].astype(np.float64) + own
+    return np.maximum(squared, 0), own + float(sizes.max())

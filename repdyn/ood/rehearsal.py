@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from repdyn.ood.chunks import values
 from repdyn.ood.controls import IN_DISTRIBUTION
 from repdyn.ood.gaussian import unit
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
@@ -72,8 +73,16 @@ def rehearse(
     names = np.unique(group)
     held = generator.permutation(names)[: max(1, round(HELD * len(names)))]
     known, foreign = np.flatnonzero(~np.isin(group, held)), np.flatnonzero(np.isin(group, held))
+    alike = groups_of_equal_rows(values(paths, paths.points[-1]))[known]
+    alike = np.unique(alike, return_inverse=True)[1]
     known = generator.permutation(known)
     tested = max(1, round(TESTED * len(known)))
+    if int(alike.max()) + 1 < len(known):  # equal samples are on one side
+        known = np.sort(known)
+        order = generator.permutation(int(alike.max()) + 1)
+        filled = np.cumsum(np.bincount(alike)[order])
+        side = np.isin(alike, order[: int(np.searchsorted(filled, tested)) + 1])
+        known, tested = np.concatenate([known[side], known[~side]]), int(side.sum())
     test = paths.subset(np.sort(known[:tested]))
     sets = {IN_DISTRIBUTION: test, HELD_OUT: paths.subset(foreign)}
     sets[SHUFFLED] = _shuffled(test, 1.0, generator)

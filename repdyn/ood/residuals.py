@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.ood.chunks import values
+from repdyn.ood.chunks import read, values
 from repdyn.ood.crossfit import FOLDS
 from repdyn.ood.detector import Detector
 from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor
@@ -82,7 +82,10 @@ class FieldDetector(Detector):
         self._begin(paths, (point,))
         self._probes = np.asarray(values(paths.subset(np.arange(PROBES)), point), dtype=np.float32)
         self._images = self._image(self._probes)
-        self._calibrate(self._learn(paths), "cross-fitted")
+        for batch in read(paths, self.points_, "reading what is to be encoded"):
+            self._note(point, batch[point])
+        self._row_groups = self._groups(paths)
+        self._calibrate(self._learn(paths), "cross-fitted", groups=self._row_groups)
         return self
 
     @abstractmethod

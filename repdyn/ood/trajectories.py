@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.ood.attractor import AttractorDetector
 from repdyn.ood.chunks import read
-from repdyn.ood.crossfit import FOLDS, cross_fit
+from repdyn.ood.crossfit import cross_fit, folds
 from repdyn.ood.detector import Detector, record_all, revive_all
 from repdyn.ood.gaussian import ShrunkGaussian, fit_gaussian
 from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor, orbit_features
@@ -116,8 +116,7 @@ class TrajectoryDetector(FieldDetector):
         features = np.concatenate([self._features(b) for b in read(paths, (point,), "following orbits")])
         self._location, self._scale = features.mean(axis=0), features.std(axis=0)
         self._scale = np.maximum(self._scale, STEADY)
-        fold = np.arange(len(paths)) % FOLDS
-        np.random.default_rng(self.seed).shuffle(fold)
+        fold = folds(self._row_groups, self.seed)
         standard = (features - self._location) / self._scale
         found = cross_fit(standard, None, fold, NOISE)
         if found is None:
@@ -152,7 +151,8 @@ class TrajectoryDetector(FieldDetector):
             raise RepdynError("as_module: encode and decode must be nn.Modules, not functions")
         features = (self.points_[0], self.steps, self._radius)
         standard = (self._gaussian, self._location, self._scale)
-        return TrajectoryModule(encode, decode, features, standard, self.threshold_)
+        module = TrajectoryModule(encode, decode, features, standard, self.threshold_)
+        return module.guarded(self._limits())
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         _, tensors = super()._state()

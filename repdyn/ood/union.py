@@ -12,7 +12,7 @@ from repdyn.errors import RepdynError
 from repdyn.ood.calibration import smooth_log_p_values
 from repdyn.ood.chunks import Chunk
 from repdyn.ood.crossfit import share
-from repdyn.ood.detector import LOGITS, Detector, record_all, revive_all
+from repdyn.ood.detector import LOGITS, Detector, joint, record_all, revive_all
 from repdyn.ood.detectors import PathDetector
 from repdyn.ood.weighing import asking, rehearsed_weights
 
@@ -122,8 +122,14 @@ class UnionDetector(Detector):
         self._references = {
             name: np.sort(member.calibration_scores_) for name, member in self.members_.items()
         }
-        scores = {name: member.calibration_scores_ for name, member in self.members_.items()}
-        self._calibrate(self._combine(scores), "cross-fitted")
+        for member in self.members_.values():
+            for point in member.points_:
+                for end in member.lengths_.get(point, ()):
+                    low, high = self.lengths_.get(point, (end, end))
+                    self.lengths_[point] = (min(low, end), max(high, end))
+        scores = {name: member._all_scores for name, member in self.members_.items()}
+        groups = joint(member._row_groups for member in self.members_.values())
+        self._calibrate(self._combine(scores), "cross-fitted", groups=groups)
         return self
 
     def as_module(self) -> UnionModule:
@@ -133,7 +139,8 @@ class UnionDetector(Detector):
         self._fitted()
         members = [member.as_module() for member in self.members_.values()]
         weights = list(self.weights_.values())
-        return UnionModule(members, weights, list(self._references.values()), self.threshold_)
+        module = UnionModule(members, weights, list(self._references.values()), self.threshold_)
+        return module.guarded(self._limits())
 
     def _combine(self, scores: Mapping[str, Array]) -> Array:
         logarithms = [
