@@ -10,11 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma, gammaln, polygamma
 
 from repdyn.errors import RepdynError
+from repdyn.repeats import folds_by_group, groups_of_equal_rows
 from repdyn.topology.neighbors import as_points, nearest_neighbors
 
 __all__ = ["intrinsic_dimension", "knn_density", "mixture_density"]
 
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 
 def knn_density(x: ArrayLike, neighbors: int = 15, dimension: float | None = None) -> Array:
@@ -40,8 +42,8 @@ def knn_density(x: ArrayLike, neighbors: int = 15, dimension: float | None = Non
     Returns
     -------
     (N,) array
-        In natural logarithm. Points with more than k exact duplicates get the density of the smallest
-        ball that is seen, not infinity.
+        In natural logarithm. Equal points are taken as one point that occurs several times: neighbours are
+        counted among different points, and how often those around occur enters as a factor (its geometric mean).
 
     Raises
     ------
@@ -59,11 +61,33 @@ def knn_density(x: ArrayLike, neighbors: int = 15, dimension: float | None = Non
     Kozachenko, L. F. and Leonenko, N. N. (1987). Sample estimate of the entropy of a random vector.
     Problems of Information Transmission 23.
     """
-    distances, _ = nearest_neighbors(as_points(x, "knn_density"), neighbors)
-    return density_from_distances(distances, dimension)
+    points = as_points(x, "knn_density")
+    if not 0 < neighbors < len(points):
+        raise RepdynError(
+            f"knn_density: neighbors={neighbors} with {len(points)} points; expected 0 < neighbors < points"
+        )
+    groups = groups_of_equal_rows(points)
+    _, first, count = np.unique(groups, return_index=True, return_counts=True)
+    if len(first) == 1:
+        return np.zeros(len(points))  # all points are one: no difference of density to tell
+    distances, indices = nearest_neighbors(points[first], min(neighbors, len(first) - 1))
+    return density_from_distances(distances, dimension, crowding(count, indices))[groups]
 
 
-def density_from_distances(distances: Array, dimension: float | None = None) -> Array:
+def crowding(count: Index, indices: Index) -> Array:
+    """Mean logarithm of how often each point and those around it occur ``(N,)``.
+
+    Equal points are no neighbours of each other: the distance is taken among different ones, and their number
+    enters here. Copies of all points then change nothing, values rounded to a grid keep their density, and
+    one point that occurs very often makes no peak of all that surround it.
+    """
+    often = np.log(count)
+    return np.asarray((often + often[indices].sum(axis=1)) / (1 + indices.shape[1]))
+
+
+def density_from_distances(
+    distances: Array, dimension: float | None = None, crowded: Array | None = None
+) -> Array:
     """Apply the formula of :func:`knn_density` to known distances ``(N, k)``, ascending in each row."""
     count, neighbors = distances.shape
     d = intrinsic_dimension(distances) if dimension is None else dimension
@@ -75,7 +99,8 @@ def density_from_distances(distances: Array, dimension: float | None = None) -> 
         return np.zeros(count)  # all points are one: no difference of density to tell
     radius = np.maximum(radius, positive.min())
     volume = d / 2 * np.log(np.pi) - gammaln(d / 2 + 1)
-    return np.asarray(digamma(neighbors) - np.log(max(count - 1, 1)) - volume - d * np.log(radius))
+    found = digamma(neighbors) - np.log(max(count - 1, 1)) - volume - d * np.log(radius)
+    return np.asarray(found if crowded is None else found + crowded)
 
 
 def intrinsic_dimension(distances: ArrayLike) -> float:
@@ -172,10 +197,22 @@ def mixture_density(
     points = as_points(x, "mixture_density")
     if len(points) < 5:
         raise RepdynError(f"mixture_density: {len(points)} points; at least 5 are needed to hold some out")
-    shuffled = np.random.default_rng(seed).permutation(len(points))
-    held_out, used = np.split(shuffled, [len(points) // 5])
-    # Relative to the data's scale, so that constant columns and other units change nothing.
-    ridge = 1e-4 * float(points.var(axis=0).mean()) or 1e-6
+    # In units of the data's own scale, so that constant columns and other units change nothing.
+    centre = points.mean(axis=0)
+    size = float(np.abs(points - centre).max()) or 1.0
+    size *= float(np.sqrt(np.mean(((points - centre) / size) ** 2))) or 1.0
+    shift = points.shape[1] * np.log(size)
+    points = (points - centre) / size
+    groups = groups_of_equal_rows(points)
+    if int(groups.max()) + 1 < len(points):  # equal points are on one side
+        out = folds_by_group(groups, 5, np.random.default_rng(seed)) == 0
+        held_out, used = np.flatnonzero(out), np.flatnonzero(~out)
+        if not (len(held_out) and len(used)):
+            held_out = used = np.arange(len(points))  # all points are one
+    else:
+        shuffled = np.random.default_rng(seed).permutation(len(points))
+        held_out, used = np.split(shuffled, [len(points) // 5])
+    ridge = 1e-4
 
     def fitted(count: int, sample: Array) -> Any:
         return GaussianMixture(count, covariance_type=covariance, reg_covar=ridge, random_state=seed).fit(
@@ -189,7 +226,7 @@ def mixture_density(
         # A mixture of too many components may not converge; its held-out likelihood judges it.
         warnings.simplefilter("ignore")
         for count in components:
-            if count > len(used) // 2:
+            if count > len(np.unique(groups[used])) // 2:
                 break
             score = float(fitted(count, points[used]).score(points[held_out]))
             if score > best_score:
@@ -201,7 +238,8 @@ def mixture_density(
         model = fitted(best, points)
 
     def log_density(points: ArrayLike) -> Array:
-        return np.asarray(model.score_samples(as_points(points, "mixture_density")), dtype=np.float64)
+        standard = (as_points(points, "mixture_density") - centre) / size
+        return np.asarray(model.score_samples(standard) - shift, dtype=np.float64)
 
     return log_density
 
@@ -212,12 +250,23 @@ def noise_persistence(points: int, neighbors: int) -> float:
 
 
 def values_of(
-    density: str | Callable[[Array], ArrayLike] | ArrayLike, points: Array, distances: Array, seed: int
+    density: str | Callable[[Array], ArrayLike] | ArrayLike,
+    points: Array,
+    graph: tuple[Array, Index, Index],
+    groups: Index,
+    seed: int,
 ) -> Array:
-    """Log-density at every point, however it is told; ``distances`` are to the neighbours ``(N, k)``."""
+    """Log-density at every point, however it is told.
+
+    ``graph`` holds distances to the neighbours and their numbers ``(U, k)`` among different points, and how
+    often each of these occurs ``(U,)``; ``groups`` which of them each point is ``(N,)``.
+    """
     if isinstance(density, str):
         if density == "knn":
-            return density_from_distances(distances) if distances.shape[1] else np.zeros(len(points))
+            distances, indices, count = graph
+            if not distances.shape[1]:
+                return np.zeros(len(points))
+            return density_from_distances(distances, crowded=crowding(count, indices))[groups]
         if density == "mixture":
             return mixture_density(points, seed=seed)(points)
         raise RepdynError(

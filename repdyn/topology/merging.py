@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,27 @@ class Merging:
     def persistence(self) -> Array:
         """Birth minus death, shape ``(P,)``."""
         return self.birth - self.death
+
+    def repeated(self, values: Array, point: Index, vertex: Index) -> Merging:
+        """The same of points of which several may be one vertex.
+
+        Parameters
+        ----------
+        values
+            The function at each vertex ``(U,)``.
+        point
+            The point that stands for each vertex ``(U,)``.
+        vertex
+            Vertex of each point ``(N,)``.
+        """
+        if len(vertex) == len(point):
+            return self
+        falling = np.lexsort((np.arange(len(values)), -values))
+        higher = np.r_[0, np.cumsum(np.bincount(vertex)[falling])]  # points above each rank
+        bridged = self.order >= len(values)
+        order = np.where(bridged, self.order - len(values) + len(vertex), self.order)
+        order[~bridged & (order > 0)] = higher[order[~bridged & (order > 0)]]
+        return replace(self, peak=point[self.peak], order=order, basin=self.basin[vertex])
 
     @property
     def components(self) -> int:

@@ -30,6 +30,10 @@ CELL_POINTS = 256
 MOST_ROWS = 1024
 # Beyond, the graph is dust, and distances between all components would not fit.
 MOST_COMPONENTS = 5000
+SMALLEST = 1e-100
+# A squared distance below this share of the terms that a product takes it from has lost its digits, in
+# single and in double precision.
+CANCELS, CANCELS_DOUBLE = 1e-4, 1e-11
 
 
 def nearest_neighbors(x: ArrayLike, neighbors: int) -> tuple[Array, Index]:
@@ -70,6 +74,10 @@ def nearest_neighbors(x: ArrayLike, neighbors: int) -> tuple[Array, Index]:
             f"nearest_neighbors: neighbors={neighbors} with {len(points)} points; "
             "expected 0 < neighbors < points"
         )
+    largest = float(np.abs(points).max())
+    if 0 < largest < SMALLEST or largest > 1 / SMALLEST:  # squares would leave the number format
+        distances, indices = nearest_neighbors(points / largest, neighbors)
+        return distances * largest, indices
     if points.shape[1] <= KD_TREE_DIMENSIONS:
         return _by_tree(points, neighbors)
     return (_by_blocks if len(points) <= EXACT_POINTS else _by_cells)(points, neighbors)
@@ -94,7 +102,7 @@ def component_bridges(points: Array, indices: Index) -> NDArray[np.int64]:
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
-    from scipy.spatial.distance import pdist, squareform
+    from scipy.spatial.distance import pdist
 
     n = len(points)
     source = np.repeat(np.arange(n), indices.shape[1])
@@ -104,8 +112,12 @@ def component_bridges(points: Array, indices: Index) -> NDArray[np.int64]:
         return np.empty((0, 2), dtype=np.int64)
     members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
     centroids = np.stack([points[member].mean(axis=0) for member in members])
-    # Equal centroids are no missing edges: distances start above 0.
-    tree = minimum_spanning_tree(squareform(pdist(centroids) + np.finfo(float).tiny)).tocoo()
+    # Edges are given one by one: of a dense matrix, short ones are taken for missing. Nor are equal centroids
+    # a missing edge: lengths, in units of the longest, start above 0.
+    between = pdist(centroids / (np.abs(centroids).max() or 1.0))
+    between = between / (between.max() or 1.0) + np.finfo(float).tiny
+    edges = coo_matrix((between, np.triu_indices(count, 1)), shape=(count, count))
+    tree = minimum_spanning_tree(edges.tocsr()).tocoo()
 
     def nearest(component: int, to: NDArray[np.float64]) -> int:
         member = members[component]
@@ -153,7 +165,8 @@ def _by_tree(points: Array, neighbors: int) -> tuple[Array, Index]:
 
 
 def _by_blocks(points: Array, neighbors: int) -> tuple[Array, Index]:
-    table = _table(points)
+    exact = _table(points)
+    table = exact.float()
     n = len(points)
     squares = (table * table).sum(dim=1)
     rows = max(1, min(n, BLOCK_ENTRIES // n))
@@ -166,7 +179,34 @@ def _by_blocks(points: Array, neighbors: int) -> tuple[Array, Index]:
         torch.addmm(squares, table[start:stop], table.T, alpha=-2.0, out=block)
         block[torch.arange(stop - start), torch.arange(start, stop)] = torch.inf
         indices[start:stop] = _smallest(block, neighbors).numpy()
+    found, indices = _measured(exact.numpy(), indices)
+    size = squares.double().numpy()
+    again = np.flatnonzero(~(found[:, -1] ** 2 > CANCELS * (size + size.max())))
+    if len(again):
+        indices[again] = _in_double(exact.numpy(), again, neighbors)
     return _measured(points, indices)
+
+
+def _in_double(table: Array, rows: Index, neighbors: int) -> Index:
+    """Nearest neighbours of some rows, by products in float64 and, where these cancel too, by differences."""
+    from scipy.spatial.distance import cdist
+
+    found = np.empty((len(rows), neighbors), dtype=np.int64)
+    size = np.einsum("nd,nd->n", table, table)
+    step = max(1, BLOCK_ENTRIES // (2 * len(table)))
+    for start in track(range(0, len(rows), step), "telling near neighbours apart"):
+        own = rows[start : start + step]
+        squared = size + size[own][:, None] - 2 * table[own] @ table.T
+        squared[np.arange(len(own)), own] = np.inf
+        chosen = np.argpartition(squared, neighbors - 1, axis=1)[:, :neighbors]
+        kth = np.take_along_axis(squared, chosen, axis=1).max(axis=1)
+        lost = np.flatnonzero(~(kth > CANCELS_DOUBLE * (size[own] + size.max())))
+        if len(lost):
+            apart = cdist(table[own[lost]], table)
+            apart[np.arange(len(lost)), own[lost]] = np.inf
+            chosen[lost] = np.argpartition(apart, neighbors - 1, axis=1)[:, :neighbors]
+        found[start : start + step] = chosen
+    return found
 
 
 def _by_cells(points: Array, neighbors: int) -> tuple[Array, Index]:
@@ -179,11 +219,10 @@ def _by_cells(points: Array, neighbors: int) -> tuple[Array, Index]:
     centres, label = _cells(table)
     order = torch.argsort(label, stable=True)
     table = table[order]
-    squares = (table * table).sum(dim=1)
     sizes = torch.bincount(label, minlength=len(centres))
     ends = torch.cumsum(sizes, 0)
     members = [torch.arange(end - size, end) for end, size in zip(ends.tolist(), sizes.tolist())]
-    between = torch.cdist(centres, centres)
+    between = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
     found = torch.empty(len(table), neighbors, dtype=torch.int64)
     wanted = max(CANDIDATES, 4 * neighbors)
     for cell in track(range(len(centres)), "finding nearest neighbours"):
@@ -192,17 +231,19 @@ def _by_cells(points: Array, neighbors: int) -> tuple[Array, Index]:
         enough = int(torch.searchsorted(torch.cumsum(sizes[near], 0), wanted)) + 1
         # Its own points come first, so that a point's own column is its own row.
         columns = torch.cat([members[cell], *(members[c] for c in near[:enough].tolist())])
-        offsets, candidates = squares[columns], table[columns].T
+        # Seen from the cell's own centre, what is near is small, and single precision suffices.
+        candidates = (table[columns] - centres[cell]).float()
+        offsets = (candidates * candidates).sum(dim=1)
         for rows in torch.split(torch.arange(len(members[cell])), MOST_ROWS):
-            score = torch.addmm(offsets, table[members[cell][rows]], candidates, alpha=-2.0)
+            score = torch.addmm(offsets, candidates[rows], candidates.T, alpha=-2.0)
             score[torch.arange(len(rows)), rows] = torch.inf
             found[members[cell][rows]] = columns[_smallest(score, neighbors)]
     indices = np.empty(found.shape, dtype=np.int64)
-    indices[order.numpy()] = order[_improved(table, squares, found)].numpy()
+    indices[order.numpy()] = order[_improved(table, found)].numpy()
     return _measured(points, indices)
 
 
-def _improved(table: torch.Tensor, squares: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+def _improved(table: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     """Look for nearer neighbours among the neighbours of each point's neighbours, once."""
     neighbors = found.shape[1]
     better = torch.empty_like(found)
@@ -213,8 +254,7 @@ def _improved(table: torch.Tensor, squares: torch.Tensor, found: torch.Tensor) -
         known = candidates[:, 1:] == candidates[:, :-1]
         flat = candidates.flatten()
         vectors = table.index_select(0, flat).view(len(own), -1, table.shape[1])
-        score = squares.index_select(0, flat).view(candidates.shape)
-        score -= 2 * torch.bmm(vectors, table[own][:, :, None])[:, :, 0]
+        score = (vectors - table[own][:, None]).square_().sum(dim=2)
         score[:, 1:][known] = torch.inf
         score[candidates == own[:, None]] = torch.inf
         better[own] = candidates.gather(1, score.topk(neighbors, dim=1, largest=False).indices)
@@ -222,10 +262,10 @@ def _improved(table: torch.Tensor, squares: torch.Tensor, found: torch.Tensor) -
 
 
 def _table(points: Array) -> torch.Tensor:
-    # Centred and of unit scale, single precision suffices to select; distances are computed again after.
+    """Points centred and of unit scale."""
     centred = points - points.mean(axis=0)
     scale = float(np.sqrt(np.mean(centred**2))) or 1.0
-    return torch.from_numpy((centred / scale).astype(np.float32))
+    return torch.from_numpy(centred / scale)
 
 
 def _cells(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

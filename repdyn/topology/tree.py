@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
+from repdyn.repeats import groups_of_equal_rows
 from repdyn.topology.density import inverse_dimension, noise_persistence, values_of
 from repdyn.topology.merging import Merging, merge_superlevel_sets, nodes_of
 from repdyn.topology.neighbors import as_points, component_bridges, nearest_neighbors
@@ -63,7 +64,7 @@ class LevelSetTree:
     threshold
         Persistence that leaves have at least.
     neighbors
-        Neighbours of each point in the graph that the tree lives on.
+        Neighbours of each point, among different points, in the graph that the tree lives on.
     merging
         The complete tree before simplification.
 
@@ -110,7 +111,7 @@ class LevelSetTree:
         Parameters
         ----------
         x
-            Points, shape ``(N, D)``.
+            Points, shape ``(N, D)``. Equal points are one vertex of the graph.
         density
             ``"knn"`` (:func:`knn_density`), ``"mixture"`` (:func:`mixture_density`), a function from
             points to log-densities, or log-densities ``(N,)``.
@@ -137,21 +138,27 @@ class LevelSetTree:
             raise RepdynError(f"LevelSetTree.fit: neighbors={neighbors}; expected 1 or more")
         if persistence is not None and not persistence >= 0:
             raise RepdynError(f"LevelSetTree.fit: persistence={persistence}; expected a number of 0 or more")
-        count = min(neighbors, len(points) - 1)
+        groups = groups_of_equal_rows(points)
+        _, first, often = np.unique(groups, return_index=True, return_counts=True)
+        different = points[first]  # the graph joins different points: copies would be each other's neighbors
+        count = min(neighbors, len(different) - 1)
         if count == 0:  # one point: one leaf, of which nothing more can be said
             distances, indices = np.empty((1, 0)), np.empty((1, 0), dtype=np.int64)
         else:
-            distances, indices = nearest_neighbors(points, count)
-        values = values_of(density, points, distances, seed)
+            distances, indices = nearest_neighbors(different, count)
+        values = values_of(density, points, (distances, indices, often), groups, seed)
         if persistence is None:
             persistence = (
-                noise_persistence(len(points), count)
+                noise_persistence(len(different), count)
                 if isinstance(density, str) and density == "knn"
                 else 0.0
             )
-        merging = merge_superlevel_sets(values, indices, component_bridges(points, indices))
+        top = np.lexsort((np.arange(len(points)), -values, groups))  # of equal points, the highest stands
+        top = top[np.r_[True, np.diff(groups[top]) > 0]]
+        merging = merge_superlevel_sets(values[top], indices, component_bridges(different, indices))
+        merging = merging.repeated(values[top], top, groups)
         kept = merging.persistence >= persistence
-        return _view(merging, kept, values, inverse_dimension(distances), persistence, count)
+        return _view(merging, kept, values, inverse_dimension(distances)[groups], persistence, count)
 
     @property
     def leaves(self) -> Index:
