@@ -197,9 +197,11 @@ class KoopmanAutoencoder(nn.Module):
     def decode(self, z: Any, point: str) -> Any:
         """Representations at a point from observables, shape ``(…, latent_dim)`` to ``(…, width)``."""
         number = point_number(point, check_fitted(self))
-        return through(
-            self, z, lambda rows: self.frames_.lower(self.decoder_(rows), number), self.latent_dim_
-        )
+
+        def lowered(rows: Any) -> Any:
+            return self.frames_.lower(self.decoder_(rows.to(self.frames_.scale.dtype)), number)
+
+        return through(self, z, lowered, self.latent_dim_)
 
     def propagate(
         self, x: Any, source: str | float, target: str | float, *, reencode_every: float | None = None

@@ -21,12 +21,13 @@ from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.operators import ridge
 from repdyn.koopman.reading import read_points
 from repdyn.paths import RepresentationPaths
+from repdyn.repeats import groups_of_equal_rows
 
 __all__ = ["CONTROLS", "Controls", "controls", "held_out_rows", "ridge_by_validation"]
 
 CONTROLS = ("identity", "affine", "shared affine", "per-step affine", "random features")
 
-_PENALTIES = tuple(10.0**e for e in np.arange(-6.0, 4.5, 0.5))  # in units of the mean eigenvalue of X'X
+_PENALTIES = tuple(10.0**e for e in np.arange(-12.0, 4.5, 0.5))  # in units of the mean eigenvalue of X'X
 _HELD_OUT = 0.2  # of the training paths, to choose a penalty
 _FEATURES = 512  # random ReLU features
 
@@ -120,47 +121,48 @@ class Controls(Mapping[str, Any]):
 def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     """Fit the controls of a Koopman autoencoder to training paths.
 
-    In the same fixed frames as the autoencoder's (centred, one scale a point, rotated onto the last
-    point), with rows ``u_l``:
+        In the same fixed frames as the autoencoder's (centred, one scale a point, rotated onto the last
+        point), with rows ``u_l``:
 
-    ==================  ==========================================================
-    ``identity``        ``x_l = x_0``, unchanged
-    ``affine``          ``u_l = u_0 A_l``, one map from the first point to each
-    ``shared affine``   ``u_l = u_0 K^l``, one map for every step (dynamic mode decomposition)
-    ``per-step affine`` ``u_l = u_0 K_1 K_2 … K_l``
-    ``random features`` ``u_l = [u_0, relu(u_0 W + b)] A_l`` (extended dynamic mode decomposition)
-    ==================  ==========================================================
+        ==================  ==========================================================
+        ``identity``        ``x_l = x_0``, unchanged
+        ``affine``          ``u_l = u_0 A_l``, one map from the first point to each
+        ``shared affine``   ``u_l = u_0 K^l``, one map for every step (dynamic mode decomposition)
+        ``per-step affine`` ``u_l = u_0 K_1 K_2 … K_l``
+        ``random features`` ``u_l = [u_0, relu(u_0 W + b)] A_l`` (extended dynamic mode decomposition)
+        ==================  ==========================================================
 
-    Parameters
-    ----------
-    paths
-        Training paths.
-    seed
-        Of the held-out part and the random features.
+        Parameters
+        ----------
+        paths
+            Training paths.
+        seed
+            Of the held-out part and the random features.
 
-    Returns
-    -------
-    Controls
-        Maps each name to a function from the first point to all later ones.
+        Returns
+        -------
+        Controls
+            Maps each name to a function from the first point to all later ones.
 
-    Raises
-    ------
-    RepdynError
-        On one point only, a constant point, or values that are not finite.
+        Raises
+        ------
+        RepdynError
+            On one point only, a constant point, or values that are not finite.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> x = np.random.default_rng(0).standard_normal((50, 3))
-    >>> from repdyn.paths import RepresentationPaths
-    >>> fitted = controls(RepresentationPaths.from_arrays({"a": x, "b": 2 * x, "c": 4 * x}))
-    >>> bool(np.allclose(fitted["affine"](x)[1], 4 * x, atol=1e-3))
-    True
+        Examples
+        --------
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).standard_normal((50, 3))
+        >>> from repdyn.paths import RepresentationPaths
+    from repdyn.repeats import groups_of_equal_rows
+        >>> fitted = controls(RepresentationPaths.from_arrays({"a": x, "b": 2 * x, "c": 4 * x}))
+        >>> bool(np.allclose(fitted["affine"](x)[1], 4 * x, atol=1e-3))
+        True
 
-    References
-    ----------
-    Williams, Kevrekidis and Rowley (2015), extended dynamic mode decomposition; Aswani and Jabari (2026),
-    arXiv 2605.07556, whose identity and endpoint baselines these are.
+        References
+        ----------
+        Williams, Kevrekidis and Rowley (2015), extended dynamic mode decomposition; Aswani and Jabari (2026),
+        arXiv 2605.07556, whose identity and endpoint baselines these are.
     """
     states = read_points(paths)
     if len(states) < 2:
@@ -169,7 +171,7 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     frames = PointFrames(widths).double().fit(states)
     lifted = [frames.lift(x.double(), number) for number, x in enumerate(states)]
     generator = torch.Generator().manual_seed(seed)
-    held_out = held_out_rows(len(lifted[0]), generator)
+    held_out = held_out_rows(len(lifted[0]), generator, groups_of_equal_rows(states[0].numpy()))
     features = _draw_features(lifted[0].shape[1], generator)
 
     maps: dict[str, list[Tensor]] = {}
@@ -252,14 +254,15 @@ def _spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.T @ vectors / values.sqrt(), values
 
 
-def held_out_rows(rows: int, generator: torch.Generator) -> Tensor:
-    """A random fifth of the rows, as a boolean tensor ``(rows,)``."""
-    if rows < 2:
-        raise RepdynError(f"controls: {rows} sample is too few; at least two are needed")
-    count = max(1, round(_HELD_OUT * rows))
-    mask = torch.zeros(rows, dtype=torch.bool)
-    mask[torch.randperm(rows, generator=generator)[:count]] = True
-    return mask
+def held_out_rows(rows: int, generator: torch.Generator, groups: NDArray[np.int64] | None = None) -> Tensor:
+    """A random fifth of the rows, as a boolean tensor ``(rows,)``; whole groups, where these are given."""
+    different = rows if groups is None else int(groups.max(initial=-1)) + 1
+    if different < 2:
+        raise RepdynError(f"controls: {different} different sample is too few; at least two are needed")
+    count = max(1, round(_HELD_OUT * different))
+    mask = torch.zeros(different, dtype=torch.bool)
+    mask[torch.randperm(different, generator=generator)[:count]] = True
+    return mask if groups is None else mask[torch.from_numpy(groups)]
 
 
 def _draw_features(width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

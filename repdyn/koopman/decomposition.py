@@ -13,6 +13,7 @@ from repdyn.koopman import resdmd
 from repdyn.koopman.reading import read_points
 from repdyn.koopman.spectrum import KoopmanSpectrum
 from repdyn.paths import RepresentationPaths
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     from repdyn.koopman.autoencoder import KoopmanAutoencoder
@@ -60,7 +61,7 @@ def spectrum(
     found = decompose(z, threshold=threshold, resamples=resamples, seed=seed)
     last = states[-1].double().numpy()
     rows = z[-1]
-    readout = np.linalg.solve(resdmd.shrunk(rows.T @ rows), rows.T @ (last - last.mean(axis=0)))
+    readout = resdmd.solve(rows.T @ rows, rows.T @ (last - last.mean(axis=0)))
     # z = Σ (z v_k) w_k with the rows w of the inverse of v; each w is then read as a state.
     modes = np.linalg.pinv(found.vectors) @ readout
     return replace(found, modes=modes)
@@ -114,7 +115,10 @@ def decompose(
         )
     if resamples < 2:
         raise RepdynError(f"resamples must be at least 2, for an interval, got {resamples}")
-    blocks = np.array_split(np.arange(samples), min(_BLOCKS, samples))
+    # Equal samples go into one block: copies on both sides would be judged by what they were found on.
+    groups = groups_of_equal_rows(z.transpose(1, 0, 2))
+    rows = np.argsort(groups, kind="stable") if int(groups.max()) + 1 < samples else np.arange(samples)
+    blocks = np.array_split(rows, min(_BLOCKS, int(groups.max()) + 1))
     sums = np.stack([resdmd.moments(z[:, rows]) for rows in blocks])
     found = sums.sum(axis=0) / pairs
     operator, values, vectors = resdmd.eigenpairs(found)

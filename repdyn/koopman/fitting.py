@@ -12,6 +12,7 @@ from repdyn.koopman.networks import start_at_principal_components
 from repdyn.koopman.reading import read_points
 from repdyn.koopman.training import Plan, Weights, train
 from repdyn.paths import RepresentationPaths
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     from repdyn.koopman.autoencoder import KoopmanAutoencoder
@@ -53,13 +54,14 @@ def fit(
     kae.to(device or ("cpu" if fabric is None else fabric.device))
     where = kae.frames_.scale.device
     lifted = torch.stack([kae.frames_.lift(x.to(where), n) for n, x in enumerate(states)])
+    groups = groups_of_equal_rows(states[0].numpy())
+    different = int(groups.max()) + 1
     del states
     generator = torch.Generator().manual_seed(seed)
     start_at_principal_components(kae.encoder_, kae.decoder_, lifted, generator)
-    held_out = torch.zeros(len(paths), dtype=torch.bool)
-    held_out[torch.randperm(len(paths), generator=generator)[: max(2, round(_VALIDATION * len(paths)))]] = (
-        True
-    )
+    held_out = torch.zeros(different, dtype=torch.bool)
+    held_out[torch.randperm(different, generator=generator)[: max(2, round(_VALIDATION * different))]] = True
+    held_out = held_out[torch.from_numpy(groups)]  # equal samples are on one side
     kae.train()
     kae.history_, kae.best_epoch_ = train(
         kae.encoder_,

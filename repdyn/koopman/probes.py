@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.koopman.controls import held_out_rows, ridge_by_validation
+from repdyn.koopman.frames import wide_coordinates
+from repdyn.repeats import groups_of_equal_rows
 
 __all__ = ["LinearProbe"]
 
@@ -44,13 +46,16 @@ class LinearProbe:
             raise RepdynError(f"a probe needs at least two classes, the labels hold {len(self.classes_)}")
         self.width_ = x.shape[1]
         self._mean = x.mean(axis=0)
+        # One penalty is fair to all coordinates only where none is a thousand times wider than the rest.
+        spread = torch.from_numpy(x - self._mean).square().mean(dim=0).sqrt()
+        wide = wide_coordinates(spread)
         indicator = np.eye(len(self.classes_))[code]
         self._share = indicator.mean(axis=0)
-        held_out = held_out_rows(len(x), torch.Generator().manual_seed(seed))
+        held_out = held_out_rows(len(x), torch.Generator().manual_seed(seed), groups_of_equal_rows(x))
         (weight,), _ = ridge_by_validation(
-            torch.from_numpy(x - self._mean), [torch.from_numpy(indicator - self._share)], held_out
+            torch.from_numpy(x - self._mean) / wide, [torch.from_numpy(indicator - self._share)], held_out
         )
-        self._weight = weight.numpy()
+        self._weight = (weight / wide[:, None]).numpy()
         return self
 
     def decision_function(self, x: NDArray[Any]) -> NDArray[np.float64]:

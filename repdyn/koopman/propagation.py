@@ -61,7 +61,7 @@ def propagate(
         u = kae.frames_.lift(rows, before)
         for here, there in pairwise(stops):
             u = kae.decoder_(kae.encoder_(u) @ kae.operator_.matrix(here, there))
-        return kae.frames_.lower(u, after)
+        return kae.frames_.lower(u, after, rows.dtype)
 
     return through(kae, x, move, kae.widths_[kae.points_[before]])
 
@@ -110,7 +110,9 @@ def through(kae: KoopmanAutoencoder, x: Any, function: Callable[[Tensor], Tensor
         raise RepdynError(
             f"the last axis must have {width} entries, got an array of shape {tuple(rows.shape)}"
         )
-    moved = rows.to(kae.frames_.scale)
+    # What is subtracted from representations in double precision may leave little.
+    double = rows.dtype == torch.float64 and kae.frames_.scale.device.type != "mps"
+    moved = rows.to(kae.frames_.scale.device, torch.float64 if double else kae.frames_.scale.dtype)
     if given is not None:
         return function(moved).to(device=rows.device)
     with torch.no_grad():

@@ -13,7 +13,7 @@ __all__ = ["point_number", "read_points"]
 
 
 def read_points(paths: RepresentationPaths) -> list[Tensor]:
-    """Every point of every sample, float32, in order of depth.
+    """Every point of every sample, in order of depth: float64 where the paths are, float32 otherwise.
 
     Parameters
     ----------
@@ -27,7 +27,8 @@ def read_points(paths: RepresentationPaths) -> list[Tensor]:
     """
     states = []
     for point in paths.points:
-        x = np.asarray(paths[point], dtype=np.float32)
+        x = np.asarray(paths[point])
+        x = x if x.dtype == np.float64 else x.astype(np.float32)
         if x.ndim != 2:
             raise RepdynError(
                 f"point {point!r} has shape {x.shape}, expected (samples, width); trace with pooling"

@@ -20,6 +20,7 @@ __all__ = [
     "pseudospectrum",
     "resample",
     "residuals",
+    "solve",
 ]
 
 Complex = NDArray[Any]
@@ -36,15 +37,32 @@ def moments(z: Real) -> Real:
 
 
 def shrunk(gram: Real) -> Real:
-    """A Gram matrix with a ridge at the size of rounding, so that it can be inverted."""
-    unit: float = np.trace(gram) / len(gram)
-    found: Real = gram + _SHRINKAGE * max(unit, _TINY) * np.eye(len(gram))
+    """A Gram matrix with a ridge at the size of rounding, so that it can be inverted.
+
+    The ridge is relative to each observable's own size: a common one would be far above the small ones.
+    """
+    size = np.diag(gram)
+    floor = max(float(size.max()) * np.finfo(np.float64).eps ** 2, _TINY)
+    found: Real = gram + _SHRINKAGE * np.diag(np.maximum(size, floor))
+    return found
+
+
+def solve(gram: Real, right: Real) -> Real:
+    """``(gram + ridge)^-1 right``, worked out with observables of one size."""
+    matrix = shrunk(gram)
+    size = 1 / np.sqrt(np.diag(matrix))
+    found: Real = size[:, None] * np.linalg.solve(size[:, None] * matrix * size, size[:, None] * right)
     return found
 
 
 def condition_number(gram: Real) -> float:
-    """Largest eigenvalue of a Gram matrix over its smallest; infinite where that is rounding."""
-    spread = np.linalg.eigvalsh(gram)
+    """Largest eigenvalue of a Gram matrix over its smallest, of observables brought to one size.
+
+    Infinite where the smallest is rounding.
+    """
+    size = np.sqrt(np.diag(gram))
+    size = np.where(size > 0, size, 1)
+    spread = np.linalg.eigvalsh(gram / size / size[:, None])
     return float(spread[-1] / spread[0]) if spread[0] > 0 else float("inf")
 
 
@@ -56,8 +74,13 @@ def eigenpairs(found: Real) -> tuple[Real, Complex, Complex]:
     found
         Of :func:`moments`.
     """
-    operator = np.linalg.solve(shrunk(found[0]), found[1])
+    # Similar matrices share eigenvalues: those of observables of one size are computed with least rounding.
+    matrix = shrunk(found[0])
+    size = 1 / np.sqrt(np.diag(matrix))
+    operator = np.linalg.solve(size[:, None] * matrix * size, size[:, None] * found[1] * size)
     values, vectors = np.linalg.eig(operator)
+    operator, vectors = size[:, None] * operator / size, size[:, None] * vectors
+    vectors = vectors / np.linalg.norm(vectors, axis=0)
     order = np.argsort(-np.abs(values), kind="stable")
     return operator, values[order].astype(np.complex128), vectors[:, order].astype(np.complex128)
 
@@ -143,8 +166,10 @@ def pseudospectrum(found: Real, places: Complex) -> Real:
 
     gram, cross, after = found
     # In coordinates in which the Gram matrix is the identity, each place is an ordinary eigenproblem.
-    spread, axes = np.linalg.eigh(shrunk(gram))
-    whiten = axes / np.sqrt(spread)
+    matrix = shrunk(gram)
+    size = 1 / np.sqrt(np.diag(matrix))
+    spread, axes = np.linalg.eigh(size[:, None] * matrix * size)
+    whiten = size[:, None] * axes / np.sqrt(spread)
     after, cross = whiten.T @ after @ whiten, whiten.T @ cross @ whiten
     identity = np.eye(len(gram))
     answer = []
