@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.attractors import Attractors
@@ -17,6 +18,7 @@ from repdyn.fields.places import Place, canonical_phase, follow_rest, gather, me
 from repdyn.fields.solvers import ESCAPED, MOVING, RECURRENT, SETTLED
 from repdyn.fields.starts import check_starts, to_index, to_numpy
 from repdyn.fields.status import BUDGET, CYCLE, DIVERGED, FIXED, SLOW
+from repdyn.fields.units import in_units, units_of
 from repdyn.fields.verifying import MERGE, verify_points
 
 __all__ = ["find_attractors"]
@@ -57,7 +59,9 @@ def find_attractors(
         :func:`repdyn.fields.anderson.anderson`, within the distance that their decay allows; the others go
         on plainly.
     tol
-        A start has settled when its step is this short, relative to the scale of the starts.
+        A start has settled when its step is this short, relative to the scale of the starts. Coordinates over
+        thirty times wider than the narrow ones are divided by a power of two for all lengths, so that none
+        hides the others; places are given in their own units, residuals, radii and the scale in those.
     max_steps
         Plain steps allowed for each start.
     seed
@@ -87,13 +91,30 @@ def find_attractors(
     """
     if solver not in SOLVERS:
         raise RepdynError(f"solver: there is no {solver!r}; {nearest_names(solver, SOLVERS)}")
-    journeys = Journeys(field, check_starts(z0, tol, max_steps), solver, tol, max_steps, seed)
+    starts = check_starts(z0, tol, max_steps)
+    units = units_of(starts)
+    if units is not None:
+        found = _found(in_units(field, units), starts / units, solver, tol, max_steps, seed)
+        return _in_coordinates(found, to_numpy(units).astype(np.float64))
+    return _found(field, starts, solver, tol, max_steps, seed)
+
+
+def _found(
+    field: LatentField, starts: Tensor, solver: str, tol: float, max_steps: int, seed: int
+) -> Attractors:
+    journeys = Journeys(field, starts, solver, tol, max_steps, seed)
     journeys.follow()
     naming = _named(journeys)
     if len(naming.astray):
         journeys.release(naming.astray)
         naming = _named(journeys)
     return naming.result()
+
+
+def _in_coordinates(found: Attractors, units: NDArray[np.float64]) -> Attractors:
+    """Places given in their own units again; lengths stay in those of the narrow coordinates."""
+    places = ("points", "saddles", "starts", "ends")
+    return replace(found, **{name: getattr(found, name) * units for name in places})
 
 
 def _named(journeys: Journeys) -> _Naming:

@@ -59,8 +59,9 @@ def fit(
     del states
     generator = torch.Generator().manual_seed(seed)
     start_at_principal_components(kae.encoder_, kae.decoder_, lifted, generator)
+    judged = max(1, min(max(2, round(_VALIDATION * different)), different - 1))
     held_out = torch.zeros(different, dtype=torch.bool)
-    held_out[torch.randperm(different, generator=generator)[: max(2, round(_VALIDATION * different))]] = True
+    held_out[torch.randperm(different, generator=generator)[:judged]] = True
     held_out = held_out[torch.from_numpy(groups)]  # equal samples are on one side
     kae.train()
     kae.history_, kae.best_epoch_ = train(
