@@ -1,4 +1,9 @@
-"""Confidence intervals by the bootstrap over samples: a figure never stands alone."""
+"""Confidence intervals over samples: a figure never stands alone.
+
+Shares get a binomial interval, AUROC a score interval, ratios and means of unbounded values a studentized
+bootstrap; other statistics the percentile bootstrap. ``benchmarks/coverage.py`` measures how often each holds
+the truth.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,17 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 
-__all__ = ["Estimate", "bootstrap", "bootstrap_mean"]
+__all__ = [
+    "Estimate",
+    "auroc_interval",
+    "bootstrap",
+    "bootstrap_mean",
+    "bounded_interval",
+    "ratio_interval",
+    "share_interval",
+]
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -23,7 +38,7 @@ class Estimate:
     value
         The statistic on all samples.
     low, high
-        Ends of the percentile bootstrap interval.
+        Ends of the interval.
     level
         Its nominal coverage, 0.95 unless told.
     """
@@ -110,31 +125,260 @@ def bootstrap(
 def bootstrap_mean(
     values: NDArray[Any], *, seed: int = 0, resamples: int = 1000, level: float = 0.95
 ) -> Estimate:
-    """Bootstrap of a mean, vectorised: the frequent case (an accuracy is a mean of 0 and 1).
+    """Mean with its interval: :func:`share_interval` of values 0 and 1, else the studentized bootstrap.
 
     Parameters
     ----------
     values
-        Shape ``(N,)``.
+        Shape ``(N,)``. Booleans, or numbers that are all 0 or 1, are taken for a share.
+    seed, resamples, level
+        As in :func:`bootstrap`; a share draws nothing.
+
+    Returns
+    -------
+    Estimate
+        Its ends lie between the least and the largest value.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) == 0:
+        raise RepdynError(f"bootstrap_mean: values must have shape (N,) with N > 0, got {values.shape}")
+    if np.isin(values, (0, 1)).all():
+        return share_interval(values, level=level)
+    low, high = _studentized(values, None, seed, resamples, level)
+    return Estimate(
+        float(values.mean()), max(low, float(values.min())), min(high, float(values.max())), level
+    )
+
+
+def share_interval(flags: NDArray[Any], *, level: float = 0.95) -> Estimate:
+    """Share of samples for which something holds.
+
+    The ends are the means of those of Jeffreys' interval, with Brown, Cai and DasGupta's change at the
+    border, and of those of Clopper and Pearson's exact one. The first alone covers .92 in
+    places, the second .99.
+
+    Parameters
+    ----------
+    flags
+        Shape ``(N,)``: booleans, or 0 and 1.
+    level
+        Nominal coverage.
+
+    Returns
+    -------
+    Estimate
+        Never of width 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> share_interval(np.ones(20, dtype=bool))
+    1.000 [0.832, 1.000]
+
+    References
+    ----------
+    Brown, L., Cai, T. & DasGupta, A. (2001). Interval estimation for a binomial proportion. Statistical
+    Science 16(2), section 4.1. Clopper, C. & Pearson, E. (1934). Biometrika 26(4).
+    """
+    flags = np.asarray(flags, dtype=np.float64)
+    if flags.ndim != 1 or len(flags) == 0 or not np.isin(flags, (0, 1)).all():
+        raise RepdynError(
+            f"share_interval: flags must be 0 or 1, of shape (N,) with N > 0, got {flags.shape}"
+        )
+    low, high = _binomial(float(flags.sum()), float(len(flags)), level)
+    return Estimate(float(flags.mean()), low, high, level)
+
+
+def bounded_interval(value: float, replicates: NDArray[Any], count: int, *, level: float = 0.95) -> Estimate:
+    """Interval of a figure between 0 and 1 from its bootstrap replicates, of positive width at 0 and 1 too.
+
+    The figure is taken for a share of as many samples as give the replicates' variance. Near 0 and 1, where
+    replicates tell little or nothing of it, that number is drawn to ``count``.
+
+    Parameters
+    ----------
+    value
+        The statistic on all samples.
+    replicates
+        Shape ``(R,)``.
+    count
+        Samples that the figure is about.
+    level
+        Nominal coverage.
+    """
+    value = min(max(float(value), 0.0), 1.0)
+    middle = (value * count + 0.5) / (count + 1)
+    told = 2 * count * min(value, 1 - value)
+    binomial = middle * (1 - middle)
+    found = np.asarray(replicates, dtype=np.float64)
+    spread = float(np.var(found[np.isfinite(found)])) * _uncertain(told, level)
+    variance = (spread * told + binomial / count) / (told + 1)
+    effective = max(binomial / variance, 1.0)
+    low, high = _binomial(value * effective, effective, level)
+    return Estimate(value, min(low, value), max(high, value), level)
+
+
+def auroc_interval(above: NDArray[Any], below: NDArray[Any], *, level: float = 0.95) -> Estimate:
+    r"""P(a value of the first sample exceeds one of the second), ties half, with a score interval.
+
+    .. math:: \{\theta : (\hat\theta - \theta)^2 \le z^2\, r\, V(\theta)\}
+
+    with V the variance of Hanley and McNeil as Newcombe's fifth method has it, which stays positive up to the
+    border, and r the ratio of DeLong's variance to it. r is drawn to 1 where few pairs are discordant and
+    DeLong's variance says little.
+
+    Parameters
+    ----------
+    above, below
+        Shapes ``(M,)`` and ``(N,)``.
+    level
+        Nominal coverage.
+
+    References
+    ----------
+    Newcombe, R. (2006). Confidence intervals for an effect size measure based on the Mann-Whitney statistic,
+    part 2. Statistics in Medicine 25(4). DeLong, E., DeLong, D. & Clarke-Pearson, D. (1988). Comparing the
+    areas under two or more correlated receiver operating characteristic curves. Biometrics 44(3).
+    """
+    from scipy.stats import norm, rankdata  # scipy.stats takes a third of a second to import
+
+    above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    m, n = len(above), len(below)
+    if above.ndim != 1 or below.ndim != 1 or min(m, n) == 0:
+        raise RepdynError(
+            f"auroc_interval: both samples must have shape (N,) with N > 0, got {above.shape}, {below.shape}"
+        )
+    ranks = rankdata(np.concatenate([above, below]))
+    of_above = (ranks[:m] - rankdata(above)) / n
+    of_below = 1 - (ranks[m:] - rankdata(below)) / m
+    value = float(of_above.mean())
+    delong = float(of_above.var(ddof=m > 1)) / m + float(of_below.var(ddof=n > 1)) / n
+    share = (m + n) / 2 - 1
+
+    def variance(theta: float) -> float:
+        spread = 1 + share * (1 - theta) / (2 - theta) + share * theta / (1 + theta)
+        return theta * (1 - theta) / (m * n) * spread
+
+    told = 2 * min(m, n) * min(value, 1 - value)
+    own = variance(value)
+    z = float(norm.ppf((1 + level) / 2))
+    ratio = ((delong / own * _uncertain(told, level) if own > 0 else 1.0) * told + 1) / (told + 1)
+
+    def end(inside: float, outside: float) -> float:
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            if (value - middle) ** 2 <= z * z * ratio * variance(middle):
+                inside = middle
+            else:
+                outside = middle
+        return inside
+
+    return Estimate(value, end(value, 0.0), end(value, 1.0), level)
+
+
+def ratio_interval(
+    numerator: NDArray[Any],
+    denominator: NDArray[Any],
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
+    """A sum over a sum, such as the fraction of variance unexplained, with its interval.
+
+    Studentized bootstrap of its logarithm, which follows the skewness of a few large terms.
+
+    Parameters
+    ----------
+    numerator, denominator
+        Of each sample, not negative, shape ``(N,)``.
     seed, resamples, level
         As in :func:`bootstrap`.
 
     Returns
     -------
     Estimate
+        NaN where the denominators sum to 0.
+
+    References
+    ----------
+    Efron, B. & Tibshirani, R. (1993). An introduction to the bootstrap, chapter 12.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) == 0:
-        raise RepdynError(f"bootstrap_mean: values must have shape (N,) with N > 0, got {values.shape}")
+    top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    if top.shape != bottom.shape or top.ndim != 1 or len(top) == 0:
+        raise RepdynError(f"ratio_interval: expected two arrays (N,), got {top.shape} and {bottom.shape}")
+    size = float(np.abs(bottom).max())  # so that no square leaves the number format
+    if not size > 0:
+        return Estimate(float("nan"), float("nan"), float("nan"), level)
+    peak = float(np.abs(top).max())
+    if peak == 0:
+        return Estimate(0.0, 0.0, 0.0, level)
+    unit = peak / size
+    low, high = _studentized(top / peak, bottom / size, seed, resamples, level)
+    value = float((top / peak).sum() / (bottom / size).sum())
+    return Estimate(value * unit, low * unit, high * unit, level)
+
+
+def _uncertain(told: float, level: float) -> float:
+    """What a variance estimated from so many discordant samples is raised by, as Student's quantile is."""
+    from scipy.stats import norm, t
+
+    tail = (1 + level) / 2
+    return float((t.ppf(tail, 6 + told) / norm.ppf(tail)) ** 2)
+
+
+def _studentized(
+    top: Array, bottom: Array | None, seed: int, resamples: int, level: float
+) -> tuple[float, float]:
+    """Ends for a mean, or for a ratio of sums by its logarithm."""
+    n = len(top)
     generator = np.random.default_rng(seed)
-    n = len(values)
-    # A replicate's mean is a multinomial count vector times the values; blocks bound the memory.
-    replicates = np.empty(resamples)
-    block = max(1, int(4e6 // n))
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        replicates[start : start + size] = values[generator.integers(n, size=(size, n))].mean(axis=1)
-    return _percentiles(float(values.mean()), replicates, level)
+
+    def of(index: NDArray[np.int64] | slice) -> tuple[Array, Array]:
+        """Statistic and its standard error, over the last axis."""
+        x = top[index]
+        if bottom is None:
+            return x.mean(axis=-1), x.std(axis=-1) / np.sqrt(max(n - 1, 1))
+        y = bottom[index]
+        above, below = x.mean(axis=-1), y.mean(axis=-1)
+        part = x / above[..., None] - y / below[..., None]
+        return np.log(above / below), part.std(axis=-1) / np.sqrt(max(n - 1, 1))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, error = of(slice(None))
+        if not error > 0:
+            ends = value, value
+        else:
+            replicates = np.empty(resamples)
+            block = max(1, int(4e6 // n))  # bounds the memory
+            for start in range(0, resamples, block):
+                size = min(block, resamples - start)
+                found, own = of(generator.integers(n, size=(size, n)))
+                replicates[start : start + size] = np.where(own > 0, (found - value) / own, np.nan)
+            replicates = replicates[np.isfinite(replicates)]
+            if len(replicates) < resamples / 2:
+                replicates = np.array([-2.0, 2.0])  # nearly all samples are one: the normal interval
+            low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+            ends = value - max(high, 0.0) * error, value - min(low, 0.0) * error
+    first, last = (float(end) for end in ends)
+    return (first, last) if bottom is None else (float(np.exp(first)), float(np.exp(last)))
+
+
+def _binomial(successes: float, count: float, level: float) -> tuple[float, float]:
+    """See :func:`share_interval`; the count need not be whole."""
+    from scipy.stats import beta  # scipy.stats takes a third of a second to import
+
+    tail, misses = (1 - level) / 2, count - successes
+    jeffreys = beta.ppf([tail, 1 - tail], successes + 0.5, misses + 0.5)
+    low = 0.0 if successes <= 1 else float(jeffreys[0])
+    high = 1.0 if misses <= 1 else float(jeffreys[1])
+    if successes <= 1e-9:
+        high = 1 - tail ** (1 / count)
+    if misses <= 1e-9:
+        low = tail ** (1 / count)
+    exact_low = 0.0 if successes <= 1e-9 else float(beta.ppf(tail, successes, misses + 1))
+    exact_high = 1.0 if misses <= 1e-9 else float(beta.ppf(1 - tail, successes + 1, misses))
+    return (low + exact_low) / 2, (high + exact_high) / 2
 
 
 def _percentiles(value: float, replicates: NDArray[np.float64], level: float) -> Estimate:

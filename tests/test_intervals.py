@@ -2,9 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from repdyn.errors import RepdynError
-from repdyn.intervals import bootstrap, bootstrap_mean
+from repdyn.intervals import (
+    auroc_interval,
+    bootstrap,
+    bootstrap_mean,
+    bounded_interval,
+    ratio_interval,
+    share_interval,
+)
 
 
 def test_interval_of_a_mean_matches_the_normal_theory():
@@ -45,3 +54,82 @@ def test_same_seed_same_interval_and_no_sample_is_refused():
     assert bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
     with pytest.raises(RepdynError, match="N > 0"):
         bootstrap_mean(np.empty(0))
+
+
+@pytest.mark.parametrize(("n", "truth"), [(20, 0.5), (20, 0.99), (100, 0.95), (1000, 0.995), (5000, 0.999)])
+def test_shares_hold_the_truth_as_often_as_they_say(n: int, truth: float) -> None:
+    # Exactly, by summing over all outcomes.
+    found = [share_interval(np.arange(n) < k) for k in range(n + 1)] if n <= 1000 else None
+    outcomes = np.arange(n + 1)
+    if found is None:
+        outcomes = np.arange(n - 60, n + 1)
+        found = [share_interval(np.arange(n) < k) for k in outcomes]
+    inside = np.array([e.low <= truth <= e.high for e in found])
+    coverage = float(stats.binom.pmf(outcomes, n, truth)[inside].sum())
+    assert 0.94 < coverage <= 1
+    assert all(e.high > e.low for e in found)
+    assert all(e.low <= e.value <= e.high for e in found)
+
+
+def test_means_of_zero_and_one_are_shares() -> None:
+    flags = np.arange(50) < 49
+    assert bootstrap_mean(flags) == share_interval(flags)
+    assert bootstrap_mean(np.ones(30)).low < 0.95
+
+
+def test_mirrored_shares_have_mirrored_ends() -> None:
+    a, b = share_interval(np.arange(80) < 3), share_interval(np.arange(80) >= 3)
+    assert (a.low, a.high) == pytest.approx((1 - b.high, 1 - b.low))
+
+
+@pytest.mark.parametrize(("truth", "spread"), [(0.7, 1.0), (0.95, 3.0), (0.99, 1.0)])
+def test_auroc_intervals_cover(truth: float, spread: float) -> None:
+    hits, shift = 0, stats.norm.ppf(truth) * np.hypot(1, spread)
+    for seed in range(400):
+        g = np.random.default_rng(seed)
+        x, y = g.normal(size=60) + shift, spread * g.normal(size=60)
+        found = auroc_interval(x, y)
+        assert found.value == pytest.approx(roc_auc_score(np.repeat([1, 0], 60), np.concatenate([x, y])))
+        assert found.low < found.high
+        hits += found.low <= truth <= found.high
+    assert hits / 400 > 0.91
+
+
+def test_auroc_at_the_border_and_of_ties() -> None:
+    apart = auroc_interval(np.arange(30) + 100, np.arange(30))
+    assert apart.value == apart.high == 1
+    assert 0.85 < apart.low < 0.97
+    swapped = auroc_interval(np.arange(30), np.arange(30) + 100)
+    assert swapped.high == pytest.approx(1 - apart.low)
+    assert auroc_interval(np.zeros(9), np.zeros(9)).value == 0.5
+    with pytest.raises(RepdynError, match="both samples"):
+        auroc_interval(np.zeros(0), np.zeros(3))
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_ratios_cover_under_normal_and_heavy_errors(heavy: bool) -> None:
+    hits = 0
+    for seed in range(300):
+        g = np.random.default_rng(seed)
+        error = np.exp(g.normal(size=60) - 0.5) if heavy else np.square(g.normal(size=(60, 4))).mean(axis=1)
+        found = ratio_interval(0.2 * error, np.square(g.normal(size=(60, 8))).mean(axis=1), resamples=400)
+        hits += found.low <= 0.2 <= found.high
+    assert hits / 300 > 0.9
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-20, 1e150])
+def test_ratios_know_no_unit(scale: float) -> None:
+    g = np.random.default_rng(0)
+    a, b = g.exponential(size=50), g.exponential(size=50)
+    plain, other = ratio_interval(a, b), ratio_interval(a * scale, b * scale)
+    assert (other.value, other.low, other.high) == pytest.approx((plain.value, plain.low, plain.high))
+    assert ratio_interval(np.zeros(5), np.ones(5)).high == 0
+    assert np.isnan(ratio_interval(np.ones(5), np.zeros(5)).value)
+
+
+def test_bounded_figures_have_width_at_the_border() -> None:
+    found = bounded_interval(1.0, np.ones(500), 40)
+    assert found.high == 1
+    assert 0.85 < found.low < 0.97
+    inner = bounded_interval(0.5, np.random.default_rng(0).normal(0.5, 0.02, size=2000), 600)
+    assert inner.high - inner.low == pytest.approx(4 * 0.02, rel=0.1)

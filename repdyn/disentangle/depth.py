@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.disentangle.depth_swaps import SPLITS, Head, depth_swaps, rank_splits
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap, bootstrap_mean
+from repdyn.intervals import Estimate, bootstrap, bootstrap_mean, ratio_interval
 from repdyn.paths import RepresentationPaths
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def depth_factors(
     return DepthFactors(
         test.points,
         {split: _share(parts, seed) for split, parts in found.items()},
-        bootstrap(lambda u, w: float(1 - u.sum() / w.sum()), unexplained, whole, seed=seed),
+        _explained(unexplained, whole, seed),
         probes,
         None if head is None else depth_swaps(model, test, train, head, seed=seed),
         float(np.unique(y, return_counts=True)[1].max() / len(y)),
@@ -240,7 +240,12 @@ def _probe(
     return np.asarray(called == wanted, dtype=np.float64)
 
 
+def _explained(unexplained: NDArray[Any], whole: NDArray[Any], seed: int) -> Estimate:
+    found = ratio_interval(unexplained, whole, seed=seed)
+    return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.level)
+
+
 def _share(parts: Factors, seed: int) -> Estimate:
     static, dynamic = (x - x.mean(axis=(0, 1)) for x in (parts.static, parts.dynamic))
     sums = [(x.astype(np.float64) ** 2).sum(axis=(1, 2)) for x in (static, dynamic)]
-    return bootstrap(lambda s, d: float(s.sum() / max(s.sum() + d.sum(), 1e-30)), *sums, seed=seed)
+    return bootstrap(lambda s, d: float(s.sum() / ((s.sum() + d.sum()) or 1.0)), *sums, seed=seed)

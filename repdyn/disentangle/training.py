@@ -160,7 +160,7 @@ def _set_scale(model: StructuredKoopman, training: Sequences) -> None:
     mean, spread = rows.mean(dim=0), rows.var(dim=0, correction=0).mean().sqrt()
     model.mean_.copy_(mean)
     # Sequences that do not vary at all are left at their scale: they are constant in any.
-    model.scale_.copy_(spread if spread > _CONSTANT * (1 + mean.norm()) else torch.ones(()))
+    model.scale_.copy_(spread if spread > _CONSTANT * mean.norm() else torch.ones(()))
 
 
 def _placed(part: Sequences, model: StructuredKoopman) -> Sequences:

@@ -19,7 +19,7 @@ from repdyn.fields.field import LatentField
 from repdyn.fields.merging import merge_points
 from repdyn.fields.starts import to_numpy
 from repdyn.fields.verifying import MERGE
-from repdyn.intervals import Estimate, bootstrap
+from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _pursue(dictionary: NDArray[np.float64], targets: NDArray[np.float64], k: in
 def _unexplained(truth: NDArray[np.float64], rebuilt: NDArray[np.float64], seed: int) -> Estimate:
     error = ((truth - rebuilt) ** 2).sum(axis=1)
     spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=1)
-    return bootstrap(lambda e, s: float(e.mean() / max(s.mean(), 1e-300)), error, spread, seed=seed)
+    return ratio_interval(error, spread, seed=seed)
 
 
 def _decoded(decode: Callable[[Tensor], Tensor], z: NDArray[np.float64], like: Tensor) -> NDArray[np.float64]:

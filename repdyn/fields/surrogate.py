@@ -16,7 +16,7 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
 from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_field
-from repdyn.intervals import Estimate, bootstrap
+from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ class SurrogateAutoencoder:
     def _reconstruction(self, test: Tensor) -> Estimate:
         error = (self.decoder_(self.encoder_(test)) - test).square().sum(dim=1).numpy()
         spread = (test - test.mean(dim=0)).square().sum(dim=1).numpy()
-        return bootstrap(lambda e, s: float(e.mean() / s.mean()), error, spread, seed=self.seed)
+        return ratio_interval(error, spread, seed=self.seed)
 
 
 def _between(trials: Sequence[Trial]) -> float | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap
+from repdyn.intervals import Estimate, ratio_interval
 from repdyn.koopman.checks import check_same_model
 from repdyn.koopman.operators import real_power
 from repdyn.koopman.pretrained import describe, restore
@@ -346,4 +346,4 @@ def moved(before: NDArray[Any], after: NDArray[Any], seed: int) -> Estimate:
     """``E |x' - x|^2 / var x`` of predictions ``(N, D)`` before and after an edit, with its interval."""
     squares = np.square(np.asarray(after, dtype=np.float64) - before).sum(axis=1)
     spread = np.square(before - before.mean(axis=0, dtype=np.float64)).sum(axis=1)
-    return bootstrap(lambda m, s: float(m.sum() / max(s.sum(), 1e-300)), squares, spread, seed=seed)
+    return ratio_interval(squares, spread, seed=seed)

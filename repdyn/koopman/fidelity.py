@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap, bootstrap_mean
+from repdyn.intervals import Estimate, bootstrap_mean, ratio_interval
 from repdyn.koopman.controls import controls
 from repdyn.koopman.probes import LinearProbe
 from repdyn.paths import RepresentationPaths
@@ -238,7 +238,7 @@ def unexplained(predicted: NDArray[Any], true: NDArray[Any], seed: int) -> Estim
     spread = np.square(true - true.mean(axis=0)).sum(axis=1)
     if not spread.sum() > 0:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    return bootstrap(lambda e, s: float(e.sum() / max(s.sum(), 1e-300)), error, spread, seed=seed)
+    return ratio_interval(error, spread, seed=seed)
 
 
 @torch.no_grad()

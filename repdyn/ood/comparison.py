@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.intervals import Estimate
+from repdyn.intervals import Estimate, auroc_interval, bounded_interval
 from repdyn.ood.controls import IN_DISTRIBUTION
 from repdyn.ood.metrics import Positive, separation
 from repdyn.progress import track
@@ -42,16 +42,60 @@ class Comparison:
     runs
         ``{detector: {set: {metric: (1 + R,)}}}``: the value on all samples, then its replicates; with several
         sets also their mean, ``"mean of sets"``.
+    auroc
+        ``{detector: {set: Estimate}}``, with a score interval.
+    sizes
+        ``{set: {metric: N}}``: samples that a metric is about, the fewer of both kinds or the negatives.
     """
 
     runs: dict[str, dict[str, dict[str, Array]]]
+    auroc: dict[str, dict[str, Estimate]]
+    sizes: dict[str, dict[str, int]]
 
     def table(self) -> dict[str, dict[str, dict[str, Estimate]]]:
         """``{detector: {set: {metric: Estimate}}}``."""
         return {
-            detector: {name: {m: _estimate(cell[m]) for m in METRICS} for name, cell in row.items()}
+            detector: {name: self._cell(detector, name) for name in row}
             for detector, row in self.runs.items()
         }
+
+    def _cell(self, detector: str, name: str) -> dict[str, Estimate]:
+        runs, sizes = self.runs[detector][name], self.sizes[name]
+        found = {m: bounded_interval(float(runs[m][0]), runs[m][1:], sizes[m], level=LEVEL) for m in METRICS}
+        if name in self.auroc[detector]:
+            found["auroc"] = self.auroc[detector][name]
+        # The figure as it was computed, to the last digit.
+        return {m: replace(found[m], value=float(runs[m][0])) for m in METRICS}
+
+    def _gap(self, detector: str, rival: str, name: str, runs: Array) -> Estimate:
+        """Difference of two AUROCs, from the interval of each and their correlation over replicates.
+
+        Replicates alone are of no width where both AUROCs are 1. With several rivals the interval holds that
+        of the replicates too, in which the best is chosen anew.
+
+        References
+        ----------
+        Zou, G. & Donner, A. (2008). Construction of confidence limits about effect measures: a general
+        approach. Statistics in Medicine 27(10).
+        """
+        own, other = (self._cell(which, name)["auroc"] for which in (detector, rival))
+        pair = np.stack([self.runs[which][name]["auroc"][1:] for which in (detector, rival)])
+        correlation = 0.0
+        if pair.std(axis=1).min() > 0:
+            if np.array_equal(*pair):  # the same scores
+                return _estimate(runs)
+            correlation = float(np.asarray(np.corrcoef(pair))[0, 1])
+        value = float(runs[0])
+
+        def reach(a: float, b: float) -> float:
+            return float(np.sqrt(max(a * a + b * b - 2 * correlation * a * b, 0.0)))
+
+        low = value - reach(own.value - own.low, other.high - other.value)
+        high = value + reach(own.high - own.value, other.value - other.low)
+        if len(self.runs) > 2:
+            drawn = _estimate(runs)
+            low, high = min(low, drawn.low), max(high, drawn.high)
+        return Estimate(value, low, high, LEVEL)
 
     def judge(self, detector: str, controls: Sequence[str]) -> Judgement:
         """Whether a detector's AUROC exceeds that of the best control, chosen anew in each replicate.
@@ -67,7 +111,7 @@ class Comparison:
         for name, cell in self.runs[detector].items():
             rivals = np.stack([self.runs[control][name]["auroc"] for control in controls])
             best[name] = controls[int(np.argmax(rivals[:, 0]))]
-            gap = _estimate(cell["auroc"] - rivals.max(axis=0))
+            gap = self._gap(detector, best[name], name, cell["auroc"] - rivals.max(axis=0))
             difference[name] = gap
             verdict[name] = "found" if gap.low > 0 else "not found" if gap.high < 0 else "inconclusive"
         return Judgement(difference, best, verdict)
@@ -102,7 +146,17 @@ def compare(
         if len(names) > 1:
             row = runs[detector]
             row[MEAN] = {m: np.mean([row[name][m] for name in names], axis=0) for m in METRICS}
-    return Comparison(runs)
+    auroc = {
+        detector: {name: auroc_interval(own[IN_DISTRIBUTION], own[name], level=LEVEL) for name in names}
+        for detector, own in scores.items()
+    }
+    inside = sizes[IN_DISTRIBUTION]
+    about = {}
+    for name in names:
+        fewer = min(inside, sizes[name])
+        about[name] = {"auroc": fewer, "aupr": fewer, "fpr95": sizes[name] if positive == "id" else inside}
+    about[MEAN] = {m: min(own[m] for own in about.values()) for m in METRICS}
+    return Comparison(runs, auroc, about)
 
 
 def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Counts) -> dict[str, Array]:

@@ -142,6 +142,8 @@ class Detector(ABC):
                 f"the first is sample {wrong[0]}; they cannot set a threshold, look at them or leave them out"
             )
         self._calibrate(scores, "held-out", false_positive_rate, groups)
+        for part in (self, *getattr(self, "members_", {}).values()):
+            part._note_usual(paths, groups)
         return self
 
     def as_module(self) -> nn.Module:
@@ -228,6 +230,10 @@ class Detector(ABC):
     def _groups(self, paths: RepresentationPaths) -> NDArray[np.int64]:
         """Group of paths that are equal at every point read; one point is in memory at a time."""
         return joint(groups_of_equal_rows(values(paths, point, judging=True)) for point in self.points_)
+
+    def _note_usual(self, paths: RepresentationPaths, groups: NDArray[np.int64]) -> None:
+        """Keep what held-out paths look like at each depth; without a profile, nothing."""
+        return
 
     def _note(self, point: str, x: NDArray[Any]) -> None:
         """Widen the range of lengths seen at a point."""

@@ -113,6 +113,7 @@ class PathDetector(Detector):
 
     class_means_: dict[str, int]
     controls_: dict[str, Detector]
+    _usual: tuple[Array, Array, int] | None = None
     _nothing = "no point varies over the samples; are they all the same input?"
 
     def __init__(self, points: tuple[str, ...] | None = None, seed: int = 0) -> None:
@@ -167,6 +168,21 @@ class PathDetector(Detector):
         parts = [self._profile(batch) for batch in batches]
         return np.concatenate(parts) if parts else np.empty((0, len(self.points_)))
 
+    def usual_profile(self) -> tuple[Array, Array, int]:
+        """Mean and variance of the profile at each depth ``(L,)`` over paths not fitted on, and how many.
+
+        Of the paths it was calibrated on; else of the fitted ones, cross-fitted, 0 and 1 by construction.
+        """
+        if self._usual is not None:
+            return self._usual
+        return np.zeros(len(self.points_)), np.ones(len(self.points_)), len(self.calibration_scores_)
+
+    def _note_usual(self, paths: RepresentationPaths, groups: NDArray[np.int64]) -> None:
+        profile = self.profile(paths)[np.unique(groups, return_index=True)[1]]
+        profile = profile[np.isfinite(profile).all(axis=1)]
+        if len(profile) > 1:
+            self._usual = profile.mean(axis=0), profile.var(axis=0, ddof=1), len(profile)
+
     def _fit_points(
         self,
         paths: RepresentationPaths,
@@ -181,6 +197,7 @@ class PathDetector(Detector):
         if paths.labels is not None:
             labels = np.unique(np.asarray(paths.labels), return_inverse=True)[1].astype(np.intp)
         kept, self._densities, self._location, self._spread = [], {}, {}, {}
+        self._usual = None
         held_out, shared = np.zeros(len(paths)), dict(at_hand or {})
         groups: list[NDArray[np.int64]] = []
         for point in track(points, "fitting densities"):
@@ -280,11 +297,16 @@ class PathDetector(Detector):
                 tensors.update(arrays)
             densities.append(numbers)
         controls, arrays = record_all(self.controls_)
+        if self._usual is not None:
+            mean, variance, count = self._usual
+            tensors["usual"] = np.stack([mean, variance, np.full(len(mean), float(count))])
         return {"seed": self.seed, "densities": densities, "controls": controls}, {**tensors, **arrays}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         self.seed = int(config["seed"])
         self._densities, self._location, self._spread = {}, {}, {}
+        usual = tensors.get("usual")
+        self._usual = None if usual is None else (usual[0], usual[1], int(usual[2, 0]))
         for depth, (point, numbers) in enumerate(zip(self.points_, config["densities"])):
             parts = {
                 name: ShrunkGaussian.from_arrays(f"{depth}.{name}.", numbers[name], tensors)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate
+from repdyn.intervals import Estimate, share_interval
 from repdyn.ood.calibration import false_positive_interval
 from repdyn.ood.detector import LOWEST, Detector
 from repdyn.ood.detectors import PathDetector
@@ -42,14 +42,15 @@ class DriftReport:
     count
         Samples in each window, ``(W,)``.
     flagged
-        Share flagged in each window, with Wilson's interval.
+        Share flagged in each window, with its interval (:func:`repdyn.intervals.share_interval`).
     expected
         Share that is flagged of data like the calibration's: the rate asked for, and between which ends the
         true rate lies for one calibration set of that size (:func:`false_positive_interval`).
     points
         Depths, in order; empty where the detector has no profile.
     shift
-        Mean standardised distance at each depth in the last window, 0 is usual. The intervals hold together
+        Mean standardised distance at each depth in the last window, less that of the calibration: 0 is
+        usual. The intervals hold together
         over all depths (Bonferroni) and carry the calibration's own uncertainty.
     moved
         Points whose interval lies off 0, the furthest moved first.
@@ -195,13 +196,13 @@ class DriftMonitor:
         if len(start) > 1 and len(flags) - start[-1] < self.window // 2:
             start = start[:-1]
         count = np.diff([*start, len(flags)])
-        shares = tuple(_wilson(flags[s : s + c]) for s, c in zip(start, count))
+        shares = tuple(share_interval(flags[s : s + c], level=LEVEL) for s, c in zip(start, count))
         known = self.detector.calibration_scores_
         rank = max(1, int((known <= self.detector.threshold_).sum()))
         rate = rank / (len(known) + 1)
         expected = Estimate(rate, *false_positive_interval(len(known), rate, LEVEL))
         points = self._profiler.points_ if self._profiler is not None else ()
-        shift = _shift(self._recent[-int(count[-1]) :], len(known)) if points else ()
+        shift = _shift(self._recent[-int(count[-1]) :], self._profiler) if self._profiler is not None else ()
         moved = [
             p for p in np.argsort([-abs(s.value) for s in shift]) if not shift[p].low <= 0 <= shift[p].high
         ]
@@ -241,21 +242,17 @@ def _profiler(detector: Detector) -> PathDetector | None:
     return max(found, key=lambda part: len(part.points_)) if found else None
 
 
-def _shift(profile: Array, calibrated: int) -> tuple[Estimate, ...]:
-    from scipy.stats import norm  # scipy.stats takes a third of a second to import
+def _shift(profile: Array, profiler: PathDetector) -> tuple[Estimate, ...]:
+    from scipy.stats import t  # scipy.stats takes a third of a second to import
 
     level = 1 - (1 - LEVEL) / profile.shape[1]
     # A layer that died or exploded is infinitely far: a few such samples must not hide in an infinite spread.
     profile = np.clip(profile, -FAR, FAR)
-    mean = profile.mean(axis=0)
-    # Standardised, the calibration's spread is 1.
-    error = np.sqrt(profile.var(axis=0) / len(profile) + 1 / calibrated)
-    half = float(norm.ppf((1 + level) / 2)) * error
+    usual, variance, count = profiler.usual_profile()
+    mean = profile.mean(axis=0) - usual
+    parts = profile.var(axis=0, ddof=1) / len(profile), variance / count
+    error = np.sqrt(parts[0] + parts[1])
+    # Welch's test: the spreads of both are estimated.
+    freedom = error**4 / (parts[0] ** 2 / (len(profile) - 1) + parts[1] ** 2 / (count - 1))
+    half = t.ppf((1 + level) / 2, freedom) * error
     return tuple(Estimate(float(m), float(m - h), float(m + h), level) for m, h in zip(mean, half))
-
-
-def _wilson(flags: NDArray[np.bool_]) -> Estimate:
-    n, share, z = len(flags), float(flags.mean()), 1.959964
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Estimate(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)), LEVEL)

@@ -43,7 +43,8 @@ def knn_density(x: ArrayLike, neighbors: int = 15, dimension: float | None = Non
     -------
     (N,) array
         In natural logarithm. Equal points are taken as one point that occurs several times: neighbours are
-        counted among different points, and how often those around occur enters as a factor (its geometric mean).
+        counted among different points, and how often those around occur enters as a factor,
+        by its geometric mean.
 
     Raises
     ------
