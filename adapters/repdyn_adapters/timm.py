@@ -125,6 +125,7 @@ class TimmAdapter:
             pooling="cls" if prefix and getattr(model, "global_pool", "token") == "token" else "gap",
             final=None if final is None else FINAL,
             head=head,
+            own_logits=None if head is None else model,
             choices=choices,
             preprocessing=words,
             blank=lambda _: torch.zeros(size),

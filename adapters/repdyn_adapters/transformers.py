@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,7 +117,13 @@ class TransformersAdapter:
         kind = runs.main_input_name
         layout: Layout = "NCHW" if family in CHANNELS_SECOND else "LNC" if family in TOKENS_FIRST else "NLC"
         prefix = _prefix_tokens(runs) if kind == "pixel_values" else 0
-        mask = "attention_mask" if kind == "input_ids" else None
+        mask: Any = "attention_mask" if kind == "input_ids" else None
+        if family == "clip_text_model":  # its own pooler takes the token that ends the text
+            final_point, final = Point("", "NC", part=1), "pooled"
+        elif kind == "pixel_values" and "spatial_shapes" in inspect.signature(runs.forward).parameters:
+            mask = "pixel_attention_mask"  # pictures of several shapes, as patches, with padding
+        elif final == "score":
+            mask = _scored(model)
         points = {
             # A decoder reads one start token: the mask of what the encoder reads is not its own.
             path: Point(path, layout, prefix, None if _is_decoder(runs, path) else mask)
@@ -140,6 +147,8 @@ class TransformersAdapter:
             prepare, lengths, words = prepare_texts(source, runs, sentence)
             own = {"pooled": "cls", "score": "last", FINAL: "last" if head is not None else "mean"}
             pooling = sentence.get("pooling", own[final])
+            if family == "clip_text_model":
+                pooling = "last"
         return TracedModel(
             name=f"hf:{name or source or type(model).__name__}",
             module=runs,
@@ -150,6 +159,7 @@ class TransformersAdapter:
             final=final,
             head=head,
             weights=module,
+            own_logits=None if head is None else _own_logits(model),
             choices=find_choices(runs, blocks),
             preprocessing=words,
             blank=_blank(runs, kind),
@@ -206,19 +216,50 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
         raise RepdynError(f"model: {type(model).__name__} has no tower {tower!r}; it has {known}")
     if tower or len(towers) > 1:
         return towers[tower or next(iter(towers))], None, None, FINAL
-    if _is_causal(model):
+    if _is_causal(model) and model.base_model is not model:
         return model.base_model, _language_head(model), None, FINAL
     score = getattr(model, "score", None)
     if isinstance(score, nn.Linear):  # causal models classify every token and take the last
-        return model, _call(score), Point("score", "NLC", mask="attention_mask", reads="input"), "score"
+        return model, _call(score), Point("score", "NLC", mask=_scored(model), reads="input"), "score"
     classifier = getattr(model, "classifier", None)
-    if isinstance(classifier, nn.Module):
+    one_answer = type(model).__name__.endswith("Classification") and "Token" not in type(model).__name__
+    if isinstance(classifier, nn.Module) and one_answer:
         linear = [path for path, part in classifier.named_modules() if isinstance(part, nn.Linear)]
         if linear:
             path = f"classifier.{linear[-1]}".rstrip(".")
             last = model.get_submodule(path)
             return model, _call(last), Point(path, "NC", reads="input"), "pooled"
-    return model, None, None, FINAL
+    # Masked, token and question models answer for every token: no head goes on from one vector.
+    named = type(model).__name__
+    if model.base_model is not model and any(word in named for word in ("For", "With", "LMHead")):
+        return model.base_model, None, None, FINAL
+    embeddings = model.get_output_embeddings() if "For" in named else None
+    path = next((path for path, part in model.named_modules() if part is embeddings), None)
+    return model, None, None if path is None else Point(path, "NLC", reads="input"), FINAL
+
+
+def _scored(model: Any) -> str | Callable[[Any], Tensor | None]:
+    """Which tokens a causal classifier looks at for the last: those that are not padding by their number."""
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    if pad is None:
+        return "attention_mask"
+    return lambda inputs: inputs["input_ids"] != pad if "input_ids" in inputs else None
+
+
+def _own_logits(model: Any) -> Callable[[Any], Tensor]:
+    """The model's own logits of prepared inputs: those of the last real token, or of the sample."""
+
+    def logits(inputs: Any) -> Tensor:
+        found: Tensor = model(**inputs).logits
+        if found.ndim == 2:
+            return found
+        mask = inputs.get("attention_mask")
+        last = (
+            found.shape[1] - 1 if mask is None else (mask * torch.arange(mask.shape[1]).to(mask)).argmax(-1)
+        )
+        return found[torch.arange(len(found), device=found.device), last]
+
+    return logits
 
 
 def _blank(runs: Any, kind: str) -> Callable[[int], Tensor] | None:
@@ -243,17 +284,68 @@ def _call(head: nn.Module) -> Callable[[Tensor], Tensor]:
     return apply
 
 
-def _language_head(model: Any) -> Callable[[Tensor], Tensor]:
-    """The output embedding, with the scales that some families put on its logits."""
-    project = _call(model.get_output_embeddings())
-    config = model.config
-    scale = getattr(config, "logit_scale", None) or 1.0
-    divide = getattr(config, "logits_scaling", None) or 1.0
-    cap = getattr(config, "final_logit_softcapping", None)
+class _Given(nn.Module):
+    """Stands in for a language model's body: gives the hidden states that it was handed."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.__dict__["body"] = body  # not as a part: nothing of it runs
+        self.hidden: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        # Heads ask their body for constants; some call its decoder.
+        return self if name == "decoder" else getattr(self.__dict__["body"], name)
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        return _Output(self.hidden)
+
+
+class _Output:
+    """A model output that holds hidden states and nothing else."""
+
+    def __init__(self, hidden: Any) -> None:
+        self.last_hidden_state = hidden
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return (self.last_hidden_state,)[key] if isinstance(key, int | slice) else getattr(self, key)
+
+
+def _shell(model: Any) -> tuple[Any, _Given] | None:
+    """The model with its body replaced by what gives hidden states; shares all other parts and weights."""
+    body = model.base_model
+    path = next((path for path, part in model.named_children() if part is body), None)
+    if path is None:
+        return None
+    shell = type(model).__new__(type(model))
+    shell.__dict__.update(model.__dict__)
+    given = _Given(body)
+    shell._modules = {**model._modules, path: given}
+    return shell, given
+
+
+def _language_head(model: Any) -> Callable[[Tensor], Tensor] | None:
+    """All that the model itself computes after its body: projections, norms, scales and soft caps.
+
+    The model's own forward pass runs, on a body that gives the hidden states. None where that is not
+    possible, because the model has no body of its own.
+    """
+    if _shell(model) is None:
+        return None
 
     def apply(x: Tensor) -> Tensor:
-        logits = project(x) * scale / divide if (scale, divide) != (1.0, 1.0) else project(x)
-        return torch.tanh(logits / cap) * cap if cap else logits
+        built = _shell(model)
+        assert built is not None
+        shell, given = built
+        weight = next((model.get_output_embeddings() or model).parameters())
+        away = weight.device.type == "meta"
+        given.hidden = (x.to(weight.dtype) if away else x.to(weight.device, weight.dtype)).unsqueeze(1)
+        ids = torch.zeros(len(x), 1, dtype=torch.long, device=x.device if away else weight.device)
+        logits: Tensor = shell(input_ids=ids).logits
+        return logits[:, 0]
 
     return apply
 

@@ -207,6 +207,8 @@ class _Hash:
                 if key == "forward" and "_hf_hook" in vars(part):
                     continue
                 held = vars(part)[key]
+                if isinstance(held, torch.ScriptObject):  # packed weights, which the digest covers
+                    continue
                 self._bytes(key.encode())
                 try:
                     self.feed(f"module {names[id(held)]}" if id(held) in names else held)

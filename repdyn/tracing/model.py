@@ -44,6 +44,9 @@ class TracedModel:
         From the pooled last point ``(N, D)`` to logits ``(N, classes)``; None where the model has none.
     weights
         What the digest is taken of, where it is more than ``module``.
+    own_logits
+        From prepared inputs to the logits that the whole model gives, which ``head`` is checked against
+        when a trace begins; None where the model says nothing of them.
     choices
         Names for groups of points: ``"stages"``, ``"attention"``, ``"mlp"``.
     preprocessing
@@ -65,6 +68,7 @@ class TracedModel:
     final: str | None = None
     head: Callable[[Tensor], Tensor] | None = None
     weights: nn.Module | None = None
+    own_logits: Callable[[Any], Any] | None = None
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     preprocessing: str = ""
     blank: Callable[[int], Tensor] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.tracing.hooks import Point, left_as_found, reading
+from repdyn.tracing.hooks import Point, left_as_found, reading, unwrap
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Pooling, as_tokens, find_pooling
 
@@ -78,6 +78,7 @@ class Passes:
         self.compute = compute
         self._inputs: Any = None
         self._count = 0
+        self._own: Tensor | None = None
         self._masks: dict[object, Tensor | None] = {}
         self._stack = ExitStack()
         self.points: tuple[str, ...] = ()
@@ -121,7 +122,14 @@ class Passes:
 
     def _learn(self) -> None:
         try:
-            found = self._forward(self.prepare([self._sample]), 1)
+            checks = self.model.head is not None and self.model.final in self._wanted
+            own = self.model.own_logits if checks else None
+            prepared = self.prepare([self._sample])
+            found = self._forward(prepared, 1, own)
+            if own is not None and self.model.final not in found:  # the model calls a part of what runs
+                logits = self._own
+                found = self._forward(prepared, 1)
+                self._own = logits
         except RepdynError:
             raise
         except Exception as error:  # whatever the model says of inputs that are not its own
@@ -137,7 +145,8 @@ class Passes:
         # final point repeats it: a step of depth that changes nothing is no step.
         if self._final_unnamed and self.model.head is None and len(names) > 1 and final == names[-1]:
             last, before = found[names[-1]], found[names[-2]]
-            if isinstance(last, Tensor) and last.shape == before.shape and torch.equal(last, before):
+            both = isinstance(last, Tensor) and isinstance(before, Tensor)
+            if both and last.shape == before.shape and torch.equal(last, before):
                 names = names[:-1]
         self.points = tuple(names)
         self._reader.stop_after = names[-1]
@@ -145,8 +154,36 @@ class Passes:
         self.widths = {name: value[0].shape[-1] for name, value in kept.items()}
         self.token_points = tuple(name for name, value in kept.items() if isinstance(value, list))
         if self._has_logits():
-            width = self._logits(found).shape[1]
+            logits = self._first_logits(found)
+            width = logits.shape[1]
             self.logits_width = width if width <= WIDEST_LOGITS else None
+
+    def _first_logits(self, found: Mapping[str, Any]) -> NDArray[Any]:
+        """What the head gives of the first sample, which must be what the model itself gives."""
+        name, remedy = (
+            self.model.name,
+            "trace the blocks by name, or drop the head: replace(model, head=None)",
+        )
+        try:
+            logits = self._logits(found)
+        except Exception as error:  # whatever a head says of a representation that is not its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RepdynError(
+                f"{name}: its head cannot read {self.model.final!r} ({reason}); {remedy}"
+            ) from error
+        if self._own is None:
+            return logits
+        own = self._own.detach().float().cpu().numpy().reshape(-1)
+        coarse = self.compute is not None or _float_type(self.model) in (torch.float16, torch.bfloat16)
+        allowed = (0.1 if coarse else 1e-3) * max(float(np.abs(own).max(initial=0.0)), 1e-30)
+        if own.shape != logits[0].shape or (
+            np.isfinite(own).all() and not np.abs(own - logits[0]).max() <= allowed
+        ):
+            raise RepdynError(
+                f"{name}: its head gives other logits of {self.model.final!r} than the model itself does of "
+                f"the first sample, so that it is not all that follows this point; {remedy}"
+            )
+        return logits
 
     def _in_order(self, found: Mapping[str, Any]) -> list[str]:
         kept = []
@@ -167,12 +204,19 @@ class Passes:
             kept += [name] if call else calls
         return [name for name in found if name in kept]
 
-    def _forward(self, prepared: Any, count: int) -> dict[str, Any]:
+    def _forward(self, prepared: Any, count: int, own: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+        """Run the model; where its own logits are asked for, the whole of it, of which it may be a part."""
         module = self.model.module
+        self._own = None
         self._inputs = _to_model(prepared, self.model.device, _float_type(self.model))
         self._count = count
         self._read_masks()
         inputs = self._inputs
+        if own is not None:
+            given: list[Any] = []
+            found = self._reader.run(lambda: given.append(own(inputs)))
+            self._own = unwrap(given[0], "the model's logits")
+            return found
         if isinstance(inputs, Mapping):
             return self._reader.run(lambda: module(**inputs))
         if isinstance(inputs, tuple):
