@@ -157,8 +157,17 @@ def entry(
         verdict = verdict.get("mean of sets", next(iter(verdict.values()), None))
     lines = without_folders(repr(result)).splitlines()
     meta = getattr(result, "meta", {})
-    figure = result.plot() if figure is None else figure
-    title = (title or str(figure.layout.meta["title"])) + (f": {name}" if name else "")
+    if figure is None:
+        try:
+            figure = result.plot()
+        except RepdynError as error:
+            # A result that came to no verdict may have nothing to draw, and still has something to say.
+            if verdict != "inconclusive":
+                raise
+            lines += ["", f"There is no picture: {getattr(result, 'reason', '') or error}"]
+    if not title:
+        title = type(result).__name__ if figure is None else str(figure.layout.meta["title"])
+    title = title + (f": {name}" if name else "")
     return Entry(
         Section(title, figure, text="\n".join(lines), verdict=verdict if isinstance(verdict, str) else None),
         _HEADLINES[type(result).__name__](result) if type(result).__name__ in _HEADLINES else lines[0],

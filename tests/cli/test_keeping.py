@@ -230,3 +230,15 @@ def test_data_of_any_kind_is_scored_as_other_verbs_read_it(command, here):
     np.testing.assert_allclose(scored, expected, atol=1e-3)
     status, _, err = command("ood", "score", "x.detector", "csv:q.csv#text")
     assert (status, "--model" in err) == (2, True)
+
+
+def test_a_translation_without_a_verdict_does_not_take_the_report_down(command, here):
+    for name, seed in (("x", 1), ("y", 2)):
+        x = np.random.default_rng(seed).normal(size=(50, 6))
+        RepresentationPaths.from_arrays({"last": x}).save(f"{name}.paths")
+    assert command("translate", "x.paths", "y.paths", "--out", "xy")[0] == 0
+    status, _, err = command("report", "xy", "a.paths", "--out", "r.html")
+    assert status == 0, err
+    page = (here / "r.html").read_text()
+    assert "too few to be matched" in page
+    assert "the translation was given, not derived" not in page
