@@ -55,8 +55,9 @@ Every verb takes --quiet, --strict,
 \b
 Exit status: 0 done
   1 done, but --strict and not every
-    verdict is 'found'
+    verdict is 'found', or drift
   2 bad input
+  70 a fault of repdyn itself
   130 interrupted
 """
 

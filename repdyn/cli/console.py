@@ -5,15 +5,21 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from repdyn.cli.manners import asked, forget_all, note_verdicts, unfounded
 from repdyn.errors import RepdynError
+from repdyn.writing import whole_file
 
-__all__ = ["run", "say", "table", "write_json"]
+__all__ = ["CRASHED", "run", "say", "table", "write_json"]
+
+CRASHED = 70
+"""Exit status of an error that is repdyn's own: EX_SOFTWARE of sysexits.h."""
 
 
 def say(text: str) -> None:
@@ -44,15 +50,16 @@ def write_json(path: Path | None, figures: Mapping[str, Any]) -> None:
     if str(path) == "-":
         print(text, flush=True)
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        with whole_file(path) as scratch:
+            scratch.write_text(text + "\n", encoding="utf-8")
 
 
 def run(program: Callable[[], Any]) -> int:
     """Run a program; its exit status.
 
-    A user's error is one line on stderr and status 2, an interrupt is 130, and a verdict that is not
-    ``"found"`` is 1 with ``--strict``. With ``--debug`` the traceback is shown as well.
+    A user's error is one line on stderr and status 2, an interrupt is 130, an error of repdyn itself is one
+    line and 70, and with ``--strict`` a verdict that is not ``"found"``, or an alarm, is 1. With ``--debug``
+    the traceback is shown as well.
     """
     from repdyn.cli.progressing import listener
     from repdyn.progress import listening
@@ -73,15 +80,24 @@ def _status(program: Callable[[], Any]) -> int:
             return stopped.code if isinstance(stopped.code, int) else 2
     except RepdynError as error:
         return _refuse(str(error))
+    except BrokenPipeError:
+        _leave_stdout()
+        return 141  # as of a program that SIGPIPE ends: what reads stdout has read enough
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _refuse(f"the disk is full ({error.filename or error.strerror}); free some space")
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return _refuse("too many files are open in this process; raise the limit with `ulimit -n`")
         if error.filename is not None:
             return _refuse(f"{error.filename}: {error.strerror}")
-        raise
+        return _crash(error)
     except KeyboardInterrupt:
         print("repdyn: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
+    except MemoryError:
+        return _refuse("the memory is full; give fewer samples, points or a smaller batch")
+    except Exception as error:  # the edge of the program: whatever was not foreseen ends here
+        return _crash(error)
     missed = unfounded()
     if missed and asked("strict"):
         print(f"repdyn: --strict: {', '.join(dict.fromkeys(missed))}", file=sys.stderr)
@@ -90,12 +106,31 @@ def _status(program: Callable[[], Any]) -> int:
 
 
 def _refuse(message: str) -> int:
+    _tell(f"error: {message}")
+    return 2
+
+
+def _crash(error: Exception) -> int:
+    _tell(
+        f"internal error: {type(error).__name__}: {str(error)[:400]}; this is a fault of repdyn, run again "
+        "with --debug and report the traceback"
+    )
+    return CRASHED
+
+
+def _tell(message: str) -> None:
     if asked("debug"):
         import traceback
 
         traceback.print_exc()
-    print(f"repdyn: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    line = " ".join(message.encode(errors="backslashreplace").decode().split())
+    print(f"repdyn: {line}", file=sys.stderr)
+
+
+def _leave_stdout() -> None:
+    """Nothing more can be written there, and the interpreter must not try when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _plain(value: Any) -> Any:

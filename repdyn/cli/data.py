@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.cli.limits import check_archive, check_pixels, open_gzip
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.progress import track
 
-__all__ = ["Data", "read_data"]
+__all__ = ["Data", "is_data", "read_data"]
 
 PICTURE_SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
@@ -111,6 +113,12 @@ def read_data(specification: str, skip_bad: bool = False) -> Data:
     return data
 
 
+def is_data(specification: str) -> bool:
+    """Whether a text names data, in one of the kinds that :func:`read_data` knows."""
+    kind, _, rest = specification.partition(":")
+    return kind in _READERS and bool(rest) != (kind in _WITHOUT_ADDRESS)
+
+
 class Pictures(Sequence[Any]):
     """Pictures opened one by one when they are read, so that a folder of any size fits in memory.
 
@@ -141,6 +149,7 @@ def _open(file: Path) -> Any:
     try:
         with warnings.catch_warnings(), Image.open(file) as picture:
             warnings.simplefilter("ignore")  # of odd metadata, which nobody here reads
+            check_pixels(*picture.size)
             frames = getattr(picture, "n_frames", 1)
             return _rgb(picture) if frames == 1 else f"is animated or has pages, {frames} of them"
     except Exception as error:  # decoders of broken files raise whatever the bytes led them to
@@ -203,6 +212,9 @@ def _npz(address: str) -> Data:
     try:
         # Opened here: NumPy leaves the file of a damaged archive open.
         with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                check_archive(path, file, columns)
+            file.seek(0)
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array, not an archive of them")
@@ -228,7 +240,7 @@ def _npz(address: str) -> Data:
 def _csv(address: str) -> Data:
     name, columns = _columns(address, "csv:FILE#TEXT,LABEL")
     path = _file(name, "csv")
-    opened = gzip.open if path.suffix == ".gz" else open
+    opened: Callable[..., Any] = open_gzip if path.suffix == ".gz" else open
     rows: list[list[str]] = []
     bad: dict[str, str] = {}
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from repdyn.cli.options import Device, Json, PathsStore, Seed
+from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
 if TYPE_CHECKING:
     from repdyn.disentangle.depth_swaps import Head
@@ -29,6 +29,7 @@ def fit(
         str | None, typer.Option(help="The MODEL that was traced: its own head judges swaps of static parts.")
     ] = None,
     test: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share kept for the figures.")] = 0.25,
+    force: Force = False,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
@@ -38,6 +39,7 @@ def fit(
     Example: repdyn disentangle fit a.paths --out a.skd
     """
     from repdyn.cli.console import say, write_json
+    from repdyn.cli.manners import refuse_existing
     from repdyn.disentangle import SKD, SSMSKD
     from repdyn.disentangle.depth import depth_factors
     from repdyn.errors import RepdynError, nearest_names
@@ -50,12 +52,16 @@ def fit(
     if stored.labels is None:
         raise RepdynError(f"{paths}: has no labels to probe for; trace data with labels")
     judge = None if head is None else _head(head, stored.points[-1])
+    refuse_existing(out, force)
     training, held_out = stored.split((1 - test, test), seed=seed, stratify=False)
     kind = kinds[model]
     fitted = kind(static_dim=static_dim, latent_dim=latent_dim, hidden=hidden)
     fitted.fit(training, epochs=epochs, seed=seed, device=device)
-    found = depth_factors(fitted, held_out, training, judge, seed=seed)
-    fitted.save_pretrained(out)
+    fitted.save_pretrained(out)  # before it is judged: what has been fitted is not lost with the judging
+    try:
+        found = depth_factors(fitted, held_out, training, judge, seed=seed)
+    except RepdynError as error:
+        raise RepdynError(f"{error} (the model itself is fitted and saved: {out})") from error
     found.save(out / "depth")
     say(repr(found))
     say(f"{out}: the model and its figures on {len(held_out)} held-out paths")

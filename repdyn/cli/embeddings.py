@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.progress import track
+from repdyn.writing import whole_file
 
 __all__ = ["translate_file"]
 
@@ -51,7 +52,8 @@ def translate_file(
         raise RepdynError(f"{source}: there is no such file")
     if source.resolve() == target.resolve():
         raise RepdynError(f"{target}: is the source; give another name")
-    return (_npy if endings[0] == ".npy" else _parquet)(apply, source, target, column)
+    with whole_file(target) as scratch:
+        return (_npy if endings[0] == ".npy" else _parquet)(apply, source, scratch, column)
 
 
 def _npy(
@@ -96,14 +98,13 @@ def _parquet(
     place, kind = schema.get_field_index(name), schema.field(name).type.value_type
     count = 0
     writer: Any = None
-    scratch = target.with_name(target.name + ".partial")
     try:
         for batch in _batches(file):
             vectors = apply(_finite(_matrix(batch.column(place), source, name), source, count))
             values = pa.array(vectors.ravel().astype(np.float64)).cast(kind)
             moved = pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
             table = pa.Table.from_batches([batch]).set_column(place, name, moved)
-            writer = writer or pq.ParquetWriter(scratch, table.schema)
+            writer = writer or pq.ParquetWriter(target, table.schema)
             writer.write_table(table)
             count += len(vectors)
     finally:
@@ -111,7 +112,6 @@ def _parquet(
             writer.close()
     if writer is None:
         raise RepdynError(f"{source}: holds no vector")
-    scratch.replace(target)
     return count
 
 

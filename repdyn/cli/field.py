@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from repdyn.cli.options import Json, PathsStore, Seed
+from repdyn.cli.options import Force, Json, PathsStore, Seed
 
 __all__ = ["field"]
 
@@ -21,6 +21,7 @@ def field(
     starts: Annotated[int, typer.Option(min=1, help="At most so many of the paths are starts.")] = 1000,
     max_steps: Annotated[int, typer.Option(min=1)] = 3000,
     out: Annotated[Path | None, typer.Option(help="Keep the attractors in this folder.")] = None,
+    force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -31,9 +32,11 @@ def field(
     import numpy as np
 
     from repdyn.cli.console import say, write_json
+    from repdyn.cli.manners import refuse_existing
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.paths import open_paths
 
+    refuse_existing(out, force)
     model = KoopmanAutoencoder.from_pretrained(kae)
     stored = open_paths(paths)
     model.check_paths(stored)

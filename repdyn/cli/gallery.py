@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repdyn.cli.manners import made_by
+from repdyn.cli.manners import made_by, present_command, without_folders
 from repdyn.errors import RepdynError
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ _TITLES = {name: title for _, name, title in _READERS.values()} | {
 _WITHIN = ("fidelity", "evaluation", "tree", "persistence", "excitation", "attack", "depth")
 # of all that paths know
 _ORIGIN = ("model", "digest", "pooling", "preprocessing", "data", "seed", "dtype", "versions")
+# of results where to be found is no success: what their verdicts are called on the page
+_ALARMING = {"DriftReport": {"found": "drift found", "not found": "no drift found"}}
 _CLUSTERS = 8  # as many as have a colour of their own
 _CLUSTERED = 2000  # samples: a band of one in two thousand is a hair's breadth
 
@@ -149,16 +151,32 @@ def entry(
     from repdyn.views.report import Section
 
     verdict = getattr(result, "verdict", None)
+    if type(result).__name__ in _ALARMING:
+        verdict = _ALARMING[type(result).__name__].get(str(verdict), verdict)
     if isinstance(verdict, Mapping):  # one for each set; the mean of sets speaks for all
         verdict = verdict.get("mean of sets", next(iter(verdict.values()), None))
-    lines = repr(result).splitlines()
+    lines = without_folders(repr(result)).splitlines()
     meta = getattr(result, "meta", {})
-    figure = result.plot() if figure is None else figure
-    title = (title or str(figure.layout.meta["title"])) + (f": {name}" if name else "")
+    if figure is None:
+        try:
+            figure = result.plot()
+        except RepdynError as error:
+            # A result that came to no verdict may have nothing to draw, and still has something to say.
+            if verdict != "inconclusive":
+                raise
+            lines += ["", f"There is no picture: {getattr(result, 'reason', '') or error}"]
+    if not title:
+        title = type(result).__name__ if figure is None else str(figure.layout.meta["title"])
+    title = title + (f": {name}" if name else "")
     return Entry(
         Section(title, figure, text="\n".join(lines), verdict=verdict if isinstance(verdict, str) else None),
         _HEADLINES[type(result).__name__](result) if type(result).__name__ in _HEADLINES else lines[0],
-        {key: meta[key] for key in _ORIGIN if meta.get(key)} | dict(made or {}),
+        {
+            key: without_folders(value) if isinstance(value, str) else value
+            for key, value in (
+                {key: meta[key] for key in _ORIGIN if meta.get(key)} | dict(made or {})
+            ).items()
+        },
     )
 
 
@@ -210,8 +228,6 @@ def write_gallery(entries: Sequence[Entry], out: Path, *, force: bool, made: str
     ``made`` is how the page came about; the present command where empty.
     """
     import platform
-    import shlex
-    import sys
     from importlib.metadata import version
 
     import repdyn
@@ -222,7 +238,7 @@ def write_gallery(entries: Sequence[Entry], out: Path, *, force: bool, made: str
         for e in entries
     ]
     provenance: dict[str, Any] = {
-        "this page": made or shlex.join(["repdyn", *sys.argv[1:]]),
+        "this page": made or present_command(),
         "repdyn": repdyn.__version__,
         "python": platform.python_version(),
     }

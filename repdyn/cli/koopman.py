@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repdyn.cli.options import Device, Json, PathsStore, Seed
+from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
 __all__ = ["fit", "forget", "spectrum"]
 
@@ -25,6 +25,7 @@ def fit(
     epochs: Annotated[int, typer.Option(min=1)] = 60,
     isometry: Annotated[float, typer.Option(min=0, help="Weight that keeps distances.")] = 1.0,
     test: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share kept for the figures.")] = 0.2,
+    force: Force = False,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
@@ -34,15 +35,21 @@ def fit(
     Example: repdyn koopman fit a.paths --out a.kae
     """
     from repdyn.cli.console import say, write_json
+    from repdyn.cli.manners import refuse_existing
+    from repdyn.errors import RepdynError
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.paths import open_paths
 
+    refuse_existing(out, force)
     stored = open_paths(paths)
     training, held_out = stored.split((1 - test, test), seed=seed, stratify=False)
     kae = KoopmanAutoencoder(latent_dim=latent_dim, isometry=isometry)
     kae.fit(training, epochs=epochs, seed=seed, device=device)
-    fidelity = kae.fidelity(held_out, seed=seed)
-    kae.save_pretrained(out)
+    kae.save_pretrained(out)  # before it is judged: what has been fitted is not lost with the judging
+    try:
+        fidelity = kae.fidelity(held_out, seed=seed)
+    except RepdynError as error:
+        raise RepdynError(f"{error} (the autoencoder itself is fitted and saved: {out})") from error
     fidelity.save(out / "fidelity")
     say(repr(fidelity))
     say(f"{out}: the autoencoder and its fidelity on {len(held_out)} held-out paths")
@@ -58,6 +65,7 @@ def spectrum(
     ] = 0.1,
     resamples: Annotated[int, typer.Option(min=2, help="Bootstrap replicates.")] = 100,
     top: Annotated[int, typer.Option(min=1, help="Inputs to name for each mode.")] = 5,
+    force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -66,14 +74,16 @@ def spectrum(
     Example: repdyn koopman spectrum a.kae a.paths --out a.spectrum
     """
     from repdyn.cli.console import say, write_json
+    from repdyn.cli.manners import refuse_existing
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.koopman.modes import excitation
     from repdyn.paths import open_paths
 
+    refuse_existing(out, force)
     fitted, stored = KoopmanAutoencoder.from_pretrained(kae), open_paths(paths)
     found = fitted.spectrum(stored, threshold=threshold, resamples=resamples, seed=seed)
-    modes = excitation(found, fitted, stored, count=top, seed=seed)
     found.save(out)
+    modes = excitation(found, fitted, stored, count=top, seed=seed)
     modes.save(out / "excitation")
     say(repr(found))
     say(repr(modes))
@@ -98,6 +108,7 @@ def forget(
     attacked: Annotated[
         bool, typer.Option("--attack", help="Try to recover the class, on a third of the paths kept for it.")
     ] = False,
+    force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -106,10 +117,12 @@ def forget(
     Example: repdyn koopman forget a.kae a.paths --label 3 --out a.edit
     """
     from repdyn.cli.console import say, write_json
+    from repdyn.cli.manners import refuse_existing
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.koopman.attack import attack
     from repdyn.paths import open_paths
 
+    refuse_existing(out, force)
     fitted, stored = KoopmanAutoencoder.from_pretrained(kae), open_paths(paths)
     used, kept = stored.split((2 / 3, 1 / 3), seed=seed) if attacked else (stored, None)
     wanted = [_own(name, stored.labels) for name in label]

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ask", "asked", "forget_all", "made_by", "note_verdicts", "sign", "unfounded"]
+from repdyn.errors import RepdynError
+from repdyn.writing import whole_file
+
+__all__ = [
+    "ask",
+    "asked",
+    "forget_all",
+    "made_by",
+    "note_alarm",
+    "note_verdicts",
+    "present_command",
+    "refuse_existing",
+    "sign",
+    "unfounded",
+    "without_folders",
+]
 
 _SIGNATURE = "command.json"
 
 _asked: set[str] = set()
 _verdicts: list[str] = []
+_alarms: list[str] = []
+# A path from the root, where a word begins, after "=" or ":" (NAME=/a/b, images:/a/b), or after "file://".
+_ABSOLUTE = re.compile(r"(?:(?<=^)|(?<=[\s=:@'\"(,])|(?<=file://))(?:[A-Za-z]:[\\/]|/(?!/))[^\s#,:'\"()]+")
 
 
 def ask(name: str) -> None:
@@ -36,9 +55,41 @@ def note_verdicts(figures: Mapping[str, Any]) -> None:
             note_verdicts(value)
 
 
+def note_alarm(what: str) -> None:
+    """Remember that something was found that nobody hopes for, such as drift."""
+    _alarms.append(what)
+
+
 def unfounded() -> list[str]:
-    """The verdicts that are not ``"found"``."""
-    return [verdict for verdict in _verdicts if verdict != "found"]
+    """The verdicts that are not ``"found"``, and the alarms."""
+    return [verdict for verdict in _verdicts if verdict != "found"] + _alarms
+
+
+def refuse_existing(out: Path | None, force: bool) -> None:
+    """Refuse, before any work, to replace what is at ``--out`` unless ``--force`` was given."""
+    if out is not None and not force and out.exists():
+        raise RepdynError(f"--out {out}: exists; give another path, or --force to replace it")
+
+
+def without_folders(text: str) -> str:
+    """A command or a source as it may be passed on: of each path from the root, what is not of this machine.
+
+    A path below the present folder becomes relative to it, any other is cut down to its last part.
+    """
+
+    def shortened(found: re.Match[str]) -> str:
+        path = found[0].replace("\\", "/")
+        here = str(Path.cwd())
+        if here != "/" and path.startswith(here + "/"):
+            return path.removeprefix(here + "/")
+        return path.rstrip("/").rpartition("/")[2]
+
+    return _ABSOLUTE.sub(shortened, text)
+
+
+def present_command() -> str:
+    """The present command, as it may be passed on."""
+    return shlex.join(["repdyn", *map(without_folders, sys.argv[1:])])
 
 
 def sign(folder: Path, seed: int | None) -> None:
@@ -46,8 +97,9 @@ def sign(folder: Path, seed: int | None) -> None:
     from repdyn import __version__
 
     if folder.is_dir() and not (folder / "zarr.json").exists():
-        made = {"command": shlex.join(["repdyn", *sys.argv[1:]]), "seed": seed, "repdyn": __version__}
-        (folder / _SIGNATURE).write_text(json.dumps(made) + "\n")
+        made = {"command": present_command(), "seed": seed, "repdyn": __version__}
+        with whole_file(folder / _SIGNATURE) as scratch:
+            scratch.write_text(json.dumps(made) + "\n", encoding="utf-8")
 
 
 def made_by(folder: Path) -> dict[str, Any]:
@@ -55,7 +107,7 @@ def made_by(folder: Path) -> dict[str, Any]:
     for place in (folder, folder.absolute().parent):
         try:
             found = json.loads((place / _SIGNATURE).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(found, dict):
             return {key: found[key] for key in ("command", "seed", "repdyn") if found.get(key) is not None}
@@ -66,3 +118,4 @@ def forget_all() -> None:
     """Begin a new command."""
     _asked.clear()
     _verdicts.clear()
+    _alarms.clear()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repdyn.cli.options import Device, Json, PathsStore, Seed
+from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
 if TYPE_CHECKING:
     from repdyn.cli.streams import Part
     from repdyn.ood.detector import Detector
+    from repdyn.ood.drift import DriftMonitor
 
 __all__ = ["evaluate", "fit", "score"]
 
@@ -32,6 +33,7 @@ def fit(
         Path | None, typer.Option(help="A store of paths like these, to set the threshold by.")
     ] = None,
     false_positive_rate: Rate = 0.05,
+    force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -40,11 +42,14 @@ def fit(
     Example: repdyn ood fit a.paths --out a.detector
     """
     from repdyn.cli.console import say, write_json
+    from repdyn.cli.manners import refuse_existing
     from repdyn.ood import conformal_threshold, false_positive_interval
     from repdyn.paths import open_paths
 
+    named = _named(detector)
+    refuse_existing(out, force)
     stored = open_paths(paths)
-    name, fresh, told = _chosen(detector, stored, seed)
+    name, fresh, told = (detector, named, None) if named is not None else _recommended(stored, seed)
     fitted = fresh.fit(stored)
     if held_out is not None:
         fitted.calibrate(open_paths(held_out), false_positive_rate)
@@ -67,8 +72,8 @@ def fit(
     write_json(json, {"ood": {**figures, "false_positive_rate": false_positive_rate}})
 
 
-def _chosen(name: str, stored: Any, seed: int) -> tuple[str, Detector, Any]:
-    from repdyn.cli.console import say
+def _named(name: str) -> Detector | None:
+    """The detector of a name, unfitted; ``None`` where the paths are to recommend one."""
     from repdyn.errors import RepdynError, nearest_names
     from repdyn.ood import (
         EnergyDetector,
@@ -79,7 +84,6 @@ def _chosen(name: str, stored: Any, seed: int) -> tuple[str, Detector, Any]:
         RelativeMahalanobisDetector,
         RelativePathDetector,
         UnionDetector,
-        recommend,
     )
 
     kinds: dict[str, type[Detector]] = {
@@ -93,9 +97,17 @@ def _chosen(name: str, stored: Any, seed: int) -> tuple[str, Detector, Any]:
         "energy of the head": EnergyDetector,
     }
     if name in kinds:
-        return name, kinds[name](), None
+        return kinds[name]()
     if name != "recommended":
         raise RepdynError(f"--detector {name!r}: unknown; {nearest_names(name, ('recommended', *kinds))}")
+    return None
+
+
+def _recommended(stored: Any, seed: int) -> tuple[str, Detector, Any]:
+    from repdyn.cli.console import say
+    from repdyn.errors import RepdynError
+    from repdyn.ood import PathDetector, recommend
+
     try:
         found = recommend(stored, seed=seed)
     except RepdynError as why:
@@ -110,7 +122,7 @@ def score(
     source: Annotated[
         str,
         typer.Argument(
-            help="A store, FILE.parquet, or with --model: - (lines of stdin), FILE.parquet#TEXTS, watch:DIR.",
+            help="A store or FILE.parquet; with --model DATA, FILE.parquet#TEXTS, watch:DIR or - (stdin).",
             show_default=False,
         ),
     ],
@@ -135,43 +147,43 @@ def score(
 
     Example: repdyn ood score a.detector - --model packaged:all-MiniLM-L6-v2
     """
+    import contextlib
     import csv
     import sys
 
     import numpy as np
 
     from repdyn.cli.console import say, write_json
+    from repdyn.cli.manners import note_alarm
+    from repdyn.errors import RepdynError
     from repdyn.intervals import bootstrap_mean
     from repdyn.ood import DriftMonitor, load_detector
+    from repdyn.writing import whole_file
 
     fitted = load_detector(detector)
     monitor = DriftMonitor(fitted, window)
     parts = _parts(source, fitted, model, batch_size, idle, device)
     live = model is not None and out is None
-    opened = None if out is None else out.open("w", newline="", encoding="utf-8")
-    writer = csv.writer(sys.stdout if opened is None else opened)
     scores: list[float] = []
-    try:
-        if live or opened is not None:
+    with contextlib.ExitStack() as closing:
+        file = None
+        if out is not None:
+            scratch = closing.enter_context(whole_file(out))  # replaces `out` once all rows are in it
+            file = closing.enter_context(
+                scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+            )
+        elif live:
+            file = sys.stdout
+        writer = None if file is None else csv.writer(file)
+        if writer is not None:
             writer.writerow(["id", "score", "flagged", "p_value", "depth"])
-        for paths, complaints in _until_interrupted(parts):
-            for complaint in complaints:
-                print(f"repdyn: {complaint}", file=sys.stderr)
-            monitor.skipped += len(complaints)
-            if paths is None:
-                continue
-            scored = monitor.update(paths)
+        for ids, scored in _told(parts, monitor, endless=source == "-" or source.startswith("watch:")):
             scores += scored.scores.tolist()
-            if live or opened is not None:
-                writer.writerows(_rows(paths.ids, scored, fitted))
-                (sys.stdout if opened is None else opened).flush()
-    finally:
-        if opened is not None:
-            opened.close()
-    if not scores:
-        from repdyn.errors import RepdynError
-
-        raise RepdynError(f"{source}: held no sample that could be scored ({monitor.skipped} skipped)")
+            if writer is not None and file is not None:
+                writer.writerows(_rows(ids, scored, fitted))
+                file.flush()
+        if not scores:
+            raise RepdynError(f"{source}: held no sample that could be scored ({monitor.skipped} skipped)")
     report = monitor.report()
     flags = np.array(scores) < fitted.threshold_
     share = bootstrap_mean(flags.astype(float))
@@ -182,7 +194,9 @@ def score(
     if drift is not None:
         report.save(drift)
     figures = {"flagged": share, "threshold": fitted.threshold_, "scores": scores}
-    # A verdict about data is no verdict about a claim: --strict has no say in it.
+    # Drift is about the data, and no verdict on a claim that one hopes to be found: it is an alarm.
+    if report.verdict == "found":
+        note_alarm("drift found")
     told = report.to_dict()
     told["drift"] = told.pop("verdict")
     write_json(json, {"ood": {**figures, "report": told}})
@@ -194,12 +208,16 @@ def _parts(
     import sys
 
     from repdyn.cli import streams
+    from repdyn.cli.data import is_data
     from repdyn.errors import RepdynError
     from repdyn.ood.detector import LOGITS
 
     file, _, column = source.partition("#")
     parquet = file.endswith(".parquet")
-    streaming = source == "-" or source.startswith("watch:") or (parquet and bool(column))
+    watching = source.startswith("watch:")
+    # A folder of one letter is no scheme, and what is there is a store, whatever it is called.
+    data = not watching and not Path(source).exists() and is_data(source)
+    streaming = source == "-" or watching or data or (parquet and bool(column))
     if streaming and model is None:
         raise RepdynError(f"{source}: holds inputs, not paths; give the model to trace them by, with --model")
     if not streaming:
@@ -208,17 +226,30 @@ def _parts(
     tracer = streams.Tracer(str(model), points, str(fitted.source_.get("pooling", "auto")), device)
     if source == "-":
         return streams.lines(sys.stdin.buffer, tracer, size)
+    if data:
+        return streams.data(source, tracer, size)
     if parquet:
         return streams.parquet_texts(Path(file), column, tracer, size)
     return streams.watched(Path(source.removeprefix("watch:")), tracer, size, idle)
 
 
-def _until_interrupted(parts: Iterator[Part]) -> Iterator[Part]:
-    """A stream without an end is ended by Ctrl-C, and what was seen of it is reported."""
+def _told(parts: Iterator[Part], monitor: DriftMonitor, endless: bool) -> Iterator[tuple[Any, Any]]:
+    """What was scored of a stream, part by part; complaints go to stderr.
+
+    A stream without an end is ended by Ctrl-C, wherever it comes, and what was seen of it is reported.
+    """
+    import sys
+
     try:
-        yield from parts
+        for paths, complaints in parts:
+            for complaint in complaints:
+                print(f"repdyn: {' '.join(complaint.split())}", file=sys.stderr)
+            monitor.skipped += len(complaints)
+            if paths is not None:
+                yield paths.ids, monitor.update(paths)
     except KeyboardInterrupt:
-        return
+        if not endless:
+            raise
 
 
 def _rows(ids: Any, scored: Any, fitted: Detector) -> list[list[Any]]:
@@ -230,9 +261,18 @@ def _rows(ids: Any, scored: Any, fitted: Detector) -> list[list[Any]]:
         names = scored.points
         depths = [names[k] for k in scored.profile.argmax(axis=1)]
     return [
-        [i, f"{s:.6g}", int(f), f"{p:.4g}", d]
+        [_cell(i), f"{s:.6g}", int(f), f"{p:.4g}", _cell(d)]
         for i, s, f, p, d in zip(ids.tolist(), scored.scores, scored.flagged, p_values, depths)
     ]
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula; a number stays as it is."""
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return text
 
 
 def evaluate(
@@ -245,6 +285,7 @@ def evaluate(
         Path, typer.Option(help="The store the detector was fitted on; the controls fit it too.")
     ],
     out: Annotated[Path | None, typer.Option(help="Keep the evaluation in this folder.")] = None,
+    force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -253,11 +294,13 @@ def evaluate(
     Example: repdyn ood evaluate a.detector held-out.paths --against code=code.paths --training a.paths
     """
     from repdyn.cli.console import say, write_json
+    from repdyn.cli.manners import refuse_existing
     from repdyn.errors import RepdynError
     from repdyn.ood import KNNDetector, MahalanobisDetector, load_detector
     from repdyn.ood import evaluate as measure
     from repdyn.paths import open_paths
 
+    refuse_existing(out, force)
     sets = {}
     for pair in against:
         name, equals, store = pair.partition("=")

@@ -9,7 +9,7 @@ import typer
 
 from repdyn.cli.manners import ask
 
-__all__ = ["Device", "Json", "PathsStore", "Seed"]
+__all__ = ["Device", "Force", "Json", "PathsStore", "Seed"]
 
 
 def _to_stdout(path: Path | None) -> Path | None:
@@ -18,9 +18,28 @@ def _to_stdout(path: Path | None) -> Path | None:
     return path
 
 
-Seed = Annotated[int, typer.Option(help="Same seed, same numbers.")]
+def _known_device(name: str | None) -> str | None:
+    if name is None:
+        return None
+    import torch  # here: `repdyn --help` has no use for it
+
+    from repdyn.errors import RepdynError
+
+    try:
+        torch.empty(1, device=name).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise RepdynError(
+            f"--device {name!r}: cannot be used here ({reason}); give cpu, or leave it out"
+        ) from None
+    return name
+
+
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same numbers.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is at --out.")]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps …; where the model is, unless told.")
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1, mps …; where the model is, unless told.", callback=_known_device),
 ]
 Json = Annotated[
     Path | None,

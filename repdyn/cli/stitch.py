@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repdyn.cli.options import Json, Seed
+from repdyn.cli.options import Force, Json, Seed
 
 __all__ = ["stitch"]
 
@@ -25,6 +25,7 @@ def stitch(
         Path | None, typer.Option(help="Keep the accuracies beside their controls in this folder.")
     ] = None,
     logits: Annotated[Path | None, typer.Option(help="Write B's logits to this .npy file.")] = None,
+    force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -39,10 +40,13 @@ def stitch(
     import repdyn
     from repdyn.cli.console import say, write_json
     from repdyn.cli.data import read_data
+    from repdyn.cli.manners import refuse_existing
     from repdyn.errors import RepdynError
     from repdyn.intervals import bootstrap_mean
     from repdyn.translation import LinearTranslation, evaluate_stitching
+    from repdyn.writing import whole_file
 
+    refuse_existing(out, force)
     held = read_data(data)
     map_ab, a, b = LinearTranslation.load(translation), repdyn.load(model_a), repdyn.load(model_b)
     labels = held.labels if held.labels is not None and held.labels.dtype.kind in "iu" else None
@@ -65,7 +69,8 @@ def stitch(
             figures["accuracy"] = accuracy.to_dict()
             say(f"accuracy {accuracy}")
         if logits is not None:
-            np.save(logits, answers)
+            with whole_file(logits) as scratch, scratch.open("wb") as file:
+                np.save(file, answers)
             say(f"logits are in {logits}")
     say(f"translation: {stitched.verdict}")
     write_json(json, figures)

@@ -1,7 +1,9 @@
-"""Where paths to score come from: a store, a Parquet file, lines on stdin, a folder that is watched."""
+"""Where paths to score come from: a store, a Parquet file, DATA, lines on stdin, a folder that is watched."""
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
     from repdyn.tracing.model import TracedModel
 
-__all__ = ["Part", "Tracer", "lines", "parquet", "parquet_texts", "store", "watched"]
+__all__ = ["Part", "Tracer", "data", "lines", "parquet", "parquet_texts", "store", "watched"]
 
 CHUNK = 2048
 """Paths that are scored at once where they need no tracing."""
@@ -37,12 +39,13 @@ class Tracer:
 
         self.model = repdyn.load(model) if isinstance(model, str) else model
         self.points, self.pool, self.device = tuple(points), pool, device
+        self.traced = 0
 
     def __call__(self, inputs: list[Any], ids: list[str]) -> RepresentationPaths:
         """Paths of a few inputs."""
         from repdyn.tracing import trace
 
-        return trace(
+        found = trace(
             self.model,
             inputs,
             points=self.points,
@@ -51,6 +54,8 @@ class Tracer:
             device=self.device,
             batch_size=len(inputs),
         )
+        self.traced += len(inputs)
+        return found
 
 
 def store(path: str) -> Iterator[Part]:
@@ -124,41 +129,99 @@ def lines(stream: BinaryIO, tracer: Tracer, size: int) -> Iterator[Part]:
         yield _traced(tracer, waiting, "", _line)
 
 
+def data(specification: str, tracer: Tracer, size: int) -> Iterator[Part]:
+    """Samples of a DATA specification, traced as they are read; what cannot be read is told and left out."""
+    from repdyn.cli.data import read_data
+
+    found = read_data(specification, skip_bad=True)
+    told = [f"{name}: {reason}; skipped" for name, reason in found.skipped.items()]
+    names = found.ids if found.ids is not None else [str(k) for k in range(len(found.inputs))]
+    for start in range(0, len(found.inputs), size):
+        block = [(names[k], found.inputs[k]) for k in range(start, min(start + size, len(found.inputs)))]
+        paths, complaints = _traced(tracer, block, "", lambda raw: raw)
+        yield paths, [*told, *complaints]
+        told = []
+
+
 def watched(
     folder: Path, tracer: Tracer, size: int, idle: float | None, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Part]:
-    """Pictures and ``.txt`` files (a text each) of a folder, and those that appear in it, until interrupted.
+    """Pictures and ``.txt`` files (a text each) of a folder and those below it, and those that appear there.
 
     A file is read once, when it has not changed for a second; with ``idle``, all ends after so many seconds
-    without a new one.
+    without a new one. What is no file, and links to nothing, are told once. Folders behind links are not
+    entered.
     """
-    from repdyn.cli.data import PICTURE_SUFFIXES
-
     if not folder.is_dir():
         raise RepdynError(f"watch:{folder}: there is no such folder")
-    seen: set[Path] = set()
+    watch = _Watch(folder, clock)
     last = clock()
     while True:
-        now = time.time()
-        fresh = [
-            file
-            for file in sorted(folder.iterdir())
-            if file not in seen
-            and file.suffix.lower() in {*PICTURE_SUFFIXES, ".txt"}
-            and now - file.stat().st_mtime >= SETTLED
-        ]
+        fresh, complaints = watch.look()
+        if complaints:
+            yield None, complaints
         for start in range(0, len(fresh), size):
-            block = fresh[start : start + size]
-            seen.update(block)
-            yield _traced(tracer, [(file.name, file) for file in block], f"{folder}/", _file)
+            block = [(file.relative_to(folder).as_posix(), file) for file in fresh[start : start + size]]
+            yield _traced(tracer, block, f"{folder}/", _file)
             last = clock()
         if idle is not None and clock() - last >= idle:
             return
         time.sleep(POLL)
 
 
-def _traced(tracer: Tracer, given: list[tuple[str, Any]], where: str, read: Callable[[Any], Any]) -> Part:
+class _Watch:
+    """What has been seen of a folder, and since when each file of it has not changed."""
 
+    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        self.folder, self.clock = folder, clock
+        self.read: set[Path] = set()
+        self.told: set[Path] = set()
+        self.since: dict[Path, tuple[tuple[int, int], float]] = {}
+
+    def look(self) -> tuple[list[Path], list[str]]:
+        """The files that can be read now, and a line about each thing that never can."""
+        from repdyn.cli.data import PICTURE_SUFFIXES
+
+        fresh, complaints = [], []
+        wanted = {*PICTURE_SUFFIXES, ".txt"}
+        for place, _, names in os.walk(self.folder):
+            for file in (Path(place, name) for name in sorted(names)):
+                if file.suffix.lower() not in wanted or file in self.read:
+                    continue
+                reason = None
+                try:
+                    status = file.stat()
+                except FileNotFoundError:
+                    # A file that was removed meanwhile is nothing to tell of; a link to nothing is.
+                    reason = "is a link to nothing" if file.is_symlink() else None
+                except OSError as error:
+                    reason = f"cannot be read ({error.strerror})"
+                else:
+                    if not stat.S_ISREG(status.st_mode):
+                        reason = "is no regular file"
+                    elif self._settled(file, status):
+                        fresh.append(file)
+                if reason is not None and file not in self.told:
+                    self.told.add(file)
+                    complaints.append(f"{file}: {reason}; skipped")
+        self.read.update(fresh)
+        return sorted(fresh), complaints
+
+    def _settled(self, file: Path, status: os.stat_result) -> bool:
+        """Whether a file has not changed for a second, by its own time or, where that lies ahead, by ours."""
+        if 0 <= time.time() - status.st_mtime < SETTLED:
+            return False
+        if status.st_mtime <= time.time():
+            return True
+        known, since = self.since.get(file, (None, 0.0))
+        now = (status.st_mtime_ns, status.st_size)
+        if known != now:
+            self.since[file] = now, self.clock()
+            return False
+        return self.clock() - since >= SETTLED
+
+
+def _traced(tracer: Tracer, given: list[tuple[str, Any]], where: str, read: Callable[[Any], Any]) -> Part:
     ids, inputs, complaints = [], [], []
     for name, raw in given:
         try:
@@ -166,7 +229,40 @@ def _traced(tracer: Tracer, given: list[tuple[str, Any]], where: str, read: Call
             ids.append(name)
         except _Unreadable as error:
             complaints.append(f"{where}{name}: {error}; skipped")
-    paths: RepresentationPaths | None = tracer(inputs, ids) if inputs else None
+    if not inputs:
+        return None, complaints
+    try:
+        return tracer(inputs, ids), complaints
+    except RepdynError:
+        # One input that the model cannot take does not end the stream; if it takes none, that is told.
+        if not tracer.traced and len(inputs) > 1:
+            _first_taken(tracer, inputs, ids)
+        return _one_by_one(tracer, inputs, ids, where, complaints)
+
+
+def _first_taken(tracer: Tracer, inputs: list[Any], ids: list[str]) -> None:
+    """Raise the model's reason where it takes none of the inputs: then it is not they that are wrong."""
+    error: RepdynError | None = None
+    for x, name in zip(inputs, ids):
+        try:
+            tracer([x], [name])
+        except RepdynError as refusal:
+            error = error or refusal
+        else:
+            return
+    if error is not None:
+        raise error
+
+
+def _one_by_one(tracer: Tracer, inputs: list[Any], ids: list[str], where: str, complaints: list[str]) -> Part:
+    good = []
+    for k, (x, name) in enumerate(zip(inputs, ids)):
+        try:
+            tracer([x], [name])
+            good.append(k)
+        except RepdynError as error:
+            complaints.append(f"{where}{name}: {error}; skipped")
+    paths = tracer([inputs[k] for k in good], [ids[k] for k in good]) if good else None
     return paths, complaints
 
 
@@ -209,6 +305,8 @@ def _file(file: Path) -> Any:
 def _picture(file: Path) -> Any:
     from repdyn.cli.data import Pictures
 
+    if file.exists() and not file.is_file():
+        raise _Unreadable("is no regular file")  # a pipe would be waited for
     try:
         return Pictures([file])[0]
     except RepdynError as error:

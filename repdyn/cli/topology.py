@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from repdyn.cli.options import Json, PathsStore, Seed
+from repdyn.cli.options import Force, Json, PathsStore, Seed
 
 __all__ = ["topology"]
 
@@ -19,6 +19,7 @@ def topology(
     ] = None,
     max_dim: Annotated[int, typer.Option(min=0, max=2, help="Highest homology dimension.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Keep tree and persistence in this folder.")] = None,
+    force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -30,14 +31,17 @@ def topology(
 
     import repdyn
     from repdyn.cli.console import say, write_json
+    from repdyn.cli.manners import refuse_existing
 
+    refuse_existing(out, force)
     stored = repdyn.open_paths(paths)
     where = point if point is not None else stored.points[-1]
     tree = repdyn.LevelSetTree.fit(np.asarray(stored[where]), seed=seed)
-    through_depth = repdyn.persistence(stored, max_dim=max_dim, seed=seed)
     say(repr(tree))
-    say(repr(through_depth))
     if out is not None:
         tree.save(out / "tree")
+    through_depth = repdyn.persistence(stored, max_dim=max_dim, seed=seed)
+    say(repr(through_depth))
+    if out is not None:
         through_depth.save(out / "persistence")
     write_json(json, {"topology": {"tree": tree.to_dict(), "persistence": through_depth.to_dict()}})

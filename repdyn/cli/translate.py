@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repdyn.cli.options import Json, Seed
+from repdyn.cli.options import Force, Json, Seed
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
@@ -38,6 +38,7 @@ def translate(
         Path | None, typer.Option(help="Translate a file of embeddings by this finished translation.")
     ] = None,
     column: Annotated[str | None, typer.Option(help="With --apply: the vectors' column in Parquet.")] = None,
+    force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -48,10 +49,12 @@ def translate(
     Example: repdyn translate stored.parquet --apply ab.translation --out searchable.parquet
     """
     from repdyn.cli.console import say, write_json
+    from repdyn.cli.manners import refuse_existing
     from repdyn.errors import RepdynError
 
     if out is None:
         raise RepdynError("translate: --out is missing; say where to write")
+    refuse_existing(out, force)
     if apply is not None:
         if target is not None or paired or held_out is not None:
             raise RepdynError("translate: --apply takes one file of embeddings, and nothing is fitted")

@@ -16,6 +16,7 @@ from repdyn.disentangle.sequences import read_sequences
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.progress import track
+from repdyn.seeding import drawing
 
 __all__ = ["Judge"]
 
@@ -97,8 +98,7 @@ class Judge(nn.Module):
             raise RepdynError(f"static factors {sorted(unknown)} have no labels; known: {sorted(wanted)}")
         self.classes_ = {name: int(label.max()) + 1 for name, label in wanted.items()}
         self.static_ = tuple(static)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             self._build(x.shape[2:])
         generator = torch.Generator().manual_seed(seed)
         optimiser = torch.optim.Adam(self.parameters(), lr=learning_rate)

@@ -22,6 +22,7 @@ from repdyn.disentangle.sequences import Sequences as SequenceBatch
 from repdyn.disentangle.sequences import read_sequences
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
+from repdyn.seeding import drawing
 
 if TYPE_CHECKING:
     from repdyn.disentangle.swaps import Swap
@@ -269,9 +270,7 @@ class StructuredKoopman(nn.Module):
         self.frame_ = tuple(frame)
         default = (32, 64, 128, 256) if len(frame) == 3 else (self.hidden,)
         channels = default if self.channels is None else self.channels
-        # Layers draw their first weights from the global stream; the fork leaves that as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             self.encoder_ = SequenceEncoder(self.frame_, self.latent_dim, channels)
             self.decoder_ = SequenceDecoder(self.frame_, self.latent_dim, self.hidden, channels)
         self.frames_ = None if widths is None else PointFrames(widths)

@@ -18,6 +18,7 @@ from repdyn.fields.field import LatentField
 from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_field
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
+from repdyn.seeding import drawing
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
@@ -259,8 +260,7 @@ class SurrogateAutoencoder:
 
     def _networks(self) -> tuple[nn.Sequential, nn.Sequential]:
         sizes = (self.width_, *self.hidden, self.latent_dim)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+        with drawing(self.seed):
             return _mlp(sizes), _mlp(sizes[::-1])
 
     def _train(self, train: Tensor, penalty: float) -> tuple[nn.Sequential, nn.Sequential]:

@@ -20,6 +20,7 @@ from repdyn.koopman.checks import check_same_model
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.targets import targets
 from repdyn.paths import RepresentationPaths
+from repdyn.seeding import drawing
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -257,8 +258,7 @@ def fine_tuned(head: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> nn.Mod
 
 def _blank(width: int, classes: int) -> nn.Module:
     """A linear readout that answers nothing yet."""
-    # The layer draws from the global stream before it is set to zero; the fork leaves that as it was.
-    with torch.random.fork_rng(devices=[]):
+    with drawing(0):  # the layer draws before it is set to zero
         head = nn.Linear(width, classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

@@ -20,6 +20,7 @@ from repdyn.koopman.pretrained import describe, restore
 from repdyn.koopman.propagation import propagate, through
 from repdyn.koopman.reading import point_number
 from repdyn.paths import RepresentationPaths
+from repdyn.seeding import drawing
 
 if TYPE_CHECKING:
     from repdyn.fields import LatentField
@@ -339,9 +340,7 @@ class KoopmanAutoencoder(nn.Module):
         self.points_, self.widths_ = tuple(widths), widths
         self.frames_ = PointFrames(widths)
         self.latent_dim_ = self.latent_dim or min(2 * self.frames_.width, _MOST_OBSERVABLES)
-        # Layers draw their first weights from the global stream; the fork leaves that as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             self.encoder_ = Lift(self.frames_.width, self.latent_dim_, self.hidden)
             self.decoder_ = Lift(self.latent_dim_, self.frames_.width, self.hidden[::-1])
             self.operator_ = OPERATORS[self.operator](self.latent_dim_, len(widths) - 1)

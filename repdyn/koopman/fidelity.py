@@ -47,7 +47,7 @@ class Fidelity:
     accuracy
         Accuracy of linear probes, likewise; each point's probe was fitted to the true representations of the
         training paths at that point, and ``"true representation"`` is what it reaches there. ``None``
-        without labels.
+        without labels, and where all are of one class.
     head
         Through the network's own head, at the last point: for each predictor ``accuracy`` (with integer
         labels), ``agreement`` with the network's own decisions, and ``kl``, the divergence in nats from the
@@ -214,7 +214,8 @@ def measure(
         for point, x in zip(paths.points, (first, *later))
     }
     accuracy = None
-    if paths.labels is not None and train.labels is not None:
+    # Of one class there is nothing to tell apart.
+    if paths.labels is not None and train.labels is not None and len(np.unique(train.labels)) > 1:
         probes = [LinearProbe().fit(np.asarray(train[point]), train.labels, seed=seed) for point in points]
         truth = np.asarray(paths.labels)
         accuracy = {

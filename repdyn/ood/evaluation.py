@@ -120,7 +120,9 @@ class OODEvaluation:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the evaluation as a folder (``config.json``, ``model.safetensors``)."""
-        tensors = {f"{d}|{name}": array for d, row in self.scores.items() for name, array in row.items()}
+        tensors = {
+            f"{_key(d)}|{name}": array for d, row in self.scores.items() for name, array in row.items()
+        }
         tensors.update({f"{PROFILE}|{name}": array for name, array in (self.profile or {}).items()})
         save_artifact(path, "ood", self.to_dict(), tensors)
 
@@ -130,11 +132,13 @@ class OODEvaluation:
         """Read an evaluation that :meth:`save` wrote."""
         artifact = load_artifact(path, "ood")
         config = artifact.config
-        arrays: dict[str, dict[str, Array]] = {detector: {} for detector in [*config["table"], PROFILE]}
+        owners = {_key(detector): detector for detector in config["table"]}
+        arrays: dict[str, dict[str, Array]] = {key: {} for key in [*owners, PROFILE]}
         for key, array in artifact.tensors.items():
             detector, name = key.split("|", 1)
             arrays[detector][name] = array
         profile = arrays.pop(PROFILE)
+        arrays = {owners[key]: row for key, row in arrays.items()}
         return cls(
             detector=config["detector"],
             positive=config["positive"],
@@ -153,6 +157,19 @@ class OODEvaluation:
             profile=profile or None,
             points=tuple(config["points"]),
         )
+
+
+def _key(detector: str) -> str:
+    """A detector's name among the saved arrays: without a bar, and never that of the profiles."""
+    name = detector.replace("%", "%25").replace("|", "%7C")
+    return f"%{name}" if name == PROFILE else name
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    """A name that no detector of the user's has."""
+    while name in taken:
+        name += " (added)"
+    return name
 
 
 def evaluate(
@@ -217,6 +234,8 @@ def evaluate(
     controls = controls if controls is not None else getattr(detector, "controls_", {})
     sets = {IN_DISTRIBUTION: id_paths, **ood_paths}
     main = type(detector).__name__
+    while main in controls:  # a control may be called so
+        main += " (evaluated)"
     scores = score_all({main: detector, **controls}, sets, statistics, seed=seed)
     if len(scores) == 1:
         raise RepdynError("controls: there is none; give controls={'name': fitted detector}")
@@ -289,8 +308,9 @@ def score_all(
     }
     logits = {name: paths.logits for name, paths in sets.items()}
     if all(array is not None for array in logits.values()):
-        scores["energy"] = {name: energy(array) for name, array in logits.items() if array is not None}
+        free = _free("energy", scores)
+        scores[free] = {name: energy(array) for name, array in logits.items() if array is not None}
     if statistics is not None:
         sizes = {name: len(paths) for name, paths in sets.items()}
-        scores["low-level statistics"] = statistics_scores(statistics, sizes, seed)
+        scores[_free("low-level statistics", scores)] = statistics_scores(statistics, sizes, seed)
     return scores

@@ -125,6 +125,10 @@ class ShrunkGaussian:
         lengths = parts.lengths - white @ parts.twice
         return np.asarray(np.maximum(squared + lengths.min(axis=1), 0))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is worked out again when it is asked for holds BLAS functions, which no pickle takes.
+        return {name: value for name, value in vars(self).items() if name not in ("_single", "_double")}
+
     @cached_property
     def wide(self) -> bool:
         """Whether float32 suffices to ask: no spread of unit vectors is near their rounding error.

@@ -243,10 +243,11 @@ class TrajectoryModule(ScoreModule):
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
-        orbit = orbit_features(self.encode, self.decode, features[self.point], self.steps, self.radius)
+        x = features[self.point]
+        orbit = orbit_features(self.encode, self.decode, x, self.steps, self.radius, gradient=True)
         standard = (orbit.to(self.scale.dtype) - self.location) / self.scale
         white: Tensor = (standard - self.centre) @ self.whitener
-        return -white.square().sum(dim=-1).sqrt()
+        return -(white.square().sum(dim=-1) + TINY).sqrt()
 
 
 class UnionModule(ScoreModule):

@@ -19,17 +19,20 @@ Map = Callable[["Tensor"], "Tensor"]
 FLOOR = 1e-12  # below any float32 residual; keeps a logarithm finite where an orbit stands still
 
 
-def orbit_features(encode: Map, decode: Map, x: Tensor, steps: int, radius: float) -> Tensor:
-    """The features of :class:`TrajectoryDetector`, ``(n, D) -> (n, steps + 4)``."""
+def orbit_features(
+    encode: Map, decode: Map, x: Tensor, steps: int, radius: float, *, gradient: bool = False
+) -> Tensor:
+    """The features of :class:`TrajectoryDetector`, ``(n, D) -> (n, steps + 4)``, differentiable on request."""
     import torch
 
-    start = code = _held(apply(encode, x), radius)
+    run = _run if gradient else apply
+    start = code = _held(run(encode, x), radius)
     columns, velocities = [], []
     for k in range(steps):
-        back = apply(decode, code)
+        back = run(decode, code)
         if k == 0:
             columns += [_log_norm(_held(x - back, radius)), _log_norm(code)]
-        after = _held(apply(encode, back), radius)
+        after = _held(run(encode, back), radius)
         velocities.append(after - code)
         columns.append(_log_norm(velocities[-1]))
         code = after
@@ -48,6 +51,10 @@ def _held(z: Tensor, radius: float) -> Tensor:
 def _log_norm(z: Tensor) -> Tensor:
     norm: Tensor = z.norm(dim=1)
     return norm.clamp_min(FLOOR).log()
+
+
+def _run(function: Map, x: Tensor) -> Tensor:
+    return function(x)
 
 
 def apply(function: Map, x: Tensor) -> Tensor:

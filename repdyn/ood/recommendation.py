@@ -141,8 +141,8 @@ def recommend(
     trials = []
     for _ in track(range(DRAWS), "comparing detectors on held-out groups"):
         trial = rehearse(paths, group, generator)
-        trials.append((_fitted(trial.fit, candidates), trial.sets))
-    scores = [score_all(fitted, sets) for fitted, sets in trials]
+        trials.append((_fitted(trial.fit, candidates, seed), trial.sets))
+    scores = [score_all(fitted, sets, seed=seed) for fitted, sets in trials]
     for own, (fitted, _) in zip(scores, trials):
         for name in own.keys() - fitted.keys():  # energy alone is no candidate
             del own[name]
@@ -160,16 +160,18 @@ def recommend(
     rivals = [name for name in table if name != best]
     beats = bool(rivals) and all(c.judge(best, rivals).verdict[MEAN] == "found" for c in found)
     fitted, sets = trials[0]
-    detector = candidates[best] if candidates is not None else _unfitted(best, fitted[best])
+    detector = candidates[best] if candidates is not None else _unfitted(best, fitted[best], seed)
     evaluation = judged(best, fitted[best], sets, scores[0], found[0], "id")
     return Recommendation(best, detector, table, kind, "found" if beats else "inconclusive", evaluation)
 
 
-def _fitted(paths: RepresentationPaths, candidates: Mapping[str, Detector] | None) -> dict[str, Detector]:
+def _fitted(
+    paths: RepresentationPaths, candidates: Mapping[str, Detector] | None, seed: int
+) -> dict[str, Detector]:
     if candidates is not None:
         return {name: copy.deepcopy(detector).fit(paths) for name, detector in candidates.items()}
     # The head was trained on the held-out groups and knows them: the union is judged by what else it asks.
-    union = UnionDetector().fit(_headless(paths))
+    union = UnionDetector(seed=seed).fit(_headless(paths))
     found: dict[str, Detector] = {**union.controls_, UNION: union}  # it holds the others
     if paths.logits is not None:
         found["guided energy"] = GuidedEnergyDetector().fit(paths)
@@ -183,9 +185,9 @@ def _headless(paths: RepresentationPaths) -> RepresentationPaths:
     return RepresentationPaths.from_arrays(arrays, labels=paths.labels, meta=paths.meta)
 
 
-def _unfitted(name: str, fitted: Detector) -> Detector:
+def _unfitted(name: str, fitted: Detector, seed: int) -> Detector:
     if name == UNION:
-        return UnionDetector()
+        return UnionDetector(seed=seed)
     return PathDetector() if name == PATH else type(fitted)()
 
 

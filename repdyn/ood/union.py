@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,7 +40,7 @@ class UnionDetector(Detector):
     Parameters
     ----------
     members
-        Detectors by name, unfitted, of equal weight. Unless given, each asks another question: the
+        Detectors by name, of equal weight; copies are fitted. Unless given, each asks another question: the
         :class:`PathDetector`; with labels that help, the :class:`RelativePathDetector` and the relative
         distance at the last point; nearest neighbours at the last point. These are weighed by a rehearsal.
         Where logits were traced, their energy, plain and guided, which share a weight of 1.
@@ -113,7 +114,7 @@ class UnionDetector(Detector):
             self.weights_ = {name: weights[name] for name in self.members_}
             self._others = {n: d for n, d in {**others, **fitted}.items() if n not in self.members_}
         else:
-            self.members_ = {name: member.fit(paths) for name, member in self.members.items()}
+            self.members_ = {name: copy.copy(member).fit(paths) for name, member in self.members.items()}
             self.weights_ = dict.fromkeys(self.members_, 1.0)
         if not self.members_:
             raise RepdynError("members: there is none; give {'name': detector}")

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
+from repdyn.seeding import drawing
 from repdyn.topology.flow_network import FlowNetwork, Prior
 from repdyn.topology.flow_training import marginal_log_density, pad, start_at_geodesics, train
 from repdyn.topology.neighbors import as_points
@@ -337,8 +338,7 @@ class FlowAutoencoder:
             raise RepdynError(f"FlowAutoencoder: volume={self.volume!r}; expected 'preserved' or 'tracked'")
 
     def _network(self, width: int, dimension: int, seed: int) -> FlowNetwork:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             return FlowNetwork(
                 width,
                 dimension,

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from repdyn.seeding import drawing
+
 __all__ = ["FlowNetwork", "Prior", "neighbor_log_density"]
 
 Prior = Literal["free", "mixture", "gaussian"]
@@ -131,8 +133,7 @@ class FlowNetwork(nn.Module):
 
     def sample_prior(self, count: int, seed: int) -> Tensor:
         """Latents drawn from a mixture or a Gaussian prior ``(count, d)``."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             if self.prior == "mixture":
                 drawn: Tensor = self.mixture().sample((count,))
                 return drawn

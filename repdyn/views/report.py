@@ -26,7 +26,15 @@ __all__ = ["Section", "write_report"]
 _MOST_BYTES = 8_000_000  # beyond, mail servers and phones give up; plotly.js alone takes 4.8
 _MOST_TEXT = 2_000  # characters of any one text; what is cut is counted
 _TOP = 38  # pixels above a plot once its title has moved into the page: room for panel titles
-_CHIPS = {"found": "✓", "neighbourhoods": "≈", "ambiguous": "⇄", "inconclusive": "?", "not found": "✕"}
+_CHIPS = {
+    "found": "✓",
+    "neighbourhoods": "≈",
+    "ambiguous": "⇄",
+    "inconclusive": "?",
+    "not found": "✕",
+    "drift found": "!",
+}
+_ALARMS = ("drift found",)  # what is found and not hoped for
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +52,8 @@ class Section:
     text
         What it means; blank lines separate paragraphs, and one of several lines keeps them as they are.
     verdict
-        ``"found"``, ``"neighbourhoods"``, ``"ambiguous"``, ``"inconclusive"``, ``"not found"``, another
+        ``"found"``, ``"neighbourhoods"``, ``"ambiguous"``, ``"inconclusive"``, ``"not found"``,
+        ``"drift found"`` (drawn as an alarm), another
         short word, or ``None``.
     """
 
@@ -241,6 +250,7 @@ def _say(value: object) -> str:
 
 def _chip(verdict: str) -> str:
     kind = verdict.replace(" ", "-") if verdict in _CHIPS else "other"
+    kind = "alarm" if verdict in _ALARMS else kind
     sign = _CHIPS.get(verdict)
     mark = f'<span aria-hidden="true">{sign}</span>' if sign else ""
     return f'<span class="chip {kind}">{mark}{_text(verdict, 60)}</span>'

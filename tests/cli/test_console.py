@@ -95,9 +95,30 @@ def test_failures_are_one_line_and_a_status(program, error, status, says):
     assert program(fails(error), "--quiet") == (status, "", says)
 
 
-def test_an_error_of_ours_is_not_hidden(program):
-    with pytest.raises(ZeroDivisionError):
-        program(fails(ZeroDivisionError()))
+@pytest.mark.parametrize("error", [ZeroDivisionError("by\nzero"), RecursionError("deep"), TypeError("odd")])
+def test_an_error_of_ours_has_its_own_status_and_one_line(program, error):
+    status, out, err = program(fails(error))
+    assert (status, out) == (70, "")
+    assert err.startswith(f"repdyn: internal error: {type(error).__name__}: ")
+    assert err.count("\n") == 1
+    assert "--debug" in err
+
+
+def test_an_error_of_ours_shows_its_traceback_when_asked(program):
+    status, _, err = program(fails(ZeroDivisionError("by zero")), "--debug")
+    assert status == 70
+    assert "Traceback" in err
+
+
+def test_what_cannot_be_encoded_is_spelled_out_on_stderr(program):
+    status, _, err = program(fails(RepdynError("photo \udcff.png: is odd")))
+    assert (status, err) == (2, "repdyn: error: photo \\udcff.png: is odd\n")
+
+
+def test_too_many_open_files_are_not_called_damage(program):
+    status, _, err = program(fails(OSError(24, "Too many open files", "a.paths/paths/c/0/0")))
+    assert status == 2
+    assert "ulimit -n" in err
 
 
 def test_a_wrong_option_is_status_two(program):

@@ -80,7 +80,9 @@ def test_every_kind_that_can_be_recommended_can_be_named(command, tmp_path):
     paths = planted(400, logits=True)
     paths.save(tmp_path / "a.paths")
     for name in UnionDetector().fit(paths).controls_:
-        status, _, err = command("ood", "fit", "a.paths", "--out", "n.detector", "--detector", name)
+        status, _, err = command(
+            "ood", "fit", "a.paths", "--out", "n.detector", "--force", "--detector", name
+        )
         assert status == 0, err
 
 
