@@ -228,8 +228,10 @@ class Detector(ABC):
         self.calibration_scores_, self.calibration_, self.threshold_ = once, how, threshold
 
     def _groups(self, paths: RepresentationPaths) -> NDArray[np.int64]:
-        """Group of paths that are equal at every point read; one point is in memory at a time."""
-        return joint(groups_of_equal_rows(values(paths, point, judging=True)) for point in self.points_)
+        """Group of paths equal at every point read and the last; one point is in memory at a time."""
+        # Logits alone may be few and equal though the samples differ: the last point is looked at too.
+        points = dict.fromkeys((*self.points_, paths.points[-1]))
+        return joint(groups_of_equal_rows(values(paths, point, judging=True)) for point in points)
 
     def _note_usual(self, paths: RepresentationPaths, groups: NDArray[np.int64]) -> None:
         """Keep what held-out paths look like at each depth; without a profile, nothing."""
