@@ -68,7 +68,7 @@ def check_same(place: Place, found: Layout, wanted: Layout) -> None:
         if there != here:
             raise RepdynError(
                 f"{place}: holds another trace, its {key} is {_short(there)} and not {_short(here)}; "
-                "choose another path, or start over with resume=False"
+                "choose another path, or start over with resume=False (--no-resume)"
             )
 
 
