@@ -179,7 +179,7 @@ def refuses_damage(
                 f"{os.fspath(path)}: the saved {cls.__name__} is damaged ({said[:200]}); save it again"
             ) from error
 
-    return refusing
+    return refusing  # type: ignore[return-value]  # the names of its first two arguments are free
 
 
 def _document(folder: Path) -> dict[str, Any] | None:

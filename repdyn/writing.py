@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["Scratch", "earlier_of", "replace_folder", "scratch_folder", "sweep_scratch", "whole_file"]
+__all__ = ["Scratch", "earlier_of", "hold", "replace_folder", "scratch_folder", "sweep_scratch", "whole_file"]
 
 _MARK = ".repdyn-"  # between the name of the destination and eight characters that nobody can guess
 _EARLIER = ".earlier"
@@ -36,7 +36,7 @@ class Scratch:
         while True:
             made = tempfile.mkdtemp(prefix=f".{target.name}{_MARK}", dir=target.parent)
             self.path = Path(made)
-            self._held = _hold(self.path, wait=True)
+            self._held = hold(self.path, wait=True)
             if self.path.is_dir():  # else a sweep took it before it was held
                 break
             self._let_go()
@@ -118,7 +118,7 @@ def sweep_scratch(target: Path) -> None:
     for path in _siblings(target):
         if path == kept:
             continue
-        held = _hold(path, wait=False)
+        held = hold(path, wait=False)
         if held is None:
             continue
         if path.is_dir():
@@ -148,7 +148,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     sweep_scratch(target)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}{_MARK}", dir=target.parent)
     scratch = Path(name)
-    held = _hold(scratch, wait=True)
+    held = hold(scratch, wait=True)
     try:
         os.fchmod(descriptor, _mode(target)) if hasattr(os, "fchmod") else None
         yield scratch
@@ -182,7 +182,7 @@ def _siblings(target: Path) -> list[Path]:
     return [path for path in beside if ours.fullmatch(path.name) and not path.is_symlink()]
 
 
-def _hold(path: Path, wait: bool) -> int | None:
+def hold(path: Path, wait: bool) -> int | None:
     """Mark a folder or file as in use; ``None`` where another process holds it or no lock can be had."""
     if sys.platform == "win32":
         return None

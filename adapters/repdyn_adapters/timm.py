@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,8 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
         found: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load and safetensors raise what they like on a foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to load it all the same
+            reason = "it holds pickled objects, or is damaged; save its state_dict as safetensors"
         raise RepdynError(f"{file}: is not a readable checkpoint of weights alone ({reason})") from None
     for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):

@@ -378,7 +378,9 @@ def _prefix_tokens(model: Any) -> int:
 def _or_error(name: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except (OSError, ValueError, KeyError) as error:
+    except RepdynError:
+        raise
+    except Exception as error:  # a damaged or foreign file makes its readers raise whatever they like
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RepdynError(
             f"model 'hf:{name}': cannot be loaded ({reason}); give a name on the hub or a folder"

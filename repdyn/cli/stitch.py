@@ -19,7 +19,9 @@ def stitch(
     data: Annotated[str, typer.Argument(help="DATA to answer for.", show_default=False)],
     points: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Leave A and enter B at these points instead of A's last point and B's head."),
+        typer.Option(
+            metavar="A B", help="Leave A and enter B at these points instead of A's last point and B's head."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Keep the accuracies beside their controls in this folder.")

@@ -32,7 +32,9 @@ def translate(
     paired: Annotated[bool, typer.Option(help="Samples of equal id are pairs; fit on them.")] = False,
     held_out: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(help="Two stores of the same samples, one by each model, for the evaluation only."),
+        typer.Option(
+            metavar="A B", help="Two stores of the same samples, one by each model, for the evaluation only."
+        ),
     ] = None,
     apply: Annotated[
         Path | None, typer.Option(help="Translate a file of embeddings by this finished translation.")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from repdyn.errors import RepdynError
+from repdyn.writing import whole_file
 
 __all__ = ["fingerprint", "read_checkpoint", "write_checkpoint"]
 
@@ -60,9 +61,9 @@ def write_checkpoint(
     place = Path(file)
     place.parent.mkdir(parents=True, exist_ok=True)
     header = {"kind": _KIND, "fit": json.dumps(of), "progress": json.dumps(progress)}
-    scratch = place.with_name(f".{place.name}.{os.getpid()}")
-    scratch.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, header))
-    scratch.replace(place)
+    held = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, header)
+    with whole_file(place) as scratch:
+        scratch.write_bytes(held)
 
 
 def read_checkpoint(

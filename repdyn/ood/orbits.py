@@ -22,7 +22,7 @@ FLOOR = 1e-12  # below any float32 residual; keeps a logarithm finite where an o
 def orbit_features(
     encode: Map, decode: Map, x: Tensor, steps: int, radius: float, *, gradient: bool = False
 ) -> Tensor:
-    """The features of :class:`TrajectoryDetector`, ``(n, D) -> (n, steps + 4)``, differentiable on request."""
+    """The features of :class:`TrajectoryDetector`: ``(n, D) -> (n, steps + 4)``, with gradients if asked."""
     import torch
 
     run = _run if gradient else apply

@@ -215,7 +215,10 @@ def read_chunk_lengths(place: Place, layout: Layout, chunk: int) -> Index:
     data = place.read(name)
     if len(data) != 8 * shape[0] * shape[1]:
         raise RepdynError(f"{place}/{name}: is truncated or damaged; trace or save these paths again")
-    return np.frombuffer(data, "<i8").reshape(shape)[: len(layout.rows(chunk))]
+    found = np.frombuffer(data, "<i8").reshape(shape)[: len(layout.rows(chunk))]
+    if (found < 0).any():
+        raise RepdynError(f"{place}/{name}: holds a negative length; trace or save these paths again")
+    return found
 
 
 def _check(values: NDArray[Any], point: str, ids: NDArray[np.str_], shape: tuple[int, ...]) -> None:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.paths.columns import Rows, Tokens
 from repdyn.paths.paths import RepresentationPaths
-from repdyn.paths.places import PARTIAL, as_bytes, writing_failed
+from repdyn.paths.places import as_bytes, writing_failed
 from repdyn.progress import track
+from repdyn.writing import whole_file
 
 __all__ = ["export_paths"]
 
@@ -53,17 +54,11 @@ def export_paths(paths: RepresentationPaths, out: str | os.PathLike[str]) -> Non
     write = writers.get(target.suffix)
     if write is None:
         raise RepdynError(f"{target}: its ending names no format; expected .parquet or .safetensors")
-    scratch = target.with_name(f".{target.name}{PARTIAL}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
+        with whole_file(target) as scratch, scratch.open("wb") as file:
             write(paths, file)
-        scratch.replace(target)
     except OSError as error:
         raise writing_failed(target, error) from error
-    finally:
-        if scratch.exists():
-            scratch.unlink()
 
 
 def _write_parquet(paths: RepresentationPaths, file: BinaryIO) -> None:

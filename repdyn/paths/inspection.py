@@ -19,6 +19,7 @@ from repdyn.progress import track
 __all__ = ["Damage", "StoreInfo", "Verification", "inspect_paths", "verify_paths"]
 
 _DAMAGES_SHOWN = 10
+_MOST_DAMAGES = 10_000  # a store that lacks so much is not worth reading to its end
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ class StoreInfo:
     def __repr__(self) -> str:
         meta = self.meta
         state = "complete" if self.complete else f"unfinished, {self.there} are there"
-        versions = ", ".join(f"{name} {found}" for name, found in dict(meta.get("versions", {})).items())
+        told = meta.get("versions")
+        known = told if isinstance(told, dict) else {}
+        versions = ", ".join(f"{name} {found}" for name, found in known.items())
         points = (
             f"{len(self.points)}, {self.points[0]} to {self.points[-1]}, {sum(self.widths.values())} wide"
         )
@@ -232,6 +235,11 @@ def verify_paths(path: str | os.PathLike[str]) -> Verification:
             files, size = files + 1, size + read
             if what:
                 damages.append(Damage(chunk, rows.start, rows.stop - 1, file, what))
+        if len(damages) > _MOST_DAMAGES:
+            raise RepdynError(
+                f"{place}: more than {_MOST_DAMAGES} files are missing or damaged, up to chunk {chunk} of "
+                f"{layout.chunks}; trace the {layout.size} samples that it tells of again"
+            )
     return Verification(str(place), files, size, tuple(damages))
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.paths.checks import STORAGE_DTYPES
 from repdyn.paths.origin import SCHEMA_VERSION
 from repdyn.paths.places import Place, place_of
 from repdyn.paths.zarr_format import array_metadata, read_json
@@ -43,6 +44,8 @@ _CHUNK_BYTES = 32 * 2**20
 _CHUNKS_WANTED = 16
 # … but never into fewer rows than this, and always into multiples of it, so that batches fill chunks.
 _ROWS_WANTED = 64
+# A thousand terabytes have fewer; a number that was made up must not keep a reader busy for years.
+_MOST_CHUNKS = 10**6
 
 
 @dataclass(frozen=True)
@@ -227,20 +230,24 @@ def layout_of(place: Place, document: dict[str, Any] | None) -> Layout:
     try:
         layout = Layout(
             points=tuple(map(str, known["points"])),
-            widths={str(point): int(width) for point, width in known["widths"].items()},
+            widths={str(point): _whole(width) for point, width in known["widths"].items()},
             tokens=tuple(map(str, known["tokens"])),
-            size=int(known["size"]),
-            chunk_rows=int(known["chunk_rows"]),
+            size=_whole(known["size"]),
+            chunk_rows=_whole(known["chunk_rows"]),
             dtype=np.dtype(known["dtype"]).name,
-            logits_width=None if known["logits_width"] is None else int(known["logits_width"]),
+            logits_width=None if known["logits_width"] is None else _whole(known["logits_width"]),
             meta=dict(known["meta"]),
             complete=bool(known["complete"]),
         )
         # A JSON object has no order that must be kept; the points have.
         ordered = {point: layout.widths[point] for point in layout.points}
-        if layout.chunk_rows < 1 or layout.size < 1 or not set(layout.tokens) <= set(layout.points):
+        if not layout.points or not set(layout.tokens) <= set(layout.points):
             raise ValueError
-    except (KeyError, TypeError, ValueError, AttributeError):
+        if len(ordered) != len(layout.points) or layout.dtype not in STORAGE_DTYPES:
+            raise ValueError
+        if layout.chunks > _MOST_CHUNKS:
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise RepdynError(f"{place}: its attributes are damaged; trace or save the paths again") from None
     return replace(layout, widths=ordered)
 
@@ -256,6 +263,13 @@ def rows_per_chunk(size: int, row_bytes: int) -> int:
     else:
         rows = min(_ROWS_WANTED, by_bytes)
     return min(rows, size)
+
+
+def _whole(value: Any) -> int:
+    """A whole number from 1, of what JSON may hold in its place."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**62:
+        raise ValueError
+    return value
 
 
 def _is_ours(document: dict[str, Any] | None) -> bool:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.writing import hold
 
-__all__ = ["Folder", "Place", "Remote", "as_bytes", "place_of", "writing_failed"]
+__all__ = ["Folder", "Place", "Remote", "as_bytes", "place_of", "refuse_exhaustion", "writing_failed"]
 
 PARTIAL = ".part"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -67,18 +68,27 @@ class Folder:
             If the disk is full or refuses; what was there before is still there.
         """
         target = self.path / name
-        scratch = target.with_name(f".{target.name}{PARTIAL}")
+        scratch, held = None, None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with scratch.open("wb") as file:
+            # A name that nobody can foresee: no other writer uses it, and nobody can put a link there.
+            descriptor, name = tempfile.mkstemp(PARTIAL, f".{target.name}-", target.parent)
+            scratch = Path(name)
+            held = hold(scratch, wait=True)  # so that another writer does not sweep it
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(as_bytes(data))
                 file.flush()
                 # Without this a power cut could leave the new name on an empty file.
                 os.fsync(file.fileno())
+            scratch.chmod(0o644)
             scratch.replace(target)
         except OSError as error:
-            scratch.unlink(missing_ok=True)
+            if scratch is not None:
+                scratch.unlink(missing_ok=True)
             raise writing_failed(target, error) from error
+        finally:
+            if held is not None:
+                os.close(held)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -101,9 +111,12 @@ class Folder:
         return self.path.is_dir() and not any(self.path.iterdir())
 
     def sweep(self) -> None:
-        """Remove what killed writers left half written."""
+        """Remove what killed writers left half written; what a live one is writing stays."""
         for leftover in self.path.rglob(f".*{PARTIAL}"):
-            leftover.unlink(missing_ok=True)
+            held = hold(leftover, wait=False)
+            if held is not None:
+                leftover.unlink(missing_ok=True)
+                os.close(held)
 
     def scratch(self) -> Folder:
         """A new folder beside this one, to be filled and then moved here."""
@@ -271,12 +284,21 @@ def as_bytes(data: bytes | NDArray[Any]) -> bytes | memoryview:
     return data.reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else data
 
 
+def refuse_exhaustion(error: Exception) -> None:
+    """Say that a process has too many files open, which is no damage of what it could not open."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise RepdynError(
+            f"{error.filename}: cannot be opened, this process has too many files open; raise `ulimit -n`"
+        ) from None
+
+
 def writing_failed(target: Path, error: OSError) -> RepdynError:
     """Say in one line why something could not be written."""
     if error.errno in _NO_SPACE:
         return RepdynError(
             f"{target}: no space left on the disk; what was complete is kept, free some space and run again"
         )
+    refuse_exhaustion(error)
     return RepdynError(f"{target}: cannot be written ({error.strerror or error}); choose another path")
 
 

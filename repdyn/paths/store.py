@@ -17,7 +17,7 @@ from repdyn.paths.chunks import chunk_is_whole, read_chunk_lengths
 from repdyn.paths.columns import Index, Rows, Tokens
 from repdyn.paths.layout import Layout, layout_of
 from repdyn.paths.paths import RepresentationPaths
-from repdyn.paths.places import Folder, Place, Remote, place_of
+from repdyn.paths.places import Folder, Place, Remote, place_of, refuse_exhaustion
 from repdyn.paths.remote import RemoteChunks
 from repdyn.paths.zarr_format import decode_strings, read_json
 
@@ -126,7 +126,8 @@ class ChunkFiles:
         try:
             # As a plain array: the memmap subclass makes every indexing slower.
             return np.asarray(np.memmap(file, self._dtype, "r", shape=shape))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            refuse_exhaustion(error)
             raise RepdynError(f"{file}: is missing or truncated since the store was opened") from None
 
 
@@ -150,9 +151,11 @@ def _unfinished(place: Place, layout: Layout) -> RepdynError:
 
 def _metadata(place: Place, document: dict[str, Any]) -> Callable[[str], dict[str, Any] | None]:
     """What gives an array's metadata: its own file here, elsewhere what the group's has gathered."""
-    gathered = (document.get("consolidated_metadata") or {}).get("metadata")
+    consolidated = document.get("consolidated_metadata")
+    gathered = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     if isinstance(place, Remote) and isinstance(gathered, dict):
-        return gathered.get
+        known = {name: found for name, found in gathered.items() if isinstance(found, dict)}
+        return known.get
     return lambda name: read_json(place, f"{name}/zarr.json")
 
 

@@ -175,7 +175,8 @@ class PathsWriter:
             count = sum(map(len, missing))
             raise RepdynError(
                 f"{self.place}: {count} of {self.layout.size} samples are still missing, "
-                f"the first is {missing[0].start}; write them before finishing"
+                f"the first is {missing[0].start}; write them before finishing (if another trace writes here "
+                "too, let it end and run this one again)"
             )
         if not self.layout.complete:
             self.layout = seal(self.place, self.layout)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from repdyn.errors import RepdynError
-from repdyn.paths.places import Place
+from repdyn.paths.places import Place, refuse_exhaustion
 
 __all__ = [
     "array_metadata",
@@ -99,7 +99,8 @@ def read_json(place: Place, name: str) -> dict[str, Any] | None:
     """Read a JSON object; ``None`` where there is none that can be read."""
     try:
         found = json.loads(place.read(name))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: JSON nested a thousand deep
+        refuse_exhaustion(error)
         # A place that cannot be reached says so; a file that is missing or no JSON is no object.
         if isinstance(error, RepdynError):
             raise

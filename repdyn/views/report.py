@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from repdyn.errors import RepdynError
 from repdyn.views.theme import template
+from repdyn.writing import whole_file
 
 __all__ = ["Section", "write_report"]
 
@@ -294,14 +295,8 @@ def _drawable(figure: go.Figure) -> bool:
 
 
 def _write_whole(path: Path, page: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with whole_file(path) as scratch:
+            scratch.write_text(page, encoding="utf-8")
     except OSError as error:
         raise RepdynError(f"report: {path} could not be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
