@@ -189,12 +189,14 @@ def _with_checkpoint(timm: Any, architecture: str, file: Path) -> nn.Module:
 def _read_weights(file: Path) -> Mapping[str, Tensor]:
     if not file.is_file():
         raise RepdynError(f"{file}: there is no such checkpoint")
+    found: Any
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(file)
-        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+            found = load_file(file)
+        else:
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load and safetensors raise what they like on a foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RepdynError(f"{file}: is not a readable checkpoint of weights alone ({reason})") from None
@@ -204,7 +206,11 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
             break
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise RepdynError(f"{file}: holds no state dict; expected names and tensors")
-    return {key.removeprefix("module."): value for key, value in found.items()}
+    weights = {str(key): value for key, value in found.items()}
+    prefixes = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
+    while prefix := next((p for p in prefixes if weights and all(key.startswith(p) for key in weights)), ""):
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return weights
 
 
 def _classes(timm: Any, architecture: str, weights: Mapping[str, Tensor]) -> dict[str, int]:

@@ -79,6 +79,7 @@ class Passes:
         self._inputs: Any = None
         self._count = 0
         self._own: Tensor | None = None
+        self._whole: set[str] = set()
         self._masks: dict[object, Tensor | None] = {}
         self._stack = ExitStack()
         self.points: tuple[str, ...] = ()
@@ -111,6 +112,12 @@ class Passes:
     def run(self, prepared: Any, count: int) -> Batch:
         """One forward pass over the prepared inputs of so many samples."""
         found = self._forward(prepared, count)
+        more = [name for name in found if name.partition("#")[0] in self._whole and name not in self.points]
+        if more:
+            raise RepdynError(
+                f"point {more[0]!r}: the module is called more often than for the first sample; read calls "
+                f"that every sample has by name, such as {more[0].partition('#')[0] + '#0'!r}"
+            )
         missing = [name for name in self.points if name not in found]
         if missing:
             raise RepdynError(f"point {missing[0]!r}: was read for the first sample but not for a later one")
@@ -149,7 +156,12 @@ class Passes:
             if both and last.shape == before.shape and torch.equal(last, before):
                 names = names[:-1]
         self.points = tuple(names)
-        self._reader.stop_after = names[-1]
+        self._whole = {name.partition("#")[0] for name in names if name not in self._wanted} | {
+            name for name in self._wanted if "#" not in name
+        }
+        # A module that is called several times may be called once more for another sample.
+        open_end = "#" in names[-1] and names[-1] not in self._wanted
+        self._reader.stop_after = None if open_end else names[-1]
         kept = {name: self._keep(found[name]) for name in names}
         self.widths = {name: value[0].shape[-1] for name, value in kept.items()}
         self.token_points = tuple(name for name, value in kept.items() if isinstance(value, list))
