@@ -15,7 +15,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import LAYOUTS, Layout
-from repdyn_adapters.blocks import find_blocks, find_choices
+from repdyn_adapters.blocks import channels_of, find_blocks, find_choices
 
 __all__ = ["ModuleAdapter", "stack"]
 
@@ -86,7 +86,11 @@ class ModuleAdapter:
         """Make any module traceable; see :func:`repdyn.wrap`."""
         if any(torch.nn.parameter.is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
             raise RepdynError("model: has lazy weights without a shape; call it once on a batch beforehand")
-        known = {path: Point(path, _layout(part)) for path, part in module.named_modules() if path}
+        known = {
+            path: Point(path, _layout(part), channels=channels_of(part))
+            for path, part in module.named_modules()
+            if path
+        }
         known.setdefault(WHOLE, Point("", _layout(module)))
         if isinstance(points, str):
             raise RepdynError(f"points: expected a list of names, got {points!r}; write [{points!r}]")

@@ -15,7 +15,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
-from repdyn_adapters.blocks import find_blocks, find_choices
+from repdyn_adapters.blocks import channels_of, find_blocks, find_choices
 
 __all__ = ["TimmAdapter"]
 
@@ -106,7 +106,11 @@ class TimmAdapter:
             own = BLOCK_LAYOUTS.get(type(part).__name__, layout)
             # A TNT block gives the pixels of every patch, then the patches.
             points[path] = Point(
-                path, own, prefix, part=1 if family == "tnt" and type(part).__name__ == "Block" else None
+                path,
+                own,
+                prefix,
+                part=1 if family == "tnt" and type(part).__name__ == "Block" else None,
+                channels=channels_of(part),
             )
         del points[""]
         default = find_blocks(model)

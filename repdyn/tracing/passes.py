@@ -15,7 +15,7 @@ from torch import Tensor
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point, left_as_found, reading, unwrap
 from repdyn.tracing.model import TracedModel
-from repdyn.tracing.pooling import Pooling, as_tokens, find_pooling
+from repdyn.tracing.pooling import Layout, Pooling, as_tokens, find_pooling
 
 __all__ = ["WIDEST_LOGITS", "Batch", "Passes"]
 
@@ -166,8 +166,7 @@ class Passes:
         self.widths = {name: value[0].shape[-1] for name, value in kept.items()}
         self.token_points = tuple(name for name, value in kept.items() if isinstance(value, list))
         if self._has_logits():
-            logits = self._first_logits(found)
-            width = logits.shape[1]
+            width = self._first_logits(found).shape[1]
             self.logits_width = width if width <= WIDEST_LOGITS else None
 
     def _first_logits(self, found: Mapping[str, Any]) -> NDArray[Any]:
@@ -244,7 +243,7 @@ class Passes:
                     f"gives shape {tuple(value.shape)} for {self._count} samples: no axis of it is the "
                     "samples' (a module inside windows or groups?); read the block around it"
                 )
-            tokens = as_tokens(value, point.layout, mask, point.prefix)
+            tokens = as_tokens(value, _seen_layout(point, value), mask, point.prefix)
             if self._pooling is None:
                 if not tokens.spatial:
                     return tokens.values[:, 0].clone()
@@ -302,6 +301,19 @@ class Passes:
         if logits.is_complex():
             logits = torch.cat([logits.real, logits.imag], dim=-1)
         return logits.float().cpu().numpy()
+
+
+_TURNED: dict[int, tuple[Layout, Layout]] = {3: ("NCL", "NLC"), 4: ("NCHW", "NHWC")}
+
+
+def _seen_layout(point: Point, value: Tensor) -> Layout:
+    """The declared layout, or the other one where only that has the module's number of channels."""
+    if point.channels is None or value.ndim < 3 or point.layout[0] != "N":
+        return point.layout
+    second, last = (value.shape[axis] == point.channels for axis in (1, -1))
+    if second == last:
+        return point.layout
+    return _TURNED.get(value.ndim, ("NC*", "N*C"))[0 if second else 1]
 
 
 def _owned(kept: Tensor, value: Tensor) -> Tensor:
