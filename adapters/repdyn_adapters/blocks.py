@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-__all__ = ["find_blocks", "find_choices"]
+__all__ = ["channels_of", "find_blocks", "find_choices"]
 
 
 def find_blocks(module: nn.Module) -> tuple[str, ...]:
@@ -97,6 +97,24 @@ def find_choices(module: nn.Module, blocks: Sequence[str]) -> dict[str, tuple[st
         known = set(inside)
         found[choice] = tuple(name for name in inside if not any(up in known for up in _ancestors(name)))
     return {choice: names for choice, names in found.items() if names}
+
+
+def channels_of(module: nn.Module) -> int | None:
+    """How many channels a module gives, by its last layer with weights; None where that says nothing.
+
+    Examples
+    --------
+    >>> channels_of(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.LayerNorm(8)))
+    8
+    """
+    for part in reversed(list(module.modules())):
+        for name in ("out_features", "out_channels", "num_features", "num_channels"):
+            if isinstance(found := getattr(part, name, None), int) and part._parameters:
+                return found
+        shape = getattr(part, "normalized_shape", None)
+        if shape is not None and len(shape) == 1:
+            return int(shape[0])
+    return None
 
 
 def _stage(block: str) -> str | None:

@@ -15,7 +15,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import LAYOUTS, Layout
-from repdyn_adapters.blocks import find_blocks, find_choices
+from repdyn_adapters.blocks import channels_of, find_blocks, find_choices
 
 __all__ = ["ModuleAdapter", "stack"]
 
@@ -84,7 +84,13 @@ class ModuleAdapter:
         name: str | None = None,
     ) -> TracedModel:
         """Make any module traceable; see :func:`repdyn.wrap`."""
-        known = {path: Point(path, _layout(part)) for path, part in module.named_modules() if path}
+        if any(torch.nn.parameter.is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
+            raise RepdynError("model: has lazy weights without a shape; call it once on a batch beforehand")
+        known = {
+            path: Point(path, _layout(part), channels=channels_of(part))
+            for path, part in module.named_modules()
+            if path
+        }
         known.setdefault(WHOLE, Point("", _layout(module)))
         if isinstance(points, str):
             raise RepdynError(f"points: expected a list of names, got {points!r}; write [{points!r}]")
@@ -102,7 +108,7 @@ class ModuleAdapter:
             module=module,
             points=known,
             default_points=chosen,
-            prepare=prepare or stack,
+            prepare=prepare or (stack_wide if _is_double(module) else stack),
             pooling="mean",
             final=chosen[-1],
             head=head,
@@ -117,13 +123,29 @@ class ModuleAdapter:
 
 def stack(samples: Sequence[Any]) -> Tensor:
     """Tensors and arrays of one shape, stacked; float64 becomes float32, as torch's own layers expect."""
+    batch = _stacked(samples)
+    return batch.float() if batch.dtype == torch.float64 else batch
+
+
+def stack_wide(samples: Sequence[Any]) -> Tensor:
+    """Tensors and arrays of one shape, stacked in their own type, for models in float64."""
+    return _stacked(samples)
+
+
+def _stacked(samples: Sequence[Any]) -> Tensor:
     try:
-        batch = torch.stack([sample if isinstance(sample, Tensor) else _tensor(sample) for sample in samples])
+        return torch.stack([sample if isinstance(sample, Tensor) else _tensor(sample) for sample in samples])
     except RuntimeError as error:
         raise RepdynError(
             f"inputs: samples of different shapes cannot be stacked ({error}); pass prepare="
         ) from None
-    return batch.float() if batch.dtype == torch.float64 else batch
+
+
+def _is_double(module: nn.Module) -> bool:
+    kinds = [
+        weight.dtype for weight in module.parameters() if weight.is_floating_point() or weight.is_complex()
+    ]
+    return bool(kinds) and kinds[0] in (torch.float64, torch.complex128)
 
 
 def _told(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
-from repdyn_adapters.blocks import find_blocks, find_choices
+from repdyn_adapters.blocks import channels_of, find_blocks, find_choices
 
 __all__ = ["TimmAdapter"]
 
@@ -107,7 +107,11 @@ class TimmAdapter:
             own = BLOCK_LAYOUTS.get(type(part).__name__, layout)
             # A TNT block gives the pixels of every patch, then the patches.
             points[path] = Point(
-                path, own, prefix, part=1 if family == "tnt" and type(part).__name__ == "Block" else None
+                path,
+                own,
+                prefix,
+                part=1 if family == "tnt" and type(part).__name__ == "Block" else None,
+                channels=channels_of(part),
             )
         del points[""]
         default = find_blocks(model)
@@ -190,12 +194,14 @@ def _with_checkpoint(timm: Any, architecture: str, file: Path) -> nn.Module:
 def _read_weights(file: Path) -> Mapping[str, Tensor]:
     if not file.is_file():
         raise RepdynError(f"{file}: there is no such checkpoint")
+    found: Any
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(file)
-        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+            found = load_file(file)
+        else:
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load and safetensors raise what they like on a foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to load it all the same
@@ -207,7 +213,11 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
             break
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise RepdynError(f"{file}: holds no state dict; expected names and tensors")
-    return {key.removeprefix("module."): value for key, value in found.items()}
+    weights = {str(key): value for key, value in found.items()}
+    prefixes = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
+    while prefix := next((p for p in prefixes if weights and all(key.startswith(p) for key in weights)), ""):
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return weights
 
 
 def _classes(timm: Any, architecture: str, weights: Mapping[str, Tensor]) -> dict[str, int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
+from repdyn.tracing.pooling import POOLINGS, Pooling, Tokens, find_pooling
 from repdyn_adapters.module import stack
 
 __all__ = ["prepare_pictures", "prepare_signals", "prepare_texts", "sentence_settings"]
@@ -24,12 +25,73 @@ def sentence_settings(source: str) -> dict[str, Any]:
         settings = _read_json(source, file)
         if keep == "length" and isinstance(settings.get("max_seq_length"), int):
             found["length"] = settings["max_seq_length"]
-        if keep == "pooling":
-            modes = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
-            on = [ours for theirs, ours in modes.items() if settings.get(f"pooling_mode_{theirs}")]
-            if on:
-                found["pooling"] = on[0]
+        if keep == "pooling" and settings:
+            found["pooling"] = _sentence_pooling(settings)
+    settings = _read_json(source, "config_sentence_transformers.json")
+    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
+    if isinstance(prompt, str) and prompt:
+        found["prompt"] = prompt
     return found
+
+
+def _largest(tokens: Tokens) -> Tensor:
+    """The largest value of each channel over real tokens."""
+    if tokens.mask is None:
+        return tokens.values.amax(dim=1)
+    return tokens.values.masked_fill(~tokens.mask.unsqueeze(-1), -torch.inf).amax(dim=1)
+
+
+def _weighted_mean(tokens: Tokens) -> Tensor:
+    """The mean over real tokens, weighted by their position from 1."""
+    values = tokens.values.float()
+    weight = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)
+    weight = weight.expand(values.shape[:2]) if tokens.mask is None else weight * tokens.mask
+    return (values * weight.unsqueeze(-1)).sum(dim=1) / weight.sum(dim=1, keepdim=True)
+
+
+def _root_mean(tokens: Tokens) -> Tensor:
+    """The sum over real tokens by the root of their number."""
+    mean = POOLINGS["mean"](tokens)
+    if tokens.mask is None:
+        return mean * tokens.values.shape[1] ** 0.5
+    return mean * tokens.mask.sum(dim=1, keepdim=True) ** 0.5
+
+
+_SENTENCE_POOLINGS: dict[str, str | Pooling] = {
+    "cls": "cls",
+    "max": _largest,
+    "mean": "mean",
+    "mean_sqrt_len": _root_mean,
+    "weightedmean": _weighted_mean,
+    "lasttoken": "last",
+}
+"""sentence-transformers' names, in the order in which it puts several side by side."""
+
+
+def _sentence_pooling(settings: Mapping[str, Any]) -> str | Pooling:
+    """The pooling that a folder asks for: by one name since 5.4, before that by a flag for each."""
+    given = settings.get("pooling_mode")
+    if given is None:
+        given = [
+            name.removeprefix("pooling_mode_")
+            for name, on in settings.items()
+            if on is True and "_mode_" in name
+        ]
+    wanted = {str(name).removesuffix("_tokens").removesuffix("_token") for name in _listed(given)}
+    unknown = wanted - set(_SENTENCE_POOLINGS)
+    if unknown or not wanted:
+        raise RepdynError(
+            f"model: its 1_Pooling/config.json asks for {', '.join(sorted(unknown)) or 'no pooling'}; "
+            f"known are {', '.join(_SENTENCE_POOLINGS)}"
+        )
+    chosen = [pooling for name, pooling in _SENTENCE_POOLINGS.items() if name in wanted]
+    if len(chosen) == 1:
+        return chosen[0]
+    return lambda tokens: torch.cat([find_pooling(pooling)(tokens) for pooling in chosen], dim=1)
+
+
+def _listed(names: Any) -> list[Any]:
+    return list(names) if isinstance(names, list | tuple) else [names]
 
 
 def _read_json(source: str, file: str) -> dict[str, Any]:
@@ -66,6 +128,10 @@ def prepare_texts(
             tokenizer = None
     config = model.config
     positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    for part in model.modules():  # RoBERTa's positions begin after that of padding
+        numbered = getattr(part, "position_embeddings", None)
+        if isinstance(numbered, nn.Embedding) and numbered.padding_idx is not None:
+            positions = min(positions, numbered.num_embeddings - numbered.padding_idx - 1)
     extra: dict[str, Any] = {}
     if "use_cache" in inspect.signature(model.forward).parameters:
         extra["use_cache"] = False
@@ -92,7 +158,17 @@ def prepare_texts(
     keep = inspect.signature(model.forward).parameters
     pad = getattr(config, "pad_token_id", None) or 0
 
+    prompt = sentence.get("prompt", "")
+    words = len(tokenizer) if tokenizer is not None else None
+    table = model.get_input_embeddings()
+    words = table.num_embeddings if isinstance(table, nn.Embedding) else words
+
     def prepare(samples: Sequence[Any]) -> dict[str, Any]:
+        for sample in samples:
+            if isinstance(sample, str) != isinstance(samples[0], str) or sample is None:
+                raise RepdynError(
+                    f"inputs: a {type(sample).__name__} is among them; expected texts or token ids alone"
+                )
         if isinstance(samples[0], str):
             if tokenizer is None:
                 raise RepdynError(
@@ -100,7 +176,7 @@ def prepare_texts(
                 )
             batch = dict(
                 tokenizer(
-                    list(samples),
+                    [prompt + sample for sample in samples],
                     padding=True,
                     pad_to_multiple_of=multiple,
                     truncation=True,
@@ -115,6 +191,18 @@ def prepare_texts(
                 )
             return completed({name: value for name, value in batch.items() if name in keep})
         rows = [torch.as_tensor(sample).long() for sample in samples]
+        for row in rows:
+            if row.ndim != 1 or not len(row):
+                raise RepdynError(f"inputs: token ids of shape {tuple(row.shape)}; expected (length,)")
+            if words is not None and (int(row.min()) < 0 or int(row.max()) >= words):
+                raise RepdynError(
+                    f"inputs: token ids from {int(row.min())} to {int(row.max())}; "
+                    f"the model knows 0 to {words - 1}"
+                )
+            if len(row) > positions:
+                raise RepdynError(
+                    f"inputs: {len(row)} token ids; the model has {positions} positions, cut the sample"
+                )
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
         lengths = torch.tensor([len(row) for row in rows])
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
@@ -125,7 +213,12 @@ def prepare_texts(
     def lengths(samples: Sequence[Any]) -> list[int]:
         if tokenizer is None or not isinstance(samples[0], str):
             return [len(sample) for sample in samples]
-        ids = tokenizer(list(samples), truncation=True, max_length=limit, return_attention_mask=False)
+        ids = tokenizer(
+            [prompt + sample for sample in samples],
+            truncation=True,
+            max_length=limit,
+            return_attention_mask=False,
+        )
         return [len(row) for row in ids["input_ids"]]
 
     return prepare, lengths, f"tokenised, cut at {limit} tokens" if tokenizer is not None else "token ids"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
+import json
+import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +22,31 @@ from numpy.typing import NDArray
 
 from repdyn.cli.limits import check_archive, check_pixels, open_gzip
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.paths.checks import check_labels
 from repdyn.progress import track
 
 __all__ = ["Data", "is_data", "read_data"]
 
-PICTURE_SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2"}
+_NETPBM = {".ppm", ".pgm", ".pbm", ".pnm"}
+PICTURE_SUFFIXES = frozenset(
+    {
+        ".png",
+        ".apng",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".avif",
+        ".tga",
+        ".heic",
+        ".heif",
+        *_JPEG,
+        *_NETPBM,
+    }
+)
+"""What counts as a picture in a folder; one that Pillow cannot decode here (heic) is refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +93,9 @@ def read_data(specification: str, skip_bad: bool = False) -> Data:
     ----------
     specification
         ``images:DIR`` (a folder per class, or pictures without one), ``npz:FILE#X,Y``,
-        ``csv:FILE#TEXT,LABEL`` (gzip by its ending), ``hf:NAME#SPLIT`` (needs ``pip install datasets``),
+        ``csv:FILE#TEXT,LABEL`` (gzip by its ending; commas, semicolons or tabs by its header),
+        ``csv-latin1:…`` (the same, in latin-1), ``jsonl:FILE#TEXT,LABEL``, ``parquet:FILE#TEXT,LABEL``,
+        ``hf:NAME#SPLIT`` (needs ``pip install datasets``),
         ``digits`` (scikit-learn's) or ``docstrings`` (first paragraphs of the installed packages'
         documentation, labelled by package). Y and LABEL may be left out.
     skip_bad
@@ -122,7 +148,8 @@ def is_data(specification: str) -> bool:
 class Pictures(Sequence[Any]):
     """Pictures opened one by one when they are read, so that a folder of any size fits in memory.
 
-    Whatever their mode they become RGB as usual: transparency is dropped, 16 bits of grey become 8.
+    Whatever their mode they become RGB as usual: transparency is dropped, 16 bits of grey become 8. Pixels
+    are taken as they are stored: an orientation in the EXIF data turns nothing, as in torchvision and timm.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -130,6 +157,14 @@ class Pictures(Sequence[Any]):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def sample_digest(self, index: int) -> str:
+        """SHA-256 of a picture's file, by which a continued trace knows it again."""
+        try:
+            with open(self.files[index], "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise RepdynError(f"{self.files[index]}: cannot be read ({error.strerror or error})") from None
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -150,7 +185,8 @@ def _open(file: Path) -> Any:
         with warnings.catch_warnings(), Image.open(file) as picture:
             warnings.simplefilter("ignore")  # of odd metadata, which nobody here reads
             check_pixels(*picture.size)
-            frames = getattr(picture, "n_frames", 1)
+            # A phone's MPO holds a picture first, and then its depth or its preview.
+            frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
             return _rgb(picture) if frames == 1 else f"is animated or has pages, {frames} of them"
     except Exception as error:  # decoders of broken files raise whatever the bytes led them to
         return f"is not a readable picture ({_one_line(error).replace(str(file), 'the file')})"
@@ -194,7 +230,12 @@ def _images(address: str) -> Data:
     folder = Path(address)
     if not folder.is_dir():
         raise RepdynError(f"data images:{address}: there is no such folder")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in PICTURE_SUFFIXES and f.is_file())
+    files = sorted(f for f in _walk(folder) if f.suffix.lower() in PICTURE_SUFFIXES and f.is_file())
+    for file in files:
+        try:
+            str(file).encode()
+        except UnicodeEncodeError:
+            raise RepdynError(f"{str(file)!r}: its name is not valid UTF-8; rename it") from None
     classes = [f.relative_to(folder).parts[0] if f.parent != folder else "" for f in files]
     if any(classes) and not all(classes):
         loose = files[classes.index("")]
@@ -204,6 +245,19 @@ def _images(address: str) -> Data:
         np.array(classes) if any(classes) else None,
         tuple(str(f.relative_to(folder)) for f in files),
     )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, through links, without hidden folders; no folder is entered twice."""
+    entered: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place) / name for name in files)
 
 
 def _npz(address: str) -> Data:
@@ -237,29 +291,113 @@ def _npz(address: str) -> Data:
     return Data(inputs, loaded[1] if len(loaded) == 2 else None)
 
 
-def _csv(address: str) -> Data:
-    name, columns = _columns(address, "csv:FILE#TEXT,LABEL")
-    path = _file(name, "csv")
+def _csv(address: str, form: str = "csv", encoding: str = "utf-8-sig") -> Data:
+    name, columns = _columns(address, f"{form}:FILE#TEXT,LABEL")
+    path = _file(name, form)
     opened: Callable[..., Any] = open_gzip if path.suffix == ".gz" else open
     rows: list[list[str]] = []
     bad: dict[str, str] = {}
+    line, limit = 0, csv.field_size_limit(2**31 - 1)  # a text may be longer than csv's 131 072 characters
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
+        with opened(path, "rt", encoding=encoding, newline="") as lines:
+            delimiter = _delimiter(lines.readline(), columns)
+            lines.seek(0)
+            # Strict: a quote that is never closed would swallow the lines after it.
+            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
             known = reader.fieldnames or []
             for column in columns:
                 if column not in known:
                     raise RepdynError(f"{path}: has no column {column!r}; {nearest_names(column, known)}")
             for row in reader:
+                line = reader.line_num
                 if None in row or None in row.values():
                     more = "more" if None in row else "fewer"
                     bad[f"{path}: line {reader.line_num}"] = f"has {more} columns than the header"
                 else:
                     rows.append([row[column] for column in columns])
-    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except csv.Error as error:
+        raise RepdynError(
+            f"{path}: the line that begins after line {line} has a quote that does not end its field "
+            f"({_one_line(error)}); double the quotes inside of fields"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise RepdynError(
+            f"{path}: is not a readable UTF-8 CSV ({_one_line(error)}); write csv-latin1:FILE#TEXT,LABEL "
+            "if it is in latin-1"
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RepdynError(f"{path}: is not a readable UTF-8 CSV ({_one_line(error)})") from None
+    finally:
+        csv.field_size_limit(limit)
     labels = np.array([row[1] for row in rows], dtype=np.str_) if len(columns) == 2 else None
     return Data([row[0] for row in rows], labels, None, bad)
+
+
+def _delimiter(header: str, columns: Sequence[str]) -> str:
+    """Comma, semicolon or tab: the first one by which the header has the columns."""
+    for delimiter in ",;\t":
+        names = next(csv.reader([header], delimiter=delimiter), [])
+        if set(columns) <= set(names):
+            return delimiter
+    return ","
+
+
+def _jsonl(address: str) -> Data:
+    name, columns = _columns(address, "jsonl:FILE#TEXT,LABEL")
+    path = _file(name, "jsonl")
+    opened = gzip.open if path.suffix == ".gz" else open
+    rows: list[list[Any]] = []
+    bad: dict[str, str] = {}
+    try:
+        with opened(path, "rt", encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    found = json.loads(line)
+                    rows.append([found[column] for column in columns])
+                except (ValueError, RecursionError):
+                    bad[f"{path}: line {number}"] = "is no JSON"
+                except (KeyError, TypeError, IndexError):
+                    bad[f"{path}: line {number}"] = f"is no object with {' and '.join(columns)}"
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RepdynError(f"{path}: is not readable UTF-8 ({_one_line(error)})") from None
+    return _of_rows(path, rows, columns, bad)
+
+
+def _parquet(address: str) -> Data:
+    name, columns = _columns(address, "parquet:FILE#TEXT,LABEL")
+    path = _file(name, "parquet")
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise RepdynError("data parquet:…: needs pyarrow: pip install pyarrow") from None
+    try:
+        known = parquet.read_schema(path).names
+        for column in columns:
+            if column not in known:
+                raise RepdynError(f"{path}: has no column {column!r}; {nearest_names(column, known)}")
+        table = parquet.read_table(path, columns=columns)
+    except RepdynError:
+        raise
+    except Exception as error:  # a damaged file makes Arrow fail in many ways
+        raise RepdynError(f"{path}: is not a readable Parquet file ({_one_line(error)})") from None
+    read = [table.column(column).to_pylist() for column in columns]
+    return _of_rows(path, [list(row) for row in zip(*read, strict=True)], columns, {})
+
+
+def _of_rows(path: Path, rows: list[list[Any]], columns: Sequence[str], bad: dict[str, str]) -> Data:
+    """Texts and labels; a row without a text is bad, one without a label is told where labels are checked."""
+    good = []
+    for number, row in enumerate(rows):
+        if isinstance(row[0], str):
+            good.append(row)
+        else:
+            bad[f"{path}: row {number}"] = f"has a {type(row[0]).__name__} in {columns[0]!r}, expected a text"
+    labels = [row[1] for row in good] if len(columns) == 2 else None
+    return Data(
+        [row[0] for row in good], None if labels is None else check_labels(labels, len(good)), None, bad
+    )
 
 
 def _hub(address: str) -> Data:
@@ -312,6 +450,9 @@ _READERS: dict[str, Callable[[str], Data]] = {
     "images": _images,
     "npz": _npz,
     "csv": _csv,
+    "csv-latin1": partial(_csv, form="csv-latin1", encoding="latin-1"),
+    "jsonl": _jsonl,
+    "parquet": _parquet,
     "hf": _hub,
     "digits": _digits,
     "docstrings": _docstrings,

@@ -161,8 +161,8 @@ def entry(
         try:
             figure = result.plot()
         except RepdynError as error:
-            # A result that came to no verdict may have nothing to draw, and still has something to say.
-            if verdict != "inconclusive":
+            # A translation that was not derived has no evidence to draw, and still has something to say.
+            if verdict != "inconclusive" or getattr(result, "evidence", True):
                 raise
             lines += ["", f"There is no picture: {getattr(result, 'reason', '') or error}"]
     if not title:

@@ -135,7 +135,9 @@ class LeastSquares(nn.Module):
         """Take ``K`` from observables before and after a step, shapes ``(n, d)``."""
         # In units of the mean eigenvalue of Z'Z: the same shrinkage for any batch and any scale.
         unit = float(before.detach().double().square().sum()) / min(before.shape)
-        self.weight = ridge(before, after, _SHRINKAGE * max(unit, _SMALLEST)).to(before.dtype)
+        solved = ridge(before, after, _SHRINKAGE * max(unit, _SMALLEST)).to(before.dtype)
+        # In the layout of a loaded weight: products round by the layout of their factors.
+        self.weight = solved.contiguous()
 
     def matrix(self, source: float, target: float) -> Tensor:
         """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``.

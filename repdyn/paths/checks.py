@@ -68,9 +68,18 @@ def check_labels(labels: ArrayLike | None, size: int) -> NDArray[Any] | None:
     """Return labels as ``(N,)`` int64 or strings; refuse another count or kind."""
     if labels is None:
         return None
+    missing = _missing_label(labels)
+    if missing is not None:
+        raise RepdynError(
+            f"labels: that of sample {missing} is missing (None or NaN); give one, or leave the sample out"
+        )
     found = np.asarray(labels)
     if found.ndim != 1 or len(found) != size:
         raise RepdynError(f"labels: have shape {found.shape} for {size} samples; give one label per sample")
+    if found.dtype.kind == "u" and len(found) and int(found.max()) > np.iinfo(np.int64).max:
+        raise RepdynError(
+            f"labels: {int(found.max())} does not fit into int64; give strings or smaller integers"
+        )
     if found.dtype.kind == "b" or found.dtype.kind in "iu":
         return found.astype(np.int64)
     if found.dtype.kind == "U":
@@ -78,6 +87,17 @@ def check_labels(labels: ArrayLike | None, size: int) -> NDArray[Any] | None:
     if found.dtype.kind in "OT" and all(isinstance(label, str) for label in found.tolist()):
         return found.astype(np.str_)
     raise RepdynError(f"labels: have dtype {found.dtype}; give integers or strings")
+
+
+def _missing_label(labels: Any) -> int | None:
+    """The first sample whose label is None or NaN, which NumPy would make the string 'nan' among strings."""
+    if isinstance(labels, np.ndarray) and labels.dtype.kind not in "Of":
+        return None
+    values = labels.tolist() if hasattr(labels, "tolist") else labels
+    for number, label in enumerate(values if isinstance(values, list | tuple) else ()):
+        if label is None or (isinstance(label, float) and label != label):
+            return number
+    return None
 
 
 def check_ids(ids: ArrayLike | None, size: int) -> NDArray[np.str_]:

@@ -36,6 +36,9 @@ class Point:
         The module's ``"output"``, or the first argument of its call, its ``"input"``.
     part
         Which member of a tuple output is the representation; None for the first tensor in it.
+    channels
+        How many channels there should be, where the layout is a guess: it is turned around where only the
+        other end of the shape has so many.
     """
 
     module: str
@@ -44,6 +47,7 @@ class Point:
     mask: str | Callable[[Mapping[str, Any]], Tensor | None] | None = None
     reads: Literal["output", "input"] = "output"
     part: int | None = None
+    channels: int | None = None
 
 
 class _Enough(Exception):

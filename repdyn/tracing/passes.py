@@ -15,7 +15,7 @@ from torch import Tensor
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point, left_as_found, reading, unwrap
 from repdyn.tracing.model import TracedModel
-from repdyn.tracing.pooling import Pooling, as_tokens, find_pooling
+from repdyn.tracing.pooling import Layout, Pooling, as_tokens, find_pooling
 
 __all__ = ["WIDEST_LOGITS", "Batch", "Passes"]
 
@@ -79,6 +79,7 @@ class Passes:
         self._inputs: Any = None
         self._count = 0
         self._own: Tensor | None = None
+        self._whole: set[str] = set()
         self._masks: dict[object, Tensor | None] = {}
         self._stack = ExitStack()
         self.points: tuple[str, ...] = ()
@@ -111,6 +112,12 @@ class Passes:
     def run(self, prepared: Any, count: int) -> Batch:
         """One forward pass over the prepared inputs of so many samples."""
         found = self._forward(prepared, count)
+        more = [name for name in found if name.partition("#")[0] in self._whole and name not in self.points]
+        if more:
+            raise RepdynError(
+                f"point {more[0]!r}: the module is called more often than for the first sample; read calls "
+                f"that every sample has by name, such as {more[0].partition('#')[0] + '#0'!r}"
+            )
         missing = [name for name in self.points if name not in found]
         if missing:
             raise RepdynError(f"point {missing[0]!r}: was read for the first sample but not for a later one")
@@ -149,13 +156,17 @@ class Passes:
             if both and last.shape == before.shape and torch.equal(last, before):
                 names = names[:-1]
         self.points = tuple(names)
-        self._reader.stop_after = names[-1]
+        self._whole = {name.partition("#")[0] for name in names if name not in self._wanted} | {
+            name for name in self._wanted if "#" not in name
+        }
+        # A module that is called several times may be called once more for another sample.
+        open_end = "#" in names[-1] and names[-1] not in self._wanted
+        self._reader.stop_after = None if open_end else names[-1]
         kept = {name: self._keep(found[name]) for name in names}
         self.widths = {name: value[0].shape[-1] for name, value in kept.items()}
         self.token_points = tuple(name for name, value in kept.items() if isinstance(value, list))
         if self._has_logits():
-            logits = self._first_logits(found)
-            width = logits.shape[1]
+            width = self._first_logits(found).shape[1]
             self.logits_width = width if width <= WIDEST_LOGITS else None
 
     def _first_logits(self, found: Mapping[str, Any]) -> NDArray[Any]:
@@ -232,7 +243,7 @@ class Passes:
                     f"gives shape {tuple(value.shape)} for {self._count} samples: no axis of it is the "
                     "samples' (a module inside windows or groups?); read the block around it"
                 )
-            tokens = as_tokens(value, point.layout, mask, point.prefix)
+            tokens = as_tokens(value, _seen_layout(point, value), mask, point.prefix)
             if self._pooling is None:
                 if not tokens.spatial:
                     return tokens.values[:, 0].clone()
@@ -290,6 +301,19 @@ class Passes:
         if logits.is_complex():
             logits = torch.cat([logits.real, logits.imag], dim=-1)
         return logits.float().cpu().numpy()
+
+
+_TURNED: dict[int, tuple[Layout, Layout]] = {3: ("NCL", "NLC"), 4: ("NCHW", "NHWC")}
+
+
+def _seen_layout(point: Point, value: Tensor) -> Layout:
+    """The declared layout, or the other one where only that has the module's number of channels."""
+    if point.channels is None or value.ndim < 3 or point.layout[0] != "N":
+        return point.layout
+    second, last = (value.shape[axis] == point.channels for axis in (1, -1))
+    if second == last:
+        return point.layout
+    return _TURNED.get(value.ndim, ("NC*", "N*C"))[0 if second else 1]
 
 
 def _owned(kept: Tensor, value: Tensor) -> Tensor:

@@ -118,6 +118,7 @@ def wrap(
     """
     if not isinstance(module, nn.Module):
         raise RepdynError(f"model: expected a torch.nn.Module, got {type(module).__name__}")
+    module = _unwrapped(module)
     adapter: Any = _adapters()["module"].load()()
     result: TracedModel = adapter.wrap(module, prepare=prepare, head=head, points=points)
     return result
@@ -130,6 +131,7 @@ def traced(model: TracedModel | nn.Module | str) -> TracedModel:
     if isinstance(model, str):
         return load(model)
     if isinstance(model, nn.Module):
+        model = _unwrapped(model)
         for entry in _adapters().values():
             if entry.name == "module":
                 continue
@@ -142,6 +144,26 @@ def traced(model: TracedModel | nn.Module | str) -> TracedModel:
         f"model: expected a TracedModel, a torch.nn.Module or a name such as 'timm:resnet18', "
         f"got {type(model).__name__}"
     )
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The model inside of what torch.compile, data parallelism and PEFT put around it, with all its weights.
+
+    PEFT's low-rank and similar adapters are parts of the model inside; its learned prompts are not.
+    """
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if inner is None and any(kind.__name__ == "PeftModel" for kind in type(module).__mro__):
+            if getattr(getattr(module, "active_peft_config", None), "is_prompt_learning", False):
+                raise RepdynError(
+                    "model: PEFT's learned prompts cannot be traced; wrap its base model instead"
+                )
+            inner = module.get_base_model()  # type: ignore[operator]
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
 
 
 def interventions() -> Any:

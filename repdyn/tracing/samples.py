@@ -10,7 +10,6 @@ from itertools import tee
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
@@ -57,8 +56,16 @@ class Samples:
 
     def take(self, index: NDArray[np.int64]) -> list[Any]:
         """The samples of these numbers."""
-        found = [self.items[int(number)] for number in index]
+        found = [self._item(int(number)) for number in index]
         return [item[0] for item in found] if self.labelled else found
+
+    def _item(self, number: int) -> Any:
+        try:
+            return self.items[number]
+        except Exception as error:  # whatever a data set says of one that it cannot read
+            told = " ".join(str(error).split()) or type(error).__name__
+            known = told if isinstance(error, RepdynError) else f"{type(error).__name__}: {told}"
+            raise RepdynError(f"sample {number} (id {str(self.ids[number])!r}): {known}") from error
 
     def read(
         self, plan: Iterable[tuple[range, NDArray[np.int64]]]
@@ -178,14 +185,17 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     names = (
         np.arange(size).astype(str) if ids is None else np.asarray([str(name) for name in np.asarray(ids)])
     )
-    known = (
-        None if labels is None else np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
-    )
-    for what, found in (("labels", known), ("ids", names)):
-        if found is not None and (found.ndim != 1 or len(found) != size):
-            raise RepdynError(
-                f"{what}: {len(found)} of them for {size} samples; there must be one per sample"
-            )
+    known: NDArray[Any] | None = None
+    if labels is not None:
+        from repdyn.paths.checks import check_labels
+
+        labels = labels.cpu().numpy() if isinstance(labels, Tensor) else labels
+        shape = labels.shape if isinstance(labels, np.ndarray) else (len(list(labels)),)  # type: ignore[arg-type]
+        if len(shape) != 1 or shape[0] != size:
+            raise RepdynError(f"labels: {shape[0]} of them for {size} samples; there must be one per sample")
+        known = check_labels(labels, size)
+    if names.ndim != 1 or len(names) != size:
+        raise RepdynError(f"ids: {len(names)} of them for {size} samples; there must be one per sample")
     if len(set(names.tolist())) < size:
         repeated = Counter(names.tolist()).most_common(1)[0][0]
         raise RepdynError(f"ids: {repeated!r} is there twice; every sample needs its own")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import Any
@@ -43,7 +43,13 @@ def read_chunks(
             continue
         rows, index, inputs, found = step
         digests.update(found)
-        batch = passes.run(inputs, len(index))
+        try:
+            batch = passes.run(inputs, len(index))
+        except Exception as error:  # whatever a model says of a sample that is not for it
+            taken = samples.take(index)
+            raise _blamed(
+                lambda sample: passes.run(passes.prepare([sample]), 1), samples, index, taken, error
+            ) from error
         _check_finite(passes, samples, index, batch)
         gathered.append((index, batch))
         count += len(index)
@@ -67,7 +73,38 @@ def _steps(
     for rows, index, taken in samples.read(plan):
         pairs = zip(index.tolist(), taken, strict=True) if hashed else ()
         digests = {number: samples.sample_digest(number, sample) for number, sample in pairs}
-        yield rows, index, passes.prepare(taken), digests
+        try:
+            inputs = passes.prepare(taken)
+        except Exception as error:  # whatever a preparation says of a sample that is not for it
+            raise _blamed(lambda sample: passes.prepare([sample]), samples, index, taken, error) from error
+        yield rows, index, inputs, digests
+
+
+def _blamed(
+    attempt: Callable[[Any], object],
+    samples: Samples,
+    index: NDArray[np.int64],
+    taken: list[Any],
+    error: Exception,
+) -> RepdynError:
+    """The error of a batch as that of the first sample in it that fails alone."""
+    for number, sample in sorted(zip(index.tolist(), taken, strict=True), key=lambda pair: pair[0]):
+        try:
+            attempt(sample)
+        except Exception as own:  # the same error, as a rule
+            return RepdynError(
+                f"sample {number} (id {str(samples.ids[number])!r}): {_told(own)}; mend it or leave it out"
+            )
+    first, last = int(index.min()), int(index.max())
+    return RepdynError(
+        f"samples {first} to {last}: {_told(error)}; each of them alone passes, so that they do not fit "
+        "into one batch; pad them in prepare=, or take batch_size=1"
+    )
+
+
+def _told(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, RepdynError) else f"{type(error).__name__}: {text}"
 
 
 def _ahead(steps: Iterator[Step]) -> Iterator[Step]:
