@@ -345,7 +345,7 @@ def _delimiter(header: str, columns: Sequence[str]) -> str:
 def _jsonl(address: str) -> Data:
     name, columns = _columns(address, "jsonl:FILE#TEXT,LABEL")
     path = _file(name, "jsonl")
-    opened = gzip.open if path.suffix == ".gz" else open
+    opened: Callable[..., Any] = open_gzip if path.suffix == ".gz" else open
     rows: list[list[Any]] = []
     bad: dict[str, str] = {}
     try:

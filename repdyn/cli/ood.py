@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -166,7 +166,7 @@ def score(
     live = model is not None and out is None
     scores: list[float] = []
     with contextlib.ExitStack() as closing:
-        file = None
+        file: TextIO | None = None
         if out is not None:
             scratch = closing.enter_context(whole_file(out))  # replaces `out` once all rows are in it
             file = closing.enter_context(
