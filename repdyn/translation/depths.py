@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.translation.coordinates import unit_rows
 from repdyn.translation.linear import LinearTranslation
@@ -116,6 +116,7 @@ class PathTranslation:
             t.save(Path(path) / f"depth-{k}")
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> PathTranslation:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "path_translation")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.repeats import groups_of_equal_rows
@@ -106,6 +106,7 @@ class TranslationEvaluation:
         save_artifact(path, "translation_evaluation", config, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> TranslationEvaluation:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "translation_evaluation")

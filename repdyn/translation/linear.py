@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ class LinearTranslation:
         )
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> LinearTranslation:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "translation")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.translation.candidates import Candidate, best_by_chance
 from repdyn.translation.granularity import branches_of, granularities
@@ -160,6 +160,7 @@ class TreeMatch:
         save_artifact(path, "tree_match", config, tensors)
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> TreeMatch:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "tree_match")

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.translation.linear import LinearTranslation
@@ -71,6 +71,7 @@ class StitchingEvaluation:
         save_artifact(path, "stitching", self.to_dict(), {})
 
     @classmethod
+    @refuses_damage
     def load(cls, path: str | os.PathLike[str]) -> StitchingEvaluation:
         """Read what :meth:`save` wrote."""
         config = load_artifact(path, "stitching").config
