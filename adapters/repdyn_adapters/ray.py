@@ -73,7 +73,11 @@ class RayEngine:
             count = min(self._count(ray.cluster_resources(), gpus), len(chunks))
             worker = ray.remote(_Worker).options(num_cpus=self.threads, num_gpus=gpus)
             # Once for all, and held here until the end: whoever replaces a lost worker needs it again.
-            outfit = ray.put(_Outfit(_without_samples(job), self.threads, os.getcwd(), tuple(sys.path)))
+            # Lazy samples arrive as lists, whose content the store knows by chunks all the same.
+            hashed = not job.samples.in_memory
+            outfit = ray.put(
+                _Outfit(_without_samples(job), self.threads, os.getcwd(), tuple(sys.path), hashed)
+            )
             total = len(job.samples)
             done = _write_all(ray, worker, outfit, job.samples, chunks, count)
             by_sample = (step for rows in done for step in repeat(None, len(rows)))
@@ -99,6 +103,7 @@ class _Outfit:
     threads: int
     folder: str
     searched: tuple[str, ...]
+    hashed: bool
 
 
 class _Worker:
@@ -115,7 +120,8 @@ class _Worker:
         if self._passes is None:
             self._passes = self._open(outfit)
         job = outfit.job
-        write_chunks(self._passes, replace(samples, items=items), job.batch_size, job.writer, [rows])
+        of_chunk = replace(samples, items=items)
+        write_chunks(self._passes, of_chunk, job.batch_size, job.writer, [rows], outfit.hashed)
 
     def _open(self, outfit: _Outfit) -> Any:
         import torch

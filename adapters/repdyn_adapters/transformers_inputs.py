@@ -128,6 +128,7 @@ def prepare_texts(
             tokenizer = None
     config = model.config
     positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    positions = positions if positions > 0 else 1_000_000  # XLNet says -1: it has no limit
     for part in model.modules():  # RoBERTa's positions begin after that of padding
         numbered = getattr(part, "position_embeddings", None)
         if isinstance(numbered, nn.Embedding) and numbered.padding_idx is not None:

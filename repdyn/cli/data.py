@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -300,10 +301,10 @@ def _csv(address: str, form: str = "csv", encoding: str = "utf-8-sig") -> Data:
     line, limit = 0, csv.field_size_limit(2**31 - 1)  # a text may be longer than csv's 131 072 characters
     try:
         with opened(path, "rt", encoding=encoding, newline="") as lines:
-            delimiter = _delimiter(lines.readline(), columns)
-            lines.seek(0)
+            head = lines.readline()  # an archive cannot be read from the start again
+            delimiter = _delimiter(head, columns)
             # Strict: a quote that is never closed would swallow the lines after it.
-            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+            reader = csv.DictReader(chain([head], lines), delimiter=delimiter, strict=True)
             known = reader.fieldnames or []
             for column in columns:
                 if column not in known:

@@ -112,7 +112,8 @@ class Passes:
     def run(self, prepared: Any, count: int) -> Batch:
         """One forward pass over the prepared inputs of so many samples."""
         found = self._forward(prepared, count)
-        more = [name for name in found if name.partition("#")[0] in self._whole and name not in self.points]
+        extra = [name for name in found if "#" in name and name not in self.points]
+        more = [name for name in extra if name.partition("#")[0] in self._whole]
         if more:
             raise RepdynError(
                 f"point {more[0]!r}: the module is called more often than for the first sample; read calls "

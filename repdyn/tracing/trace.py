@@ -140,7 +140,7 @@ def trace(
         writer = _start(passes, samples, told, out, resume)
         _check_content(samples, writer, batch_size)
         if elsewhere is None:
-            write_chunks(passes, samples, batch_size, writer, list(writer.missing))
+            write_chunks(passes, samples, batch_size, writer, list(writer.missing), not samples.in_memory)
     if elsewhere is not None:
         # Out of the passes, whose hooks cannot be sent: the workers put their own.
         named = model if isinstance(model, str) else subject
@@ -149,11 +149,14 @@ def trace(
 
 
 def write_chunks(
-    passes: Passes, samples: Samples, batch_size: int, writer: PathsWriter, chunks: list[range]
+    passes: Passes,
+    samples: Samples,
+    batch_size: int,
+    writer: PathsWriter,
+    chunks: list[range],
+    hashed: bool,
 ) -> None:
     """Trace whole chunks and write each when it is done; which others there are makes no difference to it."""
-
-    hashed = not samples.in_memory
 
     def write(rows: range, part: Batch, content: str | None) -> None:
         labels = None if samples.labels is None else samples.labels[rows.start : rows.stop]

@@ -215,7 +215,7 @@ def test_a_model_that_takes_nothing_says_why_at_once():
 
 
 def test_data_of_any_kind_is_scored_as_other_verbs_read_it(command, here):
-    texts = ["one text", "two texts of words", "three", "four and more"] * 12
+    texts = [f"text number {k} of {k % 7} words" for k in range(48)]
     with (here / "q.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["text"], *([text] for text in texts)])
     model = repdyn.load("packaged:all-MiniLM-L6-v2")
