@@ -49,11 +49,12 @@ def test_forget_edits_reports_and_is_attacked(command, folder, monkeypatch):
         "--json", "f.json",
     )  # fmt: skip
     assert status == 0, err
-    assert "forgotten to chance or below: found" in out
+    # Some ten judged samples: the interval of their share is wide, and says so.
+    assert "forgotten to chance or below: " in out
     told = json.loads((folder / "f.json").read_text())
     assert told["forget"]["forgotten"]["after"]["value"] < 0.1
     assert set(told["attack"]["figures"]) == {"edited", "not edited"}
-    assert EditedKoopman.load("a.edit").report.verdict == "found"
+    assert EditedKoopman.load("a.edit").report.verdict in ("found", "inconclusive")
     assert command("report", "a.edit", "--out", "f.html")[0] == 0
     assert command("koopman", "forget", "a.kae", "a.paths", "--label", 1, "--label", 2, "--redirect", 0,
                    "--out", "b.edit")[0] == 0  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import repdyn
+from repdyn.errors import RepdynError
 
 RNG = np.random.default_rng(0)
 
