@@ -31,7 +31,7 @@ def replication(evidence: Mapping[str, object], verdict: str, reason: str) -> go
     plotly.graph_objects.Figure
     """
     if not evidence:
-        raise RepdynError("replication: there is nothing to draw; the translation was not derived from data")
+        raise RepdynError("replication: there is no evidence to draw; the translation was not derived")
     read = {name: estimate(value) for name, value in evidence.items()}
     figure = panels([""], columns=1, height=200 + 34 * len(read))
     tests = ("halves", "other half", "different map", "agreement with rivals")

@@ -241,4 +241,4 @@ def test_a_translation_without_a_verdict_does_not_take_the_report_down(command, 
     assert status == 0, err
     page = (here / "r.html").read_text()
     assert "too few to be matched" in page
-    assert "the translation was given, not derived" not in page
+    assert "the translation was not derived" not in page
