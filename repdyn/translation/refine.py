@@ -14,7 +14,9 @@ __all__ = [
     "joint_similarity",
     "mutual_neighbors",
     "nearest_orthogonal",
+    "recovered_rows",
     "refine",
+    "retrieval",
     "settle",
 ]
 
@@ -187,6 +189,16 @@ def mutual_neighbors(similarity: Rows) -> tuple[Index, Index]:
 def fit_without_pairs(similarity: Rows) -> float:
     """How well translated points fall among real ones: mean similarity of nearest neighbours, both ways."""
     return float(similarity.max(1).mean() + similarity.max(0).mean()) / 2
+
+
+def retrieval(x: Rows, y: Rows) -> float:
+    """How often a row of x is, among all rows of y, nearest to the one of its own number."""
+    return float(recovered_rows(x, y).mean())
+
+
+def recovered_rows(x: Rows, y: Rows) -> NDArray[np.bool_]:
+    """Whether each row of x is nearest to the row of y of its own number, shape ``(N,)``."""
+    return np.asarray((x @ y.T).argmax(1) == np.arange(len(x)))
 
 
 def nearest_orthogonal(m: NDArray[np.floating]) -> Rows:

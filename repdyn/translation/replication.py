@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.progress import track
 from repdyn.translation.coordinates import Cloud, unit_rows
-from repdyn.translation.refine import nearest_orthogonal
+from repdyn.translation.refine import nearest_orthogonal, recovered_rows, retrieval
 from repdyn.translation.search import PROBED, Search
 from repdyn.translation.verdict import judge, settled_part
 
-__all__ = ["Replicated", "disjoint_halves", "replicate", "retrieval"]
+__all__ = ["Replicated", "disjoint_halves", "replicate"]
 
 Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -100,7 +100,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     rows = generator.permutation(len(a[-1].points))[:PROBES]
     probes = [c.points[rows] for c in a]
     moved = [[unit_rows(x @ m) for x, m in zip(probes, maps)] for maps in fits]
-    confidence = [bootstrap_mean(_recovered(x, y), seed=seed) for x, y in zip(*moved)]
+    confidence = [bootstrap_mean(recovered_rows(x, y), seed=seed) for x, y in zip(*moved)]
     recovered = confidence[-1].value
     both = Search(a, b, known, seed=int(generator.integers(2**31)))
     if recovered >= FOUND:
@@ -160,15 +160,6 @@ def _alike(searches: Sequence[Search], probes: Rows) -> bool:
     """Whether the best candidates of the two halves agree."""
     one, other = (unit_rows(probes @ search.best.maps[-1]) for search in searches)
     return retrieval(one, other) >= ALIKE
-
-
-def retrieval(x: Rows, y: Rows) -> float:
-    """How often a row of x is, among all rows of y, nearest to the one of its own number."""
-    return float(_recovered(x, y).mean())
-
-
-def _recovered(x: Rows, y: Rows) -> NDArray[np.bool_]:
-    return np.asarray((x @ y.T).argmax(1) == np.arange(len(x)))
 
 
 def disjoint_halves(count: int, generator: np.random.Generator) -> tuple[Index, Index]:

@@ -14,11 +14,17 @@ from sklearn.exceptions import ConvergenceWarning
 
 from repdyn.translation.coordinates import unit_rows
 from repdyn.translation.proposals import padded, partial_procrustes
-from repdyn.translation.refine import joint_similarity, nearest_orthogonal, refine, settle
+from repdyn.translation.refine import (
+    fit_without_pairs,
+    joint_similarity,
+    nearest_orthogonal,
+    refine,
+    retrieval,
+    settle,
+)
 
 __all__ = ["Rival", "RivalSettings", "excess_distance", "rivals"]
 
-Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
 
@@ -38,11 +44,11 @@ class RivalSettings:
     matchings
         Permutations tried for each number of clusters, those whose centroids fit best first.
     axes
-        Leading principal axes that are reflected, and exchanged with their neighbour.
+        Leading principal axes that are reflected, and exchanged with their neighbor.
     random
         Random rotations.
-    screened, screening_steps, screening_batch
-        Starts that are refined shortly, and how.
+    screening_steps, screening_batch
+        How every start is refined shortly.
     polished, polishing_steps, batch
         Those that fit best are refined with so many steps on so many points of either side.
     scored
@@ -168,7 +174,8 @@ def rivals(
     for name, start in starts:
         steps = [min(32, rank)] * settings.screening_steps
         got = refine(a, b, start, steps, settings.screening_batch, int(generator.integers(2**31)), fixed)
-        screened.append((_fit(a, b, got, settings.screening_batch), name, got))
+        few = [[x[: settings.screening_batch] for x in side] for side in (a, b)]
+        screened.append((fit_without_pairs(joint_similarity(*few, got)), name, got))
     probes = a[-1][:500]
     best = unit_rows(probes @ maps[-1])
     centroids = unit_rows(_centroids(unit_rows(b[-1][:CLUSTERED]), settings.neighborhoods, generator)[0])
@@ -180,8 +187,8 @@ def rivals(
         if len(found) >= settings.polished:
             break
         moved = unit_rows(probes @ got[-1])
-        if _retrieval(moved, best) >= settings.different or any(
-            _retrieval(moved, other) >= settings.different for other in seen
+        if retrieval(moved, best) >= settings.different or any(
+            retrieval(moved, other) >= settings.different for other in seen
         ):
             continue
         seen.append(moved)
@@ -214,7 +221,7 @@ def _rival(
     excess = excess_distance(a[-1], b[-1], settled[-1], settings.scored)
     moved = unit_rows(a[-1][: len(best)] @ settled[-1])
     same = float(((moved @ centroids.T).argmax(1) == (best @ centroids.T).argmax(1)).mean())
-    return Rival(settled, float(np.sqrt(excess[0] * excess[1])), _retrieval(moved, best), same, name)
+    return Rival(settled, float(np.sqrt(excess[0] * excess[1])), retrieval(moved, best), same, name)
 
 
 def _starts(
@@ -296,12 +303,3 @@ def _centroids(x: Rows, count: int, generator: np.random.Generator) -> tuple[Row
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = KMeans(min(count, len(x)), n_init=1, max_iter=20, random_state=seed).fit(x)
     return np.asarray(found.cluster_centers_, dtype=np.float32), np.asarray(found.labels_, dtype=np.int64)
-
-
-def _fit(a: Sequence[Rows], b: Sequence[Rows], maps: Sequence[Rows], count: int) -> float:
-    similarity = joint_similarity([x[:count] for x in a], [y[:count] for y in b], maps)
-    return float(similarity.max(1).mean() + similarity.max(0).mean()) / 2
-
-
-def _retrieval(x: Rows, y: Rows) -> float:
-    return float(((x @ y.T).argmax(1) == np.arange(len(x))).mean())
