@@ -4,8 +4,7 @@ import pytest
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.nodes import Nodes
 from repdyn.translation.proposals import guided_gain
-from repdyn.translation.refine import nearest_orthogonal
-from repdyn.translation.replication import retrieval
+from repdyn.translation.refine import nearest_orthogonal, retrieval
 from repdyn.translation.search import Candidate, Search
 
 NO_PAIRS = np.empty((0, 2), dtype=np.int64)
