@@ -174,8 +174,8 @@ def rivals(
     for name, start in starts:
         steps = [min(32, rank)] * settings.screening_steps
         got = refine(a, b, start, steps, settings.screening_batch, int(generator.integers(2**31)), fixed)
-        few = [[x[: settings.screening_batch] for x in side] for side in (a, b)]
-        screened.append((fit_without_pairs(joint_similarity(*few, got)), name, got))
+        left, right = ([x[: settings.screening_batch] for x in side] for side in (a, b))
+        screened.append((fit_without_pairs(joint_similarity(left, right, got)), name, got))
     probes = a[-1][:500]
     best = unit_rows(probes @ maps[-1])
     centroids = unit_rows(_centroids(unit_rows(b[-1][:CLUSTERED]), settings.neighborhoods, generator)[0])
