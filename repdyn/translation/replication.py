@@ -112,7 +112,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     # What either search has found besides has had as many chances as the map itself.
     others += [candidate.maps for search in searches for candidate in search.found[:FOLLOWED]]
     maps = both.settle(maps)
-    maps, own, rivals = both.compared(maps, others, MOST_HOPS)
+    maps, own, rivals, composition = both.compared(maps, others, MOST_HOPS)
     judgment = judge(recovered, own, rivals)
     evidence = {
         "retrieval between halves": recovered,
@@ -120,6 +120,9 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         "margin of the best different map": judgment.figures.margin,
         "margin of the best map of other clusters": judgment.figures.cluster_margin,
         "agreement with rivals": judgment.figures.expected,
+        "stability across compositions": composition.stability,
+        "worst stability across compositions": composition.worst,
+        "lead in standard errors": min(composition.lead, 1000.0),
     }
     if judgment.verdict == "ambiguous":
         part, directions = settled_part(maps[-1], judgment.tied)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 
 from repdyn.topology import LevelSetTree
 from repdyn.translation.assignment import quadratic_assignment
+from repdyn.translation.composition import Composition, across_compositions
 from repdyn.translation.consensus import consensus_weights
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.nodes import TREE_COMPONENTS, Nodes, flattened_gram
@@ -38,6 +40,13 @@ LEAVES = (8, 120)
 
 NEIGHBORS = (5, 8, 11)
 """Neighbours of the density tried: fewer show more peaks."""
+
+MEANS = 30
+"""Clusters of k-means that are the nodes of every second proposal. Where classes are blurred, peaks of the
+density are few or false, and matched means hold more of the truth; latents of Gaussian priors need the tree."""
+
+STARTS, POLISHED = (16, 400), (16, 40)
+"""Starts of the quadratic assignment, and how many of them are polished, for nodes of the tree and means."""
 
 POWERS = (0.35, 1.0)
 """Flattening of the Gram matrices' spectrum."""
@@ -109,6 +118,12 @@ map suits them by chance."""
 
 MOST_COMPARED = 4000
 """Points of either side on which a map is compared with its rivals."""
+
+COMPARED_WIDTH = 128
+"""Principal components in which it is."""
+
+DIFFERENT = 0.5
+"""Retrieval between two maps below which they translate items differently."""
 
 BETTER = 0.015
 """Share of the excess distance by which a rival must be better to take a map's place."""
@@ -238,29 +253,38 @@ class Search:
 
     def compared(
         self, maps: list[Rows], others: Sequence[Sequence[Rows]], hops: int
-    ) -> tuple[list[Rows], Rival, list[Rival]]:
+    ) -> tuple[list[Rows], Rival, list[Rival], Composition]:
         """The map beside its rivals; one that fits better takes its place, and is compared in turn.
 
         Returns
         -------
-        maps, own, rivals
-            The last map, what it is like once polished like the others, and the others.
+        maps, own, rivals, composition
+            The last map, what it is like once polished like the others, the others, and what samples of
+            other compositions say of it.
         """
         orders = [
             self.generator.permutation(len(x[0]))[:MOST_COMPARED] for x in (self.points_a, self.points_b)
         ]
-        a = [x[orders[0]] for x in self.points_a]
-        b = [y[orders[1]] for y in self.points_b]
+        a = [x[orders[0], :COMPARED_WIDTH] for x in self.points_a]
+        b = [y[orders[1], :COMPARED_WIDTH] for y in self.points_b]
         places = [{int(row): k for k, row in enumerate(order)} for order in orders]
         kept = [(places[0][i], places[1][j]) for i, j in self.known if i in places[0] and j in places[1]]
         fixed = (np.array([i for i, _ in kept]), np.array([j for _, j in kept])) if kept else None
+        narrow, others = _narrowed(maps), [_narrowed(other) for other in others]
         for hop in range(hops + 1):
             seed = int(self.generator.integers(2**31))
-            own, rivals = other_maps(a, b, maps, seed, others=others, fixed=fixed)
+            own, rivals = other_maps(a, b, narrow, seed, others=others, fixed=fixed)
             if hop == hops or not rivals or rivals[0].excess > (1 - BETTER) * own.excess:
                 break
-            maps, others = rivals[0].maps, [maps, *(rival.maps for rival in rivals[1:4])]
-        return maps, own, rivals
+            narrow, others = rivals[0].maps, [narrow, *(rival.maps for rival in rivals[1:4])]
+        if hop > 0:
+            wide = [
+                padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(narrow, self.points_a, self.points_b)
+            ]
+            maps = self.settle(wide if self.width <= COMPARED_WIDTH else self._refined(wide, FINISH, BATCH))
+        seed = int(self.generator.integers(2**31))
+        different = [rival for rival in rivals if rival.agreement < DIFFERENT]
+        return maps, own, rivals, across_compositions(a, b, own, different, seed, fixed)
 
     @property
     def _fixed(self) -> tuple[Index, Index] | None:
@@ -277,9 +301,14 @@ class Search:
         neighbors = int(generator.choice(NEIGHBORS))
         power = float(generator.uniform(*POWERS))
         nodes, node_of = [], []
+        # Every depth has its turn with either kind of nodes.
+        by_means = (number // len(self.a) + depth) % 2 == 1
         for side, points in enumerate((self.points_a, self.points_b)):
-            tree = self._tree(side, depth, neighbors)
-            labels = tree.cut(min(leaves, tree.n_peaks))
+            if by_means:
+                labels = self._means(side, depth)
+            else:
+                tree = self._tree(side, depth, neighbors)
+                labels = tree.cut(min(leaves, tree.n_peaks))
             # A node is a set of inputs: grown at one depth, it has a centroid at every depth.
             nodes.append(Nodes.from_labels([x[:TREE_POINTS, :NODE_COMPONENTS] for x in points], labels))
             node_of.append(labels)
@@ -291,7 +320,7 @@ class Search:
         unary = self._shared_pairs(node_of[0], node_of[1], size)
         if guide is not None:
             unary = unary + guided_gain(nodes[0], nodes[1], guide.maps, size)
-        permutations, _ = quadratic_assignment(a, b, unary, starts=16, polished=1, seed=seed)
+        permutations, _ = quadratic_assignment(a, b, unary, STARTS[by_means], POLISHED[by_means], seed)
         small = maps_from_nodes(nodes[0], nodes[1], permutations[0])
         maps = [padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(small, self.points_a, self.points_b)]
         return self._scored(self._refined(maps, FUNNEL, SCORED, KNOWN_LEAD))
@@ -331,9 +360,21 @@ class Search:
         i, j = self.known[:, 0], self.known[:, 1]
         return self._scored([partial_procrustes(x[i].T @ y[j]) for x, y in zip(self.points_a, self.points_b)])
 
+    def _means(self, side: int, depth: int) -> Index:
+        """Clusters of k-means from one random start, which differ from proposal to proposal."""
+        points = (self.points_a, self.points_b)[side][depth][:TREE_POINTS, :TREE_COMPONENTS]
+        seed = int(self.generator.integers(2**31))
+        found = KMeans(min(MEANS, len(points)), n_init=1, max_iter=20, random_state=seed).fit(points)
+        labels = np.unique(found.labels_, return_inverse=True)[1]
+        return np.asarray(labels, dtype=np.int64)
+
     def _tree(self, side: int, depth: int, neighbors: int) -> LevelSetTree:
         key = side, depth, neighbors
         if key not in self._trees:
             points = (self.points_a, self.points_b)[side][depth][:TREE_POINTS, :TREE_COMPONENTS]
             self._trees[key] = LevelSetTree.fit(points, neighbors=neighbors)
         return self._trees[key]
+
+
+def _narrowed(maps: Sequence[Rows]) -> list[Rows]:
+    return [m[:COMPARED_WIDTH, :COMPARED_WIDTH] for m in maps]
