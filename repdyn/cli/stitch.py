@@ -74,5 +74,8 @@ def stitch(
             with whole_file(logits) as scratch, scratch.open("wb") as file:
                 np.save(file, answers)
             say(f"logits are in {logits}")
-    say(f"translation: {stitched.verdict}")
+    if map_ab.verdict == "found":
+        say("translation: found")
+    else:
+        say(f"careful: the translation is {map_ab.verdict!r}: {map_ab.reason}")
     write_json(json, figures)

@@ -167,12 +167,14 @@ class Walk:
         names = leaf_names(tree_a, self.parts[0].labels), leaf_names(tree_b, self.parts[1].labels)
         self._show(match, "Two trees, matched", match.plot(*names))
         self._show(found, "Two models, no pairs")
+        low, high = translation.interval or (float("nan"),) * 2
         return {
             "translation": {
                 "top1": found.top1["translation"].to_dict(),
                 "paired": found.top1["paired"].to_dict(),
                 "random": found.top1["random"].to_dict(),
                 "verdict": translation.verdict,
+                "confidence": {"value": translation.confidence, "low": low, "high": high},
                 "evaluation": found.to_dict(),
             }
         }

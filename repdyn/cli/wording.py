@@ -39,9 +39,11 @@ def meaning(fidelity: Fidelity, figures: Mapping[str, Any]) -> tuple[str, ...]:
         "The path detector beats every control on "
         + (", ".join(beaten) if beaten else "no set")
         + "; where a control that never sees the model does as well, the task was easy.",
-        f"Without a single pair the translation's verdict is {translation['verdict']!r}: retrieval "
-        f"{translation['top1']['value']:.2f}, where pairs would reach "
-        f"{translation['paired']['value']:.2f} and chance {translation['random']['value']:.3f}.",
+        f"Without a single pair the verdict of the translation is {translation['verdict']!r}: retrieval is "
+        f"expected at {translation['confidence']['value']:.0%} of what pairs reach "
+        f"(95 % interval {translation['confidence']['low']:.0%} to {translation['confidence']['high']:.0%}). "
+        f"On held-out pairs it is {translation['top1']['value']:.3f}; a map fitted to pairs reaches "
+        f"{translation['paired']['value']:.3f}, a random one {translation['random']['value']:.3f}.",
     )
 
 
