@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
 from repdyn.translation.coordinates import unit_rows
+from repdyn.translation.nodes import centroids_of
 from repdyn.translation.refine import refine, retrieval
 from repdyn.translation.rivals import Rival
 
@@ -100,7 +100,7 @@ def across_compositions(
         See :class:`CompositionSettings`.
     """
     generator = np.random.default_rng(seed)
-    labels = [_clusters(side[-1], settings.clusters, generator) for side in (a, b)]
+    labels = [centroids_of(unit_rows(side[-1]), settings.clusters, generator)[1] for side in (a, b)]
     probes = a[-1][:500]
     moved = unit_rows(probes @ own.maps[-1])
     rank = min(64, max(x.shape[1] for x in (*a, *b)))
@@ -169,9 +169,3 @@ def _kept_rows(labels: Index, share: float, always: Index | None, generator: np.
     kept = generator.permutation(count)[: max(1, round(share * count))]
     rows = np.flatnonzero(np.isin(labels, kept))
     return rows if always is None else np.union1d(rows, always)
-
-
-def _clusters(points: Rows, count: int, generator: np.random.Generator) -> Index:
-    seed = int(generator.integers(2**31))
-    fitted = KMeans(min(count, len(points)), n_init=1, max_iter=20, random_state=seed).fit(unit_rows(points))
-    return np.asarray(np.unique(fitted.labels_, return_inverse=True)[1], dtype=np.int64)

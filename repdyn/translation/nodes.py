@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
-__all__ = ["Nodes", "flattened_gram"]
+__all__ = ["Nodes", "centroids_of", "flattened_gram"]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -71,3 +74,26 @@ def flattened_gram(mass: Floats, centroids: Floats, power: float, size: int) -> 
     half = np.zeros((size, len(flat)))
     half[: len(mass)] = left * flat / np.sqrt(max(norm, 1e-30))
     return np.asarray(half @ half.T)
+
+
+def centroids_of(
+    x: NDArray[np.floating], count: int, generator: np.random.Generator
+) -> tuple[NDArray[np.float32], Index]:
+    """Centroids of a k-means clustering from one random start, and the cluster of each row, none empty.
+
+    Parameters
+    ----------
+    x
+        Points, ``(N, D)``.
+    count
+        Clusters; fewer where points or directions are fewer.
+    generator
+        Of the start.
+    """
+    seed = int(generator.integers(2**31))
+    with warnings.catch_warnings():
+        # Points on a line have two directions: fewer clusters than asked for will do.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = KMeans(min(count, len(x)), n_init=1, max_iter=20, random_state=seed).fit(x)
+    kept, labels = np.unique(found.labels_, return_inverse=True)
+    return np.asarray(found.cluster_centers_[kept], dtype=np.float32), np.asarray(labels, dtype=np.int64)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from repdyn.translation.coordinates import unit_rows
+from repdyn.translation.nodes import centroids_of
 from repdyn.translation.proposals import padded, partial_procrustes
 from repdyn.translation.refine import (
     fit_without_pairs,
@@ -178,7 +176,7 @@ def rivals(
         screened.append((fit_without_pairs(joint_similarity(left, right, got)), name, got))
     probes = a[-1][:500]
     best = unit_rows(probes @ maps[-1])
-    centroids = unit_rows(_centroids(unit_rows(b[-1][:CLUSTERED]), settings.neighborhoods, generator)[0])
+    centroids = unit_rows(centroids_of(unit_rows(b[-1][:CLUSTERED]), settings.neighborhoods, generator)[0])
     screened.sort(key=lambda held: -held[0])
     own = _rival(a, b, maps, best, "itself", generator, settings, fixed, centroids)
     found: list[Rival] = []
@@ -266,7 +264,7 @@ def _rematched(
 ) -> list[list[Rows]]:
     """Clusters of A and the clusters of B that they are translated to, matched in other ways."""
     points, others = unit_rows(a[-1][:CLUSTERED] @ maps[-1]), unit_rows(b[-1][:CLUSTERED])
-    centroids, labels = _centroids(points, count, generator)
+    centroids, labels = centroids_of(points, count, generator)
     nearest = (others @ unit_rows(centroids).T).argmax(1)
     kept = [k for k in range(count) if (labels == k).sum() > 5 and (nearest == k).sum() > 5]
     if len(kept) < 2:
@@ -293,13 +291,3 @@ def _rematched(
         small = partial_procrustes(moment, size)
         made.append(_at_last(maps, padded(small, *maps[-1].shape)))
     return made
-
-
-def _centroids(x: Rows, count: int, generator: np.random.Generator) -> tuple[Rows, Index]:
-    """Centroids of a k-means clustering, and the cluster of each row."""
-    seed = int(generator.integers(2**31))
-    with warnings.catch_warnings():
-        # Points on a line have two directions: fewer clusters than asked for will do.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        found = KMeans(min(count, len(x)), n_init=1, max_iter=20, random_state=seed).fit(x)
-    return np.asarray(found.cluster_centers_, dtype=np.float32), np.asarray(found.labels_, dtype=np.int64)

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
 from repdyn.topology import LevelSetTree
 from repdyn.translation.assignment import quadratic_assignment
 from repdyn.translation.composition import Composition, across_compositions
 from repdyn.translation.consensus import consensus_weights
 from repdyn.translation.coordinates import Cloud, unit_rows
-from repdyn.translation.nodes import TREE_COMPONENTS, Nodes, flattened_gram
+from repdyn.translation.nodes import TREE_COMPONENTS, Nodes, centroids_of, flattened_gram
 from repdyn.translation.proposals import guided_gain, maps_from_nodes, padded, partial_procrustes
 from repdyn.translation.refine import (
     fit_without_pairs,
@@ -42,8 +41,8 @@ NEIGHBORS = (5, 8, 11)
 """Neighbours of the density tried: fewer show more peaks."""
 
 MEANS = 30
-"""Clusters of k-means that are the nodes of every second proposal. Where classes are blurred, peaks of the
-density are few or false, and matched means hold more of the truth; latents of Gaussian priors need the tree."""
+"""Clusters of k-means that are the nodes of every second proposal. Where classes are blurred, the density has
+few peaks or false ones, and matched means hold more of the truth. Latents of Gaussian priors need the tree."""
 
 STARTS, POLISHED = (16, 400), (16, 40)
 """Starts of the quadratic assignment, and how many of them are polished, for nodes of the tree and means."""
@@ -363,10 +362,7 @@ class Search:
     def _means(self, side: int, depth: int) -> Index:
         """Clusters of k-means from one random start, which differ from proposal to proposal."""
         points = (self.points_a, self.points_b)[side][depth][:TREE_POINTS, :TREE_COMPONENTS]
-        seed = int(self.generator.integers(2**31))
-        found = KMeans(min(MEANS, len(points)), n_init=1, max_iter=20, random_state=seed).fit(points)
-        labels = np.unique(found.labels_, return_inverse=True)[1]
-        return np.asarray(labels, dtype=np.int64)
+        return centroids_of(points, MEANS, self.generator)[1]
 
     def _tree(self, side: int, depth: int, neighbors: int) -> LevelSetTree:
         key = side, depth, neighbors

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.intervals import Estimate
+from repdyn.translation.proposals import padded
 from repdyn.translation.rivals import Rival
 
 __all__ = [
@@ -201,7 +202,7 @@ def settled_part(m: Rows, tied: Sequence[Rival], least: float = 0.9) -> tuple[Ro
     m
         The map, ``(D_a, D_b)``.
     tied
-        Its rivals.
+        Its rivals, compared in as many leading components or fewer. No others are settled.
     least
         Singular value from which on a direction is settled.
 
@@ -212,7 +213,7 @@ def settled_part(m: Rows, tied: Sequence[Rival], least: float = 0.9) -> tuple[Ro
     int
         How many there are.
     """
-    mean = np.mean([m, *(rival.maps[-1] for rival in tied)], axis=0)
+    mean = np.mean([m, *(padded(rival.maps[-1], *m.shape) for rival in tied)], axis=0)
     left, values, right = np.linalg.svd(mean, full_matrices=False)
     kept = values >= least
     return np.asarray(left[:, kept] @ right[kept], dtype=np.float32), int(kept.sum())

@@ -13,7 +13,9 @@ WIDTH = 6
 def cloud(count: int, seed: int, centers: np.ndarray, noise: float = 0.2) -> np.ndarray:
     generator = np.random.default_rng(seed)
     rows = centers[generator.integers(len(centers), size=count)]
-    return (rows + noise * generator.normal(size=rows.shape) * np.linspace(1.5, 0.5, WIDTH)).astype(np.float32)
+    return (rows + noise * generator.normal(size=rows.shape) * np.linspace(1.5, 0.5, WIDTH)).astype(
+        np.float32
+    )
 
 
 def rival(m: np.ndarray) -> Rival:

@@ -135,3 +135,10 @@ def test_repeated_rows_do_not_make_a_wrong_map_replicate() -> None:
     generator = np.random.default_rng(0)
     x, y = (np.repeat(generator.normal(size=(220, WIDTH)), 4, 0) for _ in range(2))
     assert translated(x, y).verdict != "found"
+
+
+def test_nothing_beyond_the_compared_components_is_settled() -> None:
+    wide, tied = np.eye(6, dtype=np.float32), Rival([np.eye(4, dtype=np.float32)], 1.0, 0.0, 0.0, "planned")
+    part, directions = settled_part(wide, [tied])
+    assert directions == 4
+    np.testing.assert_allclose(part, np.diag([1, 1, 1, 1, 0, 0]), atol=1e-6)
