@@ -42,7 +42,8 @@ NEIGHBORS = (5, 8, 11)
 
 MEANS = 30
 """Clusters of k-means that are the nodes of every second proposal. Where classes are blurred, the density has
-few peaks or false ones, and matched means hold more of the truth. Latents of Gaussian priors need the tree."""
+few peaks or false ones, and matched means hold more of the truth. Latents with a Gaussian prior need the
+tree."""
 
 STARTS, POLISHED = (16, 400), (16, 40)
 """Starts of the quadratic assignment, and how many of them are polished, for nodes of the tree and means."""
@@ -69,7 +70,7 @@ every second of the later ones."""
 POOL_EVERY = 4
 """Proposals after which the best fitting are pooled anew. Past the free ones every so many is guided."""
 
-CONSENSUS, CONSENSUS_EVERY = 24, 48
+CONSENSUS, CONSENSUS_EVERY = 12, 24
 """Proposals after which the consensus of those that are free is sought first, and how often later."""
 
 POOLED = 8

@@ -44,7 +44,7 @@ def translate(
     paths_b: RepresentationPaths,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
-    candidates: int = 24,
+    candidates: int = 12,
     seed: int = 0,
 ) -> LinearTranslation:
     r"""Find the linear map from A's latents to B's; the two may have read entirely different inputs.
@@ -104,7 +104,7 @@ def translate_path(
     paths_b: RepresentationPaths,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
-    candidates: int = 24,
+    candidates: int = 12,
     seed: int = 0,
 ) -> PathTranslation:
     """Find one translation per depth, all from one match: what :func:`translate` gives, at every depth.
