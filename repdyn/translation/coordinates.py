@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,15 +14,31 @@ __all__ = ["Cloud", "unit_rows"]
 Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
 
+FAR = 10.0
+"""Distance from the median, in units of the median distance, from which on a row has no part in the center,
+the length and the axes."""
+
+WIDE = 100.0
+"""Variance of an outlier axis over that of all narrower axes together. Natural spectra do not fall so fast:
+the first axis of the models in docs/translation.md holds 2 to 40 % of the variance."""
+
+MOST_WIDE = 0.01
+"""Share of the axes, or one, that may be outliers. Language models have one to five such coordinates."""
+
+NOTHING = 1e-12
+"""Share of the variance below which what is left is rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
     r"""Centred points on the unit sphere, rotated to their principal axes.
 
-    .. math:: z_i = V^\top \frac{x_i - \mu}{\lVert x_i - \mu \rVert}
+    .. math:: z_i = V^\top \frac{S (x_i - \mu)}{\lVert S (x_i - \mu) \rVert}
 
     Directions carry what a representation means, lengths mostly how long or frequent an input is; and in
-    principal coordinates "the first r components" is a slice.
+    principal coordinates "the first r components" is a slice. S is the identity, but where few axes hold
+    nearly all of the variance, as the outlier coordinates of language models do: beside these all directions
+    would be one. S divides each of them to the variance that all other axes have together.
 
     Attributes
     ----------
@@ -33,13 +49,16 @@ class Cloud:
     basis
         V, columns by falling variance, shape ``(D, D)``.
     length
-        Root mean square of :math:`\lVert x_i - \mu \rVert`.
+        Root mean square of :math:`\lVert S (x_i - \mu) \rVert`.
+    shrink
+        S, symmetric, shape ``(D, D)``; None for the identity.
     """
 
     points: Rows
     offset: Floats
     basis: Floats
     length: float
+    shrink: Floats | None = None
 
     @classmethod
     def of(cls, x: ArrayLike, name: str = "x") -> Cloud:
@@ -56,19 +75,58 @@ class Cloud:
         if not np.isfinite(raw).all():
             row = int(np.flatnonzero(~np.isfinite(raw).all(1))[0])
             raise RepdynError(f"{name}: not finite at row {row}; trace or clean the points first")
-        offset = raw.mean(0)
+        near = _near_rows(raw)
+        offset = raw[near].mean(0)
         centred = raw - offset
-        length = float(np.sqrt((centred**2).sum(1).mean()))
+        length = float(np.sqrt((centred[near] ** 2).sum(1).mean()))
         if length <= 1e-12 * float(np.abs(offset).max()):
             raise RepdynError(f"{name}: all points are the same; there is nothing to translate")
+        shrink = _shrink_of(centred[near] / length)
+        if shrink is not None:
+            centred = centred @ shrink
+            length = float(np.sqrt((centred[near] ** 2).sum(1).mean()))
         directions = unit_rows(centred)
         _, axes = np.linalg.eigh(directions.T @ directions)
         basis = np.ascontiguousarray(axes[:, ::-1])
-        return cls((directions @ basis).astype(np.float32), offset, basis, length)
+        return cls((directions @ basis).astype(np.float32), offset, basis, length, shrink)
 
     def take(self, index: NDArray[np.int64]) -> Cloud:
         """The same frame with fewer points."""
-        return Cloud(self.points[index], self.offset, self.basis, self.length)
+        return replace(self, points=self.points[index])
+
+    @property
+    def into(self) -> Floats:
+        """S V: from centered points to principal coordinates, before division by their length."""
+        return self.basis if self.shrink is None else np.asarray(self.shrink @ self.basis)
+
+    @property
+    def back(self) -> Floats:
+        """Its inverse."""
+        turned = self.basis.T
+        return turned if self.shrink is None else np.asarray(np.linalg.solve(self.shrink, turned.T).T)
+
+
+def _near_rows(raw: Floats) -> NDArray[np.bool_]:
+    """Rows that are not far outliers: a few of these would decide the center and every axis."""
+    distance = np.linalg.norm(raw - np.median(raw, axis=0), axis=1)
+    middle = float(np.median(distance))
+    return distance <= FAR * middle if middle > 0 else np.ones(len(raw), dtype=bool)
+
+
+def _shrink_of(centred: Floats) -> Floats | None:
+    """S of :class:`Cloud`; None where no few axes hold nearly all of the variance."""
+    values, axes = np.linalg.eigh(centred.T @ centred)
+    values, axes = np.maximum(values[::-1], 0), axes[:, ::-1]
+    rest = values.sum() - np.cumsum(values)
+    most = max(1, int(MOST_WIDE * len(values)))
+    # Rounding of the widest axes must not pass for what is left.
+    apart = (values[:most] > WIDE * rest[:most]) & (rest[:most] > NOTHING * values.sum())
+    if not apart.any():
+        return None
+    count = int(np.flatnonzero(apart)[-1]) + 1
+    wide = axes[:, :count]
+    factor = np.sqrt(rest[count - 1] / values[:count])
+    return np.asarray(np.eye(len(values)) - (wide * (1 - factor)) @ wide.T)
 
 
 def unit_rows(x: NDArray[np.floating]) -> NDArray[np.floating]:

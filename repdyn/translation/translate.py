@@ -178,7 +178,7 @@ def _translation(a: Cloud, b: Cloud, q: Rows, confidence: Estimate, found: Repli
     """Back from principal coordinates to the models' own, with one scale from the clouds' sizes."""
     reached = float(np.sqrt(((a.points @ q).astype(np.float64) ** 2).sum(1).mean()))
     scale = b.length / (a.length * max(reached, 1e-12))
-    matrix = scale * (a.basis @ q.astype(np.float64) @ b.basis.T)
+    matrix = scale * (a.into @ q.astype(np.float64) @ b.back)
     return LinearTranslation(
         matrix,
         a.offset,

@@ -142,3 +142,37 @@ def test_nothing_beyond_the_compared_components_is_settled() -> None:
     part, directions = settled_part(wide, [tied])
     assert directions == 4
     np.testing.assert_allclose(part, np.diag([1, 1, 1, 1, 0, 0]), atol=1e-6)
+
+
+def known_turn(spoil, seed: int = 0) -> tuple[LinearTranslation, np.ndarray, np.ndarray]:
+    """Shaped clusters and a turned second sample of them; both models have the same fault."""
+    centers = np.random.default_rng(5).normal(size=(14, WIDTH))
+    turn = rotation(3)
+    x, y, held = (spoil(clusters(n, k + seed, centers, 0.2), k) for k, n in ((0, 1200), (1, 1200), (2, 400)))
+    return translated(x, y @ turn), held, held @ turn
+
+
+def retrieved(moved: np.ndarray, real: np.ndarray) -> float:
+    return float((((moved[:, None] - real) ** 2).sum(2).argmin(1) == np.arange(len(real))).mean())
+
+
+def test_one_coordinate_a_thousand_times_as_wide_leaves_the_others_to_be_matched() -> None:
+    wide = np.array([1e3, *[1.0] * (WIDTH - 1)])
+
+    def spoil(x: np.ndarray, _: int) -> np.ndarray:
+        return x * wide
+
+    t, held, real = known_turn(spoil)
+    assert t.verdict == "found"
+    assert retrieved(t(held) @ rotation(3).T / wide, held / wide) > 0.5
+
+
+def test_a_few_rows_ten_thousand_times_as_long_do_not_decide_the_map() -> None:
+    def spoil(x: np.ndarray, seed: int) -> np.ndarray:
+        far = np.random.default_rng(seed + 50).random(len(x)) < 0.02
+        return np.where(far[:, None], 1e4 * x, x)
+
+    t, held, real = known_turn(spoil)
+    assert t.verdict == "found"
+    ordinary = np.linalg.norm(held, axis=1) < 100
+    assert retrieved(t(held[ordinary]), real[ordinary]) > 0.5
