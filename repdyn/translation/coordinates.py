@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
 
-__all__ = ["Cloud", "unit_rows"]
+__all__ = ["Cloud", "outlier_shrink", "unit_rows"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
@@ -81,7 +81,7 @@ class Cloud:
         length = float(np.sqrt((centred[near] ** 2).sum(1).mean()))
         if length <= 1e-12 * float(np.abs(offset).max()):
             raise RepdynError(f"{name}: all points are the same; there is nothing to translate")
-        shrink = _shrink_of(centred[near] / length)
+        shrink = outlier_shrink(centred[near] / length)
         if shrink is not None:
             centred = centred @ shrink
             length = float(np.sqrt((centred[near] ** 2).sum(1).mean()))
@@ -113,8 +113,8 @@ def _near_rows(raw: Floats) -> NDArray[np.bool_]:
     return distance <= FAR * middle if middle > 0 else np.ones(len(raw), dtype=bool)
 
 
-def _shrink_of(centred: Floats) -> Floats | None:
-    """S of :class:`Cloud`; None where no few axes hold nearly all of the variance."""
+def outlier_shrink(centred: Floats) -> Floats | None:
+    """S of :class:`Cloud` for centered points ``(N, D)``; None where no few axes hold nearly all variance."""
     values, axes = np.linalg.eigh(centred.T @ centred)
     values, axes = np.maximum(values[::-1], 0), axes[:, ::-1]
     rest = values.sum() - np.cumsum(values)

@@ -14,7 +14,7 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.repeats import groups_of_equal_rows
-from repdyn.translation.coordinates import unit_rows
+from repdyn.translation.coordinates import outlier_shrink, unit_rows
 from repdyn.translation.linear import LinearTranslation, fit_orthogonal, fit_ridge
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ def evaluate_translation(
     .. math:: \text{top-}k = \frac1N \sum_i
               \big[\, \#\{j : \cos(\hat t(x_i), \hat y_j) > \cos(\hat t(x_i), \hat y_i)\} < k \,\big]
 
-    where hats are centring over the items and division by length.
+    where hats are centring over the items and division by length. Where few axes of B hold nearly all of the
+    variance (outlier coordinates), they are first brought to the variance of the others.
 
     Parameters
     ----------
@@ -184,12 +185,15 @@ def evaluate_translation(
         fit_a, fit_b = _points(ceiling[0], "ceiling[0]"), _points(ceiling[1], "ceiling[1]")
         fit_a, fit_b = _disjoint(a, b, fit_a, fit_b)
         maps["paired"], maps["paired ridge"] = fit_orthogonal(fit_a, fit_b), fit_ridge(fit_a, fit_b)
-    target = unit_rows(b - b.mean(0))
+    # Beside outlier coordinates all cosines would be one: see Cloud.
+    shrink = outlier_shrink(_typical(b) - _typical(b).mean(0))
+    frame = np.eye(b.shape[1]) if shrink is None else shrink
+    target = unit_rows((b - b.mean(0)) @ frame)
     top1, top5, agreement = {}, {}, {}
     confusion = None
     for name, one in maps.items():
         moved = a if one is None else one(a)
-        similarity = unit_rows(moved - moved.mean(0)) @ target.T
+        similarity = unit_rows((moved - moved.mean(0)) @ frame) @ target.T
         own = np.diag(similarity)[:, None]
         rank = ((similarity > own) & rival).sum(1)
         # A map that sends all to one place ties everywhere: half of the ties come before the item.

@@ -104,3 +104,18 @@ def test_bad_input_is_told() -> None:
         evaluate_translation(t, x, y, labels=labels[:5])
     with pytest.raises(RepdynError, match="ceiling"):
         evaluate_translation(t, x, y, ceiling=(x[:, :3], y))
+
+
+def test_items_are_told_apart_beside_an_outlier_coordinate() -> None:
+    """The true map with errors as large as half of the ordinary coordinates, one coordinate 1e4 as wide."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(300, 12)) * np.array([1e4, *[1.0] * 11])
+    y = x + 0.5 * generator.normal(size=x.shape)
+    t = LinearTranslation(np.eye(12), np.zeros(12), np.zeros(12), 1.0, "found", "")
+    scale = np.array([1e-4 * np.sqrt(11), *[1.0] * 11])  # the wide one counts as much as all others together
+    a, b = (v * scale - (v * scale).mean(0) for v in (x, y))
+    cosine = (a @ b.T) / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)
+    expected = (cosine.argmax(1) == np.arange(300)).mean()
+    found = evaluate_translation(t, x, y).top1["translation"].value
+    assert expected > 0.5
+    assert found == pytest.approx(expected, abs=0.05)

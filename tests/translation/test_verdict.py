@@ -162,7 +162,7 @@ def test_one_coordinate_a_thousand_times_as_wide_leaves_the_others_to_be_matched
     def spoil(x: np.ndarray, _: int) -> np.ndarray:
         return x * wide
 
-    t, held, real = known_turn(spoil)
+    t, held, _ = known_turn(spoil)
     assert t.verdict == "found"
     assert retrieved(t(held) @ rotation(3).T / wide, held / wide) > 0.5
 
