@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from translation_data import DATA, read
+from verdict_clouds import CLOUDS
 
 Floats = NDArray[np.float64]
 Points = dict[str, Floats]
@@ -106,6 +107,9 @@ def _pairs(final: bool) -> dict[str, Callable[[Path], Pair]]:
     for shape in SHAPES:
         for noise in (0.1, 0.3):
             found[f"{SHAPES[shape][0]} | {shape}, {noise}"] = _planted(shape, noise, seeds[0])
+    for cloud in CLOUDS:
+        for seed in seeds:
+            found[f"{CLOUDS[cloud][0]} | cloud: {cloud}, {seed}"] = _cloud(cloud, seed)
     for one, other in (("mnist", "fashion"), ("fashion", "mnist")):
         for network in ("ae32", "vae", "net"):
             found[f"unrelated | {one} {other} {network}"] = _unrelated(one, other, network, seeds)
@@ -347,6 +351,30 @@ def _planted(shape: str, noise: float, seed: int) -> Callable[[Path], Pair]:
             return np.asarray(3.0 * (z + spread * generator.normal(size=z.shape)) @ turn + 5.0)
 
         return Pair(shape, SHAPES[shape][0], {"x": x}, {"x": other(y)}, held, other(held))
+
+    return made
+
+
+def _cloud(name: str, seed: int) -> Callable[[Path], Pair]:
+    """A sample of one cloud, and one of the other, turned, with a little noise."""
+    kind, draw_a, draw_b = CLOUDS[name]
+
+    def made(cache: Path) -> Pair:
+        del cache
+        a, b, held = (
+            draw(np.random.default_rng(seed), np.random.default_rng([seed, k]), count)
+            for k, (draw, count) in enumerate(((draw_a, MOST // 2), (draw_b, MOST // 2), (draw_a, HELD_OUT)))
+        )
+        generator = np.random.default_rng([seed, 3])
+        turn = np.linalg.qr(generator.normal(size=(a.shape[1],) * 2))[0]
+        size = 0.05 * float(np.median(np.abs(a - np.median(a, axis=0))))
+
+        def turned(z: Floats) -> Floats:
+            return np.asarray((z + size * generator.normal(size=z.shape)) @ turn)
+
+        # Far rows have no direction of their own to be retrieved by.
+        ordinary = np.linalg.norm(held, axis=1) < 1000 * np.median(np.linalg.norm(held, axis=1))
+        return Pair(name, kind, {"x": a}, {"x": turned(b)}, held[ordinary], turned(held[ordinary]))
 
     return made
 

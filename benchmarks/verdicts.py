@@ -26,7 +26,7 @@ from verdict_pairs import Pair, names, pair
 
 from repdyn.paths import RepresentationPaths
 from repdyn.translation import LinearTranslation, translate
-from repdyn.translation.coordinates import unit_rows
+from repdyn.translation.coordinates import outlier_shrink, unit_rows
 from repdyn.translation.verdict import Figures, confidence_of, verdict_of
 
 Floats = NDArray[np.float64]
@@ -104,15 +104,22 @@ def run(of: Pair) -> dict[str, Any]:
 
 def worth(t: LinearTranslation, held_a: Floats, held_b: Floats) -> tuple[float, float]:
     """Top-1 retrieval of a translation and of Procrustes, cross-fitted, among held-out pairs."""
-    x, y = unit_rows(held_a - t.offset_a), unit_rows(held_b - t.offset_b)
+    (x, _), (y, frame) = (_directions(z, o) for z, o in ((held_a, t.offset_a), (held_b, t.offset_b)))
     hits = []
     halves = np.array_split(np.arange(len(x)), 2)
     for fit, read in (halves, halves[::-1]):
         left, _, right = np.linalg.svd(x[fit].T @ y[fit], full_matrices=False)
         hits.append((x[read] @ left @ right @ y.T).argmax(1) == read)
-    moved = unit_rows(t(held_a) - t.offset_b)
+    moved = unit_rows((t(held_a) - t.offset_b) @ frame)
     reached = ((moved @ y.T).argmax(1) == np.arange(len(y))).mean()
     return float(reached), float(np.concatenate(hits).mean())
+
+
+def _directions(x: Floats, offset: Floats) -> tuple[Floats, Floats]:
+    """Directions from the offset, outlier axes brought to the others, and what does that."""
+    shrink = outlier_shrink(x - x.mean(0))
+    frame = np.eye(x.shape[1]) if shrink is None else shrink
+    return np.asarray(unit_rows((x - offset) @ frame)), frame
 
 
 def figures_of(row: dict[str, Any]) -> Figures | None:
