@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.conformity import check_arrays, check_sizes, check_types, check_values
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
 from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_field
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
 
 __all__ = ["SurrogateAutoencoder", "SurrogateWarning"]
 
+_SAVED: dict[str, Any] = {
+    "latent_dim": int,
+    "hidden": list[int],
+    "penalty": float | None,
+    "noise": float,
+    "epochs": int,
+    "seed": int,
+    "point": str,
+    "width": int,
+    "penalty_taken": float,
+    "notes": list[str],
+    "sweep": list[dict[str, Any]],
+    "reconstruction": dict[str, float],
+}
 LEARNING_RATE = 1e-3
 BATCHES = (32, 256)
 """Smallest and largest batch: a sixteenth of the samples, so that few samples still make many steps."""
@@ -235,14 +250,20 @@ class SurrogateAutoencoder:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "surrogate")
         config = artifact.config["surrogate"]
+        check_values(config, **_SAVED)
+        width = int(config["width"])
+        check_arrays(artifact.tensors, finite=True, shift=f"{width}", spread=f"{width}")
+        check_sizes(artifact.tensors, latent_dim=config["latent_dim"], hidden=config["hidden"])
         keys = ("latent_dim", "hidden", "penalty", "noise", "epochs", "seed")
         surrogate = cls(**{key: config[key] for key in keys})
         surrogate.point_, surrogate.width_ = config["point"], config["width"]
         surrogate.penalty_, surrogate.notes_ = config["penalty_taken"], tuple(config["notes"])
         surrogate.sweep_ = tuple(Trial(**trial) for trial in config["sweep"])
         surrogate.reconstruction_ = Estimate(**config["reconstruction"])
+        for figure in (*surrogate.sweep_, surrogate.reconstruction_):
+            check_types(figure)
         tensors = {name: torch.from_numpy(array) for name, array in artifact.tensors.items()}
-        surrogate.shift_, surrogate.spread_ = tensors["shift"], tensors["spread"]
+        surrogate.shift_, surrogate.spread_ = tensors["shift"].float(), tensors["spread"].float()
         surrogate.encoder_, surrogate.decoder_ = surrogate._networks()
         for name, network in (("encoder", surrogate.encoder_), ("decoder", surrogate.decoder_)):
             start = f"{name}."
@@ -250,6 +271,8 @@ class SurrogateAutoencoder:
                 key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)
             }
             network.load_state_dict(state)
+            if not all(parameter.isfinite().all() for parameter in network.parameters()):
+                raise ValueError(f"the weights of the {name} are not finite")
             network.eval().requires_grad_(False)
         return surrogate
 

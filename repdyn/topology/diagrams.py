@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.topology.homology import betti_curve, bottleneck_distance
@@ -202,6 +203,8 @@ class PathPersistence:
                     tuple(artifact.tensors[f"{number}.{sample}.{d}"] for d in range(len(longest)))
                     for sample in range(held["samples"] + 1)
                 )
+                for diagram in (part for sample in (own, *samples) for part in sample):
+                    check_arrays({"diagram": diagram}, diagram="n 2")
                 points[held["name"]] = Persistence(
                     own, held["radius"], held["scale"], longest, controls, tuple(samples)
                 )
