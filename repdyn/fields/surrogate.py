@@ -17,6 +17,7 @@ from repdyn.conformity import check_arrays, check_sizes, check_types, check_valu
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
 from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_field
+from repdyn.fields.starts import as_tensor
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
 from repdyn.seeding import drawing
@@ -185,17 +186,17 @@ class SurrogateAutoencoder:
 
     def encode(self, x: Any) -> Tensor:
         """Codes ``(N, latent_dim)`` of representations ``(N, D)`` as traced."""
-        rows = torch.as_tensor(x, dtype=torch.float32)
+        rows = as_tensor(x).float()
         if rows.ndim != 2 or rows.shape[1] != self.width_:
             raise RepdynError(f"x: fitted on shape (N, {self.width_}), got {tuple(rows.shape)}")
         with torch.no_grad():
             code: Tensor = self.encoder_(self._standardise(rows))
         return code
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Any) -> Tensor:
         """Representations ``(N, D)`` from codes; their length, which the encoder ignores, is about one."""
         with torch.no_grad():
-            rows: Tensor = self.decoder_(z) * self.spread_ + self.shift_
+            rows: Tensor = self.decoder_(as_tensor(z).float()) * self.spread_ + self.shift_
         return rows
 
     def field(self) -> LatentField:

@@ -16,6 +16,7 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
+from repdyn.reading import as_array
 from repdyn.topology.homology import betti_curve, bottleneck_distance
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Persistence:
 
     def betti_curves(self, grid: ArrayLike = GRID) -> NDArray[np.int64]:
         """Number of features alive at each scale-free distance, shape ``(max_dim + 1, G)``."""
-        at = np.asarray(grid, dtype=np.float64)
+        at = as_array(grid, dtype=np.float64)
         return np.stack([betti_curve(diagram, at) for diagram in self.diagrams])
 
     def plot(self) -> Figure:
