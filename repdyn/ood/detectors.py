@@ -152,7 +152,7 @@ class PathDetector(Detector):
             control._fit_points(paths, (paths.points[-1],), shared)
             control.controls_ = {}
         self.controls_ = {
-            "nearest neighbours": KNNDetector().fit(paths),
+            "nearest neighbours": KNNDetector(seed=self.seed).fit(paths),
             "Mahalanobis": mahalanobis,
         }
         if relative.class_means_[relative.points_[0]] > 1:

@@ -109,7 +109,7 @@ class UnionDetector(Detector):
         """
         self._others = {}
         if self.members is None:
-            fitted, others = asking(paths)
+            fitted, others = asking(paths, self.seed)
             weights = rehearsed_weights(paths, tuple(fitted), self.seed)
             self.members_ = {name: member for name, member in fitted.items() if weights[name] > 0}
             self.weights_ = {name: weights[name] for name in self.members_}
