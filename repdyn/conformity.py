@@ -43,9 +43,10 @@ def check_types(found: Any) -> None:
     ...
     ValueError: value is 'x', expected float
     """
-    if not is_dataclass(found):
+    if not is_dataclass(found) or isinstance(found, type):
         return
-    for name, hint in _hints(type(found)).items():
+    kind: type = type(found)
+    for name, hint in _hints(kind).items():
         value = getattr(found, name)
         words = value.values() if isinstance(value, Mapping) else (value,)
         if not _conforms(value, hint) or (name == "verdict" and not set(words) <= set(VERDICTS)):

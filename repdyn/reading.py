@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 __all__ = ["as_array"]
 
 
-def as_array(x: Any, dtype: DTypeLike = None) -> NDArray[Any]:
+def as_array(x: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
     """An array of the numbers that ``x`` holds, out of any graph and on the host.
 
     Parameters
