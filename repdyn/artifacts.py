@@ -1,16 +1,19 @@
 """Fitted results on disk: a folder with ``config.json`` and ``model.safetensors``, never a pickle.
 
 Every result that can be saved uses this layout, so that a report can be told *what* a folder is before
-anything is loaded from it.
+anything is loaded from it. config.json keeps a SHA-256 of both files: what was changed or damaged since is
+refused. Results of version 0.1 have none and are checked by their types and shapes alone, as all are.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -19,16 +22,26 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.conformity import check_types
 from repdyn.errors import RepdynError
 from repdyn.writing import earlier_of, replace_folder, scratch_folder
 
-__all__ = ["SCHEMA_VERSION", "Artifact", "load_artifact", "refuses_damage", "save_artifact"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Artifact",
+    "load_artifact",
+    "refuses_damage",
+    "refusing_damage",
+    "save_artifact",
+]
 
 Owner = TypeVar("Owner")
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
 
 SCHEMA_VERSION = 1
+_CONFIG, _TENSORS = "config.json", "model.safetensors"
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 # JSON has no word for these; {"float": "nan"} is one that any reader can parse.
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -82,13 +95,16 @@ def save_artifact(
     target = Path(os.path.realpath(path))
     if target.exists() and _document(target) is None:
         raise RepdynError(f"{target}: is in the way and is not a repdyn result; choose another path")
-    document = _encoded({"repdyn": {"kind": kind, "schema": SCHEMA_VERSION}, **config})
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    header: dict[str, Any] = {"kind": kind, "schema": SCHEMA_VERSION}
+    document = _encoded({"repdyn": header, **config})
+    json.dumps(document, allow_nan=False)  # raises what cannot be written before anything is
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     try:
         with scratch_folder(target) as scratch:
-            (scratch / "config.json").write_text(text, encoding="utf-8")
-            save_file(arrays, scratch / "model.safetensors")
+            save_file(arrays, scratch / _TENSORS)
+            document["repdyn"]["sha256"] = _digest(document, scratch / _TENSORS)
+            text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+            (scratch / _CONFIG).write_text(text, encoding="utf-8")
             for file in scratch.iterdir():
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
@@ -113,7 +129,8 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
     Raises
     ------
     RepdynError
-        If it is missing, foreign, truncated, of another kind, or written by a newer repdyn.
+        If it is missing, foreign, truncated, changed since it was saved, of another kind, or written by a
+        newer repdyn.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -137,7 +154,8 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
     if kind is not None and found != kind:
         raise RepdynError(f"{folder}: holds a {found!r}, expected a {kind!r}")
     try:
-        tensors = load_file(folder / "model.safetensors")
+        tensors = load_file(folder / _TENSORS)
+        sound = "sha256" not in header or header["sha256"] == _digest(_read(folder), folder / _TENSORS)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise RepdynError(
@@ -146,11 +164,16 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
         raise RepdynError(
             f"{folder}: model.safetensors is missing or truncated ({error}); save it again"
         ) from None
-    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        # The last four: dtypes that NumPy lacks, and headers of a wrong form.
+    except (SafetensorError, *_DAMAGE) as error:
+        # The others: dtypes that NumPy lacks, headers of a wrong form, a config nested too deep for a digest.
         raise RepdynError(
             f"{folder}: model.safetensors is truncated or damaged ({error}); save it again"
         ) from None
+    if not sound:
+        raise RepdynError(
+            f"{folder}: was damaged or changed after it was saved (its SHA-256 is another); save it again, "
+            'or take "sha256" out of its config.json to read it as it is'
+        )
     return Artifact(found, document, tensors)
 
 
@@ -158,6 +181,9 @@ def refuses_damage(
     load: Callable[Concatenate[type[Owner], str | os.PathLike[str], Given], Found],
 ) -> Callable[Concatenate[type[Owner], str | os.PathLike[str], Given], Found]:
     """Make a class method that reads a saved result refuse contents of a wrong type or form in one line.
+
+    Fields of a dataclass must be of the types that it declares, and a result must be able to print itself
+    and to give its figures.
 
     Parameters
     ----------
@@ -169,23 +195,35 @@ def refuses_damage(
     def refusing(
         cls: type[Owner], path: str | os.PathLike[str], *args: Given.args, **kwargs: Given.kwargs
     ) -> Found:
-        try:
-            return load(cls, path, *args, **kwargs)
-        except RepdynError:
-            raise
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise RepdynError(
-                f"{os.fspath(path)}: the saved {cls.__name__} is damaged ({said[:200]}); save it again"
-            ) from error
+        with refusing_damage(path, cls.__name__):
+            found = load(cls, path, *args, **kwargs)
+            check_types(found)
+            repr(found)
+            if hasattr(found, "to_dict"):
+                found.to_dict()
+        return found
 
     return refusing  # type: ignore[return-value]  # the names of its first two arguments are free
+
+
+@contextmanager
+def refusing_damage(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Turn any error of reading a saved result into a :class:`RepdynError` that names its folder."""
+    try:
+        yield
+    except RepdynError:
+        raise
+    except (*_DAMAGE, MemoryError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise RepdynError(
+            f"{os.fspath(path)}: the saved {what} is damaged ({said[:200]}); save it again"
+        ) from error
 
 
 def _document(folder: Path) -> dict[str, Any] | None:
     """The folder's config, or None where it is not one that we wrote."""
     try:
-        document = _decoded(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        document = _decoded(_read(folder))
     except (OSError, ValueError, RecursionError):  # the last: JSON nested a thousand deep
         return None
     header = document.get("repdyn") if isinstance(document, dict) else None
@@ -195,6 +233,19 @@ def _document(folder: Path) -> dict[str, Any] | None:
         and isinstance(header.get("schema"), int)
     )
     return document if ours else None
+
+
+def _read(folder: Path) -> Any:
+    return json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+
+
+def _digest(document: Mapping[str, Any], tensors: Path) -> str:
+    """SHA-256 of a config as it is read, without its own digest, and of the tensors' file."""
+    header = {key: value for key, value in document["repdyn"].items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps({**document, "repdyn": header}).encode())
+    with tensors.open("rb") as file:
+        digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _encoded(value: Any) -> Any:

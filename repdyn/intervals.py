@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 __all__ = [
     "Estimate",
@@ -139,7 +140,7 @@ def bootstrap_mean(
     Estimate
         Its ends lie between the least and the largest value.
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = as_array(values, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise RepdynError(f"bootstrap_mean: values must have shape (N,) with N > 0, got {values.shape}")
     if np.isin(values, (0, 1)).all():
@@ -180,7 +181,7 @@ def share_interval(flags: NDArray[Any], *, level: float = 0.95) -> Estimate:
     Brown, L., Cai, T. & DasGupta, A. (2001). Interval estimation for a binomial proportion. Statistical
     Science 16(2), section 4.1. Clopper, C. & Pearson, E. (1934). Biometrika 26(4).
     """
-    flags = np.asarray(flags, dtype=np.float64)
+    flags = as_array(flags, dtype=np.float64)
     if flags.ndim != 1 or len(flags) == 0 or not np.isin(flags, (0, 1)).all():
         raise RepdynError(
             f"share_interval: flags must be 0 or 1, of shape (N,) with N > 0, got {flags.shape}"

@@ -14,6 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 __all__ = ["folds_by_group", "groups_of_equal_rows"]
 
@@ -64,7 +65,7 @@ def groups_of_equal_rows(x: NDArray[Any], tolerance: float = 1e-4) -> NDArray[np
     >>> groups_of_equal_rows(np.array([[0.0, 1.0], [5.0, 2.0], [0.0, 1.0]])).tolist()
     [0, 1, 0]
     """
-    x = np.asarray(x)
+    x = as_array(x)
     if x.ndim == 0:
         raise RepdynError("groups_of_equal_rows: x must have shape (N, …), got a single number")
     x = x.reshape(len(x), math.prod(x.shape[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,7 +185,8 @@ def quietly() -> Iterator[None]:
 
 
 def _model_class(transformers: Any, config: Any) -> Any:
-    named = (getattr(config, "architectures", None) or [""])[0]
+    listed = getattr(config, "architectures", None)
+    named = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else ""
     if named.endswith(("ForCausalLM", "LMHeadModel")) and not getattr(config, "is_encoder_decoder", False):
         return transformers.AutoModelForCausalLM
     for ending, kind in (
@@ -381,7 +383,15 @@ def _or_error(name: str, load: Callable[[], Any]) -> Any:
     except RepdynError:
         raise
     except Exception as error:  # a damaged or foreign file makes its readers raise whatever they like
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = str(error).strip().splitlines()
+        # Some name the field on one line and what is wrong with it on the next.
+        reason = (
+            " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]) if lines else type(error).__name__
+        )
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:  # advice to load it anyway
+            reason = "its weights are pickled objects, or damaged; save them as safetensors"
+        elif type(error) is KeyError or isinstance(error, EOFError):
+            reason = f"{type(error).__name__}: {error}"
         raise RepdynError(
             f"model 'hf:{name}': cannot be loaded ({reason}); give a name on the hub or a folder"
         ) from None

@@ -28,7 +28,8 @@ def sentence_settings(source: str) -> dict[str, Any]:
         if keep == "pooling" and settings:
             found["pooling"] = _sentence_pooling(settings)
     settings = _read_json(source, "config_sentence_transformers.json")
-    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
+    prompts, chosen = settings.get("prompts"), settings.get("default_prompt_name")
+    prompt = prompts.get(chosen) if isinstance(prompts, dict) and isinstance(chosen, str) else None
     if isinstance(prompt, str) and prompt:
         found["prompt"] = prompt
     return found
@@ -108,8 +109,13 @@ def _read_json(source: str, file: str) -> dict[str, Any]:
             path = None
     if path is None or not Path(path).is_file():
         return {}
-    settings = json.loads(Path(path).read_text())
-    return settings if isinstance(settings, dict) else {}
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RepdynError(f"model 'hf:{source}': {file} cannot be read ({error}); fetch it again") from None
+    if not isinstance(settings, dict):
+        raise RepdynError(f"model 'hf:{source}': {file} holds no settings; fetch it again")
+    return settings
 
 
 def prepare_texts(
@@ -119,13 +125,14 @@ def prepare_texts(
     from transformers import AutoTokenizer
 
     tokenizer: Any = None
+    why = ""
     if source:
         try:
             file = {"gguf_file": Path(source).name} if source.endswith(".gguf") else {}
             folder = str(Path(source).parent) if file else source
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **file)
-        except (OSError, ValueError, KeyError):
-            tokenizer = None
+        except Exception as error:  # where there is none, and whatever a damaged one makes its readers raise
+            tokenizer, why = None, " ".join(str(error).split())[:120]
     config = model.config
     positions = getattr(config, "max_position_embeddings", None) or 1_000_000
     positions = positions if positions > 0 else 1_000_000  # XLNet says -1: it has no limit
@@ -173,7 +180,8 @@ def prepare_texts(
         if isinstance(samples[0], str):
             if tokenizer is None:
                 raise RepdynError(
-                    f"inputs: there is no tokenizer beside {source or 'the model'!r}; pass token ids instead"
+                    f"inputs: there is no tokenizer beside {source or 'the model'!r} that can be read"
+                    f"{f' ({why})' if why else ''}; pass token ids instead"
                 )
             batch = dict(
                 tokenizer(
@@ -233,7 +241,12 @@ def prepare_pictures(source: str) -> tuple[Callable[[Sequence[Any]], dict[str, A
     if source:
         try:
             processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError):
+        except Exception as error:  # where there is none, and whatever a damaged one makes its readers raise
+            if (Path(source) / "preprocessor_config.json").is_file():
+                reason = " ".join(str(error).split())[:160]
+                raise RepdynError(
+                    f"model 'hf:{source}': preprocessor_config.json cannot be used ({reason}); fetch it again"
+                ) from None
             processor = None
 
     def prepare(samples: Sequence[Any]) -> dict[str, Any]:

@@ -183,12 +183,13 @@ def _open(file: Path) -> Any:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings(), Image.open(file) as picture:
-            warnings.simplefilter("ignore")  # of odd metadata, which nobody here reads
-            check_pixels(*picture.size)
-            # A phone's MPO holds a picture first, and then its depth or its preview.
-            frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
-            return _rgb(picture) if frames == 1 else f"is animated or has pages, {frames} of them"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, which nobody here reads, and of pixels
+            with Image.open(file) as picture:
+                check_pixels(*picture.size)
+                # A phone's MPO holds a picture first, and then its depth or its preview.
+                frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+                return _rgb(picture) if frames == 1 else f"is animated or has pages, {frames} of them"
     except Exception as error:  # decoders of broken files raise whatever the bytes led them to
         return f"is not a readable picture ({_one_line(error).replace(str(file), 'the file')})"
 

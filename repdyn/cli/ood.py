@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -46,7 +47,7 @@ def fit(
     from repdyn.ood import conformal_threshold, false_positive_interval
     from repdyn.paths import open_paths
 
-    named = _named(detector)
+    named = _named(detector, seed)
     refuse_existing(out, force)
     stored = open_paths(paths)
     name, fresh, told = (detector, named, None) if named is not None else _recommended(stored, seed)
@@ -72,7 +73,7 @@ def fit(
     write_json(json, {"ood": {**figures, "false_positive_rate": false_positive_rate}})
 
 
-def _named(name: str) -> Detector | None:
+def _named(name: str, seed: int) -> Detector | None:
     """The detector of a name, unfitted; ``None`` where the paths are to recommend one."""
     from repdyn.errors import RepdynError, nearest_names
     from repdyn.ood import (
@@ -97,7 +98,8 @@ def _named(name: str) -> Detector | None:
         "energy of the head": EnergyDetector,
     }
     if name in kinds:
-        return kinds[name]()
+        kind = kinds[name]
+        return kind(**({"seed": seed} if "seed" in inspect.signature(kind).parameters else {}))
     if name != "recommended":
         raise RepdynError(f"--detector {name!r}: unknown; {nearest_names(name, ('recommended', *kinds))}")
     return None
@@ -112,7 +114,7 @@ def _recommended(stored: Any, seed: int) -> tuple[str, Detector, Any]:
         found = recommend(stored, seed=seed)
     except RepdynError as why:
         say(f"no comparison, so the path detector: {why}")
-        return "path", PathDetector(), None
+        return "path", PathDetector(seed=seed), None
     say(repr(found))
     return found.best, found.detector, found.to_dict()
 
@@ -308,7 +310,10 @@ def evaluate(
             raise RepdynError(f"--against {pair!r}: write NAME=STORE")
         sets[name] = open_paths(store)
     fitted_on = open_paths(training)
-    controls = {"kNN": KNNDetector().fit(fitted_on), "Mahalanobis": MahalanobisDetector().fit(fitted_on)}
+    controls = {
+        "kNN": KNNDetector(seed=seed).fit(fitted_on),
+        "Mahalanobis": MahalanobisDetector(seed=seed).fit(fitted_on),
+    }
     found = measure(load_detector(detector), open_paths(paths), sets, controls=controls, seed=seed)
     say(repr(found))
     if out is not None:

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from repdyn.cli.manners import ask, sign
+from repdyn.errors import RepdynError
 
 __all__ = ["Program", "verb"]
 
@@ -73,6 +74,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in _EVERYWHERE:
             if given.pop(name):
                 ask(name)
+        _check_json(given.get("json"))
         try:
             result = function(**given)
             if isinstance(given.get("out"), Path):
@@ -87,3 +89,12 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
     command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in (*own, *common)}
     return command
+
+
+def _check_json(path: Path | None) -> None:
+    """Refuse a place for the figures that cannot be written, before hours are spent on them."""
+    if path is None or str(path) == "-":
+        return
+    above = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    if path.is_dir() or not above.is_dir():
+        raise RepdynError(f"--json {path}: is a folder, or lies below a file; give the name of a file")

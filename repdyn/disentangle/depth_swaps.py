@@ -14,6 +14,7 @@ from repdyn.disentangle.swaps import exchange
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 
 if TYPE_CHECKING:
     from repdyn.disentangle.structured import StructuredKoopman
@@ -101,7 +102,7 @@ def _followed(
 
     def called(latents: NDArray[np.float32]) -> NDArray[np.int64]:
         state = torch.from_numpy(model.decode(latents)[:, depth]).to(frames.scale.device)
-        said = np.asarray(head(frames.lower(state, depth).cpu().numpy()))
+        said = as_array(head(frames.lower(state, depth).cpu().numpy()))
         return np.asarray(said.argmax(axis=1), dtype=np.int64)
 
     before = called(parts.latents)

@@ -68,7 +68,9 @@ class SwapGrid:
         """Read what :meth:`save` wrote."""
         found = load_artifact(path, "swap_grid")
         try:
-            factors = found.config["factors"]
+            factors, decoded = found.config["factors"], found.tensors["decoded"]
+            if decoded.ndim < 3 or decoded.shape[0] != decoded.shape[1]:
+                raise RepdynError(f"{path}: this is not a whole grid of swaps (of shape {decoded.shape})")
             return cls(found.tensors["decoded"], factors if isinstance(factors, str) else tuple(factors))
         except (KeyError, TypeError) as error:
             raise RepdynError(f"{path}: this is not a whole grid of swaps ({error})") from None

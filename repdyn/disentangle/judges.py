@@ -16,6 +16,7 @@ from repdyn.disentangle.sequences import read_sequences
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.progress import track
+from repdyn.reading import as_array
 from repdyn.seeding import drawing
 
 __all__ = ["Judge"]
@@ -89,7 +90,7 @@ class Judge(nn.Module):
             Of the training, by Adam along one cosine.
         """
         x = read_sequences(clips).values
-        wanted = {name: torch.as_tensor(np.asarray(label)).long() for name, label in labels.items()}
+        wanted = {name: torch.as_tensor(as_array(label)).long() for name, label in labels.items()}
         for name, label in wanted.items():
             if len(label) != len(x) or int(label.min()) < 0:
                 raise RepdynError(f"labels {name!r} must be {len(x)} whole numbers from 0")

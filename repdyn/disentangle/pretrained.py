@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import NDArray
 
+from repdyn.conformity import check_sizes, check_types, check_values
 from repdyn.disentangle.losses import Weights
 from repdyn.errors import RepdynError
 from repdyn.koopman.pretrained import load_weights
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ["describe", "restore"]
 
+_SAVED: dict[str, Any] = {
+    "static_dim": int,
+    "latent_dim": int,
+    "hidden": int,
+    "channels": list[int] | None,
+    "extraction": str,
+    "threshold": float,
+    "weights": dict[str, float],
+    "frame": list[int],
+    "widths": list[list[Any]] | None,
+    "history": dict[str, list[float]],
+    "best_epoch": int,
+}
 M = TypeVar("M", bound="StructuredKoopman")
 
 
@@ -59,6 +73,18 @@ def restore(kind: type[M], config: Mapping[str, Any], tensors: Mapping[str, NDAr
     if config.get("model") != kind.__name__:
         raise RepdynError(f"{path}: holds a {config.get('model')!r}; load it with that class")
     try:
+        check_values(config, **_SAVED)
+        weights, widths = Weights(**config["weights"]), config["widths"]
+        check_types(weights)
+        own = None if widths is None else dict(widths)
+        check_values({"widths": own}, widths=dict[str, int] | None)
+        check_sizes(
+            tensors,
+            latent_dim=config["latent_dim"],
+            hidden=config["hidden"],
+            channels=config["channels"],
+            widths=None if own is None else list(own.values()),
+        )
         model = kind(
             static_dim=config["static_dim"],
             latent_dim=config["latent_dim"],
@@ -66,10 +92,9 @@ def restore(kind: type[M], config: Mapping[str, Any], tensors: Mapping[str, NDAr
             channels=config["channels"],
             extraction=config["extraction"],
             threshold=config["threshold"],
-            weights=Weights(**config["weights"]),
+            weights=weights,
         )
-        widths = config["widths"]
-        model.build(config["frame"], None if widths is None else dict(widths), seed=0)
+        model.build(config["frame"], own, seed=0)
         model.history_, model.best_epoch_ = config["history"], config["best_epoch"]
     except (KeyError, TypeError, ValueError) as error:
         raise RepdynError(f"{path}: its config.json is not that of a {kind.__name__} ({error})") from None

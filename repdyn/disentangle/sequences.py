@@ -15,6 +15,7 @@ from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.reading import read_points
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 
 __all__ = ["Sequences", "read_sequences", "warn_of_few_transitions"]
 
@@ -140,7 +141,7 @@ def _of_list(sequences: Sequence[Any]) -> Sequences:
 
 
 def _floats(x: Any) -> Tensor:
-    found = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
+    found = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(as_array(x)))
     if found.is_complex() or found.dtype == torch.bool:
         raise RepdynError(f"sequences are of type {found.dtype}; expected real numbers")
     return found.float() if found.is_floating_point() else found.float() / 255

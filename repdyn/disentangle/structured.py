@@ -22,6 +22,7 @@ from repdyn.disentangle.sequences import Sequences as SequenceBatch
 from repdyn.disentangle.sequences import read_sequences
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
+from repdyn.reading import as_array
 from repdyn.seeding import drawing
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class StructuredKoopman(nn.Module):
     def decode(self, z: Any) -> NDArray[np.float32]:
         """Sequences ``(N, T, …)`` from latents ``(N, T, k)``; those of paths in the shared state space."""
         check_fitted(self)
-        rows = torch.as_tensor(np.asarray(z), dtype=torch.float32)
+        rows = torch.as_tensor(as_array(z), dtype=torch.float32)
         parts = [
             self.restore_scale(self.decoder_(rows[start : start + _BATCH].to(self.place))).cpu()
             for start in range(0, len(rows), _BATCH)

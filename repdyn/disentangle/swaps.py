@@ -75,6 +75,11 @@ class Swap:
         found = load_artifact(path, "swap")
         try:
             factors, tensors = found.config["factors"], found.tensors
+            shapes = {
+                tensors[name].shape for name in ("first", "second", "original_first", "original_second")
+            }
+            if len(shapes) > 1:
+                raise RepdynError(f"{path}: this is not a whole swap (of shapes {sorted(shapes)})")
             return cls(
                 tensors["first"],
                 tensors["second"],

@@ -16,7 +16,7 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors, starting_with
 from repdyn.fields.field import LatentField
-from repdyn.fields.starts import check_starts, to_numpy
+from repdyn.fields.starts import check_starts, to_numpy, widened
 from repdyn.intervals import Estimate, bootstrap
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ def align_fields(
     Vinh, Epps, Bailey (2010). Information theoretic measures for clusterings comparison. JMLR 11.
     """
     a, b = check_starts(codes_a, 1.0, 1), check_starts(codes_b, 1.0, 1)
+    a, b = widened(field_a, a), widened(field_b, b)
     if len(a) != len(b) or len(a) < 8:
         raise RepdynError(f"codes: need the same samples in both, at least 8, got {len(a)} and {len(b)}")
     steps = list(steps)

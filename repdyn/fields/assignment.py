@@ -13,7 +13,7 @@ from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
 from repdyn.fields.solvers import picard
-from repdyn.fields.starts import check_starts, geometry_of, to_numpy
+from repdyn.fields.starts import check_starts, geometry_of, to_numpy, widened
 from repdyn.fields.status import CHAOTIC, CIRCLE
 from repdyn.fields.verifying import MERGE
 
@@ -61,7 +61,7 @@ def assign_basins(field: LatentField, attractors: Attractors, z: Any) -> NDArray
     >>> found.assign(field, torch.tensor([[2.0], [-3.0]])).tolist()
     [0, 1]
     """
-    new = check_starts(z, attractors.tolerance, attractors.max_steps)
+    new = widened(field, check_starts(z, attractors.tolerance, attractors.max_steps))
     width = attractors.starts.shape[1]
     if new.shape[1] != width:
         raise RepdynError(f"z: points of {new.shape[1]} dimensions, but the attractors have {width}")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.conformity import check_arrays
 from repdyn.fields.status import STATUSES
 from repdyn.intervals import Estimate
 
@@ -29,6 +30,24 @@ _ARRAYS = (
     "points", "radius", "period", "supported", "point_residual", "multipliers", "observed", "lyapunov",
     "saddles", "basin", "residual", "steps", "starts", "ends", "counts",
 )  # fmt: skip
+
+_AXES = {
+    "points": "A d",
+    "period": "A",
+    "radius": "A",
+    "supported": "A",
+    "point_residual": "A",
+    "multipliers": "A k",
+    "observed": "A",
+    "lyapunov": "A 3",
+    "saddles": "S d",
+    "basin": "N",
+    "residual": "N",
+    "steps": "N",
+    "starts": "N d",
+    "ends": "N d",
+    "counts": "T 2",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,6 +288,13 @@ class Attractors:
         kind, notes = tuple(config.pop("kind")), tuple(config.pop("notes"))
         status = np.asarray(config.pop("status"), dtype=np.str_)
         multipliers = real + 1j * imaginary
+        check_arrays(arrays | {"multipliers": multipliers}, **_AXES)
+        if len(kind) != len(arrays["points"]) or status.shape != arrays["basin"].shape:
+            raise ValueError(
+                f"{len(arrays['points'])} attractors of {len(kind)} kinds, {status.size} statuses"
+            )
+        if arrays["basin"].size and not -1 <= arrays["basin"].min() <= arrays["basin"].max() < len(kind):
+            raise ValueError(f"basin holds {arrays['basin'].max()}, with {len(kind)} attractors")
         return cls(kind=kind, notes=notes, status=status, multipliers=multipliers, **arrays, **config)
 
 

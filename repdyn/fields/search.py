@@ -16,7 +16,7 @@ from repdyn.fields.following import NEAR, ORBIT, Journeys
 from repdyn.fields.merging import count_sweep, merge_points
 from repdyn.fields.places import Place, canonical_phase, follow_rest, gather, merge_cycles, shortest_period
 from repdyn.fields.solvers import ESCAPED, MOVING, RECURRENT, SETTLED
-from repdyn.fields.starts import check_starts, to_index, to_numpy
+from repdyn.fields.starts import check_starts, to_index, to_numpy, widened
 from repdyn.fields.status import BUDGET, CYCLE, DIVERGED, FIXED, SLOW
 from repdyn.fields.units import in_units, units_of
 from repdyn.fields.verifying import MERGE, verify_points
@@ -91,7 +91,7 @@ def find_attractors(
     """
     if solver not in SOLVERS:
         raise RepdynError(f"solver: there is no {solver!r}; {nearest_names(solver, SOLVERS)}")
-    starts = check_starts(z0, tol, max_steps)
+    starts = widened(field, check_starts(z0, tol, max_steps))
     units = units_of(starts)
     if units is not None:
         found = _found(in_units(field, units), starts / units, solver, tol, max_steps, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from repdyn.errors import RepdynError
 from repdyn.fields.field import LatentField
+from repdyn.reading import as_array
 
-__all__ = ["check_map", "check_starts", "geometry_of", "to_index", "to_numpy"]
+__all__ = ["as_tensor", "check_map", "check_starts", "geometry_of", "to_index", "to_numpy", "widened"]
 
 
 def check_starts(z0: Any, tol: float, max_steps: int) -> Tensor:
     """The starts as a detached tensor, or an error that names what is wrong with them or the protocol."""
-    starts = torch.as_tensor(z0).detach()
+    starts = as_tensor(z0)
     if starts.ndim != 2 or 0 in starts.shape or not starts.is_floating_point():
         raise RepdynError(
             f"z0: starts must be floating point of shape (N, d), got {starts.dtype} {tuple(starts.shape)}"
@@ -32,6 +34,23 @@ def check_starts(z0: Any, tol: float, max_steps: int) -> Tensor:
     if max_steps < 1:
         raise RepdynError(f"max_steps: must be at least 1, got {max_steps}")
     return starts
+
+
+def as_tensor(x: Any) -> Tensor:
+    """Values as a tensor out of any graph; a tensor keeps its type and device."""
+    return x.detach() if isinstance(x, Tensor) else torch.as_tensor(as_array(x))
+
+
+def widened(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """Half-precision values in float32, unless the map computes in half precision itself."""
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        return x
+    try:
+        with torch.no_grad():
+            function(x[:1].float())
+    except RuntimeError:  # weights of another type than the input's
+        return x
+    return x.float()
 
 
 def geometry_of(starts: Tensor) -> tuple[Tensor, float, float]:
@@ -59,8 +78,7 @@ def check_map(field: LatentField, starts: Tensor, scale: float) -> None:
 
 def to_numpy(x: Tensor) -> NDArray[Any]:
     """A tensor's values, on the host and out of the graph."""
-    array: NDArray[Any] = x.detach().cpu().numpy()
-    return array
+    return as_array(x)
 
 
 def to_index(chosen: NDArray[np.int64], like: Tensor) -> Tensor:

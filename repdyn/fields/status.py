@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repdyn.fields.field import LatentField
+from repdyn.reading import as_array
 
 __all__ = ["STATUSES", "Orbits", "follow_orbits", "lyapunov_exponents", "name_orbits"]
 
@@ -112,7 +113,7 @@ def lyapunov_exponents(growth: NDArray[np.floating]) -> NDArray[np.float64]:
     ----------
     Das, Saiki, Sander, Yorke (2017). Quantitative quasiperiodicity. Nonlinearity 30.
     """
-    growth = np.asarray(growth, dtype=np.float64)
+    growth = as_array(growth, dtype=np.float64)
     blocks = growth[: len(growth) // BLOCKS * BLOCKS].reshape(BLOCKS, -1, *growth.shape[1:]).mean(axis=1)
     margin = T_QUANTILE * blocks.std(axis=0, ddof=1) / np.sqrt(BLOCKS)
     value = _smooth_mean(growth)

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.conformity import check_arrays, check_sizes, check_types, check_values
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
 from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_field
+from repdyn.fields.starts import as_tensor
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
 from repdyn.seeding import drawing
@@ -25,6 +27,20 @@ if TYPE_CHECKING:
 
 __all__ = ["SurrogateAutoencoder", "SurrogateWarning"]
 
+_SAVED: dict[str, Any] = {
+    "latent_dim": int,
+    "hidden": list[int],
+    "penalty": float | None,
+    "noise": float,
+    "epochs": int,
+    "seed": int,
+    "point": str,
+    "width": int,
+    "penalty_taken": float,
+    "notes": list[str],
+    "sweep": list[dict[str, Any]],
+    "reconstruction": dict[str, float],
+}
 LEARNING_RATE = 1e-3
 BATCHES = (32, 256)
 """Smallest and largest batch: a sixteenth of the samples, so that few samples still make many steps."""
@@ -170,17 +186,17 @@ class SurrogateAutoencoder:
 
     def encode(self, x: Any) -> Tensor:
         """Codes ``(N, latent_dim)`` of representations ``(N, D)`` as traced."""
-        rows = torch.as_tensor(x, dtype=torch.float32)
+        rows = as_tensor(x).float()
         if rows.ndim != 2 or rows.shape[1] != self.width_:
             raise RepdynError(f"x: fitted on shape (N, {self.width_}), got {tuple(rows.shape)}")
         with torch.no_grad():
             code: Tensor = self.encoder_(self._standardise(rows))
         return code
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Any) -> Tensor:
         """Representations ``(N, D)`` from codes; their length, which the encoder ignores, is about one."""
         with torch.no_grad():
-            rows: Tensor = self.decoder_(z) * self.spread_ + self.shift_
+            rows: Tensor = self.decoder_(as_tensor(z).float()) * self.spread_ + self.shift_
         return rows
 
     def field(self) -> LatentField:
@@ -235,14 +251,20 @@ class SurrogateAutoencoder:
         """Read what :meth:`save` wrote."""
         artifact = load_artifact(path, "surrogate")
         config = artifact.config["surrogate"]
+        check_values(config, **_SAVED)
+        width = int(config["width"])
+        check_arrays(artifact.tensors, finite=True, shift=f"{width}", spread=f"{width}")
+        check_sizes(artifact.tensors, latent_dim=config["latent_dim"], hidden=config["hidden"])
         keys = ("latent_dim", "hidden", "penalty", "noise", "epochs", "seed")
         surrogate = cls(**{key: config[key] for key in keys})
         surrogate.point_, surrogate.width_ = config["point"], config["width"]
         surrogate.penalty_, surrogate.notes_ = config["penalty_taken"], tuple(config["notes"])
         surrogate.sweep_ = tuple(Trial(**trial) for trial in config["sweep"])
         surrogate.reconstruction_ = Estimate(**config["reconstruction"])
+        for figure in (*surrogate.sweep_, surrogate.reconstruction_):
+            check_types(figure)
         tensors = {name: torch.from_numpy(array) for name, array in artifact.tensors.items()}
-        surrogate.shift_, surrogate.spread_ = tensors["shift"], tensors["spread"]
+        surrogate.shift_, surrogate.spread_ = tensors["shift"].float(), tensors["spread"].float()
         surrogate.encoder_, surrogate.decoder_ = surrogate._networks()
         for name, network in (("encoder", surrogate.encoder_), ("decoder", surrogate.decoder_)):
             start = f"{name}."
@@ -250,6 +272,8 @@ class SurrogateAutoencoder:
                 key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)
             }
             network.load_state_dict(state)
+            if not all(parameter.isfinite().all() for parameter in network.parameters()):
+                raise ValueError(f"the weights of the {name} are not finite")
             network.eval().requires_grad_(False)
         return surrogate
 

@@ -16,6 +16,7 @@ from repdyn.errors import RepdynError
 from repdyn.fields.assignment import assign_basins
 from repdyn.fields.attractors import Attractors, starting_with
 from repdyn.fields.field import LatentField
+from repdyn.fields.starts import as_tensor, widened
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -168,7 +169,7 @@ class AttractorTracker:
     """
 
     def __init__(self, starts: Any, *, max_steps: int = 1000, seed: int = 0) -> None:
-        self.starts, self.max_steps, self.seed = torch.as_tensor(starts), max_steps, seed
+        self.starts, self.max_steps, self.seed = as_tensor(starts), max_steps, seed
         self._steps: list[int] = []
         self._found: list[Attractors] = []
         self._identity: list[NDArray[np.int64]] = []
@@ -220,9 +221,9 @@ class AttractorTracker:
 
     def _codes(self, field: LatentField) -> Tensor:
         if field.encode is None:
-            return self.starts
+            return widened(field, self.starts)
         with torch.no_grad():
-            return field.encode(self.starts)
+            return field.encode(widened(field.encode, self.starts))
 
     def _continue(self, step: int, field: LatentField, found: Attractors, names: NDArray[np.int64]) -> None:
         before, old = self._found[-1], self._identity[-1]

@@ -21,6 +21,7 @@ from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.operators import ridge
 from repdyn.koopman.reading import read_points
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
 __all__ = ["CONTROLS", "Controls", "controls", "held_out_rows", "ridge_by_validation"]
@@ -78,9 +79,9 @@ class Controls(Mapping[str, Any]):
             First-point representations, shape ``(N, D_0)``.
         """
         if name == "identity":
-            return [np.asarray(x, dtype=np.float64)] * (len(self.points) - 1)
+            return [as_array(x, dtype=np.float64)] * (len(self.points) - 1)
         maps = self._maps[name]
-        u = self._frames.lift(torch.as_tensor(np.asarray(x, dtype=np.float64)), 0)
+        u = self._frames.lift(torch.as_tensor(as_array(x, dtype=np.float64)), 0)
         if name == "affine":
             lifted = [u @ a for a in maps]
         elif name == "random features":
@@ -106,7 +107,7 @@ class Controls(Mapping[str, Any]):
             Depth of the point they are at.
         """
         maps = self._maps[name]
-        u = self._frames.lift(torch.as_tensor(np.asarray(x, dtype=np.float64)), number)
+        u = self._frames.lift(torch.as_tensor(as_array(x, dtype=np.float64)), number)
         found: NDArray[np.float64] = self._frames.lower(u @ maps[number % len(maps)], number + 1).numpy()
         return found
 

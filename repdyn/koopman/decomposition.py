@@ -13,6 +13,7 @@ from repdyn.koopman import resdmd
 from repdyn.koopman.reading import read_points
 from repdyn.koopman.spectrum import KoopmanSpectrum
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def decompose(
     ----------
     Colbrook, Ayton and Szőke (2023), Residual dynamic mode decomposition, J. Fluid Mech. 955, eq. (3.5).
     """
-    z = np.asarray(z, dtype=np.float64)
+    z = as_array(z, dtype=np.float64)
     if z.ndim != 3 or len(z) < 2 or not np.isfinite(z).all():
         raise RepdynError(
             "observables must be finite, of shape (points, samples, d) with two points or more, "

@@ -20,6 +20,7 @@ from repdyn.koopman.operators import real_power
 from repdyn.koopman.pretrained import describe, restore
 from repdyn.koopman.reading import point_number
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -189,7 +190,7 @@ class EditedKoopman:
 
     def observables(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Last-point observables ``E(x) T'`` of first-point representations."""
-        encoded = np.asarray(self.kae.encode(np.asarray(x), self.kae.points_[0]))
+        encoded = np.asarray(self.kae.encode(as_array(x), self.kae.points_[0]))
         return encoded.astype(np.float64) @ self.matrix
 
     def predict(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -251,7 +252,7 @@ class EditedKoopman:
             raise RepdynError(f"{self._why}: the edited path has a first and a last point, none between them")
         power = real_power(self.matrix, depth / last)
         assert power is not None  # as the root exists
-        encoded = np.asarray(self.kae.encode(np.asarray(x), points[0])).astype(np.float64)
+        encoded = np.asarray(self.kae.encode(as_array(x), points[0])).astype(np.float64)
         return np.asarray(self.kae.decode((encoded @ power).astype(np.float32), points[round(depth)]))
 
     def run(self, model: Any, x: NDArray[Any], point: str | None = None, inputs: Any = None) -> Any:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.koopman.probes import LinearProbe
+from repdyn.reading import as_array
 
 __all__ = ["Judge", "judge_of"]
 
@@ -68,7 +69,7 @@ def judge_of(head: Callable[[Any], Any] | None, x: NDArray[Any], names: NDArray[
 
     @torch.no_grad()
     def scores(x: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(torch.as_tensor(head(torch.as_tensor(np.asarray(x, dtype=np.float32)))).cpu())
+        return as_array(head(torch.as_tensor(np.asarray(x, dtype=np.float32))))
 
     if names.dtype.kind not in "iu":
         raise RepdynError("head answers with class numbers, so the labels must be integers")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
 from repdyn.koopman.checks import check_same_model
 from repdyn.koopman.spectrum import KoopmanSpectrum
@@ -148,6 +149,16 @@ class Excitation:
         found = load_artifact(path, "excitation")
         try:
             classes = found.config["classes"]
+            labelled = ("by_class", "explained", "chance")
+            axes = {"amplitude": "N d", "top": "d n", "certified": "d"}
+            if classes is not None:
+                axes |= {"by_class": f"{len(classes)} d", "explained": "d", "chance": "d"}
+            samples = check_arrays(found.tensors, **axes)["N"]
+            top = found.tensors["top"]
+            if len(found.config["ids"]) != samples or not ((top >= 0) & (top < samples)).all():
+                raise RepdynError(f"{path}: is not a readable excitation (of {samples} samples)")
+            if classes is None and any(name in found.tensors for name in labelled):
+                raise RepdynError(f"{path}: is not a readable excitation (its classes are missing)")
             return cls(
                 found.config["point"],
                 found.tensors["amplitude"],

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.koopman.controls import held_out_rows, ridge_by_validation
 from repdyn.koopman.frames import wide_coordinates
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
 __all__ = ["LinearProbe"]
@@ -40,7 +41,7 @@ class LinearProbe:
 
     def fit(self, x: NDArray[Any], labels: NDArray[Any], *, seed: int = 0) -> LinearProbe:
         """Fit to representations ``(N, D)`` and labels ``(N,)`` of at least two classes."""
-        x = np.asarray(x, dtype=np.float64)
+        x = as_array(x, dtype=np.float64)
         self.classes_, code = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise RepdynError(f"a probe needs at least two classes, the labels hold {len(self.classes_)}")
@@ -60,9 +61,7 @@ class LinearProbe:
 
     def decision_function(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Fitted indicators, shape ``(N, classes)``."""
-        found: NDArray[np.float64] = (
-            np.asarray(x, dtype=np.float64) - self._mean
-        ) @ self._weight + self._share
+        found: NDArray[np.float64] = (as_array(x, dtype=np.float64) - self._mean) @ self._weight + self._share
         return found
 
     def predict(self, x: NDArray[Any]) -> NDArray[Any]:

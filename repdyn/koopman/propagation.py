@@ -7,7 +7,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from repdyn.errors import RepdynError
 from repdyn.koopman.checks import check_fitted
 from repdyn.koopman.reading import point_number
+from repdyn.reading import as_array
 
 if TYPE_CHECKING:
     from repdyn.koopman.autoencoder import KoopmanAutoencoder
@@ -105,7 +105,7 @@ def through(kae: KoopmanAutoencoder, x: Any, function: Callable[[Tensor], Tensor
         If the last axis is another.
     """
     given = x if isinstance(x, Tensor) else None
-    rows = given if given is not None else torch.as_tensor(np.asarray(x))
+    rows = given if given is not None else torch.as_tensor(as_array(x))
     if rows.ndim == 0 or rows.shape[-1] != width:
         raise RepdynError(
             f"the last axis must have {width} entries, got an array of shape {tuple(rows.shape)}"

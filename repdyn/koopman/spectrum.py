@@ -14,6 +14,7 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.koopman import resdmd
 from repdyn.koopman.projectors import overlapping, spectral_projector
+from repdyn.reading import as_array
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -178,7 +179,7 @@ class KoopmanSpectrum:
 
     def eigenfunctions(self, z: NDArray[Any]) -> Complex:
         """Eigenfunctions at observables ``(…, d)`` of ``kae.encode``: what each input excites."""
-        return np.asarray(z, dtype=np.float64) @ self.vectors
+        return as_array(z, dtype=np.float64) @ self.vectors
 
     def __repr__(self) -> str:
         lines = [

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 __all__ = ["conformal_p_values", "conformal_threshold", "false_positive_interval", "smooth_log_p_values"]
 
@@ -157,7 +158,7 @@ def tail(reference: NDArray[np.float64]) -> tuple[float, float, float]:
 
 def _ranked(scores: ArrayLike) -> NDArray[np.float64]:
     """Scores with those that are not finite, +inf included, below all others."""
-    values = np.asarray(scores, dtype=np.float64)
+    values = as_array(scores, dtype=np.float64)
     return np.where(np.isfinite(values), values, -np.inf)
 
 
@@ -176,7 +177,7 @@ def _rank(count: int, rate: float) -> int:
 
 
 def _calibration(scores: ArrayLike) -> NDArray[np.float64]:
-    values = np.asarray(scores, dtype=np.float64)
+    values = as_array(scores, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise RepdynError(f"calibration_scores: must have shape (n,) with n > 0, got {values.shape}")
     if not np.isfinite(values).all():

@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 from repdyn.errors import RepdynError
 from repdyn.ood.crossfit import FOLDS, folds
 from repdyn.ood.gaussian import fit_gaussian
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
 __all__ = ["IN_DISTRIBUTION", "energy", "statistics_scores"]
@@ -27,7 +28,7 @@ def energy(logits: ArrayLike) -> Array:
     ----------
     Liu, W. et al. (2020). Energy-based out-of-distribution detection. NeurIPS.
     """
-    return np.asarray(logsumexp(np.asarray(logits, dtype=np.float64), axis=1))
+    return np.asarray(logsumexp(as_array(logits, dtype=np.float64), axis=1))
 
 
 def statistics_scores(
@@ -61,7 +62,7 @@ def statistics_scores(
     for name, size in sizes.items():
         if name not in statistics:
             raise RepdynError(f"statistics: lack the set {name!r}; give an array (N, F) for each")
-        array = np.asarray(statistics[name], dtype=np.float64)
+        array = as_array(statistics[name], dtype=np.float64)
         array = array[:, None] if array.ndim == 1 else array
         if array.ndim != 2 or len(array) != size or not np.isfinite(array).all():
             raise RepdynError(

@@ -6,12 +6,13 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, refusing_damage, save_artifact
+from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold
 from repdyn.ood.chunks import Chunk, read, values
@@ -32,6 +33,13 @@ FALSE_POSITIVE_RATE = 0.05  # a threshold at 95 % true positives, the field's co
 # exploded. Under any tail up to Cauchy's, one of n fitted samples' likes is there once in 10 n.
 REACH = 10.0
 LOWEST = -1e30  # a score must be finite to be ranked, averaged and written
+_SAVED = {
+    "points": list[str],
+    "widths": dict[str, int],
+    "source": dict[str, Any],
+    "calibration": Literal["cross-fitted", "held-out"],
+    "threshold": float,
+}
 LOGITS = "logits"  # read like a point, from the logits that were traced with the paths
 SOURCE = ("digest", "pooling")  # of the metadata: what must agree for scores to mean the same
 
@@ -202,14 +210,21 @@ class Detector(ABC):
 
     def _adopt(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], where: str) -> None:
         try:
+            check_values(config, **_SAVED)
+            check_arrays(tensors, finite=True, calibration_scores="N")
             self.points_ = tuple(config["points"])
             self.widths_ = {name: int(width) for name, width in config["widths"].items()}
             self.source_ = dict(config["source"])
             known = config.get("lengths", {})  # version 0.1 did not keep them
+            check_values({"lengths": known}, lengths=dict[str, list[float]])
             self.lengths_ = {point: (float(low), float(high)) for point, (low, high) in known.items()}
             self.calibration_ = str(config["calibration"])
             self.threshold_ = float(config["threshold"])
             self.calibration_scores_ = np.asarray(tensors["calibration_scores"], dtype=np.float64)
+            if not self.points_ or set(self.points_) != set(self.widths_) or not np.isfinite(self.threshold_):
+                raise ValueError(f"points {self.points_}, widths {self.widths_}, threshold {self.threshold_}")
+            if not all(0 <= low <= high < np.inf for low, high in self.lengths_.values()):
+                raise ValueError(f"lengths are {self.lengths_}, expected the least and the largest")
             self._restore(config, tensors)
         except (KeyError, TypeError, AttributeError) as error:
             raise RepdynError(f"{where}: the saved detector lacks {error}; save it again") from None
@@ -327,7 +342,8 @@ def load_detector(path: str | os.PathLike[str]) -> Detector:
         If there is none, or it is truncated.
     """
     artifact = load_artifact(path, "detector")
-    return revive(artifact.config, artifact.tensors, str(path))
+    with refusing_damage(path, "detector"):
+        return revive(artifact.config, artifact.tensors, str(path))
 
 
 def revive(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], where: str) -> Detector:

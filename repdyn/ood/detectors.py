@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.chunks import Chunk, read, values
 from repdyn.ood.crossfit import (
@@ -151,7 +152,7 @@ class PathDetector(Detector):
             control._fit_points(paths, (paths.points[-1],), shared)
             control.controls_ = {}
         self.controls_ = {
-            "nearest neighbours": KNNDetector().fit(paths),
+            "nearest neighbours": KNNDetector(seed=self.seed).fit(paths),
             "Mahalanobis": mahalanobis,
         }
         if relative.class_means_[relative.points_[0]] > 1:
@@ -303,17 +304,25 @@ class PathDetector(Detector):
         return {"seed": self.seed, "densities": densities, "controls": controls}, {**tensors, **arrays}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+        check_values(config, seed=int, densities=list[dict[str, Any]], controls=dict[str, dict[str, Any]])
         self.seed = int(config["seed"])
         self._densities, self._location, self._spread = {}, {}, {}
         usual = tensors.get("usual")
+        if usual is not None:
+            check_arrays(tensors, finite=True, usual=f"3 {len(self.points_)}")
         self._usual = None if usual is None else (usual[0], usual[1], int(usual[2, 0]))
-        for depth, (point, numbers) in enumerate(zip(self.points_, config["densities"])):
+        for depth, (point, numbers) in enumerate(zip(self.points_, config["densities"], strict=True)):
+            check_values(numbers, location=float, spread=float)
             parts = {
                 name: ShrunkGaussian.from_arrays(f"{depth}.{name}.", numbers[name], tensors)
                 for name in ("plain", "conditional", "background")
                 if name in numbers
             }
+            if any(len(part.centre) != self.widths_[point] for part in parts.values()):
+                raise ValueError(f"the density at {point!r} is not {self.widths_[point]} wide")
             density: Density = parts["plain"] if "plain" in parts else RelativeDensity(**parts)
+            if "twofold" in numbers:
+                check_values(numbers, twofold=list[float])
             if isinstance(density, RelativeDensity) and "twofold" in numbers:
                 density = TwofoldDensity(density, tuple(numbers["twofold"]))
             self._densities[point] = density

@@ -12,6 +12,8 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import blas, cholesky, lapack
 from scipy.sparse import csr_array
 
+from repdyn.conformity import check_arrays, check_values
+
 __all__ = ["Moments", "ShrunkGaussian", "Squared", "fit_gaussian", "ledoit_wolf", "lengths", "unit"]
 
 Array = NDArray[np.float64]
@@ -167,7 +169,12 @@ class ShrunkGaussian:
         cls, prefix: str, numbers: Mapping[str, float], arrays: Mapping[str, NDArray[Any]]
     ) -> ShrunkGaussian:
         """The density that :meth:`to_arrays` wrote."""
-        whitener, centre, means = (arrays[f"{prefix}{name}"] for name in ARRAYS)
+        own = {name: arrays[f"{prefix}{name}"] for name in ARRAYS}
+        check_arrays(own, finite=True, whitener="D D", centre="D", means="C D")
+        check_values(numbers, log_determinant=float, intensity=float)
+        if not len(own["means"]):
+            raise ValueError(f"{prefix}means holds no mean")
+        whitener, centre, means = own.values()
         determinant, intensity = float(numbers["log_determinant"]), float(numbers["intensity"])
         return cls(whitener, centre, means, determinant, intensity)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.chunks import Chunk, read, values
 from repdyn.ood.controls import energy
@@ -115,7 +116,11 @@ class GuidedEnergyDetector(Detector):
         return {"k": self.k, "bank": self.bank, "seed": self.seed}, {"weighted": self._weighted}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+        check_values(config, k=int, bank=int, seed=int)
+        kept = check_arrays(tensors, finite=True, weighted=f"N {self.widths_[self.points_[0]]}")["N"]
         self.k, self.bank, self.seed = int(config["k"]), int(config["bank"]), int(config["seed"])
+        if not 1 <= self.k <= kept:
+            raise ValueError(f"k is {self.k}, with {kept} neighbours kept")
         self._weighted = np.asarray(tensors["weighted"])
 
 

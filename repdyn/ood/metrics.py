@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 __all__ = ["Positive", "Separation", "separation"]
 
@@ -100,7 +101,7 @@ def _pile(place: NDArray[np.intp], size: int, counts: NDArray[np.integer] | None
 
 
 def _scores(scores: ArrayLike, name: str) -> Array:
-    values = np.asarray(scores, dtype=np.float64)
+    values = as_array(scores, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise RepdynError(f"{name}: must have shape (N,) with N > 0, got {values.shape}")
     if not np.isfinite(values).all():

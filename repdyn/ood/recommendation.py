@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -174,7 +175,7 @@ def _fitted(
     union = UnionDetector(seed=seed).fit(_headless(paths))
     found: dict[str, Detector] = {**union.controls_, UNION: union}  # it holds the others
     if paths.logits is not None:
-        found["guided energy"] = GuidedEnergyDetector().fit(paths)
+        found["guided energy"] = GuidedEnergyDetector(seed=seed).fit(paths)
     return found
 
 
@@ -188,7 +189,9 @@ def _headless(paths: RepresentationPaths) -> RepresentationPaths:
 def _unfitted(name: str, fitted: Detector, seed: int) -> Detector:
     if name == UNION:
         return UnionDetector(seed=seed)
-    return PathDetector() if name == PATH else type(fitted)()
+    kind = PathDetector if name == PATH else type(fitted)
+    takes = "seed" in inspect.signature(kind).parameters
+    return kind(**({"seed": seed} if takes else {}))
 
 
 def _mean(estimates: list[Estimate]) -> Estimate:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
 from repdyn.ood.chunks import read, values
 from repdyn.ood.crossfit import FOLDS
@@ -114,6 +115,9 @@ class FieldDetector(Detector):
         return {}, {"probes": self._probes, "images": self._images}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+        check_arrays(tensors, finite=True, probes=f"N {self.widths_[self.points_[0]]}")
+        if len(tensors["images"]) != len(tensors["probes"]) or not np.isfinite(tensors["images"]).all():
+            raise ValueError(f"images have shape {tensors['images'].shape}, or are not finite")
         self._probes = np.asarray(tensors["probes"], dtype=np.float32)
         self._images = np.asarray(tensors["images"], dtype=np.float32)
 

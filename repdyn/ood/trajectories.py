@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.attractor import AttractorDetector
 from repdyn.ood.chunks import read
@@ -169,6 +170,8 @@ class TrajectoryDetector(FieldDetector):
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         super()._restore(config, tensors)
+        check_values(config, steps=int, seed=int, radius=float, controls=dict[str, dict[str, Any]])
+        check_arrays(tensors, finite=True, location="F", scale="F")
         self.steps, self.seed = int(config["steps"]), int(config["seed"])
         self._radius = float(config["radius"])
         self._location, self._scale = tensors["location"], tensors["scale"]

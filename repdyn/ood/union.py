@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.calibration import smooth_log_p_values
 from repdyn.ood.chunks import Chunk
@@ -108,7 +109,7 @@ class UnionDetector(Detector):
         """
         self._others = {}
         if self.members is None:
-            fitted, others = asking(paths)
+            fitted, others = asking(paths, self.seed)
             weights = rehearsed_weights(paths, tuple(fitted), self.seed)
             self.members_ = {name: member for name, member in fitted.items() if weights[name] > 0}
             self.weights_ = {name: weights[name] for name in self.members_}
@@ -161,6 +162,12 @@ class UnionDetector(Detector):
         return state, {**tensors, **arrays, **references}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+        kinds = dict[str, dict[str, Any]]
+        check_values(config, members=kinds, others=kinds, weights=dict[str, float], seed=int)
+        names = [f"reference {name}" for name in config["members"]]
+        check_arrays(tensors, finite=True, **dict.fromkeys(names, "N"))
+        if not names or set(config["weights"]) != set(config["members"]):
+            raise ValueError(f"weights are of {list(config['weights'])}, members {list(config['members'])}")
         self.members_ = revive_all(config["members"], tensors)
         share([m._densities for m in self.members_.values() if isinstance(m, PathDetector)])
         self._others = revive_all(config["others"], tensors)

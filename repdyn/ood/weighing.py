@@ -33,20 +33,21 @@ HEAD = ("guided energy", "energy of the head")
 
 
 def asking(
-    paths: RepresentationPaths, *, head: bool = True
+    paths: RepresentationPaths, seed: int, *, head: bool = True
 ) -> tuple[dict[str, Detector], dict[str, Detector]]:
     """Fitted members, each with another question, and the path's controls that ask none of their own."""
-    path = PathDetector()
+    path = PathDetector(seed=seed)
     shared = path.fit_shared(paths)
     others, path.controls_ = dict(path.controls_), {}  # kept here, and need not be kept twice
     members: dict[str, Detector] = {"path": path}
     if any(found is not None and found.relative is not None for found in shared.values()):
-        members["relative path"] = RelativePathDetector().fit_beside(paths, shared)
+        members["relative path"] = RelativePathDetector(seed=seed).fit_beside(paths, shared)
     for name in ("relative Mahalanobis", "nearest neighbours"):
         if name in others:
             members[name] = others.pop(name)
     if head and paths.logits is not None:
-        members.update(zip(HEAD, (GuidedEnergyDetector().fit(paths), EnergyDetector().fit(paths))))
+        guided = GuidedEnergyDetector(seed=seed).fit(paths)
+        members.update(zip(HEAD, (guided, EnergyDetector().fit(paths))))
     return members, others
 
 
@@ -61,7 +62,7 @@ def rehearsed_weights(paths: RepresentationPaths, names: tuple[str, ...], seed: 
     if len(np.unique(group)) < FEWEST_GROUPS:
         return weights
     trial = rehearse(paths, group, generator)
-    fitted, _ = asking(trial.fit, head=False)
+    fitted, _ = asking(trial.fit, seed, head=False)
     # Of fewer samples, class means may help at no point; a member that cannot rehearse keeps its weight.
     members = {name: member for name, member in fitted.items() if name in names}
     columns = {where: _columns(members, own) for where, own in trial.sets.items()}

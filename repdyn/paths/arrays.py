@@ -13,6 +13,7 @@ from repdyn.errors import RepdynError
 from repdyn.paths.checks import check_finite, check_ids, check_labels, check_logits, check_points
 from repdyn.paths.columns import Rows, Tokens
 from repdyn.paths.origin import complete_meta
+from repdyn.reading import as_array
 
 __all__ = ["columns_of_arrays", "parts_in_memory"]
 
@@ -68,7 +69,7 @@ def columns_of_arrays(
         If there is nothing, sizes differ, or an entry is not finite.
     """
     points = check_points(arrays)
-    found = {point: np.asarray(arrays[point]) for point in points}
+    found = {point: as_array(arrays[point]) for point in points}
     for point, array in found.items():
         if array.ndim not in (2, 3) or array.dtype.kind not in "fiub":
             raise RepdynError(
@@ -98,7 +99,7 @@ def columns_of_arrays(
             check_finite(values, point, names)
             columns[point] = Rows.of(values)
             continue
-        mask = np.asarray(masks.get(point, np.ones(array.shape[:2], dtype=bool)))
+        mask = as_array(masks.get(point, np.ones(array.shape[:2], dtype=bool)))
         if mask.shape != array.shape[:2] or mask.dtype != np.bool_:
             raise RepdynError(
                 f"masks: that of {point!r} has shape {mask.shape} and dtype {mask.dtype}; "

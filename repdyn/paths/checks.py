@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 __all__ = ["check_finite", "check_ids", "check_labels", "check_logits", "check_points", "storage_dtype"]
 
@@ -73,7 +74,7 @@ def check_labels(labels: ArrayLike | None, size: int) -> NDArray[Any] | None:
         raise RepdynError(
             f"labels: that of sample {missing} is missing (None or NaN); give one, or leave the sample out"
         )
-    found = np.asarray(labels)
+    found = as_array(labels)
     if found.ndim != 1 or len(found) != size:
         raise RepdynError(f"labels: have shape {found.shape} for {size} samples; give one label per sample")
     if found.dtype.kind == "u" and len(found) and int(found.max()) > np.iinfo(np.int64).max:
@@ -114,7 +115,7 @@ def check_logits(logits: ArrayLike | None, size: int) -> NDArray[Any] | None:
     """Return the model's own outputs as ``(N, C)`` float32."""
     if logits is None:
         return None
-    found = np.asarray(logits)
+    found = as_array(logits)
     if found.ndim != 2 or len(found) != size or found.shape[1] == 0:
         raise RepdynError(f"logits: have shape {found.shape}; expected ({size}, classes)")
     return found.astype(np.float32, copy=False)

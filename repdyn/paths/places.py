@@ -52,8 +52,11 @@ class Folder:
         return str(self.path)
 
     def read(self, name: str) -> bytes:
-        """A file's contents."""
-        return (self.path / name).read_bytes()
+        """A file's contents; what is no file there, or lies below one, is missing."""
+        try:
+            return (self.path / name).read_bytes()
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise FileNotFoundError(error.errno, error.strerror, str(self.path / name)) from None
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """The contents of several files."""

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 from repdyn.topology.neighbors import as_points
 from repdyn.topology.tree import LevelSetTree
 
@@ -162,7 +163,7 @@ def _attractor_data(
     unknown = np.full(len(tree.parent), np.nan)
     if basin is None:
         return unknown, unknown, unknown
-    reached = np.asarray(basin)
+    reached = as_array(basin)
     if reached.shape != tree.assignment.shape or reached.dtype.kind not in "iu":
         raise RepdynError(
             f"node_attributes: basin has shape {reached.shape} of {reached.dtype}; "
@@ -180,7 +181,7 @@ def _attractor_data(
     number, contraction = unknown.copy(), unknown.copy()
     number[known] = np.exp(-(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(axis=1))
     if multipliers is not None:
-        leading = np.abs(np.asarray(multipliers))
+        leading = np.abs(as_array(multipliers))
         leading = leading[:, 0] if leading.ndim == 2 and leading.shape[1] else leading
         if leading.ndim != 1 or len(leading) < count:
             raise RepdynError(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 from repdyn.topology.neighbors import as_points
 
 __all__ = ["alpha_persistence", "cubical_persistence", "sparse_persistence"]
@@ -101,7 +102,7 @@ def cubical_persistence(values: ArrayLike, max_dim: int = 1) -> tuple[Array, ...
     Wagner, H., Chen, C. and Vuçini, E. (2012). Efficient computation of persistent homology for cubical
     data. Topological Methods in Data Analysis and Visualization II.
     """
-    grid = np.asarray(values, dtype=np.float64)
+    grid = as_array(values, dtype=np.float64)
     _check(max_dim, "cubical_persistence")
     if grid.ndim == 0 or grid.size == 0 or not np.isfinite(grid).all():
         raise RepdynError(

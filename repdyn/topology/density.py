@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma, gammaln, polygamma
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 from repdyn.repeats import folds_by_group, groups_of_equal_rows
 from repdyn.topology.neighbors import as_points, nearest_neighbors
 
@@ -132,7 +133,7 @@ def intrinsic_dimension(distances: ArrayLike) -> float:
     ----------
     Levina, E. and Bickel, P. (2004). Maximum likelihood estimation of intrinsic dimension. NIPS 17, eq. 9.
     """
-    return dimension_of(inverse_dimension(np.asarray(distances, dtype=np.float64)))
+    return dimension_of(inverse_dimension(as_array(distances, dtype=np.float64)))
 
 
 def inverse_dimension(distances: Array) -> Array:
@@ -274,7 +275,7 @@ def values_of(
             f"LevelSetTree.fit: density={density!r}; expected 'knn', 'mixture', a function or an array"
         )
     given: Any = density(points) if callable(density) else density
-    values = np.asarray(given, dtype=np.float64)
+    values = as_array(given, dtype=np.float64)
     if values.shape != (len(points),):
         raise RepdynError(
             f"LevelSetTree.fit: density has shape {values.shape}; "

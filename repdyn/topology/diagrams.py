@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
+from repdyn.reading import as_array
 from repdyn.topology.homology import betti_curve, bottleneck_distance
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class Persistence:
 
     def betti_curves(self, grid: ArrayLike = GRID) -> NDArray[np.int64]:
         """Number of features alive at each scale-free distance, shape ``(max_dim + 1, G)``."""
-        at = np.asarray(grid, dtype=np.float64)
+        at = as_array(grid, dtype=np.float64)
         return np.stack([betti_curve(diagram, at) for diagram in self.diagrams])
 
     def plot(self) -> Figure:
@@ -202,6 +204,8 @@ class PathPersistence:
                     tuple(artifact.tensors[f"{number}.{sample}.{d}"] for d in range(len(longest)))
                     for sample in range(held["samples"] + 1)
                 )
+                for diagram in (part for sample in (own, *samples) for part in sample):
+                    check_arrays({"diagram": diagram}, diagram="n 2")
                 points[held["name"]] = Persistence(
                     own, held["radius"], held["scale"], longest, controls, tuple(samples)
                 )

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.conformity import check_arrays, check_sizes, check_values
 from repdyn.errors import RepdynError
 from repdyn.seeding import drawing
 from repdyn.topology.flow_network import FlowNetwork, Prior
@@ -20,6 +21,18 @@ from repdyn.topology.tree import LevelSetTree
 
 __all__ = ["FlowAutoencoder"]
 
+_SAVED: dict[str, Any] = {
+    "latent_dim": int | None,
+    "prior": Literal["free", "mixture", "gaussian"],
+    "volume": Literal["preserved", "tracked"],
+    "components": int,
+    "layers": int,
+    "hidden": list[int],
+    "augmented": bool,
+    "fitted": int,
+    "scale": float,
+    "held_out": dict[str, float],
+}
 Points = TypeVar("Points", torch.Tensor, NDArray[np.float64])
 
 HELD_OUT = 0.2
@@ -283,6 +296,13 @@ class FlowAutoencoder:
         artifact = load_artifact(path, "flow")
         config, tensors = artifact.config, artifact.tensors
         try:
+            check_values(config, **_SAVED)
+            width = check_arrays(tensors, finite=True, centre="D", axes="D D", reference="N K")["D"]
+            check_sizes(tensors, hidden=config["hidden"])
+            if not 1 <= config["fitted"] < width or not 1 <= config["layers"] <= len(tensors):
+                raise RepdynError(f"{path}: is not a whole flow; save it again")
+            if config["prior"] == "mixture":
+                check_sizes(tensors, components=config["components"])
             fitted, scale = int(config.pop("fitted")), float(config.pop("scale"))
             held_out = {int(name): float(score) for name, score in config.pop("held_out").items()}
             model = cls(**{**config, "hidden": tuple(config["hidden"])})
@@ -292,6 +312,7 @@ class FlowAutoencoder:
         except (KeyError, TypeError) as error:
             raise RepdynError(f"{path}: is not a whole flow ({error}); save it again") from None
         network = model._network(len(model._centre), fitted, 0)
+        fresh = {name: held.clone() for name, held in network.named_buffers() if name.endswith("mask")}
         prefix = "network."
         network.load_state_dict(
             {
@@ -300,6 +321,10 @@ class FlowAutoencoder:
                 if name.startswith(prefix)
             }
         )
+        if any(not torch.equal(mask, fresh[name]) for name, mask in network.named_buffers() if name in fresh):
+            raise RepdynError(f"{path}: the masks are not those of its layers; save it again")
+        if not all(parameter.isfinite().all() for parameter in network.parameters()):
+            raise RepdynError(f"{path}: its weights are not finite; save it again")
         model._keep(network, reference)
         return model
 

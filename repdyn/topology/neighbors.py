@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.progress import track
+from repdyn.reading import as_array
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -134,7 +135,7 @@ def component_bridges(points: Array, indices: Index) -> NDArray[np.int64]:
 
 def as_points(x: ArrayLike, where: str) -> NDArray[np.float64]:
     """Check that an array is a set of finite points ``(N, D)`` and return it in double precision."""
-    points = np.asarray(x)
+    points = as_array(x)
     if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] == 0:
         raise RepdynError(
             f"{where}: x has shape {points.shape}; expected (points, dimensions), neither of them 0"

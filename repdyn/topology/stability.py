@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.progress import track
+from repdyn.reading import as_array
 from repdyn.topology.neighbors import as_points
 from repdyn.topology.tree import LevelSetTree
 
@@ -77,7 +78,7 @@ def leaf_support(
     returned = np.zeros(count)
     for _ in track(range(resamples), "bootstrapping leaves"):
         drawn = np.unique(generator.integers(len(points), size=len(points)))
-        given = density if isinstance(density, str) or callable(density) else np.asarray(density)[drawn]
+        given = density if isinstance(density, str) or callable(density) else as_array(density)[drawn]
         other = LevelSetTree.fit(
             points[drawn], given, max(tree.neighbors, 1), persistence=tree.threshold, seed=seed
         )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 __all__ = ["estimate", "estimates", "finite", "thin"]
 
@@ -75,7 +76,7 @@ def finite(name: str, given: ArrayLike, *, shape: tuple[int | None, ...]) -> NDA
         On another shape, on an empty array, and when no entry is finite.
     """
     try:
-        array = np.asarray(given, dtype=np.float64)
+        array = as_array(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise RepdynError(f"{name} must be an array of numbers: {error}") from error
     fits = array.ndim == len(shape) and all(

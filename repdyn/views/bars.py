@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -53,7 +54,7 @@ def add_bars(
             figure.add_annotation(x=max(v, h), y=k, text=f"{v:.3f}", xanchor="left", xshift=8, row=row, col=1)
     figure.update_yaxes(
         tickvals=list(range(len(read))),
-        ticktext=[plain(name, 34) + "  " for name in read],
+        ticktext=[_two_lines(name) for name in read],
         autorange="reversed",
         showgrid=False,
         zeroline=False,
@@ -65,3 +66,9 @@ def add_bars(
     right = 1.12 * top if top > 0 else 1.0
     left = min(0.0, float(np.nanmin(np.where(known, low, value))))
     figure.update_xaxes(range=[left, right], row=row, col=1)
+
+
+def _two_lines(name: str) -> str:
+    """A name in at most two lines, with space between it and its bar."""
+    lines = [name] if len(name) <= 34 else textwrap.wrap(name, 26, max_lines=2, placeholder="…")
+    return "<br>".join(plain(line, 34) + "  " for line in lines)

@@ -34,7 +34,7 @@ def replication(evidence: Mapping[str, object], verdict: str, reason: str) -> go
         raise RepdynError("replication: there is no evidence to draw; the translation was not derived")
     read = {name: estimate(value) for name, value in evidence.items()}
     figure = panels([""], columns=1, height=200 + 34 * len(read))
-    tests = ("halves", "other half", "different map", "agreement with rivals")
+    tests = ("halves", "other half", "different map", "other clusters", "agreement with rivals")
     compares = [any(test in name for test in tests) for name in read]
     add_bars(figure, 1, read, [ACCENT if yes else CONTROL[0] for yes in compares])
     figure.update_layout(showlegend=False, margin_l=24)

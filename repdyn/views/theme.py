@@ -55,8 +55,8 @@ SEQUENTIAL = (
 )
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Noto Sans', sans-serif"
-_CAPTION_WIDTH = 108  # characters that fit under a title at 800 px
-_CAPTION_LINES = 5  # drawn; the whole caption is in layout.meta
+_CAPTION_WIDTH = 94  # characters that fit under a title at 700 px, the width that plotly exports at
+_CAPTION_LINES = 6  # drawn; the whole caption is in layout.meta
 
 
 def new_figure(title: str, caption: str, *, alt: str | None = None, height: int = 440) -> go.Figure:

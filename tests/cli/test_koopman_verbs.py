@@ -60,6 +60,32 @@ def test_forget_edits_reports_and_is_attacked(command, folder, monkeypatch):
                    "--out", "b.edit")[0] == 0  # fmt: skip
 
 
+def test_forgetting_is_found_and_strict_where_there_are_samples_enough_to_judge(
+    command, tmp_path, monkeypatch
+):
+    # 1600 samples of 4 classes: a tenth of chance is well below the interval of some hundred judged samples.
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    y = draw.integers(4, size=1600)
+    x = 3 * np.eye(4)[y] + 0.3 * draw.standard_normal((1600, 4))
+    step = np.linalg.qr(draw.standard_normal((4, 4)))[0]
+    paths = RepresentationPaths.from_arrays({"a": x, "b": x @ step}, labels=y)
+    paths.save("a.paths")
+    KoopmanAutoencoder(8, (8,)).fit(paths, epochs=15, batch_size=64).save_pretrained("a.kae")
+    status, out, err = command("koopman", "forget", "a.kae", "a.paths", "--label", 1, "--out", "a.edit",
+                               "--strict")  # fmt: skip
+    assert status == 0, err
+    assert "forgotten to chance or below: found" in out
+    edited = EditedKoopman.load("a.edit")
+    assert edited.report.verdict == "found"
+    # By hand: predictions of the edited path by nearest class mean, the class itself and another.
+    means = np.stack([(x @ step)[y == k].mean(axis=0) for k in range(4)])
+    predicted = edited.propagate(x, "b")
+    named = np.linalg.norm(predicted[:, None] - means, axis=2).argmin(axis=1)
+    assert (named[y == 1] == 1).mean() < 0.25
+    assert (named[y == 2] == 2).mean() > 0.9
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -89,6 +89,12 @@ def test_scores_that_are_all_nan_are_refused_and_nothing_is_written(report, eval
     save_file(nothing, weights)
     status, _, err = report("a.ood")
     assert status == 2
+    assert "changed after it was saved" in err
+    document = json.loads((evaluation / "config.json").read_text())
+    del document["repdyn"]["sha256"]  # as in results of version 0.1, which is read as it is
+    (evaluation / "config.json").write_text(json.dumps(document))
+    status, _, err = report("a.ood")
+    assert status == 2
     assert "no finite number" in err or "finite" in err
     assert not (tmp_path / "report.html").exists()
 

@@ -146,3 +146,22 @@ def test_a_fit_is_the_same_while_another_thread_draws(kind):
 def test_config_of_a_detector_is_strict_json(tmp_path):
     PathDetector().fit(_paths()).save(tmp_path / "x")
     json.loads((tmp_path / "x" / "config.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_every_detector_that_is_recommended_or_asked_has_the_seed_given():
+    fit = _paths()
+    union = UnionDetector(seed=7).fit(fit)
+    assert {d.seed for d in union.controls_.values() if hasattr(d, "seed")} == {7}
+    assert {d.seed for d in PathDetector(seed=7).fit(fit).controls_.values()} == {7}
+    big = RepresentationPaths.from_arrays({"a": np.random.default_rng(1).normal(size=(200, 6)) + 1})
+    assert recommend(big, seed=7).detector.seed == 7
+
+
+def test_a_bank_that_is_drawn_is_drawn_by_the_seed_that_was_given():
+    # Two seeds keep other samples, so scores differ; the same seed gives the same.
+    big = RepresentationPaths.from_arrays({"a": np.random.default_rng(1).normal(size=(300, 6)) + 1})
+    one, same, other = (
+        KNNDetector(k=3, bank=60, seed=seed).fit(big).score_samples(big) for seed in (7, 7, 8)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3

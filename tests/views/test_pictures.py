@@ -457,6 +457,20 @@ def test_the_true_representation_is_a_ceiling_and_no_control() -> None:
     assert names == {"ours", "affine (control)", "truth (ceiling)"}
 
 
+def test_margins_to_rivals_compare_maps_and_their_names_are_whole() -> None:
+    evidence = {"excess distance": 0.9, "margin of the best map of other clusters": 1.0}
+    figure = replication(evidence, "ambiguous", "another map fits as well")
+    assert list(figure.data[0].marker.color) == [CONTROL[0], ACCENT]
+    assert figure.layout.yaxis.ticktext[1].replace("<br>", "").split() == list(evidence)[1].split()
+
+
+def test_no_line_of_a_caption_is_wider_than_the_picture_that_plotly_exports(example) -> None:
+    # 700 pixels less the margin, at 6.9 for a letter of the theme's 13-pixel sans serif.
+    lines = example.layout.title.subtitle.text.split("<br>")
+    assert max(map(len, lines)) * 6.9 < 700 - 32
+    assert example.layout.margin.t >= 64 + 17 * len(lines)
+
+
 def test_replication_tells_what_compares_two_maps_from_what_fits_one() -> None:
     evidence = {"retrieval between halves": 0.872, "fit of the first half": 0.435}
     figure = replication(evidence, "found", "two maps agree")
