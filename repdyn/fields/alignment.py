@@ -17,7 +17,7 @@ from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors, starting_with
 from repdyn.fields.field import LatentField
 from repdyn.fields.starts import check_starts, to_numpy
-from repdyn.intervals import Estimate, bootstrap
+from repdyn.intervals import Estimate, difference_interval, ratio_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -243,11 +243,11 @@ def align_fields(
             "shuffled": ((y[held] - control(x[held])) ** 2).sum(axis=1),
         }
         for name, error in errors.items():
-            rows[name].append(bootstrap(_explained, error, total, seed=seed))
+            rows[name].append(_explained(error, total, seed))
         moved = ((w[held] - best.linear(v[held])) ** 2).sum(axis=1)
-        rows["velocities"].append(bootstrap(_explained, moved, (w[held] ** 2).sum(axis=1), seed=seed))
-        parts.append(np.stack([errors["states"], total], axis=1))
-    decay = bootstrap(lambda p, q: _explained(*p.T) - _explained(*q.T), parts[0], parts[-1], seed=seed)
+        rows["velocities"].append(_explained(moved, (w[held] ** 2).sum(axis=1), seed))
+        parts.append(_influence(errors["states"], total))
+    decay = difference_interval(rows["states"][0], rows["states"][-1], _correlation(parts[0], parts[-1]))
     found_a = field_a.attractors(codes_a, max_steps=max_steps, seed=seed)
     found_b = field_b.attractors(codes_b, max_steps=max_steps, seed=seed)
     pairs, overlap = _match(found_a.basin, found_b.basin)
@@ -287,9 +287,23 @@ class _Map:
         return self.linear(x - self.mean_x) + self.mean_y
 
 
-def _explained(error: NDArray[np.float64], total: NDArray[np.float64]) -> float:
+def _explained(error: NDArray[np.float64], total: NDArray[np.float64], seed: int) -> Estimate:
+    found = ratio_interval(error, total, seed=seed)
+    return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.level)
+
+
+def _influence(error: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each sample moves the unexplained share, up to a factor."""
     whole = float(total.sum())
-    return 1 - float(error.sum()) / whole if whole > 0 else float("nan")
+    return error - float(error.sum()) / whole * total if whole > 0 else np.zeros(len(error))
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    peaks = float(np.abs(a).max()), float(np.abs(b).max())
+    if min(peaks) == 0:
+        return 0.0
+    a, b = a / peaks[0], b / peaks[1]  # so that no square leaves the number format
+    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
 
 
 def _double(z: torch.Tensor) -> NDArray[np.float64]:

@@ -8,9 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.intervals import Estimate, auroc_interval, bounded_interval
+from repdyn.intervals import (
+    Estimate,
+    auroc_interval,
+    bounded_interval,
+    difference_interval,
+    passing_interval,
+)
 from repdyn.ood.controls import IN_DISTRIBUTION
-from repdyn.ood.metrics import Positive, separation
+from repdyn.ood.metrics import TRUE_POSITIVE_RATE, Positive, separation
 from repdyn.progress import track
 
 __all__ = ["MEAN", "Comparison", "Judgement", "compare"]
@@ -42,14 +48,15 @@ class Comparison:
     runs
         ``{detector: {set: {metric: (1 + R,)}}}``: the value on all samples, then its replicates; with several
         sets also their mean, ``"mean of sets"``.
-    auroc
-        ``{detector: {set: Estimate}}``, with a score interval.
+    exact
+        ``{detector: {set: {metric: Estimate}}}``: AUROC with a score interval, FPR@95 with one that holds the
+        threshold's error too.
     sizes
         ``{set: {metric: N}}``: samples that a metric is about, the fewer of both kinds or the negatives.
     """
 
     runs: dict[str, dict[str, dict[str, Array]]]
-    auroc: dict[str, dict[str, Estimate]]
+    exact: dict[str, dict[str, dict[str, Estimate]]]
     sizes: dict[str, dict[str, int]]
 
     def table(self) -> dict[str, dict[str, dict[str, Estimate]]]:
@@ -62,8 +69,7 @@ class Comparison:
     def _cell(self, detector: str, name: str) -> dict[str, Estimate]:
         runs, sizes = self.runs[detector][name], self.sizes[name]
         found = {m: bounded_interval(float(runs[m][0]), runs[m][1:], sizes[m], level=LEVEL) for m in METRICS}
-        if name in self.auroc[detector]:
-            found["auroc"] = self.auroc[detector][name]
+        found |= self.exact[detector].get(name, {})
         # The figure as it was computed, to the last digit.
         return {m: replace(found[m], value=float(runs[m][0])) for m in METRICS}
 
@@ -72,11 +78,6 @@ class Comparison:
 
         Replicates alone are of no width where both AUROCs are 1. With several rivals the interval holds that
         of the replicates too, in which the best is chosen anew.
-
-        References
-        ----------
-        Zou, G. & Donner, A. (2008). Construction of confidence limits about effect measures: a general
-        approach. Statistics in Medicine 27(10).
         """
         own, other = (self._cell(which, name)["auroc"] for which in (detector, rival))
         pair = np.stack([self.runs[which][name]["auroc"][1:] for which in (detector, rival)])
@@ -85,13 +86,8 @@ class Comparison:
             if np.array_equal(*pair):  # the same scores
                 return _estimate(runs)
             correlation = float(np.asarray(np.corrcoef(pair))[0, 1])
-        value = float(runs[0])
-
-        def reach(a: float, b: float) -> float:
-            return float(np.sqrt(max(a * a + b * b - 2 * correlation * a * b, 0.0)))
-
-        low = value - reach(own.value - own.low, other.high - other.value)
-        high = value + reach(own.high - own.value, other.value - other.low)
+        gap = difference_interval(own, other, correlation)
+        value, low, high = float(runs[0]), gap.low, gap.high
         if len(self.runs) > 2:
             drawn = _estimate(runs)
             low, high = min(low, drawn.low), max(high, drawn.high)
@@ -146,8 +142,8 @@ def compare(
         if len(names) > 1:
             row = runs[detector]
             row[MEAN] = {m: np.mean([row[name][m] for name in names], axis=0) for m in METRICS}
-    auroc = {
-        detector: {name: auroc_interval(own[IN_DISTRIBUTION], own[name], level=LEVEL) for name in names}
+    exact = {
+        detector: {name: _exact(own[IN_DISTRIBUTION], own[name], positive) for name in names}
         for detector, own in scores.items()
     }
     inside = sizes[IN_DISTRIBUTION]
@@ -156,7 +152,13 @@ def compare(
         fewer = min(inside, sizes[name])
         about[name] = {"auroc": fewer, "aupr": fewer, "fpr95": sizes[name] if positive == "id" else inside}
     about[MEAN] = {m: min(own[m] for own in about.values()) for m in METRICS}
-    return Comparison(runs, auroc, about)
+    return Comparison(runs, exact, about)
+
+
+def _exact(inside: Array, outside: Array, positive: Positive) -> dict[str, Estimate]:
+    kept, judged = (inside, outside) if positive == "id" else (-outside, -inside)
+    passing = passing_interval(kept, judged, rate=TRUE_POSITIVE_RATE, level=LEVEL)
+    return {"auroc": auroc_interval(inside, outside, level=LEVEL), "fpr95": passing}
 
 
 def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Counts) -> dict[str, Array]:
