@@ -18,6 +18,7 @@ from repdyn.fields.field import LatentField
 from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_field
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
+from repdyn.repeats import groups_of_equal_rows, parted_by_group
 from repdyn.seeding import drawing
 
 if TYPE_CHECKING:
@@ -130,11 +131,12 @@ class SurrogateAutoencoder:
             raise RepdynError(f"{point}: sample {broken[0]} is not finite ({len(broken)} are not)")
         if len(x) < 20:
             raise RepdynError(f"{point}: {len(x)} samples are too few to fit and judge on; give at least 20")
-        order = np.random.default_rng(self.seed).permutation(len(x))
-        held = order[: max(4, int(HELD_OUT * len(x)))]
+        generator = np.random.default_rng(self.seed)
+        # Equal samples are on one side: a copy of a fitted one says nothing of new ones.
+        held, rest = parted_by_group(groups_of_equal_rows(x), max(4, int(HELD_OUT * len(x))), generator)
         rows = torch.from_numpy(x)
         unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        fitted = unit[torch.from_numpy(order[len(held) :])]
+        fitted = unit[torch.from_numpy(rest)]
         self.point_, self.width_ = point, x.shape[1]
         self.shift_ = fitted.mean(dim=0)
         # Constant features would be blown up by their rounding; they get the spread of a typical one.

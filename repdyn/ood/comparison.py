@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +70,9 @@ class Comparison:
         runs, sizes = self.runs[detector][name], self.sizes[name]
         found = {m: bounded_interval(float(runs[m][0]), runs[m][1:], sizes[m], level=LEVEL) for m in METRICS}
         found |= self.exact[detector].get(name, {})
-        # The figure as it was computed, to the last digit.
-        return {m: replace(found[m], value=float(runs[m][0])) for m in METRICS}
+        # The figure as it was computed, to the last digit; unequal repeats may move it out of the interval.
+        values = {m: float(runs[m][0]) for m in METRICS}
+        return {m: Estimate(v, min(found[m].low, v), max(found[m].high, v), LEVEL) for m, v in values.items()}
 
     def _gap(self, detector: str, rival: str, name: str, runs: Array) -> Estimate:
         """Difference of two AUROCs, from the interval of each and their correlation over replicates.
@@ -114,7 +115,11 @@ class Comparison:
 
 
 def compare(
-    scores: Mapping[str, Mapping[str, Array]], positive: Positive = "id", *, seed: int = 0
+    scores: Mapping[str, Mapping[str, Array]],
+    positive: Positive = "id",
+    *,
+    groups: Mapping[str, NDArray[np.int64]] | None = None,
+    seed: int = 0,
 ) -> Comparison:
     """Metrics of each score on each set, by one resampling of the samples shared by all scores.
 
@@ -125,13 +130,18 @@ def compare(
         ``"in-distribution"``.
     positive
         As in :func:`repdyn.ood.evaluate`.
+    groups
+        ``{set: (N,)}``: samples of one group are equal. They are resampled together and count once in an
+        interval; in the figures themselves each counts.
     seed
         Of the bootstrap.
     """
     generator = np.random.default_rng(seed)
     sizes = {name: len(own) for name, own in next(iter(scores.values())).items()}
     names = [name for name in sizes if name != IN_DISTRIBUTION]
-    drawn = {name: _resampled(size, generator) for name, size in sizes.items()}
+    alike = {name: np.arange(size) if groups is None else groups[name] for name, size in sizes.items()}
+    once = {name: np.unique(own, return_index=True)[1] for name, own in alike.items()}
+    drawn = {name: _resampled(own, generator) for name, own in alike.items()}
     runs: dict[str, dict[str, dict[str, Array]]] = {}
     for detector, own in track(scores.items(), "comparing detectors", total=len(scores)):
         runs[detector] = {}
@@ -143,9 +153,10 @@ def compare(
             row = runs[detector]
             row[MEAN] = {m: np.mean([row[name][m] for name in names], axis=0) for m in METRICS}
     exact = {
-        detector: {name: _exact(own[IN_DISTRIBUTION], own[name], positive) for name in names}
+        detector: {name: _exact(own[IN_DISTRIBUTION], own[name], positive, once, name) for name in names}
         for detector, own in scores.items()
     }
+    sizes = {name: len(own) for name, own in once.items()}
     inside = sizes[IN_DISTRIBUTION]
     about = {}
     for name in names:
@@ -155,7 +166,11 @@ def compare(
     return Comparison(runs, exact, about)
 
 
-def _exact(inside: Array, outside: Array, positive: Positive) -> dict[str, Estimate]:
+def _exact(
+    inside: Array, outside: Array, positive: Positive, once: Mapping[str, NDArray[np.intp]], name: str
+) -> dict[str, Estimate]:
+    """Intervals from each different sample once."""
+    inside, outside = inside[once[IN_DISTRIBUTION]], outside[once[name]]
     kept, judged = (inside, outside) if positive == "id" else (-outside, -inside)
     passing = passing_interval(kept, judged, rate=TRUE_POSITIVE_RATE, level=LEVEL)
     return {"auroc": auroc_interval(inside, outside, level=LEVEL), "fpr95": passing}
@@ -170,10 +185,11 @@ def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Count
     return {metric: np.concatenate([getattr(part, metric) for part in parts]) for metric in METRICS}
 
 
-def _resampled(count: int, generator: np.random.Generator) -> Counts:
-    """How often each sample is drawn, ``(1 + R, count)``; the first row is the sample itself."""
+def _resampled(groups: NDArray[np.int64], generator: np.random.Generator) -> Counts:
+    """How often each sample is drawn, ``(1 + R, N)``, a group as one; the first row is the sample itself."""
+    count = int(groups.max()) + 1
     counts = [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)]
-    return np.stack([np.ones(count, dtype=np.int64), *counts]).astype(np.uint16)
+    return np.stack([np.ones(count, dtype=np.int64), *counts]).astype(np.uint16)[:, groups]
 
 
 def _estimate(runs: Array) -> Estimate:
