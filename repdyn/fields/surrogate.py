@@ -123,7 +123,7 @@ class SurrogateAutoencoder:
         """
         if point not in paths.points:
             raise RepdynError(f"point: there is no {point!r}; {nearest_names(point, paths.points)}")
-        x = np.asarray(paths[point], dtype=np.float32)
+        x = np.asarray(paths[point])
         if x.ndim != 2:
             raise RepdynError(f"{point}: representations must be pooled to (N, D), got {x.shape}")
         broken = np.flatnonzero(~np.isfinite(x).all(axis=1))
@@ -134,8 +134,7 @@ class SurrogateAutoencoder:
         generator = np.random.default_rng(self.seed)
         # Equal samples are on one side: a copy of a fitted one says nothing of new ones.
         held, rest = parted_by_group(groups_of_equal_rows(x), max(4, int(HELD_OUT * len(x))), generator)
-        rows = torch.from_numpy(x)
-        unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        unit = _unit(torch.from_numpy(np.ascontiguousarray(x)))
         fitted = unit[torch.from_numpy(rest)]
         self.point_, self.width_ = point, x.shape[1]
         self.shift_ = fitted.mean(dim=0)
@@ -172,7 +171,7 @@ class SurrogateAutoencoder:
 
     def encode(self, x: Any) -> Tensor:
         """Codes ``(N, latent_dim)`` of representations ``(N, D)`` as traced."""
-        rows = torch.as_tensor(x, dtype=torch.float32)
+        rows = torch.as_tensor(x)
         if rows.ndim != 2 or rows.shape[1] != self.width_:
             raise RepdynError(f"x: fitted on shape (N, {self.width_}), got {tuple(rows.shape)}")
         with torch.no_grad():
@@ -256,8 +255,7 @@ class SurrogateAutoencoder:
         return surrogate
 
     def _standardise(self, rows: Tensor) -> Tensor:
-        unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        standard: Tensor = (unit - self.shift_) / self.spread_
+        standard: Tensor = (_unit(rows) - self.shift_) / self.spread_
         return standard
 
     def _networks(self) -> tuple[nn.Sequential, nn.Sequential]:
@@ -313,6 +311,15 @@ def _between(trials: Sequence[Trial]) -> float | None:
     if high is None:
         return None
     return (low * high) ** 0.5 if low > 0 else high / 3  # the sweep goes on downwards
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length one, float32, whatever their size; a row of zeros stays one."""
+    rows = rows.double()
+    peak = rows.abs().amax(dim=1, keepdim=True)
+    rows = rows / torch.where(peak > 0, peak, 1.0)
+    length = rows.norm(dim=1, keepdim=True)
+    return (rows / torch.where(length > 0, length, 1.0)).float()
 
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:
