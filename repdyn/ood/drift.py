@@ -181,6 +181,20 @@ class DriftMonitor:
         self._flags.append(scored.flagged)
         return scored
 
+    def note_broken(self, count: int) -> Scored:
+        """Count samples whose representation is not finite, which paths cannot hold: all are flagged.
+
+        Parameters
+        ----------
+        count
+            How many. Each is infinitely far at every depth.
+        """
+        far = np.full((count, self._recent.shape[1]), np.inf)
+        self._recent = np.concatenate([self._recent, far])[-2 * self.window :]
+        scored = Scored(np.full(count, LOWEST), np.ones(count, dtype=bool), None, ())
+        self._flags.append(scored.flagged)
+        return scored
+
     def report(self) -> DriftReport:
         """The windows so far; a remainder of less than half a window counts with the one before it.
 

@@ -87,3 +87,19 @@ def test_nothing_scored_and_windows_too_small(planted):
         DriftMonitor(detector).report()
     with pytest.raises(RepdynError, match="at least 20"):
         DriftMonitor(detector, window=5)
+
+
+def test_samples_that_are_not_finite_count_as_flagged_and_move_every_depth():
+    generator = np.random.default_rng(0)
+    paths = RepresentationPaths.from_arrays(
+        {"a": generator.normal(size=(300, 6)) + 3, "b": generator.normal(size=(300, 6)) + 3}
+    )
+    monitor = DriftMonitor(PathDetector().fit(paths), window=40)
+    monitor.update(paths.subset(np.arange(20)))
+    scored = monitor.note_broken(20)
+    assert scored.flagged.all()
+    assert (scored.scores < monitor.detector.threshold_).all()
+    report = monitor.report()
+    assert report.flagged[-1].value >= 0.5
+    assert report.verdict == "found"
+    assert set(report.moved) == {"a", "b"}
