@@ -216,7 +216,7 @@ def main() -> None:
         for n in (int(size) for size in arguments.sizes.split(",")):
             repeats = arguments.repeats
             if kind in SLOW:
-                repeats = max(repeats // (1 if n <= 50 else 2 if n <= 200 else 5 if n <= 1000 else 20), 1)
+                repeats = max(repeats // (1 if n <= 50 else 2 if n <= 200 else 3 if n <= 1000 else 12), 1)
             for truth in truths:
                 if (kind, n, truth) in done:
                     continue
