@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.leakage import leakage
-from repdyn.fields import LatentField, align_fields
+from repdyn.fields import LatentField, align_fields, memorization
 from repdyn.fields.probing import probe_without_data
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
 from repdyn.ood import KNNDetector, PathDetector, evaluate
@@ -151,3 +151,35 @@ def test_leakage_of_repeated_sequences_finds_nothing_where_nothing_is() -> None:
     labels = np.repeat(g.integers(2, size=40), 4)
     parts = Factors(static, np.zeros_like(static), np.ones(static.shape[:2], dtype=bool))
     assert leakage(parts, {"static": "static"}, {"drawn": labels}).information.max() < 0.2
+
+
+def test_memorization_of_repeated_samples_is_that_of_each_once() -> None:
+    g = torch.Generator().manual_seed(0)
+    train, test = torch.randn(30, 4, generator=g) + 1, torch.randn(30, 4, generator=g) + 1
+    wells = train[:5]
+
+    def pull(z: torch.Tensor) -> torch.Tensor:
+        near = wells[torch.cdist(z, wells).argmin(dim=1)]
+        return near + 0.3 * (z - near)
+
+    field = LatentField.from_autoencoder(lambda x: x, pull)
+    once = memorization(field, train, test, max_steps=100)
+    often = memorization(field, train.repeat_interleave(3, 0), test.repeat_interleave(3, 0), max_steps=100)
+    assert (often.null.low, often.null.high) == (once.null.low, once.null.high)
+    assert (often.preference, often.verdict) == (once.preference, once.verdict)
+    repeated = train.repeat_interleave(3, 0)
+    torch.testing.assert_close(
+        repeated[torch.from_numpy(often.nearest)], train[torch.from_numpy(once.nearest)]
+    )
+
+
+def test_one_line_tells_of_all_points_with_few_samples(caplog: pytest.LogCaptureFixture) -> None:
+    g = np.random.default_rng(0)
+    arrays = {f"layer{k}": g.normal(size=(50, 60 + k)) for k in range(8)} | {"still": np.ones((50, 4))}
+    arrays["last"] = g.normal(size=(50, 70))
+    PathDetector().fit(RepresentationPaths.from_arrays(arrays))
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "9 points (layer0, layer1, layer2, …): 50 samples in 60 to 70 dimensions; covariance mostly shrunk",
+        "still: constant over the samples and left out",
+    ]
