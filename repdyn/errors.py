@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["RepdynError", "nearest_names"]
+__all__ = ["NotFiniteError", "RepdynError", "nearest_names"]
 
 
 class RepdynError(ValueError):
@@ -14,6 +14,10 @@ class RepdynError(ValueError):
     Raised before work starts wherever that is possible. The command line prints the message and exits
     with status 2; from Python it is an ordinary :class:`ValueError`.
     """
+
+
+class NotFiniteError(RepdynError):
+    """A sample's representation is NaN or infinite: a layer that died or exploded."""
 
 
 def nearest_names(wanted: str, known: Iterable[str], count: int = 3) -> str:

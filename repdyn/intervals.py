@@ -23,6 +23,8 @@ __all__ = [
     "bootstrap",
     "bootstrap_mean",
     "bounded_interval",
+    "difference_interval",
+    "passing_interval",
     "ratio_interval",
     "share_interval",
 ]
@@ -225,8 +227,9 @@ def auroc_interval(above: NDArray[Any], below: NDArray[Any], *, level: float = 0
     .. math:: \{\theta : (\hat\theta - \theta)^2 \le z^2\, r\, V(\theta)\}
 
     with V the variance of Hanley and McNeil as Newcombe's fifth method has it, which stays positive up to the
-    border, and r the ratio of DeLong's variance to it. r is drawn to 1 where few pairs are discordant and
-    DeLong's variance says little.
+    border, and r the ratio of DeLong's variance to it. Where few pairs are discordant, DeLong's variance says
+    little. r is drawn to the ratio of normal values whose spreads are those of the samples, or to 1 if that
+    is larger: a small sample of wide spread makes the variance several times V.
 
     Parameters
     ----------
@@ -263,7 +266,10 @@ def auroc_interval(above: NDArray[Any], below: NDArray[Any], *, level: float = 0
     told = 2 * min(m, n) * min(value, 1 - value)
     own = variance(value)
     z = float(norm.ppf((1 + level) / 2))
-    ratio = ((delong / own * _uncertain(told, level) if own > 0 else 1.0) * told + 1) / (told + 1)
+    inner = (value * min(m, n) + 0.5) / (min(m, n) + 1)
+    expected = max(_normal_variance(inner, _relative_spread(above, below), m, n) / variance(inner), 1.0)
+    measured = delong / own * _uncertain(told, level) if own > 0 else expected
+    ratio = (measured * told + 3 * expected) / (told + 3)
 
     def end(inside: float, outside: float) -> float:
         for _ in range(60):
@@ -275,6 +281,72 @@ def auroc_interval(above: NDArray[Any], below: NDArray[Any], *, level: float = 0
         return inside
 
     return Estimate(value, end(value, 0.0), end(value, 1.0), level)
+
+
+def passing_interval(
+    kept: NDArray[Any], judged: NDArray[Any], *, rate: float = 0.95, level: float = 0.95
+) -> Estimate:
+    """Share of ``judged`` at or above the threshold that a share ``rate`` of ``kept`` reaches: FPR@95.
+
+    Both samples are taken for random. The number of values of ``kept`` below the true threshold is binomial;
+    given the threshold, the share has Jeffreys' posterior. The ends are quantiles of the mixture. Where the
+    true threshold may lie below all of ``kept``, the ROC curve is continued as that of normal values with the
+    spreads of the samples.
+
+    Parameters
+    ----------
+    kept, judged
+        Shapes ``(M,)`` and ``(N,)``, finite.
+    rate
+        Share of ``kept`` that must reach the threshold.
+    level
+        Nominal coverage.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> passing_interval(np.arange(100.0), np.arange(-50.0, 50.0)).value
+    0.45
+    """
+    from scipy.special import betainc, ndtr, ndtri
+    from scipy.stats import binom  # scipy.stats takes a third of a second to import
+
+    kept, judged = (np.sort(np.asarray(x, dtype=np.float64)) for x in (kept, judged))
+    m, n = len(kept), len(judged)
+    if kept.ndim != 1 or judged.ndim != 1 or min(m, n) == 0:
+        raise RepdynError(
+            "passing_interval: both samples must have shape (N,) with N > 0, "
+            f"got {kept.shape} and {judged.shape}"
+        )
+    passing = n - np.searchsorted(judged, kept, side="left")
+    value = float(passing[m - int(np.ceil(rate * m - 1e-9))]) / n  # .95 * 20 is 19.000000000000004
+    chance = binom.pmf(np.arange(m + 1), m, 1 - rate)
+    below = np.flatnonzero(chance[1:m] > 1e-7) + 1
+    # The true threshold lies between two neighbors: each of them has half of the weight.
+    counts = [passing[below - 1], passing[below]]
+    weights = [chance[below] / 2, chance[below] / 2]
+    moved = [np.zeros(2 * len(below))]
+    if chance[0] > 1e-7:
+        # Share of the distribution below the least of kept, given that it is at least 1 − rate.
+        left = 1 - rate * ((np.arange(8) + 0.5) / 8) ** (1 / m)
+        counts.append(np.full(8, passing[0]))
+        weights.append(np.full(8, chance[0] / 8))
+        moved.append(_relative_spread(kept, judged) * (ndtri(left) - ndtri(1 - rate)))
+    hits, weight, shift = np.concatenate(counts), np.concatenate(weights), np.concatenate(moved)
+
+    def quantile(wanted: float) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            place = ndtr(ndtri(middle) - shift)
+            if float(weight @ betainc(hits + 0.5, n - hits + 0.5, place)) < wanted * float(weight.sum()):
+                low = middle
+            else:
+                high = middle
+        return (low + high) / 2
+
+    tail = (1 - level) / 2
+    return Estimate(value, min(quantile(tail), value), max(quantile(1 - tail), value), level)
 
 
 def ratio_interval(
@@ -326,6 +398,60 @@ def _uncertain(told: float, level: float) -> float:
 
     tail = (1 + level) / 2
     return float((t.ppf(tail, 6 + told) / norm.ppf(tail)) ** 2)
+
+
+def difference_interval(one: Estimate, other: Estimate, correlation: float) -> Estimate:
+    """Difference of two figures about the same samples, from the interval of each.
+
+    Parameters
+    ----------
+    one, other
+        Figures of the same level.
+    correlation
+        Of the two, over samples; 0 for figures about independent samples.
+
+    References
+    ----------
+    Zou, G. & Donner, A. (2008). Construction of confidence limits about effect measures: a general approach.
+    Statistics in Medicine 27(10).
+
+    Examples
+    --------
+    >>> difference_interval(Estimate(0.5, 0.2, 0.9), Estimate(0.5, 0.1, 0.8), 0.0)
+    0.000 [-0.424, 0.566]
+    """
+
+    def reach(a: float, b: float) -> float:
+        return float(np.sqrt(max(a * a + b * b - 2 * correlation * a * b, 0.0)))
+
+    value = one.value - other.value
+    low = value - reach(one.value - one.low, other.high - other.value)
+    high = value + reach(one.high - one.value, other.value - other.low)
+    return Estimate(value, low, high, one.level)
+
+
+def _relative_spread(one: Array, other: Array) -> float:
+    """Interquartile range of one sample over that of the other, between .1 and 10; 1 where one has none."""
+    spread = [float(np.subtract(*np.quantile(x, (0.75, 0.25)))) for x in (one, other)]
+    if not (np.isfinite(spread).all() and min(spread) > 0):
+        return 1.0
+    return float(np.clip(np.exp(np.log(spread[0]) - np.log(spread[1])), 0.1, 10.0))
+
+
+def _normal_variance(theta: float, relative: float, m: int, n: int) -> float:
+    """Variance of the AUROC of m and n normal values, those ``relative`` times as spread as these."""
+    from scipy.special import ndtri
+
+    square = float(ndtri(theta)) ** 2
+
+    def shared(correlation: float) -> float:
+        """P(both normal values of that correlation lie below the quantile of theta) − theta²."""
+        angle = np.arcsin(correlation) * (np.arange(32) + 0.5) / 32
+        return float(np.exp(-square / (1 + np.sin(angle))).mean() * np.arcsin(correlation) / (2 * np.pi))
+
+    of_above = relative**2 / (1 + relative**2)
+    pairs = theta * (1 - theta) + (m - 1) * shared(1 - of_above) + (n - 1) * shared(of_above)
+    return pairs / (m * n)
 
 
 def _studentized(

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 
-__all__ = ["folds_by_group", "groups_of_equal_rows"]
+__all__ = ["folds_by_group", "groups_of_equal_rows", "parted_by_group", "sums_by_group"]
 
 Close = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 
@@ -109,6 +107,51 @@ def folds_by_group(
     return fold[groups]
 
 
+def parted_by_group(
+    groups: NDArray[np.int64], size: int, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows at random in two parts that keep every group together; the first has ``size`` rows or a few more.
+
+    Parameters
+    ----------
+    groups
+        Group number of each row, ``(N,)``, as of :func:`groups_of_equal_rows`.
+    size
+        Rows wanted in the first part, from 1 to N - 1.
+    generator
+        Draws the order. Without repeats the parts are ``generator.permutation(N)``, cut at ``size``.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Row numbers in random order of their groups. Rows of one group alone are parted at random.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one, other = parted_by_group(np.array([0, 1, 0, 1]), 2, np.random.default_rng(0))
+    >>> sorted([sorted(one.tolist()), sorted(other.tolist())])
+    [[0, 2], [1, 3]]
+    """
+    sizes = np.bincount(groups)
+    if len(sizes) < 2:
+        order = generator.permutation(len(groups))
+        return order[:size], order[size:]
+    place = np.empty(len(sizes), dtype=np.int64)
+    order = generator.permutation(len(sizes))
+    place[order] = np.arange(len(sizes))
+    rows = np.argsort(place[groups], kind="stable")
+    filled = np.cumsum(sizes[order])
+    cut = int(filled[min(int(np.searchsorted(filled, size)), len(sizes) - 2)])
+    return rows[:cut], rows[cut:]
+
+
+def sums_by_group(groups: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of the values ``(N,)`` of each group that occurs: what a bootstrap over groups resamples."""
+    _, own = np.unique(groups, return_inverse=True)
+    return np.asarray(np.bincount(own, weights=values), dtype=np.float64)
+
+
 def _identical(x: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Group of every row by value, and the first row of each group."""
     seen: dict[bytes, int] = {}
@@ -181,6 +224,9 @@ def _nearly_identical(x: NDArray[Any], rows: NDArray[np.int64], tolerance: float
 
 
 def _united(group: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    from scipy.sparse import coo_array  # the room of paths is imported without scipy
+    from scipy.sparse.csgraph import connected_components
+
     count = len(group)
     links = coo_array((np.ones(len(a), dtype=np.int8), (group[a], group[b])), shape=(count, count))
     return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)[group]

@@ -7,10 +7,13 @@ from sklearn.metrics import roc_auc_score
 
 from repdyn.errors import RepdynError
 from repdyn.intervals import (
+    Estimate,
     auroc_interval,
     bootstrap,
     bootstrap_mean,
     bounded_interval,
+    difference_interval,
+    passing_interval,
     ratio_interval,
     share_interval,
 )
@@ -133,3 +136,55 @@ def test_bounded_figures_have_width_at_the_border() -> None:
     assert 0.85 < found.low < 0.97
     inner = bounded_interval(0.5, np.random.default_rng(0).normal(0.5, 0.02, size=2000), 600)
     assert inner.high - inner.low == pytest.approx(4 * 0.02, rel=0.1)
+
+
+@pytest.mark.parametrize(("n", "truth"), [(20, 0.8), (50, 0.9), (200, 0.99)])
+@pytest.mark.parametrize("spread", [1 / 3, 1.0, 3.0])
+def test_passing_interval_holds_the_false_positive_rate_at_the_true_threshold(
+    n: int, truth: float, spread: float
+) -> None:
+    # The share of foreign values above the true 5 % quantile, not above the one of the sample.
+    shift = stats.norm.ppf(0.95) + spread * stats.norm.ppf(truth)
+    held = 0
+    for k in range(150):
+        g = np.random.default_rng([11, k])
+        found = passing_interval(g.normal(size=n) + shift, spread * g.normal(size=n))
+        held += found.low <= 1 - truth <= found.high
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        assert found.low < found.high
+    assert held / 150 > 0.89
+
+
+def test_passing_interval_is_a_function_of_order_and_relative_spread_and_reads_ties() -> None:
+    g = np.random.default_rng(0)
+    kept, judged = g.normal(size=60) + 1, g.normal(size=40)
+    one, other = passing_interval(kept, judged), passing_interval(1e-9 * kept + 5, 1e-9 * judged + 5)
+    assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=1e-6)
+    threshold = np.sort(kept)[3]  # 57 of 60 reach it
+    assert one.value == pytest.approx((judged >= threshold).mean())
+    tied = passing_interval(np.round(kept), np.round(judged))
+    assert tied.value == (np.round(judged) >= np.sort(np.round(kept))[3]).mean()
+    flat = passing_interval(np.ones(30), np.ones(30))
+    assert flat.value == 1.0
+    with pytest.raises(RepdynError, match="passing_interval"):
+        passing_interval(np.empty(0), judged)
+
+
+def test_auroc_of_a_small_sample_of_wide_spread_is_as_uncertain_as_it_is() -> None:
+    # 20 foreign scores three times as spread: nearly a share of 20, whatever the number of others.
+    held = 0
+    for k in range(200):
+        g = np.random.default_rng([12, k])
+        found = auroc_interval(g.normal(size=1000) + stats.norm.ppf(0.9) * np.sqrt(10), 3 * g.normal(size=20))
+        held += found.low <= 0.9 <= found.high
+    assert held / 200 > 0.9  # .88 with the variance of equal spreads alone
+
+
+def test_difference_of_two_figures_agrees_with_the_normal_theory() -> None:
+    one, other = Estimate(0.5, 0.4, 0.6), Estimate(0.3, 0.2, 0.4)
+    for correlation in (-0.5, 0.0, 0.9):
+        half = np.sqrt(0.02 - 2 * correlation * 0.01)
+        found = difference_interval(one, other, correlation)
+        assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
+    same = difference_interval(one, one, 1.0)
+    assert (same.low, same.high) == (0, 0)

@@ -242,10 +242,17 @@ def _told(parts: Iterator[Part], monitor: DriftMonitor, endless: bool) -> Iterat
     """
     import sys
 
+    import numpy as np
+
+    from repdyn.cli.streams import Broken
+
     try:
         for paths, complaints in parts:
             for complaint in complaints:
                 print(f"repdyn: {' '.join(complaint.split())}", file=sys.stderr)
+            if isinstance(paths, Broken):
+                yield np.array(paths.ids), monitor.note_broken(len(paths.ids))
+                continue
             monitor.skipped += len(complaints)
             if paths is not None:
                 yield paths.ids, monitor.update(paths)

@@ -7,16 +7,17 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from repdyn.errors import RepdynError, nearest_names
+from repdyn.errors import NotFiniteError, RepdynError, nearest_names
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
     from repdyn.tracing.model import TracedModel
 
-__all__ = ["Part", "Tracer", "data", "lines", "parquet", "parquet_texts", "store", "watched"]
+__all__ = ["Broken", "Part", "Tracer", "data", "lines", "parquet", "parquet_texts", "store", "watched"]
 
 CHUNK = 2048
 """Paths that are scored at once where they need no tracing."""
@@ -25,8 +26,16 @@ POLL = 0.5
 SETTLED = 1.0
 """Seconds since a file last changed after which it is taken to be written to the end."""
 
-Part = tuple["RepresentationPaths | None", list[str]]
-"""Some paths, in the order they came, and a line about each input that could not be read."""
+
+@dataclass(frozen=True)
+class Broken:
+    """Samples whose representation is not finite: a detector cannot read them, and all are flagged."""
+
+    ids: list[str]
+
+
+Part = tuple["RepresentationPaths | Broken | None", list[str]]
+"""Some paths, in the order they came, and a line about each input that could not be read or is not finite."""
 
 
 class Tracer:
@@ -99,8 +108,16 @@ def parquet(path: Path) -> Iterator[Part]:
             arrays[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
         ids = batch.column("id").to_pylist() if "id" in batch.schema.names else range(done, done + len(batch))
         done += len(batch)
-        logits = arrays.pop("logits", None)
-        yield RepresentationPaths.from_arrays(arrays, ids=[str(i) for i in ids], logits=logits, meta=meta), []
+        sound = np.all([np.isfinite(rows).all(axis=1) for rows in arrays.values()], axis=0)
+        names = np.array([str(i) for i in ids], dtype=object)
+        kept = {name: rows[sound] for name, rows in arrays.items()}
+        logits = kept.pop("logits", None)
+        if sound.any():
+            own = names[sound].tolist()
+            yield RepresentationPaths.from_arrays(kept, ids=own, logits=logits, meta=meta), []
+        if not sound.all():
+            told = [f"{path}: sample {name!r} is not finite; flagged" for name in names[~sound]]
+            yield Broken(names[~sound].tolist()), told
 
 
 def parquet_texts(path: Path, column: str, tracer: Tracer, size: int) -> Iterator[Part]:
@@ -112,7 +129,8 @@ def parquet_texts(path: Path, column: str, tracer: Tracer, size: int) -> Iterato
     done = 0
     for batch in file.iter_batches(size, columns=[column]):
         texts = batch.column(column).to_pylist()
-        yield _traced(tracer, [(f"row {done + k}", text) for k, text in enumerate(texts)], f"{path}: ", _text)
+        rows = [(f"row {done + k}", text) for k, text in enumerate(texts)]
+        yield from _traced(tracer, rows, f"{path}: ", _text)
         done += len(texts)
 
 
@@ -123,10 +141,10 @@ def lines(stream: BinaryIO, tracer: Tracer, size: int) -> Iterator[Part]:
         waiting.append((f"line {number}", line))
         # A reader on a terminal or a slow pipe sees an answer as soon as nothing more is waiting to be read.
         if len(waiting) >= size or not _more(stream):
-            yield _traced(tracer, waiting, "", _line)
+            yield from _traced(tracer, waiting, "", _line)
             waiting = []
     if waiting:
-        yield _traced(tracer, waiting, "", _line)
+        yield from _traced(tracer, waiting, "", _line)
 
 
 def data(specification: str, tracer: Tracer, size: int) -> Iterator[Part]:
@@ -138,9 +156,10 @@ def data(specification: str, tracer: Tracer, size: int) -> Iterator[Part]:
     names = found.ids if found.ids is not None else [str(k) for k in range(len(found.inputs))]
     for start in range(0, len(found.inputs), size):
         block = [(names[k], found.inputs[k]) for k in range(start, min(start + size, len(found.inputs)))]
-        paths, complaints = _traced(tracer, block, "", lambda raw: raw)
-        yield paths, [*told, *complaints]
-        told = []
+        if told:
+            yield None, told
+            told = []
+        yield from _traced(tracer, block, "", lambda raw: raw)
 
 
 def watched(
@@ -162,7 +181,7 @@ def watched(
             yield None, complaints
         for start in range(0, len(fresh), size):
             block = [(file.relative_to(folder).as_posix(), file) for file in fresh[start : start + size]]
-            yield _traced(tracer, block, f"{folder}/", _file)
+            yield from _traced(tracer, block, f"{folder}/", _file)
             last = clock()
         if idle is not None and clock() - last >= idle:
             return
@@ -221,7 +240,9 @@ class _Watch:
         return self.clock() - since >= SETTLED
 
 
-def _traced(tracer: Tracer, given: list[tuple[str, Any]], where: str, read: Callable[[Any], Any]) -> Part:
+def _traced(
+    tracer: Tracer, given: list[tuple[str, Any]], where: str, read: Callable[[Any], Any]
+) -> Iterator[Part]:
     ids, inputs, complaints = [], [], []
     for name, raw in given:
         try:
@@ -230,14 +251,17 @@ def _traced(tracer: Tracer, given: list[tuple[str, Any]], where: str, read: Call
         except _Unreadable as error:
             complaints.append(f"{where}{name}: {error}; skipped")
     if not inputs:
-        return None, complaints
+        yield None, complaints
+        return
     try:
-        return tracer(inputs, ids), complaints
+        paths = tracer(inputs, ids)
     except RepdynError:
         # One input that the model cannot take does not end the stream; if it takes none, that is told.
         if not tracer.traced and len(inputs) > 1:
             _first_taken(tracer, inputs, ids)
-        return _one_by_one(tracer, inputs, ids, where, complaints)
+        yield from _one_by_one(tracer, inputs, ids, where, complaints)
+    else:
+        yield paths, complaints
 
 
 def _first_taken(tracer: Tracer, inputs: list[Any], ids: list[str]) -> None:
@@ -246,6 +270,8 @@ def _first_taken(tracer: Tracer, inputs: list[Any], ids: list[str]) -> None:
     for x, name in zip(inputs, ids):
         try:
             tracer([x], [name])
+        except NotFiniteError:
+            return  # the model took it
         except RepdynError as refusal:
             error = error or refusal
         else:
@@ -254,16 +280,24 @@ def _first_taken(tracer: Tracer, inputs: list[Any], ids: list[str]) -> None:
         raise error
 
 
-def _one_by_one(tracer: Tracer, inputs: list[Any], ids: list[str], where: str, complaints: list[str]) -> Part:
-    good = []
+def _one_by_one(
+    tracer: Tracer, inputs: list[Any], ids: list[str], where: str, complaints: list[str]
+) -> Iterator[Part]:
+    good, broken, flagged = [], [], []
     for k, (x, name) in enumerate(zip(inputs, ids)):
         try:
             tracer([x], [name])
             good.append(k)
+        except NotFiniteError as error:
+            broken.append(name)
+            flagged.append(f"{where}{name}: {error}; flagged")
         except RepdynError as error:
             complaints.append(f"{where}{name}: {error}; skipped")
     paths = tracer([inputs[k] for k in good], [ids[k] for k in good]) if good else None
-    return paths, complaints
+    if paths is not None or complaints:
+        yield paths, complaints
+    if broken:
+        yield Broken(broken), flagged
 
 
 class _Unreadable(Exception):

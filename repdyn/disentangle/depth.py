@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.disentangle.depth_swaps import SPLITS, Head, depth_swaps, rank_splits
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap, bootstrap_mean, ratio_interval
+from repdyn.intervals import Estimate, bootstrap_mean, ratio_interval
 from repdyn.paths import RepresentationPaths
 
 if TYPE_CHECKING:
@@ -248,4 +248,10 @@ def _explained(unexplained: NDArray[Any], whole: NDArray[Any], seed: int) -> Est
 def _share(parts: Factors, seed: int) -> Estimate:
     static, dynamic = (x - x.mean(axis=(0, 1)) for x in (parts.static, parts.dynamic))
     sums = [(x.astype(np.float64) ** 2).sum(axis=(1, 2)) for x in (static, dynamic)]
-    return bootstrap(lambda s, d: float(s.sum() / ((s.sum() + d.sum()) or 1.0)), *sums, seed=seed)
+    whole = sums[0] + sums[1]
+    if not whole.sum() > 0:
+        return Estimate(0.0, 0.0, 0.0)
+    # The interval of the smaller part: its logarithm is the better behaved.
+    if sums[0].sum() > sums[1].sum():
+        return _explained(sums[1], whole, seed)
+    return ratio_interval(sums[0], whole, seed=seed)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.disentangle.factors import Factors
 from repdyn.errors import RepdynError
+from repdyn.repeats import groups_of_equal_rows
 
 __all__ = ["Leakage", "coordinate_information", "leakage"]
 
@@ -78,14 +79,18 @@ def leakage(
     Barber, D. and Agakov, F. (2003). The IM algorithm: a variational approach to information maximization.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     if not groups or not labels:
         raise RepdynError("leakage needs at least one group and one factor with labels")
     table = np.zeros((len(groups), len(labels)))
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    # Equal sequences are in one fold: q would know by heart what it is judged on.
+    alike = groups_of_equal_rows(parts.latents)
+    repeated = int(alike.max()) + 1 < len(alike)
+    kind = StratifiedGroupKFold if repeated else StratifiedKFold
+    folds = kind(_FOLDS, shuffle=True, random_state=seed)
     for row, what in enumerate(groups.values()):
         x = parts.some(what).reshape(len(parts), -1)
         for column, (name, wanted) in enumerate(labels.items()):
@@ -99,7 +104,9 @@ def leakage(
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # an unconverged q is still a bound
-                chances = cross_val_predict(model, x, y, cv=folds, method="predict_proba")
+                chances = cross_val_predict(
+                    model, x, y, groups=alike if repeated else None, cv=folds, method="predict_proba"
+                )
             loss = -np.log(chances[np.arange(len(y)), y].clip(1e-12)).mean()
             table[row, column] = max(0.0, float(1 - loss / entropy)) if len(classes) > 1 else 0.0
     return Leakage(tuple(groups), tuple(labels), table)

@@ -13,7 +13,7 @@ from repdyn.disentangle.exploration import Judged
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.swaps import resample
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap, bootstrap_mean
+from repdyn.intervals import Estimate, bootstrap_mean, bounded_interval
 
 __all__ = [
     "Consistency",
@@ -24,6 +24,8 @@ __all__ = [
     "static_dynamic_table",
     "strict_score",
 ]
+
+_RESAMPLES = 500
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -94,10 +96,11 @@ class SwapTable:
         )
 
     def _estimate(self, statistic: Any, seed: int) -> Estimate:
-        classes = np.array(self.classes)
-        return bootstrap(
-            lambda correct: statistic(correct.mean(axis=0), self.kept, classes), self.correct, seed=seed
-        )
+        classes, count = np.array(self.classes), len(self.correct)
+        generator = np.random.default_rng(seed)
+        samples = [np.arange(count), *(generator.integers(count, size=count) for _ in range(_RESAMPLES))]
+        found = [statistic(self.correct[rows].mean(axis=0), self.kept, classes) for rows in samples]
+        return bounded_interval(found[0], np.array(found[1:]), count)
 
 
 def published_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) -> float:

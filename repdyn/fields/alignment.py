@@ -16,8 +16,14 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors, starting_with
 from repdyn.fields.field import LatentField
+<<<<<<< HEAD
 from repdyn.fields.starts import check_starts, to_numpy, widened
 from repdyn.intervals import Estimate, bootstrap
+=======
+from repdyn.fields.starts import check_starts, to_numpy
+from repdyn.intervals import Estimate, difference_interval, ratio_interval
+from repdyn.repeats import groups_of_equal_rows, parted_by_group, sums_by_group
+>>>>>>> wt-b
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -219,8 +225,9 @@ def align_fields(
     if not steps or steps[0] < 0 or any(later <= earlier for earlier, later in pairwise(steps)):
         raise RepdynError(f"steps: must increase from 0 or more, got {steps}")
     generator = np.random.default_rng(seed)
-    order = generator.permutation(len(a))
-    fit, held = order[: len(a) // 2], order[len(a) // 2 :]
+    # Pairs that are equal in both are on one side, and count once in an interval and in the permutation test.
+    groups = groups_of_equal_rows(np.stack([groups_of_equal_rows(_double(z)) for z in (a, b)], axis=1), 0)
+    fit, held = parted_by_group(groups, len(a) // 2, generator)
     shuffled_fit = generator.permutation(fit)
     rows: dict[str, list[Estimate]] = {"states": [], "first_map": [], "velocities": [], "shuffled": []}
     parts: list[NDArray[np.float64]] = []
@@ -244,15 +251,15 @@ def align_fields(
             "shuffled": ((y[held] - control(x[held])) ** 2).sum(axis=1),
         }
         for name, error in errors.items():
-            rows[name].append(bootstrap(_explained, error, total, seed=seed))
+            rows[name].append(_explained(error, total, groups[held], seed))
         moved = ((w[held] - best.linear(v[held])) ** 2).sum(axis=1)
-        rows["velocities"].append(bootstrap(_explained, moved, (w[held] ** 2).sum(axis=1), seed=seed))
-        parts.append(np.stack([errors["states"], total], axis=1))
-    decay = bootstrap(lambda p, q: _explained(*p.T) - _explained(*q.T), parts[0], parts[-1], seed=seed)
+        rows["velocities"].append(_explained(moved, (w[held] ** 2).sum(axis=1), groups[held], seed))
+        parts.append(sums_by_group(groups[held], _influence(errors["states"], total)))
+    decay = difference_interval(rows["states"][0], rows["states"][-1], _correlation(parts[0], parts[-1]))
     found_a = field_a.attractors(codes_a, max_steps=max_steps, seed=seed)
     found_b = field_b.attractors(codes_b, max_steps=max_steps, seed=seed)
     pairs, overlap = _match(found_a.basin, found_b.basin)
-    agreement, p_value, verdict = _shared(found_a, found_b, generator)
+    agreement, p_value, verdict = _shared(found_a, found_b, groups, generator)
     return FieldAlignment(
         steps=np.array(steps),
         decay=decay,
@@ -288,9 +295,25 @@ class _Map:
         return self.linear(x - self.mean_x) + self.mean_y
 
 
-def _explained(error: NDArray[np.float64], total: NDArray[np.float64]) -> float:
+def _explained(
+    error: NDArray[np.float64], total: NDArray[np.float64], groups: NDArray[np.int64], seed: int
+) -> Estimate:
+    found = ratio_interval(sums_by_group(groups, error), sums_by_group(groups, total), seed=seed)
+    return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.level)
+
+
+def _influence(error: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each sample moves the unexplained share, up to a factor."""
     whole = float(total.sum())
-    return 1 - float(error.sum()) / whole if whole > 0 else float("nan")
+    return error - float(error.sum()) / whole * total if whole > 0 else np.zeros(len(error))
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    peaks = float(np.abs(a).max()), float(np.abs(b).max())
+    if min(peaks) == 0:
+        return 0.0
+    a, b = a / peaks[0], b / peaks[1]  # so that no square leaves the number format
+    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
 
 
 def _double(z: torch.Tensor) -> NDArray[np.float64]:
@@ -314,11 +337,15 @@ def _match(
     return np.stack([rows[kept], columns[kept]], axis=1), ratio[rows[kept], columns[kept]]
 
 
-def _shared(a: Attractors, b: Attractors, generator: np.random.Generator) -> tuple[float, float, str]:
+def _shared(
+    a: Attractors, b: Attractors, groups: NDArray[np.int64], generator: np.random.Generator
+) -> tuple[float, float, str]:
     from sklearn.metrics import adjusted_mutual_info_score  # slow to import: here, not with the room
 
-    both = (a.basin >= 0) & (b.basin >= 0)
-    labels_a, labels_b = a.basin[both], b.basin[both]
+    once = np.unique(groups, return_index=True)[1]
+    basin_a, basin_b = a.basin[once], b.basin[once]
+    both = (basin_a >= 0) & (basin_b >= 0)
+    labels_a, labels_b = basin_a[both], basin_b[both]
     if len(set(labels_a.tolist())) < 2 or len(set(labels_b.tolist())) < 2 or both.mean() < 0.5:
         return float("nan"), float("nan"), "inconclusive"
     agreement = float(adjusted_mutual_info_score(labels_a, labels_b))

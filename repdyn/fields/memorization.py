@@ -16,6 +16,7 @@ from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
 from repdyn.fields.starts import as_tensor, to_numpy, widened
 from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -187,6 +188,11 @@ def memorization(
     train, test = (widened(field.encode, as_tensor(x)) for x in (train, test))
     if len(train) == 0 or len(test) == 0:
         raise RepdynError(f"train, test: need samples, got {len(train)} and {len(test)}")
+    # Equal samples are looked at once: copies would narrow the intervals and fill a bank.
+    once, once_test = (
+        np.unique(groups_of_equal_rows(to_numpy(x.flatten(1))), return_index=True)[1] for x in (train, test)
+    )
+    train, test = train[torch.from_numpy(once)], test[torch.from_numpy(once_test)]
     generator = np.random.default_rng(seed)
     chosen = np.sort(generator.choice(len(train), min(max_starts, len(train)), replace=False))
     with torch.no_grad():
@@ -222,7 +228,7 @@ def memorization(
         test_error=bootstrap_mean(error / max(spread, 1e-300), seed=seed),
         similarity=similarity,
         null_similarity=null,
-        nearest=nearest,
+        nearest=once[nearest],
         attractors=found,
         verdict=verdict,
     )

@@ -21,6 +21,7 @@ from repdyn.fields.starts import as_tensor, to_numpy, widened
 from repdyn.fields.verifying import MERGE
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
+from repdyn.repeats import groups_of_equal_rows, parted_by_group, sums_by_group
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -179,9 +180,11 @@ def probe_without_data(
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal((starts, d))
     found = field.attractors(torch.from_numpy(noise).to(targets), max_steps=max_steps, seed=seed)
-    order = generator.permutation(len(targets))
     values = to_numpy(targets).astype(np.float64)
-    reference, held_out = values[order[: len(order) // 2]], values[order[len(order) // 2 :]]
+    # Equal targets are on one side: a dictionary that holds a target itself would rebuild it by one atom.
+    groups = groups_of_equal_rows(values)
+    known, held = parted_by_group(groups, len(targets) // 2, generator)
+    reference, held_out, alike = values[known], values[held], groups[held]
     own = found.points if len(found) else _stopped(found)
     size = len(own)
     dictionaries = {
@@ -197,9 +200,11 @@ def probe_without_data(
     truth = None if decode is None else _decoded(decode, held_out, targets)
     for name, dictionary in track(list(dictionaries.items()), "rebuilding latents from few atoms"):
         rebuilt = [_pursue(dictionary, held_out, k) for k in allowed]
-        error[name] = tuple(_unexplained(held_out, r, seed) for r in rebuilt)
+        error[name] = tuple(_unexplained(held_out, r, alike, seed) for r in rebuilt)
         if decode is not None and truth is not None:
-            decoded[name] = tuple(_unexplained(truth, _decoded(decode, r, targets), seed) for r in rebuilt)
+            decoded[name] = tuple(
+                _unexplained(truth, _decoded(decode, r, targets), alike, seed) for r in rebuilt
+            )
     return Probing(
         atoms=allowed,
         error=error,
@@ -240,10 +245,12 @@ def _pursue(dictionary: NDArray[np.float64], targets: NDArray[np.float64], k: in
     return rebuilt
 
 
-def _unexplained(truth: NDArray[np.float64], rebuilt: NDArray[np.float64], seed: int) -> Estimate:
+def _unexplained(
+    truth: NDArray[np.float64], rebuilt: NDArray[np.float64], groups: NDArray[np.int64], seed: int
+) -> Estimate:
     error = ((truth - rebuilt) ** 2).sum(axis=1)
     spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=1)
-    return ratio_interval(error, spread, seed=seed)
+    return ratio_interval(sums_by_group(groups, error), sums_by_group(groups, spread), seed=seed)
 
 
 def _decoded(decode: Callable[[Tensor], Tensor], z: NDArray[np.float64], like: Tensor) -> NDArray[np.float64]:

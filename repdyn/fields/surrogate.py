@@ -20,6 +20,7 @@ from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_
 from repdyn.fields.starts import as_tensor
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
+from repdyn.repeats import groups_of_equal_rows, parted_by_group
 from repdyn.seeding import drawing
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class SurrogateAutoencoder:
         """
         if point not in paths.points:
             raise RepdynError(f"point: there is no {point!r}; {nearest_names(point, paths.points)}")
-        x = np.asarray(paths[point], dtype=np.float32)
+        x = np.asarray(paths[point])
         if x.ndim != 2:
             raise RepdynError(f"{point}: representations must be pooled to (N, D), got {x.shape}")
         broken = np.flatnonzero(~np.isfinite(x).all(axis=1))
@@ -146,11 +147,11 @@ class SurrogateAutoencoder:
             raise RepdynError(f"{point}: sample {broken[0]} is not finite ({len(broken)} are not)")
         if len(x) < 20:
             raise RepdynError(f"{point}: {len(x)} samples are too few to fit and judge on; give at least 20")
-        order = np.random.default_rng(self.seed).permutation(len(x))
-        held = order[: max(4, int(HELD_OUT * len(x)))]
-        rows = torch.from_numpy(x)
-        unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        fitted = unit[torch.from_numpy(order[len(held) :])]
+        generator = np.random.default_rng(self.seed)
+        # Equal samples are on one side: a copy of a fitted one says nothing of new ones.
+        held, rest = parted_by_group(groups_of_equal_rows(x), max(4, int(HELD_OUT * len(x))), generator)
+        unit = _unit(torch.from_numpy(np.ascontiguousarray(x)))
+        fitted = unit[torch.from_numpy(rest)]
         self.point_, self.width_ = point, x.shape[1]
         self.shift_ = fitted.mean(dim=0)
         # Constant features would be blown up by their rounding; they get the spread of a typical one.
@@ -186,7 +187,11 @@ class SurrogateAutoencoder:
 
     def encode(self, x: Any) -> Tensor:
         """Codes ``(N, latent_dim)`` of representations ``(N, D)`` as traced."""
+<<<<<<< HEAD
         rows = as_tensor(x).float()
+=======
+        rows = torch.as_tensor(x)
+>>>>>>> wt-b
         if rows.ndim != 2 or rows.shape[1] != self.width_:
             raise RepdynError(f"x: fitted on shape (N, {self.width_}), got {tuple(rows.shape)}")
         with torch.no_grad():
@@ -278,8 +283,7 @@ class SurrogateAutoencoder:
         return surrogate
 
     def _standardise(self, rows: Tensor) -> Tensor:
-        unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        standard: Tensor = (unit - self.shift_) / self.spread_
+        standard: Tensor = (_unit(rows) - self.shift_) / self.spread_
         return standard
 
     def _networks(self) -> tuple[nn.Sequential, nn.Sequential]:
@@ -335,6 +339,15 @@ def _between(trials: Sequence[Trial]) -> float | None:
     if high is None:
         return None
     return (low * high) ** 0.5 if low > 0 else high / 3  # the sweep goes on downwards
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length one, float32, whatever their size; a row of zeros stays one."""
+    rows = rows.double()
+    peak = rows.abs().amax(dim=1, keepdim=True)
+    rows = rows / torch.where(peak > 0, peak, 1.0)
+    length = rows.norm(dim=1, keepdim=True)
+    return (rows / torch.where(length > 0, length, 1.0)).float()
 
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:

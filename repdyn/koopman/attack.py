@@ -236,7 +236,9 @@ def recovered_by_probe(
     # scikit-learn is slow to import and only attacks need it.
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-12
+    x, x_test = (np.asarray(rows, dtype=np.float64) for rows in (x, x_test))
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    scale[scale == 0] = 1.0
     probe = LogisticRegression(class_weight="balanced", max_iter=2000).fit((x - mean) / scale, target)
     right = probe.predict((x_test - mean) / scale) == target_test
     # Each of the two classes weighs half, as in a balanced accuracy.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Autonomy", "autonomy"]
 
+_ROUNDING = 1e-12  # a fraction of variance below this is rounding, of either map
+
 
 @dataclass(frozen=True, eq=False)
 class Autonomy:
@@ -40,7 +42,7 @@ class Autonomy:
     @property
     def gap(self) -> tuple[float, ...]:
         """How many times more variance the shared map leaves unexplained, step by step; 1 is autonomous."""
-        return tuple(s.value / max(o.value, 1e-12) for o, s in zip(self.own, self.shared))
+        return tuple(max(s.value, _ROUNDING) / max(o.value, _ROUNDING) for o, s in zip(self.own, self.shared))
 
     def __repr__(self) -> str:
         width = max(len(point) for point in self.points) + 2

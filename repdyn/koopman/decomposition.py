@@ -64,7 +64,7 @@ def spectrum(
     rows = z[-1]
     readout = resdmd.solve(rows.T @ rows, rows.T @ (last - last.mean(axis=0)))
     # z = Σ (z v_k) w_k with the rows w of the inverse of v; each w is then read as a state.
-    modes = np.linalg.pinv(found.vectors) @ readout
+    modes = resdmd.left_vectors(found.vectors) @ readout
     return replace(found, modes=modes)
 
 
@@ -149,7 +149,7 @@ def decompose(
         variation=np.clip(1 - np.abs(mean) ** 2 / np.maximum(square, 1e-300), 0.0, 1.0),
         threshold=threshold,
         vectors=vectors,
-        modes=np.linalg.pinv(vectors),
+        modes=resdmd.left_vectors(vectors),
         operator=operator,
         gram=found[0],
         cross=found[1],

@@ -15,6 +15,7 @@ from repdyn.errors import RepdynError
 from repdyn.koopman.checks import check_same_model
 from repdyn.koopman.spectrum import KoopmanSpectrum
 from repdyn.paths import RepresentationPaths
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -235,9 +236,11 @@ def excitation(
         by_class = np.zeros((len(classes), amplitude.shape[1]))
         np.add.at(by_class, code, amplitude)
         by_class /= size[:, None]
-        explained = explained_by_label(values, code)
+        # Equal samples have one label: shuffled one by one, they would no longer.
+        once = np.unique(groups_of_equal_rows(np.asarray(paths[where])), return_index=True)[1]
+        explained = explained_by_label(values[once], code[once])
         draw = np.random.default_rng(seed)
-        shuffled = [explained_by_label(values, draw.permutation(code)) for _ in range(_SHUFFLES)]
+        shuffled = [explained_by_label(values[once], draw.permutation(code[once])) for _ in range(_SHUFFLES)]
         chance = np.quantile(shuffled, _CHANCE, axis=0)
     return Excitation(
         where, amplitude, np.ascontiguousarray(top), paths.ids, spectrum.certified, classes, by_class,

@@ -28,7 +28,6 @@ _RANK = 4  # of each step's correction to a shared generator
 _SHRINKAGE = (
     1e-4  # ridge of a solved operator, relative to the mean eigenvalue of the observables' Gram matrix
 )
-_SMALLEST = 1e-12
 _ON_THE_AXIS = 1e-9  # an eigenvalue this near to the negative axis, relative to the largest, is on it
 
 
@@ -135,7 +134,7 @@ class LeastSquares(nn.Module):
         """Take ``K`` from observables before and after a step, shapes ``(n, d)``."""
         # In units of the mean eigenvalue of Z'Z: the same shrinkage for any batch and any scale.
         unit = float(before.detach().double().square().sum()) / min(before.shape)
-        solved = ridge(before, after, _SHRINKAGE * max(unit, _SMALLEST)).to(before.dtype)
+        solved = ridge(before, after, _SHRINKAGE * (unit or 1.0)).to(before.dtype)
         # In the layout of a loaded weight: products round by the layout of their factors.
         self.weight = solved.contiguous()
 

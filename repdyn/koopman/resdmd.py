@@ -16,6 +16,7 @@ __all__ = [
     "Resampled",
     "condition_number",
     "eigenpairs",
+    "left_vectors",
     "moments",
     "pseudospectrum",
     "resample",
@@ -52,6 +53,20 @@ def solve(gram: Real, right: Real) -> Real:
     matrix = shrunk(gram)
     size = 1 / np.sqrt(np.diag(matrix))
     found: Real = size[:, None] * np.linalg.solve(size[:, None] * matrix * size, size[:, None] * right)
+    return found
+
+
+def left_vectors(vectors: Complex) -> Complex:
+    """The rows w of the inverse of eigenvectors (their pseudo-inverse if they are dependent).
+
+    Rows and columns are first brought to one size: observables of unequal size make those of vectors unequal,
+    and a common cut-off would drop the narrow ones.
+    """
+    row = np.abs(vectors).max(axis=1, initial=0.0)
+    row[row == 0] = 1.0
+    column = np.abs(vectors / row[:, None]).max(axis=0, initial=0.0)
+    column[column == 0] = 1.0
+    found: Complex = np.linalg.pinv(vectors / row[:, None] / column) / column[:, None] / row
     return found
 
 

@@ -111,7 +111,7 @@ class KoopmanSpectrum:
         ----------
         Trefethen and Embree (2005), Spectra and Pseudospectra, section 52.
         """
-        left = np.linalg.pinv(self.vectors)
+        left = resdmd.left_vectors(self.vectors)
         found: Real = np.linalg.norm(left, axis=1) * np.linalg.norm(self.vectors, axis=0)
         return found
 

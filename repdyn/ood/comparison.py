@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.intervals import Estimate, auroc_interval, bounded_interval
+from repdyn.intervals import (
+    Estimate,
+    auroc_interval,
+    bounded_interval,
+    difference_interval,
+    passing_interval,
+)
 from repdyn.ood.controls import IN_DISTRIBUTION
-from repdyn.ood.metrics import Positive, separation
+from repdyn.ood.metrics import TRUE_POSITIVE_RATE, Positive, separation
 from repdyn.progress import track
 
 __all__ = ["MEAN", "Comparison", "Judgement", "compare"]
@@ -42,14 +48,15 @@ class Comparison:
     runs
         ``{detector: {set: {metric: (1 + R,)}}}``: the value on all samples, then its replicates; with several
         sets also their mean, ``"mean of sets"``.
-    auroc
-        ``{detector: {set: Estimate}}``, with a score interval.
+    exact
+        ``{detector: {set: {metric: Estimate}}}``: AUROC with a score interval, FPR@95 with one that holds the
+        threshold's error too.
     sizes
         ``{set: {metric: N}}``: samples that a metric is about, the fewer of both kinds or the negatives.
     """
 
     runs: dict[str, dict[str, dict[str, Array]]]
-    auroc: dict[str, dict[str, Estimate]]
+    exact: dict[str, dict[str, dict[str, Estimate]]]
     sizes: dict[str, dict[str, int]]
 
     def table(self) -> dict[str, dict[str, dict[str, Estimate]]]:
@@ -62,21 +69,16 @@ class Comparison:
     def _cell(self, detector: str, name: str) -> dict[str, Estimate]:
         runs, sizes = self.runs[detector][name], self.sizes[name]
         found = {m: bounded_interval(float(runs[m][0]), runs[m][1:], sizes[m], level=LEVEL) for m in METRICS}
-        if name in self.auroc[detector]:
-            found["auroc"] = self.auroc[detector][name]
-        # The figure as it was computed, to the last digit.
-        return {m: replace(found[m], value=float(runs[m][0])) for m in METRICS}
+        found |= self.exact[detector].get(name, {})
+        # The figure as it was computed, to the last digit; unequal repeats may move it out of the interval.
+        values = {m: float(runs[m][0]) for m in METRICS}
+        return {m: Estimate(v, min(found[m].low, v), max(found[m].high, v), LEVEL) for m, v in values.items()}
 
     def _gap(self, detector: str, rival: str, name: str, runs: Array) -> Estimate:
         """Difference of two AUROCs, from the interval of each and their correlation over replicates.
 
         Replicates alone are of no width where both AUROCs are 1. With several rivals the interval holds that
         of the replicates too, in which the best is chosen anew.
-
-        References
-        ----------
-        Zou, G. & Donner, A. (2008). Construction of confidence limits about effect measures: a general
-        approach. Statistics in Medicine 27(10).
         """
         own, other = (self._cell(which, name)["auroc"] for which in (detector, rival))
         pair = np.stack([self.runs[which][name]["auroc"][1:] for which in (detector, rival)])
@@ -85,13 +87,8 @@ class Comparison:
             if np.array_equal(*pair):  # the same scores
                 return _estimate(runs)
             correlation = float(np.asarray(np.corrcoef(pair))[0, 1])
-        value = float(runs[0])
-
-        def reach(a: float, b: float) -> float:
-            return float(np.sqrt(max(a * a + b * b - 2 * correlation * a * b, 0.0)))
-
-        low = value - reach(own.value - own.low, other.high - other.value)
-        high = value + reach(own.high - own.value, other.value - other.low)
+        gap = difference_interval(own, other, correlation)
+        value, low, high = float(runs[0]), gap.low, gap.high
         if len(self.runs) > 2:
             drawn = _estimate(runs)
             low, high = min(low, drawn.low), max(high, drawn.high)
@@ -118,7 +115,11 @@ class Comparison:
 
 
 def compare(
-    scores: Mapping[str, Mapping[str, Array]], positive: Positive = "id", *, seed: int = 0
+    scores: Mapping[str, Mapping[str, Array]],
+    positive: Positive = "id",
+    *,
+    groups: Mapping[str, NDArray[np.int64]] | None = None,
+    seed: int = 0,
 ) -> Comparison:
     """Metrics of each score on each set, by one resampling of the samples shared by all scores.
 
@@ -129,13 +130,18 @@ def compare(
         ``"in-distribution"``.
     positive
         As in :func:`repdyn.ood.evaluate`.
+    groups
+        ``{set: (N,)}``: samples of one group are equal. They are resampled together and count once in an
+        interval; in the figures themselves each counts.
     seed
         Of the bootstrap.
     """
     generator = np.random.default_rng(seed)
     sizes = {name: len(own) for name, own in next(iter(scores.values())).items()}
     names = [name for name in sizes if name != IN_DISTRIBUTION]
-    drawn = {name: _resampled(size, generator) for name, size in sizes.items()}
+    alike = {name: np.arange(size) if groups is None else groups[name] for name, size in sizes.items()}
+    once = {name: np.unique(own, return_index=True)[1] for name, own in alike.items()}
+    drawn = {name: _resampled(own, generator) for name, own in alike.items()}
     runs: dict[str, dict[str, dict[str, Array]]] = {}
     for detector, own in track(scores.items(), "comparing detectors", total=len(scores)):
         runs[detector] = {}
@@ -146,17 +152,28 @@ def compare(
         if len(names) > 1:
             row = runs[detector]
             row[MEAN] = {m: np.mean([row[name][m] for name in names], axis=0) for m in METRICS}
-    auroc = {
-        detector: {name: auroc_interval(own[IN_DISTRIBUTION], own[name], level=LEVEL) for name in names}
+    exact = {
+        detector: {name: _exact(own[IN_DISTRIBUTION], own[name], positive, once, name) for name in names}
         for detector, own in scores.items()
     }
+    sizes = {name: len(own) for name, own in once.items()}
     inside = sizes[IN_DISTRIBUTION]
     about = {}
     for name in names:
         fewer = min(inside, sizes[name])
         about[name] = {"auroc": fewer, "aupr": fewer, "fpr95": sizes[name] if positive == "id" else inside}
     about[MEAN] = {m: min(own[m] for own in about.values()) for m in METRICS}
-    return Comparison(runs, auroc, about)
+    return Comparison(runs, exact, about)
+
+
+def _exact(
+    inside: Array, outside: Array, positive: Positive, once: Mapping[str, NDArray[np.intp]], name: str
+) -> dict[str, Estimate]:
+    """Intervals from each different sample once."""
+    inside, outside = inside[once[IN_DISTRIBUTION]], outside[once[name]]
+    kept, judged = (inside, outside) if positive == "id" else (-outside, -inside)
+    passing = passing_interval(kept, judged, rate=TRUE_POSITIVE_RATE, level=LEVEL)
+    return {"auroc": auroc_interval(inside, outside, level=LEVEL), "fpr95": passing}
 
 
 def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Counts) -> dict[str, Array]:
@@ -168,10 +185,11 @@ def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Count
     return {metric: np.concatenate([getattr(part, metric) for part in parts]) for metric in METRICS}
 
 
-def _resampled(count: int, generator: np.random.Generator) -> Counts:
-    """How often each sample is drawn, ``(1 + R, count)``; the first row is the sample itself."""
+def _resampled(groups: NDArray[np.int64], generator: np.random.Generator) -> Counts:
+    """How often each sample is drawn, ``(1 + R, N)``, a group as one; the first row is the sample itself."""
+    count = int(groups.max()) + 1
     counts = [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)]
-    return np.stack([np.ones(count, dtype=np.int64), *counts]).astype(np.uint16)
+    return np.stack([np.ones(count, dtype=np.int64), *counts]).astype(np.uint16)[:, groups]
 
 
 def _estimate(runs: Array) -> Estimate:

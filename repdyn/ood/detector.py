@@ -243,10 +243,7 @@ class Detector(ABC):
         self.calibration_scores_, self.calibration_, self.threshold_ = once, how, threshold
 
     def _groups(self, paths: RepresentationPaths) -> NDArray[np.int64]:
-        """Group of paths equal at every point read and the last; one point is in memory at a time."""
-        # Logits alone may be few and equal though the samples differ: the last point is looked at too.
-        points = dict.fromkeys((*self.points_, paths.points[-1]))
-        return joint(groups_of_equal_rows(values(paths, point, judging=True)) for point in points)
+        return equal_paths(paths, self.points_)
 
     def _note_usual(self, paths: RepresentationPaths, groups: NDArray[np.int64]) -> None:
         """Keep what held-out paths look like at each depth; without a profile, nothing."""
@@ -321,6 +318,13 @@ class Detector(ABC):
                 found = np.asarray(score(batch), dtype=np.float64)
             parts.append(np.where(np.isfinite(found) & self._sound(batch), np.maximum(found, LOWEST), LOWEST))
         return np.concatenate(parts) if parts else np.empty(0)
+
+
+def equal_paths(paths: RepresentationPaths, points: Iterable[str]) -> NDArray[np.int64]:
+    """Group of paths equal at the points and at the last; one point is in memory at a time."""
+    # Logits alone may be few and equal though the samples differ: the last point is looked at too.
+    looked = dict.fromkeys((*points, paths.points[-1]))
+    return joint(groups_of_equal_rows(values(paths, point, judging=True)) for point in looked)
 
 
 def joint(groups: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -201,10 +201,11 @@ class PathDetector(Detector):
         self._usual = None
         held_out, shared = np.zeros(len(paths)), dict(at_hand or {})
         groups: list[NDArray[np.int64]] = []
+        wide, still = {}, []
         for point in track(points, "fitting densities"):
             x = values(paths, point)
             if len(x) < x.shape[1]:
-                _log.warning("%s: %d samples in %d dimensions; covariance mostly shrunk", point, *x.shape)
+                wide[point] = x.shape[1]
             self._note(point, x)
             if point not in shared:
                 shared[point] = self._cross_fit(point, x, labels)
@@ -212,7 +213,7 @@ class PathDetector(Detector):
             found = None if fitted is None else self._choose(fitted)
             if found is None or (spread := float(found.distances.std())) == 0:
                 if fitted is None or found is not None:  # not left out by choice
-                    _log.warning("%s: does not vary over the samples and is left out", point)
+                    still.append(point)
                 continue
             kept.append(point)
             if fitted is not None and fitted.groups is not None:
@@ -220,6 +221,15 @@ class PathDetector(Detector):
             self._densities[point] = found.density
             self._location[point], self._spread[point] = float(found.distances.mean()), spread
             held_out -= (found.distances - self._location[point]) / spread
+        # A model has dozens of points, and is fitted as several detectors: one line each, told once.
+        if wide and at_hand is None:
+            least, most = min(wide.values()), max(wide.values())
+            span = f"{least}" if least == most else f"{least} to {most}"
+            _log.warning(
+                "%s: %d samples in %s dimensions; covariance mostly shrunk", _listed(wide), len(paths), span
+            )
+        if still and at_hand is None:
+            _log.warning("%s: constant over the samples and left out", _listed(still))
         if not kept:
             raise RepdynError(f"fit: {self._nothing}")
         self.points_ = tuple(kept)
@@ -381,3 +391,11 @@ class MahalanobisDetector(RelativeMahalanobisDetector):
 
     def _choose(self, fitted: CrossFit) -> HeldOut | None:
         return fitted.plain
+
+
+def _listed(points: Collection[str]) -> str:
+    """The first points by name, and how many there are."""
+    names = list(points)
+    if len(names) <= 3:
+        return ", ".join(names)
+    return f"{len(names)} points ({', '.join(names[:3])}, …)"

@@ -162,6 +162,7 @@ class DriftMonitor:
         self.skipped = 0
         self._profiler = _profiler(detector)
         self._flags: list[NDArray[np.bool_]] = []
+        self._alike: list[NDArray[np.int64]] = []  # equal numbers: equal samples
         depths = len(self._profiler.points_) if self._profiler is not None else 0
         self._recent = np.empty((0, depths))
 
@@ -179,6 +180,25 @@ class DriftMonitor:
         points = self._profiler.points_ if self._profiler is not None else ()
         scored = Scored(scores, scores < self.detector.threshold_, profile, points)
         self._flags.append(scored.flagged)
+        # Scores of a union are steps: where there is a profile, it tells samples apart.
+        told = np.ascontiguousarray(scores[:, None] if profile is None else profile)
+        self._alike.append(np.array([hash(row.tobytes()) for row in told], dtype=np.int64))
+        return scored
+
+    def note_broken(self, count: int) -> Scored:
+        """Count samples whose representation is not finite, which paths cannot hold: all are flagged.
+
+        Parameters
+        ----------
+        count
+            How many. Each is infinitely far at every depth.
+        """
+        far = np.full((count, self._recent.shape[1]), np.inf)
+        self._recent = np.concatenate([self._recent, far])[-2 * self.window :]
+        scored = Scored(np.full(count, LOWEST), np.ones(count, dtype=bool), None, ())
+        self._flags.append(scored.flagged)
+        seen = sum(len(flags) for flags in self._flags)
+        self._alike.append(np.array([hash(("broken", seen - k)) for k in range(count)], dtype=np.int64))
         return scored
 
     def report(self) -> DriftReport:
@@ -196,13 +216,22 @@ class DriftMonitor:
         if len(start) > 1 and len(flags) - start[-1] < self.window // 2:
             start = start[:-1]
         count = np.diff([*start, len(flags)])
-        shares = tuple(share_interval(flags[s : s + c], level=LEVEL) for s, c in zip(start, count))
+        # Equal samples of a window are no evidence of their own: an interval is over the different ones.
+        alike = np.concatenate(self._alike)
+        shares = tuple(_share(flags[s : s + c], alike[s : s + c]) for s, c in zip(start, count))
+        once = np.unique(alike[-int(count[-1]) :], return_index=True)[1]
+        if len(once) < 2:  # no spread could be estimated
+            once = np.arange(int(count[-1]))
         known = self.detector.calibration_scores_
         rank = max(1, int((known <= self.detector.threshold_).sum()))
         rate = rank / (len(known) + 1)
         expected = Estimate(rate, *false_positive_interval(len(known), rate, LEVEL))
         points = self._profiler.points_ if self._profiler is not None else ()
-        shift = _shift(self._recent[-int(count[-1]) :], self._profiler) if self._profiler is not None else ()
+        shift = (
+            _shift(self._recent[-int(count[-1]) :][once], self._profiler)
+            if self._profiler is not None
+            else ()
+        )
         moved = [
             p for p in np.argsort([-abs(s.value) for s in shift]) if not shift[p].low <= 0 <= shift[p].high
         ]
@@ -232,6 +261,12 @@ class Scored:
     flagged: NDArray[np.bool_]
     profile: Array | None
     points: tuple[str, ...]
+
+
+def _share(flags: NDArray[np.bool_], alike: NDArray[np.int64]) -> Estimate:
+    once = np.unique(alike, return_index=True)[1]
+    found, value = share_interval(flags[once], level=LEVEL), float(flags.mean())
+    return Estimate(value, min(found.low, value), max(found.high, value), LEVEL)
 
 
 def _profiler(detector: Detector) -> PathDetector | None:

@@ -15,7 +15,7 @@ from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.comparison import MEAN, Comparison, compare
 from repdyn.ood.controls import IN_DISTRIBUTION, energy, statistics_scores
-from repdyn.ood.detector import Detector
+from repdyn.ood.detector import Detector, equal_paths
 from repdyn.ood.detectors import PathDetector
 from repdyn.ood.metrics import Positive
 
@@ -239,7 +239,8 @@ def evaluate(
     scores = score_all({main: detector, **controls}, sets, statistics, seed=seed)
     if len(scores) == 1:
         raise RepdynError("controls: there is none; give controls={'name': fitted detector}")
-    found = compare(scores, positive, seed=seed)
+    groups = {name: equal_paths(paths, detector.points_) for name, paths in sets.items()}
+    found = compare(scores, positive, groups=groups, seed=seed)
     return judged(main, detector, sets, scores, found, positive)
 
 

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+<<<<<<< HEAD
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
+=======
+>>>>>>> wt-b
 from repdyn.ood.chunks import Chunk, read, values
 from repdyn.ood.controls import energy
 from repdyn.ood.detector import LOGITS, Detector
 from repdyn.ood.gaussian import unit
+from repdyn.ood.neighbours import kept_groups
 
 if TYPE_CHECKING:
     from repdyn.ood.modules import EnergyModule, GuidedEnergyModule
@@ -65,17 +69,8 @@ class GuidedEnergyDetector(Detector):
             If the paths have no logits, or ``k`` is not below the number of samples.
         """
         self._begin(paths, (self.point or paths.points[-1], LOGITS))
-        # Equal samples are kept once: a copy among the neighbours says nothing of what is usual.
         groups = self._groups(paths)
-        first = np.sort(np.unique(groups, return_index=True)[1])
-        if not 1 <= self.k < min(len(first), self.bank):
-            raise RepdynError(
-                f"k: must lie between 1 and one less than the {min(len(first), self.bank)} different samples "
-                f"kept, got {self.k}"
-            )
-        kept = np.arange(len(first))
-        if len(first) > self.bank:
-            kept = np.sort(np.random.default_rng(self.seed).permutation(len(first))[: self.bank])
+        first, kept = kept_groups(groups, self.k, self.bank, self.seed)
         own = paths.subset(first[kept])
         weight = energy(values(own, LOGITS))
         self._weighted = unit(values(own, self.points_[0]), np.float32) * weight[:, None].astype(np.float32)

@@ -28,7 +28,7 @@ __all__ = [
     "UnionModule",
 ]
 
-TINY = 1e-12  # added under roots, so that a gradient at distance 0 is finite
+TINY = 1e-30  # added under roots, so that a gradient at distance 0 is finite
 
 
 class ScoreModule(nn.Module):
@@ -78,6 +78,7 @@ class DensityModule(nn.Module):
 
     whitener: Tensor
     centre: Tensor
+    centre_rest: Tensor
     curvature: Tensor
     slopes: Tensor
     offsets: Tensor
@@ -98,17 +99,17 @@ class DensityModule(nn.Module):
             scale = curvature = np.ones(len(whitener))
         parts = {
             "whitener": whitener,
-            "centre": near.centre,
             "curvature": curvature / unit,
             "slopes": -2 * (scale * means).T / unit,
             "offsets": (means * means).sum(axis=1) / unit,
         }
         for name, array in parts.items():
             self.register_buffer(name, _tensor(array))
+        _register_centre(self, near.centre)
 
     def forward(self, x: Tensor) -> Tensor:
         """Distance of each row."""
-        z = (_unit(x.to(self.whitener.dtype)) - self.centre) @ self.whitener
+        z = _direction(x, self.centre, self.centre_rest).to(self.whitener.dtype) @ self.whitener
         squares = z.square()
         nearest = torch.addmm(self.offsets, z, self.slopes).amin(-1)
         if not self.relative:
@@ -153,6 +154,7 @@ class NeighboursModule(ScoreModule):
 
     neighbours: Tensor
     centre: Tensor
+    centre_rest: Tensor
     threshold: Tensor
 
     def __init__(
@@ -167,12 +169,12 @@ class NeighboursModule(ScoreModule):
         self.point = point
         self.k = k
         self.register_buffer("neighbours", _tensor(neighbours))
-        self.register_buffer("centre", _tensor(centre))
+        _register_centre(self, centre)
         self.register_buffer("threshold", torch.tensor(threshold))
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
-        x = _unit(features[self.point].to(self.neighbours.dtype)) - self.centre
+        x = _direction(features[self.point], self.centre, self.centre_rest).to(self.neighbours.dtype)
         nearness = 2 * x @ self.neighbours.T - self.neighbours.square().sum(dim=-1)
         kth = nearness.topk(self.k, dim=-1).indices[..., -1]
         # By differences: what a product loses to cancellation would be the distance itself.
@@ -298,6 +300,20 @@ def _unit(x: Tensor) -> Tensor:
     """Unit vectors, whatever the magnitude; zero stays zero."""
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     return normalize(x / largest.clamp_min(torch.finfo(x.dtype).tiny), dim=-1)
+
+
+def _register_centre(module: nn.Module, centre: ArrayLike) -> None:
+    """A centre in two float32 parts, together as exact as float64, which not every device has."""
+    whole = np.asarray(centre, dtype=np.float64)
+    module.register_buffer("centre", _tensor(whole))
+    rest = _tensor(whole - whole.astype(np.float32))
+    module.register_buffer("centre_rest", rest, persistent=False)
+
+
+def _direction(x: Tensor, centre: Tensor, rest: Tensor) -> Tensor:
+    """Unit vectors less their centre, in float64 where there is one: the difference may be very small."""
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    return _unit(x.to(wide)) - (centre.to(wide) + rest.to(wide))
 
 
 def _tensor(array: ArrayLike) -> Tensor:

@@ -19,12 +19,36 @@ if TYPE_CHECKING:
     from repdyn.ood.modules import NeighboursModule
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["KNNDetector"]
+__all__ = ["KNNDetector", "kept_groups"]
 
 Array = NDArray[np.float64]
 
 CANCELS = 1e-4  # share of its terms below which a squared distance is not taken in float32, nor below
 CANCELS_DOUBLE = 1e-11  # this one by products at all: both leave it three digits
+
+
+def kept_groups(
+    groups: NDArray[np.int64], k: int, bank: int, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First sample of each group, and which groups stay among the neighbours: at most ``bank``, at random.
+
+    Equal samples are kept once: a copy among the neighbours says nothing of what is usual.
+
+    Raises
+    ------
+    RepdynError
+        If fewer than ``k + 1`` stay.
+    """
+    first = np.sort(np.unique(groups, return_index=True)[1])
+    if not 1 <= k < min(len(first), bank):
+        raise RepdynError(
+            f"k: must lie between 1 and one less than the {min(len(first), bank)} different samples "
+            f"kept, got {k}"
+        )
+    kept = np.arange(len(first))
+    if len(first) > bank:
+        kept = np.sort(np.random.default_rng(seed).permutation(len(first))[:bank])
+    return first, kept
 
 
 class KNNDetector(Detector):
@@ -59,17 +83,8 @@ class KNNDetector(Detector):
         x = values(paths, point)
         self._note(point, x)
         directions = unit(x).astype(x.dtype, copy=False)
-        # Equal samples are kept once: a copy among the neighbours says nothing of what is usual.
         groups = groups_of_equal_rows(directions)
-        first = np.sort(np.unique(groups, return_index=True)[1])
-        if not 1 <= self.k < min(len(first), self.bank):
-            raise RepdynError(
-                f"k: must lie between 1 and one less than the {min(len(first), self.bank)} different samples "
-                f"kept, got {self.k}"
-            )
-        kept = np.arange(len(first))
-        if len(first) > self.bank:
-            kept = np.sort(np.random.default_rng(self.seed).permutation(len(first))[: self.bank])
+        first, kept = kept_groups(groups, self.k, self.bank, self.seed)
         self._keep(directions[first[kept]])
         del x, directions
         # A kept sample's nearest neighbour is itself, so its k-th other one is the (k + 1)-th.

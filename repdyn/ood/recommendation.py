@@ -14,7 +14,7 @@ import numpy as np
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.comparison import MEAN, compare
-from repdyn.ood.detector import Detector
+from repdyn.ood.detector import Detector, equal_paths
 from repdyn.ood.detectors import PathDetector
 from repdyn.ood.evaluation import OODEvaluation, judged, score_all
 from repdyn.ood.guidance import GuidedEnergyDetector
@@ -147,7 +147,10 @@ def recommend(
     for own, (fitted, _) in zip(scores, trials):
         for name in own.keys() - fitted.keys():  # energy alone is no candidate
             del own[name]
-    found = [compare(own, seed=seed + draw) for draw, own in enumerate(scores)]
+    alike = [{name: equal_paths(own, own.points) for name, own in sets.items()} for _, sets in trials]
+    found = [
+        compare(own, groups=equal, seed=seed + draw) for draw, (own, equal) in enumerate(zip(scores, alike))
+    ]
     tables = [comparison.table() for comparison in found]
     table = {
         name: {trial: _mean([t[name][trial]["auroc"] for t in tables]) for trial in row}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.errors import RepdynError
+from repdyn.errors import NotFiniteError, RepdynError
 from repdyn.reading import as_array
 
 __all__ = ["check_finite", "check_ids", "check_labels", "check_logits", "check_points", "storage_dtype"]
@@ -46,7 +46,7 @@ def check_finite(values: NDArray[Any], point: str, ids: Sequence[str] | NDArray[
         bad.extend((start + np.flatnonzero(rows)).tolist())
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise RepdynError(
+        raise NotFiniteError(
             f"point {point!r}, sample {str(ids[bad[0]])!r}{more}: the representation is not finite; "
             "leave the sample out or compute in a wider dtype (float32)"
         )
@@ -118,7 +118,15 @@ def check_logits(logits: ArrayLike | None, size: int) -> NDArray[Any] | None:
     found = as_array(logits)
     if found.ndim != 2 or len(found) != size or found.shape[1] == 0:
         raise RepdynError(f"logits: have shape {found.shape}; expected ({size}, classes)")
-    return found.astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        kept = found.astype(np.float32, copy=False)
+    wide = np.flatnonzero((np.isinf(kept) & np.isfinite(found)).any(axis=1))
+    if len(wide):
+        raise RepdynError(
+            f"logits: those of sample {wide[0]} reach {np.abs(found[wide[0]]).max():.3g}, beyond float32 "
+            f"({len(wide)} samples do); divide all logits by one number"
+        )
+    return kept
 
 
 def storage_dtype(dtype: Any) -> np.dtype[Any]:

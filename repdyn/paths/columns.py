@@ -13,9 +13,11 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
-__all__ = ["Blocks", "Fetching", "Index", "Rows", "Tokens", "compose"]
+__all__ = ["Blocks", "Fetching", "Index", "Rows", "Tokens", "compose", "told_apart_by"]
 
 Index = NDArray[np.int64]
+
+_TOKEN_SAMPLES = 500  # read at a time
 
 
 class Blocks(Protocol):
@@ -210,6 +212,21 @@ class Tokens(Column):
     def __repr__(self) -> str:
         rows, tokens, width = self.shape
         return f"<{rows} x up to {tokens} tokens x {width} {self.dtype}, read when indexed>"
+
+
+def told_apart_by(column: Rows | Tokens) -> NDArray[Any]:
+    """One row for each sample that tells different samples apart: of tokens, their number and their mean."""
+    if isinstance(column, Rows):
+        return np.asarray(column)
+    lengths = column.shown_lengths()
+    rows = np.zeros((len(column), 1 + column.shape[2]))
+    for start in range(0, len(column), _TOKEN_SAMPLES):
+        index = np.arange(start, min(start + _TOKEN_SAMPLES, len(column)))
+        for number, tokens in zip(index, column.ragged(index)):
+            rows[number, 0] = lengths[number]
+            if len(tokens):
+                rows[number, 1:] = tokens.mean(axis=0, dtype=np.float64)
+    return rows
 
 
 def compose(outer: Index | None, index: Index) -> Index:

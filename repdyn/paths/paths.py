@@ -15,10 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import parts_in_memory
 from repdyn.paths.checks import check_points
-from repdyn.paths.columns import Index, Rows, Tokens, compose
+from repdyn.paths.columns import Index, Rows, Tokens, compose, told_apart_by
 from repdyn.paths.description import as_dict, one_screen
 from repdyn.paths.sampling import Batch, all_batches, chosen_indices, split_indices
 from repdyn.paths.saving import save_columns
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -209,6 +210,9 @@ class RepresentationPaths:
     ) -> tuple[RepresentationPaths, ...]:
         """Divide the samples at random into parts.
 
+        Equal samples go to one part: a copy of a fitted sample says nothing of new ones. They are told by the
+        last point, which is read for it.
+
         Parameters
         ----------
         fractions
@@ -223,8 +227,19 @@ class RepresentationPaths:
         tuple of RepresentationPaths
             One for each fraction, in the order of the whole.
         """
-        parts = split_indices(len(self), fractions, self.labels if stratify else None, seed)
+        parts = split_indices(len(self), fractions, self.labels if stratify else None, seed, self._repeats())
         return tuple(self.subset(part) for part in parts)
+
+    def _repeats(self) -> NDArray[np.int64] | None:
+        """Group of equal samples that each belongs to; None where no two are equal."""
+        found: NDArray[np.int64] | None = None
+        # A dead layer has equal rows though the samples differ: then the first point is read too.
+        for point in dict.fromkeys((self.points[-1], self.points[0])):
+            own = groups_of_equal_rows(told_apart_by(self._columns[point]))
+            found = own if found is None else groups_of_equal_rows(np.stack([found, own], axis=1), 0)
+            if int(found.max()) + 1 == len(self):
+                return None
+        return found
 
     def batches(
         self,

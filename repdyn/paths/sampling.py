@@ -84,7 +84,11 @@ def chosen_indices(index: ArrayLike | slice, size: int) -> Index:
 
 
 def split_indices(
-    size: int, fractions: Sequence[float], labels: NDArray[Any] | None, seed: int
+    size: int,
+    fractions: Sequence[float],
+    labels: NDArray[Any] | None,
+    seed: int,
+    groups: NDArray[np.int64] | None = None,
 ) -> list[NDArray[np.int64]]:
     """Divide samples at random into parts; with labels, each part gets its share of each label.
 
@@ -102,6 +106,9 @@ def split_indices(
         ``(N,)``, or ``None`` for a plain random division.
     seed
         Of the random order.
+    groups
+        ``(N,)``: samples of one group go to one part, and the label of the first is that of all. Fewer groups
+        than parts cannot be kept together and are not.
 
     Returns
     -------
@@ -114,7 +121,15 @@ def split_indices(
             f"fractions: {tuple(fractions)} are no shares; expected positive numbers that sum to 1"
         )
     generator = np.random.default_rng(seed)
-    rest = generator.permutation(size)
+    weight: NDArray[np.int64] = np.ones(size, dtype=np.int64)
+    if groups is not None and len(shares) <= int(groups.max()) + 1 < size:
+        _, first, groups, weight = np.unique(
+            groups, return_index=True, return_inverse=True, return_counts=True
+        )
+        labels = None if labels is None else np.asarray(labels)[first]
+    else:
+        groups = None
+    rest = generator.permutation(len(weight))
     if labels is not None:
         codes = np.unique(labels, return_inverse=True)[1]
         codes = generator.permutation(codes.max() + 1)[codes]
@@ -122,16 +137,37 @@ def split_indices(
     parts = []
     for number in range(len(shares) - 1):
         share = shares[number] / shares[number:].sum()
-        # Even distances: member g is taken where the running share passes the next half-integer.
-        reached = np.floor(np.arange(len(rest) + 1) * share + 0.5)
-        taken = np.diff(reached) > 0
+        if groups is None:
+            # Even distances: member g is taken where the running share passes the next half-integer.
+            reached = np.floor(np.arange(len(rest) + 1) * share + 0.5)
+            taken = np.diff(reached) > 0
+        else:
+            taken = _taken(weight[rest], float(share), len(shares) - number - 1)
         parts.append(np.sort(rest[taken]))
         rest = rest[~taken]
     parts.append(np.sort(rest))
+    if groups is not None:
+        parts = [np.flatnonzero(np.isin(groups, part)) for part in parts]
     empty = [float(share) for share, part in zip(shares, parts) if len(part) == 0]
     if empty:
         raise RepdynError(f"fractions: a share of {empty[0]:g} of {size} samples is none; give larger shares")
     return parts
+
+
+def _taken(weight: NDArray[np.int64], share: float, later: int) -> NDArray[np.bool_]:
+    """Groups at even distances that hold a share of the samples; one or more, and one for each later part."""
+    taken = np.zeros(len(weight), dtype=bool)
+    whole = filled = 0
+    for number, size in enumerate(weight.tolist()):
+        whole += size
+        if filled + size / 2 <= share * whole:
+            taken[number] = True
+            filled += size
+    if not taken.any():
+        taken[0] = True
+    left = np.flatnonzero(taken)
+    taken[left[: max(0, later - int((~taken).sum()))]] = False
+    return taken
 
 
 def block_shuffle(size: int, seed: int) -> NDArray[np.int64]:

@@ -69,12 +69,13 @@ def geodesic_coordinates(points: Tensor, dimension: int) -> Tensor:
 
     # Copies would be neighbours at distance 0, which a sparse graph takes for no edge.
     x = points.double().numpy()
-    x = x + 1e-6 * np.random.default_rng(0).normal(size=x.shape)
+    spread = float(x.std()) or 1.0
+    x = (x - x.mean(axis=0)) / spread + 1e-6 * np.random.default_rng(0).normal(size=x.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it joins components is what is wanted
         neighbors = min(GEODESIC_NEIGHBORS, len(x) - 1)
         found = Isomap(n_neighbors=neighbors, n_components=dimension).fit_transform(x)
-    return torch.from_numpy(np.nan_to_num(found).astype(np.float32))
+    return torch.from_numpy((np.nan_to_num(found) * spread).astype(np.float32))
 
 
 def start_at_geodesics(network: FlowNetwork, points: Tensor, steps: int, generator: torch.Generator) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.errors import RepdynError
+from repdyn.errors import NotFiniteError, RepdynError
 from repdyn.progress import track
 from repdyn.tracing.passes import Batch, Passes
 from repdyn.tracing.samples import Samples, batches
@@ -157,7 +157,7 @@ def _not_finite(passes: Passes, samples: Samples, name: str, number: int) -> Rep
         if passes.dtype == np.float16
         else "leave the sample out, or run the model in a wider type"
     )
-    return RepdynError(
+    return NotFiniteError(
         f"point {name!r} of {passes.model.name}: not finite for sample {number} "
         f"(id {str(samples.ids[number])!r}); {advice}"
     )

@@ -37,6 +37,7 @@ class Reader:
 
     def __init__(self, *given: object) -> None:
         self.sizes: list[int] = []
+        self.traced = 0
 
     def __call__(self, inputs, ids):
         self.sizes.append(len(inputs))
@@ -229,3 +230,76 @@ def test_a_watched_folder_is_read_once_and_ends_when_idle(tmp_path, monkeypatch)
     assert arrived == ["a.txt", "later.txt"]
     with pytest.raises(RepdynError, match="no such folder"):
         next(streams.watched(tmp_path / "gone", reader, 8, None))
+
+
+class Breaking(Reader):
+    """A model one of whose layers explodes on texts that say so."""
+
+    def __call__(self, inputs, ids):
+        paths = super().__call__(inputs, ids)
+        arrays = {point: np.asarray(paths[point]).copy() for point in paths.points}
+        for row, text in enumerate(inputs):
+            if text in ("nan", "inf"):
+                arrays["layer1"][row, 3] = float(text)
+        return RepresentationPaths.from_arrays(arrays, ids=ids, meta=META)
+
+
+def test_samples_that_break_a_layer_are_flagged_and_the_stream_goes_on(
+    command, detector, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(streams, "Tracer", Breaking)
+    stdin = b"one\nnan\nthree\ninf\n\nsix\n"
+    status, out, err = command(
+        "ood", "score", "a.detector", "-", "--model", "m", "--batch-size", 3, "--json", "s.json", stdin=stdin
+    )
+    assert status == 0, err
+    rows = {row["id"]: row for row in csv.DictReader(io.StringIO(out))}
+    assert set(rows) == {"line 1", "line 2", "line 3", "line 4", "line 6"}
+    assert [rows[f"line {k}"]["flagged"] for k in (2, 4)] == ["1", "1"]
+    assert float(rows["line 2"]["p_value"]) == pytest.approx(1 / 401, rel=1e-3)
+    assert err.count("not finite") == 2
+    assert "1 skipped" in err  # the empty line
+    figures = json.loads((tmp_path / "s.json").read_text())["ood"]
+    assert len(figures["scores"]) == 5
+    assert min(figures["scores"]) == -1e30
+
+
+def test_a_model_that_breaks_on_every_sample_is_reported_as_drift(command, detector, monkeypatch):
+    monkeypatch.setattr(streams, "Tracer", Breaking)
+    status, out, err = command("ood", "score", "a.detector", "-", "--model", "m", stdin=b"nan\n" * 50)
+    assert status in (0, 3), err
+    assert "50 of 50 flagged" in err
+    assert "DriftReport: found" in err
+    assert [row["flagged"] for row in csv.DictReader(io.StringIO(out))] == ["1"] * 50
+
+
+def test_a_watched_folder_flags_files_that_break_a_layer(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "POLL", 0.0)
+    for name, text in (("a.txt", "hello"), ("b.txt", "nan"), ("c.txt", "more")):
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, (1e9, 1e9))
+    ticks = iter(range(1000))
+    parts = [part for part, _ in streams.watched(tmp_path, Breaking(), 8, 2.0, lambda: float(next(ticks)))]
+    broken = [part.ids for part in parts if isinstance(part, streams.Broken)]
+    assert broken == [["b.txt"]]
+    assert [p.ids.tolist() for p in parts if isinstance(p, RepresentationPaths)] == [["a.txt", "c.txt"]]
+
+
+def test_rows_of_parquet_that_are_not_finite_are_flagged(command, detector, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    export_paths(planted(60, seed=1), tmp_path / "new.parquet")
+    table = pq.read_table(tmp_path / "new.parquet")
+    for point, row, value in (("layer0", 5, np.nan), ("layer2", 41, np.inf)):
+        x = np.stack(table.column(point).to_pylist()).astype(np.float32)
+        x[row, 0] = value
+        array = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 8)
+        table = table.set_column(table.schema.get_field_index(point), point, array)
+    pq.write_table(table, tmp_path / "broken.parquet")
+    status, _, err = command("ood", "score", "a.detector", "broken.parquet", "--out", "s.csv")
+    assert status == 0, err
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "s.csv").read_text())))
+    assert len(rows) == 60
+    assert {row["id"] for row in rows if float(row["score"]) == -1e30} == {"5", "41"}
+    assert all(row["flagged"] == "1" for row in rows if row["id"] in ("5", "41"))

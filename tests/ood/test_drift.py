@@ -87,3 +87,45 @@ def test_nothing_scored_and_windows_too_small(planted):
         DriftMonitor(detector).report()
     with pytest.raises(RepdynError, match="at least 20"):
         DriftMonitor(detector, window=5)
+
+
+def test_samples_that_are_not_finite_count_as_flagged_and_move_every_depth():
+    generator = np.random.default_rng(0)
+    paths = RepresentationPaths.from_arrays(
+        {"a": generator.normal(size=(300, 6)) + 3, "b": generator.normal(size=(300, 6)) + 3}
+    )
+    monitor = DriftMonitor(PathDetector().fit(paths), window=40)
+    monitor.update(paths.subset(np.arange(20)))
+    scored = monitor.note_broken(20)
+    assert scored.flagged.all()
+    assert (scored.scores < monitor.detector.threshold_).all()
+    report = monitor.report()
+    assert report.flagged[-1].value >= 0.5
+    assert report.verdict == "found"
+    assert set(report.moved) == {"a", "b"}
+
+
+@pytest.mark.parametrize("kind", [PathDetector, UnionDetector, MahalanobisDetector])
+def test_a_stream_that_repeats_its_samples_is_as_uncertain_as_of_each_once(kind):
+    generator = np.random.default_rng(0)
+    detector = kind().fit(RepresentationPaths.from_arrays({"a": generator.normal(size=(300, 6)) + 3}))
+    x = generator.normal(size=(30, 6)) + 2
+    reports = []
+    for times in (1, 5):
+        monitor = DriftMonitor(detector, window=200)
+        monitor.update(RepresentationPaths.from_arrays({"a": np.repeat(x, times, axis=0)}))
+        reports.append(monitor.report())
+    once, often = reports
+    assert often.count.sum() == 5 * once.count.sum()
+    assert often.flagged[0] == once.flagged[0]
+    assert (often.verdict, often.moved) == (once.verdict, once.moved)
+    for one, other in zip(once.shift, often.shift):
+        assert (other.low, other.high) == pytest.approx((one.low, one.high))
+
+
+def test_a_stream_of_one_sample_over_and_over_is_reported():
+    generator = np.random.default_rng(0)
+    detector = PathDetector().fit(RepresentationPaths.from_arrays({"a": generator.normal(size=(300, 6)) + 3}))
+    monitor = DriftMonitor(detector, window=30)
+    monitor.update(RepresentationPaths.from_arrays({"a": np.full((30, 6), 3.0)}))
+    assert monitor.report().flagged[0].high > 0.5  # one sample says next to nothing

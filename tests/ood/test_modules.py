@@ -94,3 +94,28 @@ def test_a_model_and_its_detector_are_exported_as_one(planted):
         output, flags = program.module()(own)
         torch.testing.assert_close(output, network(own)[0])
         assert flags.tolist() == network(own)[1].tolist()
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("mean", [1e4, 1e6])
+def test_a_module_far_from_zero_says_what_the_detector_says(kind, mean):
+    generator = np.random.default_rng(0)
+    mixing = generator.normal(size=(8, 16))
+
+    def draw(count, size=1.0):
+        x = size * generator.normal(size=(count, 8)) @ mixing + mean
+        return RepresentationPaths.from_arrays({"x": x.astype(np.float32)})
+
+    detector, test = kind().fit(draw(300)), draw(200, 2.0)
+    own, found = detector.score_samples(test), detector.as_module()(tensors(test)).double().numpy()
+    np.testing.assert_allclose(found, own, atol=2e-2 * own.std())
+    assert ((found < detector.threshold_) != (own < detector.threshold_)).sum() <= 1
+    assert len(np.unique(found)) > 150
+
+
+def test_gradients_of_a_module_at_a_kept_sample_are_finite():
+    x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    module = KNNDetector(k=1).fit(RepresentationPaths.from_arrays({"x": x})).as_module()
+    rows = torch.tensor(x[:5], requires_grad=True)
+    module({"x": rows}).sum().backward()
+    assert rows.grad.isfinite().all()

@@ -349,3 +349,10 @@ def test_import_is_light() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_logits_beyond_float32_are_refused_in_a_sentence() -> None:
+    x = np.ones((3, 2))
+    with pytest.raises(RepdynError, match=r"sample 1 reach 1e\+39, beyond float32"):
+        RepresentationPaths.from_arrays({"a": x}, logits=np.array([[0.0, 1.0], [1e39, 0.0], [0.0, 0.0]]))
+    assert RepresentationPaths.from_arrays({"a": x}, logits=np.full((3, 2), 3e38)).logits.max() < np.inf
