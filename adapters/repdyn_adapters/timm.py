@@ -16,7 +16,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
-from repdyn_adapters.blocks import channels_of, find_blocks, find_choices
+from repdyn_adapters.blocks import channels_of, find_blocks, find_choices, own_layout
 
 __all__ = ["TimmAdapter"]
 
@@ -104,7 +104,7 @@ class TimmAdapter:
         prefix = 0 if late or layout != "NLC" else _prefix_tokens(model)
         points = {}
         for path, part in model.named_modules():
-            own = BLOCK_LAYOUTS.get(type(part).__name__, layout)
+            own = own_layout(part) or BLOCK_LAYOUTS.get(type(part).__name__, layout)
             # A TNT block gives the pixels of every patch, then the patches.
             points[path] = Point(
                 path,
@@ -112,6 +112,7 @@ class TimmAdapter:
                 prefix,
                 part=1 if family == "tnt" and type(part).__name__ == "Block" else None,
                 channels=channels_of(part),
+                trust="declared" if own_layout(part) else "family",
             )
         del points[""]
         default = find_blocks(model)

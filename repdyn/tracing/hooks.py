@@ -37,8 +37,11 @@ class Point:
     part
         Which member of a tuple output is the representation; None for the first tensor in it.
     channels
-        How many channels there should be, where the layout is a guess: it is turned around where only the
-        other end of the shape has so many.
+        How many channels the module's own last layer gives, where the layout is not declared.
+    trust
+        ``"declared"``: the layout is what it is. ``"family"``: other points of this kind of model have it,
+        and it holds if the module's own layers or the number of positions say the same. ``"guess"``: nobody
+        knows. What does not hold is found by running the model at another size of input.
     """
 
     module: str
@@ -48,6 +51,7 @@ class Point:
     reads: Literal["output", "input"] = "output"
     part: int | None = None
     channels: int | None = None
+    trust: Literal["declared", "family", "guess"] = "declared"
 
 
 class _Enough(Exception):

@@ -207,6 +207,7 @@ def batches(
     rows: range,
     batch_size: int,
     lengths: Callable[[Sequence[Any]], Sequence[int]] | None = None,
+    padded: bool = True,
 ) -> list[Index]:
     """The numbers of some samples, batch by batch; texts by decreasing length, with little padding.
 
@@ -224,6 +225,8 @@ def batches(
     lengths
         How long samples are to the model, in tokens; None for the characters of texts, which sort almost
         as well, but say nothing of how many fit into a batch.
+    padded
+        Whether samples of different lengths may share a batch.
     """
     index = np.arange(rows.start, rows.stop)
     if lengths is None and not isinstance(samples.take(index[:1])[0], str):
@@ -234,7 +237,10 @@ def batches(
     found, start = [], 0
     while start < len(index):
         more = 0 if lengths is None else batch_size * SHORT // max(int(known[start]), 1)
-        found.append(index[start : start + max(batch_size, more)])
+        stop = start + max(batch_size, more)
+        if not padded and lengths is not None:
+            stop = min(stop, start + int(np.searchsorted(-known[start:], -known[start], side="right")))
+        found.append(index[start:stop])
         start += len(found[-1])
     return found
 
