@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,8 @@ class TransformersAdapter:
         import transformers
 
         name, tower = (name, "") if Path(name).exists() else (name.partition("#")[0], name.partition("#")[2])
+        if (base := _base_of_peft(name)) is not None:
+            return self.wrap(_with_peft(self.load(base, **options), name), name)
         folder, file = (
             (str(Path(name).parent), {"gguf_file": Path(name).name}) if name.endswith(".gguf") else (name, {})
         )
@@ -191,6 +194,33 @@ class TransformersAdapter:
             padded=family not in LAST_POSITION
             and (kind != "input_ids" or "attention_mask" in inspect.signature(runs.forward).parameters),
         )
+
+
+def _base_of_peft(name: str) -> str | None:
+    """The model that a folder of PEFT's adapter weights was trained on; None for any other folder."""
+    file = Path(name) / "adapter_config.json"
+    if not file.is_file() or (Path(name) / "config.json").is_file():
+        return None
+    try:
+        base = json.loads(file.read_text()).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise RepdynError(f"model 'hf:{name}': its adapter_config.json names no base_model_name_or_path")
+    return base
+
+
+def _with_peft(base: TracedModel, name: str) -> Any:
+    """The base model with PEFT's adapter weights in it."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise RepdynError(
+            f"model 'hf:{name}': holds adapter weights of PEFT; pip install peft, or merge them into "
+            "the base model and save that"
+        ) from None
+    whole = base.weights or base.module
+    return _or_error(name, lambda: PeftModel.from_pretrained(whole, name)).get_base_model().eval()
 
 
 @contextmanager

@@ -256,13 +256,16 @@ class Passes:
         if open_:
             self._probe(prepared, count, open_)
         self._shapes = shapes
-        points = dict(self.model.points)
+        points, turned = dict(self.model.points), False
+        for key, layout in self._layouts.items():
+            taken = before.get(key, points[key.partition("#")[0]].layout)
+            turned |= (layout[0], layout[1] == "C") != (taken[0], taken[1] == "C")
         for key, layout in self._layouts.items():
             base, _, call = key.partition("#")
             if call == "0":
                 points[base] = replace(points[base], layout=layout, trust="declared")
         self.model = replace(self.model, points=points)
-        return self._layouts != before
+        return turned
 
     def _known_positions(
         self, shapes: Mapping[str, layouts.Shape], open_: Mapping[str, object]
@@ -344,7 +347,7 @@ class Passes:
         return logits
 
     def _own_pass(self, own: Callable[[Any], Any]) -> dict[str, Any] | None:
-        """A pass of the whole model over the samples to check the head with; None if it takes none of them."""
+        """A pass of the whole model over the samples that the head is checked with; None if it takes none."""
         for samples in (self._check, self._first[:1]):
             if not samples:
                 continue
