@@ -1,9 +1,9 @@
-"""Whether what a head gives is what the model itself gives: every language class of transformers, made small.
+"""Whether a head gives what the model itself gives: every language class of transformers, made small.
 
-Goes through all classes that transformers lists as causal, masked, sequence, token and question models. Each is
-made from a tiny configuration, with biases and norms that do something, and reads texts of different lengths
-in one padded batch. Logits must be those that the model itself gives of every text alone. Of classes that answer
-for every token, the model's own head, applied to the last point, must give the model's own answers.
+Goes through all classes that transformers lists as causal, masked, sequence, token and question models.
+Each is made from a tiny configuration, with biases and norms that do something, and reads texts of different
+lengths in one padded batch. Logits must be those that the model itself gives of every text alone. Of classes
+that answer for every token, the model's own head, applied to the last point, must give its own answers.
 
     python benchmarks/breadth_heads.py [CLASS ...]
 """
@@ -56,7 +56,10 @@ _OWN_SIZES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """What was found for one class: ``"logits"``, ``"states"``, ``"refused"``, ``"wrong"`` or ``"not built"``."""
+    """What was found for one class.
+
+    ``what`` is ``"logits"``, ``"states"``, ``"refused"``, ``"wrong"`` or ``"not built"``.
+    """
 
     task: str
     name: str
@@ -74,6 +77,7 @@ def check(task: str, name: str) -> Found:
     """Build one class, trace it, and compare."""
     try:
         module = _build(task, name)
+        _answers(module, {"input_ids": torch.as_tensor(TEXTS[0])[None]})
     except Exception as error:  # a configuration that cannot be made small by the usual names
         return Found(task, name, "not built", _short(error))
     try:
@@ -93,12 +97,17 @@ def _compare(task: str, name: str, module: Any) -> Found:
     states = repdyn.trace(model, TEXTS[:1], points=[FINAL], pool="none")
     shell, given = _shell(module)
     given.hidden = torch.as_tensor(np.asarray(states[FINAL])[:1])
-    with left_as_found(module):
-        ids = torch.as_tensor(TEXTS[0])[None]
-        own, again = module(input_ids=ids), shell(input_ids=ids)
-    key = "logits" if "logits" in own else "start_logits"
-    worst = _apart(again[key].detach().numpy(), own[key].detach().numpy())
+    inputs = model.prepare(TEXTS[:1])
+    worst = _apart(_answers(shell, inputs), _answers(module, inputs))
     return Found(task, name, "states" if worst < 1e-4 else "wrong", f"{worst:.1e}")
+
+
+def _answers(module: Any, inputs: Any) -> Any:
+    """All logits that a model gives, or where answers begin."""
+    with left_as_found(module):
+        own = module(**inputs)
+    found = getattr(own, "logits", None)
+    return (own.start_logits if found is None else found).detach().float().numpy()
 
 
 def _own(module: Any, row: Any) -> Any:
@@ -172,8 +181,9 @@ def section(found: list[Found]) -> list[str]:
         lines.append(f"| {task} | {len(own)} | {' | '.join(map(str, counts))} |")
     lines += [
         "",
-        "*Logits*: the head gives the model's own; *states*: the last point is what the model's own head takes;",
-        "*refused*: told in one line; *not built*: no tiny configuration by the usual names of sizes.",
+        "*Logits*: the head gives the model's own; *states*: the last point is what the model's own head",
+        "takes; *refused*: told in one line; *not built*: no tiny configuration by the usual names of sizes",
+        "that runs on token ids alone.",
         "",
         "| task | class | | reason |",
         "| --- | --- | --- | --- |",

@@ -132,6 +132,11 @@ def reading(
             if point.module not in modules:
                 raise RepdynError(f"point {name!r}: the model has no module {point.module!r}")
             place = modules[point.module]
+            if isinstance(place, torch.jit.ScriptModule):
+                raise RepdynError(
+                    f"point {name!r}: is scripted (torch.jit), and what it gives cannot be read; pass the "
+                    "model that it was made from"
+                )
             handles.append(_hook(place, name, point, reduce, reader))
         yield reader
     finally:
@@ -199,7 +204,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
     Afterwards every submodule's training flag and the global random state are what they were.
     """
-    modes = [(part, part.training) for part in module.modules()]
+    modes = [(part, part.training) for part in module.modules() if hasattr(part, "training")]  # frozen: none
     devices = {parameter.device for parameter in module.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(device.index or 0 for device in devices)):
         try:

@@ -63,9 +63,10 @@ class Samples:
         try:
             return self.items[number]
         except Exception as error:  # whatever a data set says of one that it cannot read
-            told = " ".join(str(error).split()) or type(error).__name__
-            known = told if isinstance(error, RepdynError) else f"{type(error).__name__}: {told}"
-            raise RepdynError(f"sample {number} (id {str(self.ids[number])!r}): {known}") from error
+            raise self._unreadable(number, _reason(error)) from error
+
+    def _unreadable(self, number: int, reason: str) -> RepdynError:
+        return RepdynError(f"sample {number} (id {str(self.ids[number])!r}): {reason}")
 
     def read(
         self, plan: Iterable[tuple[range, NDArray[np.int64]]]
@@ -87,6 +88,9 @@ class Samples:
             collate_fn=list,
         )
         for (rows, index), found in zip(ours, loader, strict=True):
+            for number, item in zip(index.tolist(), found, strict=True):
+                if isinstance(item, _Unread):
+                    raise self._unreadable(number, item.reason)
             yield rows, index, [item[0] for item in found] if self.labelled else found
 
     @property
@@ -264,14 +268,32 @@ def _labels(items: Any, size: int) -> list[Any]:
     return [items[number][1] for number in range(size)]
 
 
+@dataclass(frozen=True)
+class _Unread:
+    """Stands in for a sample that a loader's worker could not read."""
+
+    reason: str
+
+
+def _reason(error: Exception) -> str:
+    told = " ".join(str(error).split()) or type(error).__name__
+    return told if isinstance(error, RepdynError) else f"{type(error).__name__}: {told}"
+
+
 class _Numbered(Dataset[Any]):
-    """Anything indexed by number, as the data set that a loader's workers are given."""
+    """Anything indexed by number, as the data set that a loader's workers are given.
+
+    A sample that cannot be read is told of in its place: a worker's own error would not say which it is.
+    """
 
     def __init__(self, items: Any) -> None:
         self.items = items
 
     def __getitem__(self, number: int) -> Any:
-        return self.items[number]
+        try:
+            return self.items[number]
+        except Exception as error:  # whatever a data set says of one that it cannot read
+            return _Unread(_reason(error))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -134,22 +135,26 @@ def trace(
     before = (
         {} if out is None else {"prepare": told_fingerprint(subject.prepare), "settings": _settings(subject)}
     )
-    with Passes(subject, **how) as passes:
-        told = {**(meta or {}), **_describe(passes, samples)}
-        if out is None:
-            return _to_memory(passes, samples, batch_size, told, start)
-        told["identity"] = {**_identity(passes, samples), **before}
-        writer = _start(passes, samples, told, out, resume)
-        _check_content(samples, writer, batch_size)
-        if elsewhere is None:
-            write_chunks(
-                passes, samples, batch_size, writer, list(writer.missing), not samples.in_memory, start
-            )
-    if elsewhere is not None:
-        # Out of the passes, whose hooks cannot be sent: the workers put their own.
-        named = model if isinstance(model, str) else subject
-        elsewhere.run(Job(named, told["digest"], samples, batch_size, writer, how))
-    return writer.finish()
+    with ExitStack() as stack:
+        with Passes(subject, **how) as passes:
+            told = {**(meta or {}), **_describe(passes, samples)}
+            if out is None:
+                return _to_memory(passes, samples, batch_size, told, start)
+            from repdyn.paths.writing_alone import writing_alone
+
+            begun = stack.enter_context(writing_alone(out))
+            told["identity"] = {**_identity(passes, samples), **before}
+            writer = _start(passes, samples, told, out, resume)
+            begun()
+            _check_content(samples, writer, batch_size)
+            if elsewhere is None:
+                chunks = list(writer.missing)
+                write_chunks(passes, samples, batch_size, writer, chunks, not samples.in_memory, start)
+        if elsewhere is not None:
+            # Out of the passes, whose hooks cannot be sent: the workers put their own.
+            named = model if isinstance(model, str) else subject
+            elsewhere.run(Job(named, told["digest"], samples, batch_size, writer, how))
+        return writer.finish()
 
 
 def write_chunks(
