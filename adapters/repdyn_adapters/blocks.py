@@ -117,6 +117,8 @@ def channels_of(module: nn.Module) -> int | None:
             if isinstance(found := getattr(part, name, None), int) and part._parameters:
                 return found
         shape = getattr(part, "normalized_shape", None)
+        if isinstance(shape, int):
+            return shape
         if shape is not None and len(shape) == 1:
             return int(shape[0])
     return None

@@ -289,6 +289,10 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
             if getattr(model.config, "classifier_pooling", None) == "late":  # the mean of all answers
                 return model, last, Point(path, "NLC", mask="attention_mask", reads="input"), "pooled"
             return model, last, Point(path, "NC", reads="input"), "pooled"
+    if (
+        type(model).__name__ == "BigBirdForQuestionAnswering"
+    ):  # it tells its body which tokens are the question
+        return model, None, Point("bert", "NLC", mask="attention_mask"), FINAL
     # Masked, token and question models answer for every token: no head goes on from one vector.
     named = type(model).__name__
     if model.base_model is not model and any(word in named for word in ("For", "With", "LMHead")):

@@ -156,18 +156,7 @@ class Passes:
         return Batch(values, logits)
 
     def _learn(self) -> None:
-        samples = self._first
-        try:
-            found = self._first_pass(samples)
-        except Exception as error:  # whatever the model says of inputs that are not its own
-            if len(samples) == 1:
-                raise self._cannot(error) from error
-            # Which of them it is shows when their batch is run.
-            samples = samples[:1]
-            try:
-                found = self._first_pass(samples)
-            except Exception as own:
-                raise self._cannot(own) from own
+        samples, found = self._some_pass()
         self._reader.repeated = frozenset(name.partition("#")[0] for name in found if "#" in name)
         names = self._in_order(found)
         final = self.model.final
@@ -192,6 +181,21 @@ class Passes:
         named = names[-1] in self._wanted and "#" in names[-1]
         self._reader.stop_after = names[-1] if named or self._calls_are_fixed(names[-1]) else None
         self.learned = self._batch(found) if len(samples) == len(self._first) else None
+
+    def _some_pass(self) -> tuple[list[Any], dict[str, Any]]:
+        """What the first samples give; where that fails, what one of them gives that does not."""
+        first = self._first
+        try:
+            return first, self._first_pass(first)
+        except Exception as error:  # whatever the model says of inputs that are not its own
+            failed = error
+        # Which of them it is shows when their batch is run.
+        for number, sample in enumerate((first[0], first[-1], first[len(first) // 2]) if first[1:] else ()):
+            try:
+                return [sample], self._first_pass([sample])
+            except Exception as error:
+                failed = error if number == 0 else failed
+        raise self._cannot(failed) from failed
 
     def _first_pass(self, samples: list[Any]) -> dict[str, Any]:
         """What the first samples give, with the layouts of all points settled."""

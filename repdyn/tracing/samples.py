@@ -63,9 +63,10 @@ class Samples:
         try:
             return self.items[number]
         except Exception as error:  # whatever a data set says of one that it cannot read
-            raise self._unreadable(number, _reason(error)) from error
+            raise self.unreadable(number, _reason(error)) from error
 
-    def _unreadable(self, number: int, reason: str) -> RepdynError:
+    def unreadable(self, number: int, reason: str) -> RepdynError:
+        """What is said of one sample that cannot be read."""
         return RepdynError(f"sample {number} (id {str(self.ids[number])!r}): {reason}")
 
     def read(
@@ -90,7 +91,7 @@ class Samples:
         for (rows, index), found in zip(ours, loader, strict=True):
             for number, item in zip(index.tolist(), found, strict=True):
                 if isinstance(item, _Unread):
-                    raise self._unreadable(number, item.reason)
+                    raise self.unreadable(number, item.reason)
             yield rows, index, [item[0] for item in found] if self.labelled else found
 
     @property
@@ -167,16 +168,17 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     if isinstance(inputs, DataLoader):
         workers = inputs.num_workers
         inputs = _in_its_order(inputs)
+        indexed = isinstance(inputs, Sized) and hasattr(inputs, "__getitem__")  # read sample by sample
     items: Any = inputs
     # A pandas Series has a length and items, too, but is indexed by its labels and not by number.
     if not indexed or hasattr(inputs, "iloc"):
-        items = list(items)
+        items = _listed(items)
     if isinstance(items, (np.ndarray, Tensor)) and items.ndim == 0:
         raise RepdynError("inputs: the array has no axis of samples")
     size = len(items)
     if size == 0:
         raise RepdynError("inputs: there are no samples")
-    first = items[0]
+    first = _read_one(items, 0)
     if isinstance(first, Mapping):
         raise RepdynError(
             f"inputs: every sample is a {type(first).__name__} of {', '.join(map(str, first))}; "
@@ -236,7 +238,7 @@ def batches(
     if lengths is None and not isinstance(samples.take(index[:1])[0], str):
         return [index[start : start + batch_size] for start in range(0, len(index), batch_size)]
     taken = samples.take(index)
-    known = np.array([len(item) for item in taken] if lengths is None else lengths(taken))
+    known = np.array([len(item) for item in taken] if lengths is None else _lengths(samples, index, lengths))
     index, known = index[np.argsort(-known, kind="stable")], -np.sort(-known)
     found, start = [], 0
     while start < len(index):
@@ -247,6 +249,21 @@ def batches(
         found.append(index[start:stop])
         start += len(found[-1])
     return found
+
+
+def _lengths(
+    samples: Samples, index: Index, lengths: Callable[[Sequence[Any]], Sequence[int]]
+) -> Sequence[int]:
+    taken = samples.take(index)
+    try:
+        return lengths(taken)
+    except Exception:  # which of them has none is asked of each
+        for number, item in zip(index.tolist(), taken, strict=True):
+            try:
+                lengths([item])
+            except Exception as error:
+                raise samples.unreadable(number, _reason(error)) from error
+        raise
 
 
 def _in_its_order(loader: DataLoader[Any]) -> Any:
@@ -265,7 +282,24 @@ def _labels(items: Any, size: int) -> list[Any]:
     kept = getattr(items, "targets", None)
     if kept is not None and getattr(items, "target_transform", None) is None and len(kept) == size:
         return list(kept)
-    return [items[number][1] for number in range(size)]
+    return [_read_one(items, number)[1] for number in range(size)]
+
+
+def _read_one(items: Any, number: int) -> Any:
+    try:
+        return items[number]
+    except Exception as error:  # whatever a data set says of one that it cannot read
+        raise RepdynError(f"sample {number}: {_reason(error)}") from error
+
+
+def _listed(items: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    try:
+        for item in items:
+            found.append(item)  # noqa: PERF402 - how many there are is told where it fails
+    except Exception as error:  # whatever a generator says of one that it cannot make
+        raise RepdynError(f"sample {len(found)}: {_reason(error)}") from error
+    return found
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from repdyn.tracing.model import TracedModel
 from repdyn.tracing.passes import Batch, Passes
 from repdyn.tracing.samples import Samples, batches
 
-__all__ = ["PREPARED_AHEAD", "SORTED_TOGETHER", "FirstBatch", "first_batch", "read_chunks"]
+__all__ = ["PREPARED_AHEAD", "SORTED_TOGETHER", "FirstBatch", "first_batch", "read_chunks", "unprepared"]
 
 SORTED_TOGETHER = 2048
 """Texts are sorted by length among so many, enough for batches of nearly equal length."""
@@ -160,6 +160,24 @@ def _read(
 
 def _is_learned(passes: Passes, index: NDArray[np.int64], start: FirstBatch | None) -> bool:
     return passes.learned is not None and start is not None and np.array_equal(index, start.index)
+
+
+def unprepared(model: TracedModel, inputs: Any, batch_size: int = 32) -> dict[int, str]:
+    """The samples, by number, that cannot be read or made inputs of a model, and why."""
+    bad: dict[int, str] = {}
+    for start in range(0, len(inputs), batch_size):
+        rows = range(start, min(start + batch_size, len(inputs)))
+        try:
+            model.prepare([inputs[number] for number in rows])
+            continue
+        except Exception:  # which of them it is, and why, is asked of each
+            pass
+        for number in rows:
+            try:
+                model.prepare([inputs[number]])
+            except Exception as error:
+                bad[number] = _told(error)
+    return bad
 
 
 def _blamed(
