@@ -77,7 +77,7 @@ def check(task: str, name: str) -> Found:
     """Build one class, trace it, and compare."""
     try:
         module = _build(task, name)
-        _answers(module, {"input_ids": torch.as_tensor(TEXTS[0])[None]})
+        _answers(module, TransformersAdapter().wrap(module).prepare(TEXTS[:1]))
     except Exception as error:  # a configuration that cannot be made small by the usual names
         return Found(task, name, "not built", _short(error))
     try:

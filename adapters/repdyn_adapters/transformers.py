@@ -38,6 +38,9 @@ FINAL_CHANNELS_SECOND = CHANNELS_SECOND | {"segformer"}
 BLOCKS = {
     "resnet": ("ResNetBasicLayer", "ResNetBottleNeckLayer"),
     "regnet": ("RegNetXLayer", "RegNetYLayer"),
+    "glpn": ("GLPNLayer",),
+    "poolformer": ("PoolFormerLayer",),
+    "pvt": ("PvtLayer",),
     "swin": ("SwinLayer",),
     "swinv2": ("Swinv2Layer",),
 }

@@ -155,8 +155,8 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     while True:
         if isinstance(module, torch.jit.ScriptModule):
             raise RepdynError(
-                "model: is scripted (torch.jit), and what its parts give cannot be read; pass the module that "
-                "it was made from"
+                "model: is scripted (torch.jit), and what its parts give cannot be read; pass the module "
+                "that it was made from"
             )
         inner = getattr(module, "_orig_mod", None)
         if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
