@@ -103,10 +103,7 @@ class TransformersAdapter:
         with torch.random.fork_rng(), quietly():
             # Weights that the checkpoint lacks (an unused pooler) are drawn at random: always the same.
             torch.manual_seed(0)
-            module = _or_error(
-                name,
-                lambda: chosen.from_pretrained(folder, **given),
-            )
+            module = _or_error(name, lambda: _loaded(chosen, folder, given))
         return self.wrap(module, f"{name}#{tower}" if tower else name)
 
     def recognises(self, module: nn.Module) -> bool:
@@ -197,6 +194,15 @@ class TransformersAdapter:
             padded=family not in LAST_POSITION
             and (kind != "input_ids" or "attention_mask" in inspect.signature(runs.forward).parameters),
         )
+
+
+def _loaded(chosen: Any, folder: str, given: dict[str, Any]) -> Any:
+    """A pretrained model, also from weights that torch.compile or data parallelism put a prefix before."""
+    module, told = chosen.from_pretrained(folder, **given, output_loading_info=True)
+    if any(str(key).startswith(("_orig_mod.", "module.")) for key in told["unexpected_keys"]):
+        mapping = {r"^(_orig_mod\.|module\.)+": ""}
+        return chosen.from_pretrained(folder, **given, key_mapping=mapping)
+    return module
 
 
 def _base_of_peft(name: str) -> str | None:
