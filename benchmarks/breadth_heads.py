@@ -183,7 +183,8 @@ def section(found: list[Found]) -> list[str]:
         "",
         "*Logits*: the head gives the model's own; *states*: the last point is what the model's own head",
         "takes; *refused*: told in one line; *not built*: no tiny configuration by the usual names of sizes",
-        "that runs on token ids alone. Classes without a body of their own count as *states* and are not compared.",
+        "that runs on token ids alone. Classes without a body of their own count as *states* and are not "
+        "compared.",
         "",
         "| task | class | | reason |",
         "| --- | --- | --- | --- |",
