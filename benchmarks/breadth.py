@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from breadth_cases_timm import NO_HEAD, TIMM
 from breadth_cases_transformers import KINDS, NO_STATES, SIGNALS
+from breadth_heads import check_all, section
 
 import repdyn
 from repdyn.tracing import TracedModel
@@ -263,7 +264,7 @@ def main() -> None:
     for kind, cases in KINDS.items():
         rows = [row for family in cases for row in _row(check_transformers, family, kind)]
         sections.append((f"transformers: {kind}", rows))
-    arguments.out.write_text(table(sections))
+    arguments.out.write_text(table(sections) + "\n".join(section(list(check_all()))) + "\n")
 
 
 def _row(check: Callable[..., Any], *arguments: str) -> Any:

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
-__all__ = ["channels_of", "find_blocks", "find_choices"]
+from repdyn.tracing.pooling import Layout
+
+__all__ = ["channels_of", "find_blocks", "find_choices", "own_layout"]
+
+_CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+_RECURRENT = (nn.RNNBase, nn.MultiheadAttention)
 
 
 def find_blocks(module: nn.Module) -> tuple[str, ...]:
@@ -112,9 +117,31 @@ def channels_of(module: nn.Module) -> int | None:
             if isinstance(found := getattr(part, name, None), int) and part._parameters:
                 return found
         shape = getattr(part, "normalized_shape", None)
+        if isinstance(shape, int):
+            return shape
         if shape is not None and len(shape) == 1:
             return int(shape[0])
     return None
+
+
+def own_layout(module: nn.Module) -> Layout | None:
+    """The layout of a layer of torch that says itself which axis its channels are; None for all others.
+
+    Examples
+    --------
+    >>> own_layout(nn.Conv2d(3, 8, 1)), own_layout(nn.Linear(3, 8)), own_layout(nn.ReLU())
+    ('NC*', 'N*C', None)
+    """
+    home = type(module).__module__
+    if not home.startswith("torch.nn."):
+        return None
+    if isinstance(module, (*_RECURRENT, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
+        return "NLC" if getattr(getattr(module, "self_attn", module), "batch_first", None) else "LNC"
+    if isinstance(module, nn.Flatten):
+        return "NC"
+    if isinstance(module, _CONVOLUTIONS) or home == "torch.nn.modules.pooling":
+        return "NC*"
+    return "N*C" if isinstance(module, nn.Linear | nn.Embedding) else None
 
 
 def _stage(block: str) -> str | None:

@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
-from repdyn.tracing.pooling import LAYOUTS, Layout
-from repdyn_adapters.blocks import channels_of, find_blocks, find_choices
+from repdyn.tracing.pooling import LAYOUTS
+from repdyn_adapters.blocks import channels_of, find_blocks, find_choices, own_layout
 
 __all__ = ["ModuleAdapter", "stack"]
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
-_RECURRENT = (nn.RNNBase, nn.MultiheadAttention)
-
 WHOLE = "output"
 """The name of a module's own output as a point, unless one of its parts has that name."""
 
@@ -86,12 +84,8 @@ class ModuleAdapter:
         """Make any module traceable; see :func:`repdyn.wrap`."""
         if any(torch.nn.parameter.is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
             raise RepdynError("model: has lazy weights without a shape; call it once on a batch beforehand")
-        known = {
-            path: Point(path, _layout(part), channels=channels_of(part))
-            for path, part in module.named_modules()
-            if path
-        }
-        known.setdefault(WHOLE, Point("", _layout(module)))
+        known = {path: _point(path, part) for path, part in module.named_modules() if path}
+        known.setdefault(WHOLE, _point("", module))
         if isinstance(points, str):
             raise RepdynError(f"points: expected a list of names, got {points!r}; write [{points!r}]")
         chosen = tuple(points) if points is not None else find_blocks(module) or (WHOLE,)
@@ -162,12 +156,11 @@ def _tensor(sample: Any) -> Tensor:
         ) from None
 
 
-def _layout(module: nn.Module) -> Layout:
-    """Channels second where there are convolutions inside, else last: the convention of torch's layers."""
-    first = getattr(getattr(module, "self_attn", module), "batch_first", None)
-    if isinstance(module, (*_RECURRENT, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
-        return "NLC" if first else "LNC"
-    if isinstance(module, nn.Flatten):
-        return "NC"
-    convolves = any(isinstance(part, _CONVOLUTIONS) for part in module.modules())
-    return "NC*" if convolves else "N*C"
+def _point(path: str, part: nn.Module) -> Point:
+    """Layers of torch say themselves which axis their channels are; of others it is found by running them."""
+    own = own_layout(part)
+    if own is not None:
+        return Point(path, own)
+    # What it is where nothing else can be told of it: channels second where there are convolutions.
+    convolves = any(isinstance(inside, _CONVOLUTIONS) for inside in part.modules())
+    return Point(path, "NC*" if convolves else "N*C", channels=channels_of(part), trust="guess")

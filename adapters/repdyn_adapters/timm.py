@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
-from repdyn_adapters.blocks import channels_of, find_blocks, find_choices
+from repdyn_adapters.blocks import channels_of, find_blocks, find_choices, own_layout
 
 __all__ = ["TimmAdapter"]
 
@@ -104,7 +105,7 @@ class TimmAdapter:
         prefix = 0 if late or layout != "NLC" else _prefix_tokens(model)
         points = {}
         for path, part in model.named_modules():
-            own = BLOCK_LAYOUTS.get(type(part).__name__, layout)
+            own = own_layout(part) or BLOCK_LAYOUTS.get(type(part).__name__, layout)
             # A TNT block gives the pixels of every patch, then the patches.
             points[path] = Point(
                 path,
@@ -112,11 +113,18 @@ class TimmAdapter:
                 prefix,
                 part=1 if family == "tnt" and type(part).__name__ == "Block" else None,
                 channels=channels_of(part),
+                trust="declared" if own_layout(part) else "family",
             )
         del points[""]
         default = find_blocks(model)
         choices = find_choices(model, default)
         final, head = _final(model, family)
+        if final is not None and _is_unpooled(model):  # every place is classified: no one vector is
+            channels = getattr(model, "head_hidden_size", None) or getattr(model, "num_features", None)
+            final, head = (
+                replace(final, layout=layout, prefix=prefix, channels=channels, trust="family"),
+                None,
+            )
         if final is not None:
             points[FINAL] = final
             default = (*default, FINAL)
@@ -140,6 +148,13 @@ class TimmAdapter:
 def _prefix_tokens(model: Any) -> int:
     declared = getattr(model, "num_prefix_tokens", None)
     return int(getattr(model, "cls_token", None) is not None if declared is None else declared)
+
+
+def _is_unpooled(model: Any) -> bool:
+    """Whether it was made with ``global_pool=""``."""
+    if getattr(model, "global_pool", None) == "":
+        return True
+    return any(getattr(part, "pool_type", None) == "" for part in model.modules())
 
 
 def _final(model: Any, family: str) -> tuple[Point | None, Callable[[Tensor], Tensor] | None]:
@@ -249,6 +264,7 @@ def _prepare(model: Any) -> tuple[Callable[[Sequence[Any]], Tensor], str, tuple[
 
     settings = resolve_model_data_config(model)
     transform = create_transform(**settings, is_training=False)
+    wide = next((weight.dtype == torch.float64 for weight in model.parameters()), False)
     mode = "L" if settings["input_size"][0] == 1 else "RGB"
 
     def one(sample: Any) -> Tensor:
@@ -263,7 +279,8 @@ def _prepare(model: Any) -> tuple[Callable[[Sequence[Any]], Tensor], str, tuple[
         if isinstance(array, Tensor) and array.is_floating_point():
             return array
         if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+            kind = np.float64 if wide else np.float32
+            return torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
         pixels = (
             array.permute(1, 2, 0).numpy()
             if isinstance(array, Tensor) and array.ndim == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from repdyn.errors import RepdynError
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
-from repdyn_adapters.blocks import find_blocks, find_choices
+from repdyn_adapters.blocks import channels_of, find_blocks, find_choices, own_layout
 from repdyn_adapters.transformers_inputs import (
     prepare_pictures,
     prepare_signals,
@@ -38,6 +39,9 @@ FINAL_CHANNELS_SECOND = CHANNELS_SECOND | {"segformer"}
 BLOCKS = {
     "resnet": ("ResNetBasicLayer", "ResNetBottleNeckLayer"),
     "regnet": ("RegNetXLayer", "RegNetYLayer"),
+    "glpn": ("GLPNLayer",),
+    "poolformer": ("PoolFormerLayer",),
+    "pvt": ("PvtLayer",),
     "swin": ("SwinLayer",),
     "swinv2": ("Swinv2Layer",),
 }
@@ -45,6 +49,15 @@ BLOCKS = {
 
 TOKENS_FIRST = frozenset({"xlnet"})
 """Families whose blocks give LNC."""
+
+LAST_POSITION = frozenset({"siglip_text_model", "siglip2_text_model"})
+"""Text models whose pooler takes the last position, padding or not: texts are padded to their full length."""
+
+OWN_POOLER = frozenset({"clip_text_model", "dinov3_convnext"}) | LAST_POSITION
+"""Models whose own pooler takes one token of a kind of its own (the end of a text, the mean of a picture)."""
+
+TOKEN_CLASSIFIERS = ("CTRLForSequence", "ModernBertDecoderForSequence")
+"""Causal models with a ``classifier`` of every token, of which the last counts."""
 
 FINAL = "last_hidden_state"
 """The name of a model's own output as a point: after the norm that follows the last block, if any."""
@@ -77,6 +90,8 @@ class TransformersAdapter:
         import transformers
 
         name, tower = (name, "") if Path(name).exists() else (name.partition("#")[0], name.partition("#")[2])
+        if (base := _base_of_peft(name)) is not None:
+            return self.wrap(_with_peft(self.load(base, **options), name), name)
         folder, file = (
             (str(Path(name).parent), {"gguf_file": Path(name).name}) if name.endswith(".gguf") else (name, {})
         )
@@ -89,10 +104,7 @@ class TransformersAdapter:
         with torch.random.fork_rng(), quietly():
             # Weights that the checkpoint lacks (an unused pooler) are drawn at random: always the same.
             torch.manual_seed(0)
-            module = _or_error(
-                name,
-                lambda: chosen.from_pretrained(folder, **given),
-            )
+            module = _or_error(name, lambda: _loaded(chosen, folder, given))
         return self.wrap(module, f"{name}#{tower}" if tower else name)
 
     def recognises(self, module: nn.Module) -> bool:
@@ -118,8 +130,9 @@ class TransformersAdapter:
         kind = runs.main_input_name
         layout: Layout = "NCHW" if family in CHANNELS_SECOND else "LNC" if family in TOKENS_FIRST else "NLC"
         prefix = _prefix_tokens(runs) if kind == "pixel_values" else 0
+        late = _late_class_token(runs) if prefix else ""
         mask: Any = "attention_mask" if kind == "input_ids" else None
-        if family == "clip_text_model":  # its own pooler takes the token that ends the text
+        if family in OWN_POOLER:
             final_point, final = Point("", "NC", part=1), "pooled"
         elif kind == "pixel_values" and "spatial_shapes" in inspect.signature(runs.forward).parameters:
             mask = "pixel_attention_mask"  # pictures of several shapes, as patches, with padding
@@ -127,19 +140,31 @@ class TransformersAdapter:
             mask = _scored(model)
         points = {
             # A decoder reads one start token: the mask of what the encoder reads is not its own.
-            path: Point(path, layout, prefix, None if _is_decoder(runs, path) else mask)
-            for path, _ in runs.named_modules(remove_duplicate=False)
+            path: Point(
+                path,
+                own_layout(part) or layout,
+                prefix if not late or late in path.split(".") else 0,
+                None if _is_decoder(runs, path) else mask,
+                channels=channels_of(part),
+                trust="declared" if own_layout(part) else "family",
+            )
+            for path, part in runs.named_modules(remove_duplicate=False)
             if path
         }
         last: Layout = "NCHW" if family in FINAL_CHANNELS_SECOND else "NLC"
         points[final] = final_point or Point(
-            "", last, prefix, None if _is_decoder(runs, "decoder.") else mask
+            "",
+            last,
+            prefix,
+            None if _is_decoder(runs, "decoder.") else mask,
+            channels=channels_of(runs),
+            trust="family",
         )
         blocks = _blocks(runs)
         sentence = sentence_settings(source)
         lengths = None
         if kind == "pixel_values":
-            pooling = "cls" if prefix else "gap"
+            pooling = "cls" if prefix and not late else "gap"
             prepare, words = prepare_pictures(source)
         elif kind != "input_ids":
             pooling = "mean"
@@ -148,8 +173,10 @@ class TransformersAdapter:
             prepare, lengths, words = prepare_texts(source, runs, sentence)
             own = {"pooled": "cls", "score": "last", FINAL: "last" if head is not None else "mean"}
             pooling = sentence.get("pooling", own[final])
-            if family == "clip_text_model":
+            if family in OWN_POOLER:
                 pooling = "last"
+            elif final == "pooled" and final_point is not None and final_point.layout == "NLC":
+                pooling = "mean"
         return TracedModel(
             name=f"hf:{name or source or type(model).__name__}",
             module=runs,
@@ -165,7 +192,45 @@ class TransformersAdapter:
             preprocessing=words,
             blank=_blank(runs, kind),
             lengths=lengths,
+            padded=family not in LAST_POSITION
+            and (kind != "input_ids" or "attention_mask" in inspect.signature(runs.forward).parameters),
         )
+
+
+def _loaded(chosen: Any, folder: str, given: dict[str, Any]) -> Any:
+    """A pretrained model, also from weights that torch.compile or data parallelism put a prefix before."""
+    module, told = chosen.from_pretrained(folder, **given, output_loading_info=True)
+    if any(str(key).startswith(("_orig_mod.", "module.")) for key in told["unexpected_keys"]):
+        mapping = {r"^(_orig_mod\.|module\.)+": ""}
+        return chosen.from_pretrained(folder, **given, key_mapping=mapping)
+    return module
+
+
+def _base_of_peft(name: str) -> str | None:
+    """The model that a folder of PEFT's adapter weights was trained on; None for any other folder."""
+    file = Path(name) / "adapter_config.json"
+    if not file.is_file() or (Path(name) / "config.json").is_file():
+        return None
+    try:
+        base = json.loads(file.read_text()).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise RepdynError(f"model 'hf:{name}': its adapter_config.json names no base_model_name_or_path")
+    return base
+
+
+def _with_peft(base: TracedModel, name: str) -> Any:
+    """The base model with PEFT's adapter weights in it."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise RepdynError(
+            f"model 'hf:{name}': holds adapter weights of PEFT; pip install peft, or merge them into "
+            "the base model and save that"
+        ) from None
+    whole = base.weights or base.module
+    return _or_error(name, lambda: PeftModel.from_pretrained(whole, name)).get_base_model().eval()
 
 
 @contextmanager
@@ -229,14 +294,25 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
         linear = [path for path, part in classifier.named_modules() if isinstance(part, nn.Linear)]
         if linear:
             path = f"classifier.{linear[-1]}".rstrip(".")
-            last = model.get_submodule(path)
-            return model, _call(last), Point(path, "NC", reads="input"), "pooled"
+            last = _call(model.get_submodule(path))
+            if type(model).__name__.startswith(TOKEN_CLASSIFIERS):
+                return model, last, Point(path, "NLC", mask=_scored(model), reads="input"), "score"
+            if getattr(model.config, "classifier_pooling", None) == "late":  # the mean of all answers
+                return model, last, Point(path, "NLC", mask="attention_mask", reads="input"), "pooled"
+            return model, last, Point(path, "NC", reads="input"), "pooled"
+    if (
+        type(model).__name__ == "BigBirdForQuestionAnswering"
+    ):  # it tells its body which tokens are the question
+        return model, None, Point("bert", "NLC", mask="attention_mask"), FINAL
     # Masked, token and question models answer for every token: no head goes on from one vector.
     named = type(model).__name__
     if model.base_model is not model and any(word in named for word in ("For", "With", "LMHead")):
         return model.base_model, None, None, FINAL
     embeddings = model.get_output_embeddings() if "For" in named else None
     path = next((path for path, part in model.named_modules() if part is embeddings), None)
+    answers = [name for name, part in model.named_children() if isinstance(part, nn.Linear)]
+    if path is None and "For" in named and answers:  # of questions, without a body of its own
+        path = answers[-1]
     return model, None, None if path is None else Point(path, "NLC", reads="input"), FINAL
 
 
@@ -375,6 +451,14 @@ def _prefix_tokens(model: Any) -> int:
         if path.endswith(("cls_token", "class_embedding", "distillation_token", "register_tokens")):
             count += tokens.shape[1] if tokens.ndim == 3 else 1
     return count
+
+
+def _late_class_token(model: Any) -> str:
+    """The number of the stage in which a class token is added, where that is not the first."""
+    for path, _ in model.named_parameters():
+        if path.endswith("cls_token"):
+            return next((step for step in path.split(".") if step.isdigit()), "")
+    return ""
 
 
 def _or_error(name: str, load: Callable[[], Any]) -> Any:

@@ -143,7 +143,7 @@ def prepare_texts(
     extra: dict[str, Any] = {}
     if "use_cache" in inspect.signature(model.forward).parameters:
         extra["use_cache"] = False
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(config, "is_encoder_decoder", False) and not type(model).__name__.endswith("Wrapper"):
         extra["decoder_input_ids"] = None
     # Longformer pads to whole windows itself, and its blocks then see more tokens than were given.
     windows = getattr(config, "attention_window", None) or 1
@@ -166,9 +166,15 @@ def prepare_texts(
     keep = inspect.signature(model.forward).parameters
     pad = getattr(config, "pad_token_id", None) or 0
 
+    # Texts of models whose pooler takes the last position are all padded to the length of training.
+    whole = getattr(config, "model_type", "") in ("siglip_text_model", "siglip2_text_model")
     prompt = sentence.get("prompt", "")
     words = len(tokenizer) if tokenizer is not None else None
-    table = model.get_input_embeddings()
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:  # bodies that hold a decoder and nothing else; hashed tables of characters
+        table = next((part for part in model.modules() if isinstance(part, nn.Embedding)), None)
+        table = None if getattr(config, "model_type", "") == "canine" else table
     words = table.num_embeddings if isinstance(table, nn.Embedding) else words
 
     def prepare(samples: Sequence[Any]) -> dict[str, Any]:
@@ -186,13 +192,15 @@ def prepare_texts(
             batch = dict(
                 tokenizer(
                     [prompt + sample for sample in samples],
-                    padding=True,
+                    padding="max_length" if whole else True,
                     pad_to_multiple_of=multiple,
                     truncation=True,
                     max_length=limit,
                     return_tensors="pt",
                 )
             )
+            if whole:  # what stands after the text is read as a part of it
+                batch["attention_mask"] = torch.ones_like(batch["input_ids"])
             empty = ~batch["attention_mask"].bool().any(dim=1)
             if empty.any():
                 raise RepdynError(

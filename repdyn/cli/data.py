@@ -76,7 +76,10 @@ class Data:
         size = len(self.inputs)
         if limit >= size:
             return self
-        chosen = np.sort(np.random.default_rng(seed).choice(size, limit, replace=False))
+        return self.chosen(np.sort(np.random.default_rng(seed).choice(size, limit, replace=False)))
+
+    def chosen(self, chosen: NDArray[np.int64], skipped: Mapping[str, str] | None = None) -> Data:
+        """The samples of these numbers; what was left out for being bad is told beside what was before."""
         inputs = self.inputs
         if isinstance(inputs, Pictures):
             inputs = Pictures([inputs.files[int(k)] for k in chosen])
@@ -84,7 +87,7 @@ class Data:
             inputs = inputs[chosen] if isinstance(inputs, np.ndarray) else [inputs[int(k)] for k in chosen]
         labels = None if self.labels is None else self.labels[chosen]
         ids = tuple(str(k) if self.ids is None else self.ids[int(k)] for k in chosen)
-        return Data(inputs, labels, ids, self.skipped)
+        return Data(inputs, labels, ids, {**self.skipped, **(skipped or {})})
 
 
 def read_data(specification: str, skip_bad: bool = False) -> Data:

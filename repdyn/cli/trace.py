@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from repdyn.cli.options import Device, Json, Seed
 
 if TYPE_CHECKING:
+    from repdyn.cli.data import Data
     from repdyn.tracing.engines import Engine
 
 __all__ = ["trace"]
@@ -20,7 +21,11 @@ def trace(
         str, typer.Argument(help="timm:NAME[@CHECKPOINT], hf:NAME_OR_DIR, module:…, packaged:…")
     ],
     data: Annotated[
-        str, typer.Argument(help="images:DIR, npz:FILE#X,Y, csv:FILE#TEXT,LABEL, hf:…, digits, …")
+        str,
+        typer.Argument(
+            help="images:DIR, npz:FILE#X,Y, csv:FILE#TEXT,LABEL, csv-latin1:…, jsonl:…, parquet:…, "
+            "hf:NAME#SPLIT, digits, docstrings"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The store to write; an unfinished one is continued.")],
     points: Annotated[
@@ -38,7 +43,10 @@ def trace(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take a random part of the data.")] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out, and list, pictures and lines that cannot be read.")
+        bool,
+        typer.Option(
+            "--skip-bad", help="Leave out, and list, what cannot be read or is no input of the model."
+        ),
     ] = False,
     resume: Annotated[bool, typer.Option(help="Continue an unfinished store.")] = True,
     engine: Annotated[
@@ -65,9 +73,13 @@ def trace(
     for name, reason in found.skipped.items():
         say(f"skipped {name}: {reason}")
     found = found if limit is None else found.part(limit, seed)
+    subject: Any = model
+    if skip_bad:
+        subject = repdyn.load(model)
+        found = _without_bad(subject, found)
     started = time.perf_counter()
     paths = repdyn.trace(
-        model,
+        subject if engine is None else model,
         found.inputs,
         points=points,
         pool=pool,
@@ -86,6 +98,25 @@ def trace(
     say(repr(paths))
     say(f"{out}: {len(paths)} paths in {seconds:.1f} s")
     write_json(json, {"trace": {**paths.to_dict(), "seconds": seconds, "skipped": found.skipped}})
+
+
+def _without_bad(model: Any, found: Data) -> Data:
+    """The samples that the model can be given; the others are told of."""
+    import numpy as np
+
+    from repdyn.cli.console import say
+    from repdyn.errors import RepdynError
+    from repdyn.tracing.stream import unprepared
+
+    bad = unprepared(model, found.inputs)
+    named = {str(number) if found.ids is None else found.ids[number]: why for number, why in bad.items()}
+    for name, reason in named.items():
+        say(f"skipped {name}: {reason}")
+    if len(bad) == len(found.inputs):
+        raise RepdynError(f"data: none of the {len(bad)} samples can be given to {model.name}")
+    if not bad:
+        return found
+    return found.chosen(np.setdiff1d(np.arange(len(found.inputs)), list(bad)), named)
 
 
 def _engine(name: str | None, ray_address: str | None) -> Engine | None:

@@ -16,14 +16,9 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors, starting_with
 from repdyn.fields.field import LatentField
-<<<<<<< HEAD
 from repdyn.fields.starts import check_starts, to_numpy, widened
-from repdyn.intervals import Estimate, bootstrap
-=======
-from repdyn.fields.starts import check_starts, to_numpy
 from repdyn.intervals import Estimate, difference_interval, ratio_interval
 from repdyn.repeats import groups_of_equal_rows, parted_by_group, sums_by_group
->>>>>>> wt-b
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

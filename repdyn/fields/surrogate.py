@@ -187,11 +187,7 @@ class SurrogateAutoencoder:
 
     def encode(self, x: Any) -> Tensor:
         """Codes ``(N, latent_dim)`` of representations ``(N, D)`` as traced."""
-<<<<<<< HEAD
-        rows = as_tensor(x).float()
-=======
-        rows = torch.as_tensor(x)
->>>>>>> wt-b
+        rows = as_tensor(x)
         if rows.ndim != 2 or rows.shape[1] != self.width_:
             raise RepdynError(f"x: fitted on shape (N, {self.width_}), got {tuple(rows.shape)}")
         with torch.no_grad():

@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
 from repdyn.conformity import check_arrays, check_values
-from repdyn.errors import RepdynError
-=======
->>>>>>> wt-b
 from repdyn.ood.chunks import Chunk, read, values
 from repdyn.ood.controls import energy
 from repdyn.ood.detector import LOGITS, Detector

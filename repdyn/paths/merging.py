@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.paths.chunks import read_content
 from repdyn.paths.columns import Rows
+from repdyn.paths.layout import read_layout
 from repdyn.paths.origin import MAY_DIFFER
 from repdyn.paths.paths import RepresentationPaths
+from repdyn.paths.places import place_of
 from repdyn.paths.store import open_paths
 from repdyn.paths.writer import PathsWriter
 from repdyn.progress import track
@@ -52,7 +55,7 @@ def merge_paths(stores: Iterable[str | os.PathLike[str]], out: str | os.PathLike
         _check_same(parts[0], part)
     _check_ids(parts)
     first = parts[0]
-    data = [str(part.meta.get("data")) for part in parts]
+    data = [_content(part) for part in parts]
     meta = {
         **first.meta,
         "data": hashlib.sha256("\0".join(data).encode()).hexdigest(),
@@ -82,6 +85,19 @@ def merge_paths(stores: Iterable[str | os.PathLike[str]], out: str | os.PathLike
             _logits(pieces),
         )
     return writer.finish()
+
+
+def _content(part: RepresentationPaths) -> str:
+    """The digest of a store's samples, those that were hashed chunk by chunk as they were read included."""
+    told = str(part.meta.get("data"))
+    if part.path is None:
+        return told
+    place = place_of(part.path)
+    layout = read_layout(place)
+    chunks = [read_content(place, chunk) for chunk in range(layout.chunks)]
+    if not any(chunks):
+        return told
+    return hashlib.sha256("\0".join([told, *map(str, chunks)]).encode()).hexdigest()
 
 
 def _check_same(one: RepresentationPaths, other: RepresentationPaths) -> None:

@@ -37,8 +37,11 @@ class Point:
     part
         Which member of a tuple output is the representation; None for the first tensor in it.
     channels
-        How many channels there should be, where the layout is a guess: it is turned around where only the
-        other end of the shape has so many.
+        How many channels the module's own last layer gives, where the layout is not declared.
+    trust
+        ``"declared"``: the layout is what it is. ``"family"``: other points of this kind of model have it,
+        and it holds if the module's own layers or the number of positions say the same. ``"guess"``: nobody
+        knows. What does not hold is found by running the model at another size of input.
     """
 
     module: str
@@ -48,6 +51,7 @@ class Point:
     reads: Literal["output", "input"] = "output"
     part: int | None = None
     channels: int | None = None
+    trust: Literal["declared", "family", "guess"] = "declared"
 
 
 class _Enough(Exception):
@@ -128,6 +132,11 @@ def reading(
             if point.module not in modules:
                 raise RepdynError(f"point {name!r}: the model has no module {point.module!r}")
             place = modules[point.module]
+            if isinstance(place, torch.jit.ScriptModule):
+                raise RepdynError(
+                    f"point {name!r}: is scripted (torch.jit), and what it gives cannot be read; pass the "
+                    "model that it was made from"
+                )
             handles.append(_hook(place, name, point, reduce, reader))
         yield reader
     finally:
@@ -195,7 +204,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
     Afterwards every submodule's training flag and the global random state are what they were.
     """
-    modes = [(part, part.training) for part in module.modules()]
+    modes = [(part, part.training) for part in module.modules() if hasattr(part, "training")]  # frozen: none
     devices = {parameter.device for parameter in module.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(device.index or 0 for device in devices)):
         try:

@@ -57,6 +57,9 @@ class TracedModel:
     lengths
         How long samples are to the model, in tokens: those of nearly equal length share a batch. None
         where it cannot tell.
+    padded
+        Whether shorter samples may be padded to the length of longer ones. Where the model takes no mask of
+        padding, a batch holds samples of one length.
     """
 
     name: str
@@ -73,6 +76,7 @@ class TracedModel:
     preprocessing: str = ""
     blank: Callable[[int], Tensor] | None = None
     lengths: Callable[[Sequence[Any]], Sequence[int]] | None = None
+    padded: bool = True
 
     @property
     def digest(self) -> str:

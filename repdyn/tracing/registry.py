@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from repdyn.errors import RepdynError, nearest_names
@@ -152,6 +153,11 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     PEFT's low-rank and similar adapters are parts of the model inside; its learned prompts are not.
     """
     while True:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise RepdynError(
+                "model: is scripted (torch.jit), and what its parts give cannot be read; pass the module "
+                "that it was made from"
+            )
         inner = getattr(module, "_orig_mod", None)
         if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = module.module

@@ -63,9 +63,11 @@ class Samples:
         try:
             return self.items[number]
         except Exception as error:  # whatever a data set says of one that it cannot read
-            told = " ".join(str(error).split()) or type(error).__name__
-            known = told if isinstance(error, RepdynError) else f"{type(error).__name__}: {told}"
-            raise RepdynError(f"sample {number} (id {str(self.ids[number])!r}): {known}") from error
+            raise self.unreadable(number, _reason(error)) from error
+
+    def unreadable(self, number: int, reason: str) -> RepdynError:
+        """What is said of one sample that cannot be read."""
+        return RepdynError(f"sample {number} (id {str(self.ids[number])!r}): {reason}")
 
     def read(
         self, plan: Iterable[tuple[range, NDArray[np.int64]]]
@@ -87,6 +89,9 @@ class Samples:
             collate_fn=list,
         )
         for (rows, index), found in zip(ours, loader, strict=True):
+            for number, item in zip(index.tolist(), found, strict=True):
+                if isinstance(item, _Unread):
+                    raise self.unreadable(number, item.reason)
             yield rows, index, [item[0] for item in found] if self.labelled else found
 
     @property
@@ -163,16 +168,17 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     if isinstance(inputs, DataLoader):
         workers = inputs.num_workers
         inputs = _in_its_order(inputs)
+        indexed = isinstance(inputs, Sized) and hasattr(inputs, "__getitem__")  # read sample by sample
     items: Any = inputs
     # A pandas Series has a length and items, too, but is indexed by its labels and not by number.
     if not indexed or hasattr(inputs, "iloc"):
-        items = list(items)
+        items = _listed(items)
     if isinstance(items, (np.ndarray, Tensor)) and items.ndim == 0:
         raise RepdynError("inputs: the array has no axis of samples")
     size = len(items)
     if size == 0:
         raise RepdynError("inputs: there are no samples")
-    first = items[0]
+    first = _read_one(items, 0)
     if isinstance(first, Mapping):
         raise RepdynError(
             f"inputs: every sample is a {type(first).__name__} of {', '.join(map(str, first))}; "
@@ -207,6 +213,7 @@ def batches(
     rows: range,
     batch_size: int,
     lengths: Callable[[Sequence[Any]], Sequence[int]] | None = None,
+    padded: bool = True,
 ) -> list[Index]:
     """The numbers of some samples, batch by batch; texts by decreasing length, with little padding.
 
@@ -224,19 +231,39 @@ def batches(
     lengths
         How long samples are to the model, in tokens; None for the characters of texts, which sort almost
         as well, but say nothing of how many fit into a batch.
+    padded
+        Whether samples of different lengths may share a batch.
     """
     index = np.arange(rows.start, rows.stop)
     if lengths is None and not isinstance(samples.take(index[:1])[0], str):
         return [index[start : start + batch_size] for start in range(0, len(index), batch_size)]
     taken = samples.take(index)
-    known = np.array([len(item) for item in taken] if lengths is None else lengths(taken))
+    known = np.array([len(item) for item in taken] if lengths is None else _lengths(samples, index, lengths))
     index, known = index[np.argsort(-known, kind="stable")], -np.sort(-known)
     found, start = [], 0
     while start < len(index):
         more = 0 if lengths is None else batch_size * SHORT // max(int(known[start]), 1)
-        found.append(index[start : start + max(batch_size, more)])
+        stop = start + max(batch_size, more)
+        if not padded and lengths is not None:
+            stop = min(stop, start + int(np.searchsorted(-known[start:], -known[start], side="right")))
+        found.append(index[start:stop])
         start += len(found[-1])
     return found
+
+
+def _lengths(
+    samples: Samples, index: Index, lengths: Callable[[Sequence[Any]], Sequence[int]]
+) -> Sequence[int]:
+    taken = samples.take(index)
+    try:
+        return lengths(taken)
+    except Exception:  # which of them has none is asked of each
+        for number, item in zip(index.tolist(), taken, strict=True):
+            try:
+                lengths([item])
+            except Exception as error:
+                raise samples.unreadable(number, _reason(error)) from error
+        raise
 
 
 def _in_its_order(loader: DataLoader[Any]) -> Any:
@@ -255,17 +282,52 @@ def _labels(items: Any, size: int) -> list[Any]:
     kept = getattr(items, "targets", None)
     if kept is not None and getattr(items, "target_transform", None) is None and len(kept) == size:
         return list(kept)
-    return [items[number][1] for number in range(size)]
+    return [_read_one(items, number)[1] for number in range(size)]
+
+
+def _read_one(items: Any, number: int) -> Any:
+    try:
+        return items[number]
+    except Exception as error:  # whatever a data set says of one that it cannot read
+        raise RepdynError(f"sample {number}: {_reason(error)}") from error
+
+
+def _listed(items: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    try:
+        for item in items:
+            found.append(item)  # noqa: PERF402 - how many there are is told where it fails
+    except Exception as error:  # whatever a generator says of one that it cannot make
+        raise RepdynError(f"sample {len(found)}: {_reason(error)}") from error
+    return found
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """Stands in for a sample that a loader's worker could not read."""
+
+    reason: str
+
+
+def _reason(error: Exception) -> str:
+    told = " ".join(str(error).split()) or type(error).__name__
+    return told if isinstance(error, RepdynError) else f"{type(error).__name__}: {told}"
 
 
 class _Numbered(Dataset[Any]):
-    """Anything indexed by number, as the data set that a loader's workers are given."""
+    """Anything indexed by number, as the data set that a loader's workers are given.
+
+    A sample that cannot be read is told of in its place: a worker's own error would not say which it is.
+    """
 
     def __init__(self, items: Any) -> None:
         self.items = items
 
     def __getitem__(self, number: int) -> Any:
-        return self.items[number]
+        try:
+            return self.items[number]
+        except Exception as error:  # whatever a data set says of one that it cannot read
+            return _Unread(_reason(error))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -13,28 +14,76 @@ from numpy.typing import NDArray
 
 from repdyn.errors import NotFiniteError, RepdynError
 from repdyn.progress import track
+from repdyn.tracing.model import TracedModel
 from repdyn.tracing.passes import Batch, Passes
 from repdyn.tracing.samples import Samples, batches
 
-__all__ = ["PREPARED_AHEAD", "read_chunks"]
+__all__ = ["PREPARED_AHEAD", "SORTED_TOGETHER", "FirstBatch", "first_batch", "read_chunks", "unprepared"]
+
+SORTED_TOGETHER = 2048
+"""Texts are sorted by length among so many, enough for batches of nearly equal length."""
 
 PREPARED_AHEAD = 2
 """Batches made while the model runs: one that is ready, one in the making."""
 
 
+@dataclass(frozen=True, eq=False)
+class FirstBatch:
+    """The samples that a trace begins with.
+
+    Attributes
+    ----------
+    index
+        Their numbers.
+    taken
+        Themselves.
+    check
+        Two of them; where samples have lengths, the longest and the shortest of the first chunk.
+    """
+
+    index: NDArray[np.int64]
+    taken: list[Any]
+    check: list[Any]
+
+
+def first_batch(samples: Samples, batch_size: int, model: TracedModel, alone: bool) -> FirstBatch:
+    """The first batch of a trace, or the first sample ``alone``."""
+    one = np.arange(1)
+    if alone:
+        taken = samples.take(one)
+        return FirstBatch(one, taken, taken)
+    try:
+        rows = range(min(SORTED_TOGETHER, len(samples)))
+        plan = batches(samples, rows, batch_size, model.lengths, model.padded)
+        taken = samples.take(plan[0])
+        far = model.lengths is not None and model.padded and len(plan) > 1
+        last = samples.take(plan[-1][-1:])[0] if far else taken[-1]
+        check = [taken[0], *([last] if len(samples) > 1 else [])]
+    except Exception:  # which sample cannot be read, or has no length, shows in its turn
+        taken = samples.take(one)
+        return FirstBatch(one, taken, taken)
+    return FirstBatch(plan[0], taken, check)
+
+
 def read_chunks(
-    passes: Passes, samples: Samples, chunks: list[range], batch_size: int, hashed: bool = False
+    passes: Passes,
+    samples: Samples,
+    chunks: list[range],
+    batch_size: int,
+    hashed: bool = False,
+    start: FirstBatch | None = None,
 ) -> Iterator[tuple[range, Batch, str | None]]:
     """Whole chunks, one after the other, each in the order of its samples.
 
-    With ``hashed``, each comes with the digest of its samples' content.
+    With ``hashed``, each comes with the digest of its samples' content. What ``passes`` learned from the
+    ``start`` is not computed again.
     """
     missing = sum(map(len, chunks))
     gathered: list[tuple[NDArray[np.int64], Batch]] = []
     digests: dict[int, str] = {}
     count = 0
     for step in track(
-        _by_sample(_ahead(_steps(passes, samples, chunks, batch_size, hashed))),
+        _by_sample(_ahead(_steps(passes, samples, chunks, batch_size, hashed, start))),
         f"tracing {passes.model.name}",
         len(samples),
         len(samples) - missing,
@@ -44,7 +93,10 @@ def read_chunks(
         rows, index, inputs, found = step
         digests.update(found)
         try:
-            batch = passes.run(inputs, len(index))
+            if inputs is None and passes.learned is not None:
+                batch, passes.learned = passes.learned, None
+            else:
+                batch = passes.run(inputs, len(index))
         except Exception as error:  # whatever a model says of a sample that is not for it
             taken = samples.take(index)
             raise _blamed(
@@ -64,20 +116,68 @@ Step = tuple[range, NDArray[np.int64], Any, dict[int, str]]
 
 
 def _steps(
-    passes: Passes, samples: Samples, chunks: list[range], batch_size: int, hashed: bool
+    passes: Passes,
+    samples: Samples,
+    chunks: list[range],
+    batch_size: int,
+    hashed: bool,
+    start: FirstBatch | None,
 ) -> Iterator[Step]:
     """All batches in turn, planned chunk by chunk, decoded and tokenised."""
+    model = passes.model
     plan = (
-        (rows, index) for rows in chunks for index in batches(samples, rows, batch_size, passes.model.lengths)
+        (rows, index)
+        for rows in chunks
+        for index in batches(samples, rows, batch_size, model.lengths, model.padded)
     )
-    for rows, index, taken in samples.read(plan):
+    for rows, index, taken in _read(samples, plan, start):
         pairs = zip(index.tolist(), taken, strict=True) if hashed else ()
         digests = {number: samples.sample_digest(number, sample) for number, sample in pairs}
-        try:
-            inputs = passes.prepare(taken)
-        except Exception as error:  # whatever a preparation says of a sample that is not for it
-            raise _blamed(lambda sample: passes.prepare([sample]), samples, index, taken, error) from error
+        inputs = None
+        if not _is_learned(passes, index, start):
+            try:
+                inputs = passes.prepare(taken)
+            except Exception as error:  # whatever a preparation says of a sample that is not for it
+                raise _blamed(
+                    lambda sample: passes.prepare([sample]), samples, index, taken, error
+                ) from error
         yield rows, index, inputs, digests
+
+
+def _read(
+    samples: Samples, plan: Iterator[tuple[range, NDArray[np.int64]]], start: FirstBatch | None
+) -> Iterator[tuple[range, NDArray[np.int64], list[Any]]]:
+    """The samples of each batch in the plan; those that it starts with are there already."""
+    first = next(plan, None)
+    if first is None:
+        return
+    if start is not None and np.array_equal(first[1], start.index):
+        yield *first, start.taken
+    else:
+        plan = chain([first], plan)
+    yield from samples.read(plan)
+
+
+def _is_learned(passes: Passes, index: NDArray[np.int64], start: FirstBatch | None) -> bool:
+    return passes.learned is not None and start is not None and np.array_equal(index, start.index)
+
+
+def unprepared(model: TracedModel, inputs: Any, batch_size: int = 32) -> dict[int, str]:
+    """The samples, by number, that cannot be read or made inputs of a model, and why."""
+    bad: dict[int, str] = {}
+    for start in range(0, len(inputs), batch_size):
+        rows = range(start, min(start + batch_size, len(inputs)))
+        try:
+            model.prepare([inputs[number] for number in rows])
+            continue
+        except Exception:  # which of them it is, and why, is asked of each
+            pass
+        for number in rows:
+            try:
+                model.prepare([inputs[number]])
+            except Exception as error:
+                bad[number] = _told(error)
+    return bad
 
 
 def _blamed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from repdyn.tracing.passes import Batch, Passes
 from repdyn.tracing.pooling import Pooling
 from repdyn.tracing.registry import traced
 from repdyn.tracing.samples import Samples, as_samples
-from repdyn.tracing.stream import read_chunks
+from repdyn.tracing.stream import SORTED_TOGETHER, FirstBatch, first_batch, read_chunks
 
 if TYPE_CHECKING:
     from repdyn.paths import PathsWriter, RepresentationPaths
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["trace", "write_chunks"]
 
 STORED_TYPES = tuple(np.dtype(kind) for kind in ("float32", "float16", ml_dtypes.bfloat16, "float64"))
-
-SORTED_TOGETHER = 2048
-"""Texts are sorted by length among so many, enough for batches of nearly equal length."""
 
 
 def trace(
@@ -121,31 +119,42 @@ def trace(
     kept_as, compute = _kept_as(dtype), _computed_in(compute_dtype)
     subject = traced(model)
     samples = as_samples(inputs, labels, ids)
-    first = samples.take(np.arange(1))[0]
+    elsewhere = find_engine(engine, out)
+    alone = elsewhere is not None or (out is not None and resume and is_begun(out))
+    start = first_batch(samples, batch_size, subject, alone)
     how: dict[str, Any] = {
         "points": points,
         "pool": pool,
-        "sample": first,
+        "first": start.taken,
         "dtype": kept_as,
         "device": device,
         "compute": compute,
+        "check": start.check if subject.own_logits is not None else (),
     }
-    elsewhere = find_engine(engine, out)
-    settings = "" if out is None else _settings(subject)  # while there are no hooks but the user's own
-    with Passes(subject, **how) as passes:
-        told = {**(meta or {}), **_describe(passes, samples)}
-        if out is None:
-            return _to_memory(passes, samples, batch_size, told)
-        told["identity"] = _identity(passes, samples, settings)
-        writer = _start(passes, samples, told, out, resume)
-        _check_content(samples, writer, batch_size)
-        if elsewhere is None:
-            write_chunks(passes, samples, batch_size, writer, list(writer.missing), not samples.in_memory)
-    if elsewhere is not None:
-        # Out of the passes, whose hooks cannot be sent: the workers put their own.
-        named = model if isinstance(model, str) else subject
-        elsewhere.run(Job(named, told["digest"], samples, batch_size, writer, how))
-    return writer.finish()
+    # Before anything runs: there are no hooks but the user's own, and functions that count have not counted.
+    before = (
+        {} if out is None else {"prepare": told_fingerprint(subject.prepare), "settings": _settings(subject)}
+    )
+    with ExitStack() as stack:
+        with Passes(subject, **how) as passes:
+            told = {**(meta or {}), **_describe(passes, samples)}
+            if out is None:
+                return _to_memory(passes, samples, batch_size, told, start)
+            from repdyn.paths.writing_alone import writing_alone
+
+            begun = stack.enter_context(writing_alone(out))
+            told["identity"] = {**_identity(passes, samples), **before}
+            writer = _start(passes, samples, told, out, resume)
+            begun()
+            _check_content(samples, writer, batch_size)
+            if elsewhere is None:
+                chunks = list(writer.missing)
+                write_chunks(passes, samples, batch_size, writer, chunks, not samples.in_memory, start)
+        if elsewhere is not None:
+            # Out of the passes, whose hooks cannot be sent: the workers put their own.
+            named = model if isinstance(model, str) else subject
+            elsewhere.run(Job(named, told["digest"], samples, batch_size, writer, how))
+        return writer.finish()
 
 
 def write_chunks(
@@ -155,6 +164,7 @@ def write_chunks(
     writer: PathsWriter,
     chunks: list[range],
     hashed: bool,
+    start: FirstBatch | None = None,
 ) -> None:
     """Trace whole chunks and write each when it is done; which others there are makes no difference to it."""
 
@@ -169,7 +179,7 @@ def write_chunks(
     # the data; where reading fails, the chunk before it is still written.
     with ThreadPoolExecutor(1, thread_name_prefix="repdyn-write") as pool:
         writing: Future[None] | None = None
-        for rows, part, content in read_chunks(passes, samples, chunks, batch_size, hashed):
+        for rows, part, content in read_chunks(passes, samples, chunks, batch_size, hashed, start):
             if writing is not None:
                 writing.result()
             writing = pool.submit(write, rows, part, content)
@@ -178,13 +188,13 @@ def write_chunks(
 
 
 def _to_memory(
-    passes: Passes, samples: Samples, batch_size: int, meta: dict[str, Any]
+    passes: Passes, samples: Samples, batch_size: int, meta: dict[str, Any], start: FirstBatch
 ) -> RepresentationPaths:
     from repdyn.paths import RepresentationPaths
 
     starts = range(0, len(samples), SORTED_TOGETHER)
     chunks = [range(start, min(start + SORTED_TOGETHER, len(samples))) for start in starts]
-    parts = [part for _, part, _ in read_chunks(passes, samples, chunks, batch_size)]
+    parts = [part for _, part, _ in read_chunks(passes, samples, chunks, batch_size, start=start)]
     arrays: dict[str, NDArray[Any]] = {}
     masks = {}
     for name in passes.points:
@@ -226,22 +236,28 @@ def _start(
     )
 
 
+def is_begun(out: str | os.PathLike[str]) -> bool:
+    """Whether a store is there that a trace would continue."""
+    from repdyn.paths.layout import is_store
+    from repdyn.paths.places import place_of
+
+    return is_store(place_of(out))
+
+
 def _settings(model: TracedModel) -> str:
     parts = {id(part): part for part in (model.weights or model.module, model.module)}.values()
     found = [settings_digest(part) for part in parts]
     return next((told for told in found if told.startswith(NOT_HASHED)), None) or told_fingerprint(found)
 
 
-def _identity(passes: Passes, samples: Samples, settings: str) -> dict[str, str | None]:
+def _identity(passes: Passes, samples: Samples) -> dict[str, str | None]:
     """Digests of what a trace that continues this one must agree in, besides the weights and the data."""
     model, head = passes.model, passes.model.head
     used = [model.points[name.partition("#")[0]] for name in passes.points]
     return {
         "labels": None if samples.labels is None else told_fingerprint(samples.labels),
-        "prepare": told_fingerprint(model.prepare),
         "pool": told_fingerprint(passes.pool),
         "points": told_fingerprint(used),
-        "settings": settings,
         "head": None if head is None or _of_adapter(head) else told_fingerprint(head),
     }
 

@@ -171,7 +171,7 @@ def test_texts_are_sorted_for_the_model_and_put_back():
     model = repdyn.wrap(module, prepare=prepare, points=["0"])
     paths = repdyn.trace(model, texts, batch_size=16)
     np.testing.assert_array_equal(np.asarray(paths["0"])[:, 0], [len(text) for text in texts])
-    assert all(max(batch) - min(batch) <= 8 for batch in seen[1:])
+    assert all(max(batch) - min(batch) <= 8 for batch in seen)
 
 
 def token_model(seen):
@@ -204,7 +204,7 @@ def test_batches_are_of_nearly_equal_tokens_and_short_samples_share_them():
     seen = []
     paths = repdyn.trace(token_model(seen), texts, batch_size=4)
     np.testing.assert_array_equal(np.asarray(paths["block"])[:, 0], lengths)
-    batches = seen[1:]
+    batches = seen  # nothing is run but the batches
     assert sorted(length for batch in batches for length in batch) == sorted(lengths)
     assert max(max(batch) * len(batch) for batch in batches) <= 4 * 300
     assert all(len(batch) >= 4 or batch is batches[-1] for batch in batches)

@@ -1,0 +1,201 @@
+"""Whether a head gives what the model itself gives: every language class of transformers, made small.
+
+Goes through all classes that transformers lists as causal, masked, sequence, token and question models.
+Each is made from a tiny configuration, with biases and norms that do something, and reads texts of different
+lengths in one padded batch. Logits must be those that the model itself gives of every text alone. Of classes
+that answer for every token, the model's own head, applied to the last point, must give its own answers.
+
+    python benchmarks/breadth_heads.py [CLASS ...]
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from breadth_cases_transformers import KINDS
+from transformers.models.auto import modeling_auto
+
+import repdyn
+from repdyn.tracing.hooks import left_as_found
+from repdyn_adapters.transformers import FINAL, TransformersAdapter, _shell, quietly
+
+TASKS = {
+    "causal": "CAUSAL_LM",
+    "masked": "MASKED_LM",
+    "sequence": "SEQUENCE_CLASSIFICATION",
+    "token": "TOKEN_CLASSIFICATION",
+    "question": "QUESTION_ANSWERING",
+}
+"""Kinds of models, and what transformers calls their lists."""
+
+TEXTS = [np.random.default_rng(number).integers(5, 58, length) for number, length in enumerate((4, 9, 13))]
+
+LARGEST = 3e7
+"""Weights of a class above which its default configuration was not made small."""
+
+_SIZES = {
+    **{"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+    **{"num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64, "head_dim": 8},
+    **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "num_labels": 3},
+    **{"n_embd": 16, "n_layer": 2, "n_head": 2, "d_model": 16, "n_layers": 2, "n_heads": 2},
+}
+
+_OWN_SIZES: dict[str, dict[str, Any]] = {
+    "squeezebert": {"embedding_size": 16},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "lilt": {"channel_shrink_ratio": 2, "hidden_size": 24},
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for one class.
+
+    ``what`` is ``"logits"``, ``"states"``, ``"refused"``, ``"wrong"`` or ``"not built"``.
+    """
+
+    task: str
+    name: str
+    what: str
+    reason: str = ""
+
+
+def classes(task: str) -> list[str]:
+    """The names of all classes of a task."""
+    listed = getattr(modeling_auto, f"MODEL_FOR_{TASKS[task]}_MAPPING_NAMES")
+    return sorted(set(listed.values()))
+
+
+def check(task: str, name: str) -> Found:
+    """Build one class, trace it, and compare."""
+    try:
+        module = _build(task, name)
+        _answers(module, TransformersAdapter().wrap(module).prepare(TEXTS[:1]))
+    except Exception as error:  # a configuration that cannot be made small by the usual names
+        return Found(task, name, "not built", _short(error))
+    try:
+        return _compare(task, name, module)
+    except repdyn.RepdynError as error:
+        return Found(task, name, "refused", _short(error))
+
+
+def _compare(task: str, name: str, module: Any) -> Found:
+    model = TransformersAdapter().wrap(module)
+    paths = repdyn.trace(model, TEXTS)
+    if paths.logits is not None:
+        worst = max(_apart(found, _own(module, row)) for found, row in zip(paths.logits, TEXTS, strict=True))
+        return Found(task, name, "logits" if worst < 1e-4 else "wrong", f"{worst:.1e}")
+    if model.final != FINAL or _shell(module) is None or model.module is module:
+        return Found(task, name, "states", "without a body of its own: not compared")
+    states = repdyn.trace(model, TEXTS[:1], points=[FINAL], pool="none")
+    shell, given = _shell(module)
+    given.hidden = torch.as_tensor(np.asarray(states[FINAL])[:1])
+    inputs = model.prepare(TEXTS[:1])
+    worst = _apart(_answers(shell, inputs), _answers(module, inputs))
+    return Found(task, name, "states" if worst < 1e-4 else "wrong", f"{worst:.1e}")
+
+
+def _answers(module: Any, inputs: Any) -> Any:
+    """All logits that a model gives, or where answers begin."""
+    with left_as_found(module):
+        own = module(**inputs)
+    found = getattr(own, "logits", None)
+    return (own.start_logits if found is None else found).detach().float().numpy()
+
+
+def _own(module: Any, row: Any) -> Any:
+    ids = torch.as_tensor(row)[None]
+    takes = inspect.signature(module.forward).parameters
+    more: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
+    if "attention_mask" in takes:
+        more["attention_mask"] = torch.ones_like(ids)
+    with left_as_found(module):
+        logits = module(input_ids=ids, **more).logits[0]
+    return (logits if logits.ndim == 1 else logits[-1]).float().numpy()
+
+
+def _apart(found: Any, own: Any) -> float:
+    return float(np.abs(np.asarray(found) - np.asarray(own)).max() / np.abs(own).max())
+
+
+def _build(task: str, name: str) -> Any:
+    cls = getattr(transformers, name)
+    known = [
+        case for cases in KINDS.values() for kind, case in cases.values() if _config(kind) is cls.config_class
+    ]
+    own = {**_SIZES, **_OWN_SIZES.get(cls.config_class.model_type, {})}
+    errors: list[Exception] = []
+    for sizes in (*known, own):
+        try:
+            config = cls.config_class(**sizes)
+            if hasattr(config, "is_decoder"):
+                config.is_decoder = task == "causal"
+            with torch.device("meta"), torch.random.fork_rng(), quietly():
+                count = sum(weight.numel() for weight in cls(config).parameters())
+            if count > LARGEST:
+                raise ValueError(f"{count} weights: its sizes have other names")
+            with torch.random.fork_rng(), quietly():
+                torch.manual_seed(0)
+                module = cls(config).eval()
+                for weight in module.parameters():
+                    if weight.ndim == 1:
+                        weight.data.add_(torch.randn_like(weight) * 0.3)
+            return module
+        except Exception as error:
+            errors.append(error)
+    raise errors[-1]
+
+
+def _config(name: str) -> Any:
+    return getattr(transformers, name).config_class
+
+
+def _short(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__).replace("|", "/")[:120]
+
+
+def check_all() -> Iterator[Found]:
+    """All classes of all tasks, one after the other."""
+    for task in TASKS:
+        for name in classes(task):
+            found = check(task, name)
+            print(found, flush=True)
+            yield found
+
+
+def section(found: list[Found]) -> list[str]:
+    """The lines of the page: how many of each task, then every class that is not compared, and why."""
+    told = ("logits", "states", "wrong", "refused", "not built")
+    lines = ["", "## transformers: heads of language models", "", *__doc__.splitlines()[2:6], ""]
+    lines += [f"| task | classes | {' | '.join(told)} |", f"| --- | --- |{' --- |' * len(told)}"]
+    for task in TASKS:
+        own = [entry for entry in found if entry.task == task]
+        counts = [sum(entry.what == what for entry in own) for what in told]
+        lines.append(f"| {task} | {len(own)} | {' | '.join(map(str, counts))} |")
+    lines += [
+        "",
+        "*Logits*: the head gives the model's own; *states*: the last point is what the model's own head",
+        "takes; *refused*: told in one line; *not built*: no tiny configuration by the usual names of sizes",
+        "that runs on token ids alone. Classes without a body of their own count as *states* and are not "
+        "compared.",
+        "",
+        "| task | class | | reason |",
+        "| --- | --- | --- | --- |",
+    ]
+    rest = [entry for entry in found if entry.what not in ("logits", "states")]
+    return lines + [f"| {entry.task} | `{entry.name}` | {entry.what} | {entry.reason} |" for entry in rest]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for task in TASKS:
+        for name in sys.argv[1:] or classes(task):
+            if name in classes(task):
+                print(check(task, name), flush=True)
