@@ -53,7 +53,7 @@ def check_types(found: Any) -> None:
             raise ValueError(f"{name} is {_short(value)}, expected {_words(hint)}")
 
 
-def check_arrays(arrays: Mapping[str, Any], finite: bool = False, **axes: str) -> dict[str, int]:
+def check_arrays(arrays: Mapping[str, Any], finite: bool = False, /, **axes: str) -> dict[str, int]:
     """Compare arrays with axes that they share.
 
     Parameters

@@ -254,7 +254,7 @@ class SurrogateAutoencoder:
         config = artifact.config["surrogate"]
         check_values(config, **_SAVED)
         width = int(config["width"])
-        check_arrays(artifact.tensors, finite=True, shift=f"{width}", spread=f"{width}")
+        check_arrays(artifact.tensors, True, shift=f"{width}", spread=f"{width}")
         check_sizes(artifact.tensors, latent_dim=config["latent_dim"], hidden=config["hidden"])
         keys = ("latent_dim", "hidden", "penalty", "noise", "epochs", "seed")
         surrogate = cls(**{key: config[key] for key in keys})

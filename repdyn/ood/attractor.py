@@ -148,7 +148,7 @@ class AttractorDetector(FieldDetector):
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         super()._restore(config, tensors)
         check_values(config, starts=int, tol=float, max_steps=int, seed=int)
-        check_arrays(tensors, finite=True, attractors="A D")
+        check_arrays(tensors, True, attractors="A D")
         self.starts, self.tol = int(config["starts"]), float(config["tol"])
         self.max_steps, self.seed = int(config["max_steps"]), int(config["seed"])
         self._attractors = np.asarray(tensors["attractors"], dtype=np.float32)

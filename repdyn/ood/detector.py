@@ -211,7 +211,7 @@ class Detector(ABC):
     def _adopt(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], where: str) -> None:
         try:
             check_values(config, **_SAVED)
-            check_arrays(tensors, finite=True, calibration_scores="N")
+            check_arrays(tensors, True, calibration_scores="N")
             self.points_ = tuple(config["points"])
             self.widths_ = {name: int(width) for name, width in config["widths"].items()}
             self.source_ = dict(config["source"])

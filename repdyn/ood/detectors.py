@@ -319,7 +319,7 @@ class PathDetector(Detector):
         self._densities, self._location, self._spread = {}, {}, {}
         usual = tensors.get("usual")
         if usual is not None:
-            check_arrays(tensors, finite=True, usual=f"3 {len(self.points_)}")
+            check_arrays(tensors, True, usual=f"3 {len(self.points_)}")
         self._usual = None if usual is None else (usual[0], usual[1], int(usual[2, 0]))
         for depth, (point, numbers) in enumerate(zip(self.points_, config["densities"], strict=True)):
             check_values(numbers, location=float, spread=float)

@@ -170,7 +170,7 @@ class ShrunkGaussian:
     ) -> ShrunkGaussian:
         """The density that :meth:`to_arrays` wrote."""
         own = {name: arrays[f"{prefix}{name}"] for name in ARRAYS}
-        check_arrays(own, finite=True, whitener="D D", centre="D", means="C D")
+        check_arrays(own, True, whitener="D D", centre="D", means="C D")
         check_values(numbers, log_determinant=float, intensity=float)
         if not len(own["means"]):
             raise ValueError(f"{prefix}means holds no mean")

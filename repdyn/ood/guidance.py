@@ -108,7 +108,7 @@ class GuidedEnergyDetector(Detector):
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         check_values(config, k=int, bank=int, seed=int)
-        kept = check_arrays(tensors, finite=True, weighted=f"N {self.widths_[self.points_[0]]}")["N"]
+        kept = check_arrays(tensors, True, weighted=f"N {self.widths_[self.points_[0]]}")["N"]
         self.k, self.bank, self.seed = int(config["k"]), int(config["bank"]), int(config["seed"])
         if not 1 <= self.k <= kept:
             raise ValueError(f"k is {self.k}, with {kept} neighbours kept")

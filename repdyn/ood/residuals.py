@@ -115,7 +115,7 @@ class FieldDetector(Detector):
         return {}, {"probes": self._probes, "images": self._images}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
-        check_arrays(tensors, finite=True, probes=f"N {self.widths_[self.points_[0]]}")
+        check_arrays(tensors, True, probes=f"N {self.widths_[self.points_[0]]}")
         if len(tensors["images"]) != len(tensors["probes"]) or not np.isfinite(tensors["images"]).all():
             raise ValueError(f"images have shape {tensors['images'].shape}, or are not finite")
         self._probes = np.asarray(tensors["probes"], dtype=np.float32)

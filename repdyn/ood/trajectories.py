@@ -171,7 +171,7 @@ class TrajectoryDetector(FieldDetector):
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         super()._restore(config, tensors)
         check_values(config, steps=int, seed=int, radius=float, controls=dict[str, dict[str, Any]])
-        check_arrays(tensors, finite=True, location="F", scale="F")
+        check_arrays(tensors, True, location="F", scale="F")
         self.steps, self.seed = int(config["steps"]), int(config["seed"])
         self._radius = float(config["radius"])
         self._location, self._scale = tensors["location"], tensors["scale"]

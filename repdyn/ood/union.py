@@ -165,7 +165,7 @@ class UnionDetector(Detector):
         kinds = dict[str, dict[str, Any]]
         check_values(config, members=kinds, others=kinds, weights=dict[str, float], seed=int)
         names = [f"reference {name}" for name in config["members"]]
-        check_arrays(tensors, finite=True, **dict.fromkeys(names, "N"))
+        check_arrays(tensors, True, **dict.fromkeys(names, "N"))
         if not names or set(config["weights"]) != set(config["members"]):
             raise ValueError(f"weights are of {list(config['weights'])}, members {list(config['members'])}")
         self.members_ = revive_all(config["members"], tensors)

@@ -297,7 +297,7 @@ class FlowAutoencoder:
         config, tensors = artifact.config, artifact.tensors
         try:
             check_values(config, **_SAVED)
-            width = check_arrays(tensors, finite=True, centre="D", axes="D D", reference="N K")["D"]
+            width = check_arrays(tensors, True, centre="D", axes="D D", reference="N K")["D"]
             check_sizes(tensors, hidden=config["hidden"])
             if not 1 <= config["fitted"] < width or not 1 <= config["layers"] <= len(tensors):
                 raise RepdynError(f"{path}: is not a whole flow; save it again")
