@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 from repdyn.translation.coordinates import unit_rows
 from repdyn.translation.linear import LinearTranslation, checked_pairs, fit_ridge
 
@@ -127,7 +128,7 @@ def relative_representation(x: ArrayLike, anchors: ArrayLike) -> Floats:
     ----------
     Moschella, L. et al. (2023). Relative representations enable zero-shot latent space communication. ICLR.
     """
-    points, fixed = np.asarray(x, dtype=np.float64), np.asarray(anchors, dtype=np.float64)
+    points, fixed = as_array(x, np.float64), as_array(anchors, np.float64)
     if points.ndim != 2 or fixed.ndim != 2 or points.shape[1] != fixed.shape[1] or len(fixed) == 0:
         raise RepdynError(
             f"relative_representation: x and anchors need one width, got {points.shape} and {fixed.shape}"

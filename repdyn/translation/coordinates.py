@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 __all__ = ["Cloud", "outlier_shrink", "unit_rows"]
 
@@ -69,7 +70,7 @@ class Cloud:
         RepdynError
             On a wrong shape, fewer than two points, values that are not finite, or points that are all one.
         """
-        raw = np.asarray(x, dtype=np.float64)
+        raw = as_array(x, np.float64)
         if raw.ndim != 2 or len(raw) < 2 or raw.shape[1] == 0:
             raise RepdynError(f"{name}: expected points of shape (N, D) with N >= 2, got {raw.shape}")
         if not np.isfinite(raw).all():

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.reading import as_array
 from repdyn.translation.coordinates import unit_rows
 from repdyn.translation.linear import LinearTranslation
 
@@ -65,7 +66,7 @@ def cycle_consistency(cycle: Sequence[LinearTranslation], x: ArrayLike, seed: in
     widths = [t.matrix.shape for t in cycle]
     if any(one[1] != other[0] for one, other in zip(widths, [*widths[1:], widths[0]])):
         raise RepdynError(f"cycle_consistency: these translations form no cycle, their widths are {widths}")
-    points = np.asarray(x, dtype=np.float64)
+    points = as_array(x, np.float64)
     if points.ndim != 2 or points.shape[1] != widths[0][0] or not 2 <= len(points) <= MOST_POINTS:
         raise RepdynError(
             f"cycle_consistency: x needs 2 to {MOST_POINTS} points of width {widths[0][0]}, "

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.translation.coordinates import outlier_shrink, unit_rows
 from repdyn.translation.linear import LinearTranslation, fit_orthogonal, fit_ridge
@@ -223,7 +224,7 @@ def _typical(x: Floats) -> Floats:
 def _points(x: ArrayLike | RepresentationPaths, name: str) -> Floats:
     points = getattr(x, "points", None)
     raw = x[points[-1]] if isinstance(points, tuple) else x  # type: ignore[index]
-    array = np.asarray(raw, dtype=np.float64)
+    array = as_array(raw, np.float64)
     if array.ndim != 2 or not np.isfinite(array).all():
         raise RepdynError(
             f"evaluate_translation: {name} must be finite points (N, D), got shape {array.shape}"
@@ -270,7 +271,7 @@ def _random(t: LinearTranslation, seed: int) -> LinearTranslation:
 def _classes(labels: ArrayLike | None, count: int) -> tuple[tuple[str, ...] | None, NDArray[np.int64] | None]:
     if labels is None:
         return None, None
-    given = np.asarray(labels)
+    given = as_array(labels)
     if given.shape != (count,):
         raise RepdynError(f"evaluate_translation: labels must have shape ({count},), got {given.shape}")
     names, numbers = np.unique(given, return_inverse=True)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.nodes import Nodes
 
@@ -87,7 +88,7 @@ class Leaves:
 
     def as_given(self, x: ArrayLike) -> Leaves:
         """The same leaves with centroids of the points as the model has them, not of length one."""
-        raw = np.asarray(x, dtype=np.float64)
+        raw = as_array(x, np.float64)
         points = (raw - raw.mean(0)).astype(np.float32)[self.rows]
         centroids = Nodes.from_labels([points], self.assignment).centroids[0]
         return replace(self, points=points, form=centroids)

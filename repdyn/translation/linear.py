@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 if TYPE_CHECKING:
     import torch
@@ -331,12 +332,12 @@ def _ridge(a: Floats, b: Floats) -> Floats:
 
 def checked_pairs(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
     """Paired rows and weights that sum to one, or a clear error."""
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    a, b = as_array(x, np.float64), as_array(y, np.float64)
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or len(a) < 2:
         raise RepdynError(f"paired fit: x and y need one N >= 2, got {a.shape} and {b.shape}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise RepdynError("paired fit: x and y must be finite")
-    w = np.ones(len(a)) if weights is None else np.asarray(weights, dtype=np.float64)
+    w = np.ones(len(a)) if weights is None else as_array(weights, np.float64)
     if w.shape != (len(a),) or not np.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
         raise RepdynError(f"paired fit: weights must be {len(a)} non-negative numbers, got shape {w.shape}")
     return a, b, w / w.sum()

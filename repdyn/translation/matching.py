@@ -115,9 +115,11 @@ class TreeMatch:
     def __repr__(self) -> str:
         sizes = f"{len(self.tree_a['parent'])} and {len(self.tree_b['parent'])} nodes"
         chance = f"{self.surrogates.max():.3f}" if self.surrogates.size else "not measured"
+        text = f"TreeMatch({len(self.pairs)} pairs of {sizes}, verdict={self.verdict!r})\n  {self.reason}"
+        if np.isnan(self.objective):  # nothing was matched
+            return text
         return (
-            f"TreeMatch({len(self.pairs)} pairs of {sizes}, verdict={self.verdict!r})\n"
-            f"  {self.reason}\n  objective {self.objective:.3f}, traits {self.traits:.3f}, "
+            f"{text}\n  objective {self.objective:.3f}, traits {self.traits:.3f}, "
             f"score {self.score:.3f}, highest by chance {chance}"
         )
 
@@ -244,7 +246,7 @@ def match_trees(
     leaves = len(tree_a.leaves), len(tree_b.leaves)
     if min(leaves) < FEWEST_LEAVES:
         counts = f"{leaves[0]} and {leaves[1]} leaves"
-        reason = f"the trees have {counts}; with fewer than {FEWEST_LEAVES} a guess may be right"
+        reason = f"the trees have {counts}; with fewer than {FEWEST_LEAVES} a match could be chance"
         return TreeMatch(
             pairs=np.empty((0, 2), dtype=np.int64),
             confidence=np.empty(0),

@@ -15,6 +15,7 @@ from torch import nn
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.reading import as_array
 from repdyn.translation.linear import LinearTranslation
 from repdyn.translation.stitching import stitch
 
@@ -124,7 +125,7 @@ def evaluate_stitching(
         np.asarray(paths[paths.points[-1]]).astype(np.float64)
         for paths in (trace(m, inputs, points=[m.default_points[-1]]) for m in (model_a, model_b))
     )
-    wanted = np.asarray(labels)
+    wanted = as_array(labels)
     if wanted.shape != (len(read_a),) or wanted.dtype.kind not in "iu":
         raise RepdynError(
             f"labels: one class number for each of {len(read_a)} inputs is needed, "

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths
 from repdyn.topology import LevelSetTree
-from repdyn.translation import match_trees, translate
+from repdyn.translation import fit_affine, fit_cca, fit_orthogonal, fit_ridge, match_trees, translate
 
 
 def paths(x: np.ndarray) -> RepresentationPaths:
@@ -98,3 +99,13 @@ def test_a_value_that_is_not_finite_is_told_with_its_row(planted) -> None:
         LevelSetTree.fit(broken)
     with pytest.raises(RepdynError, match="row 17"):
         match_trees(tree, tree, broken, x)
+
+
+@pytest.mark.parametrize("fit", [fit_orthogonal, fit_affine, fit_ridge, fit_cca])
+def test_bfloat16_and_tensors_in_a_graph_are_read(fit) -> None:
+    generator = np.random.default_rng(0)
+    x = torch.as_tensor(generator.normal(size=(80, 5)), dtype=torch.bfloat16)
+    y = torch.as_tensor(generator.normal(size=(80, 4 if fit is not fit_orthogonal else 5)))
+    expected = fit(x.double().numpy(), y.numpy())
+    found = fit(x.requires_grad_(), y.requires_grad_())
+    np.testing.assert_allclose(found.matrix, expected.matrix)
