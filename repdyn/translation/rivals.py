@@ -27,6 +27,9 @@ Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 
+MINOR = "minor axes"
+"""Start of the rivals that tell whether the axes that hold little variance are settled."""
+
 CLUSTERED = 1500
 """Points of either side that are clustered."""
 
@@ -45,10 +48,17 @@ class RivalSettings:
         Leading principal axes that are reflected, and exchanged with their neighbor.
     random
         Random rotations.
+    major
+        Shares of B's variance: the leading axes that hold so much are kept, all others turned at random.
+        Clusters may settle the former and nothing the latter.
+    turns
+        Random turns for each.
     screening_steps, screening_batch
         How every start is refined shortly.
     polished, polishing_steps, batch
-        Those that fit best are refined with so many steps on so many points of either side.
+        Those that fit best and are different are refined with so many steps on so many points of either side.
+    minor
+        Those of turned minor axes that fit best are refined too, different or not.
     scored
         Points of either side on which a fit is measured.
     different
@@ -61,9 +71,12 @@ class RivalSettings:
     matchings: int = 8
     axes: int = 10
     random: int = 4
+    major: tuple[float, ...] = (0.5, 0.75, 0.9)
+    turns: int = 2
     screening_steps: int = 6
     screening_batch: int = 500
     polished: int = 6
+    minor: int = 2
     polishing_steps: int = 10
     batch: int = 1000
     scored: int = 1000
@@ -181,15 +194,16 @@ def rivals(
     own = _rival(a, b, maps, best, "itself", generator, settings, fixed, centroids)
     found: list[Rival] = []
     seen: list[Rows] = []
+    minor = 0
     for _, name, got in screened:
-        if len(found) >= settings.polished:
-            break
         moved = unit_rows(probes @ got[-1])
-        if retrieval(moved, best) >= settings.different or any(
-            retrieval(moved, other) >= settings.different for other in seen
-        ):
+        same = max((retrieval(moved, other) for other in (best, *seen)), default=0.0)
+        if same < settings.different and len(found) - minor < settings.polished:
+            seen.append(moved)
+        elif name == MINOR and minor < settings.minor:
+            minor += 1
+        else:
             continue
-        seen.append(moved)
         polished = refine(
             a,
             b,
@@ -229,7 +243,7 @@ def _starts(
     generator: np.random.Generator,
     settings: RivalSettings,
 ) -> list[tuple[str, list[Rows]]]:
-    """Maps that differ from the given one by an exchange of clusters, a reflection, or a rotation."""
+    """Maps that differ from the given one by an exchange of clusters, a reflection, or a turn of axes."""
     made: list[tuple[str, list[Rows]]] = []
     for count in settings.clusters:
         rematched = _rematched(a, b, maps, count, generator, settings)
@@ -243,6 +257,13 @@ def _starts(
             order = np.arange(b[-1].shape[1])
             order[[axis, axis + 1]] = axis + 1, axis
             made.append(("exchange", _at_last(maps, maps[-1][:, order])))
+    held = np.cumsum((b[-1] ** 2).sum(0))
+    for share in settings.major:
+        kept = int(np.searchsorted(held, share * held[-1])) + 1
+        for _ in range(settings.turns if narrow - kept > 1 else 0):
+            part = np.eye(b[-1].shape[1], dtype=np.float32)
+            part[kept:, kept:] = nearest_orthogonal(generator.normal(size=(len(part) - kept,) * 2))
+            made.append((MINOR, _at_last(maps, maps[-1] @ part)))
     for _ in range(settings.random):
         turn = nearest_orthogonal(generator.normal(size=(b[-1].shape[1],) * 2))
         made.append(("random", _at_last(maps, maps[-1] @ turn)))
