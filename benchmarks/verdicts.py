@@ -37,6 +37,8 @@ FIGURES = (
     "margin of the best different map",
     "margin of the best map of other clusters",
     "agreement with rivals",
+    "lead in standard errors",
+    "stability across compositions",
 )
 REPLICATION_ALONE = 0.5
 """Retrieval between halves from which on the verdict was "found" before there was a second test."""

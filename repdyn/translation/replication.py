@@ -113,7 +113,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     others += [candidate.maps for search in searches for candidate in search.found[:FOLLOWED]]
     maps = both.settle(maps)
     maps, own, rivals, composition = both.compared(maps, others, MOST_HOPS)
-    judgment = judge(recovered, own, rivals)
+    judgment = judge(recovered, own, rivals, composition)
     evidence = {
         "retrieval between halves": recovered,
         "excess distance": judgment.figures.excess,

@@ -24,6 +24,7 @@ from repdyn.translation.refine import (
 )
 from repdyn.translation.rivals import Rival
 from repdyn.translation.rivals import rivals as other_maps
+from repdyn.translation.verdict import is_different
 
 __all__ = ["Candidate", "Search"]
 
@@ -121,9 +122,6 @@ MOST_COMPARED = 4000
 
 COMPARED_WIDTH = 128
 """Principal components in which it is."""
-
-DIFFERENT = 0.5
-"""Retrieval between two maps below which they translate items differently."""
 
 BETTER = 0.015
 """Share of the excess distance by which a rival must be better to take a map's place."""
@@ -283,7 +281,7 @@ class Search:
             ]
             maps = self.settle(wide if self.width <= COMPARED_WIDTH else self._refined(wide, FINISH, BATCH))
         seed = int(self.generator.integers(2**31))
-        different = [rival for rival in rivals if rival.agreement < DIFFERENT]
+        different = [rival for rival in rivals if is_different(rival)]
         return maps, own, rivals, across_compositions(a, b, own, different, seed, fixed)
 
     @property

@@ -1,4 +1,4 @@
-"""One verdict from three tests of a translation: replication, excess distance and uniqueness."""
+"""One verdict from four tests: replication, excess distance, uniqueness, samples of other compositions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.intervals import Estimate
+from repdyn.translation.composition import Composition
 from repdyn.translation.proposals import padded
 from repdyn.translation.rivals import Rival
 
@@ -17,6 +18,7 @@ __all__ = [
     "Judgment",
     "VerdictSettings",
     "confidence_of",
+    "is_different",
     "judge",
     "settled_part",
     "verdict_of",
@@ -41,19 +43,23 @@ class VerdictSettings:
         differently.
     margin
         Share of the excess distance by which the best different map must be worse, for a map to be unique.
+    lead
+        Standard errors by which it must be worse, under a bootstrap of clusters.
+    settled
+        Agreement with all maps that fit, from which on items are settled. Below it clusters may be.
     beside
         Excess distance from which on translated points lie beside the real ones.
-    growth
-        Power of the excess distance by which that margin grows: beside the real points many maps fit badly.
     found
         Confidence from which on a unique map is found.
     weights
         Of the confidence: constant, margin, logarithm of the excess distance, retrieval between halves,
-        agreement with rivals.
+        agreement with rivals, lead, stability across compositions.
     temperature
         Margin by which a rival's weight falls to 37 % in the agreement with rivals.
-    most_margin
-        Larger margins count as this.
+    most_margin, most_lead
+        Larger margins and leads count as these.
+    floor
+        Lowest confidence that is told: below it shares of the ceiling do not differ.
     errors
         Upper borders of the confidence, and the lowest and highest true share of the ceiling to expect
         there. They held for 98 % of the pairs that they were set on, and for 87 % of the 31 others.
@@ -62,12 +68,15 @@ class VerdictSettings:
     different: float = 0.5
     different_clusters: float = 0.8
     margin: float = 0.035
+    lead: float = 2.0
+    settled: float = 0.85
     beside: float = 1.4
-    growth: float = 1.5
     found: float = 0.6
-    weights: tuple[float, float, float, float, float] = (-2.8, 37.0, -0.55, 1.3, 0.55)
+    weights: tuple[float, float, float, float, float, float, float] = (-2.8, 37.0, -0.55, 1.3, 0.55, 0.0, 0.0)
     temperature: float = 0.02
     most_margin: float = 0.15
+    most_lead: float = 6.0
+    floor: float = 0.0
     errors: tuple[tuple[float, float, float], ...] = (
         (0.1, 0.0, 0.4),
         (0.3, 0.0, 0.55),
@@ -94,6 +103,8 @@ class Figures:
         By what share of it the best map that translates items, or clusters, differently is worse.
     expected
         Agreement with all maps that were found, itself included, each weighted by how well it fits.
+    lead, stability
+        Of samples of other compositions (:class:`repdyn.translation.composition.Composition`).
     """
 
     replication: float
@@ -101,6 +112,8 @@ class Figures:
     margin: float
     cluster_margin: float
     expected: float
+    lead: float
+    stability: float
 
 
 @dataclass(frozen=True)
@@ -126,17 +139,26 @@ class Judgment:
     tied: tuple[Rival, ...]
 
 
+def is_different(rival: Rival, settings: VerdictSettings = DEFAULT) -> bool:
+    """Whether a map translates items, or clusters, differently from the one that it is compared with."""
+    return rival.agreement < settings.different or rival.same_cluster < settings.different_clusters
+
+
 def judge(
-    replication: float, own: Rival, rivals: Sequence[Rival], settings: VerdictSettings = DEFAULT
+    replication: float,
+    own: Rival,
+    rivals: Sequence[Rival],
+    composition: Composition,
+    settings: VerdictSettings = DEFAULT,
 ) -> Judgment:
-    r"""Weigh the three tests.
+    r"""Weigh the four tests.
 
     With the excess distances ρ of the map and ρ_k of its rivals, the margin is
 
     .. math:: m = \min_{k \text{ different}} \rho_k / \rho - 1
 
-    and the confidence a logistic function of m, log ρ and the retrieval between halves, fitted to pairs of
-    models whose true translation is known.
+    and the confidence a logistic function of m, log ρ, the retrieval between halves, the agreement with all
+    maps that fit, and what other compositions say, fitted to pairs of models whose true translation is known.
 
     Parameters
     ----------
@@ -146,6 +168,8 @@ def judge(
         The map, polished like its rivals.
     rivals
         Maps from other starts.
+    composition
+        What samples of other compositions say of the map.
     settings
         See :class:`VerdictSettings`.
     """
@@ -153,11 +177,11 @@ def judge(
     clusters = _margin(own, [r for r in rivals if r.same_cluster < settings.different_clusters])
     expected = _expected_agreement(own, rivals, settings)
     tied = tuple(
-        r
-        for r in rivals
-        if r.agreement < settings.different and r.excess < (1 + settings.margin) * own.excess
+        r for r in rivals if is_different(r, settings) and r.excess < (1 + settings.margin) * own.excess
     )
-    figures = Figures(replication, own.excess, margin, clusters, expected)
+    figures = Figures(
+        replication, own.excess, margin, clusters, expected, composition.lead, composition.stability
+    )
     confidence = confidence_of(figures, settings)
     verdict = verdict_of(figures, settings)
     reasons = {
@@ -180,9 +204,10 @@ def judge(
 
 def verdict_of(figures: Figures, settings: VerdictSettings = DEFAULT) -> str:
     """The verdict by the figures alone."""
-    if figures.margin >= settings.margin:
-        needed = settings.margin * max(figures.excess, 1.0) ** settings.growth
-        sure = figures.margin >= needed and confidence_of(figures, settings).value >= settings.found
+    if min(figures.margin, figures.cluster_margin) >= settings.margin:
+        if figures.expected < settings.settled and figures.excess < settings.beside:
+            return "neighbourhoods"
+        sure = figures.lead >= settings.lead and confidence_of(figures, settings).value >= settings.found
         return "found" if sure else "inconclusive"
     if figures.excess >= settings.beside:
         return "not found"
@@ -234,10 +259,17 @@ def _expected_agreement(own: Rival, rivals: Sequence[Rival], settings: VerdictSe
 
 def confidence_of(figures: Figures, settings: VerdictSettings = DEFAULT) -> Estimate:
     """Retrieval to expect as a share of the ceiling, with an interval (``errors``)."""
-    constant, of_margin, of_excess, of_replication, of_expected = settings.weights
-    score = constant + of_margin * float(np.clip(figures.margin, -0.02, settings.most_margin))
-    score += of_excess * float(np.log(max(figures.excess, 1.0)))
-    score += of_replication * figures.replication + of_expected * figures.expected
-    value = float(1 / (1 + np.exp(-score)))
+    told = np.array(
+        [
+            1.0,
+            np.clip(min(figures.margin, figures.cluster_margin), -0.02, settings.most_margin),
+            np.log(max(figures.excess, 1.0)),
+            figures.replication,
+            figures.expected,
+            np.clip(figures.lead, -2.0, settings.most_lead),
+            figures.stability,
+        ]
+    )
+    value = max(settings.floor, float(1 / (1 + np.exp(-told @ np.array(settings.weights)))))
     low, high = next((low, high) for border, low, high in settings.errors if value <= border)
     return Estimate(value, min(low, value), max(high, value))

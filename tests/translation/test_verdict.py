@@ -5,10 +5,12 @@ import pytest
 
 from repdyn.paths import RepresentationPaths
 from repdyn.translation import LinearTranslation, translate
+from repdyn.translation.composition import Composition
 from repdyn.translation.rivals import Rival, excess_distance
 from repdyn.translation.verdict import judge, settled_part
 
 WIDTH = 8
+STEADY = Composition(stability=0.95, worst=0.9, lead=6.0)
 
 
 def rotation(seed: int, width: int = WIDTH) -> np.ndarray:
@@ -51,8 +53,8 @@ def test_excess_distance_is_one_for_two_samples_of_one_cloud_and_more_beside_it(
 
 def test_a_map_without_near_rivals_is_found_and_one_with_a_tied_rival_is_ambiguous() -> None:
     own = rival(1.05, 1.0, 1.0)
-    assert judge(0.9, own, [rival(1.4, 0.1)]).verdict == "found"
-    tied = judge(0.9, own, [rival(1.055, 0.1), rival(1.5, 0.0)])
+    assert judge(0.9, own, [rival(1.4, 0.1)], STEADY).verdict == "found"
+    tied = judge(0.9, own, [rival(1.055, 0.1), rival(1.5, 0.0)], STEADY)
     assert tied.verdict == "ambiguous"
     assert len(tied.tied) == 1
     assert tied.figures.margin == pytest.approx(1.055 / 1.05 - 1)
@@ -61,15 +63,34 @@ def test_a_map_without_near_rivals_is_found_and_one_with_a_tied_rival_is_ambiguo
 
 def test_rivals_that_differ_within_clusters_only_leave_neighborhoods() -> None:
     own = rival(1.05, 1.0, 1.0)
-    assert judge(0.3, own, [rival(1.055, 0.2, 0.95), rival(1.4, 0.0, 0.2)]).verdict == "neighbourhoods"
+    assert (
+        judge(0.3, own, [rival(1.055, 0.2, 0.95), rival(1.4, 0.0, 0.2)], STEADY).verdict == "neighbourhoods"
+    )
+
+
+def test_items_that_turned_minor_axes_leave_open_are_not_found() -> None:
+    own = rival(1.02, 1.0, 1.0)
+    turned = [rival(1.02, 0.55, 1.0), rival(1.021, 0.6, 1.0)]
+    assert judge(0.9, own, [*turned, rival(1.5, 0.1)], STEADY).verdict == "neighbourhoods"
+
+
+def test_a_margin_within_the_error_of_the_clusters_is_inconclusive() -> None:
+    own, others = rival(1.05, 1.0, 1.0), [rival(1.4, 0.1)]
+    unsure = judge(0.9, own, others, Composition(stability=0.95, worst=0.9, lead=1.0))
+    sure = judge(0.9, own, others, STEADY)
+    assert (unsure.verdict, sure.verdict) == ("inconclusive", "found")
+    assert unsure.confidence.value < sure.confidence.value
 
 
 def test_points_beside_the_real_ones_are_not_found_although_halves_agree() -> None:
-    assert judge(0.9, rival(2.5, 1.0, 1.0), [rival(2.52, 0.2)]).verdict == "not found"
+    assert judge(0.9, rival(2.5, 1.0, 1.0), [rival(2.52, 0.2)], STEADY).verdict == "not found"
 
 
 def test_a_rival_that_is_the_same_map_does_not_count() -> None:
-    assert judge(0.9, rival(1.05, 1.0, 1.0), [rival(1.05, 0.97, 1.0), rival(1.4, 0.1)]).verdict == "found"
+    assert (
+        judge(0.9, rival(1.05, 1.0, 1.0), [rival(1.05, 0.97, 1.0), rival(1.4, 0.1)], STEADY).verdict
+        == "found"
+    )
 
 
 def test_the_settled_part_holds_the_axes_on_which_all_agree() -> None:
