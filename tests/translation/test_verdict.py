@@ -11,6 +11,7 @@ from repdyn.translation.verdict import judge, settled_part
 
 WIDTH = 8
 STEADY = Composition(stability=0.95, worst=0.9, lead=6.0)
+LEVEL = Composition(stability=0.95, worst=0.9, lead=0.5)
 
 
 def rotation(seed: int, width: int = WIDTH) -> np.ndarray:
@@ -54,7 +55,7 @@ def test_excess_distance_is_one_for_two_samples_of_one_cloud_and_more_beside_it(
 def test_a_map_without_near_rivals_is_found_and_one_with_a_tied_rival_is_ambiguous() -> None:
     own = rival(1.05, 1.0, 1.0)
     assert judge(0.9, own, [rival(1.4, 0.1)], STEADY).verdict == "found"
-    tied = judge(0.9, own, [rival(1.055, 0.1), rival(1.5, 0.0)], STEADY)
+    tied = judge(0.9, own, [rival(1.055, 0.1), rival(1.5, 0.0)], LEVEL)
     assert tied.verdict == "ambiguous"
     assert len(tied.tied) == 1
     assert tied.figures.margin == pytest.approx(1.055 / 1.05 - 1)
