@@ -2,9 +2,10 @@
 
 Run: python benchmarks/coverage.py --out coverage.jsonl [--repeats 1000] [--kinds "share;auroc"] [--seed 1]
 
-One line per cell is appended to the file, and cells that it holds are not computed again. Every cell is a
-share of repeated experiments with a known truth. Where an experiment has few possible outcomes (20 samples of
-a share of .999 are all successes 98 % of the time) no interval can be at 95 %: there the aim is not to fall
+One line per batch of repeats is appended to the file. Repeats that it holds are not computed again: more
+``--repeats`` later add to them. Every cell is a share of repeated experiments with a known truth, and is
+printed with its Monte Carlo standard error. Where an experiment has few possible outcomes (20 samples of a
+share of .999 are all successes 98 % of the time) no interval can be at 95 %: there the aim is not to fall
 below 93 %.
 """
 
@@ -19,12 +20,14 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from repdyn.disentangle.metrics import SwapTable, published_score, strict_score
 from repdyn.intervals import (
     Estimate,
     auroc_interval,
     bootstrap_mean,
     difference_interval,
     passing_interval,
+    precision_interval,
     ratio_interval,
     share_interval,
 )
@@ -61,11 +64,6 @@ def auroc_many_inside(g: np.random.Generator, n: int, truth: float) -> tuple[Est
     return auroc_interval(g.normal(size=1000) + shift, 3 * g.normal(size=n)), truth
 
 
-def _compared(g: np.random.Generator, n: int, shift: float, metric: str) -> Estimate:
-    scores = {IN_DISTRIBUTION: g.normal(size=n) + shift, "foreign": g.normal(size=n)}
-    return compare({"detector": scores}).table()["detector"]["foreign"][metric]
-
-
 def fpr95(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
     """1 − truth of the foreign pass where 95 % of the normal ones do."""
     shift = stats.norm.ppf(0.95) + stats.norm.ppf(truth)
@@ -83,7 +81,7 @@ def aupr(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]
         passed = stats.norm.sf(x - shift)
         _AUPR[truth] = shift, float((passed / (passed + stats.norm.sf(x))).mean())
     shift, own = _AUPR[truth]
-    return _compared(g, n, shift, "aupr"), own
+    return precision_interval(g.normal(size=n) + shift, g.normal(size=n)), own
 
 
 def difference(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
@@ -133,6 +131,36 @@ def decay(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float
     return difference_interval(*found, correlation), (1 - truth) - 0.5
 
 
+KEPT = np.array([[True, True, False], [False, False, True]])
+CLASSES = (4, 9, 3)
+
+
+def _swaps(g: np.random.Generator, n: int, truth: float, shift: float) -> tuple[SwapTable, np.ndarray]:
+    """n sequences, judged in 5 passes that agree in part; a kept factor is right with the truth's chance."""
+    accuracy = np.where(KEPT, truth, 1 / np.array(CLASSES) + shift)
+    drawn = g.random((n, 1, *KEPT.shape)), g.random((n, 5, *KEPT.shape))
+    called = np.where(g.random((n, 5, 1, 1)) < 0.5, *drawn) < accuracy
+    return SwapTable(("dynamic", "static"), ("a", "b", "c"), called.mean(axis=1), KEPT, CLASSES), accuracy
+
+
+def swap_score(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
+    """Published score of a table of swaps; replaced factors are .15 over chance."""
+    table, accuracy = _swaps(g, n, truth, 0.15)
+    return table.score(), published_score(accuracy, KEPT, CLASSES)
+
+
+def swap_strict(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
+    """Strict score of the same."""
+    table, accuracy = _swaps(g, n, truth, 0.15)
+    return table.strict(), strict_score(accuracy, KEPT, CLASSES)
+
+
+def swap_at_chance(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
+    """Published score with replaced factors at chance, where the distance from chance has its least value."""
+    table, accuracy = _swaps(g, n, truth, 0.0)
+    return table.score(), published_score(accuracy, KEPT, CLASSES)
+
+
 def mean(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
     """Mean of exponential values (a divergence, a drift)."""
     return bootstrap_mean(truth * g.exponential(size=n)), truth
@@ -151,25 +179,55 @@ KINDS: dict[str, Trial] = {
     "fvu": explained,
     "fvu, log-normal errors": explained_heavy,
     "mean, exponential": mean,
+    "swap score": swap_score,
+    "swap score, strict": swap_strict,
+    "swap score, at chance": swap_at_chance,
 }
 
 
 SCALED = ("fvu", "fvu, log-normal errors", "mean, exponential")
 """Kinds whose truth is a factor of every sample: one column tells all."""
-SLOW = ("aupr", "difference of aurocs", "share of variance", "decay", *SCALED)
-"""Kinds that resample: fewer repeats of the larger sizes."""
+SLOW = (
+    "fpr95",
+    "difference of aurocs",
+    "share of variance",
+    "decay",
+    "swap score",
+    "swap score, strict",
+    "swap score, at chance",
+    *SCALED,
+)
+"""Kinds that resample or integrate: fewer repeats of the larger sizes."""
+SLOWER = {20: 1, 50: 1, 200: 2, 1000: 5, 5000: 12}
+"""Repeats of a slow kind are divided by this."""
 
 
-def coverage(kind: str, n: int, truth: float, repeats: int, seed: int) -> dict[str, float]:
+def coverage(kind: str, n: int, truth: float, repeats: range, seed: int) -> dict[str, float]:
     """Shares of repeats whose interval lies above the truth, below it, and is of width 0."""
     above = below = empty = 0
-    for repeat in range(repeats):
+    for repeat in repeats:
         g = np.random.default_rng([seed, zlib.crc32(kind.encode()), n, int(truth * 1000), repeat])
         found, own = KINDS[kind](g, n, truth)
         above += own < found.low
         below += own > found.high
         empty += found.high - found.low <= 0
-    return {"above": above / repeats, "below": below / repeats, "empty": empty / repeats}
+    count = len(repeats)
+    return {"above": above / count, "below": below / count, "empty": empty / count}
+
+
+def pooled(rows: list[dict[str, float]]) -> dict[str, float]:
+    """A cell from its batches of repeats."""
+    count = sum(row["repeats"] for row in rows)
+    shares = ("above", "below", "empty")
+    found = {name: sum(row[name] * row["repeats"] for row in rows) / max(count, 1) for name in shares}
+    return found | {"repeats": count}
+
+
+def error(cell: dict[str, float]) -> float:
+    """Monte Carlo standard error of a cell's coverage, as if three more repeats were half right."""
+    count = cell["repeats"] + 3
+    missed = ((cell["above"] + cell["below"]) * cell["repeats"] + 1.5) / count
+    return float(np.sqrt(missed * (1 - missed) / count))
 
 
 def drift(repeats: int, held_out: bool, fit: int = 400, window: int = 100) -> tuple[float, float]:
@@ -207,28 +265,31 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-    done = {(row["kind"], row["n"], row["truth"]): row for row in map(json.loads, lines)}
+    cells: dict[tuple[str, int, float], list[dict[str, float]]] = {}
+    for row in map(json.loads, lines):
+        if row["seed"] == arguments.seed:
+            cells.setdefault((row["kind"], row["n"], row["truth"]), []).append(row)
     for kind in arguments.kinds.split(";"):
         if kind == "drift":
             continue
         truths = (0.5,) if kind in SCALED else TRUTHS
-        print(f"\n{kind}\n{'n':>6} " + " ".join(f"{truth:>7}" for truth in truths), flush=True)
+        print(f"\n{kind}\n{'n':>6} " + " ".join(f"{truth:>12}" for truth in truths), flush=True)
         for n in (int(size) for size in arguments.sizes.split(",")):
-            repeats = arguments.repeats
-            if kind in SLOW:
-                repeats = max(repeats // (1 if n <= 50 else 2 if n <= 200 else 3 if n <= 1000 else 12), 1)
+            wanted = max(arguments.repeats // (SLOWER.get(n, 1) if kind in SLOW else 1), 1)
             for truth in truths:
-                if (kind, n, truth) in done:
+                rows = cells.setdefault((kind, n, truth), [])
+                done = int(pooled(rows)["repeats"])
+                if done >= wanted:
                     continue
-                row = {"kind": kind, "n": n, "truth": truth, "repeats": repeats, "seed": arguments.seed}
-                row |= coverage(kind, n, truth, repeats, arguments.seed)
+                found = coverage(kind, n, truth, range(done, wanted), arguments.seed)
+                row = {"kind": kind, "n": n, "truth": truth, "repeats": wanted - done, "seed": arguments.seed}
                 with arguments.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                done[kind, n, truth] = row
-            cells = [done[kind, n, truth] for truth in truths]
-            flat = max(cell["empty"] for cell in cells)
+                    file.write(json.dumps(row | found) + "\n")
+                rows.append(row | found)
+            shown = [pooled(cells[kind, n, truth]) for truth in truths]
+            flat = max(cell["empty"] for cell in shown)
             note = f"  width 0 in up to {flat:.0%}" if flat else ""
-            hits = " ".join(f"{1 - cell['above'] - cell['below']:7.3f}" for cell in cells)
+            hits = " ".join(f"{1 - cell['above'] - cell['below']:6.3f} ±{error(cell):.3f}" for cell in shown)
             print(f"{n:>6} {hits}{note}", flush=True)
     if "drift" not in arguments.kinds.split(";"):
         return

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.disentangle.depth_swaps import SPLITS, Head, depth_swaps, rank_splits
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap_mean, ratio_interval
+from repdyn.intervals import Estimate, mean_of_groups, ratio_interval
 from repdyn.paths import RepresentationPaths
+from repdyn.repeats import groups_of_equal_rows, sums_by_group
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -190,20 +191,21 @@ def depth_factors(
         if paths.labels is None:
             raise RepdynError(f"the {name} paths have no labels; trace them with labels")
     fitted, found = (rank_splits(model, train, paths, seed) for paths in (train, test))
-    answers, probes = _probes(fitted, found, np.asarray(train.labels), np.asarray(test.labels), seed)
-    y = np.asarray(test.labels)
     values = model.read(test).values.numpy()
+    groups = groups_of_equal_rows(values)
+    answers, probes = _probes(fitted, found, np.asarray(train.labels), np.asarray(test.labels), seed, groups)
+    y = np.asarray(test.labels)
     unexplained = ((model.reconstruct(test) - values) ** 2).sum(axis=(1, 2))
     whole = ((values - values.mean(axis=0)) ** 2).sum(axis=(1, 2))
     best = max(SPLITS[1:], key=lambda split: float(answers[split].mean()))
     return DepthFactors(
         test.points,
-        {split: _share(parts, seed) for split, parts in found.items()},
-        _explained(unexplained, whole, seed),
+        {split: _share(parts, seed, groups) for split, parts in found.items()},
+        _explained(unexplained, whole, seed, groups),
         probes,
         None if head is None else depth_swaps(model, test, train, head, seed=seed),
         float(np.unique(y, return_counts=True)[1].max() / len(y)),
-        bootstrap_mean(answers["spectral"] - answers[best], seed=seed),
+        mean_of_groups(answers["spectral"] - answers[best], groups, seed=seed),
     )
 
 
@@ -213,6 +215,7 @@ def _probes(
     labels: NDArray[Any],
     wanted: NDArray[Any],
     seed: int,
+    groups: NDArray[np.int64],
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, dict[str, tuple[Estimate, ...]]]]:
     """Which test labels the static probe of the last point gets right, and all accuracies."""
     right: dict[str, NDArray[np.float64]] = {}
@@ -222,7 +225,7 @@ def _probes(
         for part in _PARTS:
             x, new = fitted[split].some(part), parts.some(part)
             rows = [_probe(x[:, t], labels, new[:, t], wanted) for t in range(x.shape[1])]
-            table[split][part] = tuple(bootstrap_mean(row, seed=seed) for row in rows)
+            table[split][part] = tuple(mean_of_groups(row, groups, seed=seed) for row in rows)
             if part == "static":
                 right[split] = rows[-1]
     return right, table
@@ -240,12 +243,19 @@ def _probe(
     return np.asarray(called == wanted, dtype=np.float64)
 
 
-def _explained(unexplained: NDArray[Any], whole: NDArray[Any], seed: int) -> Estimate:
-    found = ratio_interval(unexplained, whole, seed=seed)
+def _explained(
+    unexplained: NDArray[Any], whole: NDArray[Any], seed: int, groups: NDArray[np.int64]
+) -> Estimate:
+    found = _ratio(unexplained, whole, seed, groups)
     return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.level)
 
 
-def _share(parts: Factors, seed: int) -> Estimate:
+def _ratio(part: NDArray[Any], whole: NDArray[Any], seed: int, groups: NDArray[np.int64]) -> Estimate:
+    """Equal inputs are resampled as one."""
+    return ratio_interval(sums_by_group(groups, part), sums_by_group(groups, whole), seed=seed)
+
+
+def _share(parts: Factors, seed: int, groups: NDArray[np.int64]) -> Estimate:
     static, dynamic = (x - x.mean(axis=(0, 1)) for x in (parts.static, parts.dynamic))
     sums = [(x.astype(np.float64) ** 2).sum(axis=(1, 2)) for x in (static, dynamic)]
     whole = sums[0] + sums[1]
@@ -253,5 +263,5 @@ def _share(parts: Factors, seed: int) -> Estimate:
         return Estimate(0.0, 0.0, 0.0)
     # The interval of the smaller part: its logarithm is the better behaved.
     if sums[0].sum() > sums[1].sum():
-        return _explained(sums[1], whole, seed)
-    return ratio_interval(sums[0], whole, seed=seed)
+        return _explained(sums[1], whole, seed, groups)
+    return _ratio(sums[0], whole, seed, groups)

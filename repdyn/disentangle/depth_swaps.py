@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.swaps import exchange
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     from repdyn.disentangle.structured import StructuredKoopman
@@ -111,7 +112,10 @@ def _followed(
     tells = before != before[other]
     if not tells.any():
         raise RepdynError("the head says the same of every reconstructed input; no swap can change that")
+    # One pair of inputs counts once, whichever copies of them it is made of.
+    alike = groups_of_equal_rows(parts.latents)
+    pairs = groups_of_equal_rows(np.stack([alike, alike[other]], axis=1), 0)[tells]
     return {
-        "receiver": bootstrap_mean((after == before)[tells], seed=seed),
-        "donor": bootstrap_mean((after == before[other])[tells], seed=seed),
+        "receiver": mean_of_groups((after == before)[tells], pairs, seed=seed),
+        "donor": mean_of_groups((after == before[other])[tells], pairs, seed=seed),
     }

@@ -14,9 +14,10 @@ from torch.nn import functional
 from repdyn.disentangle.networks import FrameEncoder
 from repdyn.disentangle.sequences import read_sequences
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.progress import track
 from repdyn.reading import as_array
+from repdyn.repeats import groups_of_equal_rows
 from repdyn.seeding import drawing
 
 __all__ = ["Judge"]
@@ -141,8 +142,9 @@ class Judge(nn.Module):
     def accuracy(self, clips: Any, labels: Mapping[str, ArrayLike], seed: int = 0) -> dict[str, Estimate]:
         """How often it is right about each factor, with intervals over clips."""
         called = self.predict(clips)
+        groups = groups_of_equal_rows(read_sequences(clips).values.cpu().numpy())
         return {
-            name: bootstrap_mean(called[name] == np.asarray(wanted), seed=seed)
+            name: mean_of_groups(called[name] == np.asarray(wanted), groups, seed=seed)
             for name, wanted in labels.items()
         }
 

@@ -26,6 +26,13 @@ __all__ = ["Memorization", "memorization"]
 BLOCK = 2**24
 """Numbers in a block of the similarity matrix."""
 
+EXCHANGES = 1999
+"""Random exchanges of training and unseen samples."""
+LEVEL = 0.002
+"""Largest p-value of these that is called found; six samples of each kind can reach it."""
+TOP = 40
+"""Nearest samples of an attractor that an exchange looks at; all are of one kind in 1 of 2⁴⁰."""
+
 _ESTIMATES = ("coefficient", "null", "to_test", "preference", "test_error")
 _ARRAYS = ("similarity", "null_similarity", "nearest")
 
@@ -59,9 +66,11 @@ class Memorization:
     attractors
         The search, started from the codes of the training samples.
     verdict
-        ``"found"``: the coefficient's interval lies above the null's, and that of the preference above zero;
+        ``"found"``: the coefficient's interval lies above the null's, that of the preference above zero, and
+        a preference as large is seen in at most .002 of random exchanges of training and unseen samples;
         ``"not found"``: the coefficient is not above the null's interval, or the preference not above zero;
-        ``"inconclusive"``: intervals overlap, or there are fewer than two attractors.
+        ``"inconclusive"``: intervals overlap, exchanges give as much, there are fewer than two attractors, or
+        fewer than six samples of either kind.
     """
 
     coefficient: Estimate
@@ -207,15 +216,24 @@ def memorization(
     similarity, nearest = _nearest(_unit(decoded), memories)
     # More candidates have a nearer one among them: both banks are of one size.
     size = min(len(memories), len(unseen))
-    alike = memories[np.sort(generator.choice(len(memories), size, replace=False))]
-    to_train, _ = _nearest(_unit(decoded), alike)
-    to_test, _ = _nearest(_unit(decoded), unseen[:size])
+    alike = np.sort(generator.choice(len(memories), size, replace=False))
+    drawn = np.sort(generator.choice(len(unseen), size, replace=False))
+    to_train, _ = _nearest(_unit(decoded), memories[alike])
+    to_test, _ = _nearest(_unit(decoded), unseen[drawn])
     coefficient, null_mean = _mean(similarity, seed), bootstrap_mean(null, seed=seed)
     preference = _mean(to_train - to_test, seed)
     held = found.basin_share
     verdict = "inconclusive"
     if len(found) >= 2 and coefficient.low > null_mean.high and preference.low > 0:
-        verdict = "found"
+        # Started from both banks: attractors that no training code reaches are then not left out.
+        both = torch.cat([train[torch.from_numpy(alike)], test[torch.from_numpy(drawn)]])
+        starts = both[torch.from_numpy(generator.permutation(2 * size)[:max_starts])]
+        with torch.no_grad():
+            pooled = field.attractors(field.encode(starts), max_steps=max_steps, seed=seed)
+            places = field.decode(torch.from_numpy(pooled.points).to(codes))
+        bank = np.concatenate([memories[alike], unseen[drawn]])
+        if _exchanged(_unit(places), bank, generator) <= LEVEL:
+            verdict = "found"
     elif len(found) >= 2 and (coefficient.value <= null_mean.high or preference.value <= 0):
         verdict = "not found"
     return Memorization(
@@ -232,6 +250,39 @@ def memorization(
         attractors=found,
         verdict=verdict,
     )
+
+
+def _exchanged(
+    places: NDArray[np.float64], bank: NDArray[np.float64], generator: np.random.Generator
+) -> float:
+    """P-value of the preference of attractors ``(A, D)`` for the first half of a bank ``(2 n, D)``.
+
+    Training and unseen samples are exchanged at random. All attractors share both banks, so that an interval
+    over attractors alone is too narrow.
+    """
+    if len(places) == 0:
+        return 1.0
+    half, top = len(bank) // 2, min(len(bank), TOP)
+    size = max(1, BLOCK // len(bank))
+    cosine, which = [], []
+    for start in range(0, len(places), size):
+        alike = places[start : start + size] @ bank.T
+        order = np.argsort(-alike, axis=1)[:, :top]
+        which.append(order)
+        cosine.append(np.take_along_axis(alike, order, axis=1))
+    values, rows = np.concatenate(cosine), np.concatenate(which)
+
+    def preference(first: NDArray[np.bool_]) -> float:
+        ours = first[rows]
+        best = [np.take_along_axis(values, side.argmax(axis=1)[:, None], axis=1) for side in (ours, ~ours)]
+        # An attractor whose nearest samples are all of one half has no second: the last is near enough.
+        best = [np.where(s.any(axis=1)[:, None], b, values[:, -1:]) for b, s in zip(best, (ours, ~ours))]
+        return float((best[0] - best[1]).mean())
+
+    own = np.arange(len(bank)) < half
+    observed = preference(own)
+    drawn = [preference(generator.permutation(own)) for _ in range(EXCHANGES)]
+    return float((1 + np.sum(np.array(drawn) >= observed - 1e-12)) / (1 + EXCHANGES))
 
 
 def _mean(values: NDArray[np.float64], seed: int) -> Estimate:

@@ -15,11 +15,12 @@ from torch import nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.koopman.checks import check_same_model
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.targets import targets
 from repdyn.paths import RepresentationPaths
+from repdyn.repeats import groups_of_equal_rows, parted_by_group
 from repdyn.seeding import drawing
 
 if TYPE_CHECKING:
@@ -191,14 +192,15 @@ def attack(
         code = labels.astype(np.int64)
     elif head is not None:
         raise RepdynError("head answers with class numbers, so the labels must be integers")
-    for one in np.unique(code[target]):
-        if (code == one).sum() < 2:
-            raise RepdynError(
-                f"class {one}, which is to be had back, has a single sample; an attack needs one to train on "
-                "and one to judge"
-            )
-    theirs, few, ours = _parts(code, fraction, seed)
     source, first, last = np.asarray(paths[paths.points[0]]), paths.points[0], paths.points[-1]
+    groups = groups_of_equal_rows(source)
+    for one in np.unique(code[target]):
+        if len(np.unique(groups[code == one])) < 2:
+            raise RepdynError(
+                f"class {one}, which is to be had back, has a single sample, or copies of one; an attack "
+                "needs one to train on and another to judge"
+            )
+    theirs, few, ours = _parts(code, groups, fraction, seed)
     encoded = np.asarray(edited.kae.encode(source, first)).astype(np.float64)
     subjects: dict[str, tuple[NDArray[Any], NDArray[Any], Head]] = {
         UNEDITED: (encoded @ edited.original, edited.kae.propagate(source, first, last), head),
@@ -211,16 +213,20 @@ def attack(
         subjects[name] = (reached, reached, its_head)
     figures = {}
     for name, (observables, states, own) in subjects.items():
-        found = recovered_by_probe(observables[theirs], target[theirs], observables[ours], target[ours], seed)
+        found = recovered_by_probe(
+            observables[theirs], target[theirs], observables[ours], target[ours], seed, groups[ours]
+        )
         x = torch.as_tensor(np.asarray(states, dtype=np.float32))
         start = own if own is not None else _blank(x.shape[1], int(code.max()) + 1)
         before = _right(start, x[ours], code[ours])
         after = _right(fine_tuned(start, x[few], torch.from_numpy(code[few])), x[ours], code[ours])
+        aimed, others = target[ours], ~target[ours]
+        alike = groups[ours]
         figures[name] = {
             PROBE: found,
-            UNTOUCHED: bootstrap_mean(before[target[ours]], seed=seed),
-            TUNED: bootstrap_mean(after[target[ours]], seed=seed),
-            TUNED_OTHERS: bootstrap_mean(after[~target[ours]], seed=seed),
+            UNTOUCHED: mean_of_groups(before[aimed], alike[aimed], seed=seed),
+            TUNED: mean_of_groups(after[aimed], alike[aimed], seed=seed),
+            TUNED_OTHERS: mean_of_groups(after[others], alike[others], seed=seed),
         }
     return AttackReport(figures, fraction, (len(theirs), len(few), len(ours)))
 
@@ -231,8 +237,12 @@ def recovered_by_probe(
     x_test: NDArray[Any],
     target_test: NDArray[np.bool_],
     seed: int,
+    groups: NDArray[np.int64] | None = None,
 ) -> Estimate:
-    """Balanced accuracy of a linear probe that tells targeted rows ``(n, d)`` from the others."""
+    """Balanced accuracy of a linear probe that tells targeted rows ``(n, d)`` from the others.
+
+    Test rows of one of ``groups`` are equal and count once in the interval.
+    """
     # scikit-learn is slow to import and only attacks need it.
     from sklearn.linear_model import LogisticRegression
 
@@ -243,7 +253,8 @@ def recovered_by_probe(
     right = probe.predict((x_test - mean) / scale) == target_test
     # Each of the two classes weighs half, as in a balanced accuracy.
     share = np.where(target_test, target_test.mean(), 1 - target_test.mean())
-    return bootstrap_mean(right / (2 * share), seed=seed)
+    groups = np.arange(len(right)) if groups is None else groups
+    return mean_of_groups(right / (2 * share), groups, seed=seed)
 
 
 def fine_tuned(head: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> nn.Module:
@@ -273,17 +284,28 @@ def _right(head: nn.Module, x: torch.Tensor, code: NDArray[np.int64]) -> NDArray
 
 
 def _parts(
-    code: NDArray[np.int64], fraction: float, seed: int
+    code: NDArray[np.int64], groups: NDArray[np.int64], fraction: float, seed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """The attacker's half, the few of it that are fine-tuned on, and the half that judges."""
+    """The attacker's half, the few of it that are fine-tuned on, and the half that judges.
+
+    Equal rows stay together, with the class of the first of them.
+    """
     if not 0 < fraction <= 0.5:
         raise RepdynError(f"fraction must lie above 0 and not above 0.5, got {fraction}")
     draw = np.random.default_rng(seed)
     theirs, ours, few = [], [], []
-    for one in np.unique(code):
-        rows = draw.permutation(np.flatnonzero(code == one))
+    _, first, own = np.unique(groups, return_index=True, return_inverse=True)
+    led = code[first][own]
+    for one in np.unique(led):
+        rows = np.flatnonzero(led == one)
         half = max(1, len(rows) // 2)  # the one of a class of one is trained on
-        theirs.append(rows[:half])
-        ours.append(rows[half:])
-        few.append(rows[:half][: max(1, round(fraction * len(rows)))])
+        alike = np.unique(own[rows], return_inverse=True)[1]
+        if int(alike.max()) == 0:
+            mine, rest = np.arange(len(rows)), np.arange(0)
+            draw.permutation(len(rows))
+        else:
+            mine, rest = parted_by_group(alike, half, draw)
+        theirs.append(rows[mine])
+        ours.append(rows[rest])
+        few.append(rows[mine][: max(1, round(fraction * len(rows)))])
     return tuple(np.sort(np.concatenate(part)) for part in (theirs, few, ours))  # type: ignore[return-value]

@@ -21,6 +21,7 @@ from repdyn.koopman.pretrained import describe, restore
 from repdyn.koopman.reading import point_number
 from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
+from repdyn.repeats import groups_of_equal_rows, sums_by_group
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -300,7 +301,8 @@ class EditedKoopman:
         """
         check_same_model(self.kae, paths)
         source, first, last = np.asarray(paths[paths.points[0]]), paths.points[0], paths.points[-1]
-        return moved(self.kae.propagate(source, first, last), self.predict(source), seed)
+        reached = self.kae.propagate(source, first, last)
+        return moved(reached, self.predict(source), seed, groups_of_equal_rows(source))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the edited map, its report and the autoencoder to a folder."""
@@ -343,8 +345,11 @@ class EditedKoopman:
             raise RepdynError(f"{path}: is not a readable edit ({error})") from None
 
 
-def moved(before: NDArray[Any], after: NDArray[Any], seed: int) -> Estimate:
-    """``E |x' - x|^2 / var x`` of predictions ``(N, D)`` before and after an edit, with its interval."""
+def moved(before: NDArray[Any], after: NDArray[Any], seed: int, groups: NDArray[np.int64]) -> Estimate:
+    """``E |x' - x|^2 / var x`` of predictions ``(N, D)`` before and after an edit, with its interval.
+
+    Rows of one of ``groups`` are equal and are resampled as one.
+    """
     squares = np.square(np.asarray(after, dtype=np.float64) - before).sum(axis=1)
     spread = np.square(before - before.mean(axis=0, dtype=np.float64)).sum(axis=1)
-    return ratio_interval(squares, spread, seed=seed)
+    return ratio_interval(sums_by_group(groups, squares), sums_by_group(groups, spread), seed=seed)

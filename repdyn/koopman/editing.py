@@ -17,13 +17,14 @@ from scipy.special import expit
 from torch import Tensor
 
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.koopman.checks import check_same_model
 from repdyn.koopman.edited import EditedKoopman, EditReport, moved
 from repdyn.koopman.judging import Judge, judge_of
 from repdyn.koopman.redirection import edit_operator, reweighted
 from repdyn.koopman.targets import balls, destination, split, targets
 from repdyn.paths import RepresentationPaths
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     from repdyn.koopman.autoencoder import KoopmanAutoencoder
@@ -97,7 +98,7 @@ def forget(
     labels, target = targets(paths, label, mask)
     names = np.where(target, "targeted", "other") if labels is None else labels
     judge = judge_of(head, np.asarray(paths[paths.points[-1]]), names, seed)
-    parts = split(names, target, seed)
+    parts = split(names, target, seed, groups_of_equal_rows(np.asarray(paths[paths.points[0]])))
     z, matrix = _observables(kae, paths)
     to_state = _decoder(kae)
     place = destination(redirect, labels)
@@ -207,19 +208,21 @@ def _report(
     x, x_edited = to_state(z @ matrix), to_state(z @ edited)
     before, after = judge.correct(x, names), judge.correct(x_edited, names)
     others = np.unique(names[~target])
+    groups = groups_of_equal_rows(z.numpy())
 
     def pair(rows: NDArray[np.bool_]) -> tuple[Estimate, Estimate]:
-        return bootstrap_mean(before[rows], seed=seed), bootstrap_mean(after[rows], seed=seed)
+        first, last = (mean_of_groups(right[rows], groups[rows], seed=seed) for right in (before, after))
+        return first, last
 
     per_class = {str(name): pair(~target & (names == name)) for name in others}
     # A macro mean is a mean over samples in which each class weighs the same.
     share = np.array([(names[~target] == name).sum() for name in others])
     weight = (len(names[~target]) / (len(others) * share))[np.searchsorted(others, names[~target])]
     retained = (
-        bootstrap_mean(before[~target] * weight, seed=seed),
-        bootstrap_mean(after[~target] * weight, seed=seed),
+        mean_of_groups(before[~target] * weight, groups[~target], seed=seed),
+        mean_of_groups(after[~target] * weight, groups[~target], seed=seed),
     )
-    drift = moved(x[~target], x_edited[~target], seed)
+    drift = moved(x[~target], x_edited[~target], seed, groups[~target])
     return EditReport(
         pair(target),
         retained,

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap_mean, ratio_interval
+from repdyn.intervals import Estimate, mean_of_groups, ratio_interval
 from repdyn.koopman.controls import controls
 from repdyn.koopman.probes import LinearProbe
 from repdyn.paths import RepresentationPaths
+from repdyn.repeats import groups_of_equal_rows, sums_by_group
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -199,6 +200,7 @@ def measure(
     first, *later = (np.asarray(paths[point], dtype=np.float64) for point in paths.points)
     points = paths.points[1:]
     source = np.asarray(paths[paths.points[0]])
+    groups = groups_of_equal_rows(source)
     predictions: dict[str, list[NDArray[Any]]] = {
         KOOPMAN: [kae.propagate(source, paths.points[0], point) for point in points]
     }
@@ -206,11 +208,11 @@ def measure(
     predictions |= {name: predict(source) for name, predict in fitted.items()}
 
     fvu = {
-        name: tuple(unexplained(x, y, seed) for x, y in zip(predicted, later))
+        name: tuple(unexplained(x, y, seed, groups) for x, y in zip(predicted, later))
         for name, predicted in predictions.items()
     }
     reconstruction = {
-        point: unexplained(kae.decode(kae.encode(x, point), point), x, seed)
+        point: unexplained(kae.decode(kae.encode(x, point), point), x, seed, groups)
         for point, x in zip(paths.points, (first, *later))
     }
     accuracy = None
@@ -220,7 +222,8 @@ def measure(
         truth = np.asarray(paths.labels)
         accuracy = {
             name: tuple(
-                bootstrap_mean(probe.predict(x) == truth, seed=seed) for probe, x in zip(probes, predicted)
+                mean_of_groups(probe.predict(x) == truth, groups, seed=seed)
+                for probe, x in zip(probes, predicted)
             )
             for name, predicted in {TRUE: later, **predictions}.items()
         }
@@ -229,22 +232,32 @@ def measure(
     through = None
     if head is not None:
         last = {TRUE: later[-1], **{name: predicted[-1] for name, predicted in predictions.items()}}
-        through = _through_head(head, last, paths.labels, seed)
+        through = _through_head(head, last, paths.labels, seed, groups)
     return Fidelity(points, len(paths), fvu, accuracy, through, reconstruction)
 
 
-def unexplained(predicted: NDArray[Any], true: NDArray[Any], seed: int) -> Estimate:
-    """Fraction of variance unexplained, of predictions ``(N, D)`` of ``(N, D)``, with its interval."""
+def unexplained(
+    predicted: NDArray[Any], true: NDArray[Any], seed: int, groups: NDArray[np.int64] | None = None
+) -> Estimate:
+    """Fraction of variance unexplained, of predictions ``(N, D)`` of ``(N, D)``, with its interval.
+
+    Rows of one of ``groups`` are equal, those of one value unless told, and are resampled as one.
+    """
     error = np.square(predicted - true).sum(axis=1)
     spread = np.square(true - true.mean(axis=0)).sum(axis=1)
     if not spread.sum() > 0:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    return ratio_interval(error, spread, seed=seed)
+    groups = groups_of_equal_rows(true) if groups is None else groups
+    return ratio_interval(sums_by_group(groups, error), sums_by_group(groups, spread), seed=seed)
 
 
 @torch.no_grad()
 def _through_head(
-    head: Callable[[Any], Any], last: dict[str, NDArray[Any]], labels: NDArray[Any] | None, seed: int
+    head: Callable[[Any], Any],
+    last: dict[str, NDArray[Any]],
+    labels: NDArray[Any] | None,
+    seed: int,
+    groups: NDArray[np.int64],
 ) -> dict[str, dict[str, Estimate]]:
     logs = {}
     for name, x in last.items():
@@ -256,10 +269,10 @@ def _through_head(
         row: dict[str, Estimate] = {}
         decisions = log.argmax(axis=1)
         if labels is not None and np.asarray(labels).dtype.kind in "iu":
-            row["accuracy"] = bootstrap_mean(decisions == labels, seed=seed)
+            row["accuracy"] = mean_of_groups(decisions == labels, groups, seed=seed)
         if name != TRUE:
-            row["agreement"] = bootstrap_mean(decisions == own.argmax(axis=1), seed=seed)
-            row["kl"] = bootstrap_mean((np.exp(own) * (own - log)).sum(axis=1), seed=seed)
+            row["agreement"] = mean_of_groups(decisions == own.argmax(axis=1), groups, seed=seed)
+            row["kl"] = mean_of_groups((np.exp(own) * (own - log)).sum(axis=1), groups, seed=seed)
         if row:
             found[name] = row
     return found

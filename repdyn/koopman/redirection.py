@@ -12,6 +12,7 @@ from torch import Tensor
 __all__ = ["edit_operator", "reweighted"]
 
 _PRESERVE = 1e-4  # ridge on what is kept, relative to its mean eigenvalue
+_WIDE = 30.0  # times the median size of coordinates: wider ones are brought to it for the ridge
 _HEAVIEST = 20.0  # that a row becomes, in times its first weight
 
 
@@ -29,6 +30,9 @@ def edit_operator(
     minimises ``|K^(1/2) (C T' - C T)|^2 + r |T' - T|^2 + |W^(1/2) (H T' - Y)|^2``. This is
     the batched rank-one edit with equality relaxed (EMMET), pushed through so that the system solved is
     ``d x d`` for any number of rows.
+
+    ``r`` is one number, so that a coordinate thousands of times as wide as the rest would freeze these. A
+    coordinate over 30 times as wide as the median one (root mean square) is divided for the computation.
 
     Parameters
     ----------
@@ -53,13 +57,17 @@ def edit_operator(
     Gupta, Sajnani and Anumanchipalli (2024), A unified framework for model editing, arXiv 2403.14236.
     """
     harmful, clean, matrix, destination = (t.double() for t in (harmful, clean, matrix, destination))
+    size = (keep * clean.T**2).mean(dim=1).sqrt()
+    middle = size[size > 0].median() if (size > 0).any() else size.new_ones(())
+    scale = torch.where(size > _WIDE * middle, size / middle, 1.0)
+    harmful, clean, matrix = harmful / scale, clean / scale, matrix * scale[:, None]
     kept = (clean.T * keep) @ clean
     kept.diagonal().add_(_PRESERVE * kept.diagonal().mean())
     weighted = harmful.T * strength
     change: Tensor = torch.linalg.solve(
         kept + weighted @ harmful, weighted @ (destination - harmful @ matrix)
     )
-    return matrix + change
+    return (matrix + change) / scale[:, None]
 
 
 def reweighted(

@@ -60,7 +60,12 @@ def targets(
     return labels, np.isin(labels, wanted)
 
 
-def split(names: NDArray[Any], target: NDArray[np.bool_], seed: int) -> list[NDArray[np.intp]]:
+def split(
+    names: NDArray[Any],
+    target: NDArray[np.bool_],
+    seed: int,
+    groups: NDArray[np.int64] | None = None,
+) -> list[NDArray[np.intp]]:
     """Index sets to edit with, to choose on and to report on; each class is in all of them.
 
     Parameters
@@ -71,6 +76,8 @@ def split(names: NDArray[Any], target: NDArray[np.bool_], seed: int) -> list[NDA
         Which are targeted, shape ``(N,)``.
     seed
         Of the draw.
+    groups
+        Group of equal samples that each belongs to, shape ``(N,)``; those of one class stay together.
 
     Raises
     ------
@@ -81,14 +88,19 @@ def split(names: NDArray[Any], target: NDArray[np.bool_], seed: int) -> list[NDA
     parts: list[list[NDArray[np.intp]]] = [[], [], []]
     for name in np.unique(names):
         for side in (True, False):
-            rows = draw.permutation(np.flatnonzero((names == name) & (target == side)))
-            if side and 0 < len(rows) < len(_PARTS):
+            rows = np.flatnonzero((names == name) & (target == side))
+            alike = np.arange(len(rows))
+            if groups is not None:
+                alike = np.unique(groups[rows], return_inverse=True)[1]
+            order = draw.permutation(int(alike.max(initial=-1)) + 1)
+            if side and 0 < len(order) < len(_PARTS):
                 raise RepdynError(
-                    f"{name!r} has {len(rows)} targeted samples; editing and judging needs {len(_PARTS)}"
+                    f"{name!r} has {len(order)} different targeted samples; editing and judging needs "
+                    f"{len(_PARTS)}"
                 )
-            ends = np.round(np.cumsum(_PARTS) * len(rows)).astype(int)
-            for part, piece in zip(parts, np.split(rows, ends[:-1])):
-                part.append(piece)
+            ends = np.round(np.cumsum(_PARTS) * len(order)).astype(int)
+            for part, piece in zip(parts, np.split(order, ends[:-1])):
+                part.append(rows[np.isin(alike, piece)])
     found = [np.sort(np.concatenate(part)) for part in parts]
     if target.all():
         raise RepdynError("every sample is targeted: there is no clean one left to keep or to redirect to")

@@ -14,6 +14,7 @@ from repdyn.intervals import (
     bounded_interval,
     difference_interval,
     passing_interval,
+    precision_interval,
 )
 from repdyn.ood.controls import IN_DISTRIBUTION
 from repdyn.ood.metrics import TRUE_POSITIVE_RATE, Positive, separation
@@ -49,8 +50,8 @@ class Comparison:
         ``{detector: {set: {metric: (1 + R,)}}}``: the value on all samples, then its replicates; with several
         sets also their mean, ``"mean of sets"``.
     exact
-        ``{detector: {set: {metric: Estimate}}}``: AUROC with a score interval, FPR@95 with one that holds the
-        threshold's error too.
+        ``{detector: {set: {metric: Estimate}}}``: AUROC with a score interval, AUPR with one around
+        a figure of less bias, FPR@95 with one that holds the threshold's error too.
     sizes
         ``{set: {metric: N}}``: samples that a metric is about, the fewer of both kinds or the negatives.
     """
@@ -173,11 +174,15 @@ def _exact(
     inside, outside = inside[once[IN_DISTRIBUTION]], outside[once[name]]
     kept, judged = (inside, outside) if positive == "id" else (-outside, -inside)
     passing = passing_interval(kept, judged, rate=TRUE_POSITIVE_RATE, level=LEVEL)
-    return {"auroc": auroc_interval(inside, outside, level=LEVEL), "fpr95": passing}
+    return {
+        "auroc": auroc_interval(inside, outside, level=LEVEL),
+        "aupr": precision_interval(kept, judged, level=LEVEL),
+        "fpr95": passing,
+    }
 
 
 def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Counts) -> dict[str, Array]:
-    block = max(1, int(4e6) // (len(inside) + len(outside)))  # bounds the work arrays to some 100 MB
+    block = max(1, int(4e5) // (len(inside) + len(outside)))  # work arrays of some MB
     parts = [
         separation(inside, outside, positive, n[start : start + block], m[start : start + block])
         for start in range(0, len(n), block)
@@ -188,8 +193,10 @@ def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Count
 def _resampled(groups: NDArray[np.int64], generator: np.random.Generator) -> Counts:
     """How often each sample is drawn, ``(1 + R, N)``, a group as one; the first row is the sample itself."""
     count = int(groups.max()) + 1
-    counts = [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)]
-    return np.stack([np.ones(count, dtype=np.int64), *counts]).astype(np.uint16)[:, groups]
+    counts = np.ones((1 + RESAMPLES, count), dtype=np.uint16)
+    for row in counts[1:]:
+        row[:] = np.bincount(generator.integers(count, size=count), minlength=count)
+    return counts if count == len(groups) else counts[:, groups]
 
 
 def _estimate(runs: Array) -> Estimate:

@@ -45,6 +45,11 @@ _log = logging.getLogger(__name__)
 FEWEST_DIFFERENT = 2 * FOLDS  # samples that must differ at a point: two for each fold
 LEAST = 4 * FOLDS  # below four samples a fold, a held-out mean and spread say nothing
 
+_STILL = (
+    "no point varies over the samples beyond the rounding of its number format; are they all the same input? "
+    "If their mean is a million times as large as their spread, give paths in float64"
+)
+
 
 class PathDetector(Detector):
     """How far a path runs from the usual, at every depth.
@@ -115,7 +120,7 @@ class PathDetector(Detector):
     class_means_: dict[str, int]
     controls_: dict[str, Detector]
     _usual: tuple[Array, Array, int] | None = None
-    _nothing = "no point varies over the samples; are they all the same input?"
+    _nothing = _STILL
 
     def __init__(self, points: tuple[str, ...] | None = None, seed: int = 0) -> None:
         self.points = points
@@ -230,6 +235,8 @@ class PathDetector(Detector):
             )
         if still and at_hand is None:
             _log.warning("%s: constant over the samples and left out", _listed(still))
+        if not kept and len(still) == len(points):
+            raise RepdynError(f"fit: {_STILL}")
         if not kept:
             raise RepdynError(f"fit: {self._nothing}")
         self.points_ = tuple(kept)

@@ -95,6 +95,10 @@ def _pile(place: NDArray[np.intp], size: int, counts: NDArray[np.integer] | None
     if counts is None:
         return np.bincount(place, minlength=size).astype(np.float64)[None]
     replicates = len(counts)
+    if len(np.unique(place)) == len(place):  # no ties: nothing to add up
+        moved = np.zeros((replicates, size))
+        moved[:, place] = counts
+        return moved
     flat = (np.arange(replicates)[:, None] * size + place).ravel()
     piled = np.bincount(flat, weights=counts.ravel(), minlength=replicates * size)
     return np.asarray(piled.reshape(replicates, size), dtype=np.float64)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from repdyn.disentangle import SKD, DepthFactors, Factors, depth_factors, depth_swaps
+from repdyn.disentangle.depth import _explained, _share
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths
 
@@ -137,3 +138,19 @@ def test_paths_without_labels_and_models_of_clips_are_refused() -> None:
     x = np.zeros((8, 4, 3), np.float32)
     with pytest.raises(RepdynError, match="not fitted to representation paths"):
         depth_factors(SKD(1, 3, 6).fit(x, epochs=1), train, train)
+
+
+def test_copies_of_inputs_do_not_narrow_a_share() -> None:
+    draw = np.random.default_rng(0)
+    static = np.repeat(draw.normal(size=(30, 1, 4)), 3, axis=1).astype(np.float32)
+    dynamic = draw.normal(size=(30, 3, 4)).astype(np.float32)
+    rows = np.repeat(np.arange(30), 20)
+    one = Factors(static, dynamic, np.ones((30, 3), dtype=bool))
+    many = Factors(static[rows], dynamic[rows], np.ones((600, 3), dtype=bool))
+    plain, copied = _share(one, 0, np.arange(30)), _share(many, 0, rows)
+    assert copied.value == pytest.approx(plain.value, rel=1e-5)
+    assert (copied.low, copied.high) == pytest.approx((plain.low, plain.high), rel=1e-4)
+    assert _share(many, 0, np.arange(600)).high - copied.value < 0.5 * (copied.high - copied.value)
+    left, whole = draw.exponential(size=(2, 30))
+    once, again = _explained(left, whole, 0, np.arange(30)), _explained(left[rows], whole[rows], 0, rows)
+    assert (again.low, again.high) == pytest.approx((once.low, once.high))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from repdyn.errors import RepdynError
 from repdyn.fields import LatentField, Memorization, Probing, memorization
+from repdyn.fields.memorization import _exchanged
 
 
 def samples(n: int, seed: int) -> Tensor:
@@ -78,6 +80,59 @@ def test_the_null_is_the_best_cosine_of_unseen_samples() -> None:
     cosine = torch.nn.functional.cosine_similarity(test[:, None], train[None], dim=2).max(dim=1).values
     np.testing.assert_allclose(found.null_similarity, cosine, atol=1e-5)
     assert found.verdict == "inconclusive"
+
+
+def planted(seed: int) -> tuple[LatentField, Tensor, Tensor]:
+    """Wells, training and unseen samples, all drawn alike: there is no memory."""
+    train, test = samples(20, 3 * seed)[:, :6] + 1, samples(20, 3 * seed + 1)[:, :6] + 1
+    wells = samples(10, 3 * seed + 2)[:, :6] + 1
+
+    def pull(z: Tensor) -> Tensor:
+        near = wells.to(z)[torch.cdist(z, wells.to(z)).argmin(dim=1)]
+        return near + 0.3 * (z - near)
+
+    return LatentField.from_autoencoder(lambda x: x, pull), train, test
+
+
+def test_exchanges_tell_what_an_interval_over_attractors_does_not() -> None:
+    generator = np.random.default_rng(0)
+    small = []
+    for _ in range(60):
+        rows = generator.normal(size=(50, 6)) + 1
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        places, bank = rows[:10], rows[10:]
+        small.append(_exchanged(places, bank, generator))
+    # Uniform where training and unseen samples are alike.
+    assert 0.3 < np.mean(small) < 0.7
+    assert np.mean(np.array(small) <= 0.1) < 0.25
+
+    # By every exchange of three and three samples, computed one by one.
+    cosine = places @ bank[:6].T
+    gaps = []
+    for chosen in combinations(range(6), 3):
+        rest = [k for k in range(6) if k not in chosen]
+        gaps.append(float((cosine[:, chosen].max(axis=1) - cosine[:, rest].max(axis=1)).mean()))
+    exact = np.mean(np.array(gaps) >= gaps[0] - 1e-12)
+    assert _exchanged(places, bank[:6], generator) == pytest.approx(exact, abs=0.04)
+
+
+def test_wells_set_without_training_data_are_no_memories() -> None:
+    assert not any(memorization(*planted(seed), max_steps=60).verdict == "found" for seed in range(10))
+
+
+def test_sorted_unseen_samples_are_compared_from_all_classes() -> None:
+    # Unseen samples sorted by class: those compared with the training samples are of all classes.
+    centers = torch.eye(12)[:4] * 6
+    train = centers + 0.1 * samples(4, 0)
+    test = torch.cat([centers[k] + 0.1 * samples(30, k + 1) for k in range(4)])
+
+    def pull(z: Tensor) -> Tensor:
+        near = centers.to(z)[torch.cdist(z, centers.to(z)).argmin(dim=1)]
+        return near + 0.3 * (z - near)
+
+    ordered = memorization(LatentField.from_autoencoder(lambda x: x, pull), train, test, max_steps=60, seed=3)
+    assert len(ordered.attractors) == 4
+    assert ordered.to_test.value > 0.6  # of the first class alone it is about .25
 
 
 def test_a_field_without_a_decoder_is_refused() -> None:

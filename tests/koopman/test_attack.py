@@ -9,9 +9,10 @@ from torch import nn
 
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
-from repdyn.koopman.attack import AttackReport, attack, fine_tuned, recovered_by_probe
+from repdyn.koopman.attack import AttackReport, _parts, attack, fine_tuned, recovered_by_probe
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.paths import RepresentationPaths
+from repdyn.repeats import groups_of_equal_rows
 
 
 def _clusters(seed: int) -> RepresentationPaths:
@@ -97,6 +98,36 @@ def test_a_class_of_one_is_trained_on_and_cannot_be_attacked(edited) -> None:
     assert attack(edited, odd, 1).samples == (300, 7, 300)  # trained on: 99 + 100 + 100 and the one
     with pytest.raises(RepdynError, match="class 3, which is to be had back, has a single sample"):
         attack(edited, odd, 9)
+
+
+def test_equal_rows_lie_on_one_side_and_are_one_sample_of_an_interval(edited, head) -> None:
+    paths = _clusters(1)
+    once = paths.subset(np.arange(60))
+    copied = paths.subset(np.repeat(np.arange(60), 5))
+    rows = np.asarray(copied["a"])
+    theirs, few, ours = _parts(np.asarray(copied.labels), groups_of_equal_rows(rows), 0.05, 0)
+    assert sorted(np.concatenate([theirs, ours]).tolist()) == list(range(300))
+    seen = {row.tobytes() for row in rows[theirs]}
+    assert not seen & {row.tobytes() for row in rows[ours]}
+    assert set(few) <= set(theirs)
+    one, five = (attack(edited, x, 1, head=head).figures["edited"]["probe"] for x in (once, copied))
+    # Five copies tell no more than one: the width is that of about as many different samples.
+    assert five.high - five.low > 0.7 * (one.high - one.low)
+    labels = np.where(np.arange(300) < 5, 9, np.asarray(copied.labels))
+    arrays = {point: np.asarray(copied[point]) for point in copied.points}
+    odd = RepresentationPaths.from_arrays(arrays, labels=labels, meta=copied.meta)
+    with pytest.raises(RepdynError, match="has a single sample, or copies of one"):
+        attack(edited, odd, 9)
+
+
+def test_without_repeats_parts_are_a_plain_permutation_of_each_class() -> None:
+    code = np.random.default_rng(0).integers(3, size=90)
+    draw, expected = np.random.default_rng(4), []
+    for one in range(3):
+        rows = draw.permutation(np.flatnonzero(code == one))
+        expected.append(rows[: len(rows) // 2])
+    found = _parts(code, np.arange(90), 0.1, 4)[0]
+    np.testing.assert_array_equal(found, np.sort(np.concatenate(expected)))
 
 
 def test_nonsense_is_refused(edited, head) -> None:

@@ -13,6 +13,7 @@ from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.redirection import edit_operator, reweighted
+from repdyn.koopman.targets import split
 from repdyn.paths import RepresentationPaths
 
 
@@ -270,3 +271,40 @@ def test_the_report_is_drawn_and_says_whether_it_forgot(kae, paths) -> None:
     report = kae.forget(paths, label=0).report
     assert report.verdict == "found"
     assert len(report.plot().data) > 4
+
+
+def test_a_wide_coordinate_does_not_freeze_the_others() -> None:
+    draw = np.random.default_rng(3)
+    harmful, clean = draw.standard_normal((30, 8)) + 2, draw.standard_normal((300, 8))
+    matrix, place = draw.standard_normal((8, 8)), draw.standard_normal(8)
+
+    def edited(scale: np.ndarray) -> torch.Tensor:
+        given = (harmful * scale, clean * scale, matrix / scale[:, None], place)
+        return edit_operator(*(torch.from_numpy(x) for x in given))
+
+    scale = np.ones(8)
+    # As least squares of numpy has it, by rows stacked on one another.
+    ridge = 1e-4 * np.mean(np.sum(clean**2, axis=0))
+    rows = np.concatenate([clean, np.sqrt(ridge) * np.eye(8), np.sqrt(10) * harmful])
+    wanted = np.concatenate([clean @ matrix, np.sqrt(ridge) * matrix, np.sqrt(10) * np.tile(place, (30, 1))])
+    plain = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    np.testing.assert_allclose(edited(scale).numpy(), plain, atol=1e-9)
+    for width in (1e4, 1e8):
+        scale[0] = width
+        wide = edited(scale).numpy() * scale[:, None]
+        np.testing.assert_allclose(wide, plain, atol=1e-3 * np.abs(plain).max())
+
+
+def test_equal_samples_are_on_one_side_of_an_edits_split() -> None:
+    groups = np.repeat(np.arange(40), 3)
+    names, target = (groups % 4).astype(str), groups % 4 == 1
+    parts = split(names, target, 0, groups)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(120))
+    for k, one in enumerate(parts):
+        for other in parts[k + 1 :]:
+            assert not set(groups[one]) & set(groups[other])
+    assert [len(part) for part in parts] == [72, 24, 24]
+    for mine, other in zip(split(names, target, 5), split(names, target, 5, np.arange(120))):
+        np.testing.assert_array_equal(mine, other)
+    with pytest.raises(RepdynError, match="2 different targeted samples"):
+        split(np.full(120, "a"), groups < 2, 0, groups)

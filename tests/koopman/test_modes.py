@@ -45,6 +45,30 @@ def test_labels_explain_what_lies_between_them() -> None:
     assert share[1] < 0.05
 
 
+def test_shuffles_of_repeated_samples_give_the_chance_of_the_different_ones(found) -> None:
+    kae, paths = found
+    first, last = (np.asarray(paths[p])[:40] for p in (paths.points[0], paths.points[-1]))
+    middle = np.asarray(paths[paths.points[1]])[:40]
+    labels = np.random.default_rng(5).integers(2, size=40)
+    few = RepresentationPaths.from_arrays(
+        dict(zip(paths.points, (first, middle, last))), labels=labels, meta=paths.meta
+    )
+    rows = np.repeat(np.arange(40), 6)
+    many = few.subset(rows)
+    spectrum = kae.spectrum(few, resamples=5)
+    one, several = (excitation(spectrum, kae, x, seed=3) for x in (few, many))
+    np.testing.assert_allclose(several.chance, one.chance)
+    np.testing.assert_allclose(several.explained, one.explained)
+    # The chance level is that of labels shuffled over 40 samples, not over 240: computed anew.
+    values = spectrum.eigenfunctions(kae.encode(first, paths.points[0]))
+    draw = np.random.default_rng(9)
+    own = np.quantile(
+        [explained_by_label(values, draw.permutation(labels)) for _ in range(400)], 0.95, axis=0
+    )
+    np.testing.assert_allclose(several.chance, own, rtol=0.5)
+    assert several.verdicts == one.verdicts
+
+
 def test_a_saved_excitation_is_the_same_and_is_drawn(found, tmp_path) -> None:
     kae, paths = found
     told = excitation(kae.spectrum(paths, resamples=5), kae, paths)

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from repdyn.errors import RepdynError
-from repdyn.ood import EnergyDetector, RelativePathDetector, UnionDetector, energy, load_detector
+from repdyn.ood import (
+    EnergyDetector,
+    PathDetector,
+    RelativePathDetector,
+    UnionDetector,
+    energy,
+    load_detector,
+)
 from repdyn.ood.controls import IN_DISTRIBUTION
 from repdyn.ood.metrics import separation
 from repdyn.ood.rehearsal import groups, rehearse
@@ -84,6 +91,19 @@ def test_the_relative_path_needs_classes() -> None:
     bare = RepresentationPaths.from_arrays({point: np.asarray(paths[point]) for point in paths.points})
     with pytest.raises(RepdynError, match="class means help at no point"):
         RelativePathDetector().fit(bare)
+
+
+def test_a_mean_that_float32_cannot_resolve_is_said_and_float64_is_read() -> None:
+    paths = classes(200, 0)
+    far = {point: np.asarray(paths[point], dtype=np.float64) + 1e8 for point in paths.points}
+    near = RepresentationPaths.from_arrays(
+        {point: x.astype(np.float32) for point, x in far.items()}, labels=paths.labels
+    )
+    for detector in (RelativePathDetector(), PathDetector()):
+        with pytest.raises(RepdynError, match="beyond the rounding of its number format"):
+            detector.fit(near)
+    exact = RelativePathDetector().fit(RepresentationPaths.from_arrays(far, labels=paths.labels))
+    assert exact.points_ == ("second",)
 
 
 def test_the_head_is_not_rehearsed_and_shares_one_weight(tmp_path) -> None:
