@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -129,17 +130,46 @@ def test_what_fails_with_all_samples_is_told_as_before(command, tmp_path, models
     assert_one_line(command(*typed, "--skip-bad", "--point", "nowhere"), "nowhere")
 
 
-def test_a_later_text_that_is_too_long(command, tmp_path, roberta):
+def of_uncut_texts():
+    """A RoBERTa of 14 positions whose texts nobody cuts: one number per word."""
+    config = transformers.RobertaConfig(**SIZES, intermediate_size=24, max_position_embeddings=14)
+    with torch.random.fork_rng(), quietly():
+        torch.manual_seed(0)
+        module = transformers.RobertaModel(config).eval()
+
+    def prepare(texts):
+        rows = [torch.tensor([5 + int(word[1:]) for word in text.split()]) for text in texts]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1)
+        return {"input_ids": ids, "attention_mask": (ids != 1).long()}
+
+    return dataclasses.replace(repdyn.wrap(module), prepare=prepare)
+
+
+def save_texts(where):
     texts = [" ".join(WORDS[start : start + 4]) for start in range(20)] + [" ".join(WORDS[:30])]
-    (tmp_path / "a.csv").write_text("text\n" + "\n".join(texts) + "\n")
-    typed = ["trace", f"hf:{roberta}", f"csv:{tmp_path}/a.csv#text", "--out", tmp_path / "a"]
-    status, out, errors = command(*typed)
-    if status == 0:  # cut to the length that the model takes
-        assert len(open_paths(tmp_path / "a")) == 21
-        return
-    assert_one_line((status, out, errors), "sample 20")
-    assert command(*typed, "--skip-bad")[0] == 0
-    assert len(open_paths(tmp_path / "a")) == 20
+    where.write_text("text\n" + "\n".join([*texts, "w3 w1"]) + "\n")
+
+
+def test_a_later_text_that_is_too_long(command, tmp_path, models_here):
+    save_texts(tmp_path / "a.csv")
+    typed = ["trace", "module:test_bad_samples.of_uncut_texts", f"csv:{tmp_path}/a.csv#text"]
+    typed += ["--out", tmp_path / "a"]
+    assert_one_line(command(*typed, "--batch-size", 4), "sample 20")
+    status, out, errors = command(*typed, "--skip-bad", "--no-resume")
+    assert status == 0, errors
+    assert "1 left out" in out + errors
+    assert open_paths(tmp_path / "a").ids.tolist() == [str(number) for number in range(22) if number != 20]
+
+
+def test_the_text_of_a_folder_is_cut_to_the_positions_of_its_model(command, tmp_path, roberta):
+    save_texts(tmp_path / "a.csv")
+    found = command("trace", f"hf:{roberta}", f"csv:{tmp_path}/a.csv#text", "--out", tmp_path / "a")
+    assert found[0] == 0, found[2]
+    paths = open_paths(tmp_path / "a")
+    with torch.no_grad(), quietly():
+        module = transformers.RobertaModel.from_pretrained(roberta).eval()
+        own = module(torch.arange(5, 17)[None]).last_hidden_state.mean(1)[0]  # 14 less two before the first
+    np.testing.assert_allclose(np.asarray(paths[paths.points[-1]])[20], own, rtol=1e-4, atol=1e-5)
 
 
 def test_none_among_texts(command, tmp_path, roberta):
