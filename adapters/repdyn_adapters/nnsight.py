@@ -58,7 +58,9 @@ def run_from(
     """See :meth:`repdyn.TracedModel.run_from`."""
     place, _ = _find(model, point)
     x = torch.as_tensor(x)
-    if "*" not in place.layout and x.ndim != len(place.layout) and x.ndim != 2:
+    # A layout that was not declared may be another one; what the model gives there is compared below.
+    certain = place.trust == "declared" and "*" not in place.layout
+    if certain and x.ndim != len(place.layout) and x.ndim != 2:
         raise RepdynError(
             f"run_from: {point!r} has layout {place.layout}, x has shape {tuple(x.shape)}; "
             "give what the module gives, not pooled"
