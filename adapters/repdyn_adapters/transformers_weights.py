@@ -40,15 +40,15 @@ def check_depth(name: str, config: Any) -> None:
             )
 
 
-def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for own, part in value.items():
             yield from _numbers(part, str(own))
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _numbers(part, key)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and value == value:
-        yield key, value  # type: ignore[misc]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value
 
 
 def load_weights(chosen: Any, folder: str, given: dict[str, Any], named: Any) -> tuple[Any, list[str]]:

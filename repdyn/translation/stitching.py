@@ -45,7 +45,7 @@ class StitchedModel(nn.Module):
         super().__init__()
         self._model_a, self._model_b = model_a, model_b
         self.verdict, self.points = translation.verdict, points
-        self._orders = [_order(*end) for end in self._ends()]
+        self._orders: list[tuple[int, int] | None] = [_order(*end) for end in self._ends()]
         for name in ("matrix", "offset_a", "offset_b"):
             self.register_buffer(name, torch.as_tensor(getattr(translation, name), dtype=torch.float32))
 
