@@ -184,8 +184,8 @@ def section(found: list[Found]) -> list[str]:
     lines += [
         "",
         "*Logits*: a trace keeps logits, and they are the model's own. *States*: a trace keeps no logits.",
-        "The model's own head, given the last point, gives the model's own answers; of a class without a body",
-        "of its own this is not compared. *Refused*: told in one line. *Not built*: the class was not checked,",
+        "The model's own head, given the last point, gives the model's own answers; of a class without a",
+        "body of its own this is not compared. *Refused*: told in one line. *Not built*: not checked,",
         "because the usual names of sizes make no tiny configuration of it that runs on token ids alone; the",
         "reason is the error of that attempt. It says nothing about whether the class can be traced.",
         "",

@@ -142,7 +142,7 @@ def of_uncut_texts():
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1)
         return {"input_ids": ids, "attention_mask": (ids != 1).long()}
 
-    return dataclasses.replace(repdyn.wrap(module), prepare=prepare)
+    return dataclasses.replace(repdyn.wrap(module), prepare=prepare, lengths=None)
 
 
 def save_texts(where):
