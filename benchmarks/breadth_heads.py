@@ -137,6 +137,8 @@ def _build(task: str, name: str) -> Any:
             config = cls.config_class(**sizes)
             if hasattr(config, "is_decoder"):
                 config.is_decoder = task == "causal"
+            if task == "question":  # where an answer begins and where it ends
+                config.num_labels = 2
             with torch.device("meta"), torch.random.fork_rng(), quietly():
                 count = sum(weight.numel() for weight in cls(config).parameters())
             if count > LARGEST:
@@ -181,10 +183,11 @@ def section(found: list[Found]) -> list[str]:
         lines.append(f"| {task} | {len(own)} | {' | '.join(map(str, counts))} |")
     lines += [
         "",
-        "*Logits*: the head gives the model's own; *states*: the last point is what the model's own head",
-        "takes; *refused*: told in one line; *not built*: no tiny configuration by the usual names of sizes",
-        "that runs on token ids alone. Classes without a body of their own count as *states* and are not "
-        "compared.",
+        "*Logits*: a trace keeps logits, and they are the model's own. *States*: a trace keeps no logits.",
+        "The model's own head, given the last point, gives the model's own answers; of a class without a",
+        "body of its own this is not compared. *Refused*: told in one line. *Not built*: not checked,",
+        "because the usual names of sizes make no tiny configuration of it that runs on token ids alone; the",
+        "reason is the error of that attempt. It says nothing about whether the class can be traced.",
         "",
         "| task | class | | reason |",
         "| --- | --- | --- | --- |",

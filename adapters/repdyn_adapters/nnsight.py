@@ -58,7 +58,9 @@ def run_from(
     """See :meth:`repdyn.TracedModel.run_from`."""
     place, _ = _find(model, point)
     x = torch.as_tensor(x)
-    if "*" not in place.layout and x.ndim != len(place.layout) and x.ndim != 2:
+    # A layout that was not declared may be another one; what the model gives there is compared below.
+    certain = place.trust == "declared" and "*" not in place.layout
+    if certain and x.ndim != len(place.layout) and x.ndim != 2:
         raise RepdynError(
             f"run_from: {point!r} has layout {place.layout}, x has shape {tuple(x.shape)}; "
             "give what the module gives, not pooled"
@@ -136,8 +138,13 @@ def _checked(name: str, function: Callable[[Tensor], Any], old: Tensor) -> Tenso
 
 def _fitting(name: str, point: Point, x: Tensor, shape: torch.Size, given: bool) -> Tensor:
     """x, if it may stand where something of that shape stood; without real inputs lengths may differ."""
-    axes = range(x.ndim) if given else (point.layout.index("C") if point.layout[-1] != "C" else -1,)
-    if x.ndim != len(shape) or any(x.shape[axis] != shape[axis] for axis in axes):
+    width = point.layout.index("C") if point.layout[-1] != "C" else -1
+    # A layout that is only guessed leaves two axes that may hold the channels.
+    sides = (width,) if point.trust == "declared" else (min(1, x.ndim - 1), -1)
+    fits = x.ndim == len(shape) and (
+        x.shape == shape if given else any(x.shape[axis] == shape[axis] for axis in sides)
+    )
+    if not fits:
         raise RepdynError(
             f"run_from: x has shape {tuple(x.shape)}; at {name!r} the model gives {tuple(shape)} "
             f"({point.layout})"

@@ -24,6 +24,7 @@ from repdyn_adapters.transformers_inputs import (
     prepare_texts,
     sentence_settings,
 )
+from repdyn_adapters.transformers_weights import check_depth, check_weights, load_weights
 
 __all__ = ["TransformersAdapter", "quietly"]
 
@@ -99,13 +100,17 @@ class TransformersAdapter:
         config = _or_error(
             name, lambda: transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **file)
         )
+        check_depth(name, config)
         # The format is llama.cpp's, of language models, and does not name a class.
         chosen = transformers.AutoModelForCausalLM if file else _model_class(transformers, config)
         with torch.random.fork_rng(), quietly():
             # Weights that the checkpoint lacks (an unused pooler) are drawn at random: always the same.
             torch.manual_seed(0)
-            module = _or_error(name, lambda: _loaded(chosen, folder, given))
-        return self.wrap(module, f"{name}#{tower}" if tower else name)
+            named = None if file else _named_class(transformers, config)
+            module, missing = _or_error(name, lambda: load_weights(chosen, folder, given, named))
+        found = self.wrap(module, f"{name}#{tower}" if tower else name)
+        check_weights(name, found, missing)
+        return found
 
     def recognises(self, module: nn.Module) -> bool:
         """Whether a module is one of transformers'; imports nothing."""
@@ -197,15 +202,6 @@ class TransformersAdapter:
         )
 
 
-def _loaded(chosen: Any, folder: str, given: dict[str, Any]) -> Any:
-    """A pretrained model, also from weights that torch.compile or data parallelism put a prefix before."""
-    module, told = chosen.from_pretrained(folder, **given, output_loading_info=True)
-    if any(str(key).startswith(("_orig_mod.", "module.")) for key in told["unexpected_keys"]):
-        mapping = {r"^(_orig_mod\.|module\.)+": ""}
-        return chosen.from_pretrained(folder, **given, key_mapping=mapping)
-    return module
-
-
 def _base_of_peft(name: str) -> str | None:
     """The model that a folder of PEFT's adapter weights was trained on; None for any other folder."""
     file = Path(name) / "adapter_config.json"
@@ -250,8 +246,7 @@ def quietly() -> Iterator[None]:
 
 
 def _model_class(transformers: Any, config: Any) -> Any:
-    listed = getattr(config, "architectures", None)
-    named = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else ""
+    named = _class_name(config)
     if named.endswith(("ForCausalLM", "LMHeadModel")) and not getattr(config, "is_encoder_decoder", False):
         return transformers.AutoModelForCausalLM
     for ending, kind in (
@@ -261,6 +256,18 @@ def _model_class(transformers: Any, config: Any) -> Any:
         if named.endswith(ending):
             return kind
     return transformers.AutoModel
+
+
+def _class_name(config: Any) -> str:
+    listed = getattr(config, "architectures", None)
+    return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else ""
+
+
+def _named_class(transformers: Any, config: Any) -> Any:
+    """The class of transformers that a configuration names, or None."""
+    found = getattr(transformers, _class_name(config), None) if _class_name(config) else None
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if is_model else None
 
 
 def _is_causal(model: Any) -> bool:

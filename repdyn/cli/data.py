@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.cli.limits import check_archive, check_pixels, open_gzip
+from repdyn.cli.limits import check_archive, check_pixels, open_gzip, read_parquet
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.checks import check_labels
 from repdyn.progress import track
@@ -382,12 +382,11 @@ def _parquet(address: str) -> Data:
         for column in columns:
             if column not in known:
                 raise RepdynError(f"{path}: has no column {column!r}; {nearest_names(column, known)}")
-        table = parquet.read_table(path, columns=columns)
+        read = read_parquet(path, columns)
     except RepdynError:
         raise
     except Exception as error:  # a damaged file makes Arrow fail in many ways
         raise RepdynError(f"{path}: is not a readable Parquet file ({_one_line(error)})") from None
-    read = [table.column(column).to_pylist() for column in columns]
     return _of_rows(path, [list(row) for row in zip(*read, strict=True)], columns, {})
 
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from repdyn.errors import RepdynError
 
-__all__ = ["MOST_PIXELS", "check_archive", "check_pixels", "open_gzip"]
+__all__ = ["MOST_PIXELS", "check_archive", "check_pixels", "open_gzip", "read_parquet"]
 
 MOST_PIXELS = 2**27
 """Of one picture: 134 megapixels take 400 MB as RGB."""
@@ -55,6 +55,53 @@ def check_archive(path: Path, file: BinaryIO, names: list[str]) -> None:
 def open_gzip(path: Path, mode: str, **options: Any) -> io.TextIOWrapper:
     """A gzip file as text, which refuses to unpack to far more than it takes."""
     return io.TextIOWrapper(io.BufferedReader(_Bounded(path)), **options)
+
+
+def read_parquet(path: Path, columns: list[str]) -> list[list[Any]]:
+    """Columns of a Parquet file as lists, which refuses to unpack to far more than it takes.
+
+    Parameters
+    ----------
+    path
+        The file.
+    columns
+        Their names, which it has.
+    """
+    from pyarrow import parquet
+
+    packed = path.stat().st_size
+    found: list[list[Any]] = [[] for _ in columns]
+    unpacked = 0
+    # What repeats is kept once in the file: it is counted before it is written out row by row.
+    with parquet.ParquetFile(path, read_dictionary=columns) as file:
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        told = sum(
+            group.column(place).total_uncompressed_size
+            for group in groups
+            for place in range(group.num_columns)
+            if group.column(place).path_in_schema.partition(".")[0] in columns
+        )
+        if told > _most(packed):
+            raise _bomb(str(path), told, packed)
+        for batch in file.iter_batches(columns=columns):
+            unpacked += sum(_size(batch.column(column)) for column in columns)
+            if unpacked > _most(packed):
+                raise _bomb(str(path), unpacked, packed)
+            for values, column in zip(found, columns, strict=True):
+                values.extend(batch.column(column).to_pylist())
+    return found
+
+
+def _size(array: Any) -> int:
+    """Bytes of an array of Arrow once each of its values stands for itself, with a pointer to each."""
+    import pyarrow
+    from pyarrow import compute
+
+    if not isinstance(array, pyarrow.DictionaryArray):
+        return int(array.nbytes) + 8 * len(array)
+    lengths = compute.binary_length(array.dictionary).cast("int64")
+    total = compute.sum(lengths.take(array.indices)).as_py() or 0
+    return int(total) + 8 * len(array)
 
 
 class _Bounded(io.RawIOBase):

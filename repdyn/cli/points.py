@@ -47,6 +47,8 @@ def points(
     for choice, names in choices.items():
         shown = ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])
         say(f"--point {choice}: {len(names)} ({shown})")
+    if traced.head is None and traced.final == traced.default_points[-1] and len(traced.default_points) > 1:
+        say(f"a trace leaves out {traced.final} where it repeats {traced.default_points[-2]} to the bit")
     if not shapes:
         say("no shapes: only the user knows what this model's inputs look like")
     write_json(

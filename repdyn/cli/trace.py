@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from repdyn.cli.options import Device, Json, Seed
 
 if TYPE_CHECKING:
     from repdyn.cli.data import Data
+    from repdyn.paths import RepresentationPaths
     from repdyn.tracing.engines import Engine
 
 __all__ = ["trace"]
@@ -45,7 +47,7 @@ def trace(
     skip_bad: Annotated[
         bool,
         typer.Option(
-            "--skip-bad", help="Leave out, and list, what cannot be read or is no input of the model."
+            "--skip-bad", help="Leave out, and list, what cannot be read or what the model fails with."
         ),
     ] = False,
     resume: Annotated[bool, typer.Option(help="Continue an unfinished store.")] = True,
@@ -68,47 +70,87 @@ def trace(
     import repdyn
     from repdyn.cli.console import say, write_json
     from repdyn.cli.data import read_data
+    from repdyn.errors import RepdynError
+    from repdyn.tracing.trace import is_begun
 
     found = read_data(data, skip_bad)
     for name, reason in found.skipped.items():
         say(f"skipped {name}: {reason}")
     found = found if limit is None else found.part(limit, seed)
     subject: Any = model
+    how: dict[str, Any] = {
+        "points": points,
+        "pool": pool,
+        "dtype": dtype,
+        "compute_dtype": compute_dtype,
+        "device": device,
+        "batch_size": batch_size,
+    }
+    begun = skip_bad and resume and is_begun(out)
     if skip_bad:
         subject = repdyn.load(model)
         found = _without_bad(subject, found)
+        # What an earlier run began was made without the samples that the model fails with.
+        found = _without_failing(subject, found, how) if begun else found
     started = time.perf_counter()
-    paths = repdyn.trace(
-        subject if engine is None else model,
-        found.inputs,
-        points=points,
-        pool=pool,
-        labels=found.labels,
-        ids=found.ids,
-        out=out,
-        batch_size=batch_size,
-        dtype=dtype,
-        compute_dtype=compute_dtype,
-        device=device,
-        resume=resume,
-        engine=_engine(engine, ray_address),
-        meta={"skipped": dict(found.skipped)} if found.skipped else None,
-    )
+
+    def traced(found: Data, resume: bool) -> RepresentationPaths:
+        return repdyn.trace(
+            subject if engine is None else model,
+            found.inputs,
+            labels=found.labels,
+            ids=found.ids,
+            out=out,
+            resume=resume,
+            engine=_engine(engine, ray_address),
+            meta={"skipped": dict(found.skipped)} if found.skipped else None,
+            **how,
+        )
+
+    try:
+        paths = traced(found, resume)
+    except RepdynError:
+        good = _without_failing(subject, found, how) if skip_bad and not begun else found
+        if good is found:
+            raise
+        found = good
+        paths = traced(found, False)  # what the failed run began, it began from other samples
     seconds = time.perf_counter() - started
     say(repr(paths))
     say(f"{out}: {len(paths)} paths in {seconds:.1f} s")
+    if found.skipped:
+        say(f"{len(found.skipped)} left out, which are listed above and in the store")
     write_json(json, {"trace": {**paths.to_dict(), "seconds": seconds, "skipped": found.skipped}})
 
 
 def _without_bad(model: Any, found: Data) -> Data:
     """The samples that the model can be given; the others are told of."""
+    from repdyn.tracing.stream import unprepared
+
+    return _chosen(model, found, unprepared(model, found.inputs))
+
+
+def _without_failing(model: Any, found: Data, how: Mapping[str, Any]) -> Data:
+    """The samples that the model runs with; the others are told of. All of them where none fails."""
+    from repdyn.errors import RepdynError
+    from repdyn.tracing.stream import unfit
+    from repdyn.tracing.trace import computed_in, kept_as
+
+    own = {key: how[key] for key in ("points", "pool", "device")}
+    own.update(dtype=kept_as(how["dtype"]), compute=computed_in(how["compute_dtype"]))
+    try:
+        bad = unfit(model, found.inputs, how["batch_size"], own)
+    except RepdynError:  # an argument is wrong, or the model takes none of them: the trace says so
+        return found
+    return _chosen(model, found, bad)
+
+
+def _chosen(model: Any, found: Data, bad: Mapping[int, str]) -> Data:
     import numpy as np
 
     from repdyn.cli.console import say
     from repdyn.errors import RepdynError
-    from repdyn.tracing.stream import unprepared
 
-    bad = unprepared(model, found.inputs)
     named = {str(number) if found.ids is None else found.ids[number]: why for number, why in bad.items()}
     for name, reason in named.items():
         say(f"skipped {name}: {reason}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any
@@ -16,15 +17,26 @@ from repdyn.errors import NotFiniteError, RepdynError
 from repdyn.progress import track
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.passes import Batch, Passes
-from repdyn.tracing.samples import Samples, batches
+from repdyn.tracing.samples import Samples, as_samples, batches
 
-__all__ = ["PREPARED_AHEAD", "SORTED_TOGETHER", "FirstBatch", "first_batch", "read_chunks", "unprepared"]
+__all__ = [
+    "PREPARED_AHEAD",
+    "SORTED_TOGETHER",
+    "FirstBatch",
+    "first_batch",
+    "read_chunks",
+    "unfit",
+    "unprepared",
+]
 
 SORTED_TOGETHER = 2048
 """Texts are sorted by length among so many, enough for batches of nearly equal length."""
 
 PREPARED_AHEAD = 2
 """Batches made while the model runs: one that is ready, one in the making."""
+
+MOST_TRIED = 64
+"""Samples that are tried one by one for the first that a model takes; a wrong argument fails with all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +190,62 @@ def unprepared(model: TracedModel, inputs: Any, batch_size: int = 32) -> dict[in
             except Exception as error:
                 bad[number] = _told(error)
     return bad
+
+
+def unfit(model: TracedModel, inputs: Any, batch_size: int, how: Mapping[str, Any]) -> dict[int, str]:
+    """The samples, by number, that a model fails with or gives no finite values for, and why.
+
+    Every batch is run as a trace runs it; where one fails, its samples are run one by one.
+
+    Parameters
+    ----------
+    model
+        What runs.
+    inputs
+        The samples, all of which can be read and prepared.
+    batch_size
+        Samples in one forward pass.
+    how
+        Further arguments of :class:`repdyn.tracing.passes.Passes`.
+    """
+    samples = as_samples(inputs)
+    bad: dict[int, str] = {}
+
+    def run(index: NDArray[np.int64]) -> None:
+        batch = passes.run(passes.prepare(samples.take(index)), len(index))
+        _check_finite(passes, samples, index, batch)
+
+    with ExitStack() as stack:
+        passes = _entered(stack, model, samples, how)
+        for start in track(
+            range(0, len(samples), SORTED_TOGETHER), "checking samples", -(-len(samples) // SORTED_TOGETHER)
+        ):
+            rows = range(start, min(start + SORTED_TOGETHER, len(samples)))
+            for index in batches(samples, rows, batch_size, model.lengths, model.padded):
+                try:
+                    run(index)
+                    continue
+                except Exception:  # which of them it is, and why, is asked of each
+                    pass
+                for number in index:
+                    try:
+                        run(np.array([number]))
+                    except Exception as error:
+                        bad[int(number)] = _told(error).partition("; leave the sample out")[0]
+    return dict(sorted(bad.items()))
+
+
+def _entered(stack: ExitStack, model: TracedModel, samples: Samples, how: Mapping[str, Any]) -> Passes:
+    """The passes of a model, learned from the first sample that it takes."""
+    failed: Exception | None = None
+    for number in range(min(len(samples), MOST_TRIED)):
+        try:
+            first = samples.take(np.array([number]))
+            return stack.enter_context(Passes(model, first=first, **how))
+        except Exception as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed
 
 
 def _blamed(

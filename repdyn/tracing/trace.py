@@ -29,7 +29,7 @@ from repdyn.tracing.stream import SORTED_TOGETHER, FirstBatch, first_batch, read
 if TYPE_CHECKING:
     from repdyn.paths import PathsWriter, RepresentationPaths
 
-__all__ = ["trace", "write_chunks"]
+__all__ = ["computed_in", "is_begun", "kept_as", "trace", "write_chunks"]
 
 STORED_TYPES = tuple(np.dtype(kind) for kind in ("float32", "float16", ml_dtypes.bfloat16, "float64"))
 
@@ -116,7 +116,7 @@ def trace(
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise RepdynError(f"batch_size: expected a whole number from 1, got {batch_size!r}")
-    kept_as, compute = _kept_as(dtype), _computed_in(compute_dtype)
+    kept, compute = kept_as(dtype), computed_in(compute_dtype)
     subject = traced(model)
     samples = as_samples(inputs, labels, ids)
     elsewhere = find_engine(engine, out)
@@ -126,7 +126,7 @@ def trace(
         "points": points,
         "pool": pool,
         "first": start.taken,
-        "dtype": kept_as,
+        "dtype": kept,
         "device": device,
         "compute": compute,
         "check": start.check if subject.own_logits is not None else (),
@@ -297,7 +297,8 @@ def _padded(rows: list[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     return array, np.arange(longest) < lengths[:, None]
 
 
-def _kept_as(dtype: DTypeLike | torch.dtype) -> np.dtype[Any]:
+def kept_as(dtype: DTypeLike | torch.dtype) -> np.dtype[Any]:
+    """What values are kept in."""
     name = str(dtype).removeprefix("torch.") if isinstance(dtype, str | torch.dtype) else dtype
     try:
         found = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
@@ -308,7 +309,8 @@ def _kept_as(dtype: DTypeLike | torch.dtype) -> np.dtype[Any]:
     return found
 
 
-def _computed_in(dtype: str | torch.dtype | None) -> torch.dtype | None:
+def computed_in(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """What a model multiplies in; None for the type of its weights."""
     found = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
     if found not in (None, torch.bfloat16, torch.float16):
         raise RepdynError(

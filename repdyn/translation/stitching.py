@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from repdyn.tracing import TracedModel
 
 __all__ = ["StitchedModel", "stitch"]
-
-CHANNELS_SECOND = frozenset({"NCHW", "NCL", "NCDHW"})
-"""Layouts whose channels are the second axis; in all others they are the last."""
 
 READ_AT_ONCE = 64
 """Inputs in one forward pass of :meth:`StitchedModel.predict` into a middle layer."""
@@ -47,14 +45,15 @@ class StitchedModel(nn.Module):
         super().__init__()
         self._model_a, self._model_b = model_a, model_b
         self.verdict, self.points = translation.verdict, points
+        self._orders: list[tuple[int, int] | None] = [_order(*end) for end in self._ends()]
         for name in ("matrix", "offset_a", "offset_b"):
             self.register_buffer(name, torch.as_tensor(getattr(translation, name), dtype=torch.float32))
 
     def translate(self, x: Tensor) -> Tensor:
         """A's representation as B's: pooled ``(N, D_a)``, or every token or place of an unpooled one."""
         matrix, before, after = (cast(Tensor, getattr(self, k)) for k in ("matrix", "offset_a", "offset_b"))
-        second = self.points is not None and self._model_a.points[self.points[0]].layout in CHANNELS_SECOND
         x = x.to(matrix.dtype)
+        second = self.points is not None and x.ndim > 2 and self._channels(x, len(before), len(after)) == 1
         if second:
             x = x.movedim(1, -1)
         if x.shape[-1] != len(before):
@@ -63,6 +62,39 @@ class StitchedModel(nn.Module):
             )
         moved = (x - before) @ matrix + after
         return moved.movedim(-1, 1) if second else moved
+
+    def _ends(self) -> list[tuple[TracedModel, str]]:
+        return list(zip((self._model_a, self._model_b), self.points or (), strict=False))
+
+    def _channels(self, x: Tensor, before: int, after: int) -> int:
+        """The axis of A's channels: known, or the only one that has the width that the translation reads."""
+        axis = None if self._orders[0] is None else self._orders[0][1]
+        if axis is None:
+            fitting = [k for k in (1, x.ndim - 1) if x.shape[k] == before]
+            axis = fitting[0] if len(fitting) == 1 else None if fitting else -1
+        # Entered with its axes in another order, B would answer where these are of one length.
+        moved = list(x.shape)
+        if axis is not None:
+            moved[axis] = after
+        if axis is None or (self._orders[1] is None and moved[1] == moved[-1]):
+            name = (self.points or ("", ""))[0 if axis is None else 1]
+            raise RepdynError(
+                f"stitch: at {name!r} shape {tuple(moved)} does not tell which axis holds the channels; "
+                "call predict with inputs once, which finds it out, or wrap the model with Points of a layout"
+            )
+        return axis
+
+    def _find_orders(self, samples: Sequence[Any]) -> None:
+        """Settle by passes at other sizes which axes hold the channels, where that is not declared."""
+        from repdyn.tracing.passes import Passes
+
+        for number, (model, name) in enumerate(self._ends()):
+            if self._orders[number] is None:
+                with Passes(model, [name], "none", samples[:2], np.dtype(np.float32), None) as passes:
+                    spread = name in passes.token_points
+                    self._orders[number] = _order(passes.model, name, known=True) if spread else (0, -1)
+        if self._orders[0] != self._orders[1] and self.points is not None:
+            raise RepdynError(_other_layouts(self.points, self._orders))
 
     def forward(self, x: Tensor, inputs: Any = None) -> Tensor:
         """B's logits for A's representation.
@@ -95,6 +127,8 @@ class StitchedModel(nn.Module):
         if not samples:
             raise RepdynError("stitch: there are no inputs to predict")
         parts = []
+        if None in self._orders:
+            self._find_orders(samples)
         with torch.no_grad():
             for start in range(0, len(samples), READ_AT_ONCE):
                 batch = samples[start : start + READ_AT_ONCE]
@@ -169,13 +203,29 @@ def stitch(
             )
     if not callable(getattr(model_b, "run_from", None)):
         raise RepdynError(f"stitch: {model_b.name} cannot be run from a middle layer; it has no run_from")
-    layouts = [model.points[point].layout for model, point in zip((model_a, model_b), points)]
-    if layouts[0] != layouts[1]:
-        raise RepdynError(
-            f"stitch: {points[0]!r} is {layouts[0]} and {points[1]!r} is {layouts[1]}; "
-            "choose points of one layout"
-        )
+    orders = [_order(model, point) for model, point in zip((model_a, model_b), points)]
+    if None not in orders and orders[0] != orders[1]:
+        raise RepdynError(_other_layouts(points, orders))
     return StitchedModel(model_a, t, model_b, points)
+
+
+def _order(model: TracedModel, name: str, known: bool = False) -> tuple[int, int] | None:
+    """The axes of a point's samples and channels; None where its layout is not certain and not yet found."""
+    point = model.points[name]
+    if point.trust != "declared" and not known:
+        return None
+    layout = point.layout
+    return layout.index("N"), 1 if layout[1] == "C" and layout != "NC" else -1
+
+
+def _other_layouts(points: tuple[str, str], orders: Sequence[tuple[int, int] | None]) -> str:
+    words = {0: "first", 1: "second", -1: "last"}
+    told = [
+        f"{name!r} has its samples on the {words[order[0]]} axis and its channels on the {words[order[1]]}"
+        for name, order in zip(points, orders, strict=True)
+        if order is not None
+    ]
+    return f"stitch: {' and '.join(told)}; choose points of one layout"
 
 
 def _whole(_name: str, _point: Any, value: Tensor) -> Tensor:

@@ -72,3 +72,34 @@ def test_at_the_border_a_picture_is_read():
     limits.check_pixels(2**14, 2**13)
     with pytest.raises(ValueError, match="more than 134 million"):
         limits.check_pixels(2**14, 2**13 + 1)
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+@pytest.mark.parametrize("text", ["a" * 5000, None])
+def test_a_parquet_bomb_is_refused_before_it_is_unpacked(tmp_path, small, codec, text):
+    """One long text, or none at all, repeated: the file keeps it once."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = 20_000 if text else 1_000_000
+    table = pyarrow.table({"text": pyarrow.array([text] * rows, pyarrow.string())})
+    parquet.write_table(table, tmp_path / "bomb.parquet", compression=codec)
+    assert (tmp_path / "bomb.parquet").stat().st_size < 50_000
+    with pytest.raises(
+        RepdynError, match=r"bomb\.parquet: .* unpack to more than .* unpack them first"
+    ) as told:
+        read_data(f"parquet:{tmp_path / 'bomb.parquet'}#text")
+    assert "\n" not in str(told.value)
+
+
+def test_a_parquet_file_of_data_is_read_as_pandas_reads_it(tmp_path, small):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["red", "green", "blue"], 40)) for _ in range(9000)]
+    frame = pandas.DataFrame({"text": texts, "label": rng.integers(0, 3, 9000), "rest": 0.0})
+    frame["name"] = pandas.Categorical.from_codes(frame["label"], ["x", "y", "z"]).astype(str)
+    frame.to_parquet(tmp_path / "a.parquet", row_group_size=4000)
+    whole = pandas.read_parquet(tmp_path / "a.parquet")
+    for label in ("label", "name"):
+        found = read_data(f"parquet:{tmp_path / 'a.parquet'}#text,{label}")
+        assert list(found.inputs) == whole["text"].tolist()
+        assert found.labels.tolist() == whole[label].tolist()
