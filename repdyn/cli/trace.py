@@ -95,7 +95,7 @@ def trace(
     started = time.perf_counter()
 
     def traced(found: Data, resume: bool) -> RepresentationPaths:
-        return repdyn.trace(
+        paths: RepresentationPaths = repdyn.trace(
             subject if engine is None else model,
             found.inputs,
             labels=found.labels,
@@ -106,6 +106,7 @@ def trace(
             meta={"skipped": dict(found.skipped)} if found.skipped else None,
             **how,
         )
+        return paths
 
     try:
         paths = traced(found, resume)
