@@ -276,7 +276,9 @@ def _exchanged(
         ours = first[rows]
         best = [np.take_along_axis(values, side.argmax(axis=1)[:, None], axis=1) for side in (ours, ~ours)]
         # An attractor whose nearest samples are all of one half has no second: the last is near enough.
-        best = [np.where(s.any(axis=1, keepdims=True), b, values[:, -1:]) for b, s in zip(best, (ours, ~ours))]
+        best = [
+            np.where(s.any(axis=1, keepdims=True), b, values[:, -1:]) for b, s in zip(best, (ours, ~ours))
+        ]
         return float((best[0] - best[1]).mean())
 
     own = np.arange(len(bank)) < half
