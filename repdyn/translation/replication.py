@@ -35,6 +35,9 @@ FOLLOWED = 4
 MOST_HOPS = 4
 """Times that a map is exchanged for a rival that fits better."""
 
+MOST_LEAD = 20.0
+"""Larger leads, and those over no different map at all, are told as this."""
+
 ALIKE = 0.5
 """Retrieval between the halves' best candidates after which no more are tried; chance is one in 500."""
 
@@ -122,7 +125,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         "agreement with rivals": judgment.figures.expected,
         "stability across compositions": composition.stability,
         "worst stability across compositions": composition.worst,
-        "lead in standard errors": min(composition.lead, 1000.0),
+        "lead in standard errors": min(composition.lead, MOST_LEAD),
     }
     if judgment.verdict == "ambiguous":
         part, directions = settled_part(maps[-1], judgment.tied)

@@ -55,10 +55,11 @@ def translate(
     set. What it ends at is compared with rivals: maps that exchange clusters, reflect or exchange principal
     axes, or start anywhere, refined alike. A rival that fits better takes the map's place.
 
-    The verdict rests on three tests: whether maps of disjoint halves agree; whether translated points lie
-    among the real ones (:func:`~repdyn.translation.rivals.excess_distance`); and whether every map that
-    translates differently fits worse. Agreement alone shows that an answer is stable, not that it is right:
-    five clusters can be matched in 120 ways, of which one always fits best.
+    The verdict rests on four tests: whether maps of disjoint halves agree; whether translated points lie
+    among the real ones (:func:`~repdyn.translation.rivals.excess_distance`); whether every map that
+    translates differently fits worse; and whether that holds where clusters are left out or drawn again
+    (:func:`~repdyn.translation.composition.across_compositions`). Agreement alone shows that an answer is
+    stable, not that it is right: five clusters can be matched in 120 ways, of which one always fits best.
 
     Parameters
     ----------

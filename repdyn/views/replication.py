@@ -13,9 +13,22 @@ from repdyn.views.theme import ACCENT, CONTROL, describe, panels
 
 __all__ = ["replication"]
 
+COMPARES = (
+    "halves",
+    "other half",
+    "different map",
+    "other clusters",
+    "agreement with rivals",
+    "standard errors",
+)
+"""Words in the names of figures that compare maps with each other."""
+
+COUNTS = ("standard errors", "maps that fit", "settled directions")
+"""Words in the names of figures that are no shares: these have an axis of their own."""
+
 
 def replication(evidence: Mapping[str, object], verdict: str, reason: str) -> go.Figure:
-    """Figures of two maps that were fitted on disjoint halves.
+    """Figures of two maps that were fitted on disjoint halves, and of rivals.
 
     Parameters
     ----------
@@ -33,10 +46,18 @@ def replication(evidence: Mapping[str, object], verdict: str, reason: str) -> go
     if not evidence:
         raise RepdynError("replication: there is no evidence to draw; the translation was not derived")
     read = {name: estimate(value) for name, value in evidence.items()}
-    figure = panels([""], columns=1, height=200 + 34 * len(read))
-    tests = ("halves", "other half", "different map", "other clusters", "agreement with rivals")
-    compares = [any(test in name for test in tests) for name in read]
-    add_bars(figure, 1, read, [ACCENT if yes else CONTROL[0] for yes in compares])
+    counts = {name: value for name, value in read.items() if any(word in name for word in COUNTS)}
+    shares = {name: value for name, value in read.items() if name not in counts}
+    parts = [part for part in (shares, counts) if part]
+    figure = panels(
+        [""] * len(parts),
+        columns=1,
+        height=200 + 34 * len(read) + 40 * (len(parts) - 1),
+        row_heights=[len(part) for part in parts],
+    )
+    for row, part in enumerate(parts, start=1):
+        compares = [any(word in name for word in COMPARES) for name in part]
+        add_bars(figure, row, part, [ACCENT if yes else CONTROL[0] for yes in compares])
     figure.update_layout(showlegend=False, margin_l=24)
     return describe(
         figure,

@@ -464,6 +464,13 @@ def test_margins_to_rivals_compare_maps_and_their_names_are_whole() -> None:
     assert figure.layout.yaxis.ticktext[1].replace("<br>", "").split() == list(evidence)[1].split()
 
 
+def test_counts_and_standard_errors_do_not_share_an_axis_with_shares() -> None:
+    evidence = {"retrieval between halves": 0.87, "lead in standard errors": 12.0, "settled directions": 38}
+    figure = replication(evidence, "ambiguous", "another map fits as well")
+    assert [tuple(bars.x) for bars in figure.data] == [(0.87,), (12.0, 38.0)]
+    assert figure.data[0].xaxis != figure.data[1].xaxis
+
+
 def test_no_line_of_a_caption_is_wider_than_the_picture_that_plotly_exports(example) -> None:
     # 700 pixels less the margin, at 6.9 for a letter of the theme's 13-pixel sans serif.
     lines = example.layout.title.subtitle.text.split("<br>")
