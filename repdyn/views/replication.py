@@ -54,6 +54,7 @@ def replication(evidence: Mapping[str, object], verdict: str, reason: str) -> go
         columns=1,
         height=200 + 34 * len(read) + 40 * (len(parts) - 1),
         row_heights=[len(part) for part in parts],
+        vertical_spacing=0.1,
     )
     for row, part in enumerate(parts, start=1):
         compares = [any(word in name for word in COMPARES) for name in part]
