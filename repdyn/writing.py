@@ -108,8 +108,13 @@ def earlier_of(target: Path) -> Path | None:
     """Where the earlier folder is if a writer was killed while it replaced ``target``; else ``None``."""
     if target.exists():
         return None
-    found = [path for path in _siblings(target) if path.name.endswith(_EARLIER)]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+    found: list[tuple[float, Path]] = []
+    for path in _siblings(target):
+        if path.name.endswith(_EARLIER):
+            # Another writer may remove its own between the listing and this.
+            with suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime, path))
+    return max(found)[1] if found else None
 
 
 def sweep_scratch(target: Path) -> None:
