@@ -47,8 +47,8 @@ print("A", a.points, "\nB", b.points)
 # %% [markdown]
 # Without pairs there is only the shape of each space to go by: regions that lie near each other for A
 # should do so for B. `translate` matches regions of all depths at once and refines a linear map from
-# the match. Its verdict comes from doing this twice, on disjoint halves of the data: two maps that
-# are real must agree.
+# the match. Its verdict rests on four tests: maps of disjoint halves of the data agree, translated points
+# lie among the real ones, no different map fits as well, and none does where clusters are left out.
 
 # %%
 translation = repdyn.translate(a, b, seed=0)
@@ -92,8 +92,8 @@ print(nothing)
 
 # %% [markdown]
 # ## What was not found
-# Nothing in the shapeless copy: the two halves' maps do not agree, and the verdict is "not found", so
-# what was found in the real paths comes from their shape and not from the values of coordinates.
+# Nothing in the shapeless copy: different maps fit it equally well, and the verdict is "ambiguous". What
+# was found in the real paths therefore comes from their shape and not from the values of coordinates.
 #
 # Look at the identity's row before concluding much. It needs no map at all, and it is high because
 # both encoders descend from one checkpoint. `translate` never uses it, but that kinship makes their
