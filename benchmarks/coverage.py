@@ -23,11 +23,8 @@ from scipy import stats
 from repdyn.disentangle.metrics import SwapTable, published_score, strict_score
 from repdyn.intervals import (
     Estimate,
-    auroc_interval,
     bootstrap_mean,
     difference_interval,
-    passing_interval,
-    precision_interval,
     ratio_interval,
     share_interval,
 )
@@ -35,6 +32,7 @@ from repdyn.ood import DriftMonitor, PathDetector
 from repdyn.ood.comparison import compare
 from repdyn.ood.controls import IN_DISTRIBUTION
 from repdyn.paths import RepresentationPaths
+from repdyn.ranking import auroc_interval, passing_interval, precision_interval
 
 SIZES = (20, 50, 200, 1000, 5000)
 TRUTHS = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)

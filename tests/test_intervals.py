@@ -8,17 +8,15 @@ from sklearn.metrics import roc_auc_score
 from repdyn.errors import RepdynError
 from repdyn.intervals import (
     Estimate,
-    auroc_interval,
     bootstrap,
     bootstrap_mean,
     bounded_interval,
     difference_interval,
     mean_of_groups,
-    passing_interval,
-    precision_interval,
     ratio_interval,
     share_interval,
 )
+from repdyn.ranking import auroc_interval, passing_interval, precision_interval
 
 
 def test_interval_of_a_mean_matches_the_normal_theory():

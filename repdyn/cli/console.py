@@ -16,7 +16,7 @@ from repdyn.cli.manners import asked, forget_all, note_verdicts, unfounded
 from repdyn.errors import RepdynError
 from repdyn.writing import whole_file
 
-__all__ = ["CRASHED", "run", "say", "table", "write_json"]
+__all__ = ["CRASHED", "run", "say", "say_of_translation", "table", "write_json"]
 
 CRASHED = 70
 """Exit status of an error that is repdyn's own: EX_SOFTWARE of sysexits.h."""
@@ -29,6 +29,11 @@ def say(text: str) -> None:
     """
     if not asked("quiet"):
         print(text, flush=True, file=sys.stderr if asked("json on stdout") else sys.stdout)
+
+
+def say_of_translation(verdict: str, reason: str) -> None:
+    """Print the verdict of a translation that is used, with the reason unless it was found."""
+    say("translation: found" if verdict == "found" else f"careful: the translation is {verdict!r}: {reason}")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> None:

@@ -40,7 +40,7 @@ def stitch(
     import numpy as np
 
     import repdyn
-    from repdyn.cli.console import say, write_json
+    from repdyn.cli.console import say, say_of_translation, write_json
     from repdyn.cli.data import read_data
     from repdyn.cli.manners import refuse_existing
     from repdyn.errors import RepdynError
@@ -74,8 +74,5 @@ def stitch(
             with whole_file(logits) as scratch, scratch.open("wb") as file:
                 np.save(file, answers)
             say(f"logits are in {logits}")
-    if map_ab.verdict == "found":
-        say("translation: found")
-    else:
-        say(f"careful: the translation is {map_ab.verdict!r}: {map_ab.reason}")
+    say_of_translation(map_ab.verdict, map_ab.reason)
     write_json(json, figures)

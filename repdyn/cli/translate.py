@@ -85,15 +85,14 @@ def translate(
 
 def _applied(translation: Path, source: Path, out: Path, column: str | None) -> dict[str, Any]:
     """Translate a file; a translation that was not found is applied too, but never silently."""
-    from repdyn.cli.console import say
+    from repdyn.cli.console import say, say_of_translation
     from repdyn.cli.embeddings import translate_file
     from repdyn.translation import LinearTranslation
 
     t = LinearTranslation.load(translation)
     count = translate_file(t, source, out, column)
     say(f"{count} vectors of width {t.matrix.shape[0]} are now of width {t.matrix.shape[1]}, in {out}")
-    if t.verdict != "found":
-        say(f"careful: the translation is {t.verdict!r}: {t.reason}")
+    say_of_translation(t.verdict, t.reason)
     return {"vectors": count, "verdict": t.verdict}
 
 

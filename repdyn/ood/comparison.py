@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 
 from repdyn.intervals import (
     Estimate,
-    auroc_interval,
     bounded_interval,
     difference_interval,
-    passing_interval,
-    precision_interval,
 )
 from repdyn.ood.controls import IN_DISTRIBUTION
 from repdyn.ood.metrics import TRUE_POSITIVE_RATE, Positive, separation
 from repdyn.progress import track
+from repdyn.ranking import auroc_interval, passing_interval, precision_interval
 
 __all__ = ["MEAN", "Comparison", "Judgement", "compare"]
 

@@ -61,15 +61,12 @@ class Composition:
     stability
         Retrieval between the translations of the map and of its fits on samples of other compositions,
         mean over these.
-    worst
-        The least of them.
     lead
         Margin of the best different map over its standard error, by a bootstrap of clusters on both sides;
         infinite where no map is different.
     """
 
     stability: float
-    worst: float
     lead: float
 
 
@@ -91,7 +88,7 @@ def across_compositions(
     own
         The map.
     different
-        Rivals that translate items differently.
+        Rivals that translate items or clusters differently.
     seed
         Of everything drawn.
     fixed
@@ -123,9 +120,8 @@ def across_compositions(
             pairs,
         )
         agreements.append(retrieval(unit_rows(probes @ again[-1]), moved))
-    return Composition(
-        float(np.mean(agreements)), min(agreements), _lead(a, b, labels, own, different, generator, settings)
-    )
+    lead = _lead(a, b, labels, own, different, generator, settings)
+    return Composition(float(np.mean(agreements)), lead)
 
 
 def _lead(

@@ -20,11 +20,11 @@ FAR = 10.0
 the length and the axes."""
 
 WIDE = 100.0
-"""Variance of an outlier axis over that of all narrower axes together. Natural spectra do not fall so fast:
-the first axis of the models in docs/translation.md holds 2 to 40 % of the variance."""
+"""Variance of an outlier axis over that of all narrower axes together. None of the 45 points of MiniLM-L6,
+paraphrase-L3 and two CIFAR ResNets has such an axis: their clouds are as they were."""
 
 MOST_WIDE = 0.01
-"""Share of the axes, or one, that may be outliers. Language models have one to five such coordinates."""
+"""Share of the axes that may be outliers, one at least."""
 
 NOTHING = 1e-12
 """Share of the variance below which what is left is rounding."""

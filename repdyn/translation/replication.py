@@ -124,7 +124,6 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         "margin of the best map of other clusters": judgment.figures.cluster_margin,
         "agreement with rivals": judgment.figures.expected,
         "stability across compositions": composition.stability,
-        "worst stability across compositions": composition.worst,
         "lead in standard errors": min(composition.lead, MOST_LEAD),
     }
     if judgment.verdict == "ambiguous":

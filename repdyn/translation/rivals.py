@@ -197,7 +197,7 @@ def rivals(
     minor = 0
     for _, name, got in screened:
         moved = unit_rows(probes @ got[-1])
-        same = max((retrieval(moved, other) for other in (best, *seen)), default=0.0)
+        same = max(retrieval(moved, other) for other in (best, *seen))
         if same < settings.different and len(found) - minor < settings.polished:
             seen.append(moved)
         elif name == MINOR and minor < settings.minor:

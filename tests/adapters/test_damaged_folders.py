@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,6 +124,8 @@ def test_names_of_classes_that_are_none_change_nothing(folder):
 
 
 def test_damaged_prompts_are_not_used(folder):
+    expected = repdyn.trace(repdyn.load(f"hf:{folder}"), ["abc", "de"])
     for odd in ('{"prompts": 3}', '{"prompts": {"q": "ab"}, "default_prompt_name": ["q"]}'):
         (folder / "config_sentence_transformers.json").write_text(odd)
-        repdyn.load(f"hf:{folder}")
+        found = repdyn.trace(repdyn.load(f"hf:{folder}"), ["abc", "de"])
+        np.testing.assert_array_equal(found[found.points[-1]], expected[expected.points[-1]])

@@ -10,8 +10,8 @@ from repdyn.translation.rivals import Rival, excess_distance
 from repdyn.translation.verdict import judge, settled_part
 
 WIDTH = 8
-STEADY = Composition(stability=0.95, worst=0.9, lead=6.0)
-LEVEL = Composition(stability=0.95, worst=0.9, lead=0.5)
+STEADY = Composition(stability=0.95, lead=6.0)
+LEVEL = Composition(stability=0.95, lead=0.5)
 
 
 def rotation(seed: int, width: int = WIDTH) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_items_that_turned_minor_axes_leave_open_are_not_found() -> None:
 
 def test_a_margin_within_the_error_of_the_clusters_is_inconclusive() -> None:
     own, others = rival(1.05, 1.0, 1.0), [rival(1.4, 0.1)]
-    unsure = judge(0.9, own, others, Composition(stability=0.95, worst=0.9, lead=1.0))
+    unsure = judge(0.9, own, others, Composition(stability=0.95, lead=1.0))
     sure = judge(0.9, own, others, STEADY)
     assert (unsure.verdict, sure.verdict) == ("inconclusive", "found")
     assert unsure.confidence.value < sure.confidence.value
