@@ -45,6 +45,8 @@ class VerdictSettings:
         Share of the excess distance by which the best different map must be worse, for a map to be unique.
     lead
         Standard errors by which it must be worse, under a bootstrap of clusters.
+    clear_lead
+        Standard errors from which on a smaller margin will do, where points lie among the real ones.
     settled
         Agreement with all maps that fit, from which on items are settled. Below it clusters may be.
     beside
@@ -66,6 +68,7 @@ class VerdictSettings:
     different_clusters: float = 0.8
     margin: float = 0.035
     lead: float = 2.0
+    clear_lead: float = 5.0
     settled: float = 0.85
     beside: float = 1.4
     found: float = 0.5
@@ -188,8 +191,9 @@ def judge(
         "ambiguous": f"{len(tied)} different maps fit as well within the noise",
         "not found": "no map brings the two together better than different ones do",
     }
-    beside = f"the best different map is {margin:+.1%} beside it"
-    if margin >= 1:
+    nearest = min(margin, clusters)
+    beside = f"the best different map is {nearest:+.1%} beside it"
+    if nearest >= 1:
         beside = "no different map comes near"
     reason = (
         f"{reasons[verdict]}: translated points lie {own.excess:.2f} times as far from real ones as these "
@@ -201,12 +205,15 @@ def judge(
 
 def verdict_of(figures: Figures, settings: VerdictSettings = DEFAULT) -> str:
     """The verdict by the figures alone."""
-    if min(figures.margin, figures.cluster_margin) >= settings.margin:
-        if figures.expected < settings.settled and figures.excess < settings.beside:
+    margin = min(figures.margin, figures.cluster_margin)
+    settled, beside = figures.expected >= settings.settled, figures.excess >= settings.beside
+    clear = margin > 0 and figures.lead >= settings.clear_lead and not beside
+    if margin >= settings.margin or clear:
+        if not settled and not beside:
             return "neighbourhoods"
         sure = figures.lead >= settings.lead and confidence_of(figures, settings).value >= settings.found
-        return "found" if sure else "inconclusive"
-    if figures.excess >= settings.beside:
+        return "found" if sure and settled else "inconclusive"
+    if beside:
         return "not found"
     return "neighbourhoods" if figures.cluster_margin >= settings.margin else "ambiguous"
 

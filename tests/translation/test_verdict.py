@@ -75,6 +75,15 @@ def test_items_that_turned_minor_axes_leave_open_are_not_found() -> None:
     assert judge(0.9, own, [*turned, rival(1.5, 0.1)], STEADY).verdict == "neighbourhoods"
 
 
+def test_a_small_margin_will_do_where_it_is_far_beyond_the_noise() -> None:
+    """Documentation strings of two encoders: points near borders change cluster, and the margin is 3.4 %."""
+    own, others = rival(1.21, 1.0, 1.0), [rival(1.21 * 1.034, 0.75, 0.78), rival(2.5, 0.1)]
+    clear = judge(0.97, own, others, Composition(stability=0.8, lead=12.0))
+    assert clear.verdict == "found"
+    assert "+3.4%" in clear.reason
+    assert judge(0.97, own, others, Composition(stability=0.8, lead=1.0)).verdict == "ambiguous"
+
+
 def test_a_margin_within_the_error_of_the_clusters_is_inconclusive() -> None:
     own, others = rival(1.05, 1.0, 1.0), [rival(1.4, 0.1)]
     unsure = judge(0.9, own, others, Composition(stability=0.95, lead=1.0))
