@@ -43,7 +43,7 @@ __all__ = ["Walk"]
 MODEL_A, MODEL_B = "packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2"
 FITTED, HELD_OUT, FOREIGN = 4000, 1000, 500  # passages: for each model, for nobody, unlike them
 PAIRED = 2000  # passages that B reads as well, for the paired ceiling alone
-EPOCHS = 30  # half the default: the demo has four minutes
+EPOCHS = 30  # half the default: the demo is to take minutes
 STARTS = 500  # of the field: enough to see its attractors, few enough for seconds
 STEPS_OF_THE_FIELD = 1000
 
