@@ -1,0 +1,178 @@
+"""Devices: where a model or a tensor is, and calls that answer where and in what type they were asked.
+
+The one module that moves tensors between devices. A user's model stays where it is, unless a function takes
+``device=``; what a function is given is moved to the model once, and its answer is moved back once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repdyn.errors import RepdynError
+from repdyn.reading import as_array
+
+__all__ = ["call", "check_device", "device_of", "dtype_of", "to", "widest"]
+
+CPU = torch.device("cpu")
+
+
+def device_of(holder: Any) -> torch.device:
+    """Where a tensor or a module is; the CPU for whatever says nothing of a device.
+
+    Parameters
+    ----------
+    holder
+        A tensor, a module (the device of its first weight or buffer), or anything else. Where accelerate
+        keeps weights elsewhere until they are needed (a device map), the device on which it runs the first
+        part of the module.
+
+    Returns
+    -------
+    torch.device
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> device_of(nn.Linear(2, 2)), device_of(np.zeros(3))
+    (device(type='cpu'), device(type='cpu'))
+    """
+    if isinstance(holder, Tensor):
+        return holder.device
+    if not isinstance(holder, nn.Module):
+        return CPU
+    for tensor in [*holder.parameters(), *holder.buffers()]:
+        if tensor.device.type != "meta":
+            return tensor.device
+        break
+    for part in holder.modules():
+        placed = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if placed is not None:
+            return torch.device(placed)
+    return CPU
+
+
+def dtype_of(holder: Any) -> torch.dtype | None:
+    """The type of a tensor, or of a module's first floating-point weight; None where there is none.
+
+    Examples
+    --------
+    >>> dtype_of(nn.Linear(2, 2).double())
+    torch.float64
+    """
+    if isinstance(holder, Tensor):
+        return holder.dtype
+    if not isinstance(holder, nn.Module):
+        return None
+    for parameter in holder.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return None
+
+
+def to(value: Any, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Any:
+    """Move all tensors in a value, whatever holds them.
+
+    Parameters
+    ----------
+    value
+        A tensor, or mappings, tuples and lists of such; everything else is passed on as it is.
+    device
+        Where to; None leaves tensors where they are.
+    dtype
+        What floating-point tensors become; integers and booleans keep their type. None keeps every type.
+        float64 becomes :func:`widest` on a device without it.
+
+    Examples
+    --------
+    >>> to({"ids": torch.arange(2), "x": torch.ones(2)}, "cpu", torch.float64)["x"].dtype
+    torch.float64
+    """
+    if isinstance(value, Tensor):
+        kept = value.dtype if dtype is None or not value.is_floating_point() else dtype
+        if device is not None and kept == torch.float64:
+            kept = widest(torch.device(device))
+        return value.to(device=device, dtype=kept)
+    if isinstance(value, Mapping):
+        return {name: to(part, device, dtype) for name, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(to(part, device, dtype) for part in value))
+    if isinstance(value, tuple | list):
+        return type(value)(to(part, device, dtype) for part in value)
+    return value
+
+
+def call(module: Callable[[Tensor], Any], x: Any) -> Any:
+    """Call a module where it is, and answer where, and in what type, the input was.
+
+    Parameters
+    ----------
+    module
+        From a tensor to a tensor. A function that is no module says nothing of its device or type: the input
+        reaches it as it is.
+    x
+        A tensor, of any device and floating-point type; or an array, which is answered by an array. An
+        integer input reaches the module as it is.
+
+    Returns
+    -------
+    Tensor or numpy.ndarray
+        On the device of ``x``; in its type where both are floating point. Gradients flow from it to ``x``.
+
+    Examples
+    --------
+    >>> call(nn.Linear(2, 3), torch.ones(4, 2, dtype=torch.float64)).dtype
+    torch.float64
+    >>> import numpy as np
+    >>> type(call(nn.Linear(2, 3), np.ones((4, 2)))).__name__
+    'ndarray'
+    """
+    if not isinstance(x, Tensor):
+        with torch.no_grad():
+            return as_array(call(module, torch.as_tensor(as_array(x))))
+    moved = x
+    if isinstance(module, nn.Module):
+        moved = to(x, device_of(module), dtype_of(module))
+    answer = module(moved)
+    if not isinstance(answer, Tensor):
+        return answer
+    both = x.is_floating_point() and answer.is_floating_point()
+    return to(answer, x.device, x.dtype if both else None)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no wider type (Apple's MPS).
+
+    Examples
+    --------
+    >>> widest(torch.device("mps")), widest(torch.device("cpu"))
+    (torch.float32, torch.float64)
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def check_device(device: torch.device | str, name: str = "device") -> torch.device:
+    """A device that can be used here.
+
+    Raises
+    ------
+    RepdynError
+        If there is no such device, with torch's reason.
+
+    Examples
+    --------
+    >>> check_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise RepdynError(
+            f"{name} {str(device)!r}: cannot be used here ({reason}); give cpu, or leave it out"
+        ) from None
+    return found
