@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 
-__all__ = ["call", "check_device", "device_of", "dtype_of", "to", "widest"]
+__all__ = ["call", "check_device", "device_of", "double", "dtype_of", "to", "widest"]
 
 CPU = torch.device("cpu")
+WITHOUT_DOUBLE = {"mps"}
+"""Types of device that have no float64."""
 
 
-def device_of(holder: Any) -> torch.device:
-    """Where a tensor or a module is; the CPU for whatever says nothing of a device.
+def device_of(holder: Any, default: torch.device = CPU) -> torch.device:
+    """Where a tensor or a module is.
 
     Parameters
     ----------
@@ -29,6 +31,8 @@ def device_of(holder: Any) -> torch.device:
         A tensor, a module (the device of its first weight or buffer), or anything else. Where accelerate
         keeps weights elsewhere until they are needed (a device map), the device on which it runs the first
         part of the module.
+    default
+        The answer for what says nothing of a device: a function, an array, a module without weights.
 
     Returns
     -------
@@ -43,7 +47,7 @@ def device_of(holder: Any) -> torch.device:
     if isinstance(holder, Tensor):
         return holder.device
     if not isinstance(holder, nn.Module):
-        return CPU
+        return default
     for tensor in [*holder.parameters(), *holder.buffers()]:
         if tensor.device.type != "meta":
             return tensor.device
@@ -52,7 +56,7 @@ def device_of(holder: Any) -> torch.device:
         placed = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
         if placed is not None:
             return torch.device(placed)
-    return CPU
+    return default
 
 
 def dtype_of(holder: Any) -> torch.dtype | None:
@@ -151,7 +155,18 @@ def widest(device: torch.device) -> torch.dtype:
     >>> widest(torch.device("mps")), widest(torch.device("cpu"))
     (torch.float32, torch.float64)
     """
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float32 if device.type in WITHOUT_DOUBLE else torch.float64
+
+
+def double(x: Tensor) -> Tensor:
+    """A tensor in the widest type of its device, on which it stays.
+
+    Examples
+    --------
+    >>> double(torch.ones(1)).dtype
+    torch.float64
+    """
+    return x.to(widest(x.device))
 
 
 def check_device(device: torch.device | str, name: str = "device") -> torch.device:

@@ -212,7 +212,7 @@ def align_fields(
     Schönemann (1966). A generalized solution of the orthogonal Procrustes problem. Psychometrika 31.
     Vinh, Epps, Bailey (2010). Information theoretic measures for clusterings comparison. JMLR 11.
     """
-    a, b = check_starts(codes_a, 1.0, 1), check_starts(codes_b, 1.0, 1)
+    a, b = check_starts(field_a, codes_a, 1.0, 1), check_starts(field_b, codes_b, 1.0, 1)
     a, b = widened(field_a, a), widened(field_b, b)
     if len(a) != len(b) or len(a) < 8:
         raise RepdynError(f"codes: need the same samples in both, at least 8, got {len(a)} and {len(b)}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from repdyn.devices import double
 from repdyn.fields.field import LatentField
 
 __all__ = ["anderson", "decay"]
@@ -124,13 +125,13 @@ def _combine(images: list[Tensor], velocities: list[Tensor]) -> Tensor:
     newest = images[-1]
     if len(images) == 1:
         return newest
-    difference = torch.stack([velocities[-1] - v for v in velocities[:-1]], dim=2).double()
+    difference = double(torch.stack([velocities[-1] - v for v in velocities[:-1]], dim=2))
     gram = difference.transpose(1, 2) @ difference
     trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     ridge = (RIDGE * trace).clamp_min(torch.finfo(gram.dtype).tiny) * eye
-    target = difference.transpose(1, 2) @ velocities[-1].double()[:, :, None]
+    target = difference.transpose(1, 2) @ double(velocities[-1])[:, :, None]
     weights = torch.linalg.solve(gram + ridge, target)
-    moved = torch.stack([newest - x for x in images[:-1]], dim=2).double() @ weights
+    moved = double(torch.stack([newest - x for x in images[:-1]], dim=2)) @ weights
     combined: Tensor = newest - moved[:, :, 0].to(newest.dtype)
     return combined

@@ -61,7 +61,7 @@ def assign_basins(field: LatentField, attractors: Attractors, z: Any) -> NDArray
     >>> found.assign(field, torch.tensor([[2.0], [-3.0]])).tolist()
     [0, 1]
     """
-    new = widened(field, check_starts(z, attractors.tolerance, attractors.max_steps))
+    new = widened(field, check_starts(field, z, attractors.tolerance, attractors.max_steps))
     width = attractors.starts.shape[1]
     if new.shape[1] != width:
         raise RepdynError(f"z: points of {new.shape[1]} dimensions, but the attractors have {width}")

@@ -15,6 +15,7 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays
 from repdyn.fields.status import STATUSES
 from repdyn.intervals import Estimate
+from repdyn.reading import as_array
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -305,11 +306,8 @@ def starting_with(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str,
 
 def _orbits(field: LatentField, starts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Some starts' trajectories, ``(S, n, d)``: enough to see the flow, few enough to follow each."""
-    import torch
-
-    with torch.no_grad():
-        orbit = field.trajectory(torch.as_tensor(starts[:40], dtype=torch.float32), steps=60)
-    places = orbit.double().cpu().numpy().transpose(1, 0, 2)
+    orbit = field.trajectory(field.place(starts[:40].astype(np.float32)), steps=60)
+    places = as_array(orbit, np.float64).transpose(1, 0, 2)
     # One that leaves for good would take the axes with it: it is drawn until it has left.
     away = np.abs(places - starts.mean(axis=0)).max(axis=2) > 4 * np.abs(starts - starts.mean(axis=0)).max()
     gone = np.logical_or.accumulate(away | ~np.isfinite(places).all(axis=2), axis=1)
@@ -318,12 +316,9 @@ def _orbits(field: LatentField, starts: NDArray[np.float64]) -> NDArray[np.float
 
 def _arrows(field: LatentField, starts: NDArray[np.float64]) -> Arrows:
     """Places on a grid around the starts, and the velocity there: ``(x, y, u, v)``."""
-    import torch
-
     axes = [np.linspace(low, high, 18) for low, high in zip(starts.min(axis=0), starts.max(axis=0))]
     grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, starts.shape[1])
-    with torch.no_grad():
-        moved = field.velocity(torch.as_tensor(grid, dtype=torch.float32)).double().cpu().numpy()
+    moved = as_array(field.velocity(field.place(grid.astype(np.float32))), np.float64)
     flat = [np.concatenate([x, np.zeros((len(x), 2 - x.shape[1]))], axis=1) for x in (grid, moved)]
     return flat[0][:, 0], flat[0][:, 1], flat[1][:, 0], flat[1][:, 1]
 

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.devices import double, widest
 from repdyn.fields.field import LatentField
 from repdyn.fields.verifying import CERTAIN, MARGIN, MERGE, MULTIPLIERS
+from repdyn.reading import as_array
 
 __all__ = ["Cycle", "period_of", "polish_cycle"]
 
@@ -101,15 +103,16 @@ def polish_cycle(field: LatentField, start: Tensor, period: int, scale: float) -
         best, length, turn = point, residual, jacobian
         if residual <= 16 * eps * (float(point.norm()) + scale):
             break
-        system = torch.eye(d, dtype=torch.float64, device=start.device) - jacobian.double()
+        unit = torch.eye(d, dtype=widest(start.device), device=start.device)
+        system = unit - double(jacobian)
         # Ridged, so that a nearly neutral direction is not inverted into a leap.
         step = torch.linalg.solve(
-            system.T @ system + 1e-12 * torch.eye(d, dtype=torch.float64, device=start.device),
-            system.T @ (image - point).double(),
+            system.T @ system + 1e-12 * unit,
+            system.T @ double(image - point),
         )
         point = point + step.to(start.dtype)
-    multipliers = torch.linalg.eigvals(turn.double())
-    multipliers = multipliers[multipliers.abs().argsort(descending=True)][:MULTIPLIERS].cpu().numpy()
+    multipliers = np.linalg.eigvals(as_array(turn, np.float64)).astype(np.complex128)
+    multipliers = multipliers[np.argsort(-abs(multipliers), kind="stable")][:MULTIPLIERS]
     leading = float(abs(multipliers[0]))
     later = field.power(TURNS * period)(start[None])[0]
     before, after = float((start - best).norm()), float((later - best).norm())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from repdyn.devices import device_of, to, widest
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 if TYPE_CHECKING:
     from repdyn.fields.attractors import Attractors
@@ -26,8 +29,7 @@ class LatentField:
 
     for an auto-encoder with encoder :math:`E` and decoder :math:`D`. Any batched map
     ``(N, d) -> (N, d)`` in which no sample depends on another will do. Precision and device follow the
-    input; nothing is differentiated except by
-    :meth:`jvp` and what rests on it.
+    input; nothing is differentiated except by :meth:`jvp` and what rests on it.
 
     Parameters
     ----------
@@ -52,6 +54,7 @@ class LatentField:
         self.encode: Callable[[Tensor], Tensor] | None = None
         self.decode: Callable[[Tensor], Tensor] | None = None
         self._differentiable: bool | None = None
+        self._last_seen = torch.device("cpu")
 
     @classmethod
     def from_autoencoder(
@@ -73,8 +76,36 @@ class LatentField:
         field.encode, field.decode = encode, decode
         return field
 
+    @property
+    def device(self) -> torch.device:
+        """Where the map computes: the device of its weights, else of the points that it was last given."""
+        return self._weights_device() or self._last_seen
+
+    def place(self, x: Any) -> Tensor:
+        """Values, out of any graph, where the map computes.
+
+        Parameters
+        ----------
+        x
+            A tensor of any device, or an array. Where the map has no weights that say where it computes, a
+            tensor stays where it is.
+        """
+        if isinstance(x, Tensor):
+            return to(x.detach(), self._weights_device())  # type: ignore[no-any-return]
+        return torch.as_tensor(as_array(x)).to(self.device)
+
+    def _weights_device(self) -> torch.device | None:
+        for part in (self.step, self.encode, self.decode):
+            if (
+                isinstance(part, nn.Module)
+                and next(chain(part.parameters(), part.buffers()), None) is not None
+            ):
+                return device_of(part)
+        return None
+
     def __call__(self, z: Tensor) -> Tensor:
         """Apply the map once, ``(N, d) -> (N, d)``."""
+        self._last_seen = z.device
         with torch.no_grad():
             image = self.step(z)
         if not isinstance(image, Tensor) or image.shape != z.shape:
@@ -222,7 +253,7 @@ class LatentField:
 
         if steps < 16:
             raise RepdynError(f"steps: an exponent's interval needs at least 16, got {steps}")
-        return lyapunov_exponents(follow_orbits(self, z, steps, seed=seed).growth.cpu().numpy())
+        return lyapunov_exponents(as_array(follow_orbits(self, z, steps, seed=seed).growth))
 
     def power(self, period: int) -> LatentField:
         """The field of the map applied ``period`` times: a cycle of the map is a fixed point of it."""
@@ -235,13 +266,15 @@ class LatentField:
         return self if period == 1 else LatentField(repeated)
 
     def double(self, like: Tensor) -> LatentField | None:
-        """This field in 64-bit precision, or None where the map does not allow it.
+        """This field in 64-bit precision, or None where the map, or its device, does not allow it.
 
         Parameters
         ----------
         like
             Some points, shape ``(N, d)``, to try it on.
         """
+        if widest(like.device) != torch.float64:
+            return None
         candidates: list[Callable[[Tensor], Tensor]] = [self.step]
         if isinstance(self.step, nn.Module):
             candidates.insert(0, copy.deepcopy(self.step).double())

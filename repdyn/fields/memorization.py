@@ -14,7 +14,7 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
-from repdyn.fields.starts import as_tensor, to_numpy, widened
+from repdyn.fields.starts import to_numpy, widened
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.repeats import groups_of_equal_rows
 
@@ -194,7 +194,7 @@ def memorization(
     """
     if field.encode is None or field.decode is None:
         raise RepdynError("field: has no encoder and decoder; make it with LatentField.from_autoencoder")
-    train, test = (widened(field.encode, as_tensor(x)) for x in (train, test))
+    train, test = (widened(field.encode, field.place(x)) for x in (train, test))
     if len(train) == 0 or len(test) == 0:
         raise RepdynError(f"train, test: need samples, got {len(train)} and {len(test)}")
     # Equal samples are looked at once: copies would narrow the intervals and fill a bank.

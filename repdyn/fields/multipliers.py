@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from repdyn.devices import double, to, widest
 from repdyn.fields.field import LatentField
 
 __all__ = ["arnoldi", "leading_multipliers", "observed_rate"]
@@ -40,14 +41,15 @@ def arnoldi(field: LatentField, z: Tensor, start: Tensor, m: int) -> tuple[Tenso
         Shapes ``(A, m + 1, d)`` and ``(A, m + 1, m)``, float64.
     """
     count, d = z.shape
-    basis = torch.zeros((count, m + 1, d), dtype=torch.float64, device=z.device)
-    hessenberg = torch.zeros((count, m + 1, m), dtype=torch.float64, device=z.device)
+    wide = widest(z.device)
+    basis = torch.zeros((count, m + 1, d), dtype=wide, device=z.device)
+    hessenberg = torch.zeros((count, m + 1, m), dtype=wide, device=z.device)
     generator = torch.Generator().manual_seed(0)
-    first = start.double()
+    first = double(start)
     basis[:, 0] = first / first.norm(dim=1, keepdim=True).clamp_min(1e-300)
     _, apply = field.linearize(z)
     for k in range(m):
-        product = apply(basis[:, k].to(z.dtype)).double()
+        product = double(apply(basis[:, k].to(z.dtype)))
         size = product.norm(dim=1)
         # Twice is enough: a second orthogonalisation restores what cancellation lost.
         for _ in range(2):
@@ -58,7 +60,7 @@ def arnoldi(field: LatentField, z: Tensor, start: Tensor, m: int) -> tuple[Tenso
         # An exhausted Krylov space goes on from a fresh direction, with nothing leaking into it.
         spent = rest <= 1e-12 * size.clamp_min(1e-300)
         if bool(spent.any()) and k + 1 < d:
-            fresh = torch.randn((count, d), generator=generator, dtype=torch.float64).to(z.device)
+            fresh = to(torch.randn((count, d), generator=generator, dtype=torch.float64), z.device)
             for _ in range(2):
                 overlap = (basis[:, : k + 1] @ fresh[:, :, None])[:, :, 0]
                 fresh = fresh - (overlap[:, None] @ basis[:, : k + 1])[:, 0]
@@ -102,15 +104,16 @@ def leading_multipliers(field: LatentField, z: Tensor, count: int = 6, *, seed: 
     d = z.shape[1]
     m = min(KRYLOV, d)
     generator = torch.Generator().manual_seed(seed)
-    direction = torch.randn(d, generator=generator, dtype=torch.float64).to(z.device)
-    found = torch.zeros((len(z), min(count, d)), dtype=torch.complex128, device=z.device)
+    direction = to(torch.randn(d, generator=generator, dtype=torch.float64), z.device)
+    found = torch.zeros((len(z), min(count, d)), dtype=torch.complex128)
     size = max(1, BLOCK // ((m + 1) * d))
     for block in (slice(i, i + size) for i in range(0, len(z), size)):
         _, hessenberg = arnoldi(field, z[block], direction.expand(len(z[block]), d), m)
-        values = torch.linalg.eigvals(hessenberg[:, :m])
+        # Small, many and not symmetric: the host is the faster, and MPS has no such function.
+        values = torch.linalg.eigvals(hessenberg[:, :m].cpu().double())
         order = values.abs().argsort(dim=1, descending=True)
         found[block] = values.gather(1, order)[:, : found.shape[1]]
-    return found
+    return found.to(z.device, torch.complex64 if widest(z.device) == torch.float32 else None)
 
 
 def observed_rate(field: LatentField, z: Tensor, scale: float, turns: int = 40, *, seed: int = 0) -> Tensor:
@@ -154,8 +157,8 @@ def observed_rate(field: LatentField, z: Tensor, scale: float, turns: int = 40, 
     for _ in range(turns):
         moved = field(moved)
         distance.append((moved - z).norm(dim=1))
-    table = torch.stack(distance).double()
-    floor = 1e3 * torch.finfo(z.dtype).eps * (z.norm(dim=1).double() + scale)
+    table = double(torch.stack(distance))
+    floor = 1e3 * torch.finfo(z.dtype).eps * (double(z.norm(dim=1)) + scale)
     # The last step before the distance first drowns in rounding.
     last = (table > floor).long().cumprod(dim=0).sum(dim=0) - 1
     first = last // 2

@@ -17,7 +17,7 @@ from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.field import LatentField
 from repdyn.fields.merging import merge_points
-from repdyn.fields.starts import as_tensor, to_numpy, widened
+from repdyn.fields.starts import to_numpy, widened
 from repdyn.fields.verifying import MERGE
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
@@ -173,7 +173,7 @@ def probe_without_data(
     Fumero et al. (2025), arXiv 2505.22785, section 5; Pati, Rezaiifar, Krishnaprasad (1993). Orthogonal
     matching pursuit.
     """
-    targets = widened(field, as_tensor(targets))
+    targets = widened(field, field.place(targets))
     if targets.ndim != 2 or len(targets) < 4:
         raise RepdynError(f"targets: must have shape (M, d) with M at least 4, got {tuple(targets.shape)}")
     d = targets.shape[1]

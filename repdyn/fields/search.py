@@ -91,7 +91,7 @@ def find_attractors(
     """
     if solver not in SOLVERS:
         raise RepdynError(f"solver: there is no {solver!r}; {nearest_names(solver, SOLVERS)}")
-    starts = widened(field, check_starts(z0, tol, max_steps))
+    starts = widened(field, check_starts(field, z0, tol, max_steps))
     units = units_of(starts)
     if units is not None:
         found = _found(in_units(field, units), starts / units, solver, tol, max_steps, seed)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.devices import double
 from repdyn.errors import RepdynError
 from repdyn.fields.field import LatentField
 from repdyn.reading import as_array
@@ -17,9 +18,9 @@ from repdyn.reading import as_array
 __all__ = ["as_tensor", "check_map", "check_starts", "geometry_of", "to_index", "to_numpy", "widened"]
 
 
-def check_starts(z0: Any, tol: float, max_steps: int) -> Tensor:
-    """The starts as a detached tensor, or an error that names what is wrong with them or the protocol."""
-    starts = as_tensor(z0)
+def check_starts(field: LatentField, z0: Any, tol: float, max_steps: int) -> Tensor:
+    """The starts where the field is, out of any graph, or an error that names what is wrong with them."""
+    starts = field.place(z0)
     if starts.ndim != 2 or 0 in starts.shape or not starts.is_floating_point():
         raise RepdynError(
             f"z0: starts must be floating point of shape (N, d), got {starts.dtype} {tuple(starts.shape)}"
@@ -56,7 +57,7 @@ def widened(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
 def geometry_of(starts: Tensor) -> tuple[Tensor, float, float]:
     """Centre, scale and reach of the starts; one start, or equal ones, give no scale but their own size."""
     centre = starts.mean(dim=0)
-    distance = (starts - centre).norm(dim=1).double()
+    distance = double((starts - centre).norm(dim=1))
     scale, reach = float(distance.square().mean().sqrt()), float(distance.max())
     if scale <= 1e-6 * float(centre.norm()) or scale == 0:
         scale = reach = float(centre.norm()) or 1.0

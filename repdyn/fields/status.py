@@ -147,7 +147,7 @@ def name_orbits(
     # scipy is half a second to import: here, not with the room.
     from scipy.spatial import cKDTree
 
-    points = orbits.points.double().cpu().numpy()
+    points = as_array(orbits.points, np.float64)
     length = np.linalg.norm(np.diff(points, axis=0), axis=2)
     half = len(length) // 2
     names, attracting = [], []

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_sizes, check_types, check_values
+from repdyn.devices import double, to
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
 from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_field
-from repdyn.fields.starts import as_tensor
+from repdyn.fields.starts import as_tensor, to_index
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, parted_by_group
 from repdyn.seeding import drawing
 
@@ -116,7 +118,9 @@ class SurrogateAutoencoder:
         self.latent_dim, self.hidden = latent_dim, tuple(hidden)
         self.penalty, self.noise, self.epochs, self.seed = penalty, noise, epochs, seed
 
-    def fit(self, paths: RepresentationPaths, point: str) -> SurrogateAutoencoder:
+    def fit(
+        self, paths: RepresentationPaths, point: str, *, device: torch.device | str | None = None
+    ) -> SurrogateAutoencoder:
         """Fit to one point of traced paths.
 
         Parameters
@@ -125,6 +129,8 @@ class SurrogateAutoencoder:
             Traced paths.
         point
             The point, whose representations must be pooled: shape ``(N, D)``.
+        device
+            Where to train, and where the networks stay; default: the CPU.
 
         Raises
         ------
@@ -150,15 +156,15 @@ class SurrogateAutoencoder:
         generator = np.random.default_rng(self.seed)
         # Equal samples are on one side: a copy of a fitted one says nothing of new ones.
         held, rest = parted_by_group(groups_of_equal_rows(x), max(4, int(HELD_OUT * len(x))), generator)
-        unit = _unit(torch.from_numpy(np.ascontiguousarray(x)))
-        fitted = unit[torch.from_numpy(rest)]
+        unit = to(_unit(torch.from_numpy(np.ascontiguousarray(x))), device)
+        fitted = unit[to_index(rest, unit)]
         self.point_, self.width_ = point, x.shape[1]
         self.shift_ = fitted.mean(dim=0)
         # Constant features would be blown up by their rounding; they get the spread of a typical one.
         spread = fitted.std(dim=0)
         self.spread_ = torch.where(spread > 1e-6 * spread.max(), spread, spread.max().clamp_min(1e-12))
         train = (fitted - self.shift_) / self.spread_
-        test = (unit[torch.from_numpy(held)] - self.shift_) / self.spread_
+        test = (unit[to_index(held, unit)] - self.shift_) / self.spread_
 
         trials: list[Trial] = []
         networks: list[tuple[nn.Sequential, nn.Sequential]] = []
@@ -191,14 +197,15 @@ class SurrogateAutoencoder:
         if rows.ndim != 2 or rows.shape[1] != self.width_:
             raise RepdynError(f"x: fitted on shape (N, {self.width_}), got {tuple(rows.shape)}")
         with torch.no_grad():
-            code: Tensor = self.encoder_(self._standardise(rows))
-        return code
+            code: Tensor = self.encoder_(self._standardise(to(rows, self.shift_.device)))
+        return code.to(rows.device) if isinstance(x, Tensor) else code
 
     def decode(self, z: Any) -> Tensor:
         """Representations ``(N, D)`` from codes; their length, which the encoder ignores, is about one."""
         with torch.no_grad():
-            rows: Tensor = self.decoder_(as_tensor(z).float()) * self.spread_ + self.shift_
-        return rows
+            code = to(as_tensor(z), self.shift_.device, torch.float32)
+            rows: Tensor = self.decoder_(code) * self.spread_ + self.shift_
+        return rows.to(z.device) if isinstance(z, Tensor) else rows
 
     def field(self) -> LatentField:
         """The latent field, in standardised features: decoded ones are not scaled to unit length again."""
@@ -227,9 +234,9 @@ class SurrogateAutoencoder:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a folder, of kind ``"surrogate"``."""
-        tensors = {"shift": self.shift_.numpy(), "spread": self.spread_.numpy()}
+        tensors = {"shift": as_array(self.shift_), "spread": as_array(self.spread_)}
         for name, network in (("encoder", self.encoder_), ("decoder", self.decoder_)):
-            tensors |= {f"{name}.{key}": value.numpy() for key, value in network.state_dict().items()}
+            tensors |= {f"{name}.{key}": as_array(value) for key, value in network.state_dict().items()}
         config = {
             "latent_dim": self.latent_dim,
             "hidden": list(self.hidden),
@@ -248,8 +255,10 @@ class SurrogateAutoencoder:
 
     @classmethod
     @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> SurrogateAutoencoder:
-        """Read what :meth:`save` wrote."""
+    def load(
+        cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
+    ) -> SurrogateAutoencoder:
+        """Read what :meth:`save` wrote, onto ``device``; default: the CPU."""
         artifact = load_artifact(path, "surrogate")
         config = artifact.config["surrogate"]
         check_values(config, **_SAVED)
@@ -275,7 +284,8 @@ class SurrogateAutoencoder:
             network.load_state_dict(state)
             if not all(parameter.isfinite().all() for parameter in network.parameters()):
                 raise ValueError(f"the weights of the {name} are not finite")
-            network.eval().requires_grad_(False)
+            network.eval().requires_grad_(False).to(device)
+        surrogate.shift_, surrogate.spread_ = to((surrogate.shift_, surrogate.spread_), device)
         return surrogate
 
     def _standardise(self, rows: Tensor) -> Tensor:
@@ -288,7 +298,7 @@ class SurrogateAutoencoder:
             return _mlp(sizes), _mlp(sizes[::-1])
 
     def _train(self, train: Tensor, penalty: float) -> tuple[nn.Sequential, nn.Sequential]:
-        encoder, decoder = self._networks()
+        encoder, decoder = (network.to(train.device) for network in self._networks())
         generator = torch.Generator().manual_seed(self.seed)
         # Fused: a step over all weights at once; the networks are small, so steps are a fifth of the time.
         weights = [*encoder.parameters(), *decoder.parameters()]
@@ -300,16 +310,16 @@ class SurrogateAutoencoder:
         variance = train.var(dim=0, correction=0).sum()
         for _ in range(self.epochs):
             order = torch.randperm(len(train), generator=generator)
-            for batch in order.chunk(batches):
+            for batch in order.to(train.device).chunk(batches):
                 clean = train[batch]
                 noisy = clean
                 if self.noise:
-                    noisy = clean + self.noise * torch.randn(clean.shape, generator=generator)
+                    noisy = clean + self.noise * torch.randn(clean.shape, generator=generator).to(clean)
                 code = encoder(noisy)
                 rebuilt = decoder(code)
                 loss = (rebuilt - clean).square().sum(dim=1).mean() / variance
                 if penalty:
-                    direction = torch.randn(code.shape, generator=generator)
+                    direction = torch.randn(code.shape, generator=generator).to(code)
                     width = REACH * code.detach().std()
                     direction = width * direction / direction.norm(dim=1, keepdim=True)
                     moved = encoder(decoder(code + direction)) - encoder(rebuilt)
@@ -321,9 +331,9 @@ class SurrogateAutoencoder:
         return encoder.eval().requires_grad_(False), decoder.eval().requires_grad_(False)
 
     def _reconstruction(self, test: Tensor) -> Estimate:
-        error = (self.decoder_(self.encoder_(test)) - test).square().sum(dim=1).numpy()
-        spread = (test - test.mean(dim=0)).square().sum(dim=1).numpy()
-        return ratio_interval(error, spread, seed=self.seed)
+        error = (self.decoder_(self.encoder_(test)) - test).square().sum(dim=1)
+        spread = (test - test.mean(dim=0)).square().sum(dim=1)
+        return ratio_interval(as_array(error), as_array(spread), seed=self.seed)
 
 
 def _between(trials: Sequence[Trial]) -> float | None:
@@ -339,7 +349,7 @@ def _between(trials: Sequence[Trial]) -> float | None:
 
 def _unit(rows: Tensor) -> Tensor:
     """Rows of length one, float32, whatever their size; a row of zeros stays one."""
-    rows = rows.double()
+    rows = double(rows)
     peak = rows.abs().amax(dim=1, keepdim=True)
     rows = rows / torch.where(peak > 0, peak, 1.0)
     length = rows.norm(dim=1, keepdim=True)

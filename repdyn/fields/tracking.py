@@ -221,9 +221,9 @@ class AttractorTracker:
 
     def _codes(self, field: LatentField) -> Tensor:
         if field.encode is None:
-            return widened(field, self.starts)
+            return widened(field, field.place(self.starts))
         with torch.no_grad():
-            return field.encode(widened(field.encode, self.starts))
+            return field.encode(widened(field.encode, field.place(self.starts)))
 
     def _continue(self, step: int, field: LatentField, found: Attractors, names: NDArray[np.int64]) -> None:
         before, old = self._found[-1], self._identity[-1]

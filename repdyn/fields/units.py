@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from repdyn.devices import double
 from repdyn.fields.field import LatentField
 
 __all__ = ["in_units", "units_of"]
@@ -21,8 +22,8 @@ def units_of(starts: Tensor) -> Tensor | None:
     A distance over all coordinates is that of the widest one: two attractors that differ in another would be
     merged, at every tolerance.
     """
-    spread = (starts - starts.mean(dim=0)).double().square().mean(dim=0).sqrt()
-    varying = spread[spread > 1e-6 * starts.double().abs().mean(dim=0)]
+    spread = double(starts - starts.mean(dim=0)).square().mean(dim=0).sqrt()
+    varying = spread[spread > 1e-6 * double(starts).abs().mean(dim=0)]
     if not len(varying):
         return None
     narrow = torch.quantile(varying, 0.25, interpolation="lower")

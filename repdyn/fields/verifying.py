@@ -13,6 +13,7 @@ from repdyn.fields.field import LatentField
 from repdyn.fields.merging import merge_points
 from repdyn.fields.multipliers import leading_multipliers
 from repdyn.fields.solvers import newton
+from repdyn.reading import as_array
 
 __all__ = ["MARGIN", "MERGE", "VerifiedPoints", "verify_points"]
 
@@ -85,7 +86,7 @@ def verify_points(
         Of the first Krylov direction.
     """
     near = MERGE * scale
-    leaders, member = merge_points(ends.double().cpu().numpy(), near, np.argsort(residual, kind="stable"))
+    leaders, member = merge_points(as_array(ends, np.float64), near, np.argsort(residual, kind="stable"))
     raw = ends[torch.from_numpy(leaders).to(ends.device)]
     eps = torch.finfo(raw.dtype).eps
     points, length = newton(field, raw)
@@ -116,9 +117,9 @@ def verify_points(
         member=member,
         points=points,
         raw=raw,
-        residual=length.double().cpu().numpy(),
-        multipliers=multipliers.cpu().numpy(),
-        stable=stable.cpu().numpy(),
-        saddle=saddle.cpu().numpy(),
-        marginal=marginal.cpu().numpy(),
+        residual=as_array(length, np.float64),
+        multipliers=as_array(multipliers, np.complex128),
+        stable=as_array(stable),
+        saddle=as_array(saddle),
+        marginal=as_array(marginal),
     )
