@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 
-__all__ = ["call", "check_device", "device_of", "double", "dtype_of", "to", "widest"]
+__all__ = ["as_given", "call", "check_device", "device_of", "double", "dtype_of", "to", "widest"]
 
 CPU = torch.device("cpu")
 WITHOUT_DOUBLE = {"mps"}
@@ -143,6 +143,22 @@ def call(module: Callable[[Tensor], Any], x: Any) -> Any:
     answer = module(moved)
     if not isinstance(answer, Tensor):
         return answer
+    both = x.is_floating_point() and answer.is_floating_point()
+    return to(answer, x.device, x.dtype if both else None)
+
+
+def as_given(found: Any, x: Any) -> Any:
+    """An answer computed as an array, as a tensor where ``x`` is one: on its device, in its type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> as_given(np.zeros(2), torch.ones(1)).dtype
+    torch.float32
+    """
+    if not isinstance(x, Tensor):
+        return found
+    answer = torch.as_tensor(as_array(found))
     both = x.is_floating_point() and answer.is_floating_point()
     return to(answer, x.device, x.dtype if both else None)
 

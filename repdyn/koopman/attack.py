@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.devices import device_of
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.koopman.checks import check_same_model
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.targets import targets
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, parted_by_group
 from repdyn.seeding import drawing
 
@@ -216,10 +218,13 @@ def attack(
         found = recovered_by_probe(
             observables[theirs], target[theirs], observables[ours], target[ours], seed, groups[ours]
         )
-        x = torch.as_tensor(np.asarray(states, dtype=np.float32))
-        start = own if own is not None else _blank(x.shape[1], int(code.max()) + 1)
+        here = device_of(edited.kae)
+        start = own if own is not None else _blank(states.shape[1], int(code.max()) + 1).to(here)
+        x = torch.as_tensor(np.asarray(states, dtype=np.float32), device=device_of(start, here))
         before = _right(start, x[ours], code[ours])
-        after = _right(fine_tuned(start, x[few], torch.from_numpy(code[few])), x[ours], code[ours])
+        after = _right(
+            fine_tuned(start, x[few], torch.from_numpy(code[few]).to(x.device)), x[ours], code[ours]
+        )
         aimed, others = target[ours], ~target[ours]
         alike = groups[ours]
         figures[name] = {
@@ -280,7 +285,7 @@ def _blank(width: int, classes: int) -> nn.Module:
 
 @torch.no_grad()
 def _right(head: nn.Module, x: torch.Tensor, code: NDArray[np.int64]) -> NDArray[np.bool_]:
-    return np.asarray(head(x).argmax(dim=-1).cpu().numpy() == code)
+    return np.asarray(as_array(head(x).argmax(dim=-1)) == code)
 
 
 def _parts(

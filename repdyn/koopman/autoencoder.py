@@ -14,7 +14,7 @@ from torch import nn
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.koopman.checks import check_fitted, check_same_model, training_paths
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.networks import Lift
+from repdyn.koopman.networks import Lift, PointDecoder, PointEncoder
 from repdyn.koopman.operators import OPERATORS, Operator
 from repdyn.koopman.pretrained import describe, restore
 from repdyn.koopman.propagation import propagate, through
@@ -147,7 +147,7 @@ class KoopmanAutoencoder(nn.Module):
         fabric
             A launched ``lightning_fabric.Fabric``: its processes share every batch, in its precision.
         device
-            Where to train; the CPU, or Fabric's, unless told.
+            Where to train; default: where it is, the CPU for one that was never fitted, or Fabric's.
 
         Returns
         -------
@@ -303,8 +303,11 @@ class KoopmanAutoencoder(nn.Module):
         # Rooms of one floor meet only when asked to.
         from repdyn.fields import LatentField
 
-        point_number(point, check_fitted(self))
-        return LatentField.from_autoencoder(lambda x: self.encode(x, point), lambda z: self.decode(z, point))
+        number = point_number(point, check_fitted(self))
+        return LatentField.from_autoencoder(
+            PointEncoder(self.frames_, self.encoder_, number),
+            PointDecoder(self.frames_, self.decoder_, number),
+        )
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write settings and weights to a folder, ``config.json`` and ``model.safetensors``."""
@@ -314,8 +317,17 @@ class KoopmanAutoencoder(nn.Module):
 
     @classmethod
     @refuses_damage
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> KoopmanAutoencoder:
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
+    ) -> KoopmanAutoencoder:
         """Read what :meth:`save_pretrained` wrote.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        device
+            Where to put it; default: the CPU.
 
         Raises
         ------
@@ -323,7 +335,7 @@ class KoopmanAutoencoder(nn.Module):
             If the folder holds something else, or weights that do not match its settings.
         """
         found = load_artifact(path, "koopman")
-        return restore(cls, found.config, found.tensors, path)
+        return restore(cls, found.config, found.tensors, path).to(device)
 
     latent_dim_: int
     frames_: PointFrames

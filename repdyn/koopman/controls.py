@@ -122,48 +122,47 @@ class Controls(Mapping[str, Any]):
 def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     """Fit the controls of a Koopman autoencoder to training paths.
 
-        In the same fixed frames as the autoencoder's (centred, one scale a point, rotated onto the last
-        point), with rows ``u_l``:
+    In the same fixed frames as the autoencoder's (centred, one scale a point, rotated onto the last
+    point), with rows ``u_l``:
 
-        ==================  ==========================================================
-        ``identity``        ``x_l = x_0``, unchanged
-        ``affine``          ``u_l = u_0 A_l``, one map from the first point to each
-        ``shared affine``   ``u_l = u_0 K^l``, one map for every step (dynamic mode decomposition)
-        ``per-step affine`` ``u_l = u_0 K_1 K_2 … K_l``
-        ``random features`` ``u_l = [u_0, relu(u_0 W + b)] A_l`` (extended dynamic mode decomposition)
-        ==================  ==========================================================
+    ==================  ==========================================================
+    ``identity``        ``x_l = x_0``, unchanged
+    ``affine``          ``u_l = u_0 A_l``, one map from the first point to each
+    ``shared affine``   ``u_l = u_0 K^l``, one map for every step (dynamic mode decomposition)
+    ``per-step affine`` ``u_l = u_0 K_1 K_2 … K_l``
+    ``random features`` ``u_l = [u_0, relu(u_0 W + b)] A_l`` (extended dynamic mode decomposition)
+    ==================  ==========================================================
 
-        Parameters
-        ----------
-        paths
-            Training paths.
-        seed
-            Of the held-out part and the random features.
+    Parameters
+    ----------
+    paths
+        Training paths.
+    seed
+        Of the held-out part and the random features.
 
-        Returns
-        -------
-        Controls
-            Maps each name to a function from the first point to all later ones.
+    Returns
+    -------
+    Controls
+        Maps each name to a function from the first point to all later ones.
 
-        Raises
-        ------
-        RepdynError
-            On one point only, a constant point, or values that are not finite.
+    Raises
+    ------
+    RepdynError
+        On one point only, a constant point, or values that are not finite.
 
-        Examples
-        --------
-        >>> import numpy as np
-        >>> x = np.random.default_rng(0).standard_normal((50, 3))
-        >>> from repdyn.paths import RepresentationPaths
-    from repdyn.repeats import groups_of_equal_rows
-        >>> fitted = controls(RepresentationPaths.from_arrays({"a": x, "b": 2 * x, "c": 4 * x}))
-        >>> bool(np.allclose(fitted["affine"](x)[1], 4 * x, atol=1e-3))
-        True
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((50, 3))
+    >>> from repdyn.paths import RepresentationPaths
+    >>> fitted = controls(RepresentationPaths.from_arrays({"a": x, "b": 2 * x, "c": 4 * x}))
+    >>> bool(np.allclose(fitted["affine"](x)[1], 4 * x, atol=1e-3))
+    True
 
-        References
-        ----------
-        Williams, Kevrekidis and Rowley (2015), extended dynamic mode decomposition; Aswani and Jabari (2026),
-        arXiv 2605.07556, whose identity and endpoint baselines these are.
+    References
+    ----------
+    Williams, Kevrekidis and Rowley (2015), extended dynamic mode decomposition; Aswani and Jabari (2026),
+    arXiv 2605.07556, whose identity and endpoint baselines these are.
     """
     states = read_points(paths)
     if len(states) < 2:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.devices import as_given, to
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.koopman.checks import check_same_model
@@ -187,16 +188,20 @@ class EditedKoopman:
     def original(self) -> NDArray[np.float64]:
         """The map ``T`` that was edited, shape ``(d, d)``."""
         steps = len(self.kae.points_) - 1
-        return np.asarray(self.kae.operator_.matrix(0, steps).detach().double().cpu())
+        return as_array(self.kae.operator_.matrix(0, steps), np.float64)
 
-    def observables(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        """Last-point observables ``E(x) T'`` of first-point representations."""
+    def observables(self, x: Any) -> Any:
+        """Last-point observables ``E(x) T'`` of first-point representations ``(N, width)``.
+
+        An array is answered by an array, a tensor by a tensor on its device in its type.
+        """
         encoded = np.asarray(self.kae.encode(as_array(x), self.kae.points_[0]))
-        return encoded.astype(np.float64) @ self.matrix
+        return as_given(encoded.astype(np.float64) @ self.matrix, x)
 
-    def predict(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Last-point representations from first-point ones, through the edited map."""
-        return np.asarray(self.kae.decode(self.observables(x).astype(np.float32), self.kae.points_[-1]))
+    def predict(self, x: Any) -> Any:
+        """Last-point representations from first-point ones, through the edited map; in kind."""
+        reached = self.observables(as_array(x)).astype(np.float32)
+        return as_given(self.kae.decode(reached, self.kae.points_[-1]), x)
 
     @cached_property
     def root(self) -> NDArray[np.float64] | None:
@@ -224,7 +229,7 @@ class EditedKoopman:
             )
         return "the edited map is so ill-conditioned that its root is not one to 1e-6"
 
-    def propagate(self, x: NDArray[Any], target: str | float) -> NDArray[Any]:
+    def propagate(self, x: Any, target: str | float) -> Any:
         """Representations at any depth of the edited path, from first-point ones.
 
         ``D(E(x) T'^(t / L))``, by the principal power.
@@ -232,7 +237,8 @@ class EditedKoopman:
         Parameters
         ----------
         x
-            First-point representations, shape ``(N, width)``.
+            First-point representations, shape ``(N, width)``; an array is answered by an array, a tensor by a
+            tensor on its device in its type.
         target
             A point, or any depth between the first and the last. Between two points the answer is in the
             coordinates of the nearest one, as in :meth:`KoopmanAutoencoder.propagate`.
@@ -254,9 +260,10 @@ class EditedKoopman:
         power = real_power(self.matrix, depth / last)
         assert power is not None  # as the root exists
         encoded = np.asarray(self.kae.encode(as_array(x), points[0])).astype(np.float64)
-        return np.asarray(self.kae.decode((encoded @ power).astype(np.float32), points[round(depth)]))
+        reached = (encoded @ power).astype(np.float32)
+        return as_given(self.kae.decode(reached, points[round(depth)]), x)
 
-    def run(self, model: Any, x: NDArray[Any], point: str | None = None, inputs: Any = None) -> Any:
+    def run(self, model: Any, x: Any, point: str | None = None, inputs: Any = None) -> Any:
         """What the real model makes of the edited representation: the edit, then the model from there on.
 
         Parameters
@@ -287,6 +294,7 @@ class EditedKoopman:
             )
         where = point or self.kae.points_[-1]
         edited = torch.as_tensor(self.propagate(x, where))
+        edited = to(edited, getattr(model, "device", None))
         return model.run_from(where, edited) if inputs is None else model.run_from(where, edited, inputs)
 
     def drift(self, paths: RepresentationPaths, *, seed: int = 0) -> Estimate:
@@ -319,8 +327,8 @@ class EditedKoopman:
 
     @classmethod
     @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> EditedKoopman:
-        """Read what :meth:`save` wrote.
+    def load(cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> EditedKoopman:
+        """Read what :meth:`save` wrote, its autoencoder onto ``device``; default: the CPU.
 
         Raises
         ------
@@ -334,7 +342,7 @@ class EditedKoopman:
         try:
             weights = {n.removeprefix(_PREFIX): v for n, v in found.tensors.items() if n.startswith(_PREFIX)}
             return cls(
-                restore(KoopmanAutoencoder, found.config["kae"], weights, path),
+                restore(KoopmanAutoencoder, found.config["kae"], weights, path).to(device),
                 found.tensors["matrix"],
                 float(found.config["quantile"]),
                 float(found.config["strength"]),

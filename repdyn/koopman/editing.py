@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
+from repdyn.devices import device_of
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.koopman.checks import check_same_model
@@ -97,7 +98,7 @@ def forget(
     check_same_model(kae, paths)
     labels, target = targets(paths, label, mask)
     names = np.where(target, "targeted", "other") if labels is None else labels
-    judge = judge_of(head, np.asarray(paths[paths.points[-1]]), names, seed)
+    judge = judge_of(head, np.asarray(paths[paths.points[-1]]), names, seed, device_of(kae))
     parts = split(names, target, seed, groups_of_equal_rows(np.asarray(paths[paths.points[0]])))
     z, matrix = _observables(kae, paths)
     to_state = _decoder(kae)
@@ -185,7 +186,7 @@ def _observables(kae: KoopmanAutoencoder, paths: RepresentationPaths) -> tuple[T
     """First-point observables and the operator to the last point, float64."""
     first = np.asarray(paths[paths.points[0]])
     z = torch.from_numpy(kae.encode(first, paths.points[0])).double()
-    return z, kae.operator_.matrix(0, len(paths.points) - 1).double().cpu()
+    return z, kae.operator_.matrix(0, len(paths.points) - 1).cpu().double()
 
 
 def _decoder(kae: KoopmanAutoencoder) -> Callable[[Tensor], NDArray[Any]]:

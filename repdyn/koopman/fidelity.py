@@ -12,11 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.devices import device_of
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, mean_of_groups, ratio_interval
 from repdyn.koopman.controls import controls
+from repdyn.koopman.judging import read_by_head
 from repdyn.koopman.probes import LinearProbe
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, sums_by_group
 
 if TYPE_CHECKING:
@@ -182,7 +185,8 @@ def measure(
     train
         Training paths, for the controls and the probes.
     head
-        Maps last-point representations ``(N, D)``, a float32 tensor, to logits ``(N, C)``.
+        Maps last-point representations ``(N, D)``, a float32 tensor, to logits ``(N, C)``. It is called where
+        its weights are; a function without weights, where the autoencoder is.
     seed
         Of the controls and the bootstrap.
 
@@ -232,7 +236,7 @@ def measure(
     through = None
     if head is not None:
         last = {TRUE: later[-1], **{name: predicted[-1] for name, predicted in predictions.items()}}
-        through = _through_head(head, last, paths.labels, seed, groups)
+        through = _through_head(head, last, paths.labels, seed, groups, device_of(kae))
     return Fidelity(points, len(paths), fvu, accuracy, through, reconstruction)
 
 
@@ -258,11 +262,12 @@ def _through_head(
     labels: NDArray[Any] | None,
     seed: int,
     groups: NDArray[np.int64],
+    device: torch.device,
 ) -> dict[str, dict[str, Estimate]]:
     logs = {}
     for name, x in last.items():
-        logits = torch.as_tensor(head(torch.as_tensor(np.asarray(x, dtype=np.float32))))
-        logs[name] = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
+        logits = read_by_head(head, x, device)
+        logs[name] = as_array(torch.log_softmax(logits.cpu().double(), dim=-1))
     own = logs[TRUE]
     found: dict[str, dict[str, Estimate]] = {}
     for name, log in logs.items():

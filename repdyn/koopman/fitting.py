@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from repdyn.devices import device_of
 from repdyn.koopman.checks import check_long_enough, check_settings
 from repdyn.koopman.networks import start_at_principal_components
 from repdyn.koopman.reading import read_points
 from repdyn.koopman.training import Plan, Weights, train
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
@@ -49,12 +51,13 @@ def fit(
     check_settings(kae, plan, fabric)
     check_long_enough(paths)
     states = read_points(paths)
+    here = device_of(kae)
     kae.build(dict(zip(paths.points, (x.shape[1] for x in states))), seed)
     kae.frames_.fit(states)
-    kae.to(device or ("cpu" if fabric is None else fabric.device))
+    kae.to(device or (here if fabric is None else fabric.device))
     where = kae.frames_.scale.device
     lifted = torch.stack([kae.frames_.lift(x.to(where), n) for n, x in enumerate(states)])
-    groups = groups_of_equal_rows(states[0].numpy())
+    groups = groups_of_equal_rows(as_array(states[0]))
     different = int(groups.max()) + 1
     del states
     generator = torch.Generator().manual_seed(seed)

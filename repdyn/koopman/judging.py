@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from repdyn.devices import call, device_of
 from repdyn.errors import RepdynError
 from repdyn.koopman.probes import LinearProbe
 from repdyn.reading import as_array
 
-__all__ = ["Judge", "judge_of"]
+__all__ = ["Judge", "judge_of", "read_by_head"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +48,38 @@ class Judge:
         return found
 
 
-def judge_of(head: Callable[[Any], Any] | None, x: NDArray[Any], names: NDArray[Any], seed: int) -> Judge:
+def read_by_head(head: Callable[[Any], Any], x: NDArray[Any], device: torch.device) -> Tensor:
+    """Logits ``(N, C)`` of representations ``(N, width)``, called where the head is.
+
+    Parameters
+    ----------
+    head
+        A module, or a function, which is called with float32 values on ``device``.
+    x
+        Representations.
+    device
+        Where a head is called that has no weights of its own.
+    """
+    rows = torch.as_tensor(np.asarray(x, dtype=np.float32), device=device_of(head, device))
+    with torch.no_grad():
+        return torch.as_tensor(call(head, rows))
+
+
+def judge_of(
+    head: Callable[[Any], Any] | None,
+    x: NDArray[Any],
+    names: NDArray[Any],
+    seed: int,
+    device: torch.device,
+) -> Judge:
     """The model's own head where there is one, else a linear probe of the true representations.
 
     Parameters
     ----------
     head
-        From a tensor ``(N, width)`` to logits ``(N, C)``.
+        From a tensor ``(N, width)`` to logits ``(N, C)``; called where its weights are.
+    device
+        Where a head is called that has no weights of its own.
     x, names
         Last-point representations and their classes, which a probe is fitted to.
     seed
@@ -67,9 +94,8 @@ def judge_of(head: Callable[[Any], Any] | None, x: NDArray[Any], names: NDArray[
         probe = LinearProbe().fit(x, names, seed=seed)
         return Judge(probe.decision_function, probe.classes_)
 
-    @torch.no_grad()
     def scores(x: NDArray[Any]) -> NDArray[Any]:
-        return as_array(head(torch.as_tensor(np.asarray(x, dtype=np.float32))))
+        return as_array(read_by_head(head, x, device))
 
     if names.dtype.kind not in "iu":
         raise RepdynError("head answers with class numbers, so the labels must be integers")

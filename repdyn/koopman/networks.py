@@ -8,9 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from repdyn.koopman.frames import principal_axes
+from repdyn.devices import double
+from repdyn.koopman.frames import PointFrames, principal_axes
 
-__all__ = ["Lift", "start_at_principal_components"]
+__all__ = ["Lift", "PointDecoder", "PointEncoder", "start_at_principal_components"]
 
 _START_ROWS = 20_000  # rows are enough to find where the encoder starts
 _SMALL_START = 0.1  # the network begins as a tenth of its usual size, the linear part does the work at first
@@ -56,6 +57,40 @@ class Lift(nn.Module):
         return straight if self.network is None else straight + self.network(u)
 
 
+class PointEncoder(nn.Module):
+    """Representations at one point ``(…, width)`` to observables ``(…, latent_dim)``, a module of its own.
+
+    Parameters
+    ----------
+    frames, encoder
+        Of a Koopman autoencoder, shared with it.
+    number
+        Depth of the point.
+    """
+
+    def __init__(self, frames: PointFrames, encoder: Lift, number: int) -> None:
+        super().__init__()
+        self.frames, self.encoder, self.number = frames, encoder, number
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observables, in the type of the weights."""
+        found: Tensor = self.encoder(self.frames.lift(x, self.number))
+        return found
+
+
+class PointDecoder(nn.Module):
+    """The way back: observables to representations at one point."""
+
+    def __init__(self, frames: PointFrames, decoder: Lift, number: int) -> None:
+        super().__init__()
+        self.frames, self.decoder, self.number = frames, decoder, number
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Representations, in the type of the weights."""
+        u: Tensor = self.decoder(z.to(self.frames.scale.dtype))
+        return self.frames.lower(u, self.number)
+
+
 @torch.no_grad()
 def start_at_principal_components(
     encoder: Lift, decoder: Lift, states: Tensor, generator: torch.Generator
@@ -74,7 +109,7 @@ def start_at_principal_components(
     rows = states.flatten(0, 1)
     rows = rows[torch.randperm(len(rows), generator=generator)[:_START_ROWS].to(rows.device)]
     observables = encoder.linear.out_features
-    axes = principal_axes(rows.double(), min(observables, rows.shape[1])).to(rows.dtype)
+    axes = principal_axes(double(rows), min(observables, rows.shape[1])).to(rows.dtype)
     weight = torch.zeros(rows.shape[1], observables, dtype=rows.dtype, device=rows.device)
     weight[:, : axes.shape[1]] = axes
     encoder.start(weight)

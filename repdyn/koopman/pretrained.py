@@ -13,6 +13,7 @@ from torch import nn
 from repdyn.conformity import check_sizes, check_values
 from repdyn.errors import RepdynError
 from repdyn.koopman.operators import OPERATORS
+from repdyn.reading import as_array
 
 if TYPE_CHECKING:
     from repdyn.koopman.autoencoder import KoopmanAutoencoder
@@ -32,7 +33,7 @@ def describe(kae: KoopmanAutoencoder) -> tuple[dict[str, Any], dict[str, NDArray
         "history": kae.history_,
         "best_epoch": kae.best_epoch_,
     }
-    return config, {name: value.detach().cpu().numpy() for name, value in kae.state_dict().items()}
+    return config, {name: as_array(value) for name, value in kae.state_dict().items()}
 
 
 def restore(

@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.devices import to
 from repdyn.errors import RepdynError
 from repdyn.koopman.checks import check_fitted
 from repdyn.koopman.reading import point_number
@@ -91,9 +91,10 @@ def through(kae: KoopmanAutoencoder, x: Any, function: Callable[[Tensor], Tensor
     Parameters
     ----------
     kae
-        Its device and dtype are used.
+        Where it is, and in its type, is computed.
     x
-        Shape ``(…, width)``. A tensor keeps its gradient; an array is answered by an array.
+        Shape ``(…, width)``. A tensor keeps its gradient, and is answered on its device in its type; an array
+        is answered by an array.
     function
         From rows to rows.
     width
@@ -111,10 +112,9 @@ def through(kae: KoopmanAutoencoder, x: Any, function: Callable[[Tensor], Tensor
             f"the last axis must have {width} entries, got an array of shape {tuple(rows.shape)}"
         )
     # What is subtracted from representations in double precision may leave little.
-    double = rows.dtype == torch.float64 and kae.frames_.scale.device.type != "mps"
-    moved = rows.to(kae.frames_.scale.device, torch.float64 if double else kae.frames_.scale.dtype)
+    where = kae.frames_.scale.device
+    moved = to(rows, where, torch.float64 if rows.dtype == torch.float64 else kae.frames_.scale.dtype)
     if given is not None:
-        return function(moved).to(device=rows.device)
+        return to(function(moved), rows.device, rows.dtype if rows.is_floating_point() else None)
     with torch.no_grad():
-        answer: NDArray[Any] = function(moved).cpu().numpy()
-    return answer
+        return as_array(function(moved))
