@@ -15,6 +15,7 @@ from repdyn.disentangle.depth_swaps import SPLITS, Head, depth_swaps, rank_split
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, mean_of_groups, ratio_interval
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, sums_by_group
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def depth_factors(
         if paths.labels is None:
             raise RepdynError(f"the {name} paths have no labels; trace them with labels")
     fitted, found = (rank_splits(model, train, paths, seed) for paths in (train, test))
-    values = model.read(test).values.numpy()
+    values = as_array(model.read(test).values)
     groups = groups_of_equal_rows(values)
     answers, probes = _probes(fitted, found, np.asarray(train.labels), np.asarray(test.labels), seed, groups)
     y = np.asarray(test.labels)

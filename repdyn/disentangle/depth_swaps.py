@@ -103,7 +103,7 @@ def _followed(
 
     def called(latents: NDArray[np.float32]) -> NDArray[np.int64]:
         state = torch.from_numpy(model.decode(latents)[:, depth]).to(frames.scale.device)
-        said = as_array(head(frames.lower(state, depth).cpu().numpy()))
+        said = as_array(head(as_array(frames.lower(state, depth))))
         return np.asarray(said.argmax(axis=1), dtype=np.int64)
 
     before = called(parts.latents)

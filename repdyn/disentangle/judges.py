@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from repdyn.devices import device_of, to
 from repdyn.disentangle.networks import FrameEncoder
 from repdyn.disentangle.sequences import read_sequences
 from repdyn.errors import RepdynError
@@ -76,6 +77,7 @@ class Judge(nn.Module):
         seed: int = 0,
         batch_size: int = 32,
         learning_rate: float = 1e-3,
+        device: torch.device | str | None = None,
     ) -> Judge:
         """Learn to see every factor, from training clips.
 
@@ -89,9 +91,12 @@ class Judge(nn.Module):
             Factors that single frames are to be judged by as well.
         epochs, seed, batch_size, learning_rate
             Of the training, by Adam along one cosine.
+        device
+            Where to train, and where the judge stays; default: where ``clips`` are.
         """
-        x = read_sequences(clips).values
-        wanted = {name: torch.as_tensor(as_array(label)).long() for name, label in labels.items()}
+        where = device_of(clips) if device is None else torch.device(device)
+        x = to(read_sequences(clips).values, where)
+        wanted = {name: torch.as_tensor(as_array(label)).long().to(where) for name, label in labels.items()}
         for name, label in wanted.items():
             if len(label) != len(x) or int(label.min()) < 0:
                 raise RepdynError(f"labels {name!r} must be {len(x)} whole numbers from 0")
@@ -102,13 +107,14 @@ class Judge(nn.Module):
         self.static_ = tuple(static)
         with drawing(seed):
             self._build(x.shape[2:])
+        self.to(where)
         generator = torch.Generator().manual_seed(seed)
         optimiser = torch.optim.Adam(self.parameters(), lr=learning_rate)
         steps = epochs * max(1, len(x) // batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         self.train()
         for _ in track(range(epochs), "training the judge"):
-            order = torch.randperm(len(x), generator=generator)
+            order = torch.randperm(len(x), generator=generator).to(where)
             for rows in torch.split(order, batch_size)[: max(1, len(x) // batch_size)]:
                 clip, frame = self(x[rows])
                 losses = [functional.cross_entropy(clip[name], wanted[name][rows]) for name in wanted]
@@ -142,7 +148,7 @@ class Judge(nn.Module):
     def accuracy(self, clips: Any, labels: Mapping[str, ArrayLike], seed: int = 0) -> dict[str, Estimate]:
         """How often it is right about each factor, with intervals over clips."""
         called = self.predict(clips)
-        groups = groups_of_equal_rows(read_sequences(clips).values.cpu().numpy())
+        groups = groups_of_equal_rows(as_array(read_sequences(clips).values))
         return {
             name: mean_of_groups(called[name] == np.asarray(wanted), groups, seed=seed)
             for name, wanted in labels.items()
@@ -152,9 +158,9 @@ class Judge(nn.Module):
     def _predict(self, clips: Any, which: int) -> dict[str, NDArray[np.int64]]:
         if not hasattr(self, "classes_"):
             raise RepdynError("this Judge is not fitted yet; call fit(clips, labels) first")
-        x = read_sequences(clips).values
+        x = to(read_sequences(clips).values, device_of(self))
         parts = [self(x[start : start + _BATCH])[which] for start in range(0, len(x), _BATCH)]
-        return {name: torch.cat([part[name].argmax(-1) for part in parts]).numpy() for name in parts[0]}
+        return {name: as_array(torch.cat([part[name].argmax(-1) for part in parts])) for name in parts[0]}
 
     def _build(self, frame: Sequence[int]) -> None:
         self.frames_ = FrameEncoder(frame, _FEATURES, self.channels)

@@ -12,6 +12,7 @@ from repdyn.conformity import check_sizes, check_types, check_values
 from repdyn.disentangle.losses import Weights
 from repdyn.errors import RepdynError
 from repdyn.koopman.pretrained import load_weights
+from repdyn.reading import as_array
 
 if TYPE_CHECKING:
     from repdyn.disentangle.structured import StructuredKoopman
@@ -50,7 +51,7 @@ def describe(model: StructuredKoopman) -> tuple[dict[str, Any], dict[str, NDArra
         "history": model.history_,
         "best_epoch": model.best_epoch_,
     }
-    return config, {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    return config, {name: as_array(value) for name, value in model.state_dict().items()}
 
 
 def restore(kind: type[M], config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], path: Any) -> M:

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from scipy.linalg import schur
 from torch import Tensor
 
+from repdyn.devices import double, to
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 __all__ = ["RealSchur", "eigenvalue_distances", "real_schur", "spectral_loss", "static_weights"]
 
@@ -47,7 +49,7 @@ def real_schur(operators: Tensor) -> RealSchur:
     RepdynError
         If an operator is not finite.
     """
-    matrices = operators.detach().cpu().double().numpy()
+    matrices = as_array(operators, np.float64)
     if not np.isfinite(matrices).all():
         raise RepdynError("an operator holds values that are not finite; the latents are not either")
     forms = [schur(matrix, output="real", check_finite=False) for matrix in matrices]
@@ -79,9 +81,9 @@ def eigenvalue_distances(operators: Tensor, form: RealSchur | None = None) -> tu
         Schur form; the two of a pair are equal.
     """
     form = real_schur(operators) if form is None else form
-    basis = torch.from_numpy(form.basis).to(operators.device)
-    first = torch.from_numpy(form.pairs).to(operators.device)
-    blocks = basis.mT @ operators.double() @ basis
+    basis = to(torch.from_numpy(form.basis), operators.device)
+    first = to(torch.from_numpy(form.pairs), operators.device)
+    blocks = basis.mT @ double(operators) @ basis
     diagonal = blocks.diagonal(dim1=1, dim2=2)
     ahead, behind = diagonal[:, :-1], diagonal[:, 1:]
     above, below = blocks.diagonal(1, 1, 2), blocks.diagonal(-1, 1, 2)

@@ -11,6 +11,7 @@ from scipy.linalg import lapack
 from torch import Tensor
 
 from repdyn.disentangle.spectral import eigenvalue_distances, real_schur, static_weights
+from repdyn.reading import as_array
 
 __all__ = ["StaticModes", "static_mode", "static_modes"]
 
@@ -71,10 +72,10 @@ def static_modes(operators: Tensor, static_dim: int) -> StaticModes:
     """
     form = real_schur(operators)
     distance, _ = eigenvalue_distances(operators, form)
-    weights = static_weights(distance, static_dim).cpu().numpy()
+    weights = as_array(static_weights(distance, static_dim), np.float64)
     rows = [
         _modes(*matrices, static_dim)
-        for matrices in zip(form.triangle, form.basis, weights, distance.detach().cpu().numpy())
+        for matrices in zip(form.triangle, form.basis, weights, as_array(distance, np.float64))
     ]
     width = operators.shape[-1]
     most = max(row[0].shape[1] for row in rows)

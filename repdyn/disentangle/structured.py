@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.devices import as_given, to
 from repdyn.disentangle.checks import check_fitted, check_settings
 from repdyn.disentangle.factors import Factors, split
 from repdyn.disentangle.losses import Weights, operators_of
@@ -121,7 +123,7 @@ class StructuredKoopman(nn.Module):
         validation
             Sequences to select the epoch by; a tenth of ``sequences`` unless told.
         device
-            Where to train; the CPU unless told.
+            Where to train; default: where it is, the CPU for one that was never fitted.
 
         Returns
         -------
@@ -149,38 +151,42 @@ class StructuredKoopman(nn.Module):
         return self
 
     @torch.no_grad()
-    def encode(self, sequences: Any) -> NDArray[np.float32]:
-        """Latents of sequences, shape ``(N, T, k)``; frames that are padding are zero."""
+    def encode(self, sequences: Any) -> Any:
+        """Latents of sequences, shape ``(N, T, k)``; frames that are padding are zero.
+
+        A tensor is answered by a tensor on its device in its type, all else by a float32 array.
+        """
         found = self.read(sequences)
         parts = []
         for start in range(0, len(found), _BATCH):
             batch = found.take(slice(start, start + _BATCH))
-            x, mask = self.standardise(batch.values.to(self.place)), batch.mask.to(self.place)
-            parts.append((self.encoder_(x, mask) * mask[..., None]).cpu())
-        latents: NDArray[np.float32] = torch.cat(parts).numpy()
-        return latents
+            x, mask = self.standardise(to(batch.values, self.place)), to(batch.mask, self.place)
+            parts.append(as_array(self.encoder_(x, mask) * mask[..., None]))
+        return as_given(np.concatenate(parts), sequences)
 
     @torch.no_grad()
-    def decode(self, z: Any) -> NDArray[np.float32]:
-        """Sequences ``(N, T, …)`` from latents ``(N, T, k)``; those of paths in the shared state space."""
+    def decode(self, z: Any) -> Any:
+        """Sequences ``(N, T, …)`` from latents ``(N, T, k)``; those of paths in the shared state space.
+
+        A tensor is answered by a tensor on its device in its type, all else by a float32 array.
+        """
         check_fitted(self)
         rows = torch.as_tensor(as_array(z), dtype=torch.float32)
         parts = [
-            self.restore_scale(self.decoder_(rows[start : start + _BATCH].to(self.place))).cpu()
+            as_array(self.restore_scale(self.decoder_(rows[start : start + _BATCH].to(self.place))))
             for start in range(0, len(rows), _BATCH)
         ]
-        shown: NDArray[np.float32] = torch.cat(parts).numpy()
-        return shown
+        return as_given(np.concatenate(parts), z)
 
-    def reconstruct(self, sequences: Any) -> NDArray[np.float32]:
+    def reconstruct(self, sequences: Any) -> Any:
         """What :meth:`decode` makes of what :meth:`encode` found."""
         return self.decode(self.encode(sequences))
 
-    def predict(self, sequences: Any) -> NDArray[np.float32]:
+    def predict(self, sequences: Any) -> Any:
         """Sequences in which every frame but the first is predicted from the one before, ``(N, T, …)``."""
         found = self.read(sequences)
         z = torch.from_numpy(self.encode(found))
-        return self.decode(one_step(z, self.operators(z, found.mask)).numpy())
+        return as_given(self.decode(as_array(one_step(z, self.operators(z, found.mask)))), sequences)
 
     def operators(self, z: Tensor, mask: Tensor) -> Tensor:
         """The operators that read latents: of each sequence, or the training set's; ``(B or 1, k, k)``."""
@@ -203,7 +209,7 @@ class StructuredKoopman(nn.Module):
         found = self.read(sequences)
         z = torch.from_numpy(self.encode(found))
         operators = self.operators(z, found.mask)
-        return split(z.numpy(), found.mask.numpy(), operators, self.static_dim, self.extraction)
+        return split(as_array(z), as_array(found.mask), operators, self.static_dim, self.extraction)
 
     def swap(self, first: Any, second: Any, factors: str | Sequence[int] = "static") -> Swap:
         """Exchange parts of two sets of sequences, pair by pair, and decode both.
@@ -235,7 +241,8 @@ class StructuredKoopman(nn.Module):
 
         parts = self.factors(sequences)
         rows = np.random.default_rng(seed).integers(len(parts), size=count)
-        return self.decode(drawn(parts, resample, seed=seed, rows=rows))
+        sampled: NDArray[np.float32] = self.decode(drawn(parts, resample, seed=seed, rows=rows))
+        return sampled
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write settings and weights to a folder, ``config.json`` and ``model.safetensors``."""
@@ -244,8 +251,10 @@ class StructuredKoopman(nn.Module):
 
     @classmethod
     @refuses_damage
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save_pretrained` wrote.
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
+    ) -> Self:
+        """Read what :meth:`save_pretrained` wrote, onto ``device``; default: the CPU.
 
         Raises
         ------
@@ -253,7 +262,7 @@ class StructuredKoopman(nn.Module):
             If the folder holds something else, another of the two models, or weights that do not match.
         """
         found = load_artifact(path, "disentangle")
-        return restore(cls, found.config, found.tensors, path)
+        return restore(cls, found.config, found.tensors, path).to(device)
 
     frame_: tuple[int, ...]
     encoder_: SequenceEncoder
@@ -289,7 +298,8 @@ class StructuredKoopman(nn.Module):
     def read(self, sequences: Any) -> SequenceBatch:
         """Sequences, checked, with frames of the shape this model was fitted to."""
         check_fitted(self)
-        frames = None if self.frames_ is None else self.frames_.to("cpu")
+        # A copy: the model stays where it is.
+        frames = None if self.frames_ is None else copy.deepcopy(self.frames_).to("cpu")
         found = read_sequences(sequences, frames)
         if found.frame != self.frame_:
             raise RepdynError(f"frames have shape {found.frame}, this model was fitted to {self.frame_}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from repdyn.devices import device_of
 from repdyn.disentangle.checks import check_plan
 from repdyn.disentangle.losses import (
     drop_latents,
@@ -54,6 +55,7 @@ def fit(
     frames = _frames_of(sequences)
     found = read_sequences(sequences, frames)
     check_plan(epochs, batch_size, learning_rate, len(found))
+    here = device_of(model)
     model.build(found.frame, None if frames is None else frames.widths, seed)
     if frames is not None:
         model.frames_ = frames
@@ -61,7 +63,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     training, held_out = _parts(found, validation, frames, generator)
     _set_scale(model, training)
-    model.to(device or "cpu")
+    model.to(device or here)
     training, held_out = (_placed(part, model) for part in (training, held_out))
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(

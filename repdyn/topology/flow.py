@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_sizes, check_values
+from repdyn.devices import device_of, to
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 from repdyn.seeding import drawing
 from repdyn.topology.flow_network import FlowNetwork, Prior
 from repdyn.topology.flow_training import marginal_log_density, pad, start_at_geodesics, train
@@ -139,13 +141,15 @@ class FlowAutoencoder:
         batch_size: int = 512,
         learning_rate: float = 5e-3,
         seed: int = 0,
+        *,
+        device: torch.device | str | None = None,
     ) -> FlowAutoencoder:
         """Train on points.
 
         Parameters
         ----------
         x
-            Shape ``(N, D)``, D of 2 or more.
+            Shape ``(N, D)``, D of 2 or more; an array, or a tensor of any device.
         steps
             Gradient steps of maximum likelihood, for each number of dimensions that is tried.
         start_steps
@@ -156,6 +160,8 @@ class FlowAutoencoder:
             At the start; it falls to 0 along a cosine.
         seed
             Same seed, same model.
+        device
+            Where to train, and where the model stays; default: where ``x`` is.
 
         Returns
         -------
@@ -166,6 +172,7 @@ class FlowAutoencoder:
         RepdynError
             On a wrong shape or setting, values that are not finite, or too few points.
         """
+        where = device_of(x) if device is None else device
         points = as_points(x, "FlowAutoencoder.fit")
         self._check(points)
         width = points.shape[1]
@@ -178,12 +185,12 @@ class FlowAutoencoder:
         generator = torch.Generator().manual_seed(seed)
         shuffled = torch.randperm(len(table), generator=generator)
         few = 0 if self.latent_dim else max(1, int(HELD_OUT * len(table)))
-        held_out, used = table[shuffled[:few]], table[shuffled[few:]]
+        held_out, used = (to(table[rows], where) for rows in (shuffled[:few], shuffled[few:]))
         self.held_out_ = {}
         kept: FlowNetwork | None = None
         best: torch.Tensor | None = None
         for dimension in [self.latent_dim] if self.latent_dim else range(1, width):
-            network = self._network(width, dimension, seed)
+            network = self._network(width, dimension, seed).to(where)
             if self.augmented:
                 start_at_geodesics(network, used, start_steps, generator)
             network.start_prior(pad(used, network.padding, generator), seed)
@@ -210,8 +217,7 @@ class FlowAutoencoder:
             noise = latents.new_zeros(len(latents), len(self.noise_))
             points = self._network_.inverse(torch.cat([latents, noise], dim=1))
             inner = points[:, self._network_.padding :] * self._scale
-            axes, centre = (torch.from_numpy(known).to(latents) for known in (self._axes, self._centre))
-            return inner @ axes + centre
+            return inner @ _like(latents, self._axes) + _like(latents, self._centre)
 
         return self._through(back, u)
 
@@ -235,15 +241,15 @@ class FlowAutoencoder:
             Of the draws.
         """
         self._fitted()
-        inner = self._inner(torch.from_numpy(as_points(x, "log_density")).float())
+        inner = self._inner(self._placed(as_points(x, "log_density")))
         density = marginal_log_density(self._network_, inner, self._reference, seed)
-        return density.double().numpy() - len(self._centre) * math.log(self._scale)
+        return as_array(density, np.float64) - len(self._centre) * math.log(self._scale)
 
     def latent_log_density(self, u: ArrayLike) -> NDArray[np.float64]:
         """Log-density of the latent at ``u`` ``(n, latent_dim_)``."""
-        latents = torch.from_numpy(as_points(u, "latent_log_density")).float()
+        latents = self._placed(as_points(u, "latent_log_density"))
         known = self._network_.split(self._reference)[0]
-        return self._network_.prior_log_density(latents, known).detach().double().numpy()
+        return as_array(self._network_.prior_log_density(latents, known), np.float64)
 
     def tree(
         self, neighbors: int = 30, persistence: float | None = None, samples: int = 4000, seed: int = 0
@@ -277,7 +283,7 @@ class FlowAutoencoder:
             drawn = self._network_.split(self._reference)[0]
         else:
             drawn = self._network_.sample_prior(samples, seed)
-        return drawn.double().numpy()
+        return as_array(drawn, np.float64)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a folder (kind ``"flow"``)."""
@@ -285,14 +291,16 @@ class FlowAutoencoder:
         config: dict[str, Any] = {name: getattr(self, name) for name in settings}
         config |= {"fitted": self.latent_dim_, "scale": self._scale}
         config["held_out"] = {str(dimension): score for dimension, score in self.held_out_.items()}
-        tensors = {f"network.{name}": value.numpy() for name, value in self._network_.state_dict().items()}
-        tensors |= {"centre": self._centre, "axes": self._axes, "reference": self._reference.numpy()}
+        tensors = {f"network.{name}": as_array(value) for name, value in self._network_.state_dict().items()}
+        tensors |= {"centre": self._centre, "axes": self._axes, "reference": as_array(self._reference)}
         save_artifact(path, "flow", config, tensors)
 
     @classmethod
     @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> FlowAutoencoder:
-        """Read a model that :meth:`save` wrote."""
+    def load(
+        cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
+    ) -> FlowAutoencoder:
+        """Read a model that :meth:`save` wrote, onto ``device``; default: the CPU."""
         artifact = load_artifact(path, "flow")
         config, tensors = artifact.config, artifact.tensors
         try:
@@ -325,7 +333,7 @@ class FlowAutoencoder:
             raise RepdynError(f"{path}: the masks are not those of its layers; save it again")
         if not all(parameter.isfinite().all() for parameter in network.parameters()):
             raise RepdynError(f"{path}: its weights are not finite; save it again")
-        model._keep(network, reference)
+        model._keep(network.to(device), to(reference, device))
         return model
 
     def __repr__(self) -> str:
@@ -379,11 +387,13 @@ class FlowAutoencoder:
         self._network_ = network.eval().requires_grad_(False)
         self._reference = reference
         self.latent_dim_ = network.dimension
-        self.noise_ = network.noise_scale().double().numpy() * self._scale
+        self.noise_ = as_array(network.noise_scale(), np.float64) * self._scale
 
     def _inner(self, x: torch.Tensor) -> torch.Tensor:
-        centred = x - torch.from_numpy(self._centre).to(x)
-        return centred @ torch.from_numpy(self._axes).to(x).T / self._scale
+        return (x - _like(x, self._centre)) @ _like(x, self._axes).T / self._scale
+
+    def _placed(self, x: NDArray[np.float64]) -> torch.Tensor:
+        return to(torch.from_numpy(x), device_of(self._network_), torch.float32)  # type: ignore[no-any-return]
 
     def _split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # An augmented map codes a point at the middle of the noise.
@@ -394,10 +404,13 @@ class FlowAutoencoder:
     def _through(self, function: Any, x: Points) -> Points:
         self._fitted()
         if isinstance(x, torch.Tensor):
-            result: Points = function(x.float()).to(x.dtype)
-            return result
-        tensor = torch.from_numpy(as_points(x, "FlowAutoencoder")).float()
-        return function(tensor).double().numpy()  # type: ignore[no-any-return]
+            moved = to(x, device_of(self._network_), torch.float32)
+            return to(function(moved), x.device, x.dtype)  # type: ignore[no-any-return]
+        return as_array(function(self._placed(as_points(x, "FlowAutoencoder"))), np.float64)
+
+
+def _like(x: torch.Tensor, known: NDArray[np.float64]) -> torch.Tensor:
+    return to(torch.from_numpy(known), x.device, x.dtype)  # type: ignore[no-any-return]
 
 
 def _better(score: torch.Tensor, best: torch.Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from typing import Literal
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from repdyn.reading import as_array
 from repdyn.seeding import drawing
 
 __all__ = ["FlowNetwork", "Prior", "neighbor_log_density"]
@@ -135,16 +137,17 @@ class FlowNetwork(nn.Module):
         """Latents drawn from a mixture or a Gaussian prior ``(count, d)``."""
         with drawing(seed):
             if self.prior == "mixture":
-                drawn: Tensor = self.mixture().sample((count,))
-                return drawn
-            return torch.randn(count, self.dimension) * self.log_spread.exp()
+                # Drawn on the CPU: the same numbers on every device.
+                drawn: Tensor = copy.deepcopy(self.mixture).cpu()().sample((count,))
+                return drawn.to(self.log_noise.device)
+            return torch.randn(count, self.dimension).to(self.log_spread) * self.log_spread.exp()
 
 
 def _start_mixture(mixture: nn.Module, latents: Tensor, seed: int) -> None:
     from sklearn.mixture import GaussianMixture  # imported here: heavy, and only this prior needs it
 
     logits, means, log_diagonal, below_diagonal = mixture.phi  # type: ignore[misc]
-    x = latents.double().numpy()
+    x = as_array(latents, np.float64)
     # What few points cannot tell apart shares components, which stay at hand with little weight.
     known = max(1, min(len(logits), len(np.unique(x, axis=0)) // 5))
     with warnings.catch_warnings():

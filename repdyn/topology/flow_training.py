@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from repdyn.progress import track
+from repdyn.reading import as_array
 from repdyn.topology.flow_network import FlowNetwork
 
 __all__ = ["geodesic_coordinates", "marginal_log_density", "pad", "start_at_geodesics", "train"]
@@ -30,7 +31,7 @@ START_RATE = 1e-2
 
 def pad(points: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
     """Put so many coordinates of noise before those of the points ``(n, D)``."""
-    noise = PADDING_NOISE * torch.randn(len(points), dimensions, generator=generator)
+    noise = PADDING_NOISE * torch.randn(len(points), dimensions, generator=generator).to(points)
     return torch.cat([noise, points], dim=1)
 
 
@@ -53,7 +54,7 @@ def marginal_log_density(network: FlowNetwork, points: Tensor, known: Tensor, se
     spread = WIDER * PADDING_NOISE
     drawn = []
     for _ in range(DRAWS):
-        noise = torch.randn(len(points), network.padding, generator=generator)
+        noise = torch.randn(len(points), network.padding, generator=generator).to(points)
         of_noise = -0.5 * noise**2 - math.log(spread) - 0.5 * math.log(2 * math.pi)
         padded = torch.cat([spread * noise, points], dim=1)
         drawn.append(network.log_density(padded, known) - of_noise.sum(dim=1))
@@ -68,14 +69,14 @@ def geodesic_coordinates(points: Tensor, dimension: int) -> Tensor:
     from sklearn.manifold import Isomap  # imported here: heavy, and only this start needs it
 
     # Copies would be neighbours at distance 0, which a sparse graph takes for no edge.
-    x = points.double().numpy()
+    x = as_array(points, np.float64)
     spread = float(x.std()) or 1.0
     x = (x - x.mean(axis=0)) / spread + 1e-6 * np.random.default_rng(0).normal(size=x.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it joins components is what is wanted
         neighbors = min(GEODESIC_NEIGHBORS, len(x) - 1)
         found = Isomap(n_neighbors=neighbors, n_components=dimension).fit_transform(x)
-    return torch.from_numpy((np.nan_to_num(found) * spread).astype(np.float32))
+    return torch.from_numpy((np.nan_to_num(found) * spread).astype(np.float32)).to(points.device)
 
 
 def start_at_geodesics(network: FlowNetwork, points: Tensor, steps: int, generator: torch.Generator) -> None:
