@@ -78,12 +78,12 @@ def dtype_of(holder: Any) -> torch.dtype | None:
 
 
 def to(value: Any, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Any:
-    """Move all tensors in a value, whatever holds them.
+    """Move all tensors in a value, whatever holds them; a module is moved in place.
 
     Parameters
     ----------
     value
-        A tensor, or mappings, tuples and lists of such; everything else is passed on as it is.
+        A tensor, a module, or mappings, tuples and lists of such; everything else is passed on as it is.
     device
         Where to; None leaves tensors where they are.
     dtype
@@ -100,6 +100,8 @@ def to(value: Any, device: torch.device | str | None, dtype: torch.dtype | None 
         if device is not None and kept == torch.float64:
             kept = widest(torch.device(device))
         return value.to(device=device, dtype=kept)
+    if isinstance(value, nn.Module):
+        return value._apply(lambda tensor: to(tensor, device, dtype))
     if isinstance(value, Mapping):
         return {name: to(part, device, dtype) for name, part in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

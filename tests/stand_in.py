@@ -1,8 +1,8 @@
 """A device that is none: tensors on it hold their values on the CPU, and refuse what a GPU's would refuse.
 
-A tensor on ``standin`` does not meet a tensor of the CPU, but for numbers (0 dimensions) and indices, does not
-become an array, and takes no random generator of the CPU. So code that forgets to move, or moves too much, fails
-here as it would on a GPU. It stands on torch's own place for other backends (PrivateUse1), in Python.
+A tensor on ``standin`` does not meet a tensor of the CPU (but for numbers and indices), does not
+become an array, and takes no random generator of the CPU. So code that forgets to move fails here as it would
+on a GPU. It stands on torch's own place for other backends (PrivateUse1), in Python.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _INDEXED = {
 """What takes indices of the CPU on any device."""
 moves = [0]
 """How often a whole tensor was copied to the CPU, since the test began."""
+refused: set[torch.dtype] = set()
+"""Types of number that the device does not have."""
 
 
 class StandInTensor(torch.Tensor):
@@ -57,6 +59,16 @@ class StandInTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
+
+    @property  # type: ignore[override]
+    def data(self) -> torch.Tensor:
+        """The values without the graph."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.held = value.held  # type: ignore[attr-defined]
 
     def __repr__(self, *, tensor_contents: object = None) -> str:
         return f"StandInTensor({self.held!r})"
@@ -86,6 +98,9 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     written = kwargs.get("out")
     if _is(written) and written.shape != written.held.shape:
         raise NotImplementedError(f"{func}: a stand-in tensor cannot be resized; say so in tests/stand_in.py")
+    for made in tree_leaves(found):
+        if isinstance(made, torch.Tensor) and made.dtype in refused:
+            raise TypeError(f"{func}: {NAME} has no {made.dtype}")
     wrapped = tree_map(lambda x: StandInTensor(x) if _bare(x) else x, found)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if ours else wrapped
 
@@ -224,7 +239,7 @@ def stand_in() -> str:
     torch.utils.rename_privateuse1_backend(NAME)
     torch.utils.generate_methods_for_privateuse1_backend()
     torch._register_device_module(NAME, _Backend())  # type: ignore[arg-type]
-    kept = Hook(), Guard(), torch.library.Library("_", "IMPL")  # noqa: TOR901
+    kept = Hook(), Guard(), torch.library.Library("_", "IMPL")
     torch._C._acc.register_python_privateuseone_hook(kept[0])  # type: ignore[attr-defined]
     torch._C._acc.register_python_privateuseone_device_guard(kept[1])  # type: ignore[attr-defined]
     kept[2].fallback(lambda op, *args, **kwargs: _run(op, args, kwargs), "PrivateUse1")  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.swaps import resample
 from repdyn.errors import RepdynError
 from repdyn.progress import track
+from repdyn.reading import as_array
 
 __all__ = ["Exploration", "Judged", "brute_force", "explore"]
 
@@ -140,7 +141,7 @@ def brute_force(
         )
     tried = [subset for size in range(parts.count + 1) for subset in combinations(range(parts.count), size)]
     table = _accuracies(parts, judge, labels, tried, seed, passes)
-    chance = np.array([1 / len(np.unique(np.asarray(wanted))) for wanted in labels.values()])
+    chance = np.array([1 / len(np.unique(as_array(wanted))) for wanted in labels.values()])
     groups = {}
     for column, name in enumerate(labels):
         target = chance.copy()
@@ -161,16 +162,16 @@ def _accuracies(
     if not labels:
         raise RepdynError("there are no labels; exploration needs those of the static factors of the data")
     for name, wanted in labels.items():
-        if len(np.asarray(wanted)) != len(parts):
+        if len(as_array(wanted)) != len(parts):
             raise RepdynError(
-                f"labels {name!r} are {len(np.asarray(wanted))}, but there are {len(parts)} sequences"
+                f"labels {name!r} are {len(as_array(wanted))}, but there are {len(parts)} sequences"
             )
     table = np.zeros((len(tried), len(labels)))
     for row, kept in enumerate(track(tried, "exploring static factors")):
         for offset in range(passes):
             called = judge(resample(parts, None, kept=kept, seed=seed + offset))
             table[row] += [
-                float((np.asarray(called[name]) == np.asarray(wanted)).mean()) / passes
+                float((as_array(called[name]) == as_array(wanted)).mean()) / passes
                 for name, wanted in labels.items()
             ]
     return table

@@ -150,7 +150,7 @@ class Judge(nn.Module):
         called = self.predict(clips)
         groups = groups_of_equal_rows(as_array(read_sequences(clips).values))
         return {
-            name: mean_of_groups(called[name] == np.asarray(wanted), groups, seed=seed)
+            name: mean_of_groups(called[name] == as_array(wanted), groups, seed=seed)
             for name, wanted in labels.items()
         }
 

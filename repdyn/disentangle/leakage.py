@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.disentangle.factors import Factors
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
 __all__ = ["Leakage", "coordinate_information", "leakage"]
@@ -94,7 +95,7 @@ def leakage(
     for row, what in enumerate(groups.values()):
         x = parts.some(what).reshape(len(parts), -1)
         for column, (name, wanted) in enumerate(labels.items()):
-            classes, y, count = np.unique(np.asarray(wanted), return_inverse=True, return_counts=True)
+            classes, y, count = np.unique(as_array(wanted), return_inverse=True, return_counts=True)
             if len(y) != len(x) or count.min() < _FOLDS:
                 raise RepdynError(
                     f"labels {name!r}: {len(y)} for {len(x)} sequences, rarest class {count.min()} times; "

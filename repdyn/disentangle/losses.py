@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from repdyn.devices import double
 from repdyn.disentangle.operators import batch_operator, one_step, sequence_operators
 from repdyn.disentangle.spectral import spectral_loss
 from repdyn.disentangle.static import static_mode, static_modes
@@ -86,9 +87,9 @@ def constancy_loss(z: Tensor, mask: Tensor, operators: Tensor) -> Tensor:
         A scalar in [0, 1].
     """
     right, _, _ = static_mode(operators)
-    real = mask.double()
+    real = double(mask)
     # The left vector scales both sums alike, so that the coordinate along the right one is all it takes.
-    coordinate = (z.double() @ right[..., None])[..., 0] * real
+    coordinate = (double(z) @ right[..., None])[..., 0] * real
     count = real.sum(dim=1)
     mean = coordinate.sum(dim=1) / count
     moved = ((coordinate - mean[:, None]).square() * real).sum(dim=1)

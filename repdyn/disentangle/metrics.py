@@ -14,6 +14,7 @@ from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.swaps import resample
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean, bounded_interval
+from repdyn.reading import as_array
 
 __all__ = [
     "Consistency",
@@ -266,7 +267,7 @@ def frame_consistency(called: ArrayLike, seed: int = 0) -> Consistency:
     >>> frame_consistency([[1, 1, 1, 2], [0, 0, 0, 0]]).agreement.value
     0.875
     """
-    answers = np.asarray(called)
+    answers = as_array(called)
     if answers.ndim != 2 or 0 in answers.shape:
         raise RepdynError(f"called must have shape (clips, frames), got {answers.shape}")
     most = (answers[:, :, None] == answers[:, None, :]).sum(axis=2).max(axis=1)
@@ -282,7 +283,7 @@ def _swap_table(
     passes: int,
     seed: int,
 ) -> SwapTable:
-    wanted = {name: np.asarray(label) for name, label in labels.items()}
+    wanted = {name: as_array(label) for name, label in labels.items()}
     for name, label in wanted.items():
         if len(label) != len(parts):
             raise RepdynError(f"labels {name!r} are {len(label)}, but there are {len(parts)} sequences")
@@ -293,7 +294,7 @@ def _swap_table(
         for offset in range(passes):
             called = judge(resample(parts, seed=seed + offset, **how))
             for column, (name, label) in enumerate(wanted.items()):
-                correct[:, row, column] += (np.asarray(called[name]) == label) / passes
+                correct[:, row, column] += (as_array(called[name]) == label) / passes
     classes = tuple(len(np.unique(label)) for label in wanted.values())
     return SwapTable(tuple(rows), tuple(wanted), correct, kept, classes)
 
@@ -301,8 +302,8 @@ def _swap_table(
 def _table(
     accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    found, stay = np.asarray(accuracy, dtype=np.float64), np.asarray(kept, dtype=bool)
-    count = np.asarray(classes)
+    found, stay = as_array(accuracy, np.float64), as_array(kept, bool)
+    count = as_array(classes)
     if found.shape != stay.shape or found.ndim != 2 or count.shape != found.shape[1:]:
         raise RepdynError(
             f"accuracy {found.shape}, kept {stay.shape} and classes {count.shape} do not belong together; "

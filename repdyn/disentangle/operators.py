@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from repdyn.devices import double
+
 __all__ = ["RIDGE", "batch_operator", "one_step", "sequence_operators"]
 
 RIDGE = 1e-4
@@ -83,14 +85,14 @@ def sequence_operators(z: Tensor, mask: Tensor, ridge: float = RIDGE) -> Tensor:
 
 def one_step(z: Tensor, operators: Tensor) -> Tensor:
     """The first frame, then every frame predicted from the true one before it; shape ``(B, T, k)``."""
-    predicted = z[:, :-1].double() @ operators
+    predicted = double(z[:, :-1]) @ operators
     return torch.cat([z[:, :1], predicted.to(z.dtype)], dim=1)
 
 
 def _transitions(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs of frames; a pair that is not real is two rows of zeros, which no Gram matrix notices."""
     real = (mask[:, 1:] & mask[:, :-1])[..., None]
-    z = z.double()
+    z = double(z)
     return z[:, :-1] * real, z[:, 1:] * real
 
 

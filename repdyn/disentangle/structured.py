@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
-from repdyn.devices import as_given, to
+from repdyn.devices import as_given, double, to
 from repdyn.disentangle.checks import check_fitted, check_settings
 from repdyn.disentangle.factors import Factors, split
 from repdyn.disentangle.losses import Weights, operators_of
@@ -191,7 +191,11 @@ class StructuredKoopman(nn.Module):
     def operators(self, z: Tensor, mask: Tensor) -> Tensor:
         """The operators that read latents: of each sequence, or the training set's; ``(B or 1, k, k)``."""
         check_fitted(self)
-        return self.operator_.to(z.device) if self.operator == "batch" else operators_of(z, mask, "sequence")
+        return (
+            double(self.operator_.to(z.device))
+            if self.operator == "batch"
+            else operators_of(z, mask, "sequence")
+        )
 
     def factors(self, sequences: Any) -> Factors:
         """Static and dynamic part of each sequence's latents, and the static part's single factors.
@@ -262,7 +266,7 @@ class StructuredKoopman(nn.Module):
             If the folder holds something else, another of the two models, or weights that do not match.
         """
         found = load_artifact(path, "disentangle")
-        return restore(cls, found.config, found.tensors, path).to(device)
+        return to(restore(cls, found.config, found.tensors, path), device)  # type: ignore[no-any-return]
 
     frame_: tuple[int, ...]
     encoder_: SequenceEncoder

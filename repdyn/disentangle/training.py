@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from repdyn.devices import device_of
+from repdyn.devices import device_of, double, to
 from repdyn.disentangle.checks import check_plan
 from repdyn.disentangle.losses import (
     drop_latents,
@@ -63,7 +63,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     training, held_out = _parts(found, validation, frames, generator)
     _set_scale(model, training)
-    model.to(device or here)
+    to(model, device or here)
     training, held_out = (_placed(part, model) for part in (training, held_out))
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -158,7 +158,7 @@ def _set_scale(model: StructuredKoopman, training: Sequences) -> None:
     """Vectors are centred over all frames and divided by one number; pixels are left as they are."""
     if len(model.frame_) != 1:
         return
-    rows = training.values[training.mask].double()
+    rows = double(training.values[training.mask])
     mean, spread = rows.mean(dim=0), rows.var(dim=0, correction=0).mean().sqrt()
     model.mean_.copy_(mean)
     # Sequences that do not vary at all are left at their scale: they are constant in any.

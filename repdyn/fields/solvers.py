@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from repdyn.devices import to
 from repdyn.fields.field import LatentField
 from repdyn.fields.multipliers import arnoldi
 from repdyn.fields.trapping import Traps
@@ -173,12 +174,13 @@ def newton(field: LatentField, z: Tensor, *, krylov: int = 48) -> tuple[Tensor, 
             break
         basis, hessenberg = arnoldi(field, z[open_], velocity[open_], min(krylov, z.shape[1]))
         m = hessenberg.shape[2]
-        system = torch.eye(m + 1, m, dtype=hessenberg.dtype, device=z.device) - hessenberg
-        target = hessenberg.new_zeros((len(open_), m + 1, 1))
-        target[:, 0, 0] = residual[open_].to(hessenberg.dtype)
+        # Many small systems: the host is the faster, and has float64.
+        system = torch.eye(m + 1, m, dtype=torch.float64) - hessenberg.cpu().double()
+        target = system.new_zeros((len(open_), m + 1, 1))
+        target[:, 0, 0] = residual[open_].cpu().double()
         # A continuum of fixed points makes the system singular; the cut-off then takes the nearest one,
         # and keeps rounding from being inverted into a leap.
-        weights = torch.linalg.pinv(system, atol=1e-6, rtol=1e-10) @ target
+        weights = to(torch.linalg.pinv(system, atol=1e-6, rtol=1e-10) @ target, z.device)
         trial = z[open_] + (basis[:, :m] * weights).sum(dim=1).to(z.dtype)
         moved = field.velocity(trial)
         length = moved.norm(dim=1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from repdyn.fields.field import LatentField
+from repdyn.reading import as_array
 
 __all__ = ["Traps", "gap_of", "leaving", "set_traps"]
 
@@ -144,4 +146,4 @@ def gap_of(orbit: Tensor) -> float:
     if len(orbit) < 2:
         return 0.0
     half = len(orbit) // 2
-    return float(torch.cdist(orbit[half:], orbit[:half]).amin(dim=1).quantile(0.9))
+    return float(np.quantile(as_array(torch.cdist(orbit[half:], orbit[:half]).amin(dim=1)), 0.9))

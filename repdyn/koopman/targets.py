@@ -12,6 +12,7 @@ from torch import Tensor
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 
 __all__ = ["balls", "destination", "split", "targets"]
 
@@ -42,7 +43,7 @@ def targets(
     if (label is None) == (mask is None):
         raise RepdynError("forget: give either label= (one or several) or mask=, not both and not neither")
     if mask is not None:
-        mask = np.asarray(mask)
+        mask = as_array(mask)
         if mask.shape != (len(paths),) or mask.dtype != bool:
             raise RepdynError(
                 f"mask must be boolean of shape ({len(paths)},), got {mask.dtype} of shape {mask.shape}"

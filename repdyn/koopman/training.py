@@ -22,6 +22,7 @@ from repdyn.koopman.networks import Lift
 from repdyn.koopman.operators import LeastSquares, Operator
 from repdyn.koopman.schedules import SCHEDULES
 from repdyn.progress import track
+from repdyn.reading import as_array
 
 __all__ = ["Plan", "Weights", "train"]
 
@@ -183,7 +184,7 @@ class _Run:
             sums += parts.detach()
         if self.share > 1:
             sums = self.fabric.all_reduce(sums, reduce_op="mean")
-        for name, value in zip(_LOSSES, (sums / self.batches).tolist()):
+        for name, value in zip(_LOSSES, as_array(sums / self.batches).tolist()):
             if not math.isfinite(value):
                 raise RepdynError(
                     f"training diverged at epoch {self.done}: the {name} loss is {value}; look for outliers "

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from repdyn.devices import double
 from repdyn.ood.calibration import tail
 from repdyn.ood.crossfit import Density, RelativeDensity, TwofoldDensity
 from repdyn.ood.detector import LOWEST
@@ -312,8 +313,7 @@ def _register_centre(module: nn.Module, centre: ArrayLike) -> None:
 
 def _direction(x: Tensor, centre: Tensor, rest: Tensor) -> Tensor:
     """Unit vectors less their centre, in float64 where there is one: the difference may be very small."""
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
-    return _unit(x.to(wide)) - (centre.to(wide) + rest.to(wide))
+    return _unit(double(x)) - (double(centre) + double(rest))
 
 
 def _tensor(array: ArrayLike) -> Tensor:
