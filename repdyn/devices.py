@@ -101,7 +101,7 @@ def to(value: Any, device: torch.device | str | None, dtype: torch.dtype | None 
             kept = widest(torch.device(device))
         return value.to(device=device, dtype=kept)
     if isinstance(value, nn.Module):
-        return value._apply(lambda tensor: to(tensor, device, dtype))
+        return value._apply(lambda tensor: to(tensor, device, dtype))  # type: ignore[no-untyped-call]
     if isinstance(value, Mapping):
         return {name: to(part, device, dtype) for name, part in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -51,7 +51,7 @@ def fit(
     stored = open_paths(paths)
     if stored.labels is None:
         raise RepdynError(f"{paths}: has no labels to probe for; trace data with labels")
-    judge = None if head is None else _head(head, stored.points[-1])
+    judge = None if head is None else _head(head, stored.points[-1], device)
     refuse_existing(out, force)
     training, held_out = stored.split((1 - test, test), seed=seed, stratify=False)
     kind = kinds[model]
@@ -68,12 +68,13 @@ def fit(
     write_json(json, {"disentangle": found.to_dict()})
 
 
-def _head(name: str, last: str) -> Head:
+def _head(name: str, last: str, device: str | None) -> Head:
     """A model's own head, which reads its pooled last point."""
     import torch
 
     import repdyn
     from repdyn.errors import RepdynError
+    from repdyn.reading import as_array
 
     model = repdyn.load(name)
     own = model.head
@@ -81,4 +82,5 @@ def _head(name: str, last: str) -> Head:
         raise RepdynError(f"--head {name}: this model has no head; leave the option out")
     if model.final != last:
         raise RepdynError(f"--head {name}: its head reads {model.final!r}, and the paths end at {last!r}")
-    return lambda x: own(torch.from_numpy(x).to(model.device)).detach().cpu().numpy()
+    model.module.to(device)
+    return lambda x: as_array(own(torch.from_numpy(x).to(model.device)))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from repdyn.cli.options import Force, Json, PathsStore, Seed
+from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
 __all__ = ["field"]
 
@@ -23,6 +23,7 @@ def field(
     out: Annotated[Path | None, typer.Option(help="Keep the attractors in this folder.")] = None,
     force: Force = False,
     seed: Seed = 0,
+    device: Device = None,
     json: Json = None,
 ) -> None:
     """Find the attractors of a Koopman autoencoder's encode-decode map, started from data.
@@ -37,7 +38,7 @@ def field(
     from repdyn.paths import open_paths
 
     refuse_existing(out, force)
-    model = KoopmanAutoencoder.from_pretrained(kae)
+    model = KoopmanAutoencoder.from_pretrained(kae, device=device)
     stored = open_paths(paths)
     model.check_paths(stored)
     where = point if point is not None else stored.points[-1]

@@ -67,6 +67,7 @@ def spectrum(
     top: Annotated[int, typer.Option(min=1, help="Inputs to name for each mode.")] = 5,
     force: Force = False,
     seed: Seed = 0,
+    device: Device = None,
     json: Json = None,
 ) -> None:
     """Eigenvalues of depth, which of them the data certify, and the inputs that excite them.
@@ -80,7 +81,7 @@ def spectrum(
     from repdyn.paths import open_paths
 
     refuse_existing(out, force)
-    fitted, stored = KoopmanAutoencoder.from_pretrained(kae), open_paths(paths)
+    fitted, stored = KoopmanAutoencoder.from_pretrained(kae, device=device), open_paths(paths)
     found = fitted.spectrum(stored, threshold=threshold, resamples=resamples, seed=seed)
     found.save(out)
     modes = excitation(found, fitted, stored, count=top, seed=seed)
@@ -110,6 +111,7 @@ def forget(
     ] = False,
     force: Force = False,
     seed: Seed = 0,
+    device: Device = None,
     json: Json = None,
 ) -> None:
     """Make a class no longer arrive where it did, by an edit of the operator, and report what that cost.
@@ -123,7 +125,7 @@ def forget(
     from repdyn.paths import open_paths
 
     refuse_existing(out, force)
-    fitted, stored = KoopmanAutoencoder.from_pretrained(kae), open_paths(paths)
+    fitted, stored = KoopmanAutoencoder.from_pretrained(kae, device=device), open_paths(paths)
     used, kept = stored.split((2 / 3, 1 / 3), seed=seed) if attacked else (stored, None)
     wanted = [_own(name, stored.labels) for name in label]
     place = redirect if redirect in ("mean", "nearest") else _own(redirect, stored.labels)

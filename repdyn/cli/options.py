@@ -21,17 +21,9 @@ def _to_stdout(path: Path | None) -> Path | None:
 def _known_device(name: str | None) -> str | None:
     if name is None:
         return None
-    import torch  # here: `repdyn --help` has no use for it
+    from repdyn.devices import check_device  # here: `repdyn --help` has no use for torch
 
-    from repdyn.errors import RepdynError
-
-    try:
-        torch.empty(1, device=name).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise RepdynError(
-            f"--device {name!r}: cannot be used here ({reason}); give cpu, or leave it out"
-        ) from None
+    check_device(name, "--device")
     return name
 
 
@@ -39,7 +31,7 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same n
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at --out.")]
 Device = Annotated[
     str | None,
-    typer.Option(help="cpu, cuda, cuda:1, mps …; where the model is, unless told.", callback=_known_device),
+    typer.Option(help="cpu, cuda, cuda:1, mps …; default: the CPU.", callback=_known_device),
 ]
 Json = Annotated[
     Path | None,
