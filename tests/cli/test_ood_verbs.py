@@ -39,6 +39,12 @@ class Reader:
         self.sizes: list[int] = []
         self.traced = 0
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return
+
     def __call__(self, inputs, ids):
         self.sizes.append(len(inputs))
         paths = planted(len(inputs), seed=len(self.sizes))
