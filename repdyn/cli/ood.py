@@ -220,7 +220,6 @@ def _parts(
     from repdyn.cli import streams
     from repdyn.cli.data import is_data
     from repdyn.errors import RepdynError
-    from repdyn.ood.detector import LOGITS
 
     file, _, column = source.partition("#")
     parquet = file.endswith(".parquet")
@@ -232,9 +231,8 @@ def _parts(
         raise RepdynError(f"{source}: holds inputs, not paths; give the model to trace them by, with --model")
     if not streaming:
         return streams.parquet(Path(file)) if parquet else streams.store(source)
-    points = [point for point in fitted.points_ if point != LOGITS]
     pool = str(fitted.source_.get("pooling", "auto"))
-    tracer = closing.enter_context(streams.Tracer(str(model), points, pool, device))
+    tracer = closing.enter_context(streams.Tracer(str(model), fitted.points_, pool, device))
     if source == "-":
         return streams.lines(sys.stdin.buffer, tracer, size)
     if data:

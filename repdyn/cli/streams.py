@@ -47,9 +47,12 @@ class Tracer:
     def __init__(
         self, model: str | TracedModel, points: Iterable[str], pool: str, device: str | None
     ) -> None:
+        from repdyn.ood.mappings import what_to_read
+        from repdyn.tracing.registry import traced
         from repdyn.tracing.trace import OpenTrace
 
-        self._trace = OpenTrace(model, tuple(points), pool, device)
+        subject = traced(model)
+        self._trace = OpenTrace(subject, *what_to_read(subject, points, pool), device)
         self.traced = 0
 
     def __enter__(self) -> Tracer:

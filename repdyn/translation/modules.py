@@ -34,7 +34,8 @@ class TranslationModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Translate ``(..., D_a)``, computed where and in the type the buffers are, answered as ``x`` was."""
         moved = affine(x, self.matrix, self.offset_a, self.offset_b)
-        return devices.to(moved, x.device, x.dtype if x.is_floating_point() else None)
+        answer: Tensor = devices.to(moved, x.device, x.dtype if x.is_floating_point() else None)
+        return answer
 
 
 def register_affine(
@@ -60,4 +61,5 @@ def affine(x: Tensor, matrix: Tensor, before: Tensor, after: Tensor) -> Tensor:
             "give what model A gives at the point that it was fitted on"
         )
     here = devices.to(x if x.is_floating_point() else x.to(matrix.dtype), matrix.device, matrix.dtype)
-    return (here - before) @ matrix + after
+    moved: Tensor = (here - before) @ matrix + after
+    return moved

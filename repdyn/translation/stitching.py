@@ -63,14 +63,16 @@ class StitchedModel(nn.Module):
         self.model_a, self.model_b = _whole(model_a), _whole(model_b)
         register_affine(self, translation, devices.device_of(self.model_a))
         self.head_b = model_b.head if isinstance(model_b.head, nn.Module) else None
-        self.register_load_state_dict_pre_hook(_translation_alone)
+        self.register_load_state_dict_pre_hook(_translation_alone)  # type: ignore[no-untyped-call]
 
     def translate(self, x: Tensor) -> Tensor:
         """A's representation as B's, pooled ``(N, D_a)`` or every token or place of an unpooled one.
 
         On the device and in the type of ``x``.
         """
-        return devices.to(self._translated(x), x.device, x.dtype if x.is_floating_point() else None)
+        kept = x.dtype if x.is_floating_point() else None
+        moved: Tensor = devices.to(self._translated(x), x.device, kept)
+        return moved
 
     def _translated(self, x: Tensor) -> Tensor:
         """The same where the translation is and as wide as it is: what B takes next rounds once."""
@@ -130,7 +132,8 @@ class StitchedModel(nn.Module):
         else:
             logits = devices.call(other.head, devices.to(moved, _device(other, moved)))
         both = x.is_floating_point() and logits.is_floating_point()
-        return devices.to(logits, x.device, x.dtype if both else None)
+        answer: Tensor = devices.to(logits, x.device, x.dtype if both else None)
+        return answer
 
     def predict(self, inputs: Any) -> Tensor:
         """B's logits for raw inputs (strings, pictures, arrays), read by A: both in evaluation mode.
