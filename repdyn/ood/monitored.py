@@ -120,7 +120,7 @@ class MonitoredModel(nn.Module):
             return Monitored(output, scores, scores < threshold)
 
     def _apply(self, function: Any, recurse: bool = True) -> Any:
-        super()._apply(function, recurse)
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         if self.detector is not None and self.detector.threshold.dtype in (torch.float16, torch.bfloat16):
             self.detector = _module(self._fitted, devices.device_of(self.detector))
         return self

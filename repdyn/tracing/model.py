@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from repdyn.devices import device_of
+from repdyn.devices import check_device, device_of
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.identity import Unhashable, fingerprint, hash_tensor
@@ -95,6 +95,36 @@ class TracedModel:
         it runs the model's first part.
         """
         return device_of(self.module)
+
+    def to(self, device: torch.device | str) -> TracedModel:
+        """Move the model, with its head where that is a module of its own, to a device; it stays there.
+
+        Returns
+        -------
+        TracedModel
+            Itself.
+
+        Raises
+        ------
+        RepdynError
+            If there is no such device, or the model cannot be moved to it.
+        """
+        there = check_device(device)
+        for part in self.parts:
+            try:
+                part.to(there)
+            except (RuntimeError, NotImplementedError) as error:
+                reason = str(error).splitlines()[0]
+                raise RepdynError(
+                    f"device {str(device)!r}: {self.name} cannot be moved there ({reason})"
+                ) from None
+        return self
+
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The modules that make up the model: what runs, all its weights, and a head of its own."""
+        held = (self.module, self.weights, self.head)
+        return tuple({id(part): part for part in held if isinstance(part, nn.Module)}.values())
 
     def find_points(self, points: str | Sequence[str] | None = None) -> tuple[str, ...]:
         """The names that a choice of points stands for, in the order of the model's modules.

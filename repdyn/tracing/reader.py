@@ -470,20 +470,12 @@ def placed(model: TracedModel, device: torch.device) -> Iterator[None]:
     RepdynError
         If the model cannot be moved.
     """
-    parts = [part for part in (model.module, model.weights, model.head) if isinstance(part, nn.Module)]
     with ExitStack() as stack:
-        for part in {id(part): part for part in parts}.values():
-            before = devices.device_of(part)
-            if device == before:
-                continue
-            stack.callback(part.to, before)
-            try:
-                part.to(device)
-            except (RuntimeError, NotImplementedError) as error:
-                reason = str(error).splitlines()[0]
-                raise RepdynError(
-                    f"device {str(device)!r}: {model.name} cannot be moved there ({reason})"
-                ) from None
+        for part in model.parts:
+            if devices.device_of(part) != device:
+                stack.callback(part.to, devices.device_of(part))
+        if device != model.device:
+            model.to(device)
         yield
 
 

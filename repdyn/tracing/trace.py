@@ -185,7 +185,12 @@ class OpenTrace:
         device: torch.device | str | None = None,
     ) -> None:
         self.model = traced(model)
-        self._how = {"points": points, "pool": pool, "device": device, "dtype": np.dtype(np.float32)}
+        self._how: dict[str, Any] = {
+            "points": points,
+            "pool": pool,
+            "device": device,
+            "dtype": np.dtype(np.float32),
+        }
         self._passes: Passes | None = None
         self._told: dict[str, Any] = {}
         self._stack = ExitStack()
