@@ -7,6 +7,7 @@ The one module that moves tensors between devices. A user's model stays where it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def device_of(holder: Any, default: torch.device = CPU) -> torch.device:
         return holder.device
     if not isinstance(holder, nn.Module):
         return default
-    for tensor in [*holder.parameters(), *holder.buffers()]:
+    for tensor in chain(holder.parameters(), holder.buffers()):
         if tensor.device.type != "meta":
             return tensor.device
         break

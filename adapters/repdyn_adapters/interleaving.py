@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.tracing.hooks import Point, evaluating, unwrap
 from repdyn.tracing.model import TracedModel
@@ -21,7 +21,6 @@ __all__ = [
     "Change",
     "changed",
     "final_point",
-    "float_type",
     "interleaved",
     "logits",
     "positional_and_named",
@@ -126,15 +125,10 @@ def interleaved(
 
 def positional_and_named(model: TracedModel, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Prepared inputs as a call takes them, where the model lives and in its type."""
-    inputs = _to_model(inputs, model.device, float_type(model.module))
+    inputs = devices.to(inputs, model.device, devices.dtype_of(model.module))
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return inputs if isinstance(inputs, tuple) else (inputs,), {}
-
-
-def float_type(module: nn.Module) -> torch.dtype | None:
-    """The type of a module's weights."""
-    return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), None)
 
 
 @contextmanager
@@ -201,11 +195,3 @@ def _replaced(value: Any, old: Tensor, new: Tensor) -> Any:
         items = [_replaced(item, old, new) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
-
-
-def _to_model(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, dtype if value.is_floating_point() else None)
-    if isinstance(value, Mapping):
-        return {name: _to_model(item, device, dtype) for name, item in value.items()}
-    return tuple(_to_model(item, device, dtype) for item in value) if isinstance(value, tuple) else value

@@ -16,10 +16,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from repdyn import devices
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
-from repdyn_adapters.interleaving import Change, changed, float_type, run
+from repdyn_adapters.interleaving import Change, changed, run
 
 __all__ = ["patched", "run_from"]
 
@@ -65,7 +66,7 @@ def run_from(
             f"run_from: {point!r} has layout {place.layout}, x has shape {tuple(x.shape)}; "
             "give what the module gives, not pooled"
         )
-    x = x.to(model.device, float_type(model.module) if x.is_floating_point() else None)
+    x = devices.to(x, model.device, devices.dtype_of(model.module))
     if remote and inputs is None:
         raise RepdynError("run_from: remote runs need inputs=, the prepared inputs that x belongs to")
     if remote:

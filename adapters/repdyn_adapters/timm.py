@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from repdyn import devices
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.reading import as_array
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
@@ -174,7 +176,7 @@ def _final(model: Any, family: str) -> tuple[Point | None, Callable[[Tensor], Te
 
     def apply(x: Tensor) -> Tensor:
         weight = next(heads[0].parameters())
-        x = x.to(weight.device, weight.dtype)
+        x = devices.to(x, weight.device, weight.dtype)
         logits: list[Tensor] = [part(x[..., None, None] if convolution else x).flatten(1) for part in heads]
         return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
@@ -282,9 +284,9 @@ def _prepare(model: Any) -> tuple[Callable[[Sequence[Any]], Tensor], str, tuple[
             kind = np.float64 if wide else np.float32
             return torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
         pixels = (
-            array.permute(1, 2, 0).numpy()
+            as_array(array.permute(1, 2, 0))
             if isinstance(array, Tensor) and array.ndim == 3
-            else np.asarray(array)
+            else as_array(array)
         )
         if pixels.dtype != np.uint8:
             raise RepdynError(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
@@ -362,8 +363,8 @@ def _call(head: nn.Module) -> Callable[[Tensor], Tensor]:
     def apply(x: Tensor) -> Tensor:
         weight = next(head.parameters())
         # A weight that accelerate keeps elsewhere is put where the head runs, and so is its input.
-        away = weight.device.type == "meta"
-        result: Tensor = head(x.to(weight.dtype) if away else x.to(weight.device, weight.dtype))
+        there = None if weight.device.type == "meta" else weight.device
+        result: Tensor = head(devices.to(x, there, weight.dtype))
         return result
 
     return apply
@@ -427,7 +428,7 @@ def _language_head(model: Any) -> Callable[[Tensor], Tensor] | None:
         shell, given = built
         weight = next((model.get_output_embeddings() or model).parameters())
         away = weight.device.type == "meta"
-        given.hidden = (x.to(weight.dtype) if away else x.to(weight.device, weight.dtype)).unsqueeze(1)
+        given.hidden = devices.to(x, None if away else weight.device, weight.dtype).unsqueeze(1)
         ids = torch.zeros(len(x), 1, dtype=torch.long, device=x.device if away else weight.device)
         logits: Tensor = shell(input_ids=ids).logits
         return logits[:, 0]

@@ -76,11 +76,10 @@ def _head(name: str, last: str, device: str | None) -> Head:
     from repdyn.errors import RepdynError
     from repdyn.reading import as_array
 
-    model = repdyn.load(name)
+    model = repdyn.load(name, device=device)
     own = model.head
     if own is None:
         raise RepdynError(f"--head {name}: this model has no head; leave the option out")
     if model.final != last:
         raise RepdynError(f"--head {name}: its head reads {model.final!r}, and the paths end at {last!r}")
-    model.module.to(device)
     return lambda x: as_array(own(torch.from_numpy(x).to(model.device)))

@@ -12,6 +12,8 @@ import typer
 from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from repdyn.cli.streams import Part
     from repdyn.ood.detector import Detector
     from repdyn.ood.drift import DriftMonitor
@@ -164,10 +166,10 @@ def score(
 
     fitted = load_detector(detector)
     monitor = DriftMonitor(fitted, window)
-    parts = _parts(source, fitted, model, batch_size, idle, device)
     live = model is not None and out is None
     scores: list[float] = []
     with contextlib.ExitStack() as closing:
+        parts = _parts(source, fitted, model, batch_size, idle, device, closing)
         file: TextIO | None = None
         if out is not None:
             scratch = closing.enter_context(whole_file(out))  # replaces `out` once all rows are in it
@@ -205,14 +207,19 @@ def score(
 
 
 def _parts(
-    source: str, fitted: Detector, model: str | None, size: int, idle: float | None, device: str | None
+    source: str,
+    fitted: Detector,
+    model: str | None,
+    size: int,
+    idle: float | None,
+    device: str | None,
+    closing: ExitStack,
 ) -> Iterator[Part]:
     import sys
 
     from repdyn.cli import streams
     from repdyn.cli.data import is_data
     from repdyn.errors import RepdynError
-    from repdyn.ood.detector import LOGITS
 
     file, _, column = source.partition("#")
     parquet = file.endswith(".parquet")
@@ -224,8 +231,8 @@ def _parts(
         raise RepdynError(f"{source}: holds inputs, not paths; give the model to trace them by, with --model")
     if not streaming:
         return streams.parquet(Path(file)) if parquet else streams.store(source)
-    points = [point for point in fitted.points_ if point != LOGITS]
-    tracer = streams.Tracer(str(model), points, str(fitted.source_.get("pooling", "auto")), device)
+    pool = str(fitted.source_.get("pooling", "auto"))
+    tracer = closing.enter_context(streams.Tracer(str(model), fitted.points_, pool, device))
     if source == "-":
         return streams.lines(sys.stdin.buffer, tracer, size)
     if data:

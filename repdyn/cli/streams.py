@@ -39,30 +39,31 @@ Part = tuple["RepresentationPaths | Broken | None", list[str]]
 
 
 class Tracer:
-    """A model and what is read of it: the points and the pooling that a detector was fitted on."""
+    """A model and what is read of it, by one reader for the life of the stream.
+
+    The points and the pooling are those that a detector was fitted on.
+    """
 
     def __init__(
         self, model: str | TracedModel, points: Iterable[str], pool: str, device: str | None
     ) -> None:
-        import repdyn
+        from repdyn.ood.mappings import what_to_read
+        from repdyn.tracing.registry import traced
+        from repdyn.tracing.trace import OpenTrace
 
-        self.model = repdyn.load(model) if isinstance(model, str) else model
-        self.points, self.pool, self.device = tuple(points), pool, device
+        subject = traced(model)
+        self._trace = OpenTrace(subject, *what_to_read(subject, points, pool), device)
         self.traced = 0
+
+    def __enter__(self) -> Tracer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._trace.__exit__(*exception)
 
     def __call__(self, inputs: list[Any], ids: list[str]) -> RepresentationPaths:
         """Paths of a few inputs."""
-        from repdyn.tracing import trace
-
-        found = trace(
-            self.model,
-            inputs,
-            points=self.points,
-            pool=self.pool,
-            ids=ids,
-            device=self.device,
-            batch_size=len(inputs),
-        )
+        found = self._trace(inputs, ids)
         self.traced += len(inputs)
         return found
 

@@ -5,10 +5,12 @@
 :class:`RelativePathDetector` watches classes at every depth;
 :class:`GuidedEnergyDetector` asks the model's own head; :class:`TrajectoryDetector` watches how an
 auto-encoder moves a code; :class:`UnionDetector` calibrates several together; :func:`evaluate` puts a
-detector beside its controls.
+detector beside its controls. :class:`MonitoredModel` is a model and a detector as one.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from repdyn.ood.attractor import AttractorDetector
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold, false_positive_interval
@@ -29,6 +31,9 @@ from repdyn.ood.residuals import ReconstructionDetector, ResidualDetector
 from repdyn.ood.trajectories import TrajectoryDetector
 from repdyn.ood.union import UnionDetector
 
+if TYPE_CHECKING:
+    from repdyn.ood.monitored import Monitored, MonitoredModel
+
 __all__ = [
     "AttractorDetector",
     "DriftMonitor",
@@ -37,6 +42,8 @@ __all__ = [
     "GuidedEnergyDetector",
     "KNNDetector",
     "MahalanobisDetector",
+    "Monitored",
+    "MonitoredModel",
     "OODEvaluation",
     "PathDetector",
     "Recommendation",
@@ -54,3 +61,11 @@ __all__ = [
     "load_detector",
     "recommend",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Monitored", "MonitoredModel"):
+        from repdyn.ood import monitored  # torch is loaded only for a module
+
+        return getattr(monitored, name)
+    raise AttributeError(f"module 'repdyn.ood' has no attribute {name!r}")

@@ -85,18 +85,21 @@ class Detector(ABC):
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         """Take back what :meth:`_state` gave."""
 
-    def score_samples(self, paths: RepresentationPaths) -> Array:
+    def score_samples(self, paths: RepresentationPaths | Mapping[str, Any]) -> Any:
         """Score paths, reading a chunk at a time: higher is more normal.
 
         Parameters
         ----------
         paths
-            Paths of the model, points and pooling that the detector was fitted on.
+            Paths of the model, points and pooling that the detector was fitted on. Or a mapping from points
+            to tensors or arrays ``(N, D)``, as a reader gives it; whose model it is of is not known.
 
         Returns
         -------
         numpy.ndarray
-            Shape ``(N,)``.
+            Shape ``(N,)``, float64. Of tensors a tensor, on their device; the numbers are those of paths,
+            computed on the host. What :meth:`as_module` gives stays on the device, and so does
+            :class:`~repdyn.ood.MonitoredModel`.
 
         Raises
         ------
@@ -107,16 +110,22 @@ class Detector(ABC):
         -----
         −10³⁰ for a path that is not finite, or whose norm is more than ten times outside of the range fitted.
         """
+        if isinstance(paths, Mapping):
+            from repdyn.ood.mappings import answered, arrays_of, taken  # torch is loaded only for tensors
+
+            self._fitted()
+            chosen = taken(paths, self.points_, self.widths_)
+            return answered(chosen, self._judged(Chunk(arrays_of(chosen)), self._score))
         self._check(paths)
         return self._collect(paths, self._score)
 
-    def decision_function(self, paths: RepresentationPaths) -> Array:
+    def decision_function(self, paths: RepresentationPaths | Mapping[str, Any]) -> Any:
         """Score minus threshold, ``(N,)``: negative is flagged."""
         return self.score_samples(paths) - self.threshold_
 
-    def predict(self, paths: RepresentationPaths) -> NDArray[np.int64]:
-        """1 for a normal path, −1 for a flagged one, ``(N,)``."""
-        return np.where(self.score_samples(paths) >= self.threshold_, 1, -1).astype(np.int64)
+    def predict(self, paths: RepresentationPaths | Mapping[str, Any]) -> Any:
+        """1 for a normal path, −1 for a flagged one, ``(N,)``, int64."""
+        return 2 * (self.score_samples(paths) >= self.threshold_) - 1
 
     def p_values(self, paths: RepresentationPaths) -> Array:
         """Conformal p-value of each path, ``(N,)``: small is unusual.
@@ -312,12 +321,15 @@ class Detector(ABC):
                 )
 
     def _collect(self, paths: RepresentationPaths, score: Any) -> Array:
-        parts = []
-        for batch in read(paths, self.points_, "scoring paths", judging=True):
-            with np.errstate(over="ignore", invalid="ignore"):  # of rows that are flagged below
-                found = np.asarray(score(batch), dtype=np.float64)
-            parts.append(np.where(np.isfinite(found) & self._sound(batch), np.maximum(found, LOWEST), LOWEST))
+        batches = read(paths, self.points_, "scoring paths", judging=True)
+        parts = [self._judged(batch, score) for batch in batches]
         return np.concatenate(parts) if parts else np.empty(0)
+
+    def _judged(self, batch: Chunk, score: Any) -> Array:
+        """Scores of one chunk; the lowest for rows that no score is meant for."""
+        with np.errstate(over="ignore", invalid="ignore"):  # of rows that are flagged below
+            found = np.asarray(score(batch), dtype=np.float64)
+        return np.where(np.isfinite(found) & self._sound(batch), np.maximum(found, LOWEST), LOWEST)
 
 
 def equal_paths(paths: RepresentationPaths, points: Iterable[str]) -> NDArray[np.int64]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Tokens
+from repdyn.tracing.reader import Reader, Reading
 from repdyn.tracing.registry import Adapter, load, wrap
 from repdyn.tracing.trace import trace
 
-__all__ = ["Adapter", "Point", "Tokens", "TracedModel", "load", "trace", "wrap"]
+__all__ = ["Adapter", "Point", "Reader", "Reading", "Tokens", "TracedModel", "load", "trace", "wrap"]

@@ -6,6 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from threading import get_ident
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,18 @@ from torch import Tensor, nn
 from repdyn.errors import RepdynError
 from repdyn.tracing.pooling import Layout
 
-__all__ = ["Point", "Reader", "evaluating", "left_as_found", "reading", "unwrap"]
+__all__ = [
+    "Dice",
+    "Hooks",
+    "Point",
+    "cuda_devices",
+    "evaluating",
+    "in_evaluation",
+    "left_as_found",
+    "reading",
+    "uncached",
+    "unwrap",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,17 +70,52 @@ class _Enough(Exception):
     """Raised in a hook once the last wanted point is read: the rest of the model need not run."""
 
 
-class Reader:
-    """Runs forward passes and hands over what the hooks reduced; made by :func:`reading`."""
+class Hooks:
+    """The forward hooks of one reading: while they are attached, passes hand over what the hooks reduced.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    module
+        The model.
+    points
+        What to read, under the names it should have.
+    reduce
+        Called inside the hook with name, point and tensor; what it returns is kept, the tensor is not.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        points: Mapping[str, Point],
+        reduce: Callable[[str, Point, Tensor], Any],
+    ) -> None:
+        self.module, self.points, self._reduce = module, points, reduce
         self._calls: list[tuple[str, Any]] = []
         self._counts: dict[str, int] = defaultdict(int)
-        self._running = False
+        # The thread that runs a pass: one that another thread runs through the same modules is not read.
+        self._thread: int | None = None
         self.repeated: frozenset[str] = frozenset()
         """Points known to be called several times, though a pass that stops early may see one call."""
         self.stop_after: str | None = None
         """A read name (``blocks.3``, ``layer#7``) after which the forward pass may end."""
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Within this context the hooks are in place; they are removed when it ends, whatever happens in it.
+
+        Raises
+        ------
+        RepdynError
+            If a point names no module, or a scripted one.
+        """
+        handles = []
+        try:
+            for name, point in self.points.items():
+                handles.append(self._attach(name, point))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def run(self, call: Callable[[], object]) -> dict[str, Any]:
         """Run one forward pass.
@@ -81,12 +128,12 @@ class Reader:
         """
         self._calls.clear()
         self._counts.clear()
-        self._running = True
+        self._thread = get_ident()
         try:
             with suppress(_Enough):
                 call()
         finally:
-            self._running = False
+            self._thread = None
         seen: dict[str, int] = defaultdict(int)
         result = {}
         for name, value in self._calls:
@@ -96,72 +143,51 @@ class Reader:
         self._calls.clear()
         return result
 
+    def _attach(self, name: str, point: Point) -> torch.utils.hooks.RemovableHandle:
+        place = _part(self.module, name, point)
+        if isinstance(place, torch.jit.ScriptModule):
+            raise RepdynError(
+                f"point {name!r}: is scripted (torch.jit), and what it gives cannot be read; pass the "
+                "model that it was made from"
+            )
+
+        def keep(value: object) -> None:
+            if self._thread != get_ident():  # a head that is applied by hand is a module with a hook, too
+                return
+            count = self._counts[name]
+            self._counts[name] = count + 1
+            part = value if point.part is None else value[point.part]  # type: ignore[index]
+            self._calls.append((name, self._reduce(name, point, unwrap(part, name))))
+            if self.stop_after in (name, f"{name}#{count}"):
+                raise _Enough
+
+        if point.reads == "output":
+            return place.register_forward_hook(lambda _module, _args, output: keep(output))
+        return place.register_forward_pre_hook(
+            lambda _module, args, kwargs: keep(args[0] if args else next(iter(kwargs.values()))),
+            with_kwargs=True,
+        )
+
+
+def _part(module: nn.Module, name: str, point: Point) -> nn.Module:
+    """The module of a point, by the names of ``named_modules``."""
+    found: nn.Module | None = module
+    for step in point.module.split(".") if point.module else ():
+        # Of a scripted module the parts are no dictionary.
+        found = None if found is None else dict(found._modules.items()).get(step)
+    if found is None:
+        raise RepdynError(f"point {name!r}: the model has no module {point.module!r}")
+    return found
+
 
 @contextmanager
 def reading(
     module: nn.Module, points: Mapping[str, Point], reduce: Callable[[str, Point, Tensor], Any]
-) -> Iterator[Reader]:
-    """Within this context, forward passes of a module are read at the given points.
-
-    The hooks are removed when the context ends, whatever happens in it.
-
-    Parameters
-    ----------
-    module
-        The model.
-    points
-        What to read, under the names it should have.
-    reduce
-        Called inside the hook with name, point and tensor; what it returns is kept, the tensor is not.
-
-    Yields
-    ------
-    Reader
-        Its ``run`` does one forward pass.
-
-    Raises
-    ------
-    RepdynError
-        If a point names no module.
-    """
-    modules = dict(module.named_modules(remove_duplicate=False))
-    reader = Reader()
-    handles = []
-    try:
-        for name, point in points.items():
-            if point.module not in modules:
-                raise RepdynError(f"point {name!r}: the model has no module {point.module!r}")
-            place = modules[point.module]
-            if isinstance(place, torch.jit.ScriptModule):
-                raise RepdynError(
-                    f"point {name!r}: is scripted (torch.jit), and what it gives cannot be read; pass the "
-                    "model that it was made from"
-                )
-            handles.append(_hook(place, name, point, reduce, reader))
-        yield reader
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hook(
-    place: nn.Module, name: str, point: Point, reduce: Callable[[str, Point, Tensor], Any], reader: Reader
-) -> torch.utils.hooks.RemovableHandle:
-    def keep(value: object) -> None:
-        if not reader._running:  # a head that is applied by hand is a module with a hook, too
-            return
-        count = reader._counts[name]
-        reader._counts[name] = count + 1
-        part = value if point.part is None else value[point.part]  # type: ignore[index]
-        reader._calls.append((name, reduce(name, point, unwrap(part, name))))
-        if reader.stop_after in (name, f"{name}#{count}"):
-            raise _Enough
-
-    if point.reads == "output":
-        return place.register_forward_hook(lambda _module, _args, output: keep(output))
-    return place.register_forward_pre_hook(
-        lambda _module, args, kwargs: keep(args[0] if args else next(iter(kwargs.values()))), with_kwargs=True
-    )
+) -> Iterator[Hooks]:
+    """Within this context, forward passes of a module are read at the given points; see :class:`Hooks`."""
+    hooks = Hooks(module, points, reduce)
+    with hooks.attached():
+        yield hooks
 
 
 def unwrap(value: object, name: str = "the module") -> Tensor:
@@ -199,20 +225,52 @@ def unwrap(value: object, name: str = "the module") -> Tensor:
 
 
 @contextmanager
+def in_evaluation(*modules: nn.Module) -> Iterator[None]:
+    """Within this context the modules are in evaluation mode; afterwards every part's flag is what it was."""
+    modes = [
+        (part, part.training)
+        for module in modules
+        for part in module.modules()
+        if hasattr(part, "training")  # a frozen one has none
+    ]
+    if not any(training for _, training in modes):
+        yield
+        return
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def cuda_devices(module: nn.Module) -> list[int]:
+    """The CUDA devices that hold parts of a module, whose random states a pass may advance."""
+    devices = {parameter.device for parameter in module.parameters() if parameter.device.type == "cuda"}
+    return sorted(device.index or 0 for device in devices)
+
+
+@contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within this context the module is in evaluation mode and has its own dice.
 
     Afterwards every submodule's training flag and the global random state are what they were.
     """
-    modes = [(part, part.training) for part in module.modules() if hasattr(part, "training")]  # frozen: none
-    devices = {parameter.device for parameter in module.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(device.index or 0 for device in devices)):
-        try:
-            module.eval()
-            yield
-        finally:
-            for part, training in modes:
-                part.training = training
+    with torch.random.fork_rng(devices=cuda_devices(module)), in_evaluation(module):
+        yield
+
+
+@contextmanager
+def uncached(module: nn.Module) -> Iterator[None]:
+    """Afterwards, tensors that modules cached in their forward passes are dropped."""
+    found = [(part, type(part), dict(vars(part)), dict(part._buffers)) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, kind, attributes, buffers in found:
+            if type(part) is kind:  # a lazy module becomes another class when it learns its shapes
+                _reset(part, attributes, buffers)
 
 
 @contextmanager
@@ -222,14 +280,33 @@ def left_as_found(module: nn.Module) -> Iterator[None]:
     Gradients are off by :func:`torch.no_grad`. Under :func:`torch.inference_mode` a tensor that a module
     caches in its forward pass would be an inference tensor, which a later training step cannot use.
     """
-    found = [(part, type(part), dict(vars(part)), dict(part._buffers)) for part in module.modules()]
-    with evaluating(module), torch.no_grad():
-        try:
+    with uncached(module), evaluating(module), torch.no_grad():
+        yield
+
+
+class Dice:
+    """The random state of a reading, its own: what it draws moves no other draw, nor is moved by one.
+
+    The first pass starts from the global state, each later one where the last ended.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._devices = cuda_devices(module)
+        self._states: list[Tensor] = []
+
+    @contextmanager
+    def rolling(self) -> Iterator[None]:
+        """Within this context torch draws from this state; afterwards the global one is what it was."""
+        with torch.random.fork_rng(devices=self._devices):
+            if self._states:
+                torch.set_rng_state(self._states[0])
+                for device, state in zip(self._devices, self._states[1:], strict=True):
+                    torch.cuda.set_rng_state(state, device)
             yield
-        finally:
-            for part, kind, attributes, buffers in found:
-                if type(part) is kind:  # a lazy module becomes another class when it learns its shapes
-                    _reset(part, attributes, buffers)
+            self._states = [
+                torch.get_rng_state(),
+                *(torch.cuda.get_rng_state(device) for device in self._devices),
+            ]
 
 
 def _reset(part: nn.Module, attributes: dict[str, Any], buffers: dict[str, Tensor | None]) -> None:

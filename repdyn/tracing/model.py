@@ -7,15 +7,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from repdyn.devices import check_device, device_of
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.identity import Unhashable, fingerprint, hash_tensor
 from repdyn.tracing.pooling import Pooling
+
+if TYPE_CHECKING:
+    from repdyn.tracing.reader import Reader, Reading
 
 __all__ = ["TracedModel", "digest"]
 
@@ -90,15 +94,37 @@ class TracedModel:
         Where accelerate keeps weights elsewhere until they are needed (a device map), the device on which
         it runs the model's first part.
         """
-        for tensor in [*self.module.parameters(), *self.module.buffers()]:
-            if tensor.device.type != "meta":
-                return tensor.device
-            break
-        for part in self.module.modules():
-            placed = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
-            if placed is not None:
-                return torch.device(placed)
-        return torch.device("cpu")
+        return device_of(self.module)
+
+    def to(self, device: torch.device | str) -> TracedModel:
+        """Move the model, with its head where that is a module of its own, to a device; it stays there.
+
+        Returns
+        -------
+        TracedModel
+            Itself.
+
+        Raises
+        ------
+        RepdynError
+            If there is no such device, or the model cannot be moved to it.
+        """
+        there = check_device(device)
+        for part in self.parts:
+            try:
+                part.to(there)
+            except (RuntimeError, NotImplementedError) as error:
+                reason = str(error).splitlines()[0]
+                raise RepdynError(
+                    f"device {str(device)!r}: {self.name} cannot be moved there ({reason})"
+                ) from None
+        return self
+
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The modules that make up the model: what runs, all its weights, and a head of its own."""
+        held = (self.module, self.weights, self.head)
+        return tuple({id(part): part for part in held if isinstance(part, nn.Module)}.values())
 
     def find_points(self, points: str | Sequence[str] | None = None) -> tuple[str, ...]:
         """The names that a choice of points stands for, in the order of the model's modules.
@@ -126,6 +152,65 @@ class TracedModel:
             found.update(dict.fromkeys(self._matching(name)))
         position = {name: number for number, name in enumerate(self.points)}
         return tuple(sorted(found, key=lambda name: position[name.partition("#")[0]]))
+
+    def reader(
+        self,
+        points: str | Sequence[str] | None = None,
+        pool: str | Pooling = "auto",
+        *,
+        grad: bool = False,
+        device: torch.device | str | None = None,
+    ) -> Reader:
+        """A context in which batches are read as tensors, where the model is: one forward pass each.
+
+        Parameters
+        ----------
+        points, pool
+            As :func:`repdyn.trace` takes them.
+        grad
+            Keep the graph: gradients flow from what is read to the weights and to prepared inputs.
+        device
+            Where the model runs within the context; afterwards it is back where it was. Default: where it is.
+
+        Returns
+        -------
+        Reader
+            ``read(samples)`` prepares samples and reads them, ``read.prepared(inputs, count)`` what the
+            module itself takes. Each gives a :class:`~repdyn.tracing.reader.Reading`: a mapping from
+            points to tensors ``(N, D)`` on the model's device, with ``.logits``.
+
+        Raises
+        ------
+        RepdynError
+            If a point, the pooling or the device is unknown.
+
+        Examples
+        --------
+        >>> import repdyn
+        >>> model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)))
+        >>> with model.reader() as read:
+        ...     found = [read(batch)["1"] for batch in torch.zeros(2, 4, 2)]
+        >>> found[1].shape
+        torch.Size([4, 3])
+        """
+        from repdyn.tracing.reader import Reader  # which itself needs to know what a traced model is
+
+        return Reader(self, points, pool, grad=grad, device=device)
+
+    def read(
+        self, inputs: Sequence[Any], points: str | Sequence[str] | None = None, pool: str | Pooling = "auto"
+    ) -> Reading:
+        """Read some samples, not yet prepared, in one forward pass; see :meth:`reader`.
+
+        Examples
+        --------
+        >>> import repdyn
+        >>> model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)))
+        >>> model.read(torch.zeros(4, 2))
+        Reading(0 (4, 3), 1 (4, 3))
+        """
+        with self.reader(points, pool) as read:
+            return read(inputs)
 
     def run_from(self, point: str, x: Tensor, inputs: Any = None, *, remote: bool | str = False) -> Tensor:
         r"""Continue a forward pass from a given representation.

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from repdyn.devices import check_device
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.model import TracedModel
 
@@ -46,7 +47,7 @@ class Adapter(Protocol):
         """Make a module that was recognised traceable."""
 
 
-def load(spec: str, **options: Any) -> TracedModel:
+def load(spec: str, *, device: torch.device | str | None = None, **options: Any) -> TracedModel:
     """Load a model by name.
 
     Parameters
@@ -54,6 +55,8 @@ def load(spec: str, **options: Any) -> TracedModel:
     spec
         ``timm:NAME[@CHECKPOINT]``, ``hf:NAME_OR_DIR``, ``module:package.attr``, ``packaged:NAME``, or
         the scheme of any other installed adapter.
+    device
+        Where the model is put once it is loaded; default where its adapter puts it, the CPU as a rule.
     options
         What else that adapter's ``load`` takes; ``hf`` passes them on to ``from_pretrained``
         (``device_map="auto"``, ``dtype``, ``quantization_config``).
@@ -65,8 +68,9 @@ def load(spec: str, **options: Any) -> TracedModel:
     Raises
     ------
     RepdynError
-        If the scheme or the name is unknown; lists those there are.
+        If the scheme or the name is unknown; lists those there are. If the device cannot be used.
     """
+    there = None if device is None else check_device(device)
     scheme, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     known = _adapters()
     if not colon or not name:
@@ -80,11 +84,12 @@ def load(spec: str, **options: Any) -> TracedModel:
         )
     adapter: Adapter = known[scheme].load()()
     try:
-        return adapter.load(name, **options)
+        found = adapter.load(name, **options)
     except TypeError:
         if not options or scheme == "hf":
             raise
         raise RepdynError(f"model {spec!r}: {scheme} takes no {', '.join(options)}") from None
+    return found if there is None else found.to(there)
 
 
 def wrap(

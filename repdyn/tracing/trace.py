@@ -29,7 +29,7 @@ from repdyn.tracing.stream import SORTED_TOGETHER, FirstBatch, first_batch, read
 if TYPE_CHECKING:
     from repdyn.paths import PathsWriter, RepresentationPaths
 
-__all__ = ["computed_in", "is_begun", "kept_as", "trace", "write_chunks"]
+__all__ = ["OpenTrace", "computed_in", "is_begun", "kept_as", "trace", "write_chunks"]
 
 STORED_TYPES = tuple(np.dtype(kind) for kind in ("float32", "float16", ml_dtypes.bfloat16, "float64"))
 
@@ -155,6 +155,77 @@ def trace(
             named = model if isinstance(model, str) else subject
             elsewhere.run(Job(named, told["digest"], samples, batch_size, writer, how))
         return writer.finish()
+
+
+class OpenTrace:
+    """A trace without an end: each call gives paths of further samples, read by one reader for its life.
+
+    The reader opens with the first samples that the model takes. Until the context ends the model has hooks,
+    is in evaluation mode and on its device.
+
+    Parameters
+    ----------
+    model, points, pool, device
+        As :func:`trace` takes them.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> with OpenTrace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))) as more:
+    ...     parts = [more(np.ones((n, 3), dtype="float32")) for n in (2, 5)]
+    >>> [len(paths) for paths in parts]
+    [2, 5]
+    """
+
+    def __init__(
+        self,
+        model: TracedModel | nn.Module | str,
+        points: str | Sequence[str] | None = None,
+        pool: str | Pooling = "auto",
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.model = traced(model)
+        self._how: dict[str, Any] = {
+            "points": points,
+            "pool": pool,
+            "device": device,
+            "dtype": np.dtype(np.float32),
+        }
+        self._passes: Passes | None = None
+        self._told: dict[str, Any] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> OpenTrace:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._passes = None
+        self._stack.close()
+
+    def __call__(self, inputs: Any, ids: ArrayLike | None = None) -> RepresentationPaths:
+        """Paths of some samples, in one forward pass where their lengths allow it.
+
+        Raises
+        ------
+        RepdynError
+            As :func:`trace` does; later calls are none the worse for it.
+        """
+        samples = as_samples(inputs, ids=ids)
+        size, start = len(samples), None
+        if self._passes is None:
+            start = first_batch(samples, size, self.model, alone=False)
+            check = start.check if self.model.own_logits is not None else ()
+            passes = Passes(self.model, first=start.taken, check=check, **self._how)
+            self._passes = self._stack.enter_context(passes)
+            self._told = _describe(passes, samples)
+        try:
+            told = {**self._told, "data": samples.digest()}
+            return _to_memory(self._passes, samples, size, told, start or _NOTHING)
+        finally:
+            self._passes.learned = None  # of these samples and no others
+
+
+_NOTHING = FirstBatch(np.arange(0), [], [])
 
 
 def write_chunks(

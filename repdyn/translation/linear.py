@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from repdyn.paths.columns import Rows, Tokens
+    from repdyn.translation.modules import TranslationModule
 
 __all__ = ["LinearTranslation", "fit_affine", "fit_orthogonal", "fit_ridge"]
 
@@ -127,6 +128,27 @@ class LinearTranslation:
             m, a, b = (x.new_tensor(part) for part in (self.matrix, self.offset_a, self.offset_b))
             return (x - a) @ m + b
         return (np.asarray(x) - self.offset_a) @ self.matrix + self.offset_b
+
+    def as_module(self) -> TranslationModule:
+        """The translation as a ``torch.nn.Module``, to run between two models.
+
+        Returns
+        -------
+        TranslationModule
+            From ``(..., D_a)`` to ``(..., D_b)``, on the device and in the type of its input. Its buffers
+            (``matrix``, ``offset_a``, ``offset_b``, in float32) move with ``.to(device)`` and are saved in
+            ``state_dict``; it has no parameters.
+
+        Examples
+        --------
+        >>> import torch
+        >>> t = LinearTranslation(2 * np.eye(2), np.zeros(2), np.ones(2)).as_module()
+        >>> t(torch.ones(1, 2, dtype=torch.bfloat16))
+        tensor([[3., 3.]], dtype=torch.bfloat16)
+        """
+        from repdyn.translation.modules import TranslationModule  # torch loads only when it is asked for
+
+        return TranslationModule(self)
 
     @property
     def inverse(self) -> LinearTranslation:

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from repdyn import devices
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.tracing.hooks import in_evaluation
+from repdyn.tracing.model import TracedModel
+from repdyn.tracing.reduction import WHOLE
+from repdyn.tracing.samples import as_samples, batches
 from repdyn.translation.linear import LinearTranslation
-
-if TYPE_CHECKING:
-    from repdyn.tracing import TracedModel
+from repdyn.translation.modules import affine, register_affine
 
 __all__ = ["StitchedModel", "stitch"]
 
 READ_AT_ONCE = 64
-"""Inputs in one forward pass of :meth:`StitchedModel.predict` into a middle layer."""
+"""Inputs in one forward pass of :meth:`StitchedModel.predict`."""
+
+Order = tuple[int, int]
+"""The axes of samples and channels."""
 
 
 class StitchedModel(nn.Module):
     """Reads A's representation and answers through B; built by :func:`stitch`.
 
-    The translation is held as buffers: it moves with ``.to(device)`` and is saved in ``state_dict``, and
-    fine-tuning leaves it alone.
+    Both models (and B's head, where it is a module of its own) are submodules: ``.to``, ``.eval``,
+    ``parameters`` and ``state_dict`` see them. The translation is held as buffers, on A's device at first, so
+    that fine-tuning leaves it alone. A ``state_dict`` that holds the translation alone, as version 0.1 saved
+    it, loads and leaves the models' weights as they are.
 
     Attributes
     ----------
+    model_a, model_b
+        The modules of both; None where a stand-in has none.
     verdict
         Of the translation.
     points
         Where A is left and B entered; None for A's pooled last point and B's head.
     """
+
+    matrix: Tensor
+    offset_a: Tensor
+    offset_b: Tensor
 
     def __init__(
         self,
@@ -43,31 +57,35 @@ class StitchedModel(nn.Module):
         points: tuple[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self._model_a, self._model_b = model_a, model_b
+        self._reads, self._answers = model_a, model_b
         self.verdict, self.points = translation.verdict, points
-        self._orders: list[tuple[int, int] | None] = [_order(*end) for end in self._ends()]
-        for name in ("matrix", "offset_a", "offset_b"):
-            self.register_buffer(name, torch.as_tensor(getattr(translation, name), dtype=torch.float32))
+        self._orders: list[Order | None] = [_order(*end) for end in self._ends()]
+        self.model_a, self.model_b = _whole(model_a), _whole(model_b)
+        register_affine(self, translation, devices.device_of(self.model_a))
+        self.head_b = model_b.head if isinstance(model_b.head, nn.Module) else None
+        self.register_load_state_dict_pre_hook(_translation_alone)  # type: ignore[no-untyped-call]
 
     def translate(self, x: Tensor) -> Tensor:
-        """A's representation as B's: pooled ``(N, D_a)``, or every token or place of an unpooled one."""
-        matrix, before, after = (cast(Tensor, getattr(self, k)) for k in ("matrix", "offset_a", "offset_b"))
-        x = x.to(matrix.dtype)
-        second = self.points is not None and x.ndim > 2 and self._channels(x, len(before), len(after)) == 1
-        if second:
-            x = x.movedim(1, -1)
-        if x.shape[-1] != len(before):
-            raise RepdynError(
-                f"stitch: the translation reads width {len(before)}, got shape {tuple(x.shape)}"
-            )
-        moved = (x - before) @ matrix + after
+        """A's representation as B's, pooled ``(N, D_a)`` or every token or place of an unpooled one.
+
+        On the device and in the type of ``x``.
+        """
+        kept = x.dtype if x.is_floating_point() else None
+        moved: Tensor = devices.to(self._translated(x), x.device, kept)
+        return moved
+
+    def _translated(self, x: Tensor) -> Tensor:
+        """The same where the translation is and as wide as it is: what B takes next rounds once."""
+        second = self.points is not None and x.ndim > 2 and self._channels(x) == 1
+        moved = affine(x.movedim(1, -1) if second else x, self.matrix, self.offset_a, self.offset_b)
         return moved.movedim(-1, 1) if second else moved
 
     def _ends(self) -> list[tuple[TracedModel, str]]:
-        return list(zip((self._model_a, self._model_b), self.points or (), strict=False))
+        return list(zip((self._reads, self._answers), self.points or (), strict=False))
 
-    def _channels(self, x: Tensor, before: int, after: int) -> int:
+    def _channels(self, x: Tensor) -> int:
         """The axis of A's channels: known, or the only one that has the width that the translation reads."""
+        before, after = len(self.offset_a), len(self.offset_b)
         axis = None if self._orders[0] is None else self._orders[0][1]
         if axis is None:
             fitting = [k for k in (1, x.ndim - 1) if x.shape[k] == before]
@@ -86,18 +104,17 @@ class StitchedModel(nn.Module):
 
     def _find_orders(self, samples: Sequence[Any]) -> None:
         """Settle by passes at other sizes which axes hold the channels, where that is not declared."""
-        from repdyn.tracing.passes import Passes
-
         for number, (model, name) in enumerate(self._ends()):
             if self._orders[number] is None:
-                with Passes(model, [name], "none", samples[:2], np.dtype(np.float32), None) as passes:
-                    spread = name in passes.token_points
-                    self._orders[number] = _order(passes.model, name, known=True) if spread else (0, -1)
+                with model.reader([name], WHOLE) as read:
+                    found = read(samples)
+                spread = any(value.ndim > 2 for value in found.values())
+                self._orders[number] = _order(read.model, name, known=True) if spread else (0, -1)
         if self._orders[0] != self._orders[1] and self.points is not None:
             raise RepdynError(_other_layouts(self.points, self._orders))
 
     def forward(self, x: Tensor, inputs: Any = None) -> Tensor:
-        """B's logits for A's representation.
+        """B's logits for A's representation, on the device and in the type of ``x``.
 
         Parameters
         ----------
@@ -107,48 +124,42 @@ class StitchedModel(nn.Module):
             B's prepared inputs, where B is entered in the middle and something passes by that point, such
             as the mask of padded texts.
         """
+        moved, other = self._translated(x), self._answers
         if self.points is not None:
-            return self._model_b.run_from(self.points[1], self.translate(x), inputs)
-        if self._model_b.head is None:  # refused by stitch; here for the type checker
+            logits = other.run_from(self.points[1], moved, inputs)
+        elif other.head is None:  # refused by stitch; here for the type checker
             raise RepdynError("stitch: model B has no head")
-        return self._model_b.head(self.translate(x))
+        else:
+            logits = devices.call(other.head, devices.to(moved, _device(other, moved)))
+        both = x.is_floating_point() and logits.is_floating_point()
+        answer: Tensor = devices.to(logits, x.device, x.dtype if both else None)
+        return answer
 
     def predict(self, inputs: Any) -> Tensor:
-        """B's logits for raw inputs (strings, pictures, arrays), read by A."""
-        device = cast(Tensor, self.matrix).device
-        if self.points is None:
-            from repdyn.tracing import trace
+        """B's logits for raw inputs (strings, pictures, arrays), read by A: both in evaluation mode.
 
-            paths = trace(self._model_a, inputs, points=[self._model_a.default_points[-1]])
-            last = torch.as_tensor(paths[paths.points[-1]][:])
-            with torch.no_grad():
-                return cast(Tensor, self(last.to(device)))
-        samples = list(inputs)
-        if not samples:
-            raise RepdynError("stitch: there are no inputs to predict")
+        Raises
+        ------
+        RepdynError
+            If there are no inputs, A passes its point more than once, or the points are of two layouts.
+        """
+        samples, model = as_samples(inputs), self._reads
+        plan = batches(samples, range(len(samples)), READ_AT_ONCE, model.lengths, model.padded)
         parts = []
         if None in self._orders:
-            self._find_orders(samples)
-        with torch.no_grad():
-            for start in range(0, len(samples), READ_AT_ONCE):
-                batch = samples[start : start + READ_AT_ONCE]
-                read = self._read(batch).to(device)
-                parts.append(self(read, self._model_b.prepare(batch)))
-        return torch.cat(parts)
-
-    def _read(self, samples: Sequence[Any]) -> Tensor:
-        """A's unpooled representation, by a hook."""
-        from repdyn.tracing.hooks import evaluating, reading
-
-        if self.points is None:
-            raise RepdynError("stitch: A is read unpooled between points only")
-        model, name = self._model_a, self.points[0]
-        prepared = model.prepare(samples)
-        with evaluating(model.module), reading(model.module, {name: model.points[name]}, _whole) as reader:
-            found = reader.run(lambda: _called(model.module, prepared))
-        if len(found) != 1:
-            raise RepdynError(f"stitch: point {name!r} is passed {len(found)} times; choose one passed once")
-        return cast(Tensor, next(iter(found.values())))
+            self._find_orders(samples.take(np.arange(min(2, len(samples)))))
+        name, pool = (model.default_points[-1], "auto") if self.points is None else (self.points[0], WHOLE)
+        with torch.no_grad(), in_evaluation(self), model.reader([name], pool) as read:
+            for index in plan:
+                taken = samples.take(index)
+                found = read(taken)
+                if len(found) != 1 and self.points is not None:
+                    raise RepdynError(
+                        f"stitch: point {name!r} is passed {len(found)} times; choose one passed once"
+                    )
+                beside = None if self.points is None else self._answers.prepare(taken)
+                parts.append(self(found[read.points[-1]], beside))
+        return torch.cat(parts)[torch.as_tensor(np.argsort(np.concatenate(plan)))]
 
 
 def stitch(
@@ -209,7 +220,7 @@ def stitch(
     return StitchedModel(model_a, t, model_b, points)
 
 
-def _order(model: TracedModel, name: str, known: bool = False) -> tuple[int, int] | None:
+def _order(model: TracedModel, name: str, known: bool = False) -> Order | None:
     """The axes of a point's samples and channels; None where its layout is not certain and not yet found."""
     point = model.points[name]
     if point.trust != "declared" and not known:
@@ -218,7 +229,7 @@ def _order(model: TracedModel, name: str, known: bool = False) -> tuple[int, int
     return layout.index("N"), 1 if layout[1] == "C" and layout != "NC" else -1
 
 
-def _other_layouts(points: tuple[str, str], orders: Sequence[tuple[int, int] | None]) -> str:
+def _other_layouts(points: tuple[str, str], orders: Sequence[Order | None]) -> str:
     words = {0: "first", 1: "second", -1: "last"}
     told = [
         f"{name!r} has its samples on the {words[order[0]]} axis and its channels on the {words[order[1]]}"
@@ -228,11 +239,21 @@ def _other_layouts(points: tuple[str, str], orders: Sequence[tuple[int, int] | N
     return f"stitch: {' and '.join(told)}; choose points of one layout"
 
 
-def _whole(_name: str, _point: Any, value: Tensor) -> Tensor:
-    return value.detach()
+def _whole(model: TracedModel) -> nn.Module | None:
+    """All of a model's weights, with those that its head holds and that what runs does not."""
+    found = getattr(model, "weights", None) or getattr(model, "module", None)
+    return found if isinstance(found, nn.Module) else None
 
 
-def _called(module: nn.Module, prepared: Any) -> object:
-    if isinstance(prepared, Mapping):
-        return module(**prepared)
-    return module(*prepared) if isinstance(prepared, tuple) else module(prepared)
+def _device(model: TracedModel, x: Tensor) -> torch.device:
+    """Where a model is that answers; a stand-in without a module is where it is asked."""
+    module = getattr(model, "module", None)
+    return devices.device_of(module) if isinstance(module, nn.Module) else x.device
+
+
+def _translation_alone(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Version 0.1 saved the translation and neither model: theirs stay as they are."""
+    own = {f"{prefix}{name}": value for name, value in module.state_dict().items()}
+    models = tuple(f"{prefix}{part}." for part in ("model_a", "model_b", "head_b"))
+    if not any(name.startswith(models) for name in state):
+        state.update({name: value for name, value in own.items() if name.startswith(models)})

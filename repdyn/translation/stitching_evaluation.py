@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from repdyn import devices
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
@@ -135,12 +136,13 @@ def evaluate_stitching(
     right: dict[str, NDArray[np.bool_]] = {}
     for name, points in entering.items():
         with torch.no_grad():
-            logits = head(torch.as_tensor(points, dtype=torch.float32, device=model_b.device))
+            x = devices.to(torch.as_tensor(points, dtype=torch.float32), model_b.device)
+            logits = devices.call(head, x)
         if wanted.min() < 0 or wanted.max() >= logits.shape[1]:
             raise RepdynError(
                 f"labels: B's head has {logits.shape[1]} classes, got {wanted.min()} to {wanted.max()}"
             )
-        right[name] = logits.argmax(dim=1).cpu().numpy() == wanted
+        right[name] = as_array(logits.argmax(dim=1)) == wanted
     right[FREQUENT] = wanted == np.bincount(wanted).argmax()
     controls = [name for name in right if name not in (OURS, OWN)]
     beyond = [bootstrap_mean(right[OURS].astype(float) - right[name], seed=seed) for name in controls]

@@ -9,10 +9,12 @@ import os
 
 import numpy as np
 import pytest
+from torch import nn
 
+import repdyn
 from repdyn.cli import streams
 from repdyn.errors import RepdynError
-from repdyn.ood import PathDetector, UnionDetector, load_detector
+from repdyn.ood import EnergyDetector, GuidedEnergyDetector, PathDetector, UnionDetector, load_detector
 from repdyn.ood.drift import DriftReport
 from repdyn.paths import RepresentationPaths, export_paths
 
@@ -38,6 +40,12 @@ class Reader:
     def __init__(self, *given: object) -> None:
         self.sizes: list[int] = []
         self.traced = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return
 
     def __call__(self, inputs, ids):
         self.sizes.append(len(inputs))
@@ -139,6 +147,23 @@ def test_lines_of_stdin_are_scored_and_bad_ones_told(command, detector, monkeypa
     assert "line 4: is not UTF-8 at byte 0; skipped" in err
     assert "1 of 4 flagged" in err
     assert "2 skipped" in err
+
+
+def test_a_stream_reads_the_head_where_the_detector_asks_for_logits():
+    model = repdyn.wrap(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), head=nn.Linear(3, 2))
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    paths = repdyn.trace(model, x)
+    for kind in (EnergyDetector, GuidedEnergyDetector):
+        fitted = kind().fit(paths)
+        with streams.Tracer(model, fitted.points_, fitted.source_["pooling"], None) as tracer:
+            parts = [
+                tracer(list(x[:9]), list("abcdefghi")),
+                tracer(list(x[9:]), [str(k) for k in range(191)]),
+            ]
+        scores = np.concatenate([fitted.score_samples(part) for part in parts])
+        np.testing.assert_allclose(scores, fitted.score_samples(paths), rtol=1e-5)
+    with pytest.raises(RepdynError, match="has no head"):
+        streams.Tracer(repdyn.wrap(model.module), ("1", "logits"), "mean", None)
 
 
 def test_nothing_but_bad_lines_is_an_error(command, detector, monkeypatch):

@@ -44,3 +44,14 @@ def test_third_parties_bring_their_own(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: found)
     assert repdyn.load("third:7").module[0].out_features == 7
     assert repdyn.trace("third:7", torch.zeros(3, 2)).widths == {"0": 7}
+
+
+def test_a_model_is_put_on_a_device_and_stays_there():
+    head = nn.Linear(3, 2)
+    model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3)), head=head)
+    assert [type(part) for part in model.parts] == [nn.Sequential, nn.Linear]
+    assert model.to("cpu") is model
+    with pytest.raises(RepdynError, match="device 'nowhere'"):
+        model.to("nowhere")
+    with pytest.raises(RepdynError, match="device 'cuda:99'"):
+        repdyn.load("packaged:all-MiniLM-L6-v2", device="cuda:99")

@@ -1,0 +1,150 @@
+"""What the reader, a monitored model and a scored stream cost beside the bare forward pass, in one process.
+
+    REPDYN_DATA=… python benchmarks/reader_cost.py [--pairs 40] [--json reader.json]
+    REPDYN_DATA=… python benchmarks/reader_cost.py --stream-only
+
+The bare pass and the one that is measured take turns on the same batch; a figure is the median over pairs of
+the ratio of processor times (on a GPU: of wall times, synchronized), with its bootstrap interval. The model
+is all-MiniLM-L6-v2 (extra ``demo``); the detector is fitted on queries of CLINC150, the stream is of other
+ones. One thread, set here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import repdyn
+from repdyn import devices
+from repdyn.cli import streams
+from repdyn.intervals import bootstrap
+from repdyn.ood import DriftMonitor, PathDetector
+from repdyn.tracing import TracedModel
+
+BATCH = 32
+FITTED = 2000
+LENGTHS = (32, 10)
+"""Tokens of a text: a sentence, a query."""
+
+
+def queries(split: str, count: int) -> list[str]:
+    """Random queries of CLINC150, of one split."""
+    file = Path(os.environ["REPDYN_DATA"]) / "text/clinc150.csv.gz"
+    with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
+        texts = [row["text"] for row in csv.DictReader(lines) if row["split"] == split]
+    chosen = np.random.default_rng(0).permutation(len(texts))[:count]
+    return [texts[int(number)] for number in chosen]
+
+
+def clock(device: torch.device) -> float:
+    """Processor seconds; on another device, wall seconds once its work is done."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def paired(
+    bare: Callable[[], object], measured: Callable[[], object], pairs: int, device: torch.device
+) -> Any:
+    """The median ratio of the second to the first, taking turns; which comes first alternates."""
+    ratios, base = [], []
+    for number in range(pairs + 3):
+        taken = {}
+        for run in (bare, measured) if number % 2 else (measured, bare):
+            begun = clock(device)
+            run()
+            taken[run] = clock(device) - begun
+        if number >= 3:  # the first ones warm caches and allocators up
+            ratios.append(taken[measured] / taken[bare])
+            base.append(taken[bare])
+    return {**median(ratios), "bare ms": 1e3 * float(np.median(base)), "pairs": pairs}
+
+
+def median(values: list[float]) -> dict[str, Any]:
+    """The median with its bootstrap interval."""
+    return bootstrap(lambda x: float(np.median(x)), np.asarray(values), seed=0).to_dict()
+
+
+def passes(model: TracedModel, detector: PathDetector, pairs: int) -> dict[str, Any]:
+    """The reader and the monitored model on prepared inputs that are on the device already."""
+    from repdyn.ood import MonitoredModel
+
+    device, found = model.device, {}
+    monitored = MonitoredModel(model, detector)
+    for tokens in LENGTHS:
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(1000, 20000, (BATCH, tokens), generator=generator).to(device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+        def bare(inputs: dict[str, torch.Tensor] = inputs) -> object:
+            with torch.no_grad():
+                return model.module(**inputs)
+
+        with model.reader() as read:
+            name = f"reader, {BATCH} x {tokens} tokens"
+            found[name] = paired(bare, partial(read.prepared, inputs, BATCH), pairs, device)
+        name = f"MonitoredModel, {BATCH} x {tokens} tokens"
+        with torch.no_grad():
+            found[name] = paired(bare, partial(monitored.prepared, inputs, BATCH), pairs, device)
+    return found
+
+
+def stream(model: TracedModel, detector: PathDetector, pairs: int) -> dict[str, Any]:
+    """Throughput of a scored stream of lines, over that of the bare model; each tokenizes its texts."""
+    texts = queries("test", (pairs + 3) * BATCH)
+    tracer = streams.Tracer(model, detector.points_, detector.source_["pooling"], None)
+    monitor = DriftMonitor(detector)
+    parts = streams.lines(io.BytesIO("\n".join(texts).encode()), tracer, BATCH)
+    ratios, base = [], []
+    for number in range(len(texts) // BATCH):
+        batch = texts[number * BATCH : (number + 1) * BATCH]
+        begun = clock(model.device)
+        paths, _ = next(parts)
+        monitor.update(paths)
+        middle = clock(model.device)
+        with torch.no_grad():
+            inputs = model.prepare(batch)
+            model.module(**devices.to(inputs, model.device))
+        end = clock(model.device)
+        if number >= 3:
+            ratios.append((end - middle) / (middle - begun))
+            base.append(end - middle)
+    return {**median(ratios), "bare ms": 1e3 * float(np.median(base)), "pairs": len(ratios)}
+
+
+def main() -> None:
+    """Print what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--stream-only", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = repdyn.load("packaged:all-MiniLM-L6-v2")
+    model.module.to(options.device)
+    detector = PathDetector().fit(repdyn.trace(model, queries("train", FITTED)))
+    results = {} if options.stream_only else passes(model, detector, options.pairs)
+    results[f"stream, {BATCH} queries at a time: throughput"] = stream(model, detector, options.pairs)
+    for name, row in results.items():
+        shown = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        print(f"{name:<48}{shown}  bare {row['bare ms']:.1f} ms, {row['pairs']} pairs", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

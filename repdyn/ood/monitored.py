@@ -1,0 +1,138 @@
+"""A model and its detector as one: its answers, and how usual their inputs look, in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from repdyn import devices
+from repdyn.errors import RepdynError
+from repdyn.ood.detector import LOGITS, Detector
+from repdyn.ood.mappings import taken, what_to_read
+from repdyn.tracing.reader import Reader, Reading
+from repdyn.tracing.registry import traced
+
+if TYPE_CHECKING:
+    from repdyn.tracing.model import TracedModel
+
+__all__ = ["Monitored", "MonitoredModel"]
+
+
+class Monitored(NamedTuple):
+    """What a monitored model says of a batch.
+
+    Attributes
+    ----------
+    output
+        What the model's head gives, ``(N, classes)``, as :meth:`TracedModel.run_from` does. For a model
+        without a head, or whose head reads another pooling than the detector, what its module returned.
+    scores
+        ``(N,)``, higher is more normal, on the model's device.
+    flagged
+        ``(N,)``, true where a score is below the detector's threshold.
+    """
+
+    output: Any
+    scores: Tensor
+    flagged: Tensor
+
+
+class MonitoredModel(nn.Module):
+    """Answers and scores in one forward pass, on the model's device, without gradients.
+
+    The model runs in evaluation mode and is left as it was found after every pass: no hook stays in it. Its
+    weights and the detector's buffers are parts of this module; the buffers keep single precision whatever
+    the model is converted to. A detector that cannot run as a module (:meth:`Detector.as_module`) scores on
+    the host.
+
+    Parameters
+    ----------
+    model
+        The model that the detector's paths were traced from.
+    detector
+        Fitted.
+
+    Raises
+    ------
+    RepdynError
+        If the detector is not fitted, was fitted on another model, or reads points that the model lacks.
+
+    Examples
+    --------
+    >>> import numpy as np, repdyn
+    >>> from repdyn.ood import PathDetector
+    >>> model = repdyn.wrap(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    >>> x = np.random.default_rng(0).normal(size=(200, 4)).astype("float32")
+    >>> monitored = MonitoredModel(model, PathDetector().fit(repdyn.trace(model, x)))
+    >>> answer = monitored(x[:8])
+    >>> answer.output.shape, answer.scores.shape, answer.flagged.dtype
+    (torch.Size([8, 4]), torch.Size([8]), torch.bool)
+    """
+
+    def __init__(self, model: TracedModel | nn.Module | str, detector: Detector) -> None:
+        super().__init__()
+        detector._fitted()
+        subject = traced(model)
+        known = detector.source_.get("digest")
+        if known is not None and known != subject.digest:
+            raise RepdynError(
+                f"model: {subject.name} has other weights than the one that the detector was fitted on "
+                f"(digest {subject.digest[:12]}, not {str(known)[:12]}); fit a detector on paths of this one"
+            )
+        self._fitted, self._widths = detector, detector.widths_
+        self.model = subject.weights or subject.module
+        self.head = subject.head if isinstance(subject.head, nn.Module) else None
+        self.detector = _module(detector, subject.device)
+        asked = (*detector.points_, *(() if subject.head is None or subject.final is None else (LOGITS,)))
+        points, pool = what_to_read(subject, asked, str(detector.source_.get("pooling", "auto")))
+        self._reader = Reader(subject, points, pool, output=True)
+
+    def forward(self, samples: Sequence[Any]) -> Monitored:
+        """Answer samples, as the model's ``prepare`` takes them.
+
+        Raises
+        ------
+        RepdynError
+            As the reader does; if the detector needs logits and there are none.
+        """
+        return self._answered(lambda read: read(samples))
+
+    def prepared(self, inputs: Any, count: int | None = None) -> Monitored:
+        """Answer inputs as the module itself takes them; see :meth:`repdyn.tracing.Reader.prepared`."""
+        return self._answered(lambda read: read.prepared(inputs, count))
+
+    def _answered(self, run: Callable[[Reader], Reading]) -> Monitored:
+        with torch.no_grad():
+            with self._reader.attached():
+                found = run(self._reader)
+            features = taken(found, self._fitted.points_, self._widths)
+            if self.detector is None:
+                scores = self._fitted.score_samples(features)
+                threshold: Any = self._fitted.threshold_
+            else:
+                here = next(iter(features.values())).device
+                scores = self.detector(devices.to(features, devices.device_of(self.detector)))
+                scores, threshold = devices.to((scores, self.detector.threshold), here)
+            output = found.output if found.logits is None else found.logits
+            return Monitored(output, scores, scores < threshold)
+
+    def _apply(self, function: Any, recurse: bool = True) -> Any:
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        if self.detector is not None and self.detector.threshold.dtype in (torch.float16, torch.bfloat16):
+            self.detector = _module(self._fitted, devices.device_of(self.detector))
+        return self
+
+
+def _module(detector: Detector, device: torch.device) -> nn.Module | None:
+    """The detector to run beside the model; None where it has no such form.
+
+    Where it holds modules of the user's, it stays where these are.
+    """
+    try:
+        module = detector.as_module()
+    except RepdynError:
+        return None
+    return module if next(module.parameters(), None) is not None else module.to(device)

@@ -1,0 +1,65 @@
+"""A translation as a torch module: buffers only, to run between two models and to be saved with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from repdyn import devices
+from repdyn.errors import RepdynError
+
+if TYPE_CHECKING:
+    from repdyn.translation.linear import LinearTranslation
+
+__all__ = ["TranslationModule", "affine", "register_affine"]
+
+
+class TranslationModule(nn.Module):
+    r"""An affine map :math:`t(x) = (x - \mu_A) M + \mu_B`; made by :meth:`LinearTranslation.as_module`.
+
+    ``matrix`` ``(D_a, D_b)``, ``offset_a`` and ``offset_b`` are buffers in float32: they move with ``.to``,
+    are in ``state_dict``, and training leaves them alone.
+    """
+
+    matrix: Tensor
+    offset_a: Tensor
+    offset_b: Tensor
+
+    def __init__(self, translation: LinearTranslation) -> None:
+        super().__init__()
+        register_affine(self, translation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Translate ``(..., D_a)``, computed where and in the type the buffers are, answered as ``x`` was."""
+        moved = affine(x, self.matrix, self.offset_a, self.offset_b)
+        answer: Tensor = devices.to(moved, x.device, x.dtype if x.is_floating_point() else None)
+        return answer
+
+
+def register_affine(
+    module: nn.Module, translation: LinearTranslation, device: torch.device | None = None
+) -> None:
+    """Give a module the buffers of a translation; on the CPU unless told."""
+    for name in ("matrix", "offset_a", "offset_b"):
+        array = torch.as_tensor(getattr(translation, name), dtype=torch.float32)
+        module.register_buffer(name, devices.to(array, device))
+
+
+def affine(x: Tensor, matrix: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Points ``(..., D_a)`` translated, on the device and in the type of the matrix.
+
+    Raises
+    ------
+    RepdynError
+        If the last axis is not of width D_a.
+    """
+    if x.shape[-1] != len(before):
+        raise RepdynError(
+            f"translation: reads points of width {len(before)}, got shape {tuple(x.shape)}; "
+            "give what model A gives at the point that it was fitted on"
+        )
+    here = devices.to(x if x.is_floating_point() else x.to(matrix.dtype), matrix.device, matrix.dtype)
+    moved: Tensor = (here - before) @ matrix + after
+    return moved
