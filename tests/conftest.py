@@ -23,3 +23,11 @@ def shared_data() -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--run-tutorials``: also those that take a minute or more."""
     parser.addoption("--run-tutorials", action="store_true", help="run every tutorial")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The stand-in device must be there before autograd counts the devices, at the first backward pass."""
+    if any(item.path.name == "test_devices.py" for item in items):
+        from tests.stand_in import stand_in  # loads torch
+
+        stand_in()

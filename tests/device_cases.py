@@ -557,7 +557,13 @@ def detectors_of_an_autoencoder(device: str) -> Any:
     return scores, detector.as_module().to(device)({"p1": x})
 
 
-@case("StitchedModel.forward", "StitchedModel.predict", "StitchedModel.translate", "stitch")
+@case(
+    "LinearTranslation.as_module",
+    "StitchedModel.forward",
+    "StitchedModel.predict",
+    "StitchedModel.translate",
+    "stitch",
+)
 def a_stitched_model(device: str) -> Any:
     a, b = (
         repdyn.wrap(network(4, 5, 5, 3, seed=s).to(device), head=network(3, 2, seed=s).to(device))
@@ -565,7 +571,30 @@ def a_stitched_model(device: str) -> Any:
     )
     model = repdyn.stitch(a, LinearTranslation(np.eye(3), np.zeros(3), np.ones(3)), b).to(device)
     x = normal(6, 4)
-    return model.predict(list(x)), model.translate(normal(2, 3).to(device))
+    own = LinearTranslation(np.eye(3), np.zeros(3), np.ones(3)).as_module().to(device)
+    return model.predict(list(x)), model.translate(normal(2, 3).to(device)), own(normal(2, 3).to(device))
+
+
+@case("TracedModel.read", "TracedModel.reader", "TracedModel.to", "Reader.prepared", "Reader.attached")
+def a_reader(device: str) -> Any:
+    model = repdyn.wrap(network(4, 5, 6, 3)).to(device)
+    assert model.device.type == device
+    x = normal(9, 4)
+    with model.reader(grad=True) as read:
+        found = read.prepared(x, 9)  # of the host: moved, once
+        point = next(iter(found))
+        (slope,) = torch.autograd.grad(found[point].sum(), model.module[0].bias)
+    return {point: value.detach() for point, value in found.items()}, slope, dict(model.read(list(x)))
+
+
+@case("MonitoredModel.forward", "MonitoredModel.prepared")
+def a_monitored_model(device: str) -> Any:
+    module = network(4, 5, 6, 3)
+    detector = ood.PathDetector().fit(repdyn.trace(repdyn.wrap(module), list(normal(200, 4, seed=7))))
+    monitored = ood.MonitoredModel(repdyn.wrap(module.to(device)), detector)
+    answer = monitored(list(normal(9, 4)))
+    again = monitored.prepared(normal(9, 4).to(device))
+    return answer.output, answer.scores, answer.flagged, again.scores
 
 
 # --- what reads arrays

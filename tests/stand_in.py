@@ -141,6 +141,14 @@ class _Backend:
         pass
 
     @staticmethod
+    def get_rng_state(device: object = None) -> torch.Tensor:
+        return torch.empty(0, dtype=torch.uint8)
+
+    @staticmethod
+    def set_rng_state(state: torch.Tensor, device: object = None) -> None:
+        pass
+
+    @staticmethod
     def get_amp_supported_dtype() -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16]
 

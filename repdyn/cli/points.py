@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repdyn.cli.options import Json
+from repdyn.cli.options import Device, Json
 
 if TYPE_CHECKING:
     from repdyn.tracing import TracedModel
@@ -21,6 +21,7 @@ def points(
     model: Annotated[
         str, typer.Argument(help="timm:NAME[@CHECKPOINT], hf:NAME_OR_DIR, module:…, packaged:…")
     ],
+    device: Device = None,
     json: Json = None,
 ) -> None:
     """Show a model's points as a tree, with shapes, and what each choice would read.
@@ -30,7 +31,7 @@ def points(
     import repdyn
     from repdyn.cli.console import say, write_json
 
-    traced = repdyn.load(model)
+    traced = repdyn.load(model, device=device)
     chosen = set(traced.default_points)
     shapes = _shapes(traced)
     modules = dict(traced.module.named_modules(remove_duplicate=False))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repdyn.cli.options import Force, Json, Seed
+from repdyn.cli.options import Device, Force, Json, Seed
 
 __all__ = ["stitch"]
 
@@ -29,6 +29,7 @@ def stitch(
     logits: Annotated[Path | None, typer.Option(help="Write B's logits to this .npy file.")] = None,
     force: Force = False,
     seed: Seed = 0,
+    device: Device = None,
     json: Json = None,
 ) -> None:
     """Let model B answer for what model A has read; where DATA has labels, beside B's own answers.
@@ -45,12 +46,14 @@ def stitch(
     from repdyn.cli.manners import refuse_existing
     from repdyn.errors import RepdynError
     from repdyn.intervals import bootstrap_mean
+    from repdyn.reading import as_array
     from repdyn.translation import LinearTranslation, evaluate_stitching
     from repdyn.writing import whole_file
 
     refuse_existing(out, force)
     held = read_data(data)
-    map_ab, a, b = LinearTranslation.load(translation), repdyn.load(model_a), repdyn.load(model_b)
+    map_ab = LinearTranslation.load(translation)
+    a, b = (repdyn.load(name, device=device) for name in (model_a, model_b))
     labels = held.labels if held.labels is not None and held.labels.dtype.kind in "iu" else None
     if out is not None and (points or labels is None):
         raise RepdynError(f"--out {out}: needs DATA with class numbers as labels, and B entered at its head")
@@ -64,7 +67,7 @@ def stitch(
             found.save(out)
             say(f"the accuracies are in {out}")
     if logits is not None or points or labels is None:
-        answers = stitched.predict(held.inputs).detach().cpu().numpy()
+        answers = as_array(stitched.predict(held.inputs))
         say(f"{model_b} has answered for {len(answers)} samples read by {model_a}")
         if labels is not None and points:
             accuracy = bootstrap_mean(answers.argmax(1) == labels, seed=seed)

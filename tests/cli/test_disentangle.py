@@ -45,7 +45,7 @@ def test_swaps_are_judged_by_the_models_own_head(tmp_path: Path, monkeypatch: py
     paths.save(tmp_path / "a.paths")
     signs = torch.tensor([[-1.0, 1.0], [0.0, 0.0]])
     model = SimpleNamespace(head=lambda z: z @ signs, final="c", device="cpu")
-    monkeypatch.setattr(repdyn, "load", lambda name: model)
+    monkeypatch.setattr(repdyn, "load", lambda name, device=None: model)
     out = tmp_path / "a.skd"
     call = ["disentangle", "fit", str(tmp_path / "a.paths"), "--out", str(out), "--head", "timm:mine"]
     small = ["--latent-dim", "3", "--static-dim", "3", "--hidden", "32", "--epochs", "60"]
