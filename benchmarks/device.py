@@ -1,0 +1,238 @@
+"""The whole chain on a device beside the CPU: the same numbers, how much faster, and what reading costs.
+
+    python benchmarks/device.py [--device cuda] [--size small|full] [--json device.json]
+
+Models are laid out from configurations, with random weights: nothing is downloaded. Each step runs on the
+CPU and on the device; a row holds both times (wall, synchronized, the second of two runs), their ratio, and
+the largest difference of the answers, in units of their spread. Then, on the device, the cost of the reader
+and of a monitored model beside the bare forward pass: medians over pairs that take turns. Without an
+accelerator, ``--device cpu --size small`` runs every line of it. ``full`` has not been run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import repdyn
+from repdyn import devices
+from repdyn.disentangle import SKD
+from repdyn.fields import LatentField, SurrogateAutoencoder, SurrogateWarning
+from repdyn.koopman import KoopmanAutoencoder
+from repdyn.ood import KNNDetector, MonitoredModel, PathDetector
+from repdyn.reading import as_array
+from repdyn.topology import FlowAutoencoder
+from repdyn.translation import LinearTranslation
+
+SIZES = {
+    "small": {"samples": 200, "width": 32, "layers": 2, "epochs": 2, "starts": 50, "steps": 10, "pairs": 5},
+    "full": {
+        "samples": 8000,
+        "width": 768,
+        "layers": 12,
+        "epochs": 20,
+        "starts": 4000,
+        "steps": 200,
+        "pairs": 40,
+    },
+}
+TOKENS = (32, 10)
+BATCH = 32
+
+
+def language_model(size: dict[str, int]) -> repdyn.TracedModel:
+    """BERT with random weights; bfloat16 comes with ``.bfloat16()``."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=size["width"],
+        num_hidden_layers=size["layers"],
+        num_attention_heads=max(1, size["width"] // 64),
+        intermediate_size=4 * size["width"],
+    )
+    return repdyn.wrap(BertModel(config).eval())
+
+
+def token_inputs(count: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
+    """Random tokens, without padding."""
+    ids = torch.randint(1000, 20000, (count, tokens), generator=torch.Generator().manual_seed(0))
+    return {name: value.to(device) for name, value in (("input_ids", ids), ("attention_mask", ids > 0))}
+
+
+class Chain:
+    """Every step as a function of the device, each with an answer that can be compared."""
+
+    def __init__(self, size: dict[str, int]) -> None:
+        self.size = size
+        generator = np.random.default_rng(0)
+        labels = generator.integers(10, size=size["samples"])
+        width = size["width"]
+        x = generator.standard_normal((size["samples"], width)) + 2 * np.eye(10, width)[labels]
+        turn = np.linalg.qr(generator.standard_normal((width, width)))[0]
+        points = {}
+        for number in range(4):
+            points[f"p{number}"] = x.astype(np.float32)
+            x = np.tanh(x @ turn)
+        self.paths = repdyn.RepresentationPaths.from_arrays(points, labels=labels)
+        self.last = torch.as_tensor(points["p3"])
+        self.kae = KoopmanAutoencoder(latent_dim=2 * min(width, 128)).fit(self.paths, epochs=1)
+
+    def read(self, device: torch.device) -> Any:
+        """The reader over one batch of texts."""
+        model = language_model(self.size).to(device)
+        with model.reader() as read, torch.no_grad():
+            found = read.prepared(token_inputs(BATCH, TOKENS[0], device), BATCH)
+        return list(found.values())[-1]
+
+    def koopman_fit(self, device: torch.device) -> Any:
+        """A Koopman autoencoder."""
+        kae = KoopmanAutoencoder(latent_dim=64).fit(self.paths, epochs=self.size["epochs"], device=device)
+        return np.array(kae.history_["validation"][-1:])
+
+    def koopman_propagate(self, device: torch.device) -> Any:
+        """First points to last ones."""
+        first = torch.as_tensor(np.asarray(self.paths["p0"]))
+        return self.kae.to(device).propagate(first.to(device), "p0", "p3").detach()
+
+    def attractors(self, device: torch.device) -> Any:
+        """A contraction with two attractors, followed from many starts."""
+        field = LatentField(_Bistable(16).to(device))
+        starts = torch.randn(self.size["starts"], 16, generator=torch.Generator().manual_seed(0))
+        found = field.attractors(starts.to(device))
+        return np.sort(found.points[:, 0])
+
+    def surrogate(self, device: torch.device) -> Any:
+        """An auto-encoder with a gain penalty."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SurrogateWarning)
+            made = SurrogateAutoencoder(8, (64,), penalty=0.1, epochs=self.size["epochs"])
+            return np.array([made.fit(self.paths, "p3", device=device).reconstruction_.value])
+
+    def flow(self, device: torch.device) -> Any:
+        """A flow auto-encoder of eight coordinates."""
+        x = self.last[:, :8].to(device)
+        made = FlowAutoencoder(2, layers=2).fit(x, steps=self.size["steps"], start_steps=self.size["steps"])
+        return made.log_density(x[:50])
+
+    def structured(self, device: torch.device) -> Any:
+        """SKD on the paths."""
+        made = SKD(latent_dim=8, static_dim=2, hidden=64)
+        made.fit(self.paths, epochs=self.size["epochs"], device=device)
+        return np.array([made.history_["validation"][-1]])
+
+    def detectors(self, device: torch.device) -> Any:
+        """Two detectors as modules."""
+        batch = {
+            point: torch.as_tensor(np.asarray(self.paths[point])).to(device) for point in self.paths.points
+        }
+        made = [PathDetector().fit(self.paths), KNNDetector().fit(self.paths)]
+        return torch.stack([detector.as_module().to(device)(batch) for detector in made])
+
+    def translation(self, device: torch.device) -> Any:
+        """A linear translation of tensors."""
+        width = self.last.shape[1]
+        t = LinearTranslation(np.eye(width)[::-1].copy(), np.zeros(width), np.ones(width))
+        return t.as_module().to(device)(self.last.to(device))
+
+
+STEPS: tuple[str, ...] = (
+    "read", "koopman_propagate", "koopman_fit", "attractors", "surrogate", "flow", "structured", "detectors",
+    "translation",
+)  # fmt: skip
+
+
+class _Bistable(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.cat([torch.tensor([2.0]), torch.linspace(0.2, 0.6, width - 1)]))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.tanh(self.gain * z)
+
+
+def synchronized(device: torch.device) -> float:
+    """Wall seconds, once the device's work is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def timed(run: Callable[[torch.device], Any], device: torch.device) -> tuple[float, np.ndarray]:
+    """Seconds of the second of two runs, and its answer."""
+    run(device)
+    begun = synchronized(device)
+    answer = run(device)
+    return synchronized(device) - begun, as_array(answer, np.float64)
+
+
+def costs(size: dict[str, int], device: torch.device) -> dict[str, Any]:
+    """Median ratios to the bare forward pass of the reader and of a monitored model."""
+    model = language_model(size).to(device)
+    found = {}
+    for tokens in TOKENS:
+        inputs = token_inputs(BATCH, tokens, device)
+
+        def bare(inputs: dict[str, Tensor] = inputs) -> None:
+            with torch.no_grad():
+                model.module(**inputs)
+
+        with model.reader() as read, torch.no_grad():
+            rows = [read.prepared(token_inputs(BATCH, tokens, device), BATCH) for _ in range(8)]
+            points = {name: as_array(torch.cat([row[name] for row in rows])) for name in rows[0]}
+            noise = np.random.default_rng(0)
+            points = {n: x + 1e-2 * noise.standard_normal(x.shape) for n, x in points.items()}
+            detector = PathDetector().fit(repdyn.RepresentationPaths.from_arrays(points))
+            monitored = MonitoredModel(model, detector)
+            for name, run in (
+                ("reader", partial(read.prepared, inputs, BATCH)),
+                ("MonitoredModel", partial(monitored.prepared, inputs, BATCH)),
+            ):
+                ratios = []
+                for number in range(size["pairs"] + 2):
+                    taken = {}
+                    for one in (bare, run) if number % 2 else (run, bare):
+                        begun = synchronized(device)
+                        one()
+                        taken[one] = synchronized(device) - begun
+                    ratios.append(taken[run] / taken[bare])
+                found[f"{name}, {tokens} tokens"] = float(np.median(ratios[2:]))
+    return found
+
+
+def main() -> None:
+    """Run all steps on both, print one line each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    device = devices.check_device(options.device)
+    size = SIZES[options.size]
+    chain, rows = Chain(size), {}
+    print(f"{'step':<20}{'CPU s':>10}{device.type + ' s':>10}{'ratio':>8}{'difference':>12}")
+    for name in STEPS:
+        run = getattr(chain, name)
+        (host, expected), (there, found) = timed(run, torch.device("cpu")), timed(run, device)
+        apart = float(np.abs(found - expected).max() / (expected.std() or np.abs(expected).max() or 1.0))
+        rows[name] = {"cpu": host, "device": there, "ratio": host / there, "difference": apart}
+        print(f"{name:<20}{host:>10.2f}{there:>10.2f}{host / there:>8.1f}{apart:>12.1e}", flush=True)
+    for name, ratio in costs(size, device).items():
+        rows[name] = {"ratio to the bare pass": ratio}
+        print(f"{name:<40}{ratio:>8.3f} times the bare pass", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"device": str(device), "size": size, **rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
