@@ -15,9 +15,10 @@ from repdyn.progress import track
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["Chunk", "read", "values"]
+__all__ = ["Chunk", "checked", "read", "values"]
 
-ROWS = 2048  # read at once: 2048 paths of 13 points by 768 in float32 are 80 MB
+
+ROWS: int | None = None  # read at once; None: as RepresentationPaths.iterate decides
 
 
 class Chunk(dict[str, NDArray[Any]]):
@@ -65,18 +66,22 @@ def read(
     paths: RepresentationPaths, points: tuple[str, ...], description: str, *, judging: bool = False
 ) -> Iterator[Chunk]:
     """Chunks of paths, in order, checked; where they are judged, rows that are not finite are let through."""
-    starts = range(0, len(paths), ROWS)
-    for start in track(starts, description):
-        chunk = paths.subset(np.arange(start, min(start + ROWS, len(paths))))
-        yield Chunk({point: values(chunk, point, start, judging=judging) for point in points})
+    for block in track(paths.iterate(points, ROWS), description):
+        start = block.rows.start
+        yield Chunk({p: checked(x, p, start, judging=judging) for p, x in block.items()})
 
 
-def values(paths: RepresentationPaths, point: str, start: int = 0, *, judging: bool = False) -> NDArray[Any]:
+def values(paths: RepresentationPaths, point: str, *, judging: bool = False) -> NDArray[Any]:
     """One point as an ``(N, D)`` array of finite numbers, or an error that says where it is not.
 
     With ``judging``, rows that are not finite are returned as they are.
     """
     x = np.asarray(paths[point] if point in paths.points else paths.logits)
+    return checked(x, point, 0, judging=judging)
+
+
+def checked(x: NDArray[Any], point: str, start: int, *, judging: bool = False) -> NDArray[Any]:
+    """Rows of one point, the first of which is sample ``start``, as :func:`values` gives them."""
     if x.ndim != 2:
         raise RepdynError(
             f"paths: {point!r} has shape {x.shape}, expected (N, D); trace with a pooling, or pool the tokens"

@@ -380,7 +380,7 @@ def revive_all(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -
 
 def _widths(paths: RepresentationPaths) -> dict[str, int]:
     """Width of all that can be read: every point, and the logits where there are some."""
-    found = {} if paths.logits is None else {LOGITS: int(paths.logits.shape[1])}
+    found = {} if paths.logits_width is None else {LOGITS: paths.logits_width}
     return {**found, **{point: int(paths.widths[point]) for point in paths.points}}
 
 

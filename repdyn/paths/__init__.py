@@ -9,6 +9,7 @@ from __future__ import annotations
 from repdyn.paths.checks import check_finite
 from repdyn.paths.exporting import export_paths
 from repdyn.paths.inspection import Damage, StoreInfo, Verification, inspect_paths, verify_paths
+from repdyn.paths.iterating import Block, Blocks
 from repdyn.paths.merging import merge_paths
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.sampling import Batch
@@ -17,6 +18,8 @@ from repdyn.paths.writer import PathsWriter
 
 __all__ = [
     "Batch",
+    "Block",
+    "Blocks",
     "Damage",
     "PathsWriter",
     "RepresentationPaths",
