@@ -11,6 +11,7 @@ from repdyn.paths.exporting import export_paths
 from repdyn.paths.inspection import Damage, StoreInfo, Verification, inspect_paths, verify_paths
 from repdyn.paths.iterating import Block, Blocks
 from repdyn.paths.merging import merge_paths
+from repdyn.paths.nearby import nearby
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.sampling import Batch
 from repdyn.paths.store import open_paths
@@ -29,6 +30,7 @@ __all__ = [
     "export_paths",
     "inspect_paths",
     "merge_paths",
+    "nearby",
     "open_paths",
     "verify_paths",
 ]

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import parts_in_memory
 from repdyn.paths.checks import check_points
-from repdyn.paths.columns import Index, Rows, Tokens, compose, told_apart_by
+from repdyn.paths.columns import Index, Rows, Tokens, compose
 from repdyn.paths.description import as_dict, one_screen
+from repdyn.paths.equality import equal_rows
 from repdyn.paths.iterating import Blocks
 from repdyn.paths.sampling import Batch, all_batches, chosen_indices, split_indices
 from repdyn.paths.saving import save_columns
@@ -244,7 +245,7 @@ class RepresentationPaths:
         found: NDArray[np.int64] | None = None
         # A dead layer has equal rows though the samples differ: then the first point is read too.
         for point in dict.fromkeys((self.points[-1], self.points[0])):
-            own = groups_of_equal_rows(told_apart_by(self._columns[point]))
+            own = equal_rows(self._columns[point])
             found = own if found is None else groups_of_equal_rows(np.stack([found, own], axis=1), 0)
             if int(found.max()) + 1 == len(self):
                 return None

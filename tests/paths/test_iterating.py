@@ -163,3 +163,21 @@ def test_a_detector_scores_a_remote_store_in_one_pass(url: str, fetched: list[tu
     scores = detector.score_samples(open_paths(url))
     assert sum(count for _, count in fetched) <= 1.1 * 3000 * 13 * 8 * 4
     np.testing.assert_array_equal(scores, detector.score_samples(expected))
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_split_of_what_is_not_held_keeps_equal_samples_together(
+    tokens: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(100, 3, 4) if tokens else (100, 4))[generator.integers(100, size=400)]
+    RepresentationPaths.from_arrays({"a": x, "b": 2 * x}).save(tmp_path / "a.paths")
+    paths = open_paths(tmp_path / "a.paths")
+    expected = [part.ids for part in paths.split(seed=3)]
+    monkeypatch.setattr("repdyn.paths.equality.HELD", 0)
+    monkeypatch.setattr("repdyn.paths.equality._ROWS", 37)
+    parts = paths.split(seed=3)
+    for part, ids in zip(parts, expected, strict=True):
+        np.testing.assert_array_equal(part.ids, ids)
+    first, second = ({row.tobytes() for row in np.asarray(part["b"])} for part in parts)
+    assert not first & second
