@@ -146,30 +146,33 @@ class Streamed(States):
         self.variance = frames.explained.float()
 
     def at(self, rows: Tensor, depths: Tensor) -> Tensor:
-        """Single states, read in the order of the disk."""
-        found = torch.empty(len(rows), self.width, device=self.device)
-        for start in range(0, len(rows), STRETCH):
-            part = slice(start, start + STRETCH)
-            own, where = rows[part].cpu().numpy(), depths[part].cpu().numpy()
-            block = self._block(own) if self._remote else None
-            for depth in np.unique(where).tolist():
-                at = np.flatnonzero(where == depth)
-                point = self._paths.points[depth]
-                x = self._paths[point][own[at]] if block is None else block[point][at]
-                found[start + torch.from_numpy(at).to(self.device)] = self._lift(x, depth)
-        return found
+        """Single states, some thousand at a time, read in the order of the disk."""
+        parts = zip(torch.split(rows, STRETCH), torch.split(depths, STRETCH))
+        return torch.cat([self._read(own.cpu().numpy(), where.cpu().numpy()) for own, where in parts])
 
     def batches(self, order: Tensor, depths: Tensor, before: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batches, several read together."""
-        count = order.shape[1]
-        together = max(1, STRETCH // count)
-        for part in torch.split(order, together):
-            rows = part.flatten()
-            later = depths.to(rows.device).repeat(len(part))
+        count, later = order.shape[1], depths.cpu()
+        for part in torch.split(order.cpu(), max(1, STRETCH // order.shape[1])):
             kinds = [torch.zeros_like(later), later, *([later - 1] if before else [])]
-            found = self.at(rows.repeat(len(kinds)), torch.cat(kinds)).view(len(kinds), len(part), count, -1)
+            rows = part.flatten().repeat(len(kinds)).numpy()
+            where = torch.cat([kind.repeat(len(part)) for kind in kinds]).numpy()
+            found = self._read(rows, where).view(len(kinds), len(part), count, -1)
             for number in range(len(part)):
                 yield found[:2, number].flatten(0, 1), found[2, number] if before else None
+
+    def _read(self, rows: NDArray[np.int64], depths: NDArray[np.int64]) -> Tensor:
+        found = torch.empty(len(rows), self.width, device=self.device)
+        block: dict[str, NDArray[Any]] | None = None
+        if self._remote:  # whole rows come from there, and each of them once
+            once, rows = np.unique(rows, return_inverse=True)
+            block = self._block(once)
+        for depth in np.unique(depths).tolist():
+            at = np.flatnonzero(depths == depth)
+            point = self._paths.points[depth]
+            x = np.asarray(self._paths[point][rows[at]]) if block is None else block[point][rows[at]]
+            found[torch.from_numpy(at).to(self.device)] = self._lift(x, depth)
+        return found
 
     def blocks(self, rows: Tensor) -> Iterator[Tensor]:
         """All points of samples, some thousand at a time."""

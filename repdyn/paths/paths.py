@@ -17,11 +17,10 @@ from repdyn.paths.arrays import parts_in_memory
 from repdyn.paths.checks import check_points
 from repdyn.paths.columns import Index, Rows, Tokens, compose
 from repdyn.paths.description import as_dict, one_screen
-from repdyn.paths.equality import equal_rows
+from repdyn.paths.equality import equal_samples
 from repdyn.paths.iterating import Blocks
 from repdyn.paths.sampling import Batch, all_batches, chosen_indices, split_indices
 from repdyn.paths.saving import save_columns
-from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -242,14 +241,8 @@ class RepresentationPaths:
 
     def _repeats(self) -> NDArray[np.int64] | None:
         """Group of equal samples that each belongs to; None where no two are equal."""
-        found: NDArray[np.int64] | None = None
-        # A dead layer has equal rows though the samples differ: then the first point is read too.
-        for point in dict.fromkeys((self.points[-1], self.points[0])):
-            own = equal_rows(self._columns[point])
-            found = own if found is None else groups_of_equal_rows(np.stack([found, own], axis=1), 0)
-            if int(found.max()) + 1 == len(self):
-                return None
-        return found
+        found = equal_samples(self)
+        return None if int(found.max()) + 1 == len(self) else found
 
     def batches(
         self,
