@@ -147,8 +147,13 @@ class Streamed(States):
 
     def at(self, rows: Tensor, depths: Tensor) -> Tensor:
         """Single states, some thousand at a time, read in the order of the disk."""
-        parts = zip(torch.split(rows, STRETCH), torch.split(depths, STRETCH))
-        return torch.cat([self._read(own.cpu().numpy(), where.cpu().numpy()) for own, where in parts])
+        own, where = rows.cpu().numpy(), depths.cpu().numpy()
+        found = torch.empty(len(own), self.width, device=self.device)
+        order = np.argsort(own, kind="stable")
+        for start in range(0, len(own), STRETCH):
+            part = order[start : start + STRETCH]
+            found[torch.from_numpy(part).to(self.device)] = self._read(own[part], where[part])
+        return found
 
     def batches(self, order: Tensor, depths: Tensor, before: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batches, several read together."""
