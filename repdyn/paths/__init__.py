@@ -7,6 +7,7 @@ stores with :class:`PathsWriter`; :func:`open_paths` opens them.
 from __future__ import annotations
 
 from repdyn.paths.checks import check_finite
+from repdyn.paths.drawing import drawn_rows
 from repdyn.paths.equality import equal_samples
 from repdyn.paths.exporting import export_paths
 from repdyn.paths.inspection import Damage, StoreInfo, Verification, inspect_paths, verify_paths
@@ -28,6 +29,7 @@ __all__ = [
     "StoreInfo",
     "Verification",
     "check_finite",
+    "drawn_rows",
     "equal_samples",
     "export_paths",
     "inspect_paths",
