@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,7 @@ def groups_in_blocks(
         for name, x in block.items():
             searches[name].project(start, x)
         start += len(next(iter(block.values())))
-    return {
-        name: search.groups(lambda chosen, name=name: rows(name, chosen)) for name, search in searches.items()
-    }
+    return {name: search.groups(partial(rows, name)) for name, search in searches.items()}
 
 
 class _Search:

@@ -326,7 +326,7 @@ def _best_penalty(values: Tensor, square: Tensor, moments: Tensor, linear: Tenso
     for penalty in _PENALTIES:
         shrunk = 1 / (values + penalty * values.mean())
         errors.append(float(shrunk @ quadratic @ shrunk - 2 * shrunk @ linear))
-    return _PENALTIES[int(np.argmin(errors))]
+    return float(_PENALTIES[int(np.argmin(errors))])
 
 
 def ridge_by_validation(

@@ -147,8 +147,8 @@ class AttractorDetector(FieldDetector):
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         config, tensors = super()._state()
         own = {"starts": self.starts, "tol": self.tol, "max_steps": self.max_steps, "seed": self.seed}
-        own |= dict(zip(("followed", "samples"), self._followed))
-        return {**config, **own}, {**tensors, "attractors": self._attractors}
+        counts = dict(zip(("followed", "samples"), self._followed))
+        return {**config, **own, **counts}, {**tensors, "attractors": self._attractors}
 
     def _drawn(self) -> list[str]:
         followed, samples = self._followed

@@ -56,6 +56,8 @@ class GuidedEnergyDetector(Detector):
         self.bank = bank
         self.seed = seed
 
+    _different: int | None
+
     def fit(self, paths: RepresentationPaths) -> Self:
         """Keep the neighbours; the calibration scores leave each sample out of its own neighbours.
 

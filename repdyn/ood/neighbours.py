@@ -77,6 +77,8 @@ class KNNDetector(Detector):
         self.bank = bank
         self.seed = seed
 
+    _different: int | None
+
     def fit(self, paths: RepresentationPaths) -> Self:
         """Keep the neighbours; the calibration scores leave each sample out of its own neighbours."""
         return self.fit_beside(paths, None)

@@ -146,11 +146,11 @@ def translate_path(
     names = tuple(zip(names_a, names_b))
     widest = max(paths.widths[name] for pair in names for paths, name in zip((paths_a, paths_b), pair))
     from_pairs = len(known) >= 2 * widest or len(known) == min(len(paths_a), len(paths_b))
-    counts = len(paths_a), len(paths_b), len(known)
+    before = len(paths_a), len(paths_b), len(known)
     paths_a, paths_b, known = _drawn(paths_a, paths_b, names, known, from_pairs, seed)
     raw_a = _read(paths_a, names_a, "paths_a")
     raw_b = _read(paths_b, names_b, "paths_b")
-    drawn = _told(counts, (len(paths_a), len(paths_b), len(known)), from_pairs, seed)
+    drawn = _told(before, (len(paths_a), len(paths_b), len(known)), from_pairs, seed)
     if from_pairs:
         fitted = tuple(_from_pairs(x[known[:, 0]], y[known[:, 1]], seed) for x, y in zip(raw_a, raw_b))
         return PathTranslation.of(names, [_noted(t, drawn) for t in fitted], raw_a, raw_b, seed)
@@ -220,7 +220,7 @@ def _told(
     """How many of how many were drawn; nothing where all were taken."""
     if from_pairs:
         return {"pairs drawn": after[2], "pairs": before[2]} if after[2] < before[2] else {}
-    told = {}
+    told: dict[str, float] = {}
     for model, held, kept in zip("AB", before, after):
         if kept < held:
             told |= {f"samples of {model} drawn": kept, f"samples of {model}": held}
