@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -70,7 +70,7 @@ def groups_of_equal_rows(x: NDArray[Any], tolerance: float = 1e-4) -> NDArray[np
     same, first = _identical(x)
     if tolerance <= 0 or len(first) < 2 or x.shape[1] == 0:
         return same
-    return _renumbered(_nearly_identical(x, first, tolerance)[same])
+    return renumbered(_nearly_identical(x, first, tolerance)[same])
 
 
 def folds_by_group(
@@ -157,43 +157,76 @@ def _identical(x: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     seen: dict[bytes, int] = {}
     first: list[int] = []
     group = np.empty(len(x), dtype=np.int64)
-    floating = not np.issubdtype(x.dtype, np.integer) and x.dtype != np.bool_
     step = max(1, BLOCK // max(1, x.shape[1]))
     for start in range(0, len(x), step):
-        block = np.ascontiguousarray(x[start : start + step])
-        if floating:
-            block = block + np.zeros((), dtype=block.dtype)  # −0 and 0 are one value
-        for row, values in enumerate(block, start):
-            key = blake2b(values.view(np.uint8), digest_size=16).digest()
+        for row, key in enumerate(digests(x[start : start + step]), start):
             group[row] = seen.setdefault(key, len(first))
             if group[row] == len(first):
                 first.append(row)
     return group, np.asarray(first, dtype=np.int64)
 
 
+def digests(block: NDArray[Any]) -> Iterator[bytes]:
+    """Sixteen bytes for each row that rows of the same values share."""
+    block = np.ascontiguousarray(block)
+    if not np.issubdtype(block.dtype, np.integer) and block.dtype != np.bool_:
+        block = block + np.zeros((), dtype=block.dtype)  # −0 and 0 are one value
+    for values in block:
+        yield blake2b(values.view(np.uint8), digest_size=16).digest()
+
+
 def _nearly_identical(x: NDArray[Any], rows: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:
     """Number of the group of each of ``rows``, rows of distinct values."""
-    center, scale = _location_and_scale(x, rows, tolerance)
+    center, scale = location_and_scale(x, rows, tolerance)
     used = np.flatnonzero(scale > 0)
-    group = np.arange(len(rows))
     if len(used) == 0:
-        return group
+        return np.arange(len(rows))
     center, scale = center[used], scale[used]
 
     def standard(which: NDArray[np.int64]) -> NDArray[np.float64]:
-        return (np.asarray(x[np.ix_(which, used)], dtype=np.float64) - center) / scale
+        return (np.asarray(x[np.ix_(rows[which], used)], dtype=np.float64) - center) / scale
 
     width = len(used)
     step = max(1, BLOCK // width)
-    directions = np.random.default_rng(0).normal(size=(width, DIRECTIONS))
-    directions /= np.linalg.norm(directions, axis=0)
+    along = directions(width)
     projected = np.empty((len(rows), DIRECTIONS))
     with np.errstate(all="ignore"):
         for start in range(0, len(rows), step):
-            projected[start : start + step] = standard(rows[start : start + step]) @ directions
-    usable = np.flatnonzero(np.isfinite(projected).all(axis=1) & _finite(x, rows, step))
+            projected[start : start + step] = standard(np.arange(start, min(start + step, len(rows)))) @ along
+    return near(projected, _finite(x, rows, step), standard, width, tolerance)
+
+
+def directions(width: int) -> NDArray[np.float64]:
+    """Random unit vectors, ``(width, DIRECTIONS)``, the same at every call."""
+    drawn = np.random.default_rng(0).normal(size=(width, DIRECTIONS))
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=0))
+
+
+def near(
+    projected: NDArray[np.float64],
+    finite: NDArray[np.bool_],
+    standard: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    width: int,
+    tolerance: float,
+) -> NDArray[np.int64]:
+    """Number of the group of each row, of different rows of which only some are read again.
+
+    Parameters
+    ----------
+    projected
+        The rows in standard units on :func:`directions`, ``(n, DIRECTIONS)``.
+    finite
+        Whether each row is finite, ``(n,)``; others are groups of their own.
+    standard
+        Gives rows by number, in standard units, ``(m, width)``.
+    width, tolerance
+        Of a row; as in :func:`groups_of_equal_rows`.
+    """
+    step, group = max(1, BLOCK // width), np.arange(len(projected))
+    usable = np.flatnonzero(np.isfinite(projected).all(axis=1) & finite)
     order = usable[np.argsort(projected[usable, 0], kind="stable")]
-    projected, cell = projected[order], np.zeros((len(rows), DIRECTIONS), dtype=np.int64)
+    count = len(projected)
+    projected, cell = projected[order], np.zeros((count, DIRECTIONS), dtype=np.int64)
     cell[order] = np.floor(np.clip(projected / tolerance, -1e15, 1e15)).astype(np.int64)
     reach = tolerance * min(REACH, float(np.sqrt(width)))
     # A difference no larger than the reach, divided by a rounding error of the projection itself.
@@ -203,7 +236,7 @@ def _nearly_identical(x: NDArray[Any], rows: NDArray[np.int64], tolerance: float
         answer = np.empty(len(left), dtype=bool)
         for start in range(0, len(left), step):
             part = slice(start, start + step)
-            gap = standard(rows[left[part]]) - standard(rows[right[part]])
+            gap = standard(left[part]) - standard(right[part])
             answer[part] = np.einsum("ij,ij->i", gap, gap) <= tolerance**2 * width
         return answer
 
@@ -213,8 +246,8 @@ def _nearly_identical(x: NDArray[Any], rows: NDArray[np.int64], tolerance: float
         left = left[projected[left + offset, 0] - projected[left, 0] <= reach]
         if len(left) == 0:
             break
-        near = (np.abs(projected[left + offset] - projected[left]) <= reach).all(axis=1)
-        a, b = order[left[near]], order[left[near] + offset]
+        both = (np.abs(projected[left + offset] - projected[left]) <= reach).all(axis=1)
+        a, b = order[left[both]], order[left[both] + offset]
         apart = group[a] != group[b]
         a, b = a[apart], b[apart]
         joined = close(a, b)
@@ -234,7 +267,7 @@ def _united(group: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]
 
 def _bounded(group: NDArray[np.int64], cell: NDArray[np.int64], close: Close) -> NDArray[np.int64]:
     """Chains of close rows cut into groups within the tolerance of their first row."""
-    group = _renumbered(group)
+    group = renumbered(group)
     far = _far(group, np.arange(len(group)), close)
     if len(far):  # a chain is cut by a grid of the projections, which leaves little to peel off
         chained = np.flatnonzero(np.isin(group, group[far]))
@@ -244,7 +277,7 @@ def _bounded(group: NDArray[np.int64], cell: NDArray[np.int64], close: Close) ->
     while len(far):
         group[far] = group.max() + 1 + np.unique(group[far], return_inverse=True)[1]
         far = _far(group, far, close)
-    return _renumbered(group)
+    return renumbered(group)
 
 
 def _far(group: NDArray[np.int64], rows: NDArray[np.int64], close: Close) -> NDArray[np.int64]:
@@ -263,7 +296,7 @@ def _finite(x: NDArray[Any], rows: NDArray[np.int64], step: int) -> NDArray[np.b
     return found
 
 
-def _location_and_scale(
+def location_and_scale(
     x: NDArray[Any], rows: NDArray[np.int64], tolerance: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Median and typical nonzero deviation of every coordinate; deviation 0 where it is constant."""
@@ -278,18 +311,18 @@ def _location_and_scale(
         values = values[finite] if finite.any() else np.zeros((1, values.shape[1]))
         center[part] = np.median(values, axis=0)
         deviation = np.abs(values - center[part])
-        scale[part] = _median_of_positive(deviation)
+        scale[part] = median_of_positive(deviation)
         # Twice the type's rounding error passes as equal, however narrow the coordinate is.
         floor = 2 * rounding * np.median(np.abs(values), axis=0) / tolerance
         scale[part] = np.where(scale[part] > 0, np.maximum(scale[part], floor), 0)
     for column in np.flatnonzero(scale == 0):  # constant on the chosen rows, perhaps not on all
         values = np.asarray(x[rows, column], dtype=np.float64)
         deviation = np.abs(values[np.isfinite(values)] - center[column])
-        scale[column] = _median_of_positive(deviation[:, None])[0]
+        scale[column] = median_of_positive(deviation[:, None])[0]
     return center, scale
 
 
-def _median_of_positive(deviation: NDArray[np.float64]) -> NDArray[np.float64]:
+def median_of_positive(deviation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Columnwise median of the positive entries, 0 where there is none."""
     middle = np.median(deviation, axis=0) if len(deviation) else np.zeros(deviation.shape[1])
     for column in np.flatnonzero(middle == 0):
@@ -298,7 +331,7 @@ def _median_of_positive(deviation: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(middle, dtype=np.float64)
 
 
-def _renumbered(group: NDArray[np.int64]) -> NDArray[np.int64]:
+def renumbered(group: NDArray[np.int64]) -> NDArray[np.int64]:
     """Groups numbered in order of first appearance."""
     _, first, own = np.unique(group, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)

@@ -27,8 +27,6 @@ def topology(
 
     Example: repdyn topology a.paths --out a.topology
     """
-    import numpy as np
-
     import repdyn
     from repdyn.cli.console import say, write_json
     from repdyn.cli.manners import refuse_existing
@@ -36,7 +34,7 @@ def topology(
     refuse_existing(out, force)
     stored = repdyn.open_paths(paths)
     where = point if point is not None else stored.points[-1]
-    tree = repdyn.LevelSetTree.fit(np.asarray(stored[where]), seed=seed)
+    tree = repdyn.LevelSetTree.fit(stored[where], seed=seed)
     say(repr(tree))
     if out is not None:
         tree.save(out / "tree")

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from repdyn.errors import RepdynError
+from repdyn.koopman.states import States
 from repdyn.writing import whole_file
 
 __all__ = ["fingerprint", "read_checkpoint", "write_checkpoint"]
 
 _KIND = "repdyn koopman fit"
-_ROWS = 1000  # of the data enter its fingerprint by their values, all of them by their sums
 
 
-def fingerprint(states: Tensor, settings: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(states: States, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint must share with the fit that resumes it: settings, and a digest of the data.
 
     Parameters
     ----------
     states
-        Lifted representations, shape ``(points, N, width)``.
+        Lifted representations.
     settings
         JSON values.
     """
-    few = states[:, :: max(1, states.shape[1] // _ROWS)].cpu().contiguous()
-    sums = states.sum(dim=1, dtype=torch.float64).cpu()
-    digest = hashlib.blake2b(few.numpy().tobytes() + sums.numpy().tobytes(), digest_size=16)
-    return {**settings, "data": digest.hexdigest(), "shape": list(states.shape)}
+    shape = [states.points, states.samples, states.width]
+    return {**settings, "data": states.fingerprint(), "shape": shape}
 
 
 def write_checkpoint(

@@ -20,7 +20,9 @@ from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.operators import ridge
 from repdyn.koopman.reading import read_points
-from repdyn.paths import RepresentationPaths
+from repdyn.koopman.states import lifted_bytes, some_rows, survey
+from repdyn.paths import RepresentationPaths, nearby
+from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
@@ -31,6 +33,7 @@ CONTROLS = ("identity", "affine", "shared affine", "per-step affine", "random fe
 _PENALTIES = tuple(10.0**e for e in np.arange(-12.0, 4.5, 0.5))  # in units of the mean eigenvalue of X'X
 _HELD_OUT = 0.2  # of the training paths, to choose a penalty
 _FEATURES = 512  # random ReLU features
+_HELD_BYTES = 2**28  # of lifted representations (float64), of which a fit holds ten times as much
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +167,12 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     Williams, Kevrekidis and Rowley (2015), extended dynamic mode decomposition; Aswani and Jabari (2026),
     arXiv 2605.07556, whose identity and endpoint baselines these are.
     """
-    states = read_points(paths)
-    if len(states) < 2:
+    if len(paths.points) < 2:
         raise RepdynError(f"controls: the path has one point, {paths.points[0]!r}; at least two are needed")
+    paths = nearby(paths)
+    if 2 * lifted_bytes(paths, PointFrames(paths.widths).width) > _HELD_BYTES:
+        return _streamed(paths, seed)
+    states = read_points(paths)
     widths = {point: x.shape[1] for point, x in zip(paths.points, states)}
     frames = PointFrames(widths).double().fit(states)
     lifted = [frames.lift(x.double(), number) for number, x in enumerate(states)]
@@ -191,6 +197,135 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     maps["random features"] = [torch.cat([a, -(centre @ a)[None]]) for a in found]
     equal = len(set(widths.values())) == 1
     return Controls(paths.points, penalties, frames, maps, features, CONTROLS if equal else CONTROLS[1:])
+
+
+def _streamed(paths: RepresentationPaths, seed: int) -> Controls:
+    """The same from sums over paths that are read in parts."""
+    spread = survey(paths)
+    frames = PointFrames(paths.widths).double().fit_to(spread.moments, some_rows(paths), len(paths))
+    generator = torch.Generator().manual_seed(seed)
+    held_out = held_out_rows(len(paths), generator, spread.groups)
+    features = _draw_features(frames.width, generator)
+    parts = [_Sums(len(paths.points)), _Sums(len(paths.points))]
+    for block in track(paths.iterate(), "fitting controls"):
+        lifted = [
+            frames.lift(torch.from_numpy(block[point].astype(np.float64)), number)
+            for number, point in enumerate(paths.points)
+        ]
+        out = held_out[block.rows.start : block.rows.stop]
+        for part, rows in zip(parts, (~out, out)):
+            part.add([u[rows] for u in lifted], _relu_features(lifted[0][rows], *features))
+    fit, judge = parts
+    width, steps = frames.width, len(paths.points) - 1
+    maps: dict[str, list[Tensor]] = {}
+    penalties: dict[str, tuple[float, ...]] = {}
+    maps["affine"], penalties["affine"] = ridge_by_sums(*(part.affine(width) for part in parts))
+    maps["shared affine"], penalties["shared affine"] = ridge_by_sums(*(part.shared(width) for part in parts))
+    each = [ridge_by_sums(fit.step(number, width), judge.step(number, width)) for number in range(steps)]
+    maps["per-step affine"] = [found[0] for found, _ in each]
+    penalties["per-step affine"] = tuple(chosen[0] for _, chosen in each)
+    centre = (fit.features + judge.features) / (fit.rows + judge.rows)
+    found, penalties["random features"] = ridge_by_sums(*(part.centred(centre, width) for part in parts))
+    maps["random features"] = [torch.cat([a, -(centre @ a)[None]]) for a in found]
+    equal = len(set(paths.widths.values())) == 1
+    return Controls(paths.points, penalties, frames, maps, features, CONTROLS if equal else CONTROLS[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """What a ridge needs of inputs ``x`` and targets ``y``: ``X'X``, ``X'Y`` of each, and how many rows."""
+
+    gram: Tensor
+    cross: list[Tensor]
+    rows: int
+
+
+class _Sums:
+    """Products of lifted points and features over some of the samples."""
+
+    def __init__(self, points: int) -> None:
+        self.rows = 0
+        self.features: Any = 0.0  # Σ z, of features z whose first columns are the first point
+        self._later: Any = 0.0  # Σ u_l, side by side
+        self._square: Any = 0.0  # Σ z z'
+        self._cross: Any = 0.0  # Σ z u_l', side by side
+        self._own: list[Any] = [0.0] * points  # Σ u_l u_l'
+        self._next: list[Any] = [0.0] * points  # Σ u_l u_{l+1}'
+
+    def add(self, lifted: list[Tensor], z: Tensor) -> None:
+        later = torch.cat(lifted[1:], dim=1)
+        self.rows += len(z)
+        self.features = self.features + z.sum(dim=0)
+        self._later = self._later + later.sum(dim=0)
+        self._square = self._square + z.T @ z
+        self._cross = self._cross + z.T @ later
+        for number in range(1, len(lifted) - 1):  # those of the first point are among the features'
+            self._own[number] = self._own[number] + lifted[number].T @ lifted[number]
+            self._next[number] = self._next[number] + lifted[number].T @ lifted[number + 1]
+
+    def affine(self, width: int) -> Products:
+        """From the first point to each."""
+        return Products(
+            self._square[:width, :width], list(self._cross[:width].split(width, dim=1)), self.rows
+        )
+
+    def step(self, number: int, width: int) -> Products:
+        """From one point to the next."""
+        if number == 0:
+            first = self.affine(width)
+            return Products(first.gram, first.cross[:1], self.rows)
+        return Products(self._own[number], [self._next[number]], self.rows)
+
+    def shared(self, width: int) -> Products:
+        """All steps together."""
+        steps = [self.step(number, width) for number in range(len(self._own) - 1)]
+        gram = torch.stack([step.gram for step in steps]).sum(dim=0)
+        cross = torch.stack([step.cross[0] for step in steps]).sum(dim=0)
+        return Products(gram, [cross], self.rows * len(steps))
+
+    def centred(self, centre: Tensor, width: int) -> Products:
+        """From features, less their centre, to each later point."""
+        between = torch.outer(self.features, centre)
+        gram = self._square - between - between.T + self.rows * torch.outer(centre, centre)
+        cross = self._cross - torch.outer(centre, self._later)
+        return Products(gram, list(cross.split(width, dim=1)), self.rows)
+
+
+def ridge_by_sums(fit: Products, judge: Products) -> tuple[list[Tensor], tuple[float, ...]]:
+    """What :func:`ridge_by_validation` gives, from the products of the rows that fit and those that judge."""
+    values, basis = torch.linalg.eigh(fit.gram)
+    values = values.clamp_min(0.0)
+    if fit.rows < len(values):  # the other directions carry no variance
+        kept = values > values[-1] * 1e-12
+        kept[: len(values) - fit.rows] = False
+        values, basis = values[kept], basis[:, kept]
+    square = basis.T @ judge.gram @ basis
+    chosen = []
+    for to_fit, to_judge in zip(fit.cross, judge.cross):
+        moments = basis.T @ to_fit
+        chosen.append(_best_penalty(values, square, moments, ((basis.T @ to_judge) * moments).sum(dim=1)))
+    gram, rows = fit.gram + judge.gram, fit.rows + judge.rows
+    unit = float(gram.trace()) / min(rows, len(gram))
+    maps = []
+    for penalty, one, other in zip(chosen, fit.cross, judge.cross):
+        shrunk = gram.clone()
+        shrunk.diagonal().add_(penalty * unit)
+        maps.append(torch.linalg.solve(shrunk, one + other))
+    return maps, tuple(chosen)
+
+
+def _best_penalty(values: Tensor, square: Tensor, moments: Tensor, linear: Tensor) -> float:
+    """The penalty of least error on the rows that judge, relative to the mean eigenvalue.
+
+    |P diag(d) M - Y|^2 = d' (P'P ∘ MM') d - 2 d' diag(P'Y M') + const: after two products, every penalty
+    costs one quadratic form.
+    """
+    quadratic = square * (moments @ moments.T)
+    errors = []
+    for penalty in _PENALTIES:
+        shrunk = 1 / (values + penalty * values.mean())
+        errors.append(float(shrunk @ quadratic @ shrunk - 2 * shrunk @ linear))
+    return float(_PENALTIES[int(np.argmin(errors))])
 
 
 def ridge_by_validation(
@@ -222,15 +357,8 @@ def ridge_by_validation(
     chosen = []
     for y in targets:
         moments = basis.T @ (fit.T @ y[~held_out])
-        # |P diag(d) M - Y|^2 = d' (P'P ∘ MM') d - 2 d' diag(P'Y M') + const: after two products, every
-        # penalty costs one quadratic form.
-        quadratic = square * (moments @ moments.T)
         linear = ((projected.T @ y[held_out]) * moments).sum(dim=1)
-        errors = []
-        for penalty in _PENALTIES:
-            shrunk = 1 / (values + penalty * values.mean())
-            errors.append(float(shrunk @ quadratic @ shrunk - 2 * shrunk @ linear))
-        chosen.append(_PENALTIES[int(np.argmin(errors))])
+        chosen.append(_best_penalty(values, square, moments, linear))
     # Targets that chose the same penalty share one solve.
     unit = float(x.square().sum()) / min(x.shape)
     maps = [torch.empty(0)] * len(targets)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from repdyn.devices import device_of
 from repdyn.koopman.checks import check_long_enough, check_settings
 from repdyn.koopman.networks import start_at_principal_components
 from repdyn.koopman.reading import read_points
+from repdyn.koopman.states import Held, States, Streamed, lifted_bytes, some_rows, survey
 from repdyn.koopman.training import Plan, Weights, train
-from repdyn.paths import RepresentationPaths
+from repdyn.paths import RepresentationPaths, nearby
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
@@ -50,16 +53,14 @@ def fit(
     )
     check_settings(kae, plan, fabric)
     check_long_enough(paths)
-    states = read_points(paths)
     here = device_of(kae)
-    kae.build(dict(zip(paths.points, (x.shape[1] for x in states))), seed)
-    kae.frames_.fit(states)
-    kae.to(device or (here if fabric is None else fabric.device))
-    where = kae.frames_.scale.device
-    lifted = torch.stack([kae.frames_.lift(x.to(where), n) for n, x in enumerate(states)])
-    groups = groups_of_equal_rows(as_array(states[0]))
+    paths_given, paths = paths, nearby(paths)
+    kae.build({point: paths.widths[point] for point in paths.points}, seed)
+    held = lifted_bytes(paths, kae.frames_.width) <= plan.memory
+    where = device or (here if fabric is None else fabric.device)
+    lifted, groups = (_held if held else _streamed)(kae, paths, where)
     different = int(groups.max()) + 1
-    del states
+    where = lifted.device
     generator = torch.Generator().manual_seed(seed)
     start_at_principal_components(kae.encoder_, kae.decoder_, lifted, generator)
     judged = max(1, min(max(2, round(_VALIDATION * different)), different - 1))
@@ -79,6 +80,28 @@ def fit(
         checkpoint=checkpoint,
         fabric=fabric,
     )
-    kae.training_paths_ = paths
+    kae.training_paths_ = paths_given
     kae.eval()
     return kae
+
+
+def _held(
+    kae: KoopmanAutoencoder, paths: RepresentationPaths, device: torch.device | str
+) -> tuple[States, NDArray[np.int64]]:
+    """All states on the device, after the frames are fitted to them, and equal samples."""
+    states = read_points(paths)
+    kae.frames_.fit(states)
+    kae.to(device)
+    where = kae.frames_.scale.device
+    lifted = torch.stack([kae.frames_.lift(x.to(where), n) for n, x in enumerate(states)])
+    return Held(lifted), groups_of_equal_rows(as_array(states[0]))
+
+
+def _streamed(
+    kae: KoopmanAutoencoder, paths: RepresentationPaths, device: torch.device | str
+) -> tuple[States, NDArray[np.int64]]:
+    """The same of paths that are not held."""
+    spread = survey(paths)
+    kae.frames_.fit_to(spread.moments, some_rows(paths), len(paths))
+    kae.to(device)
+    return Streamed(paths, kae.frames_), spread.groups

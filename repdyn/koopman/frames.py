@@ -7,7 +7,7 @@ explain.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 
-__all__ = ["PointFrames", "wide_coordinates"]
+__all__ = ["FRAME_ROWS", "PointFrames", "wide_coordinates"]
 
 _WIDEST = 1024  # a point wider than this and than the last keeps its leading principal components
-_ROWS = 20_000  # are enough to find a rotation by; mean and scale are those of all rows
+FRAME_ROWS = 20_000  # are enough to find a rotation by; mean and scale are those of all rows
 # A spread this small beside the mean's size is rounding of the type that the data came in, not variation.
 _CONSTANT, _CONSTANT_DOUBLE = 1e-7, 1e-14
 _WIDE = 4.0  # times the median spread: what a coordinate's spread is brought down to where it exceeds that
@@ -72,29 +72,52 @@ class PointFrames(nn.Module):
         RepdynError
             If a point does not vary.
         """
-        every = max(1, len(states[0]) // _ROWS)
-        last = states[-1][::every].double()
+        every = max(1, len(states[0]) // FRAME_ROWS)
+        moments = (torch.var_mean(x.double(), dim=0, correction=0) for x in states)
+        return self.fit_to(list(moments), lambda number: states[number][::every], len(states[0]))
+
+    @torch.no_grad()
+    def fit_to(
+        self, moments: list[tuple[Tensor, Tensor]], rows_at: Callable[[int], Tensor], samples: int
+    ) -> PointFrames:
+        """The same, from what is known of all rows and from some of them.
+
+        Parameters
+        ----------
+        moments
+            Variance and mean of every coordinate, for each point.
+        rows_at
+            Gives rows of a point ``(n, width)``, of the same samples for each.
+        samples
+            How many there are in all.
+
+        Raises
+        ------
+        RepdynError
+            If a point does not vary.
+        """
+        last = rows_at(len(moments) - 1).double()
         last = last - last.mean(dim=0)
-        last = last / wide_coordinates(torch.var_mean(states[-1].double(), dim=0, correction=0)[0].sqrt())
-        last = last @ self.get_buffer(f"basis_{len(states) - 1}").double()
-        for number, x in enumerate(states):
-            point = self.points[number]
-            variance, mean = torch.var_mean(x.double(), dim=0, correction=0)
+        last = last / wide_coordinates(moments[-1][0].sqrt())
+        last = last @ self.get_buffer(f"basis_{len(moments) - 1}").double()
+        for number, (variance, mean) in enumerate(moments):
+            point, width = self.points[number], len(mean)
             # Where a point is cut to its principal components, these are of its own coordinates.
-            cut = x.shape[1] > self.width
+            cut = width > self.width
             wide = torch.ones_like(mean) if cut else wide_coordinates(variance.sqrt())
             scale = (variance.sqrt() / wide).square().sum().sqrt()
+            x = rows_at(number)
             rounding = _CONSTANT_DOUBLE if x.dtype == torch.float64 else _CONSTANT
             if not variance.sum().sqrt() > rounding * mean.norm():
                 raise RepdynError(
-                    f"point {point!r} is constant over the {len(x)} samples: there is nothing to predict; "
+                    f"point {point!r} is constant over the {samples} samples: there is nothing to predict; "
                     "leave it out of the path"
                 )
-            if number < len(states) - 1:
-                rows = (x[::every].double() - mean) / wide
+            if number < len(moments) - 1:
+                rows = (x.double() - mean) / wide
                 basis = _nearest_isometry(rows, last, self.width)
                 self.get_buffer(f"basis_{number}").copy_(basis)
-                if x.shape[1] > self.width:
+                if width > self.width:
                     self.explained[number] = (rows @ basis).square().sum() / rows.square().sum()
             # In two parts, so that a mean far from zero loses nothing in single precision.
             held = self.get_buffer(f"mean_{number}").copy_(mean)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from repdyn.devices import double
 from repdyn.koopman.frames import PointFrames, principal_axes
+from repdyn.koopman.states import States
 
 __all__ = ["Lift", "PointDecoder", "PointEncoder", "start_at_principal_components"]
 
@@ -93,7 +94,7 @@ class PointDecoder(nn.Module):
 
 @torch.no_grad()
 def start_at_principal_components(
-    encoder: Lift, decoder: Lift, states: Tensor, generator: torch.Generator
+    encoder: Lift, decoder: Lift, states: States, generator: torch.Generator
 ) -> None:
     """Begin encoder and decoder at the leading principal components of all points together.
 
@@ -102,12 +103,12 @@ def start_at_principal_components(
     encoder, decoder
         Set in place. Observables beyond the width of the state start at zero.
     states
-        Lifted representations, shape ``(points, N, width)``.
+        Lifted representations.
     generator
         Chooses the rows that are looked at, where there are many.
     """
-    rows = states.flatten(0, 1)
-    rows = rows[torch.randperm(len(rows), generator=generator)[:_START_ROWS].to(rows.device)]
+    chosen = torch.randperm(states.points * states.samples, generator=generator)[:_START_ROWS]
+    rows = states.at(chosen % states.samples, chosen // states.samples)
     observables = encoder.linear.out_features
     axes = principal_axes(double(rows), min(observables, rows.shape[1])).to(rows.dtype)
     weight = torch.zeros(rows.shape[1], observables, dtype=rows.dtype, device=rows.device)

@@ -138,6 +138,13 @@ class LeastSquares(nn.Module):
         # In the layout of a loaded weight: products round by the layout of their factors.
         self.weight = solved.contiguous()
 
+    def solve_sums(self, gram: Tensor, cross: Tensor, rows: int) -> None:
+        """Take ``K`` from sums over many rows, ``Z'Z`` and ``Z'Z_next``, each ``(d, d)`` in float64."""
+        unit = float(gram.trace()) / min(rows, len(gram))
+        gram = gram.clone()
+        gram.diagonal().add_(_SHRINKAGE * (unit or 1.0))
+        self.weight = torch.linalg.solve(gram, cross).to(self.weight.dtype).contiguous()
+
     def matrix(self, source: float, target: float) -> Tensor:
         """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``.
 

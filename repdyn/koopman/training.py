@@ -1,4 +1,4 @@
-"""Training a Koopman autoencoder: data resident on the device, whole batches indexed, no loader."""
+"""Training a Koopman autoencoder: whole batches, of data on the device or read from a store."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from repdyn.koopman.flat import FlatParameters
 from repdyn.koopman.networks import Lift
 from repdyn.koopman.operators import LeastSquares, Operator
 from repdyn.koopman.schedules import SCHEDULES
+from repdyn.koopman.states import Held, States
 from repdyn.progress import track
 from repdyn.reading import as_array
 
@@ -54,13 +55,15 @@ class Plan:
     schedule: str = "cosine"
     supervise: str = "all"
     patience: int | None = None
+    memory: int = 2**29
+    """Bytes of lifted representations (float32) that are held; of more, batches are read from the paths."""
 
 
 def train(
     encoder: Lift,
     decoder: Lift,
     operator: Operator,
-    states: Tensor,
+    states: Tensor | States,
     held_out: Tensor,
     weights: Weights,
     plan: Plan,
@@ -80,7 +83,7 @@ def train(
     encoder, decoder, operator
         Trained in place; the state with the best validation loss is kept.
     states
-        Lifted representations, shape ``(points, N, width)``, on the device.
+        Lifted representations; a tensor ``(points, N, width)`` on the device, or what reads them.
     held_out
         Boolean, shape ``(N,)``: samples for early stopping.
     weights
@@ -104,6 +107,7 @@ def train(
     RepdynError
         If a loss is no longer finite, or the checkpoint is not one of this fit.
     """
+    states = Held(states) if isinstance(states, Tensor) else states
     run = _Run(encoder, decoder, operator, states, held_out, weights, plan, generator, fabric)
     if checkpoint is not None:
         of = fingerprint(states, {**asdict(plan), **asdict(weights), "parameters": len(run.flat.vector)})
@@ -130,7 +134,7 @@ class _Run:
         encoder: Lift,
         decoder: Lift,
         operator: Operator,
-        states: Tensor,
+        states: States,
         held_out: Tensor,
         weights: Weights,
         plan: Plan,
@@ -139,9 +143,9 @@ class _Run:
     ) -> None:
         self.encoder, self.decoder, self.operator = encoder, decoder, operator
         self.plan, self.generator, self.fabric = plan, generator, fabric
-        self.states, points, self.device = states, len(states), states.device
-        self.variance = torch.stack([losses.total_variance(x) for x in states])
-        self.fit, self.judged = (~held_out).nonzero().squeeze(1), states[:, held_out]
+        self.states, points, self.device = states, states.points, states.device
+        self.variance = states.variance
+        self.fit, self.judged = (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
         self.weights = torch.tensor([getattr(weights, name) for name in _LOSSES], device=self.device)
         # Sorted depths, each as often as the others, make one batched product of the propagation.
         self.depths = [points - 1] if plan.supervise == "last" else list(range(1, points))
@@ -163,7 +167,7 @@ class _Run:
 
     def epoch(self) -> None:
         """One pass over the training part."""
-        order = self.fit[torch.randperm(len(self.fit), generator=self.generator).to(self.device)]
+        order = self.states.shuffled(self.fit, self.generator)
         # The last batch is filled up from the front: all are of one size.
         size = self.per_depth * len(self.depths)
         order = order[torch.arange(self.batches * size, device=self.device) % len(order)]
@@ -171,10 +175,11 @@ class _Run:
         depths = torch.tensor(self.depths, device=self.device).repeat_interleave(order.shape[-1])
         unit = torch.stack([self.variance[0].expand(len(depths)), self.variance[depths]])
         sums = torch.zeros(len(_LOSSES), device=self.device)
-        for batch, rows in enumerate(order.flatten(1)):
+        before = isinstance(self.operator, LeastSquares)
+        for batch, (both, earlier) in enumerate(self.states.batches(order.flatten(1), depths, before)):
             self.optimiser.param_groups[0]["lr"] = self.schedule.rate(self.done * self.batches + batch)
             with self._autocast():
-                parts = self._losses(rows, depths, unit)
+                parts = self._losses(both, earlier, unit)
             self.flat.gradient.zero_()
             (self.weights @ parts).backward()  # type: ignore[no-untyped-call]
             if self.share > 1:
@@ -197,25 +202,22 @@ class _Run:
         """The four losses of the last epoch."""
         return ", ".join(f"{name} {self.history[name][-1]:.3g}" for name in _LOSSES if self.history[name])
 
-    def _losses(self, rows: Tensor, depths: Tensor, unit: Tensor) -> Tensor:
-        samples = self.states.shape[1]
-        flat = self.states.flatten(0, 1)
-        both = flat[torch.cat([rows, rows + depths * samples])]
+    def _losses(self, both: Tensor, earlier: Tensor | None, unit: Tensor) -> Tensor:
+        count = len(both) // 2
         z = self.encoder(both).float()
-        z_first, z_later = z.split(len(rows))
-        if isinstance(self.operator, LeastSquares):
-            before = self.encoder(flat[rows + (depths - 1) * samples]).float()
-            self.operator.solve(before, z_later)
+        z_first, z_later = z.split(count)
+        if isinstance(self.operator, LeastSquares) and earlier is not None:
+            self.operator.solve(self.encoder(earlier).float(), z_later)
         arrived = z_first.view(len(self.depths), -1, z.shape[1]) @ self._propagators()
         propagated = arrived.flatten(0, 1).float()
-        decoded = self.decoder(torch.cat([z, propagated])).float().view(3, len(rows), -1)
-        target = both.view(2, len(rows), -1)
+        decoded = self.decoder(torch.cat([z, propagated])).float().view(3, count, -1)
+        target = both.view(2, count, -1)
         return torch.stack(
             [
                 losses.reconstruction(decoded[:2], target, unit),
                 losses.linearity(propagated, z_later),
                 losses.state(decoded[2], target[1], unit[1]),
-                losses.isometry(target, z.view(2, len(rows), -1)),
+                losses.isometry(target, z.view(2, count, -1)),
             ]
         )
 
@@ -232,14 +234,18 @@ class _Run:
     def judge(self) -> None:
         """Look at the validation part: keep the best state, and stop where there is none for long."""
         if isinstance(self.operator, LeastSquares):
-            z = self.encoder(self.states[:, self.fit])
-            self.operator.solve(z[:-1].flatten(0, 1), z[1:].flatten(0, 1))
-        z, found = self.encoder(self.judged[0]), []
-        for depth, step in enumerate(self.operator.steps(), 1):
-            z = z @ step
-            if depth in self.depths:
-                found.append(float(losses.state(self.decoder(z), self.judged[depth], self.variance[depth])))
-        value = sum(found) / len(found)
+            self._solve(self.operator)
+        found: list[tuple[int, float]] = []
+        for block in self.states.blocks(self.judged):
+            z, own = self.encoder(block[0]), []
+            for depth, step in enumerate(self.operator.steps(), 1):
+                z = z @ step
+                if depth in self.depths:
+                    own.append(float(losses.state(self.decoder(z), block[depth], self.variance[depth])))
+            found.append((block.shape[1], sum(own) / len(own)))
+        value = found[0][1]
+        if len(found) > 1:
+            value = sum(count * own for count, own in found) / len(self.judged)
         self.history["validation"].append(value)
         improved = value < self.best
         if improved:
@@ -248,6 +254,19 @@ class _Run:
         self.schedule.judged(improved)
         latest = ", ".join(f"{name} {self.history[name][-1]:.4g}" for name in self.history)
         _log.info("epoch %d of %d: %s", self.done, self.plan.epochs, latest)
+
+    def _solve(self, operator: LeastSquares) -> None:
+        """The operator of all training paths."""
+        if isinstance(self.states, Held):
+            z = self.encoder(self.states.all(self.fit))
+            operator.solve(z[:-1].flatten(0, 1), z[1:].flatten(0, 1))
+            return
+        gram = cross = torch.zeros((), dtype=torch.float64, device=self.device)
+        for block in self.states.blocks(self.fit):
+            z = self.encoder(block).to(gram.dtype)
+            before, after = z[:-1].flatten(0, 1), z[1:].flatten(0, 1)
+            gram, cross = gram + before.T @ before, cross + before.T @ after
+        operator.solve_sums(gram, cross, (self.states.points - 1) * len(self.fit))
 
     def finish(self) -> tuple[Mapping[str, list[float]], int]:
         """Put the best weights in place."""

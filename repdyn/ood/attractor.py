@@ -12,6 +12,7 @@ from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.chunks import read
 from repdyn.ood.crossfit import FOLDS
+from repdyn.ood.detector import noted
 from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor
 from repdyn.ood.residuals import FieldDetector
 from repdyn.repeats import folds_by_group
@@ -76,6 +77,8 @@ class AttractorDetector(FieldDetector):
         self.max_steps = max_steps
         self.seed = seed
 
+    _followed: tuple[int | None, int | None]
+
     def _learn(self, paths: RepresentationPaths) -> Array:
         generator = np.random.default_rng(self.seed)
         chosen = np.sort(generator.permutation(len(paths))[: self.starts])
@@ -90,6 +93,7 @@ class AttractorDetector(FieldDetector):
                 "fit: every training orbit diverges; the map expands, there is no attractor to find"
             )
         self._attractors = _merged(ends[usable])
+        self._followed = len(chosen), len(paths)
         # A training sample's own end is an attractor at distance 0: it is scored against the others' ends.
         scores = np.empty(len(paths))
         rest = np.setdiff1d(np.arange(len(paths)), chosen)
@@ -143,7 +147,14 @@ class AttractorDetector(FieldDetector):
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         config, tensors = super()._state()
         own = {"starts": self.starts, "tol": self.tol, "max_steps": self.max_steps, "seed": self.seed}
-        return {**config, **own}, {**tensors, "attractors": self._attractors}
+        counts = dict(zip(("followed", "samples"), self._followed))
+        return {**config, **own, **counts}, {**tensors, "attractors": self._attractors}
+
+    def _drawn(self) -> list[str]:
+        followed, samples = self._followed
+        if followed is None:
+            return []
+        return [f"attractors: reached from {followed} of {samples} samples, drawn with seed {self.seed}"]
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         super()._restore(config, tensors)
@@ -151,6 +162,7 @@ class AttractorDetector(FieldDetector):
         check_arrays(tensors, True, attractors="A D")
         self.starts, self.tol = int(config["starts"]), float(config["tol"])
         self.max_steps, self.seed = int(config["max_steps"]), int(config["seed"])
+        self._followed = noted(config, "followed"), noted(config, "samples")
         self._attractors = np.asarray(tensors["attractors"], dtype=np.float32)
 
 

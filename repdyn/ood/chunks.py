@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +11,21 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.ood.gaussian import ShrunkGaussian, lengths, unit
 from repdyn.progress import track
+from repdyn.repeats import groups_of_equal_rows
+from repdyn.repeats_streamed import groups_in_blocks
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["Chunk", "read", "values"]
+__all__ = ["Chunk", "Repeated", "checked", "read", "values"]
 
-ROWS = 2048  # read at once: 2048 paths of 13 points by 768 in float32 are 80 MB
+
+ROWS: int | None = None  # read at once; None: as RepresentationPaths.iterate decides
+# Bytes of paths that a fit holds. More is read in parts, as often as it is needed.
+HELD = 2**28
+
+
+Rows = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 class Chunk(dict[str, NDArray[Any]]):
@@ -65,18 +73,29 @@ def read(
     paths: RepresentationPaths, points: tuple[str, ...], description: str, *, judging: bool = False
 ) -> Iterator[Chunk]:
     """Chunks of paths, in order, checked; where they are judged, rows that are not finite are let through."""
-    starts = range(0, len(paths), ROWS)
-    for start in track(starts, description):
-        chunk = paths.subset(np.arange(start, min(start + ROWS, len(paths))))
-        yield Chunk({point: values(chunk, point, start, judging=judging) for point in points})
+    for _, arrays in _blocks(paths, points, description, judging):
+        yield Chunk(arrays)
 
 
-def values(paths: RepresentationPaths, point: str, start: int = 0, *, judging: bool = False) -> NDArray[Any]:
+def _blocks(
+    paths: RepresentationPaths, points: tuple[str, ...], description: str, judging: bool
+) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    for block in track(paths.iterate(points, ROWS), description):
+        start = block.rows.start
+        yield start, {p: checked(x, p, start, judging=judging) for p, x in block.items()}
+
+
+def values(paths: RepresentationPaths, point: str, *, judging: bool = False) -> NDArray[Any]:
     """One point as an ``(N, D)`` array of finite numbers, or an error that says where it is not.
 
     With ``judging``, rows that are not finite are returned as they are.
     """
     x = np.asarray(paths[point] if point in paths.points else paths.logits)
+    return checked(x, point, 0, judging=judging)
+
+
+def checked(x: NDArray[Any], point: str, start: int, *, judging: bool = False) -> NDArray[Any]:
+    """Rows of one point, the first of which is sample ``start``, as :func:`values` gives them."""
     if x.ndim != 2:
         raise RepdynError(
             f"paths: {point!r} has shape {x.shape}, expected (N, D); trace with a pooling, or pool the tokens"
@@ -88,3 +107,54 @@ def values(paths: RepresentationPaths, point: str, start: int = 0, *, judging: b
             f"paths: non-finite activation at {point!r}, sample {start + row}; drop that sample"
         )
     return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
+
+
+class Repeated:
+    """Paths that a fit reads several times: held where they fit, else read again each time.
+
+    Parameters
+    ----------
+    paths, points, judging
+        As in :func:`read`.
+    """
+
+    def __init__(self, paths: RepresentationPaths, points: tuple[str, ...], *, judging: bool = False) -> None:
+        self._paths, self._points, self._judging = paths, points, judging
+        wide = sum(paths.widths[p] if p in paths.points else paths.logits_width or 0 for p in points)
+        self._fits = len(paths) * wide * (8 if paths.dtype == np.float64 else 4) <= HELD
+        self._held: dict[str, NDArray[Any]] | None = None
+
+    def read(
+        self, description: str, points: tuple[str, ...] | None = None
+    ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """Blocks of all or some of the points, checked, each with the number of its first sample."""
+        points = self._points if points is None else points
+        if not self._fits:
+            yield from _blocks(self._paths, points, description, self._judging)
+            return
+        if self._held is None:
+            (block,) = self._paths.iterate(self._points, len(self._paths))
+            self._held = {p: checked(x, p, 0, judging=self._judging) for p, x in block.items()}
+        yield 0, {point: self._held[point] for point in points}
+
+    def equal(self, rows: Rows = lambda x: x) -> dict[str, NDArray[np.int64]]:
+        """Group of equal samples that each belongs to, at every point.
+
+        Parameters
+        ----------
+        rows
+            What is compared of an array ``(n, D)``: itself, unless told.
+        """
+        if self._fits:
+            _, arrays = next(self.read("comparing samples"))
+            return {point: groups_of_equal_rows(rows(x)) for point, x in arrays.items()}
+
+        def blocks() -> Iterator[dict[str, NDArray[Any]]]:
+            for _, arrays in self.read("comparing samples"):
+                yield {point: rows(x) for point, x in arrays.items()}
+
+        def some(point: str, index: NDArray[np.int64]) -> NDArray[Any]:
+            (block,) = self._paths.subset(index).iterate((point,), len(index))
+            return rows(checked(block[point], point, 0, judging=True))
+
+        return groups_in_blocks(blocks, some, len(self._paths))

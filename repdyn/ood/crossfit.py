@@ -16,6 +16,7 @@ __all__ = [
     "CONSTANT_DOUBLE",
     "FOLDS",
     "CrossFit",
+    "CrossFitting",
     "Density",
     "HeldOut",
     "RelativeDensity",
@@ -126,12 +127,15 @@ class CrossFit:
         Where class means help, else ``None``.
     groups
         Group of equal samples that each belongs to, ``(N,)``, if it was noted.
+    lengths
+        The least and the largest Euclidean norm, if they were noted.
     """
 
     plain: HeldOut
     relative: HeldOut | None
     twofold: HeldOut | None
     groups: NDArray[np.int64] | None = None
+    lengths: tuple[float, float] | None = None
 
 
 def folds(groups: NDArray[np.int64], seed: int) -> NDArray[np.intp]:
@@ -176,32 +180,99 @@ def cross_fit(
     CrossFit
         Or ``None`` where the samples do not vary.
     """
-    if float(x.var(axis=0).sum()) < constant:
+    fitting = CrossFitting(labels, fold, floor, constant)
+    fitting.see(0, x)
+    if not fitting.settle():
         return None
-    one, several, ratio = np.zeros((3, len(x)))  # without labels the last two stay zero
-    use = labels if labels is not None and _enough(labels, fold) else None
-    moments, volume = Moments(x, use, fold), 0.0
-    for k in range(int(fold.max()) + 1):
-        out = fold == k
-        background = moments.gaussian(floor, classes=False, without=k)
-        whole = background.nearest_squared(x[out])
-        one[out] = np.sqrt(whole)
-        if use is not None:
-            conditional = moments.gaussian(floor, without=k)
-            near = conditional.nearest_squared(x[out])
-            several[out], ratio[out] = np.sqrt(near), near - whole
-            volume += (background.log_determinant - conditional.log_determinant) * out.mean()
-    background = moments.gaussian(floor, classes=False)
-    spread = float(one.std()), float(ratio.std())
-    if use is None or min(spread) == 0 or _gain(one, several, volume, x.shape[1], use) <= 0:
-        return CrossFit(HeldOut(background, one), None, None)
-    conditional = moments.gaussian(floor)
-    relative = RelativeDensity(conditional, background)
-    return CrossFit(
-        HeldOut(conditional, several),
-        HeldOut(relative, ratio),
-        HeldOut(TwofoldDensity(relative, spread), one / spread[0] + ratio / spread[1]),
-    )
+    fitting.score(0, x)
+    return fitting.result()
+
+
+class CrossFitting:
+    """What :func:`cross_fit` does, of samples that pass by in parts, twice.
+
+    First :meth:`see` all parts, then :meth:`settle`, then :meth:`score` all parts; then there is a
+    :meth:`result`. No sample is kept.
+
+    Parameters
+    ----------
+    labels, fold, floor, constant
+        As in :func:`cross_fit`.
+    """
+
+    def __init__(
+        self,
+        labels: NDArray[np.intp] | None,
+        fold: NDArray[np.intp],
+        floor: float = FLOOR,
+        constant: float = CONSTANT,
+    ) -> None:
+        self._fold, self._floor, self._constant = fold, floor, constant
+        self._folds = int(fold.max()) + 1
+        use = labels if labels is not None and _enough(labels, fold) else None
+        self._labels = None if use is None else np.unique(use, return_inverse=True)[1].astype(np.intp)
+        self._classes = 0 if self._labels is None else int(self._labels.max()) + 1
+        self._moments: Moments | None = None
+        self._held: list[list[ShrunkGaussian]] = []
+        self._all: list[ShrunkGaussian] = []
+        # Without labels the last two stay zero.
+        self._one, self._several, self._ratio = np.zeros((3, len(fold)))
+        self._volume, self._width = 0.0, 0
+
+    def see(self, start: int, x: Array) -> None:
+        """First pass: the samples from number ``start`` on, ``(n, D)``."""
+        part = slice(start, start + len(x))
+        labels = None if self._labels is None else self._labels[part]
+        if self._moments is None:
+            self._moments = Moments(x, labels, self._fold[part], folds=self._folds, classes=self._classes)
+        else:
+            self._moments.add(x, labels, self._fold[part])
+
+    def settle(self) -> bool:
+        """Fit the densities with and without each fold; False where the samples do not vary."""
+        moments = self._moments
+        if moments is None or moments.variance < self._constant:
+            return False
+        for k in range(self._folds):
+            own = [moments.gaussian(self._floor, classes=False, without=k)]
+            if self._labels is not None:
+                own.append(moments.gaussian(self._floor, without=k))
+                change = own[0].log_determinant - own[1].log_determinant
+                self._volume += change * float((self._fold == k).mean())
+            self._held.append(own)
+        self._all = [moments.gaussian(self._floor, classes=False)]
+        if self._labels is not None:
+            self._all.append(moments.gaussian(self._floor))
+        self._width, self._moments = len(self._all[0].centre), None
+        return True
+
+    def score(self, start: int, x: Array) -> None:
+        """Second pass: distances of the samples under the densities that were fitted without them."""
+        fold = self._fold[start : start + len(x)]
+        for k in np.unique(fold):
+            rows = np.flatnonzero(fold == k)
+            out, at = x[rows], start + rows
+            whole = self._held[k][0].nearest_squared(out)
+            self._one[at] = np.sqrt(whole)
+            if self._labels is not None:
+                near = self._held[k][1].nearest_squared(out)
+                self._several[at], self._ratio[at] = np.sqrt(near), near - whole
+
+    def result(self) -> CrossFit:
+        """The distances, and the densities of all samples."""
+        self._held = []
+        one, several, ratio, use = self._one, self._several, self._ratio, self._labels
+        background = self._all[0]
+        spread = float(one.std()), float(ratio.std())
+        if use is None or min(spread) == 0 or _gain(one, several, self._volume, self._width, use) <= 0:
+            return CrossFit(HeldOut(background, one), None, None)
+        conditional = self._all[1]
+        relative = RelativeDensity(conditional, background)
+        return CrossFit(
+            HeldOut(conditional, several),
+            HeldOut(relative, ratio),
+            HeldOut(TwofoldDensity(relative, spread), one / spread[0] + ratio / spread[1]),
+        )
 
 
 def share(densities: Iterable[dict[str, Density]]) -> None:

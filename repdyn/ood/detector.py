@@ -15,8 +15,9 @@ from repdyn.artifacts import load_artifact, refuses_damage, refusing_damage, sav
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold
-from repdyn.ood.chunks import Chunk, read, values
+from repdyn.ood.chunks import HELD, Chunk, Repeated, read
 from repdyn.ood.gaussian import lengths
+from repdyn.paths import nearby
 from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class Detector(ABC):
         -------
         Self
         """
+        paths = nearby(paths, HELD)
         scores = self.score_samples(paths)
         groups = self._groups(paths)
         wrong = np.flatnonzero(scores <= LOWEST)
@@ -162,6 +164,19 @@ class Detector(ABC):
         for part in (self, *getattr(self, "members_", {}).values()):
             part._note_usual(paths, groups)
         return self
+
+    def _drawn(self) -> list[str]:
+        """What was learned from a sample of the fitted paths instead of all: of how many, how many."""
+        return []
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "threshold_"):
+            return f"{type(self).__name__}, not fitted"
+        scores = f"{len(self.calibration_scores_)} {self.calibration_} scores"
+        first = (
+            f"{type(self).__name__}: {len(self.points_)} points, threshold {self.threshold_:.4g} of {scores}"
+        )
+        return "\n  ".join([first, *self._drawn()])
 
     def as_module(self) -> nn.Module:
         """The fitted detector as a ``torch.nn.Module``, to run beside the model.
@@ -262,8 +277,11 @@ class Detector(ABC):
         """Widen the range of lengths seen at a point."""
         if len(x):
             own = lengths(x)
-            low, high = self.lengths_.get(point, (np.inf, 0.0))
-            self.lengths_[point] = (min(low, float(own.min())), max(high, float(own.max())))
+            self._widen(point, float(own.min()), float(own.max()))
+
+    def _widen(self, point: str, least: float, largest: float) -> None:
+        low, high = self.lengths_.get(point, (np.inf, 0.0))
+        self.lengths_[point] = (min(low, least), max(high, largest))
 
     def limits(self, point: str) -> tuple[float, float]:
         """Lengths at a point outside of which a path is flagged whatever its direction."""
@@ -333,20 +351,39 @@ class Detector(ABC):
 
 
 def equal_paths(paths: RepresentationPaths, points: Iterable[str]) -> NDArray[np.int64]:
-    """Group of paths equal at the points and at the last; one point is in memory at a time."""
+    """Group of paths equal at the points and at the last; what does not fit is read in parts."""
     # Logits alone may be few and equal though the samples differ: the last point is looked at too.
-    looked = dict.fromkeys((*points, paths.points[-1]))
-    return joint(groups_of_equal_rows(values(paths, point, judging=True)) for point in looked)
+    looked = tuple(dict.fromkeys((*points, paths.points[-1])))
+    return joint(Repeated(paths, looked, judging=True).equal().values())
 
 
 def joint(groups: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Groups of samples that are in one group by every one of several groupings."""
     found: NDArray[np.int64] | None = None
     for own in groups:
+        if found is not None and int(found.max(initial=-1)) + 1 == len(found):
+            return found  # no two are equal
         found = own if found is None else groups_of_equal_rows(np.column_stack([found, own]), 0)
     if found is None:
         raise RepdynError("there is no point to compare samples at; give points")
     return found
+
+
+def told_drawn(kept: int, different: int | None, seed: int) -> str:
+    """How many of how many, in words; ``None`` where a detector of version 0.1 did not note it."""
+    if different is None:
+        return f"{kept} samples"
+    if kept == different:
+        return f"all {kept} different samples"
+    return f"{kept} of {different} different samples, drawn with seed {seed}"
+
+
+def noted(config: Mapping[str, Any], name: str) -> int | None:
+    """A count that version 0.1 did not save."""
+    if config.get(name) is None:
+        return None
+    check_values(config, **{name: int})
+    return int(config[name])
 
 
 def load_detector(path: str | os.PathLike[str]) -> Detector:
@@ -392,7 +429,7 @@ def revive_all(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -
 
 def _widths(paths: RepresentationPaths) -> dict[str, int]:
     """Width of all that can be read: every point, and the logits where there are some."""
-    found = {} if paths.logits is None else {LOGITS: int(paths.logits.shape[1])}
+    found = {} if paths.logits_width is None else {LOGITS: paths.logits_width}
     return {**found, **{point: int(paths.widths[point]) for point in paths.points}}
 
 

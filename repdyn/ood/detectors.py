@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,24 +12,13 @@ from numpy.typing import NDArray
 
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
-from repdyn.ood.chunks import Chunk, read, values
-from repdyn.ood.crossfit import (
-    CONSTANT,
-    CONSTANT_DOUBLE,
-    FOLDS,
-    CrossFit,
-    Density,
-    HeldOut,
-    RelativeDensity,
-    TwofoldDensity,
-    cross_fit,
-    folds,
-)
+from repdyn.ood.chunks import HELD, Chunk, read
+from repdyn.ood.crossfit import FOLDS, CrossFit, Density, HeldOut, RelativeDensity, TwofoldDensity
 from repdyn.ood.detector import Detector, joint, record_all, revive_all
-from repdyn.ood.gaussian import ShrunkGaussian, unit
+from repdyn.ood.fitting import cross_fit_points
+from repdyn.ood.gaussian import ShrunkGaussian
 from repdyn.ood.neighbours import KNNDetector
-from repdyn.progress import track
-from repdyn.repeats import groups_of_equal_rows
+from repdyn.paths import nearby
 
 if TYPE_CHECKING:
     from repdyn.ood.modules import PathModule
@@ -42,7 +30,6 @@ Array = NDArray[np.float64]
 Shared = dict[str, CrossFit | None]
 _log = logging.getLogger(__name__)
 
-FEWEST_DIFFERENT = 2 * FOLDS  # samples that must differ at a point: two for each fold
 LEAST = 4 * FOLDS  # below four samples a fold, a held-out mean and spread say nothing
 
 _STILL = (
@@ -127,7 +114,10 @@ class PathDetector(Detector):
         self.seed = seed
 
     def fit(self, paths: RepresentationPaths) -> Self:
-        """Learn each point's density and its held-out spread; reads one point at a time.
+        """Learn each point's density and its held-out spread.
+
+        Paths of more than 256 MiB are read in parts, four times (more often where points are thousands wide),
+        and nothing that grows with their number is kept but some numbers for each sample and point.
 
         Parameters
         ----------
@@ -148,6 +138,7 @@ class PathDetector(Detector):
 
     def fit_shared(self, paths: RepresentationPaths) -> Shared:
         """Fit as :meth:`fit` does; returns what each point gave, for other detectors of the same paths."""
+        paths = nearby(paths, HELD)
         points = tuple(self.points) if self.points is not None else tuple(paths.points)
         shared = self._fit_points(paths, points)
         mahalanobis, relative = (
@@ -157,7 +148,7 @@ class PathDetector(Detector):
             control._fit_points(paths, (paths.points[-1],), shared)
             control.controls_ = {}
         self.controls_ = {
-            "nearest neighbours": KNNDetector(seed=self.seed).fit(paths),
+            "nearest neighbours": KNNDetector(seed=self.seed).fit_beside(paths, shared[paths.points[-1]]),
             "Mahalanobis": mahalanobis,
         }
         if relative.class_means_[relative.points_[0]] > 1:
@@ -206,14 +197,11 @@ class PathDetector(Detector):
         self._usual = None
         held_out, shared = np.zeros(len(paths)), dict(at_hand or {})
         groups: list[NDArray[np.int64]] = []
-        wide, still = {}, []
-        for point in track(points, "fitting densities"):
-            x = values(paths, point)
-            if len(x) < x.shape[1]:
-                wide[point] = x.shape[1]
-            self._note(point, x)
-            if point not in shared:
-                shared[point] = self._cross_fit(point, x, labels)
+        new = tuple(point for point in points if point not in shared)
+        if new:
+            shared.update(cross_fit_points(paths, new, labels, self.seed))
+        still = []
+        for point in points:
             fitted = shared[point]
             found = None if fitted is None else self._choose(fitted)
             if found is None or (spread := float(found.distances.std())) == 0:
@@ -223,10 +211,13 @@ class PathDetector(Detector):
             kept.append(point)
             if fitted is not None and fitted.groups is not None:
                 groups.append(fitted.groups)
+            if fitted is not None and fitted.lengths is not None:
+                self._widen(point, *fitted.lengths)
             self._densities[point] = found.density
             self._location[point], self._spread[point] = float(found.distances.mean()), spread
             held_out -= (found.distances - self._location[point]) / spread
         # A model has dozens of points, and is fitted as several detectors: one line each, told once.
+        wide = {point: self.widths_[point] for point in points if len(paths) < self.widths_[point]}
         if wide and at_hand is None:
             least, most = min(wide.values()), max(wide.values())
             span = f"{least}" if least == most else f"{least} to {most}"
@@ -252,16 +243,6 @@ class PathDetector(Detector):
         self._calibrate(held_out / len(kept), "cross-fitted", groups=together)
         return shared
 
-    def _cross_fit(self, point: str, x: NDArray[Any], labels: NDArray[np.intp] | None) -> CrossFit | None:
-        """The distances at a point, equal samples in one fold; None where too few samples differ there."""
-        directions = unit(x)
-        groups = groups_of_equal_rows(directions.astype(x.dtype, copy=False))
-        if int(groups.max()) + 1 < FEWEST_DIFFERENT:
-            return None
-        constant = CONSTANT_DOUBLE if x.dtype == np.float64 else CONSTANT
-        found = cross_fit(directions, labels, folds(groups, self.seed), constant=constant)
-        return None if found is None else replace(found, groups=groups)
-
     def _choose(self, fitted: CrossFit) -> HeldOut | None:
         """Which distance is read at a point; None leaves it out."""
         return fitted.twofold or fitted.plain
@@ -285,6 +266,9 @@ class PathDetector(Detector):
 
     def _score(self, batch: Chunk) -> Array:
         return np.asarray(-self._profile(batch).mean(axis=1))
+
+    def _drawn(self) -> list[str]:
+        return [f"{name}, {said}" for name, control in self.controls_.items() for said in control._drawn()]
 
     def as_module(self) -> PathModule:
         """The fitted detector as a ``torch.nn.Module``; see :meth:`Detector.as_module`."""

@@ -222,36 +222,80 @@ def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR
     -------
     ShrunkGaussian
     """
-    return Moments(x, labels).gaussian(floor)
+    number = None if labels is None else np.unique(labels, return_inverse=True)[1]
+    return Moments(x, number).gaussian(floor)
 
 
 class Moments:
     """Sums over samples from which a density of all of them, or of all but one fold, is fitted.
 
     The scatter is by far the dearest part of a fit. It is summed once for each fold, and every density is
-    made of these sums.
+    made of these sums. Samples may come in parts (:meth:`add`); none of them is kept.
 
     Parameters
     ----------
     x
-        Shape ``(N, D)``.
+        Shape ``(N, D)``, the first part or all.
     labels
         Class numbers ``(N,)``, or ``None``.
     fold
         Fold of each sample ``(N,)``, numbers from 0; one unless told.
+    folds, classes
+        How many folds there are, and numbers of classes below which all labels lie, where other parts
+        follow; those of the first part unless told.
     """
 
     def __init__(
-        self, x: Array, labels: NDArray[np.intp] | None = None, fold: NDArray[np.intp] | None = None
+        self,
+        x: Array,
+        labels: NDArray[np.intp] | None = None,
+        fold: NDArray[np.intp] | None = None,
+        *,
+        folds: int | None = None,
+        classes: int | None = None,
     ) -> None:
+        fold = np.zeros(len(x), dtype=np.intp) if fold is None else fold
+        folds = int(fold.max()) + 1 if folds is None else folds
+        self._classes = 0
+        if labels is not None:
+            self._classes = int(labels.max()) + 1 if classes is None else classes
+        width = x.shape[1]
+        # So that subtracting a fold's sums cancels nothing: the mean, or that of the first part.
         self._origin = x.mean(axis=0)
-        self._x = x - self._origin  # so that subtracting a fold's sums cancels nothing
-        self._fold = np.zeros(len(x), dtype=np.intp) if fold is None else fold
-        self._number = None if labels is None else np.unique(labels, return_inverse=True)[1]
-        parts = [self._x[self._fold == k] for k in range(int(self._fold.max()) + 1)]
-        self._sums = np.stack([part.sum(axis=0) for part in parts])
-        self._scatters = np.stack([part.T @ part for part in parts])
-        self._scatter = self._scatters.sum(axis=0)
+        self._counts = np.zeros(folds, dtype=np.int64)
+        self._sums, self._scatters = np.zeros((folds, width)), np.zeros((folds, width, width))
+        # Of squared norms a: Σ a, Σ a², Σ a x, from which a fourth moment around any centre follows.
+        self._norms, self._squares = np.zeros(folds), np.zeros(folds)
+        self._weighted = np.zeros((folds, width))
+        self._class_counts = np.zeros((folds, self._classes), dtype=np.int64)
+        self._class_sums = np.zeros((folds, self._classes, width))
+        self.add(x, labels, fold)
+
+    def add(self, x: Array, labels: NDArray[np.intp] | None, fold: NDArray[np.intp]) -> None:
+        """Take in more samples, ``(n, D)``, their classes and their folds."""
+        x = x - self._origin
+        norms = np.einsum("nd,nd->n", x, x)
+        for k in np.unique(fold):
+            rows = fold == k
+            part, own = x[rows], norms[rows]
+            self._counts[k] += len(part)
+            self._sums[k] += part.sum(axis=0)
+            self._scatters[k] += part.T @ part
+            self._norms[k] += own.sum()
+            self._squares[k] += own @ own
+            self._weighted[k] += own @ part
+        if labels is not None:
+            of, own = np.unique(fold * self._classes + labels, return_inverse=True)
+            member = csr_array((np.ones(len(x)), (own, np.arange(len(x)))), shape=(len(of), len(x)))
+            self._class_counts.reshape(-1)[of] += np.bincount(own)
+            self._class_sums.reshape(-1, x.shape[1])[of] += member @ x
+
+    @property
+    def variance(self) -> float:
+        """Total variance of all samples."""
+        count = int(self._counts.sum())
+        shift = self._sums.sum(axis=0) / count
+        return float(self._norms.sum() / count - shift @ shift)
 
     def gaussian(
         self, floor: float = FLOOR, *, classes: bool = True, without: int | None = None
@@ -267,20 +311,20 @@ class Moments:
         without
             The fold that is left out.
         """
-        scatter, total, rows = self._scatter, self._sums.sum(axis=0), np.full(len(self._x), True)
+        kept = np.arange(len(self._counts)) != (-1 if without is None else without)
+        scatter, total = self._scatters.sum(axis=0), self._sums.sum(axis=0)
         if without is not None:
             scatter, total = scatter - self._scatters[without], total - self._sums[without]
-            rows = self._fold != without
-        count = int(rows.sum())
+        count = int(self._counts[kept].sum())
         shift = total / count
+        fourth = self._fourth(kept, scatter, total, shift, count)
         scatter = scatter - count * np.outer(shift, shift)
-        squared = np.einsum("nd,nd->n", self._x, self._x) - 2 * self._x @ shift + shift @ shift
-        covariance, intensity = ledoit_wolf(scatter, float(squared[rows] @ squared[rows]), count)
+        covariance, intensity = ledoit_wolf(scatter, fourth, count)
         width = len(scatter)
         level = float(np.trace(covariance)) / width
         means = np.zeros((1, width))
-        if self._number is not None and classes:
-            means, within = self._within(scatter, shift, rows)
+        if self._classes and classes:
+            means, within = self._within(scatter, shift, kept, count)
             within_level = float(np.trace(within)) / width
             covariance = (1 - intensity) * within + intensity * within_level * np.eye(width)
         # A direction that no sample moves in and that shrinkage leaves at 0 would be an infinite distance.
@@ -291,15 +335,21 @@ class Moments:
         centre = self._origin + shift
         return ShrunkGaussian(whitener, centre, means @ whitener, log_determinant, intensity)
 
-    def _within(self, scatter: Array, shift: Array, rows: NDArray[np.bool_]) -> tuple[Array, Array]:
-        """Class means about the mean of these rows, and the covariance around them."""
-        number = np.asarray(self._number)[rows]
-        size = int(number.max()) + 1
-        count = np.bincount(number, minlength=size)
-        member = csr_array(
-            (np.ones(len(number)), (number, np.arange(len(number)))), shape=(size, len(number))
-        )
-        means = (member @ self._x[rows])[count > 0]
+    def _fourth(
+        self, kept: NDArray[np.bool_], scatter: Array, total: Array, shift: Array, count: int
+    ) -> float:
+        """Σ ‖x − s‖⁴ = Σ (a − 2 x·s + ‖s‖²)² over the kept folds, with a = ‖x‖²."""
+        norms, squares = self._norms[kept].sum(), self._squares[kept].sum()
+        weighted, size = self._weighted[kept].sum(axis=0), float(shift @ shift)
+        along = 4 * shift @ scatter @ shift - 4 * weighted @ shift
+        return float(squares + along + size * (2 * norms - 4 * total @ shift + count * size))
+
+    def _within(
+        self, scatter: Array, shift: Array, kept: NDArray[np.bool_], samples: int
+    ) -> tuple[Array, Array]:
+        """Class means about the mean of the kept folds, and the covariance around them."""
+        count = self._class_counts[kept].sum(axis=0)
+        means = self._class_sums[kept].sum(axis=0)[count > 0]
         count = count[count > 0]
         means = means / count[:, None] - shift
-        return means, (scatter - (means * count[:, None]).T @ means) / len(number)
+        return means, (scatter - (means * count[:, None]).T @ means) / samples

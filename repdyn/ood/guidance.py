@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.conformity import check_arrays, check_values
-from repdyn.ood.chunks import Chunk, read, values
+from repdyn.ood.chunks import Chunk, read
 from repdyn.ood.controls import energy
-from repdyn.ood.detector import LOGITS, Detector
+from repdyn.ood.detector import LOGITS, Detector, noted, told_drawn
 from repdyn.ood.gaussian import unit
 from repdyn.ood.neighbours import kept_groups
 
@@ -56,6 +56,8 @@ class GuidedEnergyDetector(Detector):
         self.bank = bank
         self.seed = seed
 
+    _different: int | None
+
     def fit(self, paths: RepresentationPaths) -> Self:
         """Keep the neighbours; the calibration scores leave each sample out of its own neighbours.
 
@@ -67,9 +69,13 @@ class GuidedEnergyDetector(Detector):
         self._begin(paths, (self.point or paths.points[-1], LOGITS))
         groups = self._groups(paths)
         first, kept = kept_groups(groups, self.k, self.bank, self.seed)
-        own = paths.subset(first[kept])
-        weight = energy(values(own, LOGITS))
-        self._weighted = unit(values(own, self.points_[0]), np.float32) * weight[:, None].astype(np.float32)
+        self._weighted = np.concatenate(
+            [
+                unit(batch[self.points_[0]], np.float32) * energy(batch[LOGITS])[:, None].astype(np.float32)
+                for batch in read(paths.subset(first[kept]), self.points_, "keeping neighbours")
+            ]
+        )
+        self._different = len(first)
         slot_of_group = np.full(len(first), -1)
         slot_of_group[kept] = np.arange(len(kept))
         slot = slot_of_group[groups]
@@ -104,12 +110,17 @@ class GuidedEnergyDetector(Detector):
         return energy(batch[LOGITS]) * guidance
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        return {"k": self.k, "bank": self.bank, "seed": self.seed}, {"weighted": self._weighted}
+        config = {"k": self.k, "bank": self.bank, "seed": self.seed, "different": self._different}
+        return config, {"weighted": self._weighted}
+
+    def _drawn(self) -> list[str]:
+        return ["neighbours: " + told_drawn(len(self._weighted), self._different, self.seed)]
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         check_values(config, k=int, bank=int, seed=int)
         kept = check_arrays(tensors, True, weighted=f"N {self.widths_[self.points_[0]]}")["N"]
         self.k, self.bank, self.seed = int(config["k"]), int(config["bank"]), int(config["seed"])
+        self._different = noted(config, "different")
         if not 1 <= self.k <= kept:
             raise ValueError(f"k is {self.k}, with {kept} neighbours kept")
         self._weighted = np.asarray(tensors["weighted"])

@@ -10,12 +10,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
-from repdyn.ood.chunks import Chunk, read, values
-from repdyn.ood.detector import Detector
-from repdyn.ood.gaussian import unit
-from repdyn.repeats import groups_of_equal_rows
+from repdyn.ood.chunks import HELD, Chunk, Repeated, read
+from repdyn.ood.detector import Detector, noted, told_drawn
+from repdyn.ood.fitting import directions
+from repdyn.paths import nearby
 
 if TYPE_CHECKING:
+    from repdyn.ood.crossfit import CrossFit
     from repdyn.ood.modules import NeighboursModule
     from repdyn.paths import RepresentationPaths
 
@@ -76,17 +77,29 @@ class KNNDetector(Detector):
         self.bank = bank
         self.seed = seed
 
+    _different: int | None
+
     def fit(self, paths: RepresentationPaths) -> Self:
         """Keep the neighbours; the calibration scores leave each sample out of its own neighbours."""
+        return self.fit_beside(paths, None)
+
+    def fit_beside(self, paths: RepresentationPaths, at_hand: CrossFit | None) -> Self:
+        """The same, with what :func:`repdyn.ood.fitting.cross_fit_points` gave at this point, if it did."""
+        paths = nearby(paths, HELD)
         self._begin(paths, (self.point or paths.points[-1],))
         point = self.points_[0]
-        x = values(paths, point)
-        self._note(point, x)
-        directions = unit(x).astype(x.dtype, copy=False)
-        groups = groups_of_equal_rows(directions)
+        if at_hand is not None and at_hand.groups is not None and at_hand.lengths is not None:
+            groups = at_hand.groups
+            self._widen(point, *at_hand.lengths)
+        else:
+            again = Repeated(paths, self.points_)
+            groups = again.equal(directions)[point]
+            for _, arrays in again.read("measuring lengths"):
+                self._note(point, arrays[point])
         first, kept = kept_groups(groups, self.k, self.bank, self.seed)
-        self._keep(directions[first[kept]])
-        del x, directions
+        bank = read(paths.subset(first[kept]), self.points_, "keeping neighbours")
+        self._keep(np.concatenate([directions(batch[point]) for batch in bank]))
+        self._different = len(first)
         # A kept sample's nearest neighbour is itself, so its k-th other one is the (k + 1)-th.
         rank = self.k + np.isin(groups, kept)
         scores, start = np.empty(len(paths)), 0
@@ -111,12 +124,17 @@ class KNNDetector(Detector):
         return module.guarded(self._limits())
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        return {"k": self.k, "bank": self.bank, "seed": self.seed}, {"neighbours": self._neighbours}
+        config = {"k": self.k, "bank": self.bank, "seed": self.seed, "different": self._different}
+        return config, {"neighbours": self._neighbours}
+
+    def _drawn(self) -> list[str]:
+        return ["neighbours: " + told_drawn(len(self._neighbours), self._different, self.seed)]
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         check_values(config, k=int, bank=int, seed=int)
         kept = check_arrays(tensors, True, neighbours=f"N {self.widths_[self.points_[0]]}")["N"]
         self.k, self.bank, self.seed = int(config["k"]), int(config["bank"]), int(config["seed"])
+        self._different = noted(config, "different")
         if not 1 <= self.k <= kept:
             raise ValueError(f"k is {self.k}, with {kept} neighbours kept")
         self._keep(np.asarray(tensors["neighbours"]))

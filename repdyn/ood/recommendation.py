@@ -158,7 +158,7 @@ def recommend(
     }
     best = max(table, key=lambda name: table[name][MEAN].value)
     # What the head adds to the union could not be judged: it stands back only for what clearly beats it.
-    unheard = candidates is None and paths.logits is not None and best != UNION
+    unheard = candidates is None and paths.logits_width is not None and best != UNION
     if unheard and any(c.judge(best, [UNION]).verdict[MEAN] != "found" for c in found):
         best = UNION
     rivals = [name for name in table if name != best]
@@ -177,7 +177,7 @@ def _fitted(
     # The head was trained on the held-out groups and knows them: the union is judged by what else it asks.
     union = UnionDetector(seed=seed).fit(_headless(paths))
     found: dict[str, Detector] = {**union.controls_, UNION: union}  # it holds the others
-    if paths.logits is not None:
+    if paths.logits_width is not None:
         found["guided energy"] = GuidedEnergyDetector(seed=seed).fit(paths)
     return found
 

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.calibration import smooth_log_p_values
-from repdyn.ood.chunks import Chunk
+from repdyn.ood.chunks import HELD, Chunk
 from repdyn.ood.crossfit import share
-from repdyn.ood.detector import LOGITS, Detector, joint, record_all, revive_all
+from repdyn.ood.detector import LOGITS, Detector, joint, noted, record_all, revive_all
 from repdyn.ood.detectors import PathDetector
+from repdyn.ood.rehearsal import FEWEST, MOST
 from repdyn.ood.weighing import asking, rehearsed_weights
+from repdyn.paths import nearby
 
 if TYPE_CHECKING:
     from repdyn.ood.modules import UnionModule
@@ -107,10 +109,11 @@ class UnionDetector(Detector):
         RepdynError
             If there is no member, or one cannot be fitted.
         """
-        self._others = {}
+        paths, self._others, self._rehearsed = nearby(paths, HELD), {}, None
         if self.members is None:
             fitted, others = asking(paths, self.seed)
             weights = rehearsed_weights(paths, tuple(fitted), self.seed)
+            self._rehearsed = min(len(paths), MOST) if len(paths) >= FEWEST else None
             self.members_ = {name: member for name, member in fitted.items() if weights[name] > 0}
             self.weights_ = {name: weights[name] for name in self.members_}
             self._others = {n: d for n, d in {**others, **fitted}.items() if n not in self.members_}
@@ -144,6 +147,12 @@ class UnionDetector(Detector):
         module = UnionModule(members, weights, list(self._references.values()), self.threshold_)
         return module.guarded(self._limits())
 
+    def _drawn(self) -> list[str]:
+        said = [f"{name}, {own}" for name, member in self.controls_.items() for own in member._drawn()]
+        if self._rehearsed is not None:
+            said.append(f"weights: rehearsed on {self._rehearsed} samples")
+        return said
+
     def _combine(self, scores: Mapping[str, Array]) -> Array:
         logarithms = [
             self.weights_[name] * smooth_log_p_values(self._references[name], own)
@@ -159,11 +168,13 @@ class UnionDetector(Detector):
         others, arrays = record_all(self._others)
         references = {f"reference {name}": array for name, array in self._references.items()}
         state = {"members": config, "weights": self.weights_, "others": others, "seed": self.seed}
+        state["rehearsed"] = self._rehearsed
         return state, {**tensors, **arrays, **references}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         kinds = dict[str, dict[str, Any]]
         check_values(config, members=kinds, others=kinds, weights=dict[str, float], seed=int)
+        self._rehearsed = noted(config, "rehearsed")
         names = [f"reference {name}" for name in config["members"]]
         check_arrays(tensors, True, **dict.fromkeys(names, "N"))
         if not names or set(config["weights"]) != set(config["members"]):

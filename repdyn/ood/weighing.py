@@ -45,7 +45,7 @@ def asking(
     for name in ("relative Mahalanobis", "nearest neighbours"):
         if name in others:
             members[name] = others.pop(name)
-    if head and paths.logits is not None:
+    if head and paths.logits_width is not None:
         guided = GuidedEnergyDetector(seed=seed).fit(paths)
         members.update(zip(HEAD, (guided, EnergyDetector().fit(paths))))
     return members, others

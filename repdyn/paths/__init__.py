@@ -7,9 +7,13 @@ stores with :class:`PathsWriter`; :func:`open_paths` opens them.
 from __future__ import annotations
 
 from repdyn.paths.checks import check_finite
+from repdyn.paths.drawing import drawn_rows
+from repdyn.paths.equality import equal_samples
 from repdyn.paths.exporting import export_paths
 from repdyn.paths.inspection import Damage, StoreInfo, Verification, inspect_paths, verify_paths
+from repdyn.paths.iterating import Block, Blocks
 from repdyn.paths.merging import merge_paths
+from repdyn.paths.nearby import nearby
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.sampling import Batch
 from repdyn.paths.store import open_paths
@@ -17,15 +21,20 @@ from repdyn.paths.writer import PathsWriter
 
 __all__ = [
     "Batch",
+    "Block",
+    "Blocks",
     "Damage",
     "PathsWriter",
     "RepresentationPaths",
     "StoreInfo",
     "Verification",
     "check_finite",
+    "drawn_rows",
+    "equal_samples",
     "export_paths",
     "inspect_paths",
     "merge_paths",
+    "nearby",
     "open_paths",
     "verify_paths",
 ]

@@ -15,16 +15,20 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import parts_in_memory
 from repdyn.paths.checks import check_points
-from repdyn.paths.columns import Index, Rows, Tokens, compose, told_apart_by
+from repdyn.paths.columns import Index, Rows, Tokens, compose
 from repdyn.paths.description import as_dict, one_screen
+from repdyn.paths.equality import equal_samples
+from repdyn.paths.iterating import Blocks
 from repdyn.paths.sampling import Batch, all_batches, chosen_indices, split_indices
 from repdyn.paths.saving import save_columns
-from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["RepresentationPaths"]
+__all__ = ["LOGITS", "RepresentationPaths"]
+
+LOGITS = "logits"
+"""What :meth:`RepresentationPaths.iterate` reads the model's own outputs as, where no point has that name."""
 
 
 class RepresentationPaths:
@@ -164,6 +168,11 @@ class RepresentationPaths:
         return self._logits
 
     @property
+    def logits_width(self) -> int | None:
+        """Number of logits C, ``None`` without; nothing is read."""
+        return None if self._logits is None else self._logits.width
+
+    @property
     def tokens(self) -> tuple[str, ...]:
         """The points that were kept with all their tokens."""
         return tuple(name for name, column in self._columns.items() if isinstance(column, Tokens))
@@ -232,14 +241,8 @@ class RepresentationPaths:
 
     def _repeats(self) -> NDArray[np.int64] | None:
         """Group of equal samples that each belongs to; None where no two are equal."""
-        found: NDArray[np.int64] | None = None
-        # A dead layer has equal rows though the samples differ: then the first point is read too.
-        for point in dict.fromkeys((self.points[-1], self.points[0])):
-            own = groups_of_equal_rows(told_apart_by(self._columns[point]))
-            found = own if found is None else groups_of_equal_rows(np.stack([found, own], axis=1), 0)
-            if int(found.max()) + 1 == len(self):
-                return None
-        return found
+        found = equal_samples(self)
+        return None if int(found.max()) + 1 == len(self) else found
 
     def batches(
         self,
@@ -271,6 +274,43 @@ class RepresentationPaths:
         names = self.points if points is None else check_points(points)
         columns = {name: self.column(name) for name in names}
         return all_batches(columns, len(self), batch_size, shuffle, seed, isinstance(self.path, str))
+
+    def iterate(self, points: Sequence[str] | None = None, size: int | None = None) -> Blocks:
+        """Consecutive blocks of samples, in order: every packed row is read once, for all points together.
+
+        This is how to read from beginning to end what does not fit into memory. Of a remote store the next
+        block is fetched while one is used.
+
+        Parameters
+        ----------
+        points
+            Which points to read, by default all. ``"logits"`` among them reads the model's own outputs,
+            unless a point has that name.
+        size
+            Samples in a block, the last one as small as it comes; by default 2048, or what takes 128 MiB.
+
+        Returns
+        -------
+        Blocks
+            An iterator (``len`` is the number of blocks) of ``{point: array (n, D)}`` in the dtype of the
+            paths (``(n, T, D)``, padded, where tokens are kept), with ``rows``, the numbers of the samples,
+            and ``masks``.
+
+        Raises
+        ------
+        RepdynError
+            If a point is not on these paths, there are no logits, or ``size`` is below 1.
+
+        Examples
+        --------
+        >>> paths = RepresentationPaths.from_arrays({"stem": np.zeros((5, 2)), "head": np.ones((5, 3))})
+        >>> [(block.rows, block["head"].shape) for block in paths.iterate(size=4)]
+        [(range(0, 4), (4, 3)), (range(4, 5), (1, 3))]
+        """
+        names = self.points if points is None else check_points(points)
+        outputs = {} if self._logits is None or LOGITS in self._columns else {LOGITS: self._logits}
+        columns = {name: outputs[name] if name in outputs else self.column(name) for name in names}
+        return Blocks(columns, len(self), size, isinstance(self.path, str))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write these paths to a store that :func:`open_paths` opens; it appears whole or not at all.

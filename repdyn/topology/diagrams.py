@@ -49,6 +49,8 @@ class Persistence:
         The same for ``"shuffled"`` (each column by itself) and ``"gaussian"`` (equal covariance) points.
     samples
         Diagrams of each half sample, per homology dimension: what the intervals come from.
+    drawn, total
+        How many of how many samples it was measured on, where not all were taken; ``radius`` is of all.
     """
 
     diagrams: tuple[Array, ...]
@@ -57,6 +59,8 @@ class Persistence:
     longest: tuple[Estimate, ...]
     controls: Mapping[str, tuple[Estimate, ...]]
     samples: tuple[tuple[Array, ...], ...]
+    drawn: int | None = None
+    total: int | None = None
 
     @property
     def verdicts(self) -> tuple[str, ...]:
@@ -90,6 +94,7 @@ class Persistence:
             "longest": [estimate.to_dict() for estimate in self.longest],
             "controls": {name: [e.to_dict() for e in c] for name, c in self.controls.items()},
             "diagrams": [diagram.tolist() for diagram in self.diagrams],
+            **({} if self.total is None else {"drawn": self.drawn, "total": self.total}),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -106,7 +111,10 @@ class Persistence:
         return held.points[""]
 
     def __repr__(self) -> str:
-        lines = [f"Persistence, scale-free (scale {self.scale:.3g}, landmarks within {self.radius:.3f})"]
+        lines = [
+            f"Persistence, scale-free (scale {self.scale:.3g}, landmarks within {self.radius:.3f})"
+            f"{_counted(self)}"
+        ]
         for dimension, (own, verdict) in enumerate(zip(self.longest, self.verdicts)):
             chance = ", ".join(f"{name} {c[dimension]}" for name, c in self.controls.items())
             lines.append(
@@ -184,7 +192,8 @@ class PathPersistence:
         for number, (name, one) in enumerate(self.points.items()):
             told = one.to_dict()
             config.append({"name": name, "samples": len(one.samples)})
-            config[-1] |= {key: told[key] for key in ("radius", "scale", "longest", "controls")}
+            kept = ("radius", "scale", "longest", "controls", "drawn", "total")
+            config[-1] |= {key: told[key] for key in kept if key in told}
             for sample, diagrams in enumerate((one.diagrams, *one.samples)):
                 for dimension, diagram in enumerate(diagrams):
                     tensors[f"{number}.{sample}.{dimension}"] = diagram
@@ -206,15 +215,19 @@ class PathPersistence:
                 )
                 for diagram in (part for sample in (own, *samples) for part in sample):
                     check_arrays({"diagram": diagram}, diagram="n 2")
+                counts = (held.get("drawn"), held.get("total"))
+                if any(count is not None and type(count) is not int for count in counts):
+                    raise ValueError(f"drawn and total are {counts}, expected whole numbers")
                 points[held["name"]] = Persistence(
-                    own, held["radius"], held["scale"], longest, controls, tuple(samples)
+                    own, held["radius"], held["scale"], longest, controls, tuple(samples), *counts
                 )
         except KeyError as missing:
             raise RepdynError(f"{path}: is not whole, {missing} is missing; save it again") from None
         return cls(points)
 
     def __repr__(self) -> str:
-        lines = [f"PathPersistence over {len(self.points)} points, scale-free; longest bars"]
+        counted = _counted(next(iter(self.points.values()), None))
+        lines = [f"PathPersistence over {len(self.points)} points{counted}, scale-free; longest bars"]
         verdicts = self.verdicts
         for name, one in self.points.items():
             bars = "  ".join(
@@ -225,6 +238,10 @@ class PathPersistence:
             )
             lines.append(f"  {name}: {bars}{change}")
         return "\n".join(lines)
+
+
+def _counted(one: Persistence | None) -> str:
+    return "" if one is None or one.total is None else f", {one.drawn} samples drawn from {one.total}"
 
 
 def _verdict(own: Estimate, chance: float) -> str:

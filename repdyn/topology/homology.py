@@ -48,6 +48,14 @@ def vietoris_rips(
     Chazal, F., de Silva, V. and Oudot, S. (2014). Persistence stability for geometric complexes.
     Geometriae Dedicata 173, theorem 5.2.
     """
+    diagrams, _, radius, scale = of_landmarks(x, max_dim, landmarks, start)
+    return diagrams, radius / scale if scale else 0.0, scale
+
+
+def of_landmarks(
+    x: ArrayLike, max_dim: int, landmarks: int, start: int = 0
+) -> tuple[tuple[Array, ...], NDArray[np.int64], float, float]:
+    """What :func:`vietoris_rips` gives, with the landmarks' numbers, and the radius in the data's units."""
     from ripser import ripser  # imported here: compiled, and only persistence needs it
     from scipy.spatial.distance import pdist, squareform
 
@@ -60,10 +68,10 @@ def vietoris_rips(
     distances = squareform(pdist(points[chosen]))
     scale = float(distances.max(initial=0.0))
     if scale == 0:  # one place: nothing is born, nothing dies
-        return tuple(np.empty((0, 2)) for _ in range(max_dim + 1)), 0.0, 0.0
+        return tuple(np.empty((0, 2)) for _ in range(max_dim + 1)), chosen, radius, 0.0
     found = ripser(distances / scale, maxdim=max_dim, distance_matrix=True)["dgms"]
     diagrams = tuple(np.asarray(d[np.isfinite(d[:, 1])], dtype=np.float64).reshape(-1, 2) for d in found)
-    return diagrams, radius / scale, scale
+    return diagrams, chosen, radius, scale
 
 
 def betti_curve(diagram: Array, grid: Array) -> NDArray[np.int64]:

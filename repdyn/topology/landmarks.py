@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.errors import RepdynError
 from repdyn.topology.neighbors import as_points
 
-__all__ = ["farthest_points"]
+__all__ = ["covering_radius", "farthest_points"]
 
 
 def farthest_points(x: ArrayLike, count: int, start: int = 0) -> tuple[NDArray[np.int64], float]:
@@ -64,3 +64,12 @@ def farthest_points(x: ArrayLike, count: int, start: int = 0) -> tuple[NDArray[n
         chosen.append(farthest)
         np.minimum(nearest, np.linalg.norm(points - points[farthest], axis=1), out=nearest)
     return np.array(chosen, dtype=np.int64), float(nearest.max())
+
+
+def covering_radius(x: ArrayLike, landmarks: NDArray[np.float64]) -> float:
+    """The largest distance of a point ``(N, D)`` from its nearest landmark ``(m, D)``."""
+    centre = landmarks.mean(axis=0)  # products of what is near cancel less
+    near, points = landmarks - centre, as_points(x, "covering_radius") - centre
+    squared = (near * near).sum(axis=1) - 2 * points @ near.T
+    farthest = squared.min(axis=1) + np.einsum("nd,nd->n", points, points)
+    return float(np.sqrt(max(float(farthest.max()), 0.0)))

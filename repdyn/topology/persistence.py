@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths import RepresentationPaths
+from repdyn.paths import RepresentationPaths, drawn_rows, nearby
+from repdyn.paths.columns import Rows
 from repdyn.progress import track
 from repdyn.topology.diagrams import PathPersistence, Persistence, spread
-from repdyn.topology.homology import gaussian_twin, shuffled_twin, vietoris_rips
+from repdyn.topology.homology import gaussian_twin, of_landmarks, shuffled_twin, vietoris_rips
+from repdyn.topology.landmarks import covering_radius
 from repdyn.topology.neighbors import as_points
 
 __all__ = ["persistence"]
@@ -20,6 +23,9 @@ Array = NDArray[np.float64]
 
 # Samples and controls are compared at one size, small enough that many can be drawn.
 SAMPLE_POINTS = 2000
+HELD_BYTES = 2**27  # of a point in float64: landmarks are chosen among the samples that these are
+_FETCHED = 2**30  # bytes of a remote store that are held at once
+_BLOCK = 8192
 
 
 @overload
@@ -48,7 +54,9 @@ def persistence(
     Parameters
     ----------
     x
-        Points ``(N, D)``, or a :class:`~repdyn.paths.RepresentationPaths` of such.
+        Points ``(N, D)``, or a :class:`~repdyn.paths.RepresentationPaths` of such. Of paths, or of a point
+        of a store, that take more than 128 MiB a point in float64, as many samples as fit are drawn; the
+        covering radius is still that of all, and the result says so.
     max_dim
         Highest homology dimension: 0 components, 1 loops, 2 voids.
     landmarks
@@ -78,16 +86,51 @@ def persistence(
     if resamples < 2:
         raise RepdynError(f"persistence: resamples={resamples}; expected 2 or more, for the intervals")
     if isinstance(x, RepresentationPaths):
-        names = track(x.points, "persistent homology")
-        return PathPersistence(
-            {name: _measure(np.asarray(x[name]), max_dim, landmarks, resamples, seed) for name in names}
-        )
-    return _measure(x, max_dim, landmarks, resamples, seed)
+        return PathPersistence(_through_depth(x, max_dim, landmarks, resamples, seed))
+    if isinstance(x, Rows) and (rows := _drawn(len(x), x.width, seed)) is not None:
+        found, stand_ins = _measure(x.take(rows), max_dim, landmarks, resamples, seed)
+        blocks = (x[start : start + _BLOCK] for start in range(0, len(x), _BLOCK))
+        radius = max(covering_radius(block, stand_ins) for block in blocks)
+        return _of_all(found, radius, len(rows), len(x))
+    return _measure(x, max_dim, landmarks, resamples, seed)[0]
 
 
-def _measure(x: ArrayLike, max_dim: int, landmarks: int, resamples: int, seed: int) -> Persistence:
+def _through_depth(
+    paths: RepresentationPaths, max_dim: int, landmarks: int, resamples: int, seed: int
+) -> dict[str, Persistence]:
+    rows = _drawn(len(paths), max(paths.widths.values()), seed)
+    seen = paths if rows is None else paths.subset(rows)
+    seen = nearby(seen, _FETCHED)
+    found, stand_ins = {}, {}
+    for name in track(paths.points, "persistent homology"):
+        found[name], stand_ins[name] = _measure(seen[name], max_dim, landmarks, resamples, seed)
+    if rows is None:
+        return found
+    radius = dict.fromkeys(paths.points, 0.0)
+    for block in track(paths.iterate(), "measuring how near the landmarks are"):
+        for name, x in block.items():
+            radius[name] = max(radius[name], covering_radius(x, stand_ins[name]))
+    return {name: _of_all(one, radius[name], len(rows), len(paths)) for name, one in found.items()}
+
+
+def _drawn(size: int, width: int, seed: int) -> NDArray[np.int64] | None:
+    return drawn_rows(size, max(SAMPLE_POINTS, HELD_BYTES // (8 * width)), seed)
+
+
+def _of_all(found: Persistence, radius: float, drawn: int, total: int) -> Persistence:
+    """With the covering radius of all points, in the units of those that were drawn."""
+    scaled = radius / found.scale if found.scale else 0.0
+    return replace(found, radius=max(found.radius, scaled), drawn=drawn, total=total)
+
+
+def _measure(
+    x: ArrayLike, max_dim: int, landmarks: int, resamples: int, seed: int
+) -> tuple[Persistence, Array]:
+    """Persistence with its controls, and the landmarks."""
     points = as_points(x, "persistence")
-    diagrams, radius, scale = vietoris_rips(points, max_dim, landmarks)
+    diagrams, chosen, radius, scale = of_landmarks(points, max_dim, landmarks)
+    radius = radius / scale if scale else 0.0
+    stand_ins = points[chosen]
     generator = np.random.default_rng(seed)
     size = min(SAMPLE_POINTS, max(len(points) // 2, 1))
     drawn: dict[str, list[tuple[Array, ...]]] = {"own": [], "shuffled": [], "gaussian": []}
@@ -105,7 +148,7 @@ def _measure(x: ArrayLike, max_dim: int, landmarks: int, resamples: int, seed: i
         for name, samples in drawn.items()
     }
     own = longest.pop("own")
-    return Persistence(diagrams, radius, scale, own, longest, tuple(drawn["own"]))
+    return Persistence(diagrams, radius, scale, own, longest, tuple(drawn["own"])), stand_ins
 
 
 def _longest(diagram: Array) -> float:

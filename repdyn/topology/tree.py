@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
+from repdyn.paths import drawn_rows
+from repdyn.paths.columns import Rows
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.topology.density import inverse_dimension, noise_persistence, values_of
 from repdyn.topology.merging import Merging, merge_superlevel_sets, nodes_of
@@ -25,6 +29,9 @@ __all__ = ["LevelSetTree"]
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
+HELD_BYTES = (
+    2**29
+)  # of a store's samples in float64, of which the neighbour search holds several times as much
 _HELD = ("peak", "birth", "death", "elder", "beside", "order", "basin")  # of a merging, on disk
 
 
@@ -56,7 +63,7 @@ class LevelSetTree:
     peak : (M,) array
         Point at the branch's highest peak.
     assignment : (N,) array
-        Leaf of each point.
+        Leaf of each point; of a store too large to hold, of each point drawn, see ``rows``.
     density : (N,) array
         Log-density at each point.
     inverse_dimension : (N,) array
@@ -67,6 +74,10 @@ class LevelSetTree:
         Neighbours of each point, among different points, in the graph that the tree lives on.
     merging
         The complete tree before simplification.
+    rows : (N,) array or None
+        Which samples of the store the points are, where not all were taken.
+    total
+        Samples in the store, where not all were taken.
 
     Examples
     --------
@@ -96,6 +107,8 @@ class LevelSetTree:
     threshold: float
     neighbors: int
     merging: Merging
+    rows: Index | None = None
+    total: int | None = None
 
     @classmethod
     def fit(
@@ -111,7 +124,8 @@ class LevelSetTree:
         Parameters
         ----------
         x
-            Points, shape ``(N, D)``. Equal points are one vertex of the graph.
+            Points, shape ``(N, D)``. Equal points are one vertex of the graph. Of a point of a store that
+            takes more than 512 MiB in float64, as many samples as fit are drawn, and the tree says so.
         density
             ``"knn"`` (:func:`knn_density`), ``"mixture"`` (:func:`mixture_density`), a function from
             points to log-densities, or log-densities ``(N,)``.
@@ -122,7 +136,7 @@ class LevelSetTree:
             kNN density, :math:`\sqrt{2 \log N \, \psi'(k)}` (its standard error times the height that
             the largest of N errors reaches), and 0 for any other density.
         seed
-            Of the mixture.
+            Of the mixture, and of the samples that are drawn.
 
         Returns
         -------
@@ -133,6 +147,12 @@ class LevelSetTree:
         RepdynError
             On a wrong shape, values that are not finite, or an unknown density.
         """
+        total, rows = len(x) if isinstance(x, Rows) else None, None
+        if isinstance(x, Rows):
+            rows = drawn_rows(len(x), max(1, HELD_BYTES // (8 * x.width)), seed)
+            x = np.asarray(x) if rows is None else x.take(rows)
+            if rows is not None and not (isinstance(density, str) or callable(density)):
+                density = as_array(density)[rows]
         points = as_points(x, "LevelSetTree.fit")
         if neighbors < 1:
             raise RepdynError(f"LevelSetTree.fit: neighbors={neighbors}; expected 1 or more")
@@ -158,7 +178,8 @@ class LevelSetTree:
         merging = merge_superlevel_sets(values[top], indices, component_bridges(different, indices))
         merging = merging.repeated(values[top], top, groups)
         kept = merging.persistence >= persistence
-        return _view(merging, kept, values, inverse_dimension(distances)[groups], persistence, count)
+        found = _view(merging, kept, values, inverse_dimension(distances)[groups], persistence, count)
+        return found if rows is None else replace(found, rows=rows, total=total)
 
     @property
     def leaves(self) -> Index:
@@ -248,6 +269,7 @@ class LevelSetTree:
         """Plain values for ``--json``: the nodes and the sizes, not the points."""
         return {
             "points": len(self.assignment),
+            **({} if self.total is None else {"of": self.total}),
             "leaves": int(self.leaf.sum()),
             "peaks": self.n_peaks,
             "components": self.components,
@@ -262,12 +284,14 @@ class LevelSetTree:
         merging = self.merging
         kept = np.zeros(self.n_peaks, dtype=bool)
         kept[merging.basin[self.peak[self.leaf]]] = True
-        config = {
-            "threshold": self.threshold,
-            "neighbors": self.neighbors,
-        }
+        config: dict[str, Any] = {"threshold": self.threshold, "neighbors": self.neighbors}
         tensors = {name: getattr(merging, name) for name in _HELD}
-        points = {"density": self.density, "inverse_dimension": self.inverse_dimension}
+        points: dict[str, NDArray[Any]] = {
+            "density": self.density,
+            "inverse_dimension": self.inverse_dimension,
+        }
+        if self.rows is not None:
+            config["total"], points["rows"] = self.total, self.rows
         save_artifact(path, "tree", config, {**tensors, **points, "kept": kept})
 
     @classmethod
@@ -282,7 +306,16 @@ class LevelSetTree:
             settings = float(config["threshold"]), int(config["neighbors"])
         except KeyError as missing:
             raise RepdynError(f"{path}: is not a whole tree, {missing} is missing; save it again") from None
-        return _view(merging, *points, *settings)
+        tree = _view(merging, *points, *settings)
+        if "rows" not in held:
+            return tree
+        check_values(config, total=int)
+        check_arrays(held, rows=f"{len(tree.assignment)}")
+        return replace(tree, rows=held["rows"], total=int(config["total"]))
+
+    def _counted(self) -> str:
+        count = f"{len(self.assignment)} points"
+        return count if self.total is None else f"{count} drawn from {self.total}"
 
     def _drawn(self) -> dict[str, Any]:
         """The arrays that a picture needs."""
@@ -297,13 +330,14 @@ class LevelSetTree:
         }
 
     def _kept(self, kept: NDArray[np.bool_], threshold: float) -> LevelSetTree:
-        return _view(self.merging, kept, self.density, self.inverse_dimension, threshold, self.neighbors)
+        tree = _view(self.merging, kept, self.density, self.inverse_dimension, threshold, self.neighbors)
+        return replace(tree, rows=self.rows, total=self.total)
 
     def __repr__(self) -> str:
         leaves = self.leaves
         lines = [
             f"LevelSetTree: {len(leaves)} leaves of persistence ≥ {self.threshold:.2f} "
-            f"({self.n_peaks} peaks) over {len(self.assignment)} points, "
+            f"({self.n_peaks} peaks) over {self._counted()}, "
             f"intrinsic dimension {self.dimension:.1f}"
         ]
         if self.components > 1:

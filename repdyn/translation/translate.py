@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from scipy.stats import ttest_1samp, wilcoxon
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.paths import drawn_rows
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.depths import PathTranslation
@@ -34,6 +36,12 @@ EXPLAINED_P = 1e-3
 
 FEWEST = 200
 """Points of each model below which two halves cannot be matched without pairs."""
+
+HELD_BYTES = 250_000_000
+"""Of the depths that are matched in float64, for either model: a search holds a dozen times as much."""
+
+MOST_SAMPLES = 20_000
+"""Of either model, or pairs, that a match is looked for among."""
 
 DEPTHS = 4
 """Depths matched together, evenly spread; more cost time and say little that these do not."""
@@ -87,6 +95,11 @@ def translate(
     RepdynError
         On unknown points, points that keep tokens, values that are not finite, or pairs out of range.
 
+    Notes
+    -----
+    Of more than 20 000 samples of a model, or 250 MB of them in float64 over the depths, as many are drawn
+    as that; of pairs too, where the map is fitted on them. ``reason`` and ``evidence`` then say how many.
+
     Examples
     --------
     >>> import numpy as np
@@ -130,13 +143,17 @@ def translate_path(
         raise RepdynError(f"translate: candidates={candidates}; expected 1 or more")
     names_a, names_b = _depths(paths_a, paths_b, points)
     known = _known_pairs(pairs, len(paths_a), len(paths_b))
-    raw_a = [_read(paths_a, name, "paths_a") for name in names_a]
-    raw_b = [_read(paths_b, name, "paths_b") for name in names_b]
     names = tuple(zip(names_a, names_b))
-    widest = max(x.shape[1] for x in (*raw_a, *raw_b))
-    if len(known) >= 2 * widest or len(known) == min(len(paths_a), len(paths_b)):
+    widest = max(paths.widths[name] for pair in names for paths, name in zip((paths_a, paths_b), pair))
+    from_pairs = len(known) >= 2 * widest or len(known) == min(len(paths_a), len(paths_b))
+    before = len(paths_a), len(paths_b), len(known)
+    paths_a, paths_b, known = _drawn(paths_a, paths_b, names, known, from_pairs, seed)
+    raw_a = _read(paths_a, names_a, "paths_a")
+    raw_b = _read(paths_b, names_b, "paths_b")
+    drawn = _told(before, (len(paths_a), len(paths_b), len(known)), from_pairs, seed)
+    if from_pairs:
         fitted = tuple(_from_pairs(x[known[:, 0]], y[known[:, 1]], seed) for x, y in zip(raw_a, raw_b))
-        return PathTranslation.of(names, fitted, raw_a, raw_b, seed)
+        return PathTranslation.of(names, [_noted(t, drawn) for t in fitted], raw_a, raw_b, seed)
     raw_a, raw_b, known = _distinct(raw_a, raw_b, known)
     a = [Cloud.of(x, f"paths_a[{name!r}]") for x, name in zip(raw_a, names_a)]
     b = [Cloud.of(x, f"paths_b[{name!r}]") for x, name in zip(raw_b, names_b)]
@@ -151,12 +168,73 @@ def translate_path(
     found = replicate(a, b, known, candidates, seed)
     if not found.maps:
         unknown = tuple(_unknown(x, y, found.verdict, found.reason) for x, y in zip(a, b))
-        return PathTranslation.of(names, unknown, raw_a, raw_b, seed)
+        return PathTranslation.of(names, [_noted(t, drawn) for t in unknown], raw_a, raw_b, seed)
     translations = tuple(
         _translation(x, y, q, confidence, found)
         for x, y, q, confidence in zip(a, b, found.maps, found.confidence)
     )
-    return PathTranslation.of(names, translations, raw_a, raw_b, seed)
+    return PathTranslation.of(names, [_noted(t, drawn) for t in translations], raw_a, raw_b, seed)
+
+
+def _drawn(
+    paths_a: RepresentationPaths,
+    paths_b: RepresentationPaths,
+    names: Sequence[tuple[str, str]],
+    known: Index,
+    from_pairs: bool,
+    seed: int,
+) -> tuple[RepresentationPaths, RepresentationPaths, Index]:
+    """As many samples of either model as can be matched, those of known pairs among them.
+
+    Where all is fitted on pairs, as many pairs, and of either model their samples.
+    """
+    most = [
+        max(FEWEST, min(MOST_SAMPLES, HELD_BYTES // (8 * sum(paths.widths[pair[side]] for pair in names))))
+        for side, paths in enumerate((paths_a, paths_b))
+    ]
+    if from_pairs:
+        widest = max(paths.widths[pair[k]] for pair in names for k, paths in enumerate((paths_a, paths_b)))
+        if (chosen := drawn_rows(len(known), max(min(most), 2 * widest), seed)) is None:
+            return paths_a, paths_b, known
+        known = known[chosen]
+    found = []
+    columns = []
+    for side, paths in enumerate((paths_a, paths_b)):
+        paired = np.unique(known[:, side])
+        if from_pairs:
+            rows = paired
+        elif len(paths) <= most[side]:
+            rows = np.arange(len(paths))
+        else:
+            others = np.setdiff1d(np.arange(len(paths)), paired)
+            kept = drawn_rows(len(others), max(most[side] - len(paired), 0), seed + side)
+            rows = np.union1d(paired, others if kept is None else others[kept])
+        columns.append(np.searchsorted(rows, known[:, side]))
+        found.append(paths if len(rows) == len(paths) else paths.subset(rows))
+    return found[0], found[1], np.stack(columns, axis=1).astype(np.int64)
+
+
+def _told(
+    before: tuple[int, int, int], after: tuple[int, int, int], from_pairs: bool, seed: int
+) -> dict[str, float]:
+    """How many of how many were drawn; nothing where all were taken."""
+    if from_pairs:
+        return {"pairs drawn": after[2], "pairs": before[2]} if after[2] < before[2] else {}
+    told: dict[str, float] = {}
+    for model, held, kept in zip("AB", before, after):
+        if kept < held:
+            told |= {f"samples of {model} drawn": kept, f"samples of {model}": held}
+    return told
+
+
+def _noted(found: LinearTranslation, drawn: Mapping[str, float]) -> LinearTranslation:
+    """With what was drawn among the evidence, and in words."""
+    if not drawn:
+        return found
+    counts = list(drawn.items())
+    said = [f"{kept:.0f} of {held:.0f} {name}" for (_, kept), (name, held) in zip(counts[::2], counts[1::2])]
+    reason = f"{found.reason}; drawn at random: {' and '.join(said)}"
+    return replace(found, reason=reason, evidence={**found.evidence, **drawn})
 
 
 def _distinct(
@@ -270,13 +348,15 @@ def _depths(
     return tuple(held[0][k] for k in spread[0]), tuple(held[1][k] for k in spread[1])
 
 
-def _read(paths: RepresentationPaths, point: str, name: str) -> Floats:
-    x = np.asarray(paths[point], dtype=np.float64)
-    if x.ndim != 2:
-        raise RepdynError(
-            f"translate: {name}[{point!r}] keeps tokens, shape {x.shape}; trace it pooled, (N, D)"
-        )
-    return x
+def _read(paths: RepresentationPaths, points: Sequence[str], name: str) -> list[Floats]:
+    for point in points:
+        if point in paths.tokens:
+            raise RepdynError(
+                f"translate: {name}[{point!r}] keeps tokens, shape {paths.column(point).shape}; trace it "
+                "pooled, (N, D)"
+            )
+    (block,) = paths.iterate(tuple(points), len(paths))
+    return [block[point].astype(np.float64) for point in points]
 
 
 def _known_pairs(pairs: ArrayLike | None, count_a: int, count_b: int) -> Index:
