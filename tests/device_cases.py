@@ -6,10 +6,12 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from repdyn import devices, disentangle, fields, koopman, ood, topology, transla
 from repdyn.disentangle import SKD, SSMSKD, Judge
 from repdyn.fields import LatentField, SurrogateAutoencoder
 from repdyn.koopman import KoopmanAutoencoder
+from repdyn.koopman.training import Plan
 from repdyn.paths import RepresentationPaths
 from repdyn.topology import FlowAutoencoder, LevelSetTree
 from repdyn.translation import LinearTranslation
@@ -299,6 +302,16 @@ def a_koopman_fit(device: str) -> Any:
     again = found.fit(some_paths(), epochs=2)
     assert devices.device_of(again).type == device  # without device= it stays where it is
     return again.history_["validation"]
+
+
+@case(tolerance=2e-2)
+def a_koopman_fit_from_a_store(device: str) -> Any:
+    """Batches are read from the store where data are larger than the memory of the plan."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("repdyn.koopman.fitting.Plan", partial(Plan, memory=0))
+        found = KoopmanAutoencoder(latent_dim=6, hidden=(6,)).fit(some_paths(), epochs=2, device=device)
+    assert devices.device_of(found).type == device
+    return found.history_["validation"]
 
 
 @case("KoopmanAutoencoder.encode", "KoopmanAutoencoder.decode", "KoopmanAutoencoder.propagate")

@@ -44,6 +44,10 @@ OF_DETECTORS = {
 """Methods that read stored paths; those that call a map, and all modules, have cases above."""
 OF_PATHS = {
     "RepresentationPaths.batches",
+    "RepresentationPaths.iterate",
+    "drawn_rows",
+    "equal_samples",
+    "nearby",
     "RepresentationPaths.column",
     "RepresentationPaths.mask",
     "RepresentationPaths.split",
