@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 from repdyn.koopman.exponential import exponential, piecewise_propagator, propagator
+from repdyn.reading import as_array
 
 __all__ = [
     "OPERATORS",
@@ -157,7 +158,7 @@ class LeastSquares(nn.Module):
         if time == round(time):
             power: Tensor = torch.linalg.matrix_power(self.weight, round(time))
             return power
-        found = real_power(self.weight.detach().double().cpu().numpy(), time)
+        found = real_power(as_array(self.weight, np.float64), time)
         if found is None:
             raise RepdynError(
                 "this least-squares operator has an eigenvalue on the closed negative real axis and so no "

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.devices import widest
 from repdyn.errors import RepdynError
 from repdyn.koopman import losses
 from repdyn.koopman.frames import FRAME_ROWS, PointFrames
@@ -122,7 +123,7 @@ class Held(States):
     def fingerprint(self) -> str:
         """By some samples' values and the sums of all."""
         few = self._states[:, :: max(1, self.samples // _FEW)].cpu().contiguous()
-        sums = self._states.sum(dim=1, dtype=torch.float64).cpu()
+        sums = self._states.sum(dim=1, dtype=widest(self.device)).cpu().double()
         return hashlib.blake2b(few.numpy().tobytes() + sums.numpy().tobytes(), digest_size=16).hexdigest()
 
 

@@ -15,6 +15,7 @@ from repdyn.ood.crossfit import FOLDS
 from repdyn.ood.detector import noted
 from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor
 from repdyn.ood.residuals import FieldDetector
+from repdyn.reading import as_array
 from repdyn.repeats import folds_by_group
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class AttractorDetector(FieldDetector):
     def _ends(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         encode, _ = self._maps()
         code = apply(encode, as_tensor(encode, batch[self.points_[0]]))
-        return np.asarray(self._follow(code, None)[0].cpu().numpy(), dtype=np.float32)
+        return as_array(self._follow(code, None)[0], np.float32)
 
     def _against(self, batch: Mapping[str, NDArray[Any]], attractors: NDArray[np.float32]) -> Array:
         import torch

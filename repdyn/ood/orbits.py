@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.reading import as_array
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -68,13 +70,16 @@ def apply(function: Map, x: Tensor) -> Tensor:
 def as_tensor(function: Map, x: NDArray[Any]) -> Tensor:
     """The input on the device and in the precision of the map, float32 on the CPU where it says nothing."""
     import torch
-    from torch import nn
 
-    parameter = next(function.parameters(), None) if isinstance(function, nn.Module) else None
-    like = torch.empty(0) if parameter is None else parameter
-    return torch.as_tensor(np.asarray(x)).to(device=like.device, dtype=like.dtype)
+    from repdyn.devices import device_of, dtype_of, to  # which loads torch
+
+    found: Tensor = to(
+        torch.as_tensor(np.asarray(x)), device_of(function), dtype_of(function) or torch.float32
+    )
+    return found
 
 
 def as_numpy(x: Tensor) -> Array:
     """A tensor as a float64 array."""
-    return np.asarray(x.detach().cpu().double().numpy())
+    found: Array = as_array(x, np.float64)
+    return found

@@ -15,6 +15,7 @@ from repdyn.ood.chunks import read, values
 from repdyn.ood.crossfit import FOLDS
 from repdyn.ood.detector import Detector
 from repdyn.ood.orbits import Map, apply, as_numpy, as_tensor
+from repdyn.reading import as_array
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
@@ -106,7 +107,7 @@ class FieldDetector(Detector):
         back = apply(decode, code)
         if back.shape != x.shape:
             raise RepdynError(f"decode: gave shape {tuple(back.shape)} for inputs of {x.shape}")
-        image = apply(encode, back).cpu().numpy()
+        image = as_array(apply(encode, back))
         if not np.isfinite(image).all():
             raise RepdynError("encode: gives non-finite codes of decoded in-distribution samples")
         return np.asarray(image, dtype=np.float32)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 from repdyn.tracing.identity import NOT_HASHED, Unhashable, sample_digest
 
 __all__ = ["Samples", "as_samples", "batches"]
@@ -195,7 +196,7 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     if labels is not None:
         from repdyn.paths.checks import check_labels
 
-        labels = labels.cpu().numpy() if isinstance(labels, Tensor) else labels
+        labels = as_array(labels) if isinstance(labels, Tensor) else labels
         shape = labels.shape if isinstance(labels, np.ndarray) else (len(list(labels)),)  # type: ignore[arg-type]
         if len(shape) != 1 or shape[0] != size:
             raise RepdynError(f"labels: {shape[0]} of them for {size} samples; there must be one per sample")
