@@ -32,7 +32,7 @@ def stitch(
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Let model B answer for what model A has read; where DATA has labels, beside B's own answers.
+    """Feed A's translated representations into B's head; where DATA has labels, beside B's own accuracy.
 
     Labels must be B's class numbers. Stitched between --points, the accuracy stands alone.
 

@@ -35,13 +35,17 @@ def trace(
         typer.Option("--point", help="A point or a glob; repeat for more. Default: the blocks."),
     ] = None,
     pool: Annotated[str, typer.Option(help="auto, cls, mean, last, gap, flatten or none.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a pass; of short texts more.")] = 32,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Samples per forward pass; raised for short texts.")
+    ] = 32,
     dtype: Annotated[
         str, typer.Option(help="How values are stored: float32, float16, bfloat16 or float64.")
     ] = "float32",
     compute_dtype: Annotated[
         str | None,
-        typer.Option(help="How the model multiplies: bfloat16 or float16; default the type of its weights."),
+        typer.Option(
+            help="Precision of the forward pass: bfloat16 or float16; default: the type of the weights."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take a random part of the data.")] = None,
     skip_bad: Annotated[

@@ -90,7 +90,7 @@ def evaluate_stitching(
     *,
     seed: int = 0,
 ) -> StitchingEvaluation:
-    """Let B's head answer for what A has read, and for what simpler maps make of it.
+    """Accuracy of B's head on A's translated representations, beside simpler maps.
 
     Parameters
     ----------

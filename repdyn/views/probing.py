@@ -38,8 +38,8 @@ def probing(atoms: Sequence[int], error: Mapping[str, Sequence[object]], verdict
     """
     figure = new_figure(
         "What is known without data",
-        f"Verdict: {verdict}. The solid line, made from noise alone, should lie below the random "
-        "dictionaries; those made from data are the ceiling. Bands are confidence intervals.",
+        f"Verdict: {verdict}. Lower is better: attractors reached from noise (solid) against random "
+        "dictionaries; dictionaries of data are the ceiling. Bands are 95 % intervals.",
         alt="Line chart of the variance unexplained with up to "
         f"{max(atoms)} atoms: "
         + ", ".join(f"{name} {estimates(row)[0][-1]:.2f}" for name, row in error.items())
