@@ -59,7 +59,7 @@ def documentation_corpus(folder: Path | None = None, packages: int = 30, seed: i
     Parameters
     ----------
     folder
-        Where packages are installed; this environment's ``site-packages`` unless told.
+        Where packages are installed; default: this environment's ``site-packages``.
     packages
         The so many packages with the most passages are kept.
     seed

@@ -15,9 +15,7 @@ __all__ = ["field"]
 def field(
     kae: Annotated[Path, typer.Argument(help="A Koopman autoencoder that `repdyn koopman fit` wrote.")],
     paths: PathsStore,
-    point: Annotated[
-        str | None, typer.Option(help="The point to iterate at; the last one unless told.")
-    ] = None,
+    point: Annotated[str | None, typer.Option(help="The point to iterate at; default: the last one.")] = None,
     starts: Annotated[int, typer.Option(min=1, help="At most so many of the paths are starts.")] = 1000,
     max_steps: Annotated[int, typer.Option(min=1)] = 3000,
     out: Annotated[Path | None, typer.Option(help="Keep the attractors in this folder.")] = None,

@@ -40,7 +40,7 @@ def fit(
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Fit a detector to in-distribution paths, the one that they themselves recommend unless told.
+    """Fit a detector to in-distribution paths; by default, the one that validation on them recommends.
 
     Example: repdyn ood fit a.paths --out a.detector
     """

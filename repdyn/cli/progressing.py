@@ -32,7 +32,7 @@ def bars(console: Any = None) -> Listener:
     Parameters
     ----------
     console
-        A :class:`rich.console.Console`; one on stderr unless told.
+        A :class:`rich.console.Console`; default: one on stderr.
     """
     state: dict[str, Any] = {"progress": None, "task": None, "description": None}
 

@@ -15,7 +15,7 @@ __all__ = ["topology"]
 def topology(
     paths: PathsStore,
     point: Annotated[
-        str | None, typer.Option(help="Where the tree is built; the last point unless told.")
+        str | None, typer.Option(help="Where the tree is built; default: the last point.")
     ] = None,
     max_dim: Annotated[int, typer.Option(min=0, max=2, help="Highest homology dimension.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Keep tree and persistence in this folder.")] = None,

@@ -53,7 +53,7 @@ def depth_swaps(
         What the network does from the point on: at the last one its head; before it, for each row the
         representation moved by what its pooled value moved, through ``TracedModel.run_from``.
     point
-        Where; the last unless told.
+        Where; default: the last.
     seed
         Of the random split, the pairs and the intervals.
 

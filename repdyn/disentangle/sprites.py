@@ -114,7 +114,7 @@ def dsprites(count: int | None = None, *, size: int = 64, seed: int = 0) -> Labe
     Parameters
     ----------
     count
-        How many of the 11 520 clips, drawn at random; all unless told.
+        How many of the 11 520 clips, drawn at random; default: all.
     size
         Height and width in pixels; 64 as published.
     seed

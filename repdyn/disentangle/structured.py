@@ -121,7 +121,7 @@ class StructuredKoopman(nn.Module):
             Of Adam; multiplied by .5623 where the validation loss stops improving, and the best weights so
             far are taken up again.
         validation
-            Sequences to select the epoch by; a tenth of ``sequences`` unless told.
+            Sequences to select the epoch by; default: a tenth of ``sequences``.
         device
             Where to train; default: where it is, the CPU for one that was never fitted.
 

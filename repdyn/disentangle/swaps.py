@@ -183,7 +183,7 @@ def resample(
     seed
         Same seed, same draws.
     rows
-        Which sequences to start from; each once unless told.
+        Which sequences to start from; default: each once.
 
     Returns
     -------

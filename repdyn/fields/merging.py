@@ -31,7 +31,7 @@ def merge_points(
     radius
         In the units of the points.
     order
-        Which lead first, best first; as they stand unless told.
+        Which lead first, best first; default: in their order.
 
     Returns
     -------

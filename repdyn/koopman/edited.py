@@ -273,7 +273,7 @@ class EditedKoopman:
         x
             First-point representations, shape ``(N, width)``.
         point
-            Where the edited representation is put in; the last unless told. Earlier points need the
+            Where the edited representation is put in; default: the last. Earlier points need the
             edited path to have them (:attr:`root`), and the module there to give one vector a sample: the
             model goes on from what the module gives, not from what was pooled of it.
         inputs

@@ -245,7 +245,7 @@ def unexplained(
 ) -> Estimate:
     """Fraction of variance unexplained, of predictions ``(N, D)`` of ``(N, D)``, with its interval.
 
-    Rows of one of ``groups`` are equal, those of one value unless told, and are resampled as one.
+    Rows of one of ``groups`` are equal, by default those of one value, and are resampled as one.
     """
     error = np.square(predicted - true).sum(axis=1)
     spread = np.square(true - true.mean(axis=0)).sum(axis=1)

@@ -198,7 +198,7 @@ def excitation(
     paths
         Inputs, labelled or not.
     point
-        Where to evaluate; the first unless told.
+        Where to evaluate; default: the first.
     count
         Top inputs for each mode.
     seed

@@ -239,10 +239,10 @@ class Moments:
     labels
         Class numbers ``(N,)``, or ``None``.
     fold
-        Fold of each sample ``(N,)``, numbers from 0; one unless told.
+        Fold of each sample ``(N,)``, numbers from 0; default: one fold.
     folds, classes
         How many folds there are, and numbers of classes below which all labels lie, where other parts
-        follow; those of the first part unless told.
+        follow; default: those of the first part.
     """
 
     def __init__(
@@ -300,7 +300,7 @@ class Moments:
     def gaussian(
         self, floor: float = FLOOR, *, classes: bool = True, without: int | None = None
     ) -> ShrunkGaussian:
-        """The density, around class means if there are labels and unless told not to.
+        """The density, around class means if there are labels and the caller does not say otherwise.
 
         Parameters
         ----------

@@ -38,7 +38,7 @@ class GuidedEnergyDetector(Detector):
     k
         Number of neighbours.
     point
-        The point; the last one unless told.
+        The point; default: the last one.
     bank
         At most so many fitted samples are kept, drawn at random: memory and time grow with them.
     seed

@@ -60,7 +60,7 @@ class KNNDetector(Detector):
     k
         Which neighbour.
     point
-        The point; the last one unless told.
+        The point; default: the last one.
     bank
         At most so many fitted samples are kept, drawn at random: memory and time grow with them.
     seed

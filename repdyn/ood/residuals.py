@@ -37,7 +37,7 @@ class FieldDetector(Detector):
     decode
         Maps codes back.
     point
-        The point of the path that is encoded; the last one unless told.
+        The point of the path that is encoded; default: the last one.
 
     Notes
     -----

@@ -15,7 +15,7 @@ from repdyn.paths.gathering import gather
 
 __all__ = ["Block", "Blocks", "default_rows"]
 
-_ROWS = 2048  # in a block unless told: of 13 points by 768 in float32 they take 80 MB …
+_ROWS = 2048  # in a block by default: of 13 points by 768 in float32 they take 80 MB …
 _BYTES = 2**27  # … and of wider paths fewer, so that a block takes no more than this
 
 

@@ -259,7 +259,7 @@ class FlowAutoencoder:
         Parameters
         ----------
         neighbors, persistence
-            As in :meth:`LevelSetTree.fit`; a known density is simplified at 0.5 unless told, because the
+            As in :meth:`LevelSetTree.fit`; by default a known density is simplified at 0.5, because the
             graph of its samples, not its values, is uncertain.
         samples
             Points drawn from a mixture or a Gaussian: on data alone, a gap that the density does not know

@@ -129,7 +129,7 @@ class TreeMatch:
         Parameters
         ----------
         names_a, names_b
-            What to call the nodes of each tree, one name for each; they are numbered unless told.
+            What to call the nodes of each tree, one name for each; default: their numbers.
         """
         from repdyn.views.trees import two_trees  # plotly loads only when a picture is asked for
 

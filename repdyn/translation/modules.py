@@ -41,7 +41,7 @@ class TranslationModule(nn.Module):
 def register_affine(
     module: nn.Module, translation: LinearTranslation, device: torch.device | None = None
 ) -> None:
-    """Give a module the buffers of a translation; on the CPU unless told."""
+    """Give a module the buffers of a translation; default: on the CPU."""
     for name in ("matrix", "offset_a", "offset_b"):
         array = torch.as_tensor(getattr(translation, name), dtype=torch.float32)
         module.register_buffer(name, devices.to(array, device))
