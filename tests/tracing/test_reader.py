@@ -309,6 +309,22 @@ def test_readers_of_two_threads_do_not_mix_their_batches():
     assert set(found) == {0, 1}
 
 
+def test_a_second_thread_is_refused_by_the_reader_of_the_first():
+    module = seeded(Waiting)
+    told = []
+    with repdyn.wrap(nn.Sequential(module), points=["0.linear"]).reader() as read:
+
+        def other() -> None:
+            with pytest.raises(RepdynError, match="another thread"):
+                read(X)
+            told.append(True)
+            module.barrier.wait()
+
+        module.register_forward_pre_hook(lambda *_: threading.Thread(target=other).start())
+        read(X[:3])
+    assert told == [True]
+
+
 def test_what_is_packed_comes_back_bit_for_bit():
     rng = np.random.default_rng(0)
     shapes = [(3, 5), (3,), (3, 4, 2), (0, 7), (3, 1)]
