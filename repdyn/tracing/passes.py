@@ -163,7 +163,7 @@ def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     alike: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
     for number, tensor in enumerate(tensors):
-        if tensor.device.type != "cpu":
+        if is_away(tensor):
             alike[tensor.device, tensor.dtype].append(number)
     found, waiting = list(tensors), set()
     for (device, dtype), numbers in alike.items():
@@ -177,6 +177,11 @@ def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     for device in waiting:
         torch.cuda.current_stream(device).synchronize()
     return found
+
+
+def is_away(tensor: Tensor) -> bool:
+    """Whether reading it from the host takes a copy."""
+    return tensor.device.type != "cpu"
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:
