@@ -78,6 +78,13 @@ def median(values: list[float]) -> dict[str, Any]:
     return bootstrap(lambda x: float(np.median(x)), np.asarray(values), seed=0).to_dict()
 
 
+def told(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The same row, printed."""
+    shown = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    print(f"{name:<48}{shown}  bare {row['bare ms']:.1f} ms, {row['pairs']} pairs", flush=True)
+    return row
+
+
 def passes(model: TracedModel, detector: PathDetector, pairs: int) -> dict[str, Any]:
     """The reader and the monitored model on prepared inputs that are on the device already."""
     from repdyn.ood import MonitoredModel
@@ -95,10 +102,11 @@ def passes(model: TracedModel, detector: PathDetector, pairs: int) -> dict[str, 
 
         with model.reader() as read:
             name = f"reader, {BATCH} x {tokens} tokens"
-            found[name] = paired(bare, partial(read.prepared, inputs, BATCH), pairs, device)
+            found[name] = told(name, paired(bare, partial(read.prepared, inputs, BATCH), pairs, device))
         name = f"MonitoredModel, {BATCH} x {tokens} tokens"
         with torch.no_grad():
-            found[name] = paired(bare, partial(monitored.prepared, inputs, BATCH), pairs, device)
+            measured = partial(monitored.prepared, inputs, BATCH)
+            found[name] = told(name, paired(bare, measured, pairs, device))
     return found
 
 
@@ -138,10 +146,8 @@ def main() -> None:
     model.module.to(options.device)
     detector = PathDetector().fit(repdyn.trace(model, queries("train", FITTED)))
     results = {} if options.stream_only else passes(model, detector, options.pairs)
-    results[f"stream, {BATCH} queries at a time: throughput"] = stream(model, detector, options.pairs)
-    for name, row in results.items():
-        shown = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        print(f"{name:<48}{shown}  bare {row['bare ms']:.1f} ms, {row['pairs']} pairs", flush=True)
+    name = f"stream, {BATCH} queries at a time: throughput"
+    results[name] = told(name, stream(model, detector, options.pairs))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
 

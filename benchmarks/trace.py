@@ -143,7 +143,7 @@ def compare(model: TracedModel, inputs: dict[str, Any], own: dict[str, Run], pai
     given = inputs["input_ids" if "input_ids" in inputs else "x"]
     size, sample = len(given), given[0]
     prepared = inputs if "input_ids" in inputs else given
-    passes = Passes(model, blocks, "mean", sample, np.dtype(np.float32), None)
+    passes = Passes(model, blocks, "mean", [sample], np.dtype(np.float32), None)
     runs: dict[str, Run] = {
         "repdyn": lambda: passes.run(prepared, size),
         **peers(module, blocks, inputs),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -51,12 +51,15 @@ class ScoreModule(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
         sound, kept = [], dict(features)
-        for (least, most), point in zip(self.limits, self.guarded_points):
-            x = features[point]
+        numbers = {point: number for number, point in enumerate(self.guarded_points)}
+        for points in _alike(features, self.guarded_points):
+            x = torch.stack([features[point] for point in points])
+            ends = torch.stack([self.limits[numbers[point]] for point in points])
+            least, most = ends[:, :1], ends[:, 1:]
             own = _length(x.to(self.limits.dtype))
             usual = (own >= least) & (own <= most)  # false for NaN
-            kept[point] = torch.where(usual.unsqueeze(-1), x, torch.ones_like(x))
-            sound.append(usual)
+            kept.update(zip(points, torch.where(usual.unsqueeze(-1), x, torch.ones_like(x)).unbind()))
+            sound.append(usual.all(dim=0))
         scores = self._score(kept)
         usual = torch.stack(sound).all(dim=0) & scores.isfinite()
         return torch.where(usual, scores, torch.full_like(scores, LOWEST))
@@ -110,7 +113,11 @@ class DensityModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Distance of each row."""
-        z = _direction(x, self.centre, self.centre_rest).to(self.whitener.dtype) @ self.whitener
+        return self.of_direction(_direction(x, self.centre, self.centre_rest))
+
+    def of_direction(self, direction: Tensor) -> Tensor:
+        """Distance of each row, given as a unit vector less the centre."""
+        z = direction.to(self.whitener.dtype) @ self.whitener
         squares = z.square()
         nearest = torch.addmm(self.offsets, z, self.slopes).amin(-1)
         if not self.relative:
@@ -146,8 +153,17 @@ class PathModule(ScoreModule):
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
-        distances = [density(features[point]) for point, density in zip(self.points, self.densities)]
-        return torch.stack(distances, dim=-1) @ self.weight + self.shift
+        densities = {point: cast(DensityModule, part) for point, part in zip(self.points, self.densities)}
+        distances: dict[str, Tensor] = {}
+        for points in _alike(features, self.points):
+            own = [densities[point] for point in points]
+            centre, rest = (torch.stack(parts).unsqueeze(1) for parts in (
+                [part.centre for part in own], [part.centre_rest for part in own]
+            ))  # fmt: skip
+            directions = _direction(torch.stack([features[point] for point in points]), centre, rest)
+            for point, part, direction in zip(points, own, directions.unbind()):
+                distances[point] = part.of_direction(direction)
+        return torch.stack([distances[point] for point in self.points], dim=-1) @ self.weight + self.shift
 
 
 class NeighboursModule(ScoreModule):
@@ -287,6 +303,14 @@ class UnionModule(ScoreModule):
             outside = math.log(share) - (edge - scores) / scale
             parts.append(self.weights[number] * torch.where(scores < edge, outside, inside))
         return torch.stack(parts, dim=-1).sum(-1)
+
+
+def _alike(features: Mapping[str, Tensor], points: Sequence[str]) -> list[list[str]]:
+    """The points by width and type: those of one group are computed together, in fewer and larger steps."""
+    found: dict[tuple[int, torch.dtype], list[str]] = {}
+    for point in points:
+        found.setdefault((features[point].shape[-1], features[point].dtype), []).append(point)
+    return list(found.values())
 
 
 def _length(x: Tensor) -> Tensor:

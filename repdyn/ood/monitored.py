@@ -12,7 +12,7 @@ from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.ood.detector import LOGITS, Detector
 from repdyn.ood.mappings import taken, what_to_read
-from repdyn.tracing.reader import Reader, Reading
+from repdyn.tracing.reader import Reader, Reading, Turn
 from repdyn.tracing.registry import traced
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class MonitoredModel(nn.Module):
     The model runs in evaluation mode and is left as it was found after every pass: no hook stays in it. Its
     weights and the detector's buffers are parts of this module; the buffers keep single precision whatever
     the model is converted to. A detector that cannot run as a module (:meth:`Detector.as_module`) scores on
-    the host.
+    the host. Passes that several threads ask for run one after the other.
 
     Parameters
     ----------
@@ -88,6 +88,7 @@ class MonitoredModel(nn.Module):
         self.detector = _module(detector, subject.device)
         asked = (*detector.points_, *(() if subject.head is None or subject.final is None else (LOGITS,)))
         points, pool = what_to_read(subject, asked, str(detector.source_.get("pooling", "auto")))
+        self._turn = Turn()
         self._reader = Reader(subject, points, pool, output=True)
 
     def forward(self, samples: Sequence[Any]) -> Monitored:
@@ -106,7 +107,7 @@ class MonitoredModel(nn.Module):
 
     def _answered(self, run: Callable[[Reader], Reading]) -> Monitored:
         with torch.no_grad():
-            with self._reader.attached():
+            with self._turn, self._reader.attached():
                 found = run(self._reader)
             features = taken(found, self._fitted.points_, self._widths)
             if self.detector is None:

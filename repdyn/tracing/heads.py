@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from repdyn import devices
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 from repdyn.tracing.model import TracedModel
 
 __all__ = ["check_logits", "head_logits", "real_parts"]
@@ -61,7 +59,7 @@ def check_logits(model: TracedModel, x: Tensor, own: Tensor | None) -> Tensor:
         ) from error
     if own is None:
         return logits
-    expected, given = _array(own), _array(real_parts(logits))
+    expected, given = (as_array(part.float()) for part in (own, real_parts(logits)))
     half = (torch.float16, torch.bfloat16)
     coarse = torch.is_autocast_enabled(x.device.type) or devices.dtype_of(model.module) in half
     allowed = (0.1 if coarse else 1e-3) * max(float(np.abs(expected).max(initial=0.0)), 1e-30)
@@ -78,8 +76,3 @@ def check_logits(model: TracedModel, x: Tensor, own: Tensor | None) -> Tensor:
 def real_parts(x: Tensor) -> Tensor:
     """Complex numbers as real ones, twice as wide: real parts first, then imaginary ones."""
     return torch.cat([x.real, x.imag], dim=-1) if x.is_complex() else x
-
-
-def _array(logits: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = logits.detach().float().cpu().numpy()
-    return array

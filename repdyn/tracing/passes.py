@@ -131,7 +131,8 @@ class Passes:
         logits = [] if found.logits is None else [real_parts(found.logits).float()]
         given = [*map(real_parts, found.values()), *logits, *found.masks.values()]
         here = iter(on_host(given))
-        arrays = {name: self._array(next(here)) for name in found}
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is reported by sample
+            arrays = {name: self._array(next(here)) for name in found}
         told = next(here).numpy() if logits else None
         masks = {name: next(here).numpy() for name in found.masks}
         values: dict[str, Any] = dict(arrays)
@@ -144,8 +145,7 @@ class Passes:
     def _array(self, value: Tensor) -> NDArray[Any]:
         wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
         array: NDArray[Any] = wide.numpy()
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is reported by sample
-            return array.astype(self.dtype, copy=False)
+        return array.astype(self.dtype, copy=False)
 
 
 def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -163,7 +163,7 @@ def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     alike: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
     for number, tensor in enumerate(tensors):
-        if tensor.device.type != "cpu":
+        if is_away(tensor):
             alike[tensor.device, tensor.dtype].append(number)
     found, waiting = list(tensors), set()
     for (device, dtype), numbers in alike.items():
@@ -177,6 +177,11 @@ def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     for device in waiting:
         torch.cuda.current_stream(device).synchronize()
     return found
+
+
+def is_away(tensor: Tensor) -> bool:
+    """Whether reading it from the host takes a copy."""
+    return tensor.device.type != "cpu"
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from repdyn.tracing.pooling import Pooling, Tokens
 from repdyn.tracing.reduction import Reduction
 from repdyn.tracing.settling import settle
 
-__all__ = ["WIDEST_LOGITS", "Reader", "Reading"]
+__all__ = ["WIDEST_LOGITS", "Reader", "Reading", "Turn"]
 
 _FIXED_CALLS = frozenset({"torch", "torchvision", "timm", "transformers"})
 """Libraries whose modules call their parts equally often for all samples."""
@@ -145,6 +146,7 @@ class Reader:
         self._whole: set[str] = set()
         self._keeps_logits = False
         self._open = False
+        self._turn = Turn(f"{model.name}: another thread reads by this reader; give each its own")
         self._stack = ExitStack()
         self.shown: Reading | None = None
         """What the ``first`` samples gave; of one of them alone, where the model does not take all."""
@@ -216,11 +218,12 @@ class Reader:
         taken = list(samples)
         if not taken:
             raise RepdynError("samples: there are none; give at least one")
-        if not self.points:
-            found, whole = self._learn(taken)
-            if whole:
-                return found
-        return self.prepared(self.model.prepare(taken), len(taken))
+        with self._turn:
+            if not self.points:
+                found, whole = self._learn(taken)
+                if whole:
+                    return found
+            return self.prepared(self.model.prepare(taken), len(taken))
 
     def prepared(self, inputs: Any, count: int | None = None) -> Reading:
         """Read inputs as the module itself takes them: a tensor, a tuple, or a mapping of arguments.
@@ -239,9 +242,10 @@ class Reader:
         """
         self._check_open()
         number = _count(inputs) if count is None else count
-        if not self.points:
-            return self._learned(self._first_pass(inputs, number), inputs, number)
-        return self._reading(self._forward(inputs, number))
+        with self._turn:
+            if not self.points:
+                return self._learned(self._first_pass(inputs, number), inputs, number)
+            return self._reading(self._forward(inputs, number))
 
     def _check_open(self) -> None:
         if not self._open:
@@ -459,6 +463,29 @@ class Reader:
         output = self._given if self._output and logits is None else None
         self._given = None
         return Reading(values, masks, logits, output)
+
+
+class Turn:
+    """A lock of one thread at a time; the others are refused, or wait. A copy of it is a lock of its own.
+
+    Parameters
+    ----------
+    refusal
+        What another thread is told; None lets it wait.
+    """
+
+    def __init__(self, refusal: str | None = None) -> None:
+        self._refusal, self._lock = refusal, RLock()
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[str | None]]:
+        return Turn, (self._refusal,)
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=self._refusal is None):
+            raise RepdynError(str(self._refusal))
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
 
 
 @contextmanager

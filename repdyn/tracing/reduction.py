@@ -109,16 +109,14 @@ class Reduction:
                 f"gives shape {tuple(value.shape)} for {self._count} samples: no axis of it is the "
                 "samples' (a module inside windows or groups?); read the block around it"
             )
-        if self.pool == WHOLE:
+        # Without positions, every pooling by name is the vector itself.
+        flat = value.ndim == 2 and (layout == "NC" or "*" in layout) and isinstance(self.pool, str)
+        if flat or self.pool == WHOLE:
             return value.clone()
         grid = value.ndim > 3  # which has no class token
         tokens = as_tokens(value, layout, mask, 0 if grid else point.prefix)
         if self._pooling is None:
-            if not tokens.spatial:
-                return tokens.values[:, 0].clone()
             return replace(tokens, values=_owned(tokens.values, value))
-        if not tokens.spatial and isinstance(self.pool, str):
-            return tokens.values[:, 0].clone()
         own = self._is_auto and self.pool == "cls" and grid
         pooled = POOLINGS["gap"](tokens) if own else self._pooling(tokens)
         if pooled.ndim != 2 or len(pooled) != self._count:

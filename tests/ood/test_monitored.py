@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +105,20 @@ def test_its_parts_move_together_and_the_detector_keeps_its_precision():
     np.testing.assert_allclose(after.scores.numpy(), before.scores.numpy(), atol=0.3)
     monitored.to(torch.float64)
     assert monitored(x).output.dtype == torch.float64
+
+
+def test_threads_take_turns_and_a_copy_is_independent():
+    model = network(True)
+    detector = PathDetector().fit(repdyn.trace(model, batch((200, 6))))
+    monitored, given = MonitoredModel(model, detector), [batch((8, 6), seed) for seed in range(24)]
+    expected = [monitored(x) for x in given]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(monitored, given))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.output, other.output)
+        assert torch.equal(one.scores, other.scores)
+    other = copy.deepcopy(monitored)
+    assert torch.equal(other(given[0]).scores, expected[0].scores)
 
 
 def test_a_detector_of_the_logits_gets_them():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import repdyn
 from repdyn.errors import RepdynError
-from repdyn.tracing import Point
+from repdyn.tracing import Point, passes
 from repdyn.tracing.passes import pack, unpack
 
 X = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
@@ -307,6 +307,37 @@ def test_readers_of_two_threads_do_not_mix_their_batches():
         for value in values:
             torch.testing.assert_close(value, module.linear(X[number : number + 3]))
     assert set(found) == {0, 1}
+
+
+def test_a_second_thread_is_refused_by_the_reader_of_the_first():
+    module = seeded(Waiting)
+    told = []
+    with repdyn.wrap(nn.Sequential(module), points=["0.linear"]).reader() as read:
+
+        def other() -> None:
+            with pytest.raises(RepdynError, match="another thread"):
+                read(X)
+            told.append(True)
+            module.barrier.wait()
+
+        module.register_forward_pre_hook(lambda *_: threading.Thread(target=other).start())
+        read(X[:3])
+    assert told == [True]
+
+
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_a_batch_from_another_device_is_one_copy_of_the_same_bits(pool, monkeypatch):
+    samples = [[k % 8 + 1] * (k % 4 + 1) for k in range(20)]
+    model = texts()
+    expected = repdyn.trace(model, samples, pool=pool, batch_size=8)
+    packed, real = [], passes.pack
+    monkeypatch.setattr(passes, "is_away", lambda tensor: True)
+    monkeypatch.setattr(passes, "pack", lambda tensors: packed.append(len(tensors)) or real(tensors))
+    found = repdyn.trace(model, samples, pool=pool, batch_size=8)
+    for point in expected.points:
+        np.testing.assert_array_equal(np.asarray(found[point]), np.asarray(expected[point]))
+    # Both points at once; with tokens, both masks at once beside them.
+    assert packed == [2] * 3 if pool == "mean" else packed == [2, 2] * 3
 
 
 def test_what_is_packed_comes_back_bit_for_bit():
