@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +91,9 @@ def _compare(task: str, name: str, module: Any) -> Found:
     if paths.logits is not None:
         worst = max(_apart(found, _own(module, row)) for found, row in zip(paths.logits, TEXTS, strict=True))
         return Found(task, name, "logits" if worst < 1e-4 else "wrong", f"{worst:.1e}")
-    if model.final != FINAL or _shell(module) is None or model.module is module:
+    body = next((name for name, part in module.named_children() if part is module.base_model), None)
+    whole = model.module is module and model.points[FINAL].module != body
+    if model.final != FINAL or _shell(module) is None or whole:
         return Found(task, name, "states", "without a body of its own: not compared")
     states = repdyn.trace(model, TEXTS[:1], points=[FINAL], pool="none")
     shell, given = _shell(module)
@@ -161,15 +162,6 @@ def _config(name: str) -> Any:
 
 def _short(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__).replace("|", "/")[:120]
-
-
-def check_all() -> Iterator[Found]:
-    """All classes of all tasks, one after the other."""
-    for task in TASKS:
-        for name in classes(task):
-            found = check(task, name)
-            print(found, flush=True)
-            yield found
 
 
 def section(found: list[Found]) -> list[str]:

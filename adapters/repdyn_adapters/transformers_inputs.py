@@ -15,7 +15,13 @@ from repdyn.errors import RepdynError
 from repdyn.tracing.pooling import POOLINGS, Pooling, Tokens, find_pooling
 from repdyn_adapters.module import stack
 
-__all__ = ["prepare_pictures", "prepare_signals", "prepare_texts", "sentence_settings"]
+__all__ = ["arguments_of", "prepare_pictures", "prepare_signals", "prepare_texts", "sentence_settings"]
+
+
+def arguments_of(model: Any) -> frozenset[str]:
+    """Names of the arguments of a model's forward pass; a wrapper hands all of its own to its decoder."""
+    runs = model.decoder if type(model).__name__.endswith("Wrapper") and hasattr(model, "decoder") else model
+    return frozenset(inspect.signature(runs.forward).parameters)
 
 
 def sentence_settings(source: str) -> dict[str, Any]:
@@ -134,14 +140,16 @@ def prepare_texts(
         except Exception as error:  # where there is none, and whatever a damaged one makes its readers raise
             tokenizer, why = None, " ".join(str(error).split())[:120]
     config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    positions = getattr(config, "max_position_embeddings", None)
+    positions = positions or getattr(config, "max_target_positions", None) or 1_000_000
     positions = positions if positions > 0 else 1_000_000  # XLNet says -1: it has no limit
     for part in model.modules():  # RoBERTa's positions begin after that of padding
         numbered = getattr(part, "position_embeddings", None)
         if isinstance(numbered, nn.Embedding) and numbered.padding_idx is not None:
             positions = min(positions, numbered.num_embeddings - numbered.padding_idx - 1)
     extra: dict[str, Any] = {}
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    keep = arguments_of(model)
+    if "use_cache" in keep:
         extra["use_cache"] = False
     if getattr(config, "is_encoder_decoder", False) and not type(model).__name__.endswith("Wrapper"):
         extra["decoder_input_ids"] = None
@@ -163,7 +171,6 @@ def prepare_texts(
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    keep = inspect.signature(model.forward).parameters
     pad = getattr(config, "pad_token_id", None) or 0
 
     # Texts of models whose pooler takes the last position are all padded to the length of training.

@@ -69,6 +69,8 @@ class Reader:
         """Points known to be called several times, though a pass that stops early may see one call."""
         self.stop_after: str | None = None
         """A read name (``blocks.3``, ``layer#7``) after which the forward pass may end."""
+        self.may_skip: Callable[[str, RepdynError], bool] = lambda name, error: False
+        """Whether a pass goes on without a point that gives no tensor."""
 
     def run(self, call: Callable[[], object]) -> dict[str, Any]:
         """Run one forward pass.
@@ -153,7 +155,13 @@ def _hook(
         count = reader._counts[name]
         reader._counts[name] = count + 1
         part = value if point.part is None else value[point.part]  # type: ignore[index]
-        reader._calls.append((name, reduce(name, point, unwrap(part, name))))
+        try:
+            tensor = unwrap(part, name)
+        except RepdynError as error:
+            if not reader.may_skip(name, error):
+                raise
+        else:
+            reader._calls.append((name, reduce(name, point, tensor)))
         if reader.stop_after in (name, f"{name}#{count}"):
             raise _Enough
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing import layouts
 from repdyn.tracing.hooks import Point, left_as_found, reading, unwrap
-from repdyn.tracing.model import TracedModel
+from repdyn.tracing.model import TracedModel, stands_for_many
 from repdyn.tracing.pooling import POOLINGS, Layout, Pooling, as_tokens, find_pooling
 
 __all__ = ["WIDEST_LOGITS", "Batch", "Passes"]
@@ -85,6 +85,12 @@ class Passes:
         self._default = asked == ["blocks"]
         self._final_unnamed = "blocks" in asked and model.final not in asked
         self._wanted = model.find_points(points)
+        # What stands for many points ("all", a pattern) is what of them can be read.
+        groups = [name for name in asked if stands_for_many(name)]
+        named = model.find_points([name for name in asked if name not in groups]) if asked != groups else ()
+        self._optional = frozenset(name.partition("#")[0] for name in self._wanted) - {
+            name.partition("#")[0] for name in named
+        }
         self._first = list(first)
         self._check = list(check)
         self._device = device
@@ -103,6 +109,8 @@ class Passes:
         self.learned: Batch | None = None
         """What the first samples gave; None where only one of them was run."""
         self._stack = ExitStack()
+        self.left_out: dict[str, str] = {}
+        """Points of a pattern or of ``"all"`` that are not read, and why not."""
         self.points: tuple[str, ...] = ()
         self.widths: dict[str, int] = {}
         self.logits_width: int | None = None
@@ -123,7 +131,9 @@ class Passes:
             self._reader = stack.enter_context(
                 reading(self.model.module, {name: self.model.points[name] for name in bases}, self._reduce)
             )
+            self._reader.may_skip = self._leaves_out
             self._learn()
+            self._reader.may_skip = lambda name, error: name in self.left_out
             self._stack = stack.pop_all()
         return self
 
@@ -197,6 +207,13 @@ class Passes:
                 failed = error if number == 0 else failed
         raise self._cannot(failed) from failed
 
+    def _leaves_out(self, name: str, error: RepdynError) -> bool:
+        """Whether a point that cannot be read is one of many that are read where they can be."""
+        base = name.partition("#")[0]
+        if base in self._optional:
+            self.left_out.setdefault(base, str(error).removeprefix(f"point {base!r}: "))
+        return base in self._optional
+
     def _first_pass(self, samples: list[Any]) -> dict[str, Any]:
         """What the first samples give, with the layouts of all points settled."""
         prepared = self.prepare(samples)
@@ -205,8 +222,8 @@ class Passes:
         try:
             # Where the model's own logits are those of a whole that it is, they come along.
             found = self._forward(prepared, len(samples), own if own is self.model.module else None)
-            logits = self._own
-            if self._settle(prepared, len(samples)) or self._refused is not None:
+            logits, refused = self._own, self._refused
+            if self._settle(prepared, len(samples)) or refused is not None:
                 self._mode = ""
                 found = self._forward(prepared, len(samples))
                 self._own = logits
@@ -302,11 +319,13 @@ class Passes:
                     continue
                 seen[key].append((self._shapes[key], number))
                 layout, settled = layouts.from_sizes(shape, count, seen[key])
-                if settled and layout is None:
-                    raise layouts.refusal(key, shape)
                 if layout is not None:
                     self._layouts[key] = layout
-                    del waiting[key]
+                elif not settled:
+                    continue
+                elif not self._leaves_out(key, refused := layouts.refusal(key, shape)):
+                    raise refused
+                del waiting[key]
             if not waiting:
                 return
         known = self._known_positions(base_shapes, waiting)
@@ -316,7 +335,9 @@ class Passes:
                 continue  # declared by torch's own convention
             layout = layouts.from_evidence(point, shape, known) if shape[0] == count else None
             if layout is None and shape[0] == count:
-                raise layouts.refusal(key, shape)
+                refused = layouts.refusal(key, shape)
+                if not self._leaves_out(key, refused):
+                    raise refused
             if layout is not None:
                 self._layouts[key] = layout
 
@@ -373,9 +394,13 @@ class Passes:
         for name in self._wanted:
             base, _, call = name.partition("#")
             calls = [known for known in found if known.partition("#")[0] == base]
+            if base in self.left_out:
+                continue
             if not calls and self._default and found:
                 continue  # the rule took it for a block, the model does without it
             if not calls:
+                if found and self._leaves_out(name, RepdynError("never called")):
+                    continue
                 raise RepdynError(
                     f"point {name!r}: the module is never called in a forward pass of {self.model.name}; "
                     + nearest_names(name, found)
@@ -385,6 +410,11 @@ class Passes:
                     f"point {name!r}: the module is called {len(calls)} times; read {calls[-1]!r}"
                 )
             kept += [name] if call else calls
+        if not kept:
+            told = next(
+                (f"{name!r}: {reason}" for name, reason in self.left_out.items()), "no module is called"
+            )
+            raise RepdynError(f"points: none of {len(self._wanted)} can be read ({told})")
         return [name for name in found if name in kept]
 
     def _forward(self, prepared: Any, count: int, own: Callable[[Any], Any] | None = None) -> dict[str, Any]:
@@ -414,7 +444,7 @@ class Passes:
         self._called[name] += 1
         if self._mode:
             self._shapes[key] = tuple(value.shape)
-        if self._mode == "shapes" or name == self._witness:
+        if self._mode == "shapes" or name == self._witness or name in self.left_out:
             return None
         layout = self._layouts.get(key, point.layout)
         if value.ndim == 2 and point.trust != "declared":
@@ -426,7 +456,9 @@ class Passes:
             if self._mode == "tentative" and point.trust != "declared" and value.ndim > 2:
                 self._refused = told  # the layout may be another one
                 return None
-            raise told from None
+            if self.points or not self._leaves_out(name, told):  # after the first samples there is no choice
+                raise told from None
+            return None
 
     def _pooled(self, name: str, point: Point, value: Tensor, layout: Layout) -> Any:
         mask = self._masks.get(point.mask)

@@ -163,6 +163,33 @@ def test_generators_of_speech_and_of_pictures_end_in_hidden_states():
     assert repdyn.trace(llava, rows).widths["last_hidden_state"] == 32
 
 
+def test_streams_of_a_token_stand_side_by_side():
+    module = load_heads()._build("causal", "DeepseekV4ForCausalLM")
+    row = np.random.default_rng(0).integers(5, 58, 9)
+    found = repdyn.trace(module, [row, row[:4]], points=["layers.1"])
+    kept = {}
+    handle = module.model.layers[1].register_forward_hook(lambda _, __, value: kept.update(value=value))
+    with torch.no_grad():
+        module(input_ids=torch.as_tensor(row)[None])
+    handle.remove()
+    own = kept["value"]
+    assert own.ndim == 4
+    np.testing.assert_allclose(np.asarray(found["layers.1"])[0], own[0, -1].flatten(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_that_differs_with_the_position_is_none():
+    sizes = {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 33}
+    sizes |= {"num_codebooks": 4, "backbone_hidden_size": 32, "vocab_size": 60}
+    module = build("CsmDepthDecoderForCausalLM", sizes)
+    rows = [np.arange(3, 7), np.arange(5, 8)]
+    found = repdyn.trace(module, rows)
+    assert found.logits is None
+    for number, row in enumerate(rows):
+        with torch.no_grad():
+            own = module.model(input_ids=torch.as_tensor(row)[None]).last_hidden_state[0]
+        np.testing.assert_allclose(np.asarray(found["last_hidden_state"])[number], own.mean(0), atol=1e-5)
+
+
 def load_heads():
     """The benchmark of heads as a module, with what it shares beside it."""
     folder = Path(__file__).parents[2] / "benchmarks"
@@ -181,12 +208,14 @@ def load_heads():
 HEADS = load_heads()
 
 REPRESENTATIVE = {
-    "causal": "BertLMHeadModel RobertaForCausalLM RecurrentGemmaForCausalLM FalconH1ForCausalLM",
+    "causal": "BertLMHeadModel RobertaForCausalLM RecurrentGemmaForCausalLM FalconH1ForCausalLM "
+    "DeepseekV4ForCausalLM HYV4ForCausalLM WhisperForCausalLM BartForCausalLM",
     "masked": "BertForMaskedLM FNetForMaskedLM BartForConditionalGeneration IBertForMaskedLM",
     "sequence": "CTRLForSequenceClassification EuroBertForSequenceClassification "
     "GPT2ForSequenceClassification ModernBertDecoderForSequenceClassification "
-    "FNetForSequenceClassification BertForSequenceClassification",
-    "token": "BertForTokenClassification LlamaForTokenClassification FNetForTokenClassification",
+    "FNetForSequenceClassification BertForSequenceClassification CanineForSequenceClassification",
+    "token": "BertForTokenClassification LlamaForTokenClassification FNetForTokenClassification "
+    "CanineForTokenClassification",
     "question": "BertForQuestionAnswering T5ForQuestionAnswering BigBirdForQuestionAnswering",
 }
 
@@ -205,3 +234,21 @@ def test_heads_give_what_the_models_give(task, name):
 @pytest.mark.parametrize("task", HEADS.TASKS)
 def test_no_head_is_wrong(task):
     assert [found for name in HEADS.classes(task) if (found := HEADS.check(task, name)).what == "wrong"] == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_decoder_in_a_wrapper_reads_texts(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(60)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    HEADS._build("causal", "BartForCausalLM").save_pretrained(tmp_path)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="w2", pad_token="w1"
+    ).save_pretrained(tmp_path)
+    found = repdyn.trace(f"hf:{tmp_path}", ["w7 w8 w9", "w4 w5 w6 w7 w8"])
+    module = transformers.BartForCausalLM.from_pretrained(tmp_path).eval()
+    for number, row in enumerate(([7, 8, 9], [4, 5, 6, 7, 8])):
+        with torch.no_grad():
+            own = module(input_ids=torch.tensor([row])).logits[0, -1]
+        np.testing.assert_allclose(found.logits[number], own, rtol=1e-4, atol=1e-5)
