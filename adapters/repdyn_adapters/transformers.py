@@ -18,6 +18,7 @@ from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
 from repdyn_adapters.blocks import channels_of, find_blocks, find_choices, own_layout
 from repdyn_adapters.transformers_inputs import (
+    REREAD,
     arguments_of,
     prepare_pictures,
     prepare_signals,
@@ -289,7 +290,8 @@ def _is_causal(model: Any) -> bool:
 
 
 def _is_decoder(runs: Any, path: str) -> bool:
-    return bool(getattr(runs.config, "is_encoder_decoder", False)) and path.startswith("decoder")
+    decoded = bool(getattr(runs.config, "is_encoder_decoder", False)) and path.startswith("decoder")
+    return decoded and not type(runs).__name__.endswith(REREAD)
 
 
 def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | None, Point | None, str]:
@@ -310,12 +312,15 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
     score = getattr(model, "score", None)
     if isinstance(score, nn.Linear):  # causal models classify every token and take the last
         return model, _call(score), Point("score", "NLC", mask=_scored(model), reads="input"), "score"
-    classifier = getattr(model, "classifier", None)
+    # Those with a decoder, which reads the text again, call it by another name.
+    decoded = bool(getattr(model.config, "is_encoder_decoder", False))
+    named_so = "classification_head" if decoded else "classifier"
+    classifier = getattr(model, named_so, None)
     one_answer = type(model).__name__.endswith("Classification") and "Token" not in type(model).__name__
     if isinstance(classifier, nn.Module) and one_answer:
         linear = [path for path, part in classifier.named_modules() if isinstance(part, nn.Linear)]
         if linear:
-            path = f"classifier.{linear[-1]}".rstrip(".")
+            path = f"{named_so}.{linear[-1]}".rstrip(".")
             last = _call(model.get_submodule(path))
             if type(model).__name__.startswith(TOKEN_CLASSIFIERS):
                 return model, last, Point(path, "NLC", mask=_scored(model), reads="input"), "score"
@@ -335,7 +340,8 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
     answers = [name for name, part in model.named_children() if isinstance(part, nn.Linear)]
     if path is None and "For" in named and answers:  # of questions, without a body of its own
         path = answers[-1]
-    return model, None, None if path is None else Point(path, "NLC", reads="input"), FINAL
+    mask = "attention_mask" if named.endswith(REREAD) else None
+    return model, None, None if path is None else Point(path, "NLC", mask=mask, reads="input"), FINAL
 
 
 def _scored(model: Any) -> str | Callable[[Any], Tensor | None]:

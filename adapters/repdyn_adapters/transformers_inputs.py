@@ -15,7 +15,18 @@ from repdyn.errors import RepdynError
 from repdyn.tracing.pooling import POOLINGS, Pooling, Tokens, find_pooling
 from repdyn_adapters.module import stack
 
-__all__ = ["arguments_of", "prepare_pictures", "prepare_signals", "prepare_texts", "sentence_settings"]
+__all__ = [
+    "REREAD",
+    "arguments_of",
+    "prepare_pictures",
+    "prepare_signals",
+    "prepare_texts",
+    "sentence_settings",
+]
+
+
+REREAD = ("ForSequenceClassification", "ForQuestionAnswering")
+"""Endings of classes whose decoder reads the text that the encoder has read."""
 
 
 def arguments_of(model: Any) -> frozenset[str]:
@@ -151,7 +162,10 @@ def prepare_texts(
     keep = arguments_of(model)
     if "use_cache" in keep:
         extra["use_cache"] = False
-    if getattr(config, "is_encoder_decoder", False) and not type(model).__name__.endswith("Wrapper"):
+    # A decoder reads its start token, except where it reads the text again.
+    if getattr(config, "is_encoder_decoder", False) and not type(model).__name__.endswith(
+        ("Wrapper", *REREAD)
+    ):
         extra["decoder_input_ids"] = None
     # Longformer pads to whole windows itself, and its blocks then see more tokens than were given.
     windows = getattr(config, "attention_window", None) or 1

@@ -213,7 +213,8 @@ REPRESENTATIVE = {
     "masked": "BertForMaskedLM FNetForMaskedLM BartForConditionalGeneration IBertForMaskedLM",
     "sequence": "CTRLForSequenceClassification EuroBertForSequenceClassification "
     "GPT2ForSequenceClassification ModernBertDecoderForSequenceClassification "
-    "FNetForSequenceClassification BertForSequenceClassification CanineForSequenceClassification",
+    "FNetForSequenceClassification BertForSequenceClassification CanineForSequenceClassification "
+    "BartForSequenceClassification T5ForSequenceClassification",
     "token": "BertForTokenClassification LlamaForTokenClassification FNetForTokenClassification "
     "CanineForTokenClassification",
     "question": "BertForQuestionAnswering T5ForQuestionAnswering BigBirdForQuestionAnswering",
