@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
+from repdyn.repeats import groups_of_equal_rows
 from repdyn.topology.diagrams import PathPersistence, Persistence, spread
 from repdyn.topology.homology import gaussian_twin, shuffled_twin, vietoris_rips
 from repdyn.topology.neighbors import as_points
@@ -87,6 +88,8 @@ def persistence(
 
 def _measure(x: ArrayLike, max_dim: int, landmarks: int, resamples: int, seed: int) -> Persistence:
     points = as_points(x, "persistence")
+    # Equal points are one: half samples would have fewer places than their twins, and so longer bars.
+    points = points[np.unique(groups_of_equal_rows(points), return_index=True)[1]]
     diagrams, radius, scale = vietoris_rips(points, max_dim, landmarks)
     generator = np.random.default_rng(seed)
     size = min(SAMPLE_POINTS, max(len(points) // 2, 1))
