@@ -197,6 +197,17 @@ def prepare_texts(
         table = next((part for part in model.modules() if isinstance(part, nn.Embedding)), None)
         table = None if getattr(config, "model_type", "") == "canine" else table
     words = table.num_embeddings if isinstance(table, nn.Embedding) else words
+    if (
+        getattr(config, "model_type", "") == "csm_depth_decoder_model"
+    ):  # a part of the table for each position
+        words = config.vocab_size
+
+    def in_table(row: Tensor) -> None:
+        if words is not None and (int(row.min()) < 0 or int(row.max()) >= words):
+            raise RepdynError(
+                f"inputs: token ids from {int(row.min())} to {int(row.max())}; "
+                f"the model knows 0 to {words - 1}"
+            )
 
     def prepare(samples: Sequence[Any]) -> dict[str, Any]:
         for sample in samples:
@@ -220,6 +231,8 @@ def prepare_texts(
                     return_tensors="pt",
                 )
             )
+            for row in batch["input_ids"]:  # a GPU would stop, and not say whose token it was
+                in_table(row)
             if whole:  # what stands after the text is read as a part of it
                 batch["attention_mask"] = torch.ones_like(batch["input_ids"])
             empty = ~batch["attention_mask"].bool().any(dim=1)
@@ -232,11 +245,7 @@ def prepare_texts(
         for row in rows:
             if row.ndim != 1 or not len(row):
                 raise RepdynError(f"inputs: token ids of shape {tuple(row.shape)}; expected (length,)")
-            if words is not None and (int(row.min()) < 0 or int(row.max()) >= words):
-                raise RepdynError(
-                    f"inputs: token ids from {int(row.min())} to {int(row.max())}; "
-                    f"the model knows 0 to {words - 1}"
-                )
+            in_table(row)
             if len(row) > positions:
                 raise RepdynError(
                     f"inputs: {len(row)} token ids; the model has {positions} positions, cut the sample"

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import repdyn
+from repdyn.errors import RepdynError
 from repdyn_adapters.transformers import TransformersAdapter, quietly
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -237,16 +238,37 @@ def test_no_head_is_wrong(task):
     assert [found for name in HEADS.classes(task) if (found := HEADS.check(task, name)).what == "wrong"] == []
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_decoder_in_a_wrapper_reads_texts(tmp_path):
+def save_with_words(name, folder, count=60):
+    """A small language model of 60 tokens, beside a tokenizer that knows so many words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(60)}, unk_token="w0"))
+    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(count)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    HEADS._build("causal", "BartForCausalLM").save_pretrained(tmp_path)
+    HEADS._build("causal", name).save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token="w2", pad_token="w1"
-    ).save_pretrained(tmp_path)
+    ).save_pretrained(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("texts", [True, False])
+def test_tokens_that_the_model_lacks_are_told_before_it_runs(tmp_path, texts):
+    save_with_words("LlamaForCausalLM", tmp_path, 80)
+    model = repdyn.load(f"hf:{tmp_path}")
+    lengths = []
+    model.module.register_forward_pre_hook(
+        lambda _, __, given: lengths.append(int(given["input_ids"].max())), with_kwargs=True
+    )
+    samples = ["w7 w8", "w4 w5", "w6 w75"] if texts else [[7, 8], [4, 5], [6, 75]]
+    with pytest.raises(RepdynError, match=r"sample 2 .*token ids from 6 to 75; the model knows 0 to 59"):
+        repdyn.trace(model, samples, batch_size=1)
+    assert lengths
+    assert max(lengths) < 60
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_decoder_in_a_wrapper_reads_texts(tmp_path):
+    save_with_words("BartForCausalLM", tmp_path)
     found = repdyn.trace(f"hf:{tmp_path}", ["w7 w8 w9", "w4 w5 w6 w7 w8"])
     module = transformers.BartForCausalLM.from_pretrained(tmp_path).eval()
     for number, row in enumerate(([7, 8, 9], [4, 5, 6, 7, 8])):
