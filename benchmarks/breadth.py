@@ -5,15 +5,21 @@ every default point is read, that batches of 1 and of 3 (with padding) agree, th
 intermediate outputs are among what is read, bit for bit, that the head gives the model's own logits, and that
 interventions by nnsight that change nothing reproduce the logits to the bit. The tests run the same checks.
 
-    python benchmarks/breadth.py --out docs/breadth.md
+    python benchmarks/breadth.py --rows breadth.jsonl --out docs/breadth.md
+
+A line per family is appended to the file of rows, and families that it holds are not run again. A family that
+takes longer than ``--seconds`` is a row that says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from breadth_cases_timm import NO_HEAD, TIMM
 from breadth_cases_transformers import KINDS, NO_STATES, SIGNALS
-from breadth_heads import check_all, section
+from breadth_heads import TASKS, Found, check, classes, section
 
 import repdyn
 from repdyn.tracing import TracedModel
@@ -48,7 +54,7 @@ identity at every point and a run from the middle one reproduce the logits to th
 marked as unsupported, each default point is read, batches of 1 and of 3 agree, and so do padded and unpadded
 inputs; where there is a head, it gives the model's own logits.
 
-This page is written by `python benchmarks/breadth.py --out docs/breadth.md`; the tests run the same checks on
+This page is written by `python benchmarks/breadth.py --rows breadth.jsonl`; the tests run the same checks on
 the same families."""
 
 
@@ -254,28 +260,80 @@ def _inputs(family: str, kind: str) -> Any:
 
 
 def main() -> None:
-    """Run all checks and write the table."""
+    """Run the checks that are missing and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("docs/breadth.md"))
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--seconds", type=int, default=300)
     arguments = parser.parse_args()
-    sections = [("timm", [_row(check_timm, family) for family in TIMM])]
+    kept = Kept(arguments.rows, arguments.seconds)
+    sections = [("timm", [row for family in TIMM for row in kept.rows("timm", check_timm, family)])]
     for kind, cases in KINDS.items():
-        rows = [row for family in cases for row in _row(check_transformers, family, kind)]
+        rows = [row for family in cases for row in kept.rows(kind, check_transformers, family, kind)]
         sections.append((f"transformers: {kind}", rows))
-    arguments.out.write_text(table(sections) + "\n".join(section(list(check_all()))) + "\n")
+    heads = [kept.head(task, name) for task in TASKS for name in classes(task)]
+    arguments.out.write_text(table(sections) + "\n".join(section(heads)) + "\n")
 
 
-def _row(check: Callable[..., Any], *arguments: str) -> Any:
+class Kept:
+    """Rows in a file of JSON lines; those that it lacks are computed and appended."""
+
+    def __init__(self, file: Path, seconds: int) -> None:
+        self.file, self.seconds = file, seconds
+        lines = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
+        self.known = {tuple(line["key"]): line["rows"] for line in lines}
+
+    def rows(self, library: str, check: Callable[..., Any], *arguments: str) -> list[Row]:
+        """What was found for one family, a row for each of its towers."""
+
+        def compute() -> list[dict[str, Any]]:
+            try:
+                with at_most(self.seconds):
+                    found = check(*arguments)
+            except Exception as error:  # the table says what does not work, and why
+                reason = " ".join(str(error).split())[:90] or type(error).__name__
+                found = Row(arguments[0], "", 0, "", "", f"not supported: {reason}")
+            return [asdict(row) for row in (found if isinstance(found, list) else [found])]
+
+        return [Row(**row) for row in self._kept((library, arguments[0]), compute)]
+
+    def head(self, task: str, name: str) -> Found:
+        """What was found for the head of one class."""
+
+        def compute() -> list[dict[str, Any]]:
+            try:
+                with at_most(self.seconds):
+                    return [asdict(check(task, name))]
+            except TimeoutError as error:
+                return [asdict(Found(task, name, "not built", str(error)))]
+
+        return Found(**self._kept((task, name), compute)[0])
+
+    def _kept(self, key: tuple[str, str], compute: Callable[[], list[dict[str, Any]]]) -> list[Any]:
+        if key not in self.known:
+            self.known[key] = compute()
+            with self.file.open("a") as file:
+                file.write(json.dumps({"key": key, "rows": self.known[key]}) + "\n")
+            print(key, self.known[key], flush=True)
+        return self.known[key]
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Within this context, TimeoutError is raised after so many seconds."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
     try:
-        found = check(*arguments)
-    except Exception as error:  # the table says what does not work, and why
-        reason = " ".join(str(error).split())[:90] or type(error).__name__
-        row = Row(arguments[0], "", 0, "", "", f"not supported: {reason}")
-        found = row if check is check_timm else [row]
-    print(found, flush=True)
-    return found
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def table(sections: Sequence[tuple[str, Sequence[Row]]]) -> str:

@@ -22,10 +22,14 @@ import torch
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.leakage import leakage
 from repdyn.fields import LatentField, align_fields, memorization
+from repdyn.koopman import KoopmanAutoencoder
 from repdyn.koopman.decomposition import decompose
-from repdyn.ood import DriftMonitor, KNNDetector, MahalanobisDetector, PathDetector, evaluate
+from repdyn.koopman.fidelity import KOOPMAN
+from repdyn.ood import DriftMonitor, KNNDetector, MahalanobisDetector, PathDetector, evaluate, recommend
+from repdyn.ood.chunks import Chunk
 from repdyn.paths import RepresentationPaths
-from repdyn.topology import persistence
+from repdyn.topology import LevelSetTree, persistence
+from repdyn.translation import match_trees
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 Verdict = Callable[[np.random.Generator, Draw], bool]
@@ -131,9 +135,56 @@ def information(g: np.random.Generator, draw: Draw) -> bool:
     return bool(leakage(parts, {"static": "static"}, {"drawn": labels}).information.max() > 0.1)
 
 
+def fidelity(g: np.random.Generator, draw: Draw) -> bool:
+    """A Koopman autoencoder explains points that are unrelated, or beats all controls."""
+    kae = KoopmanAutoencoder(hidden=(16,)).fit(_paths(*(draw(g, 240) for _ in range(3))), epochs=6)
+    found = kae.fidelity(_paths(*(draw(g, 240) for _ in range(3))))
+    last = {name: series[-1] for name, series in found.fvu.items()}
+    own = last.pop(KOOPMAN)
+    return own.high < 1 or own.high < min(control.low for control in last.values())
+
+
+class _Arbitrary(KNNDetector):
+    """A score that is the same for equal rows and says nothing of any."""
+
+    def _score(self, batch: Chunk) -> np.ndarray:
+        x = np.asarray(batch[self.points_[0]], dtype=np.float64)
+        return np.sin(1e5 * (x @ np.random.default_rng(self.k).normal(size=x.shape[1])))
+
+
+def recommendation(g: np.random.Generator, draw: Draw) -> bool:
+    """Of four detectors whose scores say nothing, one is recommended as better than the others."""
+    candidates = {str(k): _Arbitrary(k=k) for k in range(1, 5)}
+    return recommend(_paths(draw(g, 400)), candidates, seed=int(g.integers(2**31))).verdict == "found"
+
+
+def trees(g: np.random.Generator, draw: Draw) -> bool:
+    """The trees of two sets of clusters, whose centers were drawn by themselves, are matched."""
+
+    def clusters() -> np.ndarray:
+        centers = draw(g, 8 * 8)[::8]
+        spread = 0.15 * np.median(np.abs(centers - np.median(centers, axis=0)), axis=0)
+        return centers[g.integers(8, size=400)] + spread * g.normal(size=(400, WIDTH))
+
+    x, y = clusters(), clusters()
+    return match_trees(LevelSetTree.fit(x), LevelSetTree.fit(y), x, y).verdict == "found"
+
+
 DATA: dict[str, Draw] = {f.__name__: f for f in (plain, repeats, wide, line, rounded)}
 VERDICTS: dict[str, Verdict] = {
-    f.__name__: f for f in (drift, evaluation, basins, memories, loops, certified, information)
+    f.__name__: f
+    for f in (
+        drift,
+        evaluation,
+        recommendation,
+        basins,
+        memories,
+        loops,
+        trees,
+        fidelity,
+        certified,
+        information,
+    )
 }
 
 

@@ -236,3 +236,23 @@ def test_a_mean_over_copies_has_the_interval_of_the_different_samples() -> None:
     assert share.high - share.low > 0.5
     with pytest.raises(RepdynError, match="two arrays"):
         mean_of_groups(values, groups[:3])
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_intervals_of_heavy_tails_are_wider_by_students_quantiles(heavy):
+    """The studentized bootstrap by hand, its ends moved out by as much as the variance is uncertain."""
+    generator = np.random.default_rng(5)
+    x = np.exp(generator.normal(size=60)) if heavy else generator.uniform(size=60)
+    found = bootstrap_mean(x, seed=3, resamples=400)
+    drawn = x[np.random.default_rng(3).integers(60, size=(400, 60))]
+    error = x.std() / np.sqrt(59)
+    t = (drawn.mean(axis=1) - x.mean()) / (drawn.std(axis=1) / np.sqrt(59))
+    low, high = np.quantile(t, [0.025, 0.975])
+    kurtosis = max(stats.kurtosis(x), 0.0)
+    factor = stats.t.ppf(0.975, 120 / (2 + kurtosis) - 1) / stats.t.ppf(0.975, 59)
+    assert (factor > 1.02) == heavy
+    np.testing.assert_allclose(
+        [found.low, found.high],
+        [x.mean() - factor * high * error, x.mean() - factor * low * error],
+        rtol=1e-9,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import pickle
 from collections.abc import Callable, Iterator
@@ -20,6 +19,8 @@ from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
 from repdyn_adapters.blocks import channels_of, find_blocks, find_choices, own_layout
 from repdyn_adapters.transformers_inputs import (
+    REREAD,
+    arguments_of,
     prepare_pictures,
     prepare_signals,
     prepare_texts,
@@ -51,6 +52,15 @@ BLOCKS = {
 
 TOKENS_FIRST = frozenset({"xlnet"})
 """Families whose blocks give LNC."""
+
+STREAMS = frozenset({"DeepseekV4DecoderLayer", "HYV4DecoderLayer"})
+"""Classes of blocks that give several residual streams of every token, (N, L, S, C)."""
+
+ONE_LENGTH = frozenset({"canine"})
+"""Families that join several tokens in one, so that padding changes what is read of a text."""
+
+HEAD_OF_POSITION = frozenset({"csm_depth_decoder_model"})
+"""Families whose head is another one at every position: none goes on from one vector."""
 
 LAST_POSITION = frozenset({"siglip_text_model", "siglip2_text_model"})
 """Text models whose pooler takes the last position, padding or not: texts are padded to their full length."""
@@ -133,26 +143,31 @@ class TransformersAdapter:
         source, _, tower = source.partition("#")
         runs, head, final_point, final = _parts(model, tower)
         family = runs.config.model_type
-        kind = runs.main_input_name
+        # A decoder that was made for sound reads texts where it is a language model of its own.
+        kind = (model if _is_causal(model) and runs is model.base_model else runs).main_input_name
         layout: Layout = "NCHW" if family in CHANNELS_SECOND else "LNC" if family in TOKENS_FIRST else "NLC"
         prefix = _prefix_tokens(runs) if kind == "pixel_values" else 0
         late = _late_class_token(runs) if prefix else ""
         mask: Any = "attention_mask" if kind == "input_ids" else None
         if family in OWN_POOLER:
             final_point, final = Point("", "NC", part=1), "pooled"
-        elif kind == "pixel_values" and "spatial_shapes" in inspect.signature(runs.forward).parameters:
+        elif kind == "pixel_values" and "spatial_shapes" in arguments_of(runs):
             mask = "pixel_attention_mask"  # pictures of several shapes, as patches, with padding
         elif final == "score":
             mask = _scored(model)
+
+        def layout_of(part: nn.Module) -> Layout | None:
+            return "NLSC" if type(part).__name__ in STREAMS else own_layout(part)
+
         points = {
             # A decoder reads one start token: the mask of what the encoder reads is not its own.
             path: Point(
                 path,
-                own_layout(part) or layout,
+                layout_of(part) or layout,
                 prefix if not late or late in path.split(".") else 0,
                 None if _is_decoder(runs, path) else mask,
                 channels=channels_of(part),
-                trust="declared" if own_layout(part) else "family",
+                trust="declared" if layout_of(part) else "family",
             )
             for path, part in runs.named_modules(remove_duplicate=False)
             if path
@@ -198,8 +213,8 @@ class TransformersAdapter:
             preprocessing=words,
             blank=_blank(runs, kind),
             lengths=lengths,
-            padded=family not in LAST_POSITION
-            and (kind != "input_ids" or "attention_mask" in inspect.signature(runs.forward).parameters),
+            padded=family not in LAST_POSITION | ONE_LENGTH
+            and (kind != "input_ids" or "attention_mask" in arguments_of(runs)),
         )
 
 
@@ -276,7 +291,8 @@ def _is_causal(model: Any) -> bool:
 
 
 def _is_decoder(runs: Any, path: str) -> bool:
-    return bool(getattr(runs.config, "is_encoder_decoder", False)) and path.startswith("decoder")
+    decoded = bool(getattr(runs.config, "is_encoder_decoder", False)) and path.startswith("decoder")
+    return decoded and not type(runs).__name__.endswith(REREAD)
 
 
 def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | None, Point | None, str]:
@@ -292,16 +308,20 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
     if tower or len(towers) > 1:
         return towers[tower or next(iter(towers))], None, None, FINAL
     if _is_causal(model) and model.base_model is not model:
-        return model.base_model, _language_head(model), None, FINAL
+        one = model.config.model_type not in HEAD_OF_POSITION
+        return model.base_model, _language_head(model) if one else None, None, FINAL
     score = getattr(model, "score", None)
     if isinstance(score, nn.Linear):  # causal models classify every token and take the last
         return model, _call(score), Point("score", "NLC", mask=_scored(model), reads="input"), "score"
-    classifier = getattr(model, "classifier", None)
+    # Those with a decoder, which reads the text again, call it by another name.
+    decoded = bool(getattr(model.config, "is_encoder_decoder", False))
+    named_so = "classification_head" if decoded else "classifier"
+    classifier = getattr(model, named_so, None)
     one_answer = type(model).__name__.endswith("Classification") and "Token" not in type(model).__name__
     if isinstance(classifier, nn.Module) and one_answer:
         linear = [path for path, part in classifier.named_modules() if isinstance(part, nn.Linear)]
         if linear:
-            path = f"classifier.{linear[-1]}".rstrip(".")
+            path = f"{named_so}.{linear[-1]}".rstrip(".")
             last = _call(model.get_submodule(path))
             if type(model).__name__.startswith(TOKEN_CLASSIFIERS):
                 return model, last, Point(path, "NLC", mask=_scored(model), reads="input"), "score"
@@ -321,7 +341,8 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
     answers = [name for name, part in model.named_children() if isinstance(part, nn.Linear)]
     if path is None and "For" in named and answers:  # of questions, without a body of its own
         path = answers[-1]
-    return model, None, None if path is None else Point(path, "NLC", reads="input"), FINAL
+    mask = "attention_mask" if named.endswith(REREAD) else None
+    return model, None, None if path is None else Point(path, "NLC", mask=mask, reads="input"), FINAL
 
 
 def _scored(model: Any) -> str | Callable[[Any], Tensor | None]:

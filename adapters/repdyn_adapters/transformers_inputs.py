@@ -15,7 +15,24 @@ from repdyn.errors import RepdynError
 from repdyn.tracing.pooling import POOLINGS, Pooling, Tokens, find_pooling
 from repdyn_adapters.module import stack
 
-__all__ = ["prepare_pictures", "prepare_signals", "prepare_texts", "sentence_settings"]
+__all__ = [
+    "REREAD",
+    "arguments_of",
+    "prepare_pictures",
+    "prepare_signals",
+    "prepare_texts",
+    "sentence_settings",
+]
+
+
+REREAD = ("ForSequenceClassification", "ForQuestionAnswering")
+"""Endings of classes whose decoder reads the text that the encoder has read."""
+
+
+def arguments_of(model: Any) -> frozenset[str]:
+    """Names of the arguments of a model's forward pass; a wrapper hands all of its own to its decoder."""
+    runs = model.decoder if type(model).__name__.endswith("Wrapper") and hasattr(model, "decoder") else model
+    return frozenset(inspect.signature(runs.forward).parameters)
 
 
 def sentence_settings(source: str) -> dict[str, Any]:
@@ -134,16 +151,21 @@ def prepare_texts(
         except Exception as error:  # where there is none, and whatever a damaged one makes its readers raise
             tokenizer, why = None, " ".join(str(error).split())[:120]
     config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    positions = getattr(config, "max_position_embeddings", None)
+    positions = positions or getattr(config, "max_target_positions", None) or 1_000_000
     positions = positions if positions > 0 else 1_000_000  # XLNet says -1: it has no limit
     for part in model.modules():  # RoBERTa's positions begin after that of padding
         numbered = getattr(part, "position_embeddings", None)
         if isinstance(numbered, nn.Embedding) and numbered.padding_idx is not None:
             positions = min(positions, numbered.num_embeddings - numbered.padding_idx - 1)
     extra: dict[str, Any] = {}
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    keep = arguments_of(model)
+    if "use_cache" in keep:
         extra["use_cache"] = False
-    if getattr(config, "is_encoder_decoder", False) and not type(model).__name__.endswith("Wrapper"):
+    # A decoder reads its start token, except where it reads the text again.
+    if getattr(config, "is_encoder_decoder", False) and not type(model).__name__.endswith(
+        ("Wrapper", *REREAD)
+    ):
         extra["decoder_input_ids"] = None
     # Longformer pads to whole windows itself, and its blocks then see more tokens than were given.
     windows = getattr(config, "attention_window", None) or 1
@@ -163,7 +185,6 @@ def prepare_texts(
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    keep = inspect.signature(model.forward).parameters
     pad = getattr(config, "pad_token_id", None) or 0
 
     # Texts of models whose pooler takes the last position are all padded to the length of training.
@@ -176,6 +197,17 @@ def prepare_texts(
         table = next((part for part in model.modules() if isinstance(part, nn.Embedding)), None)
         table = None if getattr(config, "model_type", "") == "canine" else table
     words = table.num_embeddings if isinstance(table, nn.Embedding) else words
+    if (
+        getattr(config, "model_type", "") == "csm_depth_decoder_model"
+    ):  # a part of the table for each position
+        words = config.vocab_size
+
+    def in_table(row: Tensor) -> None:
+        if words is not None and (int(row.min()) < 0 or int(row.max()) >= words):
+            raise RepdynError(
+                f"inputs: token ids from {int(row.min())} to {int(row.max())}; "
+                f"the model knows 0 to {words - 1}"
+            )
 
     def prepare(samples: Sequence[Any]) -> dict[str, Any]:
         for sample in samples:
@@ -199,6 +231,8 @@ def prepare_texts(
                     return_tensors="pt",
                 )
             )
+            for row in batch["input_ids"]:  # a GPU would stop, and not say whose token it was
+                in_table(row)
             if whole:  # what stands after the text is read as a part of it
                 batch["attention_mask"] = torch.ones_like(batch["input_ids"])
             empty = ~batch["attention_mask"].bool().any(dim=1)
@@ -211,11 +245,7 @@ def prepare_texts(
         for row in rows:
             if row.ndim != 1 or not len(row):
                 raise RepdynError(f"inputs: token ids of shape {tuple(row.shape)}; expected (length,)")
-            if words is not None and (int(row.min()) < 0 or int(row.max()) >= words):
-                raise RepdynError(
-                    f"inputs: token ids from {int(row.min())} to {int(row.max())}; "
-                    f"the model knows 0 to {words - 1}"
-                )
+            in_table(row)
             if len(row) > positions:
                 raise RepdynError(
                     f"inputs: {len(row)} token ids; the model has {positions} positions, cut the sample"

@@ -123,6 +123,9 @@ def trace(
     seconds = time.perf_counter() - started
     say(repr(paths))
     say(f"{out}: {len(paths)} paths in {seconds:.1f} s")
+    if left := paths.meta.get("left_out"):
+        never = sum(reason == "never called" for reason in left.values())
+        say(f"{len(left)} modules left out: {never} are never called, {len(left) - never} cannot be read")
     if found.skipped:
         say(f"{len(found.skipped)} left out, which are listed above and in the store")
     write_json(json, {"trace": {**paths.to_dict(), "seconds": seconds, "skipped": found.skipped}})

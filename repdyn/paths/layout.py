@@ -14,8 +14,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -163,22 +165,21 @@ class Layout:
                 )
 
     def to_attributes(self) -> dict[str, Any]:
-        """The group's attributes."""
-        return {
-            "repdyn": {
-                "schema": SCHEMA_VERSION,
-                "complete": self.complete,
-                "size": self.size,
-                "chunk_rows": self.chunk_rows,
-                "dtype": self.dtype,
-                "points": list(self.points),
-                "widths": self.widths,
-                "offsets": self.offsets,
-                "tokens": list(self.tokens),
-                "logits_width": self.logits_width,
-                "meta": self.meta,
-            }
+        """The group's attributes, with a digest of them."""
+        known = {
+            "schema": SCHEMA_VERSION,
+            "complete": self.complete,
+            "size": self.size,
+            "chunk_rows": self.chunk_rows,
+            "dtype": self.dtype,
+            "points": list(self.points),
+            "widths": self.widths,
+            "offsets": self.offsets,
+            "tokens": list(self.tokens),
+            "logits_width": self.logits_width,
+            "meta": self.meta,
         }
+        return {"repdyn": known | {"sha256": _digest(known)}}
 
     def finished(self) -> Layout:
         """The same, marked complete."""
@@ -228,6 +229,7 @@ def layout_of(place: Place, document: dict[str, Any] | None) -> Layout:
             f"{SCHEMA_VERSION}); upgrade repdyn"
         )
     try:
+        changed = "sha256" in known and known["sha256"] != _digest(known)  # earlier stores have none
         layout = Layout(
             points=tuple(map(str, known["points"])),
             widths={str(point): _whole(width) for point, width in known["widths"].items()},
@@ -236,7 +238,7 @@ def layout_of(place: Place, document: dict[str, Any] | None) -> Layout:
             chunk_rows=_whole(known["chunk_rows"]),
             dtype=np.dtype(known["dtype"]).name,
             logits_width=None if known["logits_width"] is None else _whole(known["logits_width"]),
-            meta=dict(known["meta"]),
+            meta=_mapping(known["meta"]),
             complete=bool(known["complete"]),
         )
         # A JSON object has no order that must be kept; the points have.
@@ -247,8 +249,13 @@ def layout_of(place: Place, document: dict[str, Any] | None) -> Layout:
             raise ValueError
         if layout.chunks > _MOST_CHUNKS:
             raise ValueError
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         raise RepdynError(f"{place}: its attributes are damaged; trace or save the paths again") from None
+    if changed:
+        raise RepdynError(
+            f"{place}: its attributes are damaged, they are not those that were written; trace or save the "
+            "paths again, or take sha256 out of them (zarr.json) if they were changed on purpose"
+        )
     return replace(layout, widths=ordered)
 
 
@@ -270,6 +277,18 @@ def _whole(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**62:
         raise ValueError
     return value
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+def _digest(attributes: Mapping[str, Any]) -> str:
+    """SHA-256 of attributes as JSON holds them, whatever their order."""
+    held = json.loads(json.dumps({key: value for key, value in attributes.items() if key != "sha256"}))
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 def _is_ours(document: dict[str, Any] | None) -> bool:

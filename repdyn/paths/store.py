@@ -53,6 +53,8 @@ def open_paths(path: str | os.PathLike[str]) -> RepresentationPaths:
         raise _unfinished(place, layout)
     known = _metadata(place, document or {})
     declared = known("labels")
+    if isinstance(place, Folder):
+        _check_optional(place, layout, declared)
     labels = None if declared is None else str(declared.get("data_type"))
     _check_arrays(place, layout, known, labels)
     if isinstance(place, Folder):
@@ -157,6 +159,17 @@ def _metadata(place: Place, document: dict[str, Any]) -> Callable[[str], dict[st
         known = {name: found for name, found in gathered.items() if isinstance(found, dict)}
         return known.get
     return lambda name: read_json(place, f"{name}/zarr.json")
+
+
+def _check_optional(place: Folder, layout: Layout, declared: dict[str, Any] | None) -> None:
+    """Refuse labels and logits that are there though nothing tells of them: what told of them is lost."""
+    sizes, files = place.sizes(), layout.files(0)
+    if declared is None and sizes(files["labels"]) is not None:
+        raise RepdynError(f"{place}/labels: has no readable zarr.json; trace or save the paths again")
+    if layout.logits_width is None and sizes(files["logits"]) is not None:
+        raise RepdynError(
+            f"{place}: has logits that its attributes do not tell of; trace or save the paths again"
+        )
 
 
 def _check_arrays(

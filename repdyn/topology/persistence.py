@@ -12,6 +12,7 @@ from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths, drawn_rows, nearby
 from repdyn.paths.columns import Rows
 from repdyn.progress import track
+from repdyn.repeats import groups_of_equal_rows
 from repdyn.topology.diagrams import PathPersistence, Persistence, spread
 from repdyn.topology.homology import gaussian_twin, of_landmarks, shuffled_twin, vietoris_rips
 from repdyn.topology.landmarks import covering_radius
@@ -128,6 +129,8 @@ def _measure(
 ) -> tuple[Persistence, Array]:
     """Persistence with its controls, and the landmarks."""
     points = as_points(x, "persistence")
+    # Equal points are one: half samples would have fewer places than their twins, and so longer bars.
+    points = points[np.unique(groups_of_equal_rows(points), return_index=True)[1]]
     diagrams, chosen, radius, scale = of_landmarks(points, max_dim, landmarks)
     radius = radius / scale if scale else 0.0
     stand_ins = points[chosen]

@@ -98,6 +98,8 @@ class Hooks:
         """Points known to be called several times, though a pass that stops early may see one call."""
         self.stop_after: str | None = None
         """A read name (``blocks.3``, ``layer#7``) after which the forward pass may end."""
+        self.may_skip: Callable[[str, RepdynError], bool] = lambda name, error: False
+        """Whether a pass goes on without a point that gives no tensor."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -157,7 +159,13 @@ class Hooks:
             count = self._counts[name]
             self._counts[name] = count + 1
             part = value if point.part is None else value[point.part]  # type: ignore[index]
-            self._calls.append((name, self._reduce(name, point, unwrap(part, name))))
+            try:
+                tensor = unwrap(part, name)
+            except RepdynError as error:
+                if not self.may_skip(name, error):
+                    raise
+            else:
+                self._calls.append((name, self._reduce(name, point, tensor)))
             if self.stop_after in (name, f"{name}#{count}"):
                 raise _Enough
 

@@ -60,6 +60,8 @@ def positions(layout: Layout, shape: Shape) -> Shape:
     """
     if layout == "LNC":
         return shape[:1]
+    if layout == "NLSC":
+        return shape[1:2]
     return shape[2:] if layout[1] == "C" else shape[1:-1]
 
 

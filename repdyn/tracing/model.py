@@ -21,7 +21,7 @@ from repdyn.tracing.pooling import Pooling
 if TYPE_CHECKING:
     from repdyn.tracing.reader import Reader, Reading
 
-__all__ = ["TracedModel", "digest"]
+__all__ = ["TracedModel", "digest", "stands_for_many"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -338,6 +338,11 @@ def digest(module: nn.Module) -> str:
             continue
         hash_tensor(total, _offloaded(module, name) if tensor.device.type == "meta" else tensor)
     return total.hexdigest()
+
+
+def stands_for_many(point: str) -> bool:
+    """Whether a name is that of all points, or a pattern: what of them can be read is meant."""
+    return point == "all" or "*" in point or "?" in point
 
 
 def _packed(name: str, state: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +113,11 @@ class Passes:
     def points(self) -> tuple[str, ...]:
         """What is read, in order of execution."""
         return self._reader.points
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Points of a pattern or of ``"all"`` that are not read, and why not."""
+        return self._reader.left_out
 
     @property
     def logits_width(self) -> int | None:

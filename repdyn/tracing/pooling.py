@@ -18,8 +18,9 @@ from repdyn.errors import RepdynError, nearest_names
 
 __all__ = ["LAYOUTS", "POOLINGS", "Layout", "Pooling", "Tokens", "as_tokens", "find_pooling"]
 
-Layout = Literal["NC", "NLC", "LNC", "NCL", "NCHW", "NHWC", "N*C", "NC*"]
-"""Order of the axes: N samples, C channels, L tokens, H height, W width, ``*`` any number of positions."""
+Layout = Literal["NC", "NLC", "LNC", "NLSC", "NCL", "NCHW", "NHWC", "N*C", "NC*"]
+"""Order of the axes: N samples, C channels, L tokens, S streams of one token, H height, W width, ``*`` any
+number of positions. The streams of a token stand side by side in its vector."""
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
@@ -87,6 +88,8 @@ def as_tokens(values: Tensor, layout: Layout, mask: Tensor | None = None, prefix
         return Tokens(values.unsqueeze(1), spatial=False)
     if layout == "LNC":
         tokens = values.transpose(0, 1)
+    elif layout == "NLSC":
+        tokens = values.flatten(2)
     elif layout[1] == "C":
         tokens = values.flatten(2).transpose(1, 2)
     else:

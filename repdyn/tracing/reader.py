@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import RLock
@@ -15,7 +15,7 @@ from repdyn import devices
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.heads import check_logits, head_logits
 from repdyn.tracing.hooks import Dice, Hooks, in_evaluation, uncached, unwrap
-from repdyn.tracing.model import TracedModel
+from repdyn.tracing.model import TracedModel, stands_for_many
 from repdyn.tracing.pooling import Pooling, Tokens
 from repdyn.tracing.reduction import Reduction
 from repdyn.tracing.settling import settle
@@ -130,6 +130,10 @@ class Reader:
         self._final_unnamed = "blocks" in asked and model.final not in asked
         self._wanted = model.find_points(points)
         self._reduction = Reduction(model, pool)
+        # What stands for many points ("all", a pattern) is what of them can be read.
+        groups = [name for name in asked if stands_for_many(name)]
+        named = model.find_points([name for name in asked if name not in groups]) if asked != groups else ()
+        self._reduction.optional = _bases(self._wanted) - _bases(named)
         self._grad, self._output = grad, output
         self._device = None if device is None else devices.check_device(device)
         self._first, self._check = list(first), list(check)
@@ -140,6 +144,7 @@ class Reader:
             self._reduction.witness = witness
             bases.update(dict.fromkeys([witness] if witness else []))
         self._hooks = Hooks(model.module, {name: model.points[name] for name in bases}, self._reduction)
+        self._hooks.may_skip = self._reduction.leaves_out
         self._dice = Dice(model.module)
         self._own: Tensor | None = None
         self._given: Any = None
@@ -168,6 +173,11 @@ class Reader:
     def pool(self) -> str | Pooling:
         """How representations are pooled; for ``"auto"``, what that is for this model."""
         return self._reduction.pool
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Points of a pattern or of ``"all"`` that are not read, and why not."""
+        return self._reduction.left_out
 
     @property
     def device(self) -> torch.device:
@@ -283,6 +293,7 @@ class Reader:
         self._whole = whole | {name for name in self._wanted if "#" not in name}
         self.token_points = tuple(name for name in names if isinstance(found[name], Tokens))
         self.points = tuple(names)
+        self._reduction.learning = False
         return self._reading(found)
 
     def _some_pass(self, samples: list[Any]) -> tuple[list[Any], dict[str, Any], Any]:
@@ -311,8 +322,8 @@ class Reader:
         try:
             # Where the model's own logits are those of a whole that it is, they come along.
             found = self._forward(inputs, count, own if own is module else None)
-            logits, given = self._own, self._given
-            if settle(reduction, inputs, count, self._probe) or reduction.refused is not None:
+            logits, given, refused = self._own, self._given, reduction.refused
+            if settle(reduction, inputs, count, self._probe) or refused is not None:
                 reduction.mode = ""
                 found = self._forward(inputs, count)
                 given = self._given if own is not module else given
@@ -391,9 +402,13 @@ class Reader:
         for name in self._wanted:
             base, _, call = name.partition("#")
             calls = [known for known in found if known.partition("#")[0] == base]
+            if base in self.left_out:
+                continue
             if not calls and self._default and found:
                 continue  # the rule took it for a block, the model does without it
             if not calls:
+                if found and self._reduction.leaves_out(name, RepdynError("never called")):
+                    continue
                 raise RepdynError(
                     f"point {name!r}: the module is never called in a forward pass of {self.model.name}; "
                     + nearest_names(name, found)
@@ -403,6 +418,9 @@ class Reader:
                     f"point {name!r}: the module is called {len(calls)} times; read {calls[-1]!r}"
                 )
             kept += [name] if call else calls
+        if not kept:
+            told = next((f"{name!r}: {why}" for name, why in self.left_out.items()), "no module is called")
+            raise RepdynError(f"points: none of {len(self._wanted)} can be read ({told})")
         return [name for name in found if name in kept]
 
     def _forward(self, given: Any, count: int, own: Callable[[Any], Any] | None = None) -> dict[str, Any]:
@@ -520,3 +538,8 @@ def _count(inputs: Any) -> int:
         f"inputs: how many samples a {type(inputs).__name__} holds cannot be told; give count=, or pass the "
         "samples themselves to be prepared"
     )
+
+
+def _bases(names: Iterable[str]) -> frozenset[str]:
+    """Points without the number of a call."""
+    return frozenset(name.partition("#")[0] for name in names)

@@ -49,6 +49,12 @@ class Reduction:
         """A point of which only the shape is looked at."""
         self.refused: RepdynError | None = None
         """What a tentative pass could not pool."""
+        self.optional: frozenset[str] = frozenset()
+        """Points that are asked for together with others, and left out where they cannot be read."""
+        self.left_out: dict[str, str] = {}
+        """Those of them that are left out, and why."""
+        self.learning = True
+        """Whether the first samples run: after them, no further point is left out."""
         self._count = 0
         self._called: Counter[str] = Counter()
         self._masks: dict[object, Tensor | None] = {}
@@ -87,7 +93,7 @@ class Reduction:
         self._called[name] += 1
         if self.mode:
             self.shapes[key] = tuple(value.shape)
-        if self.mode == "shapes" or name == self.witness:
+        if self.mode == "shapes" or name == self.witness or name in self.left_out:
             return None
         layout = self.layouts.get(key, point.layout)
         if value.ndim == 2 and point.trust != "declared":
@@ -99,7 +105,16 @@ class Reduction:
             if self.mode == "tentative" and point.trust != "declared" and value.ndim > 2:
                 self.refused = told  # the layout may be another one
                 return None
-            raise told from None
+            if not self.leaves_out(name, told):
+                raise told from None
+            return None
+
+    def leaves_out(self, name: str, error: RepdynError) -> bool:
+        """Whether a point that cannot be read is one of many that are read where they can be."""
+        base = name.partition("#")[0]
+        if self.learning and base in self.optional:
+            self.left_out.setdefault(base, str(error).removeprefix(f"point {base!r}: "))
+        return base in self.left_out
 
     def _pooled(self, name: str, point: Point, value: Tensor, layout: Layout) -> Any:
         mask = self._masks.get(point.mask)

@@ -118,11 +118,13 @@ def _probe(
                 continue
             seen[key].append((reduction.shapes[key], number))
             layout, settled = layouts.from_sizes(shape, count, seen[key])
-            if settled and layout is None:
-                raise layouts.refusal(key, shape)
             if layout is not None:
                 reduction.layouts[key] = layout
-                del waiting[key]
+            elif not settled:
+                continue
+            elif not reduction.leaves_out(key, refused := layouts.refusal(key, shape)):
+                raise refused
+            del waiting[key]
         if not waiting:
             return
     known = _known_positions(reduction, inputs, base_shapes, waiting)
@@ -132,6 +134,8 @@ def _probe(
             continue  # declared by torch's own convention
         layout = layouts.from_evidence(point, shape, known) if shape[0] == count else None
         if layout is None and shape[0] == count:
-            raise layouts.refusal(key, shape)
+            refused = layouts.refusal(key, shape)
+            if not reduction.leaves_out(key, refused):
+                raise refused
         if layout is not None:
             reduction.layouts[key] = layout

@@ -58,8 +58,10 @@ class FirstBatch:
     check: list[Any]
 
 
-def first_batch(samples: Samples, batch_size: int, model: TracedModel, alone: bool) -> FirstBatch:
-    """The first batch of a trace, or the first sample ``alone``."""
+def first_batch(
+    samples: Samples, batch_size: int, model: TracedModel, alone: bool, *, several: bool = False
+) -> FirstBatch:
+    """The first batch of a trace, or the first sample ``alone``; ``several`` of them where there are two."""
     one = np.arange(1)
     if alone:
         taken = samples.take(one)
@@ -67,6 +69,8 @@ def first_batch(samples: Samples, batch_size: int, model: TracedModel, alone: bo
     try:
         rows = range(min(SORTED_TOGETHER, len(samples)))
         plan = batches(samples, rows, batch_size, model.lengths, model.padded)
+        if several and len(plan[0]) == 1:
+            plan[0] = np.arange(min(2, len(samples)))
         taken = samples.take(plan[0])
         far = model.lengths is not None and model.padded and len(plan) > 1
         last = samples.take(plan[-1][-1:])[0] if far else taken[-1]

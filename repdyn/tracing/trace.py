@@ -19,7 +19,7 @@ from repdyn.errors import RepdynError
 from repdyn.progress import track
 from repdyn.tracing.engines import Engine, Job, find_engine
 from repdyn.tracing.identity import NOT_HASHED, settings_digest, told_fingerprint
-from repdyn.tracing.model import TracedModel
+from repdyn.tracing.model import TracedModel, stands_for_many
 from repdyn.tracing.passes import Batch, Passes
 from repdyn.tracing.pooling import Pooling
 from repdyn.tracing.registry import traced
@@ -65,8 +65,9 @@ def trace(
     points
         What is read: None or ``"blocks"`` for the output of every block and the pooled last one,
         ``"stages"``, ``"attention"``, ``"mlp"`` where the model has them, ``"all"``, a name, a pattern
-        (``"blocks.*.attn"``), or a list of them. A module that runs several times in one pass gives a
-        point per call, ``name#0``, ``name#1``, ….
+        (``"blocks.*.attn"``), or a list of them. Of ``"all"`` and of patterns, modules that are never called
+        and those whose output cannot be read are left out; ``paths.meta["left_out"]`` names them. A module
+        that runs several times in one pass gives a point per call, ``name#0``, ``name#1``, ….
     pool
         ``"cls"``, ``"mean"`` (of real tokens), ``"last"`` (real token), ``"gap"`` (mean over places),
         ``"flatten"``, ``"none"`` (keep tokens), a function from :class:`repdyn.tracing.Tokens` to
@@ -121,7 +122,9 @@ def trace(
     samples = as_samples(inputs, labels, ids)
     elsewhere = find_engine(engine, out)
     alone = elsewhere is not None or (out is not None and resume and is_begun(out))
-    start = first_batch(samples, batch_size, subject, alone)
+    # Which of many points can be read shows with two samples: a table of positions looks like one sample's.
+    several = any(stands_for_many(name) for name in ([points] if isinstance(points, str) else points or ()))
+    start = first_batch(samples, batch_size, subject, alone and not several, several=several)
     how: dict[str, Any] = {
         "points": points,
         "pool": pool,
@@ -395,6 +398,10 @@ def _describe(passes: Passes, samples: Samples) -> dict[str, Any]:
     model = passes.model
     layouts = {name: model.points[name.partition("#")[0]].layout for name in passes.points}
     pool = passes.pool
+    left_out = {
+        name: "never called" if reason == "never called" else "cannot be read"
+        for name, reason in passes.left_out.items()
+    }
     versions = {}
     for package in ("repdyn", "torch", "timm", "transformers"):
         try:
@@ -411,5 +418,6 @@ def _describe(passes: Passes, samples: Samples) -> dict[str, Any]:
         "data": samples.digest(),
         "versions": versions,
         **({"rounded_to": "bfloat16"} if passes.dtype == ml_dtypes.bfloat16 else {}),
+        **({"left_out": left_out} if left_out else {}),
         **({} if passes.compute is None else {"compute_dtype": str(passes.compute).removeprefix("torch.")}),
     }

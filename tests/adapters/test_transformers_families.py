@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import repdyn
+from repdyn.errors import RepdynError
 from repdyn_adapters.transformers import TransformersAdapter, quietly
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -163,6 +164,33 @@ def test_generators_of_speech_and_of_pictures_end_in_hidden_states():
     assert repdyn.trace(llava, rows).widths["last_hidden_state"] == 32
 
 
+def test_streams_of_a_token_stand_side_by_side():
+    module = load_heads()._build("causal", "DeepseekV4ForCausalLM")
+    row = np.random.default_rng(0).integers(5, 58, 9)
+    found = repdyn.trace(module, [row, row[:4]], points=["layers.1"])
+    kept = {}
+    handle = module.model.layers[1].register_forward_hook(lambda _, __, value: kept.update(value=value))
+    with torch.no_grad():
+        module(input_ids=torch.as_tensor(row)[None])
+    handle.remove()
+    own = kept["value"]
+    assert own.ndim == 4
+    np.testing.assert_allclose(np.asarray(found["layers.1"])[0], own[0, -1].flatten(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_that_differs_with_the_position_is_none():
+    sizes = {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 33}
+    sizes |= {"num_codebooks": 4, "backbone_hidden_size": 32, "vocab_size": 60}
+    module = build("CsmDepthDecoderForCausalLM", sizes)
+    rows = [np.arange(3, 7), np.arange(5, 8)]
+    found = repdyn.trace(module, rows)
+    assert found.logits is None
+    for number, row in enumerate(rows):
+        with torch.no_grad():
+            own = module.model(input_ids=torch.as_tensor(row)[None]).last_hidden_state[0]
+        np.testing.assert_allclose(np.asarray(found["last_hidden_state"])[number], own.mean(0), atol=1e-5)
+
+
 def load_heads():
     """The benchmark of heads as a module, with what it shares beside it."""
     folder = Path(__file__).parents[2] / "benchmarks"
@@ -181,12 +209,15 @@ def load_heads():
 HEADS = load_heads()
 
 REPRESENTATIVE = {
-    "causal": "BertLMHeadModel RobertaForCausalLM RecurrentGemmaForCausalLM FalconH1ForCausalLM",
+    "causal": "BertLMHeadModel RobertaForCausalLM RecurrentGemmaForCausalLM FalconH1ForCausalLM "
+    "DeepseekV4ForCausalLM HYV4ForCausalLM WhisperForCausalLM BartForCausalLM",
     "masked": "BertForMaskedLM FNetForMaskedLM BartForConditionalGeneration IBertForMaskedLM",
     "sequence": "CTRLForSequenceClassification EuroBertForSequenceClassification "
     "GPT2ForSequenceClassification ModernBertDecoderForSequenceClassification "
-    "FNetForSequenceClassification BertForSequenceClassification",
-    "token": "BertForTokenClassification LlamaForTokenClassification FNetForTokenClassification",
+    "FNetForSequenceClassification BertForSequenceClassification CanineForSequenceClassification "
+    "BartForSequenceClassification T5ForSequenceClassification",
+    "token": "BertForTokenClassification LlamaForTokenClassification FNetForTokenClassification "
+    "CanineForTokenClassification",
     "question": "BertForQuestionAnswering T5ForQuestionAnswering BigBirdForQuestionAnswering",
 }
 
@@ -205,3 +236,42 @@ def test_heads_give_what_the_models_give(task, name):
 @pytest.mark.parametrize("task", HEADS.TASKS)
 def test_no_head_is_wrong(task):
     assert [found for name in HEADS.classes(task) if (found := HEADS.check(task, name)).what == "wrong"] == []
+
+
+def save_with_words(name, folder, count=60):
+    """A small language model of 60 tokens, beside a tokenizer that knows so many words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(count)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    HEADS._build("causal", name).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="w2", pad_token="w1"
+    ).save_pretrained(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("texts", [True, False])
+def test_tokens_that_the_model_lacks_are_told_before_it_runs(tmp_path, texts):
+    save_with_words("LlamaForCausalLM", tmp_path, 80)
+    model = repdyn.load(f"hf:{tmp_path}")
+    lengths = []
+    model.module.register_forward_pre_hook(
+        lambda _, __, given: lengths.append(int(given["input_ids"].max())), with_kwargs=True
+    )
+    samples = ["w7 w8", "w4 w5", "w6 w75"] if texts else [[7, 8], [4, 5], [6, 75]]
+    with pytest.raises(RepdynError, match=r"sample 2 .*token ids from 6 to 75; the model knows 0 to 59"):
+        repdyn.trace(model, samples, batch_size=1)
+    assert lengths
+    assert max(lengths) < 60
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_decoder_in_a_wrapper_reads_texts(tmp_path):
+    save_with_words("BartForCausalLM", tmp_path)
+    found = repdyn.trace(f"hf:{tmp_path}", ["w7 w8 w9", "w4 w5 w6 w7 w8"])
+    module = transformers.BartForCausalLM.from_pretrained(tmp_path).eval()
+    for number, row in enumerate(([7, 8, 9], [4, 5, 6, 7, 8])):
+        with torch.no_grad():
+            own = module(input_ids=torch.tensor([row])).logits[0, -1]
+        np.testing.assert_allclose(found.logits[number], own, rtol=1e-4, atol=1e-5)

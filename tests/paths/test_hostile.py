@@ -40,6 +40,7 @@ def _try(store) -> None:
 def test_attributes_of_any_type_are_refused_or_read(store, key):
     file = store / "zarr.json"
     document = json.loads(file.read_text())
+    document["attributes"]["repdyn"].pop("sha256")  # with it, all is refused at once
     for value in VALUES:
         changed = json.loads(json.dumps(document))
         changed["attributes"]["repdyn"][key] = value
@@ -69,6 +70,7 @@ def test_json_of_any_form_is_refused_or_read(store, name):
 def test_a_size_that_was_made_up_is_told_at_once(store, complete):
     file = store / "zarr.json"
     document = json.loads(file.read_text())
+    document["attributes"]["repdyn"].pop("sha256")  # with it, all is refused at once
     for size, rows in ((10**18, 1), (10**18, 10**15)):
         document["attributes"]["repdyn"] |= {"size": size, "chunk_rows": rows, "complete": complete}
         file.write_text(json.dumps(document))

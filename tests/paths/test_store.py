@@ -110,6 +110,7 @@ def test_foreign_things_are_refused(tmp_path: Path) -> None:
 
 def change(out: Path, **values: Any) -> None:
     document = json.loads((out / "zarr.json").read_text())
+    document["attributes"]["repdyn"].pop("sha256")  # as in stores of version 0.1
     for key, value in values.items():
         if value is None:
             del document["attributes"]["repdyn"][key]
@@ -148,6 +149,48 @@ def test_damaged_attributes_are_told(out: Path, values: dict[str, Any]) -> None:
     change(out, **values)
     with pytest.raises(RepdynError, match="attributes are damaged"):
         open_paths(out)
+
+
+@pytest.mark.parametrize("key", ["points", "meta"])
+def test_attributes_that_make_sense_but_are_others_are_told(out: Path, key: str) -> None:
+    """Points in another order would give each other's values: only the digest tells."""
+    document = json.loads((out / "zarr.json").read_text())
+    known = document["attributes"]["repdyn"]
+    known[key] = known["points"][::-1] if key == "points" else known["meta"] | {"model": "another"}
+    (out / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(RepdynError, match="not those that were written"):
+        open_paths(out)
+    known.pop("sha256")
+    (out / "zarr.json").write_text(json.dumps(document))
+    assert len(open_paths(out).points) == 3
+
+
+def test_the_digest_of_attributes_does_not_depend_on_their_order(out: Path) -> None:
+    document = json.loads((out / "zarr.json").read_text())
+    (out / "zarr.json").write_text(json.dumps(document, sort_keys=True, indent=3))
+    assert len(open_paths(out)) == 200
+
+
+def test_logits_that_attributes_do_not_tell_of_are_told(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 4))
+    RepresentationPaths.from_arrays({"a": x}, logits=x).save(tmp_path / "s")
+    document = json.loads((tmp_path / "s/zarr.json").read_text())
+    document["attributes"]["repdyn"]["logits_width"] = None
+    document["attributes"]["repdyn"].pop("sha256")
+    (tmp_path / "s/zarr.json").write_text(json.dumps(document))
+    with pytest.raises(RepdynError, match="has logits that its attributes do not tell of"):
+        open_paths(tmp_path / "s")
+
+
+@pytest.mark.parametrize("text", [None, "", "[1]"])
+def test_labels_whose_metadata_are_lost_are_no_missing_labels(tmp_path: Path, text: str | None) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 4))
+    RepresentationPaths.from_arrays({"a": x}, labels=[0, 1] * 15).save(tmp_path / "s")
+    (tmp_path / "s/labels/zarr.json").unlink()
+    if text is not None:
+        (tmp_path / "s/labels/zarr.json").write_text(text)
+    with pytest.raises(RepdynError, match=r"labels: has no readable zarr\.json"):
+        open_paths(tmp_path / "s")
 
 
 def test_attributes_that_contradict_the_arrays_are_told(out: Path) -> None:

@@ -119,3 +119,17 @@ def test_bad_input():
         persistence(np.zeros((3, 4)), resamples=1)
     for x in (np.ones((30, 3)), np.zeros((1, 3)), np.random.default_rng(0).normal(size=(8, 50))):
         assert "found" not in persistence(x).verdicts
+
+
+@pytest.mark.parametrize("kind", ["equal", "nearly equal"])
+def test_equal_points_count_once(kind):
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=(40, 6))
+    again = np.repeat(x, 4, axis=0)
+    if kind == "nearly equal":
+        again[1:] += 1e-7 * generator.normal(size=(159, 6))
+    one, many = (persistence(points, landmarks=50, resamples=4, seed=1) for points in (x, again[::4]))
+    several = persistence(again, landmarks=50, resamples=4, seed=1)
+    assert several.verdicts == one.verdicts == many.verdicts
+    for mine, own in zip(several.longest, one.longest, strict=True):
+        np.testing.assert_allclose([mine.low, mine.high], [own.low, own.high], rtol=1e-4)
