@@ -6,7 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from repdyn.ood.calibration import conformal_p_values, conformal_threshold
 from repdyn.ood.chunks import HELD, Chunk, Repeated, read
 from repdyn.ood.gaussian import lengths
 from repdyn.paths import nearby
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ class Detector(ABC):
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
         """Take back what :meth:`_state` gave."""
 
+    @overload
+    def score_samples(self, paths: RepresentationPaths) -> Array: ...
+    @overload
+    def score_samples(self, paths: Mapping[str, Any]) -> Any: ...
     def score_samples(self, paths: RepresentationPaths | Mapping[str, Any]) -> Any:
         """Score paths, reading a chunk at a time: higher is more normal.
 
@@ -128,14 +133,16 @@ class Detector(ABC):
         """1 for a normal path, −1 for a flagged one, ``(N,)``, int64."""
         return 2 * (self.score_samples(paths) >= self.threshold_) - 1
 
-    def p_values(self, paths: RepresentationPaths) -> Array:
+    def p_values(self, paths: RepresentationPaths | Mapping[str, Any]) -> Any:
         """Conformal p-value of each path, ``(N,)``: small is unusual.
 
         After :meth:`calibrate` on held-out paths, P(p ≤ α) ≤ α for in-distribution paths (see
         :mod:`repdyn.ood.calibration`). Before it the calibration scores are cross-fitted: close to that
         in practice, without the guarantee.
         """
-        return conformal_p_values(self.calibration_scores_, self.score_samples(paths))
+        scores = self.score_samples(paths)
+        found = conformal_p_values(self.calibration_scores_, as_array(scores))
+        return found if isinstance(scores, np.ndarray) else scores.new_tensor(found)
 
     def calibrate(self, paths: RepresentationPaths, false_positive_rate: float = FALSE_POSITIVE_RATE) -> Self:
         """Set the threshold from in-distribution paths the detector was not fitted on.

@@ -153,6 +153,8 @@ def test_a_mapping_of_tensors_scores_as_its_paths_do(kind, planted):
         assert isinstance(scores, wrap)
         np.testing.assert_array_equal(np.asarray(scores), detector.score_samples(test))
         np.testing.assert_array_equal(np.asarray(detector.predict(found)), detector.predict(test))
+        assert isinstance(detector.p_values(found), wrap)
+        np.testing.assert_array_equal(np.asarray(detector.p_values(found)), detector.p_values(test))
         np.testing.assert_array_equal(
             np.asarray(detector.decision_function(found)), detector.decision_function(test)
         )
