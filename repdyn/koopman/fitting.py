@@ -51,7 +51,7 @@ def fit(
     )
     check_settings(kae, plan, fabric)
     check_long_enough(paths)
-    paths_given, paths = paths, nearby(paths)
+    paths_given, paths = paths, nearby(paths, plan.memory)
     kae.build({point: paths.widths[point] for point in paths.points}, seed)
     held = lifted_bytes(paths, kae.frames_.width) <= plan.memory
     lifted, groups = (_held if held else _streamed)(kae, paths, device, fabric)

@@ -56,7 +56,7 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> Any:
         ]
         for module in modules:
             monkeypatch.setattr(module, "_HELD_BYTES", 0, raising=module.__name__[-7:] != "fitting")
-            monkeypatch.setattr(module, "nearby", lambda paths: paths)
+            monkeypatch.setattr(module, "nearby", lambda paths, most=0: paths)
         monkeypatch.setattr("repdyn.paths.equality.HELD", 0)
         monkeypatch.setattr("repdyn.paths.iterating._ROWS", 64)
 
