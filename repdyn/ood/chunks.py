@@ -120,7 +120,7 @@ class Repeated:
 
     def __init__(self, paths: RepresentationPaths, points: tuple[str, ...], *, judging: bool = False) -> None:
         self._paths, self._points, self._judging = paths, points, judging
-        wide = sum(paths.widths[p] if p in paths.points else paths.logits_width or 0 for p in points)
+        wide = sum(paths.widths.get(point, paths.logits_width or 0) for point in points)
         self._fits = len(paths) * wide * (8 if paths.dtype == np.float64 else 4) <= HELD
         self._held: dict[str, NDArray[Any]] | None = None
 

@@ -225,3 +225,16 @@ def test_what_was_drawn_is_said(tmp_path: Any) -> None:
     union = UnionDetector().fit(planted("logits"))
     assert "neighbours: all 600 different samples" in repr(union)
     assert "UnionDetector" in repr(union)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_logits_are_read_like_a_point(held: bool, streaming: Any) -> None:
+    paths = planted("logits")
+    if not held:
+        streaming()
+    detector = PathDetector(points=("block 0", "logits")).fit(paths)
+    assert detector.points_ == ("block 0", "logits")
+    far = RepresentationPaths.from_arrays(
+        {p: np.asarray(paths[p]) for p in paths.points}, logits=-50 + paths.logits
+    )
+    assert detector.score_samples(far).mean() < detector.score_samples(paths).mean() - 1
