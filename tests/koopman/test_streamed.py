@@ -224,6 +224,10 @@ def test_a_remote_store_is_read_in_stretches(
     store = sum(np.asarray(paths[point]).nbytes for point in paths.points)
     assert sum(fetched) <= 1.1 * store  # it is small, and fetched once
     fetched.clear()
+    for point, x in zip(paths.points, read_points(opened)):
+        np.testing.assert_array_equal(x, np.asarray(paths[point]))
+    assert sum(fetched) <= 1.1 * store
+    fetched.clear()
     streaming()
     monkeypatch.setattr("repdyn.koopman.states.STRETCH", 4000)
     streamed = KoopmanAutoencoder(6, (8,)).fit(open_paths(url), epochs=2, batch_size=100)
