@@ -30,7 +30,8 @@ def read_points(paths: RepresentationPaths) -> list[Tensor]:
         If a point keeps its tokens, or holds a value that is not finite (named with its sample).
     """
     states = []
-    paths = nearby(paths, sys.maxsize)  # of a remote store, all points with one read: all are held anyway
+    if isinstance(paths, RepresentationPaths):  # of a remote store, all points with one read
+        paths = nearby(paths, sys.maxsize)
     for point in paths.points:
         x = checked_point(paths, point, np.asarray(paths[point]))
         states.append(torch.from_numpy(np.ascontiguousarray(x)))
