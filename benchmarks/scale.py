@@ -3,10 +3,10 @@
     python benchmarks/scale.py --cache FOLDER --out scale.jsonl
     python benchmarks/scale.py --cache FOLDER --out scale.jsonl --sizes 300000 --steps fit,score
 
-The stores are synthetic and written once into ``--cache``: samples of twenty classes at 12 points of width 768 in
-float16 (18 KB a sample: 0.18 GB for 10 000, 1.8 GB for 100 000, 18 GB for a million), each point a rotation of
-the one before with a nonlinearity. Three coordinates are a thousand times as wide as the others, as in language
-models, and one sample in a thousand occurs twice.
+The stores are synthetic and written once into ``--cache``: samples of twenty classes at 12 points of width
+768 in float16 (18 KB a sample: 0.18 GB for 10 000, 1.8 GB for 100 000, 18 GB for a million), each point a
+rotation of the one before with a nonlinearity. Three coordinates are a thousand times as wide as the others,
+as in language models, and one sample in a thousand occurs twice.
 
 A line of ``--out`` is one step at one size; what is there is not measured again. The peak is that of the
 process's own memory (RssAnon, asked for every 20 ms): mapped files, which the system takes back when it needs
