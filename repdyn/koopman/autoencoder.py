@@ -121,7 +121,8 @@ class KoopmanAutoencoder(nn.Module):
     ) -> KoopmanAutoencoder:
         """Learn encoder, operator and decoder from training paths.
 
-        A tenth of them is set aside for early stopping. All data are held on the device.
+        A tenth of them is set aside for early stopping. Lifted representations of up to 512 MiB
+        are held on the device; of more, batches are read from the paths.
 
         Parameters
         ----------

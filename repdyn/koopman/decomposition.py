@@ -59,7 +59,7 @@ def spectrum(
     KoopmanSpectrum
     """
     kae.check_paths(paths)
-    paths = nearby(paths)
+    paths = nearby(paths, _HELD_BYTES)
     if len(paths) * len(paths.points) * (4 * max(paths.widths.values()) + 8 * kae.latent_dim_) > _HELD_BYTES:
         return _streamed(kae, paths, threshold, resamples, seed)
     states = read_points(paths)

@@ -54,7 +54,7 @@ def fit(
     check_settings(kae, plan, fabric)
     check_long_enough(paths)
     here = device_of(kae)
-    paths_given, paths = paths, nearby(paths)
+    paths_given, paths = paths, nearby(paths, plan.memory)
     kae.build({point: paths.widths[point] for point in paths.points}, seed)
     held = lifted_bytes(paths, kae.frames_.width) <= plan.memory
     where = device or (here if fabric is None else fabric.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.paths import RepresentationPaths
+from repdyn.paths import RepresentationPaths, nearby
 
 __all__ = ["checked_point", "point_number", "read_points"]
 
@@ -29,6 +30,8 @@ def read_points(paths: RepresentationPaths) -> list[Tensor]:
         If a point keeps its tokens, or holds a value that is not finite (named with its sample).
     """
     states = []
+    if isinstance(paths, RepresentationPaths):  # of a remote store, all points with one read
+        paths = nearby(paths, sys.maxsize)
     for point in paths.points:
         x = checked_point(paths, point, np.asarray(paths[point]))
         states.append(torch.from_numpy(np.ascontiguousarray(x)))

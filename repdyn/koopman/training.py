@@ -110,7 +110,9 @@ def train(
     states = Held(states) if isinstance(states, Tensor) else states
     run = _Run(encoder, decoder, operator, states, held_out, weights, plan, generator, fabric)
     if checkpoint is not None:
-        of = fingerprint(states, {**asdict(plan), **asdict(weights), "parameters": len(run.flat.vector)})
+        # How the data were held changes no number but in its last digits.
+        settings = {name: value for name, value in asdict(plan).items() if name != "memory"}
+        of = fingerprint(states, {**settings, **asdict(weights), "parameters": len(run.flat.vector)})
         found = read_checkpoint(checkpoint, of)
         if found is not None:
             run.restore(*found)

@@ -19,13 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunk", "Repeated", "checked", "read", "values"]
 
+Rows = Callable[[NDArray[Any]], NDArray[Any]]
 
 ROWS: int | None = None  # read at once; None: as RepresentationPaths.iterate decides
-# Bytes of paths that a fit holds. More is read in parts, as often as it is needed.
-HELD = 2**28
-
-
-Rows = Callable[[NDArray[Any]], NDArray[Any]]
+HELD = 2**28  # bytes of paths that a fit holds; more is read in parts, as often as it is needed
 
 
 class Chunk(dict[str, NDArray[Any]]):
@@ -97,9 +94,7 @@ def values(paths: RepresentationPaths, point: str, *, judging: bool = False) -> 
 def checked(x: NDArray[Any], point: str, start: int, *, judging: bool = False) -> NDArray[Any]:
     """Rows of one point, the first of which is sample ``start``, as :func:`values` gives them."""
     if x.ndim != 2:
-        raise RepdynError(
-            f"paths: {point!r} has shape {x.shape}, expected (N, D); trace with a pooling, or pool the tokens"
-        )
+        raise _unpooled(point, x.shape)
     finite = np.isfinite(x).all(axis=1)
     if not (judging or finite.all()):
         row = int(np.argmin(finite))
@@ -107,6 +102,12 @@ def checked(x: NDArray[Any], point: str, start: int, *, judging: bool = False) -
             f"paths: non-finite activation at {point!r}, sample {start + row}; drop that sample"
         )
     return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
+
+
+def _unpooled(point: str, shape: tuple[int, ...]) -> RepdynError:
+    return RepdynError(
+        f"paths: {point!r} has shape {shape}, expected (N, D); trace with a pooling, or pool the tokens"
+    )
 
 
 class Repeated:
@@ -120,7 +121,10 @@ class Repeated:
 
     def __init__(self, paths: RepresentationPaths, points: tuple[str, ...], *, judging: bool = False) -> None:
         self._paths, self._points, self._judging = paths, points, judging
-        wide = sum(paths.widths[p] if p in paths.points else paths.logits_width or 0 for p in points)
+        for point in points:
+            if point in paths.tokens:  # said before any of them is read
+                raise _unpooled(point, paths.column(point).shape)
+        wide = sum(paths.widths.get(point, paths.logits_width or 0) for point in points)
         self._fits = len(paths) * wide * (8 if paths.dtype == np.float64 else 4) <= HELD
         self._held: dict[str, NDArray[Any]] | None = None
 

@@ -144,11 +144,12 @@ class PathDetector(Detector):
         mahalanobis, relative = (
             kind(seed=self.seed) for kind in (MahalanobisDetector, RelativeMahalanobisDetector)
         )
+        last, at_hand = paths.points[-1], shared
         for control in (mahalanobis, relative):
-            control._fit_points(paths, (paths.points[-1],), shared)
+            at_hand = control._fit_points(paths, (last,), at_hand)
             control.controls_ = {}
         self.controls_ = {
-            "nearest neighbours": KNNDetector(seed=self.seed).fit_beside(paths, shared[paths.points[-1]]),
+            "nearest neighbours": KNNDetector(seed=self.seed).fit_beside(paths, at_hand[last]),
             "Mahalanobis": mahalanobis,
         }
         if relative.class_means_[relative.points_[0]] > 1:
@@ -268,7 +269,8 @@ class PathDetector(Detector):
         return np.asarray(-self._profile(batch).mean(axis=1))
 
     def _drawn(self) -> list[str]:
-        return [f"{name}, {said}" for name, control in self.controls_.items() for said in control._drawn()]
+        controls = getattr(self, "controls_", {})
+        return [f"{name}, {said}" for name, control in controls.items() for said in control._drawn()]
 
     def as_module(self) -> PathModule:
         """The fitted detector as a ``torch.nn.Module``; see :meth:`Detector.as_module`."""

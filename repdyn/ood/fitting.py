@@ -50,7 +50,7 @@ def cross_fit_points(
     ends = dict.fromkeys(points, (np.inf, 0.0))
     varying = [point for point in points if int(groups[point].max()) + 1 >= FEWEST_DIFFERENT]
     classes = 0 if labels is None else int(labels.max(initial=0)) + 1
-    for part in _together(varying, {p: _bytes(paths.widths[p], classes) for p in varying}):
+    for part in _together(varying, {p: _bytes(_width(paths, p), classes) for p in varying}):
         fits = {p: CrossFitting(labels, folds(groups[p], seed), constant=constant) for p in part}
         for start, arrays in again.read("fitting densities", part):
             for point, x in arrays.items():
@@ -72,6 +72,10 @@ def cross_fit_points(
 def directions(x: NDArray[Any]) -> NDArray[Any]:
     """Unit vectors in the type of the samples: what is compared where only directions are read."""
     return unit(x).astype(x.dtype, copy=False)
+
+
+def _width(paths: RepresentationPaths, point: str) -> int:
+    return paths.widths.get(point, paths.logits_width or 0)
 
 
 def _bytes(width: int, classes: int) -> int:

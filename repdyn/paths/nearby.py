@@ -25,8 +25,10 @@ def nearby(paths: RepresentationPaths, most: int = _MOST_BYTES) -> Representatio
     most
         Bytes that they may take.
     """
+    if not isinstance(paths.path, str) or paths.tokens:
+        return paths
     row = sum(paths.widths.values()) * paths.dtype.itemsize + 4 * (paths.logits_width or 0)
-    if not isinstance(paths.path, str) or paths.tokens or len(paths) * row > most:
+    if len(paths) * row > most:
         return paths
     names = [*paths.points, *([LOGITS] if paths.logits_width and LOGITS not in paths.points else [])]
     (block,) = paths.iterate(names, len(paths))

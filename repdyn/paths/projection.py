@@ -26,7 +26,12 @@ def picture(paths: RepresentationPaths, seed: int) -> go.Figure:
     from repdyn.views.path_flow import path_flow
 
     seen = paths.subset(sample_indices(len(paths), seed))
-    projected, explained = project({point: seen.column(point) for point in seen.points}, seed)
+    (block,) = seen.iterate(size=len(seen))
+    columns = {
+        point: Tokens.of(x, block.masks[point]) if point in block.masks else Rows.of(x)
+        for point, x in block.items()
+    }
+    projected, explained = project(columns, seed)
     return path_flow(projected, seen.labels, list(seen.points), explained, total=len(paths))
 
 

@@ -10,6 +10,8 @@ from repdyn.topology.neighbors import as_points
 
 __all__ = ["covering_radius", "farthest_points"]
 
+_CACHED = 2**16  # numbers whose differences a processor's nearest caches hold
+
 
 def farthest_points(x: ArrayLike, count: int, start: int = 0) -> tuple[NDArray[np.int64], float]:
     r"""Choose landmarks greedily: each next one is the point farthest from those before it.
@@ -56,14 +58,24 @@ def farthest_points(x: ArrayLike, count: int, start: int = 0) -> tuple[NDArray[n
             f"expected count of 1 or more and start below {len(points)}"
         )
     chosen = [start]
-    nearest = np.linalg.norm(points - points[start], axis=1)
+    nearest = np.full(len(points), np.inf)
+    _draw_near(nearest, points, start)
     while len(chosen) < count:
         farthest = int(nearest.argmax())
         if nearest[farthest] == 0:
             break
         chosen.append(farthest)
-        np.minimum(nearest, np.linalg.norm(points - points[farthest], axis=1), out=nearest)
+        _draw_near(nearest, points, farthest)
     return np.array(chosen, dtype=np.int64), float(nearest.max())
+
+
+def _draw_near(nearest: NDArray[np.float64], points: NDArray[np.float64], landmark: int) -> None:
+    """Distances to the nearest landmark, with one more; a part at a time, so that a cache holds it."""
+    rows = max(1, _CACHED // points.shape[1])
+    for first in range(0, len(points), rows):
+        part = slice(first, first + rows)
+        own = np.linalg.norm(points[part] - points[landmark], axis=1)
+        np.minimum(nearest[part], own, out=nearest[part])
 
 
 def covering_radius(x: ArrayLike, landmarks: NDArray[np.float64]) -> float:

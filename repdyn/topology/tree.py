@@ -29,9 +29,8 @@ __all__ = ["LevelSetTree"]
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-HELD_BYTES = (
-    2**29
-)  # of a store's samples in float64, of which the neighbour search holds several times as much
+# Of a store's samples in float64: of 768 dimensions about as many as are compared each with each.
+HELD_BYTES = 120_000_000
 _HELD = ("peak", "birth", "death", "elder", "beside", "order", "basin")  # of a merging, on disk
 
 
@@ -125,7 +124,7 @@ class LevelSetTree:
         ----------
         x
             Points, shape ``(N, D)``. Equal points are one vertex of the graph. Of a point of a store that
-            takes more than 512 MiB in float64, as many samples as fit are drawn, and the tree says so.
+            takes more than 120 MB in float64, as many samples as fit are drawn, and the tree says so.
         density
             ``"knn"`` (:func:`knn_density`), ``"mixture"`` (:func:`mixture_density`), a function from
             points to log-densities, or log-densities ``(N,)``.

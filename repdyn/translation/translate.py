@@ -40,7 +40,7 @@ FEWEST = 200
 HELD_BYTES = 250_000_000
 """Of the depths that are matched in float64, for either model: a search holds a dozen times as much."""
 
-MOST_SAMPLES = 20_000
+MOST_SAMPLES = 100_000
 """Of either model, or pairs, that a match is looked for among."""
 
 DEPTHS = 4
@@ -97,7 +97,7 @@ def translate(
 
     Notes
     -----
-    Of more than 20 000 samples of a model, or 250 MB of them in float64 over the depths, as many are drawn
+    Of more than 100 000 samples of a model, or 250 MB of them in float64 over the depths, as many are drawn
     as that; of pairs too, where the map is fitted on them. ``reason`` and ``evidence`` then say how many.
 
     Examples

@@ -56,7 +56,7 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> Any:
         ]
         for module in modules:
             monkeypatch.setattr(module, "_HELD_BYTES", 0, raising=module.__name__[-7:] != "fitting")
-            monkeypatch.setattr(module, "nearby", lambda paths: paths)
+            monkeypatch.setattr(module, "nearby", lambda paths, most=0: paths)
         monkeypatch.setattr("repdyn.paths.equality.HELD", 0)
         monkeypatch.setattr("repdyn.paths.iterating._ROWS", 64)
 
@@ -223,6 +223,10 @@ def test_a_remote_store_is_read_in_stretches(
     whole = KoopmanAutoencoder(6, (8,)).fit(opened, epochs=2, batch_size=100)
     store = sum(np.asarray(paths[point]).nbytes for point in paths.points)
     assert sum(fetched) <= 1.1 * store  # it is small, and fetched once
+    fetched.clear()
+    for point, x in zip(paths.points, read_points(opened)):
+        np.testing.assert_array_equal(x, np.asarray(paths[point]))
+    assert sum(fetched) <= 1.1 * store
     fetched.clear()
     streaming()
     monkeypatch.setattr("repdyn.koopman.states.STRETCH", 4000)

@@ -225,3 +225,24 @@ def test_what_was_drawn_is_said(tmp_path: Any) -> None:
     union = UnionDetector().fit(planted("logits"))
     assert "neighbours: all 600 different samples" in repr(union)
     assert "UnionDetector" in repr(union)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_logits_are_read_like_a_point(held: bool, streaming: Any) -> None:
+    paths = planted("logits")
+    if not held:
+        streaming()
+    detector = PathDetector(points=("block 0", "logits")).fit(paths)
+    assert detector.points_ == ("block 0", "logits")
+    far = RepresentationPaths.from_arrays(
+        {p: np.asarray(paths[p]) for p in paths.points}, logits=-50 + paths.logits
+    )
+    assert detector.score_samples(far).mean() < detector.score_samples(paths).mean() - 1
+
+
+def test_tokens_are_refused_before_they_are_read(streaming: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = np.random.default_rng(0).normal(size=(60, 4, 3))
+    paths = RepresentationPaths.from_arrays({"words": words, "pooled": words.mean(axis=1)})
+    monkeypatch.setattr(RepresentationPaths, "iterate", None)
+    with pytest.raises(RepdynError, match=r"'words' has shape \(60, 4, 3\)"):
+        PathDetector().fit(paths)

@@ -181,3 +181,12 @@ def test_a_split_of_what_is_not_held_keeps_equal_samples_together(
         np.testing.assert_array_equal(part.ids, ids)
     first, second = ({row.tobytes() for row in np.asarray(part["b"])} for part in parts)
     assert not first & second
+
+
+def test_a_picture_reads_a_remote_store_once(url: str, fetched: list[tuple[str, int]]) -> None:
+    expected = many(1000, 13, 24)
+    expected.save(url)
+    fetched.clear()
+    figure = open_paths(url).plot(seed=1)
+    assert of_the_packed_rows(fetched) == 1000 * 13 * 24 * 4
+    assert figure.to_dict()["data"] == expected.plot(seed=1).to_dict()["data"]
