@@ -15,6 +15,7 @@ SHAPES = {
     "NC": (3, 5),
     "NLC": (3, 7, 5),
     "LNC": (7, 3, 5),
+    "NLSC": (3, 7, 2, 5),
     "NCL": (3, 5, 7),
     "NCHW": (3, 5, 2, 4),
     "NHWC": (3, 2, 4, 5),
@@ -28,6 +29,8 @@ def naive(values, layout):
     array = values.double().numpy()
     if layout == "LNC":
         return array.transpose(1, 0, 2)
+    if layout == "NLSC":  # the streams of a token, one after the other
+        return np.concatenate([array[:, :, stream] for stream in range(array.shape[2])], axis=-1)
     if layout[1] == "C" and array.ndim > 2:
         array = np.moveaxis(array, 1, -1)
     return array.reshape(len(array), -1, array.shape[-1])
