@@ -194,7 +194,10 @@ class TransformersAdapter:
             prepare, lengths, words = prepare_texts(source, runs, sentence)
             own = {"pooled": "cls", "score": "last", FINAL: "last" if head is not None else "mean"}
             pooling = sentence.get("pooling", own[final])
-            if family in OWN_POOLER:
+            rereads = type(runs).__name__.endswith(REREAD) and getattr(
+                runs.config, "is_encoder_decoder", False
+            )
+            if family in OWN_POOLER or (final == "pooled" and rereads):  # the end of the text, as the head
                 pooling = "last"
             elif final == "pooled" and final_point is not None and final_point.layout == "NLC":
                 pooling = "mean"

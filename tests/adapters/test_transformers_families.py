@@ -178,6 +178,21 @@ def test_streams_of_a_token_stand_side_by_side():
     np.testing.assert_allclose(np.asarray(found["layers.1"])[0], own[0, -1].flatten(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_classifier_with_a_decoder_is_read_where_its_head_reads():
+    heads = load_heads()
+    module = heads._build("sequence", "BartForSequenceClassification")
+    found = repdyn.trace(module, heads.TEXTS)
+    kept = {}
+    module.model.decoder.layers[1].register_forward_hook(lambda _, __, value: kept.update(value=value))
+    for number, row in enumerate(heads.TEXTS):
+        with torch.no_grad():
+            own = module(input_ids=torch.as_tensor(row)[None]).logits[0]
+        np.testing.assert_allclose(found.logits[number], own, rtol=1e-4, atol=1e-5)
+        value = kept["value"][0] if isinstance(kept["value"], tuple) else kept["value"]
+        last = np.asarray(found["model.decoder.layers.1"])[number]
+        np.testing.assert_allclose(last, value[0, -1], rtol=1e-4, atol=1e-5)
+
+
 def test_a_head_that_differs_with_the_position_is_none():
     sizes = {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 33}
     sizes |= {"num_codebooks": 4, "backbone_hidden_size": 32, "vocab_size": 60}

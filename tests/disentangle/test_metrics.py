@@ -22,6 +22,7 @@ from repdyn.disentangle import (
     static_dynamic_table,
     strict_score,
 )
+from repdyn.disentangle.metrics import SwapTable
 from repdyn.disentangle.swaps import exchange, resample
 from repdyn.errors import RepdynError
 
@@ -204,3 +205,18 @@ def test_frames_that_disagree() -> None:
     assert found.unanimous.value == pytest.approx(1 / 3)
     with pytest.raises(RepdynError, match="\\(clips, frames\\)"):
         frame_consistency([1, 2])
+
+
+def test_the_interval_of_a_table_at_chance_holds_the_true_score():
+    """Replaced factors are at chance in truth: the distance that is measured is error alone."""
+    kept = np.array([[True, True, False], [False, False, True]])
+    accuracy = np.where(kept, 0.999, 1 / np.array([4, 9, 3]))
+    held = 0
+    for seed in range(30):
+        generator = np.random.default_rng([11, seed])
+        drawn = generator.random((20, 1, 2, 3)), generator.random((20, 5, 2, 3))
+        right = np.where(generator.random((20, 5, 1, 1)) < 0.5, *drawn) < accuracy
+        found = SwapTable(("a", "b"), ("x", "y", "z"), right.mean(axis=1), kept, (4, 9, 3)).score()
+        held += found.low <= published_score(accuracy, kept, (4, 9, 3)) <= found.high
+        assert found.low <= found.value <= found.high
+    assert held >= 25
