@@ -30,6 +30,8 @@ _INDEXED = {
 """What takes indices of the CPU on any device."""
 moves = [0]
 """How often a whole tensor was copied to the CPU, since the test began."""
+active = [False]
+"""Whether a test uses the device."""
 refused: set[torch.dtype] = set()
 """Types of number that the device does not have."""
 
@@ -122,7 +124,7 @@ class _Backend:
 
     @staticmethod
     def is_available() -> bool:
-        return True
+        return active[0]  # elsewhere in the process nothing may choose it by itself
 
     @staticmethod
     def current_device() -> int:
@@ -222,8 +224,13 @@ class _Made(TorchFunctionMode):
 @contextmanager
 def on_stand_in() -> Iterator[str]:
     """Within this context a device of this name can be used."""
-    with _Made():
-        yield stand_in()
+    name = stand_in()
+    active[0] = True
+    try:
+        with _Made():
+            yield name
+    finally:
+        active[0] = False
 
 
 @functools.cache
