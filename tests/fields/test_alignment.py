@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
 from repdyn.errors import RepdynError
 from repdyn.fields import FieldAlignment, LatentField, align_fields
+from repdyn.fields.alignment import _information
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
@@ -92,3 +94,24 @@ def test_samples_must_correspond_and_steps_increase() -> None:
         align_fields(
             LatentField(lambda z: z**3 * 1e9), field, normal(20, 3, 0), normal(20, 3, 0), steps=(0, 8)
         )
+
+
+@pytest.mark.parametrize("classes", [(2, 2), (5, 7), (30, 3)])
+def test_information_is_mutual_information_up_to_what_relabelings_keep(classes: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    a, b = (generator.integers(count, size=300) for count in classes)
+    apart = [
+        mutual_info_score(x, b) - _information(x, b) for x in (a, *(generator.permutation(a) for _ in "abc"))
+    ]
+    np.testing.assert_allclose(apart, apart[0], atol=1e-12)
+
+
+def test_unrelated_fields_are_never_found_to_share_basins() -> None:
+    verdicts = []
+    for seed in range(20):
+        field_a, field_b = (memory(frame(6, 2 * seed + k)[:4] * 3) for k in range(2))
+        found = align_fields(
+            field_a, field_b, normal(80, 6, seed), normal(80, 6, 99 + seed), steps=(0, 1), seed=seed
+        )
+        verdicts.append(found.verdict)
+    assert "found" not in verdicts
