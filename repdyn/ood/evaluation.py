@@ -139,6 +139,8 @@ class OODEvaluation:
             arrays[detector][name] = array
         profile = arrays.pop(PROFILE)
         arrays = {owners[key]: row for key, row in arrays.items()}
+        if profile and set(profile) != set(arrays[config["detector"]]):
+            raise ValueError(f"profiles of {sorted(profile)}, scores of {sorted(arrays[config['detector']])}")
         return cls(
             detector=config["detector"],
             positive=config["positive"],

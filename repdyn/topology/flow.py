@@ -410,7 +410,7 @@ class FlowAutoencoder:
 
 
 def _like(x: torch.Tensor, known: NDArray[np.float64]) -> torch.Tensor:
-    return to(torch.from_numpy(known), x.device, x.dtype)  # type: ignore[no-any-return]
+    return to(torch.from_numpy(known.astype(np.float64, copy=False)), x.device, x.dtype)  # type: ignore[no-any-return]
 
 
 def _better(score: torch.Tensor, best: torch.Tensor) -> bool:

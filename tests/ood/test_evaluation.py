@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -124,6 +126,14 @@ def test_saved_and_loaded(planted, tmp_path):
             np.testing.assert_array_equal(again.scores[detector][name], array)
     for name, array in result.profile.items():
         np.testing.assert_array_equal(again.profile[name], array)
+
+
+def test_an_evaluation_without_the_profile_of_a_set_is_refused(planted, tmp_path):
+    result = evaluate(PathDetector().fit(planted(60)), planted(50, seed=1), {"set": planted(40, 2, seed=2)})
+    kept = {name: rows for name, rows in result.profile.items() if name == "set"}
+    replace(result, profile=kept).save(tmp_path / "e")
+    with pytest.raises(RepdynError, match="profiles of"):
+        OODEvaluation.load(tmp_path / "e")
 
 
 def test_picture_has_every_set_and_detector(planted):
