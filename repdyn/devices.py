@@ -144,14 +144,18 @@ def call(module: Callable[[Tensor], Any], x: Any) -> Any:
     if isinstance(module, nn.Module):
         moved = to(x, device_of(module), dtype_of(module))
     answer = module(moved)
-    if not isinstance(answer, Tensor):
-        return answer
-    both = x.is_floating_point() and answer.is_floating_point()
-    return to(answer, x.device, x.dtype if both else None)
+    return as_given(answer, x) if isinstance(answer, Tensor) else answer
 
 
 def as_given(found: Any, x: Any) -> Any:
-    """An answer computed as an array, as a tensor where ``x`` is one: on its device, in its type.
+    """An answer in kind: where ``x`` is a tensor, one on its device, in its type if both are floating point.
+
+    Parameters
+    ----------
+    found
+        An array, or a tensor, whose graph is kept.
+    x
+        What the answer is to. Where it is no tensor, ``found`` is returned as it is.
 
     Examples
     --------
@@ -161,7 +165,7 @@ def as_given(found: Any, x: Any) -> Any:
     """
     if not isinstance(x, Tensor):
         return found
-    answer = torch.as_tensor(as_array(found))
+    answer = found if isinstance(found, Tensor) else torch.as_tensor(as_array(found))
     both = x.is_floating_point() and answer.is_floating_point()
     return to(answer, x.device, x.dtype if both else None)
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 import repdyn
 from repdyn import devices, disentangle, fields, koopman, ood, paths, topology, tracing, translation
-from tests.device_cases import ARRAYS, CASES, normal
-from tests.stand_in import NAME, on_stand_in, refused
+from tests.device_cases import ARRAYS, CASES, fitted_koopman, network, normal
+from tests.stand_in import NAME, moves, on_stand_in, refused
 
 ROOMS = (repdyn, paths, tracing, koopman, fields, ood, topology, translation, disentangle)
 
@@ -200,6 +200,20 @@ def test_on_a_device_numbers_are_those_of_the_cpu_and_tensors_are_there(name: st
     if name == "a_field_in_double" and device in devices.WITHOUT_DOUBLE:
         return  # there is none, which the case has looked at
     compare(found, expected, device, CASES[name].tolerance)
+
+
+def test_fields_iterate_and_models_read_without_a_copy_to_the_host() -> None:
+    with on_stand_in() as name:
+        koopman_field, z = fitted_koopman(name).field("p1"), normal(9, 8).to(name)
+        model, x = repdyn.wrap(network(4, 5, 6, 3)).to(name), normal(9, 4).to(name)
+        with model.reader() as read:
+            read.prepared(x, 9)
+            before = moves[0]
+            koopman_field.trajectory(z, 5)
+            read.prepared(x, 9)
+            assert moves[0] == before
+            z.cpu()
+            assert moves[0] == before + 1  # what is asked for is counted
 
 
 def compare(found: Any, expected: Any, device: str, tolerance: float) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from repdyn.devices import to
+from repdyn.devices import as_given, to
 from repdyn.errors import RepdynError
 from repdyn.koopman.checks import check_fitted
 from repdyn.koopman.reading import point_number
@@ -115,6 +115,6 @@ def through(kae: KoopmanAutoencoder, x: Any, function: Callable[[Tensor], Tensor
     where = kae.frames_.scale.device
     moved = to(rows, where, torch.float64 if rows.dtype == torch.float64 else kae.frames_.scale.dtype)
     if given is not None:
-        return to(function(moved), rows.device, rows.dtype if rows.is_floating_point() else None)
+        return as_given(function(moved), given)
     with torch.no_grad():
         return as_array(function(moved))

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_sizes, check_values
-from repdyn.devices import device_of, to
+from repdyn.devices import as_given, device_of, to
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 from repdyn.seeding import drawing
@@ -405,7 +405,7 @@ class FlowAutoencoder:
         self._fitted()
         if isinstance(x, torch.Tensor):
             moved = to(x, device_of(self._network_), torch.float32)
-            return to(function(moved), x.device, x.dtype)  # type: ignore[no-any-return]
+            return as_given(function(moved), x)  # type: ignore[no-any-return]
         return as_array(function(self._placed(as_points(x, "FlowAutoencoder"))), np.float64)
 
 
