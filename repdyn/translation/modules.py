@@ -34,7 +34,7 @@ class TranslationModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Translate ``(..., D_a)``, computed where and in the type the buffers are, answered as ``x`` was."""
         moved = affine(x, self.matrix, self.offset_a, self.offset_b)
-        answer: Tensor = devices.to(moved, x.device, x.dtype if x.is_floating_point() else None)
+        answer: Tensor = devices.as_given(moved, x)
         return answer
 
 

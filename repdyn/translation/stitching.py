@@ -70,8 +70,7 @@ class StitchedModel(nn.Module):
 
         On the device and in the type of ``x``.
         """
-        kept = x.dtype if x.is_floating_point() else None
-        moved: Tensor = devices.to(self._translated(x), x.device, kept)
+        moved: Tensor = devices.as_given(self._translated(x), x)
         return moved
 
     def _translated(self, x: Tensor) -> Tensor:
@@ -131,8 +130,7 @@ class StitchedModel(nn.Module):
             raise RepdynError("stitch: model B has no head")
         else:
             logits = devices.call(other.head, devices.to(moved, _device(other, moved)))
-        both = x.is_floating_point() and logits.is_floating_point()
-        answer: Tensor = devices.to(logits, x.device, x.dtype if both else None)
+        answer: Tensor = devices.as_given(logits, x)
         return answer
 
     def predict(self, inputs: Any) -> Tensor:
