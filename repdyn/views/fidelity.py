@@ -86,8 +86,8 @@ def fidelity(
     return describe(
         figure,
         "Fidelity through depth",
-        f"Unexplained variance: where a control lies below the line of {ours}, the control wins. Bands are 95 % "
-        "intervals; 1 (dotted) is what predicting the mean gives.",
+        f"Unexplained variance: where a control lies below the line of {ours}, the control wins. "
+        "Bands are 95 % intervals; 1 (dotted) is what predicting the mean gives.",
         alt=_alt(ours, read[0], point_names),
     )
 
