@@ -1,0 +1,79 @@
+"""Old names of public objects and arguments: they work for one release, with a ``DeprecationWarning``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["renamed", "renamed_arguments"]
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A ``__getattr__`` for a module whose public names changed.
+
+    Parameters
+    ----------
+    module
+        The module's ``__name__``.
+    names
+        New name for each old one.
+
+    Returns
+    -------
+    callable
+        Gives the object of the new name, with a :class:`DeprecationWarning`; raises ``AttributeError`` for
+        names that never were.
+
+    Examples
+    --------
+    >>> __getattr__ = renamed(__name__, {"OldDetector": "Detector"})
+    """
+
+    def lookup(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        message = f"{module}.{name} was renamed {names[name]} and will be removed in the next release"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return getattr(sys.modules[module], names[name])
+
+    return lookup
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[Given, Answer]], Callable[Given, Answer]]:
+    """Accept keyword arguments under their old names, with a :class:`DeprecationWarning`.
+
+    Parameters
+    ----------
+    **names
+        New name for each old one: ``renamed_arguments(beside="baselines")``.
+
+    Raises
+    ------
+    TypeError
+        When called, if an argument is given under both names.
+    """
+
+    def decorate(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
+        @wraps(function)
+        def accepting(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+            for old, new in names.items():
+                if old not in kwargs:
+                    continue
+                if new in kwargs:
+                    raise TypeError(
+                        f"{function.__qualname__}: {old} is the old name of {new}; give one of them"
+                    )
+                message = f"{function.__qualname__}: the argument {old} was renamed {new}"
+                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return accepting
+
+    return decorate

@@ -1,0 +1,33 @@
+"""Names that changed still work, and say what they are called now."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+
+from repdyn.deprecation import renamed, renamed_arguments
+
+
+def test_an_old_name_of_a_module_gives_the_new_object() -> None:
+    module = types.ModuleType("a_module_with_renamed_names")
+    module.New = object()  # type: ignore[attr-defined]
+    sys.modules[module.__name__] = module
+    lookup = renamed(module.__name__, {"Old": "New"})
+    with pytest.warns(DeprecationWarning, match="Old was renamed New"):
+        assert lookup("Old") is module.New
+    with pytest.raises(AttributeError, match="no attribute 'Other'"):
+        lookup("Other")
+
+
+def test_an_old_argument_is_passed_under_its_new_name() -> None:
+    @renamed_arguments(beside="baselines")
+    def total(x: int, *, baselines: int = 0) -> int:
+        return x + baselines
+
+    assert total(1, baselines=2) == 3
+    with pytest.warns(DeprecationWarning, match="beside was renamed baselines"):
+        assert total(1, beside=2) == 3  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="give one of them"):
+        total(1, beside=2, baselines=3)  # type: ignore[call-arg]
