@@ -20,6 +20,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -93,7 +94,7 @@ class Result:
         artifact = load_artifact(path, cls.kind)
         with refusing_damage(path, cls.__name__):
             if artifact.schema < 2:
-                artifact = cls._upgrade(artifact)
+                artifact = cls._upgrade(artifact, Path(path))
             loaded = cls._revive(artifact.config, artifact.tensors)
             check_types(loaded)
             repr(loaded)  # a damaged result must fail here, not when it is first printed
@@ -149,11 +150,11 @@ class Result:
     @classmethod
     def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
         """The result of what :meth:`_record` gave."""
-        return _build(cls, config, tensors, "")
+        return _build(cls, config, tensors, "")  # type: ignore[no-any-return]
 
     @classmethod
-    def _upgrade(cls, artifact: Artifact) -> Artifact:
-        """Bring a folder of schema 1 into the present layout; override where the layout changed."""
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Bring a folder of schema 1 into the layout of fields; override where it was another."""
         return artifact
 
 
