@@ -20,6 +20,25 @@ _ESTIMATORS = {
     "detector": ("repdyn.ood", "load_detector"),
     "surrogate": ("repdyn.fields", "SurrogateAutoencoder.load"),
     "flow": ("repdyn.topology", "FlowAutoencoder.load"),
+    # Results that are not yet a Result.
+    "attractors": ("repdyn.fields", "Attractors.load"),
+    "attractor history": ("repdyn.fields", "AttractorHistory.load"),
+    "attack": ("repdyn.koopman.attack", "AttackReport.load"),
+    "autonomy": ("repdyn.koopman", "Autonomy.load"),
+    "depth factors": ("repdyn.disentangle", "DepthFactors.load"),
+    "drift": ("repdyn.ood.drift", "DriftReport.load"),
+    "excitation": ("repdyn.koopman", "Excitation.load"),
+    "fidelity": ("repdyn.koopman", "Fidelity.load"),
+    "field alignment": ("repdyn.fields", "FieldAlignment.load"),
+    "memorization": ("repdyn.fields", "Memorization.load"),
+    "ood": ("repdyn.ood", "OODEvaluation.load"),
+    "persistence": ("repdyn.topology", "PathPersistence.load"),
+    "probing": ("repdyn.fields.probing", "Probing.load"),
+    "spectrum": ("repdyn.koopman.spectrum", "KoopmanSpectrum.load"),
+    "swap": ("repdyn.disentangle", "Swap.load"),
+    "swap_grid": ("repdyn.disentangle.grid", "SwapGrid.load"),
+    "tree_match": ("repdyn.translation", "TreeMatch.load"),
+    "tree": ("repdyn.topology", "LevelSetTree.load"),
 }
 
 
