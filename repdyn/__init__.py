@@ -21,6 +21,7 @@ _ROOMS = {
     "repdyn.topology": ("LevelSetTree", "persistence"),
     "repdyn.translation": ("match_trees", "stitch", "translate", "translate_path"),
     "repdyn.cli.gallery": ("report",),
+    "repdyn.saved": ("load_result",),
     "repdyn.errors": ("RepdynError",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
