@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
-from repdyn.fields.attractors import Attractors, starting_with
+from repdyn.fields.attractors import Attractors, upgraded_record
 from repdyn.fields.field import LatentField
 from repdyn.fields.map import check_starts, widened
 from repdyn.fields.settings import VERDICTS
 from repdyn.intervals import Estimate, difference_interval, ratio_interval
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, parted_by_group, sums_by_group
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -30,12 +31,9 @@ __all__ = ["FieldAlignment", "align_fields"]
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
 """Iterations at which fields are compared by default. Most of the movement is early."""
 
-_CURVES = ("states", "first_map", "velocities", "shuffled")
-_SIDES = ("attractors_a", "attractors_b")
-
 
 @dataclass(frozen=True, eq=False)
-class FieldAlignment:
+class FieldAlignment(Result, kind="field alignment"):
     """Variance of one field that another explains, along the iteration, and corresponding attractors.
 
     Attributes
@@ -68,6 +66,11 @@ class FieldAlignment:
         found"`` from .05 on. ``"inconclusive"`` between the two, and where a field has fewer than two
         attractors or fewer than half of the samples reached one in both fields.
     """
+
+    figures: ClassVar = (
+        "verdict", "agreement", "p_value", "decays", "decay", "steps", "states", "first_map", "velocities",
+        "shuffled", "pairs", "overlap",
+    )  # fmt: skip
 
     steps: NDArray[np.int64]
     states: tuple[Estimate, ...]
@@ -116,52 +119,14 @@ class FieldAlignment:
             self.shuffled,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The figures, as plain values for ``--json``."""
-        return {
-            "verdict": self.verdict,
-            "agreement": self.agreement,
-            "p_value": self.p_value,
-            "decays": self.decays,
-            "decay": self.decay.to_dict(),
-            "steps": self.steps.tolist(),
-            **{name: [estimate.to_dict() for estimate in getattr(self, name)] for name in _CURVES},
-            "pairs": self.pairs.tolist(),
-            "overlap": self.overlap.tolist(),
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder, of kind ``"field alignment"``."""
-        config = {key: value for key, value in self.to_dict().items() if key not in ("pairs", "overlap")}
-        tensors: dict[str, NDArray[Any]] = {"pairs": self.pairs, "overlap": self.overlap}
-        for side in _SIDES:
-            config[side], arrays = getattr(self, side).record()
-            tensors |= {f"{side}.{name}": array for name, array in arrays.items()}
-        save_artifact(path, "field alignment", config, tensors)
-
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> FieldAlignment:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "field alignment")
-        config, tensors = artifact.config, artifact.tensors
-        sides: dict[str, Any] = {
-            s: Attractors.revive(config[s], starting_with(f"{s}.", tensors)) for s in _SIDES
-        }
-        curves: dict[str, Any] = {
-            name: tuple(Estimate(**estimate) for estimate in config[name]) for name in _CURVES
-        }
-        return cls(
-            steps=np.array(config["steps"], dtype=np.int64),
-            decay=Estimate(**config["decay"]),
-            pairs=tensors["pairs"],
-            overlap=tensors["overlap"],
-            agreement=config["agreement"],
-            p_value=config["p_value"],
-            verdict=config["verdict"],
-            **curves,
-            **sides,
-        )
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 stacked real and imaginary parts of the multipliers of either side."""
+        config, tensors = dict(artifact.config), dict(artifact.tensors)
+        for side in ("attractors_a", "attractors_b"):
+            config[side], arrays = upgraded_record(config[side], tensors, f"{side}.", f"{side}.")
+            tensors |= arrays
+        return replace(artifact, config=config, tensors=tensors)
 
 
 def align_fields(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
 from repdyn.fields.classification import CHAOTIC, CIRCLE, STATUSES, UNFINISHED
@@ -22,19 +22,15 @@ from repdyn.fields.map import SelfMap, check_starts, geometry_of, widened
 from repdyn.fields.settings import SEARCH, SearchSettings
 from repdyn.intervals import Estimate
 from repdyn.reading import as_array
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["Attractors", "assign_basins", "starting_with"]
+__all__ = ["Attractors", "assign_basins", "upgraded_record"]
 
 Column = NDArray[np.float64]
 Arrows = tuple[Column, Column, Column, Column]
-
-_ARRAYS = (
-    "points", "radius", "period", "supported", "point_residual", "multipliers", "observed", "lyapunov",
-    "saddles", "basin", "residual", "steps", "starts", "ends", "counts",
-)  # fmt: skip
 
 _AXES = {
     "points": "A d",
@@ -60,7 +56,7 @@ _OLD_STATUS = {"budget spent": UNFINISHED}
 
 
 @dataclass(frozen=True, eq=False)
-class Attractors:
+class Attractors(Result, kind="attractors"):
     r"""Attractors of a latent field, as reached from a set of starts.
 
     An attractor is a fixed point whose multipliers (eigenvalues of the Jacobian of the map there) are all
@@ -258,51 +254,42 @@ class Attractors:
             "solver": self.solver,
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder, of kind ``"attractors"``."""
-        config, tensors = self.record()
-        save_artifact(path, "attractors", {"attractors": config}, tensors)
-
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> Attractors:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "attractors")
-        return cls.revive(artifact.config["attractors"], artifact.tensors)
-
-    def record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """All fields as JSON values and named arrays, for results that hold attractors."""
-        tensors = {name: np.asarray(getattr(self, name)) for name in _ARRAYS if name != "multipliers"}
-        tensors["multipliers"] = np.stack([self.multipliers.real, self.multipliers.imag])
-        config = {
-            "kind": list(self.kind),
-            "status": self.status.tolist(),
-            "scale": self.scale,
-            "evaluations": self.evaluations,
-            "tolerance": self.tolerance,
-            "max_steps": self.max_steps,
-            "solver": self.solver,
-            "notes": list(self.notes),
-            "verdict": self.verdict,
-        }
-        return config, tensors
-
-    @classmethod
-    def revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Attractors:
-        """Attractors from the values of :meth:`record`, of this version or an earlier one."""
-        config, arrays = dict(config), dict[str, Any](tensors)
-        real, imaginary = arrays.pop("multipliers")
-        kind, notes = tuple(config.pop("kind")), tuple(config.pop("notes"))
-        status = np.asarray([_OLD_STATUS.get(s, s) for s in config.pop("status")], dtype=np.str_)
-        multipliers = real + 1j * imaginary
-        check_arrays(arrays | {"multipliers": multipliers}, **_AXES)
-        if len(kind) != len(arrays["points"]) or status.shape != arrays["basin"].shape:
+    def __post_init__(self) -> None:
+        """Check that the arrays agree; a damaged or hand-made result is refused here."""
+        check_arrays({name: getattr(self, name) for name in _AXES}, **_AXES)
+        if len(self.kind) != len(self.points) or self.status.shape != self.basin.shape:
             raise ValueError(
-                f"{len(arrays['points'])} attractors of {len(kind)} kinds, {status.size} statuses"
+                f"{len(self.points)} attractors of {len(self.kind)} kinds, {self.status.size} statuses"
             )
-        if arrays["basin"].size and not -1 <= arrays["basin"].min() <= arrays["basin"].max() < len(kind):
-            raise ValueError(f"basin holds {arrays['basin'].max()}, with {len(kind)} attractors")
-        return cls(kind=kind, notes=notes, status=status, multipliers=multipliers, **arrays, **config)
+        if self.basin.size and not -1 <= self.basin.min() <= self.basin.max() < len(self.kind):
+            raise ValueError(f"basin holds {self.basin.max()}, with {len(self.kind)} attractors")
+
+    @classmethod
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 nested the values, and stacked real and imaginary parts of the multipliers."""
+        config, tensors = upgraded_record(artifact.config["attractors"], artifact.tensors)
+        return replace(artifact, config=config, tensors=tensors)
+
+
+def upgraded_record(
+    config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], prefix: str = "", to: str = ""
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Attractors that version 0.1 saved, in the layout of fields.
+
+    Parameters
+    ----------
+    config
+        Their values.
+    tensors
+        Arrays of the folder, of which only those of attractors with this prefix are used.
+    prefix, to
+        Start of the names of their arrays in version 0.1, and now.
+    """
+    status = {"strings": [_OLD_STATUS.get(name, name) for name in config["status"]]}
+    arrays = {to + name: tensors[prefix + name] for name in _AXES if name != "multipliers"}
+    real, imaginary = tensors[prefix + "multipliers"]
+    arrays |= {f"{to}multipliers.real": real, f"{to}multipliers.imag": imaginary}
+    return {**config, "status": status}, arrays
 
 
 def assign_basins(
@@ -400,11 +387,6 @@ def _distance(
         gaps = cKDTree(orbit).query(orbit, k=2)[0][:, 1]
         allowed = max(allowed, 3 * float(np.quantile(gaps, 0.9)))
     return np.asarray(distance, dtype=np.float64), allowed
-
-
-def starting_with(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The arrays whose names start with ``prefix``, under their names without it."""
-    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
 
 
 def _orbits(field: SelfMap, starts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
-from repdyn.fields.attractors import Attractors
+from repdyn.fields.attractors import Attractors, upgraded_record
 from repdyn.fields.field import LatentField
 from repdyn.fields.map import widened
 from repdyn.fields.settings import VERDICTS
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -31,12 +32,9 @@ BLOCK = 2**24
 N_NEAREST = 40
 """Nearest samples of an attractor that an exchange uses. All are of one kind with probability 1 in 2⁴⁰."""
 
-_ESTIMATES = ("coefficient", "null", "to_test", "preference", "test_error")
-_ARRAYS = ("similarity", "null_similarity", "nearest")
-
 
 @dataclass(frozen=True, eq=False)
-class Memorization:
+class Memorization(Result, kind="memorization"):
     """Similarity of attractors to training samples, compared with unseen samples.
 
     Attributes
@@ -72,6 +70,11 @@ class Memorization:
         fewer than six samples of either kind.
     """
 
+    figures: ClassVar = (
+        "verdict", "coefficient", "null", "to_test", "preference", "weighted", "components", "test_error",
+        "attractors",
+    )  # fmt: skip
+
     coefficient: Estimate
     null: Estimate
     to_test: Estimate
@@ -106,49 +109,19 @@ class Memorization:
 
         return picture(self.similarity, self.null_similarity, self.verdict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The figures, as plain values for ``--json``."""
-        return {
-            "verdict": self.verdict,
-            "coefficient": self.coefficient.to_dict(),
-            "null": self.null.to_dict(),
-            "to_test": self.to_test.to_dict(),
-            "preference": self.preference.to_dict(),
-            "weighted": self.weighted,
-            "components": self.components,
-            "test_error": self.test_error.to_dict(),
-            "attractors": self.attractors.to_dict(),
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder, of kind ``"memorization"``."""
-        attractors, tensors = self.attractors.record()
-        config = {
-            "verdict": self.verdict,
-            "weighted": self.weighted,
-            "components": self.components,
-            "attractors": attractors,
-            **{name: getattr(self, name).to_dict() for name in _ESTIMATES},
-        }
-        own = {f"own.{name}": getattr(self, name) for name in _ARRAYS}
-        save_artifact(path, "memorization", config, {**tensors, **own})
-
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> Memorization:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "memorization")
-        config, tensors = artifact.config, dict(artifact.tensors)
-        arrays: dict[str, Any] = {name: tensors.pop(f"own.{name}") for name in _ARRAYS}
-        estimates: dict[str, Any] = {name: Estimate(**config[name]) for name in _ESTIMATES}
-        return cls(
-            weighted=float(config["weighted"]),
-            components=int(config["components"]),
-            attractors=Attractors.revive(config["attractors"], tensors),
-            verdict=config["verdict"],
-            **arrays,
-            **estimates,
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 kept the arrays of the attractors beside its own, which were prefixed."""
+        config = dict(artifact.config)
+        config["attractors"], arrays = upgraded_record(
+            config["attractors"], artifact.tensors, to="attractors."
         )
+        own = {
+            name.removeprefix("own."): array
+            for name, array in artifact.tensors.items()
+            if name.startswith("own.")
+        }
+        return replace(artifact, config=config, tensors={**arrays, **own})
 
 
 def memorization(

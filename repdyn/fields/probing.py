@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
-from repdyn.fields.attractors import Attractors
+from repdyn.fields.attractors import Attractors, upgraded_record
 from repdyn.fields.field import LatentField
 from repdyn.fields.map import widened
 from repdyn.fields.settings import SEARCH
@@ -23,6 +23,7 @@ from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, parted_by_group, sums_by_group
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -35,7 +36,7 @@ PRINCIPAL, REAL = "principal components of data", "latents of data"
 
 
 @dataclass(frozen=True, eq=False)
-class Probing:
+class Probing(Result, kind="probing"):
     """Error of reconstructing held-out latents from few atoms, for several dictionaries.
 
     Attributes
@@ -59,6 +60,8 @@ class Probing:
         disjoint intervals. ``"not found"``: it is below neither, or there are no attractors.
         ``"inconclusive"``: otherwise.
     """
+
+    figures: ClassVar = ("verdict", "atoms", "error", "decoded_error", "sizes", "attractors")
 
     atoms: tuple[int, ...]
     error: dict[str, tuple[Estimate, ...]]
@@ -86,46 +89,14 @@ class Probing:
 
         return probing(self.atoms, self.error, self.verdict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The figures, as plain values for ``--json``."""
-
-        def plain(errors: dict[str, tuple[Estimate, ...]] | None) -> Any:
-            return errors and {name: [e.to_dict() for e in row] for name, row in errors.items()}
-
-        return {
-            "verdict": self.verdict,
-            "atoms": list(self.atoms),
-            "error": plain(self.error),
-            "decoded_error": plain(self.decoded_error),
-            "sizes": self.sizes,
-            "attractors": self.attractors.to_dict(),
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder, of kind ``"probing"``."""
-        attractors, tensors = self.attractors.record()
-        own = {key: value for key, value in self.to_dict().items() if key != "attractors"}
-        save_artifact(path, "probing", {**own, "attractors": attractors}, tensors)
-
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> Probing:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "probing")
-        config = artifact.config
-
-        def estimates(errors: dict[str, Any]) -> dict[str, tuple[Estimate, ...]]:
-            return {name: tuple(Estimate(**e) for e in row) for name, row in errors.items()}
-
-        decoded = config["decoded_error"]
-        return cls(
-            atoms=tuple(config["atoms"]),
-            error=estimates(config["error"]),
-            decoded_error=None if decoded is None else estimates(decoded),
-            sizes=config["sizes"],
-            attractors=Attractors.revive(config["attractors"], artifact.tensors),
-            verdict=config["verdict"],
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 kept the arrays of the attractors under their own names."""
+        config = dict(artifact.config)
+        config["attractors"], arrays = upgraded_record(
+            config["attractors"], artifact.tensors, to="attractors."
         )
+        return replace(artifact, config=config, tensors=arrays)
 
 
 def probe_without_data(

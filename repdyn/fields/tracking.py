@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
-from repdyn.fields.attractors import Attractors, assign_basins, starting_with
+from repdyn.fields.attractors import Attractors, assign_basins, upgraded_record
 from repdyn.fields.field import LatentField
 from repdyn.fields.map import as_tensor, widened
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -24,7 +25,7 @@ __all__ = ["AttractorHistory", "AttractorTracker"]
 
 
 @dataclass(frozen=True, eq=False)
-class AttractorHistory:
+class AttractorHistory(Result, kind="attractor history"):
     """Attractors at each checkpoint, and their continuations.
 
     Attributes
@@ -98,35 +99,18 @@ class AttractorHistory:
             "shares": self.shares().tolist(),
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder, of kind ``"attractor history"``."""
-        configs, tensors = [], dict[str, NDArray[Any]]()
-        for t, (attractors, names) in enumerate(zip(self.attractors, self.identity)):
-            config, arrays = attractors.record()
-            configs.append(config)
-            tensors |= {f"{t}.{name}": array for name, array in arrays.items()} | {f"identity.{t}": names}
-        config = {
-            "steps": self.steps.tolist(),
-            "events": [list(e) for e in self.events],
-            "attractors": configs,
-        }
-        save_artifact(path, "attractor history", config, tensors)
-
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> AttractorHistory:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "attractor history")
-        config, tensors = artifact.config, artifact.tensors
-        return cls(
-            steps=np.array(config["steps"], dtype=np.int64),
-            attractors=tuple(
-                Attractors.revive(record, starting_with(f"{t}.", tensors))
-                for t, record in enumerate(config["attractors"])
-            ),
-            identity=tuple(tensors[f"identity.{t}"] for t in range(len(config["steps"]))),
-            events=tuple((step, event, name, other) for step, event, name, other in config["events"]),
-        )
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 numbered the arrays of each checkpoint."""
+        count = len(artifact.config["steps"])
+        config, tensors = dict(artifact.config), dict[str, NDArray[Any]]()
+        records = list(config["attractors"])
+        for t in range(count):
+            records[t], arrays = upgraded_record(records[t], artifact.tensors, f"{t}.", f"attractors.{t}.")
+            tensors |= arrays | {f"identity.{t}": artifact.tensors[f"identity.{t}"]}
+        config["attractors"] = records
+        config["identity"] = [{"tensor": f"identity.{t}"} for t in range(count)]
+        return replace(artifact, config=config, tensors=tensors)
 
 
 class AttractorTracker:
