@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from repdyn.errors import RepdynError
 from repdyn.results import Result
 from repdyn.translation.coordinates import unit_rows
 from repdyn.translation.linear import LinearTranslation
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 __all__ = ["PathTranslation"]
 
@@ -98,6 +101,17 @@ class PathTranslation(Result, kind="path_translation"):
             )
             lines.append(f"  {of_a} -> {of_b}: confidence {t.confidence:.3f}{kept}")
         return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """Confidence at each depth, with its interval where one was measured."""
+        from repdyn.views.intervals import intervals  # plotly loads only when a picture is asked for
+
+        nan = (float("nan"),) * 2
+        found = {
+            f"{of_a} → {of_b}": (t.confidence, *(t.interval or nan))
+            for (of_a, of_b), t in zip(self.points, self.translations)
+        }
+        return intervals(f"Confidence of the translation at each depth: {self.verdict}", found)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``--json``."""

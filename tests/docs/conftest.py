@@ -17,8 +17,8 @@ import pyarrow.parquet
 import pytest
 
 from repdyn.cli import corpus, main, walk
-from repdyn.cli.corpus import Corpus, documentation_corpus, shuffled_characters
 from repdyn.cli.data import Pictures
+from repdyn.datasets import Corpus, documentation_corpus, shuffled_characters
 from repdyn.translation import translate
 
 
