@@ -19,6 +19,7 @@ from repdyn.fields.field import LatentField
 from repdyn.fields.map import check_starts, widened
 from repdyn.fields.settings import VERDICTS
 from repdyn.intervals import Estimate, difference_interval, ratio_interval
+from repdyn.linalg import procrustes
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, parted_by_group, sums_by_group
 from repdyn.results import Result
@@ -122,9 +123,10 @@ class FieldAlignment(Result, kind="field alignment"):
     @classmethod
     def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
         """Version 0.1 stacked real and imaginary parts of the multipliers of either side."""
-        config, tensors = dict(artifact.config), dict(artifact.tensors)
+        config = dict(artifact.config)
+        tensors = {name: artifact.tensors[name] for name in ("pairs", "overlap")}
         for side in ("attractors_a", "attractors_b"):
-            config[side], arrays = upgraded_record(config[side], tensors, f"{side}.", f"{side}.")
+            config[side], arrays = upgraded_record(config[side], artifact.tensors, f"{side}.", f"{side}.")
             tensors |= arrays
         return replace(artifact, config=config, tensors=tensors)
 
@@ -236,23 +238,29 @@ def align_fields(
 
 
 class _Map:
-    """Orthogonal map (with orthonormal rows or columns where widths differ), scale and shift."""
+    """Orthogonal map (with orthonormal rows or columns where widths differ), scale and shift.
+
+    Parameters
+    ----------
+    x, y
+        Paired rows, shapes ``(n, d_a)`` and ``(n, d_b)``.
+    """
 
     def __init__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
         self.mean_x: NDArray[np.float64] = x.mean(axis=0)
         self.mean_y: NDArray[np.float64] = y.mean(axis=0)
-        x, y = x - self.mean_x, y - self.mean_y
-        left, singular, right = np.linalg.svd(x.T @ y, full_matrices=False)
-        rotation = left @ right
-        # Where A is wider, the map drops directions: what is left of x sets the scale.
-        size = float(((x @ rotation) ** 2).sum())
-        self.matrix: NDArray[np.float64] = rotation * (float(singular.sum()) / size if size > 0 else 0.0)
+        x = x - self.mean_x
+        rotation, scale = procrustes(x, y - self.mean_y)
+        # Equal rows, as after all trajectories have converged to one point, determine no map.
+        self.matrix: NDArray[np.float64] = rotation * (scale if (x @ rotation).any() else 0.0)
 
     def linear(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The linear part, for differences ``(n, d_a)``."""
         image: NDArray[np.float64] = v @ self.matrix
         return image
 
     def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Images ``(n, d_b)`` of points ``(n, d_a)``."""
         return self.linear(x - self.mean_x) + self.mean_y
 
 

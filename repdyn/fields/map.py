@@ -297,7 +297,7 @@ class CountedMap(SelfMap):
 
         return image, counting
 
-    def power(self, period: int) -> CountedMap:  # type: ignore[override]  # not of its own subclasses
+    def power(self, period: int) -> CountedMap:
         return CountedMap(SelfMap(self.original).power(period).step, self.count, period)
 
 

@@ -238,7 +238,7 @@ def _starts(
             y=ends[lost, 1],
             mode="markers",
             marker={"size": 4, "color": OTHER, "symbol": "circle-open"},
-            hovertemplate="where it was when the budget ended<extra></extra>",
+            hovertemplate="last point of a start that reached max_steps<extra></extra>",
             name="where they ended",
         )
 

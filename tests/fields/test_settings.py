@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -84,35 +85,35 @@ def test_the_penalties_of_a_surrogate_are_those_of_its_settings() -> None:
     assert {trial.starts for trial in surrogate.sweep_} == {8}
 
 
-def as_version_0_1(folder: Path, old: dict[str, str]) -> None:
-    """Rename texts of a saved config as an earlier version wrote them; it had no digest to match."""
+FOLDERS = Path(__file__).parents[1] / "data" / "schema1"
+
+
+def changed(name: str, folder: Path, old: str, new: str) -> Path:
+    """A copy of a folder of version 0.1 with another text in its config, whose digest is then left out."""
+    shutil.copytree(FOLDERS / name, folder)
     file = folder / "config.json"
     text = file.read_text(encoding="utf-8")
-    for now, then in old.items():
-        assert now in text
-        text = text.replace(now, then)
-    document = json.loads(text)
+    assert old in text
+    document = json.loads(text.replace(old, new))
     document["repdyn"].pop("sha256", None)
     file.write_text(json.dumps(document), encoding="utf-8")
+    return folder
 
 
-def test_attractors_of_version_0_1_load_under_the_present_names(tmp_path: Path) -> None:
-    drift = find_attractors(LatentField(lambda z: z + 0.01), torch.randn(20, 2), max_steps=30)
-    assert set(drift.status) == {"max_steps reached"}
-    drift.save(tmp_path / "a")
-    as_version_0_1(tmp_path / "a", {"max_steps reached": "budget spent"})
-    assert Attractors.load(tmp_path / "a").status.tolist() == drift.status.tolist()
+def test_statuses_of_version_0_1_load_under_the_present_names(tmp_path: Path) -> None:
+    before = Attractors.load(FOLDERS / "attractors").status_counts()
+    folder = changed("attractors", tmp_path / "a", '"fixed point"', '"budget spent"')
+    document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    document["attractors"]["kind"] = ["fixed point"] * len(document["attractors"]["kind"])
+    (folder / "config.json").write_text(json.dumps(document), encoding="utf-8")
+    after = Attractors.load(folder).status_counts()
+    assert after == {"max_steps reached" if k == "fixed point" else k: n for k, n in before.items()}
 
 
-def test_surrogates_of_version_0_1_load_under_the_present_names(tmp_path: Path) -> None:
-    x = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)).numpy()
-    surrogate = SurrogateAutoencoder(2, (8,), penalty=0.3, epochs=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        surrogate.fit(RepresentationPaths.from_arrays({"out": x}), "out")
-    surrogate.save(tmp_path / "s")
-    as_version_0_1(tmp_path / "s", {'"converged"': '"settled"'})
-    assert SurrogateAutoencoder.load(tmp_path / "s").sweep_ == surrogate.sweep_
+def test_a_surrogate_of_version_0_1_has_its_trials_under_the_present_names() -> None:
+    text = (FOLDERS / "surrogate" / "config.json").read_text(encoding="utf-8")
+    saved = [trial["settled"] for trial in json.loads(text)["surrogate"]["sweep"]]
+    assert [t.converged for t in SurrogateAutoencoder.load(FOLDERS / "surrogate").sweep_] == saved
 
 
 def test_old_names_work_with_a_warning() -> None:
