@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import repdyn
-from repdyn.cli.corpus import code_snippets, documentation_corpus, shuffled_characters
+from repdyn.datasets import code_snippets, documentation_corpus, shuffled_characters
 
 library = Path(sysconfig.get_paths()["stdlib"])
 corpus = documentation_corpus(library)
