@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.deprecation import renamed_arguments
 from repdyn.devices import device_of
 from repdyn.errors import RepdynError
@@ -24,6 +22,7 @@ from repdyn.koopman.settings import VERDICTS, AttackSettings
 from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, parted_by_group
+from repdyn.results import Result
 from repdyn.seeding import drawing
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ Head = nn.Module | None
 
 
 @dataclass(frozen=True, eq=False)
-class AttackReport:
+class AttackReport(Result, kind="attack"):
     """Figures of attacks on a forgotten class, for each of several models of the same inputs.
 
     Attributes
@@ -57,7 +56,8 @@ class AttackReport:
         Number of samples that train the probe, that fine-tune the head, and that evaluate both.
     """
 
-    figures: dict[str, dict[str, Estimate]]
+    # A field of this name hides the base class's list of figures; ``field()`` keeps it without a default.
+    figures: dict[str, dict[str, Estimate]] = field()  # type: ignore[misc, assignment]
     fraction: float
     samples: tuple[int, int, int]
 
@@ -108,31 +108,6 @@ class AttackReport:
             "samples": list(self.samples),
             "verdict": self.verdict,
         }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the figures to a folder."""
-        values = np.array([[e.value for e in row.values()] for row in self.figures.values()])
-        save_artifact(path, "attack", self.to_dict(), {"figures": values})
-
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> AttackReport:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        RepdynError
-            If the folder holds something else.
-        """
-        found = load_artifact(path, "attack").config
-        try:
-            return cls(
-                {n: {what: Estimate(**e) for what, e in row.items()} for n, row in found["figures"].items()},
-                float(found["fraction"]),
-                (int(found["samples"][0]), int(found["samples"][1]), int(found["samples"][2])),
-            )
-        except (KeyError, TypeError, IndexError) as error:
-            raise RepdynError(f"{path}: is not a readable attack ({error})") from None
 
 
 @renamed_arguments(beside="baselines")

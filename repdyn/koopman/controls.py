@@ -18,9 +18,9 @@ from torch import Tensor
 
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.operators import ridge
 from repdyn.koopman.settings import ControlSettings
 from repdyn.koopman.states import frame_rows, lifted_bytes, read_points, survey
+from repdyn.linalg import ridge
 from repdyn.paths import RepresentationPaths, nearby
 from repdyn.progress import track
 from repdyn.reading import as_array

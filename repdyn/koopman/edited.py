@@ -6,13 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.devices import as_given, to
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, ratio_interval
@@ -23,6 +22,7 @@ from repdyn.koopman.states import point_number
 from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, sums_by_group
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -34,7 +34,7 @@ _SETTINGS = EditSettings()
 
 
 @dataclass(frozen=True, eq=False)
-class EditReport:
+class EditReport(Result, kind="edit_report"):
     """Accuracy and drift of an edit, on samples that it was not fitted to.
 
     Attributes
@@ -133,7 +133,7 @@ class EditReport:
 
 
 @dataclass(frozen=True, eq=False)
-class EditedKoopman:
+class EditedKoopman(Result, kind="edited_koopman"):
     """A Koopman autoencoder with an edited operator from the first point to the last.
 
     Attributes
@@ -315,22 +315,8 @@ class EditedKoopman:
         reached = self.kae.propagate(source, first, last)
         return relative_change(reached, self.predict(source), seed, groups_of_equal_rows(source))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the edited map, its report and the autoencoder to a folder."""
-        config, tensors = self.kae.describe()
-        document = {
-            "kae": config,
-            "quantile": self.quantile,
-            "strength": self.strength,
-            "redirected": self.redirected,
-            "report": self.report.to_dict(),
-        }
-        arrays = {_PREFIX + name: value for name, value in tensors.items()}
-        save_artifact(path, "edited_koopman", document, {**arrays, "matrix": self.matrix})
-
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> EditedKoopman:
+    def load(cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> Self:
         """Read a folder that :meth:`save` wrote.
 
         Parameters
@@ -343,22 +329,40 @@ class EditedKoopman:
         Raises
         ------
         RepdynError
-            If the folder holds something else.
+            If the folder is missing, holds another kind, or is damaged.
         """
-        found = load_artifact(path, "edited_koopman")
+        loaded = super().load(path)
+        loaded.kae.to(device)
+        return loaded
+
+    def _record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The fields, with settings and weights of the autoencoder in place of the module."""
+        config, tensors = self.kae.describe()
+        values = {
+            "kae": config,
+            "quantile": self.quantile,
+            "strength": self.strength,
+            "redirected": self.redirected,
+            "report": self.report.to_dict(),
+        }
+        return values, {**{_PREFIX + name: value for name, value in tensors.items()}, "matrix": self.matrix}
+
+    @classmethod
+    def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """The edit from the values of :meth:`_record`."""
+        weights = {n.removeprefix(_PREFIX): v for n, v in tensors.items() if n.startswith(_PREFIX)}
         try:
-            weights = {n.removeprefix(_PREFIX): v for n, v in found.tensors.items() if n.startswith(_PREFIX)}
-            kae = AUTOENCODERS["koopman"].restore(found.config["kae"], weights, path)
-            return cls(
-                kae.to(device),
-                found.tensors["matrix"],
-                float(found.config["quantile"]),
-                float(found.config["strength"]),
-                int(found.config["redirected"]),
-                EditReport.from_dict(found.config["report"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise RepdynError(f"{path}: is not a readable edit ({error})") from None
+            kae = AUTOENCODERS["koopman"].restore(config["kae"], weights, "its autoencoder")
+        except RepdynError as error:
+            raise ValueError(str(error)) from None  # the caller adds the folder to the message
+        return cls(
+            kae,
+            tensors["matrix"],
+            float(config["quantile"]),
+            float(config["strength"]),
+            int(config["redirected"]),
+            EditReport.from_dict(config["report"]),
+        )
 
 
 def relative_change(

@@ -6,16 +6,14 @@ predictions by a shared affine map with those by one map for each step.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.devices import device_of
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, mean_of_groups, ratio_interval
@@ -25,6 +23,7 @@ from repdyn.koopman.readout import LinearProbe, head_logits
 from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, sums_by_group
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,7 +38,7 @@ Series = dict[str, tuple[Estimate, ...]]
 
 
 @dataclass(frozen=True, eq=False)
-class Fidelity:
+class Fidelity(Result, kind="fidelity"):
     """Predictions of the later points from the first, on test paths.
 
     Attributes
@@ -112,59 +111,6 @@ class Fidelity:
         if self.accuracy is not None:
             accuracy = {name: [e.to_dict() for e in values] for name, values in self.accuracy.items()}
         return fidelity(self.points, as_dicts, accuracy)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for ``--json``."""
-
-        def series(found: Series | None) -> dict[str, list[dict[str, float]]] | None:
-            if found is None:
-                return None
-            return {name: [e.to_dict() for e in values] for name, values in found.items()}
-
-        return {
-            "points": list(self.points),
-            "samples": self.samples,
-            "fvu": series(self.fvu),
-            "accuracy": series(self.accuracy),
-            "head": self.head
-            and {n: {what: e.to_dict() for what, e in found.items()} for n, found in self.head.items()},
-            "reconstruction": {point: e.to_dict() for point, e in self.reconstruction.items()},
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the figures to a folder."""
-        values = np.array([[e.value for e in row] for row in self.fvu.values()])
-        save_artifact(path, "fidelity", self.to_dict(), {"fvu": values})
-
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> Fidelity:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        RepdynError
-            If the folder holds something else.
-        """
-        found = load_artifact(path, "fidelity").config
-
-        def series(read: Mapping[str, Any] | None) -> Series | None:
-            return None if read is None else {n: tuple(Estimate(**e) for e in row) for n, row in read.items()}
-
-        try:
-            head = found["head"] and {
-                name: {what: Estimate(**e) for what, e in row.items()} for name, row in found["head"].items()
-            }
-            return cls(
-                tuple(found["points"]),
-                int(found["samples"]),
-                series(found["fvu"]) or {},
-                series(found["accuracy"]),
-                head,
-                {point: Estimate(**e) for point, e in found["reconstruction"].items()},
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RepdynError(f"{path}: its config.json is not that of a fidelity ({error})") from None
 
 
 def measure(
@@ -294,7 +240,7 @@ def _through_head(
 
 
 @dataclass(frozen=True, eq=False)
-class Autonomy:
+class Autonomy(Result, kind="autonomy"):
     """One-step predictions by a shared affine map and by each step's own, from true representations.
 
     Attributes
@@ -309,6 +255,8 @@ class Autonomy:
     points: tuple[str, ...]
     own: tuple[Estimate, ...]
     shared: tuple[Estimate, ...]
+
+    figures: ClassVar = ("points", "own", "shared", "gap")
 
     @property
     def gap(self) -> tuple[float, ...]:
@@ -336,36 +284,6 @@ class Autonomy:
                 "each step's own map": [e.to_dict() for e in self.own],
             },
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for ``--json``."""
-        return {
-            "points": list(self.points),
-            "own": [e.to_dict() for e in self.own],
-            "shared": [e.to_dict() for e in self.shared],
-            "gap": list(self.gap),
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the figures to a folder."""
-        save_artifact(path, "autonomy", self.to_dict(), {"gap": np.array(self.gap)})
-
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> Autonomy:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        RepdynError
-            If the folder holds something else.
-        """
-        found = load_artifact(path, "autonomy").config
-        try:
-            own, shared = (tuple(Estimate(**e) for e in found[name]) for name in ("own", "shared"))
-            return cls(tuple(found["points"]), own, shared)
-        except (KeyError, TypeError) as error:
-            raise RepdynError(f"{path}: its config.json is not that of an autonomy ({error})") from None
 
 
 def autonomy(paths: RepresentationPaths, train: RepresentationPaths, *, seed: int = 0) -> Autonomy:

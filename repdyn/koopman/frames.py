@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 from repdyn.koopman.settings import FrameSettings
+from repdyn.linalg import polar
 
 __all__ = ["PointFrames", "principal_axes", "wide_coordinates"]
 
@@ -169,15 +170,8 @@ def _nearest_isometry(x: Tensor, last: Tensor, width: int) -> Tensor:
     """The partial isometry ``(p, w)`` that maps rows ``(n, p)`` nearest to last-point rows ``(n, w)``."""
     if x.shape[1] > width:
         axes = principal_axes(x, width)
-        return axes @ _procrustes((x @ axes).T @ last)
-    return _procrustes(x.T @ last)
-
-
-def _procrustes(cross: Tensor) -> Tensor:
-    """The partial isometry nearest to a cross-covariance ``(p, q)``, of the same shape."""
-    left, _, right = torch.linalg.svd(cross, full_matrices=False)
-    isometry: Tensor = left @ right
-    return isometry
+        return axes @ polar((x @ axes).T @ last)
+    return polar(x.T @ last)
 
 
 def principal_axes(x: Tensor, count: int) -> Tensor:

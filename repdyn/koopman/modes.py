@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
 from repdyn.koopman.interfaces import FittedAutoencoder
@@ -17,6 +16,7 @@ from repdyn.koopman.settings import VERDICTS, SpectrumSettings
 from repdyn.koopman.spectrum import KoopmanSpectrum
 from repdyn.paths import RepresentationPaths
 from repdyn.repeats import groups_of_equal_rows
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -27,7 +27,7 @@ _SETTINGS = SpectrumSettings()
 
 
 @dataclass(frozen=True, eq=False)
-class Excitation:
+class Excitation(Result, kind="excitation"):
     """Amplitude with which each input excites each mode.
 
     Attributes
@@ -122,56 +122,19 @@ class Excitation:
             "verdicts": list(self.verdicts),
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder."""
-        tensors = {"amplitude": self.amplitude, "top": self.top, "certified": self.certified}
-        for name in ("by_class", "explained", "chance"):
-            value = getattr(self, name)
-            if value is not None:
-                tensors[name] = value
-        config = {
-            "point": self.point,
-            "ids": [str(name) for name in self.ids],
-            "classes": None if self.classes is None else [str(name) for name in self.classes],
-        }
-        save_artifact(path, "excitation", config, tensors)
-
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> Excitation:
-        """Read what :meth:`save` wrote; names of classes are then strings.
-
-        Raises
-        ------
-        RepdynError
-            If the folder holds something else.
-        """
-        found = load_artifact(path, "excitation")
-        try:
-            classes = found.config["classes"]
-            labelled = ("by_class", "explained", "chance")
-            axes = {"amplitude": "N d", "top": "d n", "certified": "d"}
-            if classes is not None:
-                axes |= {"by_class": f"{len(classes)} d", "explained": "d", "chance": "d"}
-            samples = check_arrays(found.tensors, **axes)["N"]
-            top = found.tensors["top"]
-            if len(found.config["ids"]) != samples or not ((top >= 0) & (top < samples)).all():
-                raise RepdynError(f"{path}: is not a readable excitation (of {samples} samples)")
-            if classes is None and any(name in found.tensors for name in labelled):
-                raise RepdynError(f"{path}: is not a readable excitation (its classes are missing)")
-            return cls(
-                found.config["point"],
-                found.tensors["amplitude"],
-                found.tensors["top"],
-                np.asarray(found.config["ids"]),
-                found.tensors["certified"].astype(bool),
-                None if classes is None else np.asarray(classes),
-                found.tensors.get("by_class"),
-                found.tensors.get("explained"),
-                found.tensors.get("chance"),
-            )
-        except KeyError as error:
-            raise RepdynError(f"{path}: is not a readable excitation ({error})") from None
+    def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """The excitation of a saved folder, after a check that its arrays agree in size."""
+        axes = {"amplitude": "N d", "top": "d n", "certified": "d"}
+        loaded = super()._revive(config, tensors)
+        if loaded.classes is not None:
+            axes |= {"by_class": f"{len(loaded.classes)} d", "explained": "d", "chance": "d"}
+        samples = check_arrays(tensors, **axes)["N"]
+        if len(loaded.ids) != samples or not ((loaded.top >= 0) & (loaded.top < samples)).all():
+            raise ValueError(f"ids or top inputs are not of {samples} samples")
+        if loaded.classes is None and any(name in tensors for name in ("by_class", "explained", "chance")):
+            raise ValueError("its classes are missing")
+        return loaded
 
 
 def excitation(

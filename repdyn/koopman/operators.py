@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 from repdyn.koopman.settings import FitSettings
+from repdyn.linalg import ridge
 from repdyn.reading import as_array
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "piecewise_propagator",
     "propagator",
     "real_power",
-    "ridge",
 ]
 
 _SETTINGS = FitSettings()
@@ -334,44 +334,3 @@ def real_power(matrix: NDArray[np.float64], exponent: float) -> NDArray[np.float
     if np.any((np.abs(values.imag) <= near) & (values.real <= near)):
         return None
     return np.ascontiguousarray(np.asarray(fractional_matrix_power(matrix, exponent)).real)
-
-
-def ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
-    """Linear least squares with a ridge, in float64.
-
-    ``A = (X'X + p I)^-1 X'Y``. With fewer rows than columns the equal dual ``X'(XX' + p I)^-1 Y`` is solved,
-    a smaller system. The penalty must be positive: a rank-deficient least-squares solve is silently wrong on
-    some devices.
-
-    Parameters
-    ----------
-    x, y
-        Shapes ``(n, p)`` and ``(n, q)``.
-    penalty
-        ``p > 0``, in the units of ``X'X``.
-
-    Returns
-    -------
-    Tensor
-        ``A``, shape ``(p, q)``, float64, with ``y ≈ x A``.
-
-    Raises
-    ------
-    RepdynError
-        If the penalty is not positive.
-
-    Examples
-    --------
-    >>> x = torch.eye(3, dtype=torch.float64)
-    >>> bool(torch.allclose(ridge(x, 2 * x, 1e-12), 2 * x))
-    True
-    """
-    if not penalty > 0:
-        raise RepdynError(f"ridge: penalty must be positive, got {penalty}; give a small positive number")
-    x, y = x.double(), y.double()
-    rows, columns = x.shape
-    gram = x @ x.T if rows < columns else x.T @ x
-    gram.diagonal().add_(penalty)
-    weight: Tensor
-    weight = x.T @ torch.linalg.solve(gram, y) if rows < columns else torch.linalg.solve(gram, x.T @ y)
-    return weight

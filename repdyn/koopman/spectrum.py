@@ -6,7 +6,6 @@ in :mod:`repdyn.koopman.resdmd`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.deprecation import renamed_arguments
 from repdyn.errors import RepdynError
 from repdyn.koopman import resdmd
@@ -25,6 +23,7 @@ from repdyn.paths import RepresentationPaths, equal_samples, nearby
 from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -38,7 +37,7 @@ _SETTINGS = SpectrumSettings()
 
 
 @dataclass(frozen=True, eq=False)
-class KoopmanSpectrum:
+class KoopmanSpectrum(Result, kind="spectrum"):
     """Eigenvalues of the operator of one step of depth, on learned or given observables.
 
     Pairs are sorted by modulus, largest first. A pair is certified if its residual on unseen samples stays
@@ -282,52 +281,6 @@ class KoopmanSpectrum:
             "condition": self.condition,
             "pairs": self.pairs,
         }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the spectrum to a folder."""
-        tensors: dict[str, NDArray[Any]] = {}
-        for name in _COMPLEX:
-            value = getattr(self, name)
-            tensors[f"{name}.real"], tensors[f"{name}.imag"] = value.real, value.imag
-        tensors |= {name: getattr(self, name) for name in _REAL}
-        config = {name: getattr(self, name) for name in ("threshold", "condition", "pairs", "steps")}
-        save_artifact(path, "spectrum", config, tensors)
-
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> KoopmanSpectrum:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        RepdynError
-            If the folder holds something else.
-        """
-        found = load_artifact(path, "spectrum")
-        try:
-            arrays: dict[str, Any] = {name: found.tensors[name] for name in _REAL}
-            for name in _COMPLEX:
-                arrays[name] = found.tensors[f"{name}.real"] + 1j * found.tensors[f"{name}.imag"]
-            return cls(**arrays, **found.config)
-        except (KeyError, TypeError) as error:
-            raise RepdynError(f"{path}: is not a readable spectrum ({error})") from None
-
-
-_COMPLEX = ("eigenvalues", "vectors", "modes")
-_REAL = (
-    "radius",
-    "modulus_low",
-    "modulus_high",
-    "frequency_low",
-    "frequency_high",
-    "residuals",
-    "residuals_high",
-    "variation",
-    "operator",
-    "gram",
-    "cross",
-    "after",
-)
 
 
 def spectrum(

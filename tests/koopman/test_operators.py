@@ -16,8 +16,8 @@ from repdyn.koopman.operators import (
     piecewise_propagator,
     propagator,
     real_power,
-    ridge,
 )
+from repdyn.linalg import ridge
 
 
 @settings(deadline=None, max_examples=20)
