@@ -10,7 +10,7 @@ from sklearn.linear_model import RidgeClassifier
 from repdyn.errors import RepdynError
 from repdyn.koopman import Fidelity, KoopmanAutoencoder
 from repdyn.koopman.fidelity import KOOPMAN, TRUE
-from repdyn.koopman.probes import LinearProbe
+from repdyn.koopman.readout import LinearProbe
 
 
 @pytest.fixture(scope="module")
