@@ -23,8 +23,8 @@ def test_data_like_the_trainings_has_not_drifted(planted):
         monitor = DriftMonitor(detector, window=200)
         monitor.update(planted(400, seed=10 + seed))
         verdicts.append(monitor.report().verdict)
-    assert "found" not in verdicts
-    assert verdicts.count("not found") >= 7
+    assert "drift found" not in verdicts
+    assert verdicts.count("no drift found") >= 7
 
 
 def test_a_moved_depth_is_named_and_dated(planted):
@@ -33,7 +33,7 @@ def test_a_moved_depth_is_named_and_dated(planted):
     monitor.update(planted(200, seed=1))
     monitor.update(moved_at(planted(100, seed=2), "layer1", 5.0))
     report = monitor.report()
-    assert report.verdict == "found"
+    assert report.verdict == "drift found"
     assert report.moved[0] == "layer1"
     assert report.start.tolist() == [0, 100, 200]
     assert report.flagged[1].high < report.flagged[2].low
@@ -101,7 +101,7 @@ def test_samples_that_are_not_finite_count_as_flagged_and_move_every_depth():
     assert (scored.scores < monitor.detector.threshold_).all()
     report = monitor.report()
     assert report.flagged[-1].value >= 0.5
-    assert report.verdict == "found"
+    assert report.verdict == "drift found"
     assert set(report.moved) == {"a", "b"}
 
 

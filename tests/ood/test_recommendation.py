@@ -46,7 +46,7 @@ def test_two_alike_are_inconclusive():
 def test_without_labels_clusters_are_held_out_and_the_union_supplies_the_candidates():
     found = recommend(classes(300, labelled=False))
     assert found.groups == "clusters"
-    assert {"path", "union", "nearest neighbours", "Mahalanobis"} <= set(found.table)
+    assert {"path", "union", "nearest neighbors", "Mahalanobis"} <= set(found.table)
     assert not hasattr(found.detector, "threshold_")
     assert found.plot().data
 
