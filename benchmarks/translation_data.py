@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from translation_networks import autoencoder, classifier, dsprites_vae, vae, with_random_weights
 
 import repdyn
-from repdyn.cli.corpus import documentation_corpus
+from repdyn.datasets import documentation_corpus
 from repdyn.paths import RepresentationPaths, open_paths
 from repdyn.tracing import TracedModel
 

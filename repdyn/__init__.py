@@ -20,7 +20,8 @@ _ROOMS = {
     "repdyn.ood": ("PathDetector", "evaluate"),
     "repdyn.topology": ("LevelSetTree", "persistence"),
     "repdyn.translation": ("match_trees", "stitch", "translate", "translate_path"),
-    "repdyn.cli.gallery": ("report",),
+    "repdyn.reporting": ("report",),
+    "repdyn.saved": ("load_result",),
     "repdyn.errors": ("RepdynError",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -39,7 +39,8 @@ Owner = TypeVar("Owner")
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
 
-SCHEMA_VERSION = 1
+# 2: results are laid out by their fields (repdyn.results); 1: by hand, each in its own way.
+SCHEMA_VERSION = 2
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 # JSON has no word for these; {"float": "nan"} is one that any reader can parse.
@@ -58,11 +59,14 @@ class Artifact:
         JSON values.
     tensors
         Named arrays.
+    schema
+        Of the folder: :data:`SCHEMA_VERSION` or an earlier one.
     """
 
     kind: str
     config: dict[str, Any]
     tensors: dict[str, NDArray[Any]]
+    schema: int = SCHEMA_VERSION
 
 
 def save_artifact(
@@ -98,7 +102,8 @@ def save_artifact(
     header: dict[str, Any] = {"kind": kind, "schema": SCHEMA_VERSION}
     document = _encoded({"repdyn": header, **config})
     json.dumps(document, allow_nan=False)  # raises what cannot be written before anything is
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    # safetensors writes memory as it lies; np.ascontiguousarray would turn a scalar into a row.
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
         with scratch_folder(target) as scratch:
             save_file(arrays, scratch / _TENSORS)
@@ -174,7 +179,7 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
             f"{folder}: was damaged or changed after it was saved (its SHA-256 is another); save it again, "
             'or take "sha256" out of its config.json to read it as it is'
         )
-    return Artifact(found, document, tensors)
+    return Artifact(found, document, tensors, schema)
 
 
 def refuses_damage(

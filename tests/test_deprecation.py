@@ -31,3 +31,15 @@ def test_an_old_argument_is_passed_under_its_new_name() -> None:
         assert total(1, beside=2) == 3  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="give one of them"):
         total(1, beside=2, baselines=3)  # type: ignore[call-arg]
+
+
+def test_modules_that_moved_are_found_under_their_old_names() -> None:
+    from repdyn.datasets import documentation_corpus
+    from repdyn.reporting import report
+
+    with pytest.warns(DeprecationWarning, match="moved to repdyn.reporting"):
+        from repdyn.cli.gallery import report as old_report
+    with pytest.warns(DeprecationWarning, match="moved to repdyn.datasets"):
+        from repdyn.cli.corpus import documentation_corpus as old_corpus
+    assert old_report is report
+    assert old_corpus is documentation_corpus

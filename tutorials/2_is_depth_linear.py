@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 import repdyn
-from repdyn.cli.corpus import documentation_corpus
+from repdyn.datasets import documentation_corpus
 
 corpus = documentation_corpus(Path(sysconfig.get_paths()["stdlib"]))
 (part,) = corpus.split([1200], seed=1)

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import repdyn
-from repdyn.cli.corpus import documentation_corpus
+from repdyn.datasets import documentation_corpus
 
 corpus = documentation_corpus(Path(sysconfig.get_paths()["stdlib"]))
 known, count = np.unique(corpus.labels, return_counts=True)

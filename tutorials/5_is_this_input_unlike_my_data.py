@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import repdyn
-from repdyn.cli.corpus import code_snippets, documentation_corpus, shuffled_characters
+from repdyn.datasets import code_snippets, documentation_corpus, shuffled_characters
 
 library = Path(sysconfig.get_paths()["stdlib"])
 corpus = documentation_corpus(library)
@@ -49,7 +49,7 @@ paths = {
 }
 
 # %% [markdown]
-# The detector reads the whole path. **The controls** read less: distance to the nearest neighbours at
+# The detector reads the whole path. **The controls** read less: distance to the nearest neighbors at
 # the last point, the Mahalanobis distance there, and five figures of the letters that need no model
 # at all.
 

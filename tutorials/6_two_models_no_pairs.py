@@ -22,7 +22,7 @@
 import numpy as np
 
 import repdyn
-from repdyn.cli.corpus import documentation_corpus
+from repdyn.datasets import documentation_corpus
 
 corpus = documentation_corpus()
 FITTED, HELD_OUT = 4000, 400

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from repdyn.cli.manners import asked, forget_all, note_verdicts, unfounded
+from repdyn.cli.context import command, record_verdicts, start_command
 from repdyn.errors import RepdynError
 from repdyn.writing import whole_file
 
@@ -27,8 +27,9 @@ def say(text: str) -> None:
 
     With ``--quiet`` nothing, and on stderr where stdout is the figures' (``--json -``).
     """
-    if not asked("quiet"):
-        print(text, flush=True, file=sys.stderr if asked("json on stdout") else sys.stdout)
+    flags = command().flags
+    if "quiet" not in flags:
+        print(text, flush=True, file=sys.stderr if "json on stdout" in flags else sys.stdout)
 
 
 def say_of_translation(verdict: str, reason: str) -> None:
@@ -48,7 +49,7 @@ def write_json(path: Path | None, figures: Mapping[str, Any]) -> None:
 
     Numbers that are not finite become ``null``.
     """
-    note_verdicts(figures)
+    record_verdicts(figures)
     if path is None:
         return
     text = json.dumps(_plain(figures), indent=2, allow_nan=False)
@@ -66,15 +67,15 @@ def run(program: Callable[[], Any]) -> int:
     line and 70, and with ``--strict`` a verdict that is not ``"found"``, or an alarm, is 1. With ``--debug``
     the traceback is shown as well.
     """
-    from repdyn.cli.progressing import listener
+    from repdyn.cli.progress import listener
     from repdyn.progress import listening
 
-    forget_all()
+    start_command()
     try:
         with listening(listener()):
             return _status(program)
     finally:
-        forget_all()  # `say` outside of a program is not quiet
+        start_command()  # `say` outside of a program is not quiet
 
 
 def _status(program: Callable[[], Any]) -> int:
@@ -103,8 +104,8 @@ def _status(program: Callable[[], Any]) -> int:
         return _refuse("the memory is full; give fewer samples, points or a smaller batch")
     except Exception as error:  # the edge of the program: whatever was not foreseen ends here
         return _crash(error)
-    missed = unfounded()
-    if missed and asked("strict"):
+    missed = command().failures
+    if missed and "strict" in command().flags:
         print(f"repdyn: --strict: {', '.join(dict.fromkeys(missed))}", file=sys.stderr)
         return 1
     return 0
@@ -124,7 +125,7 @@ def _crash(error: Exception) -> int:
 
 
 def _tell(message: str) -> None:
-    if asked("debug"):
+    if "debug" in command().flags:
         import traceback
 
         traceback.print_exc()

@@ -429,7 +429,7 @@ def _digits(address: str) -> Data:
 
 
 def _docstrings(address: str) -> Data:
-    from repdyn.cli.corpus import documentation_corpus
+    from repdyn.datasets import documentation_corpus
 
     corpus = documentation_corpus()
     return Data(list(corpus.texts), corpus.labels)

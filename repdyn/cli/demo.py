@@ -30,7 +30,7 @@ def demo(
     import time
 
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.walk import Walk
+    from repdyn.cli.demo_pipeline import Walk
 
     started = time.perf_counter()
     walk = Walk(out, seed)

@@ -39,7 +39,7 @@ def fit(
     Example: repdyn disentangle fit a.paths --out a.skd
     """
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.manners import refuse_existing
+    from repdyn.cli.context import refuse_existing
     from repdyn.disentangle import SKD, SSMSKD
     from repdyn.disentangle.depth import depth_factors
     from repdyn.errors import RepdynError, nearest_names

@@ -204,8 +204,8 @@ def _try_report(kept: dict[str, Any]) -> None:
     import tempfile
     from pathlib import Path
 
-    from repdyn.cli.gallery import entry, write_gallery
+    from repdyn.reporting import entry, write_page
 
     with tempfile.TemporaryDirectory() as folder:
         entries = [entry(kept[name], name) for name in ("paths", "tree")]
-        write_gallery(entries, Path(folder) / "report.html", force=False)
+        write_page(entries, Path(folder) / "report.html", force=False)

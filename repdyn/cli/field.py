@@ -31,7 +31,7 @@ def field(
     import numpy as np
 
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.manners import refuse_existing
+    from repdyn.cli.context import refuse_existing
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.paths import open_paths
 

@@ -35,7 +35,7 @@ def fit(
     Example: repdyn koopman fit a.paths --out a.kae
     """
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.manners import refuse_existing
+    from repdyn.cli.context import refuse_existing
     from repdyn.errors import RepdynError
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.paths import open_paths
@@ -75,7 +75,7 @@ def spectrum(
     Example: repdyn koopman spectrum a.kae a.paths --out a.spectrum
     """
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.manners import refuse_existing
+    from repdyn.cli.context import refuse_existing
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.koopman.modes import excitation
     from repdyn.paths import open_paths
@@ -119,7 +119,7 @@ def forget(
     Example: repdyn koopman forget a.kae a.paths --label 3 --out a.edit
     """
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.manners import refuse_existing
+    from repdyn.cli.context import refuse_existing
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.koopman.attack import attack
     from repdyn.paths import open_paths

@@ -45,7 +45,7 @@ def fit(
     Example: repdyn ood fit a.paths --out a.detector
     """
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.manners import refuse_existing
+    from repdyn.cli.context import refuse_existing
     from repdyn.ood import conformal_threshold, false_positive_interval
     from repdyn.paths import open_paths
 
@@ -159,7 +159,7 @@ def score(
     import numpy as np
 
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.manners import note_alarm
+    from repdyn.cli.context import command
     from repdyn.errors import RepdynError
     from repdyn.intervals import bootstrap_mean
     from repdyn.ood import DriftMonitor, load_detector
@@ -201,7 +201,7 @@ def score(
     figures = {"flagged": share, "threshold": fitted.threshold_, "scores": scores}
     # Drift is about the data, and no verdict on a claim that one hopes to be found: it is an alarm.
     if report.verdict == "drift found":
-        note_alarm(report.verdict)
+        command().alarms.append(report.verdict)
     told = report.to_dict()
     told["drift"] = told.pop("verdict")
     write_json(json, {"ood": {**figures, "report": told}})
@@ -311,7 +311,7 @@ def evaluate(
     Example: repdyn ood evaluate a.detector held-out.paths --against code=code.paths --training a.paths
     """
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.manners import refuse_existing
+    from repdyn.cli.context import refuse_existing
     from repdyn.errors import RepdynError
     from repdyn.ood import KNNDetector, MahalanobisDetector, load_detector
     from repdyn.ood import evaluate as measure

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from repdyn.cli.manners import ask
+from repdyn.cli.context import command
 
 __all__ = ["Device", "Force", "Json", "PathsStore", "Seed"]
 
 
 def _to_stdout(path: Path | None) -> Path | None:
     if path is not None and str(path) == "-":
-        ask("json on stdout")
+        command().flags.add("json on stdout")
     return path
 
 

@@ -20,7 +20,7 @@ def report(
     Example: repdyn report a.paths a.kae a.attractors ab.translation --out report.html
     """
     from repdyn.cli.console import say
-    from repdyn.cli.gallery import open_result, write_gallery
+    from repdyn.reporting import open_result, write_page
 
     entries = [entry for path in results for entry in open_result(path)]
-    say(f"report: {write_gallery(entries, out, force=force)}")
+    say(f"report: {write_page(entries, out, force=force)}")

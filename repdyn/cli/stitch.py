@@ -42,8 +42,8 @@ def stitch(
 
     import repdyn
     from repdyn.cli.console import say, say_of_translation, write_json
+    from repdyn.cli.context import refuse_existing
     from repdyn.cli.data import read_data
-    from repdyn.cli.manners import refuse_existing
     from repdyn.errors import RepdynError
     from repdyn.intervals import bootstrap_mean
     from repdyn.reading import as_array

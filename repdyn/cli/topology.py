@@ -29,7 +29,7 @@ def topology(
     """
     import repdyn
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.manners import refuse_existing
+    from repdyn.cli.context import refuse_existing
 
     refuse_existing(out, force)
     stored = repdyn.open_paths(paths)

@@ -51,7 +51,7 @@ def translate(
     Example: repdyn translate stored.parquet --apply ab.translation --out searchable.parquet
     """
     from repdyn.cli.console import say, write_json
-    from repdyn.cli.manners import refuse_existing
+    from repdyn.cli.context import refuse_existing
     from repdyn.errors import RepdynError
 
     if out is None:

@@ -12,8 +12,9 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from repdyn.cli.manners import ask, sign
+from repdyn.cli import context
 from repdyn.errors import RepdynError
+from repdyn.provenance import sign
 
 __all__ = ["Program", "verb"]
 
@@ -73,7 +74,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(**given: Any) -> Any:
         for name in _EVERYWHERE:
             if given.pop(name):
-                ask(name)
+                context.command().flags.add(name)
         _check_json(given.get("json"))
         try:
             result = function(**given)

@@ -485,6 +485,14 @@ def from_any_record(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any
     return _CLASSES[name].from_record(config, tensors, source)
 
 
+def from_settings(name: str, settings: Mapping[str, Any]) -> Detector:
+    """A detector that is not fitted, by the name of its class and its constructor arguments."""
+    if name not in _CLASSES:
+        raise ValueError(f"{name!r} is no detector")
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return _CLASSES[name](**given)
+
+
 def record_all(detectors: Mapping[str, Detector]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Records of several named detectors as one configuration and one set of arrays."""
     config, tensors = {}, {}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, share_interval
 from repdyn.ood.calibration import false_positive_interval
@@ -17,6 +17,7 @@ from repdyn.ood.chunks import LOWEST
 from repdyn.ood.detector import Detector
 from repdyn.ood.detectors import DensityDetector
 from repdyn.ood.settings import VERDICT
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,7 +33,7 @@ _VERDICTS_OF_0_1 = {"found": "drift found", "not found": "no drift found"}
 
 
 @dataclass(frozen=True, eq=False)
-class DriftReport:
+class DriftReport(Result, kind="drift"):
     """Shares flagged of a stream by window, and shifts of the depth profile in the last window.
 
     Attributes
@@ -60,6 +61,18 @@ class DriftReport:
         ``"no drift found"``: it does not, no depth moved, and the interval excludes three times the expected
         share. ``"inconclusive"``: otherwise; the window is then too small, or a depth moved.
     """
+
+    figures: ClassVar = (
+        "verdict",
+        "start",
+        "count",
+        "flagged",
+        "expected",
+        "points",
+        "shift",
+        "moved",
+        "skipped",
+    )
 
     start: NDArray[np.int64]
     count: NDArray[np.int64]
@@ -95,40 +108,12 @@ class DriftReport:
             self.start + self.count, self.flagged, self.expected, self.points, self.shift, self.verdict
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for ``--json``."""
-        return {
-            "verdict": self.verdict,
-            "start": self.start.tolist(),
-            "count": self.count.tolist(),
-            "flagged": [share.to_dict() for share in self.flagged],
-            "expected": self.expected.to_dict(),
-            "points": list(self.points),
-            "shift": [shift.to_dict() for shift in self.shift],
-            "moved": list(self.moved),
-            "skipped": self.skipped,
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as a folder, of kind ``"drift"``."""
-        save_artifact(path, "drift", {"drift": self.to_dict()}, {"count": self.count})
-
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> DriftReport:
-        """Read a report that :meth:`save` wrote."""
-        found = load_artifact(path, "drift").config["drift"]
-        return cls(
-            start=np.array(found["start"], dtype=np.int64),
-            count=np.array(found["count"], dtype=np.int64),
-            flagged=tuple(Estimate(**share) for share in found["flagged"]),
-            expected=Estimate(**found["expected"]),
-            points=tuple(found["points"]),
-            shift=tuple(Estimate(**shift) for shift in found["shift"]),
-            moved=tuple(found["moved"]),
-            skipped=int(found["skipped"]),
-            verdict=_VERDICTS_OF_0_1.get(found["verdict"], found["verdict"]),
-        )
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 kept one entry of plain values, with the verdicts "found" and "not found"."""
+        config = dict(artifact.config["drift"])
+        config["verdict"] = _VERDICTS_OF_0_1.get(config["verdict"], config["verdict"])
+        return replace(artifact, config=config, tensors={})
 
 
 class DriftMonitor:

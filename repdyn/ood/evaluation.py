@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.comparison import IN_DISTRIBUTION, MEAN, Comparison, Positive, compare
@@ -22,6 +22,7 @@ from repdyn.ood.neighbors import energy
 from repdyn.ood.settings import FIT
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,11 +33,11 @@ __all__ = ["OODEvaluation", "evaluate", "evaluation_of", "score_all", "statistic
 
 Array = NDArray[np.float64]
 
-PROFILE = "profile"  # the name of the depth profiles among the saved arrays
+PROFILE = "profile"  # owner of the depth profiles among the arrays of version 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class OODEvaluation:
+class OODEvaluation(Result, kind="ood"):
     """A detector and its controls on several out-of-distribution sets.
 
     Attributes
@@ -67,6 +68,17 @@ class OODEvaluation:
         Names of those depths.
     """
 
+    figures: ClassVar = (
+        "detector",
+        "positive",
+        "threshold",
+        "table",
+        "difference",
+        "best_control",
+        "verdict",
+        "points",
+    )
+
     detector: str
     positive: Positive
     table: dict[str, dict[str, dict[str, Estimate]]]
@@ -91,24 +103,9 @@ class OODEvaluation:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for ``--json``; the scores themselves are left out."""
-        return {
-            "detector": self.detector,
-            "positive": self.positive,
-            "threshold": self.threshold,
-            "table": {
-                detector: {
-                    name: {metric: value.to_dict() for metric, value in cell.items()}
-                    for name, cell in row.items()
-                }
-                for detector, row in self.table.items()
-            },
-            "difference": {name: value.to_dict() for name, value in self.difference.items()},
-            "best_control": self.best_control,
-            "verdict": self.verdict,
-            "points": list(self.points),
-            "mean_profile": {name: _mean_profile(rows) for name, rows in (self.profile or {}).items()},
-        }
+        """Plain values for ``--json``; scores are left out, and the profile is averaged over samples."""
+        means = {name: _mean_profile(rows) for name, rows in (self.profile or {}).items()}
+        return {**super().to_dict(), "mean_profile": means}
 
     def plot(self) -> go.Figure:
         """Score densities, the table, and the profile through depth."""
@@ -122,51 +119,29 @@ class OODEvaluation:
         table = self.to_dict()["table"]
         return ood(self.scores[self.detector], IN_DISTRIBUTION, self.threshold, table, picture)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the evaluation as a folder (``config.json``, ``model.safetensors``)."""
-        tensors = {
-            f"{_key(d)}|{name}": array for d, row in self.scores.items() for name, array in row.items()
-        }
-        tensors.update({f"{PROFILE}|{name}": array for name, array in (self.profile or {}).items()})
-        save_artifact(path, "ood", self.to_dict(), tensors)
+    @classmethod
+    def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        loaded = super()._revive(config, tensors)
+        sets = set(loaded.scores[loaded.detector])
+        if loaded.profile is not None and set(loaded.profile) != sets:
+            raise ValueError(f"profiles are of {sorted(loaded.profile)}, scores of {sorted(sets)}")
+        return loaded
 
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> OODEvaluation:
-        """Read an evaluation that :meth:`save` wrote."""
-        artifact = load_artifact(path, "ood")
-        config = artifact.config
-        owners = {_key(detector): detector for detector in config["table"]}
-        arrays: dict[str, dict[str, Array]] = {key: {} for key in [*owners, PROFILE]}
-        for key, array in artifact.tensors.items():
-            detector, name = key.split("|", 1)
-            arrays[detector][name] = array
-        profile = arrays.pop(PROFILE)
-        arrays = {owners[key]: row for key, row in arrays.items()}
-        if profile and set(profile) != set(arrays[config["detector"]]):
-            raise ValueError(f"profiles of {sorted(profile)}, scores of {sorted(arrays[config['detector']])}")
-        return cls(
-            detector=config["detector"],
-            positive=config["positive"],
-            table={
-                detector: {
-                    name: {metric: Estimate(**value) for metric, value in cell.items()}
-                    for name, cell in row.items()
-                }
-                for detector, row in config["table"].items()
-            },
-            difference={name: Estimate(**value) for name, value in config["difference"].items()},
-            best_control=config["best_control"],
-            verdict=config["verdict"],
-            scores=arrays,
-            threshold=config["threshold"],
-            profile=profile or None,
-            points=tuple(config["points"]),
-        )
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 named arrays ``detector|set``, and those of the profile ``profile|set``."""
+        owners = {_key_of_0_1(detector): detector for detector in artifact.config["table"]}
+        by_owner: dict[str, dict[str, Any]] = {key: {} for key in [*owners, PROFILE]}
+        for key in artifact.tensors:
+            owner, name = key.split("|", 1)
+            by_owner[owner][name] = {"tensor": key}
+        profile = by_owner.pop(PROFILE) or None
+        scores = {owners[key]: row for key, row in by_owner.items()}
+        return replace(artifact, config={**artifact.config, "scores": scores, "profile": profile})
 
 
-def _key(detector: str) -> str:
-    """A detector's name among the saved arrays: escaped, without a bar, and different from ``"profile"``."""
+def _key_of_0_1(detector: str) -> str:
+    """A detector's name among the arrays of version 0.1: without a bar, and different from ``"profile"``."""
     name = detector.replace("%", "%25").replace("|", "%7C")
     return f"%{name}" if name == PROFILE else name
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.comparison import MEAN, compare
-from repdyn.ood.detector import Detector, equal_paths
+from repdyn.ood.detector import Detector, equal_paths, from_settings
 from repdyn.ood.detectors import PathDetector
 from repdyn.ood.evaluation import OODEvaluation, evaluation_of, score_all
 from repdyn.ood.neighbors import GuidedEnergyDetector
@@ -23,6 +23,7 @@ from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.ood.union import UnionDetector
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -33,7 +34,7 @@ PATH, UNION = "path", "union"
 
 
 @dataclass(frozen=True, eq=False)
-class Recommendation:
+class Recommendation(Result, kind="recommendation"):
     """A recommended detector, and the scores of all candidates.
 
     Attributes
@@ -54,6 +55,8 @@ class Recommendation:
         The first draw in full.
     """
 
+    figures: ClassVar = ("best", "groups", "verdict", "table")
+
     best: str
     detector: Detector
     table: dict[str, dict[str, Estimate]]
@@ -73,18 +76,15 @@ class Recommendation:
         """Scores of the recommended detector in the first draw, and the table."""
         return self.evaluation.plot()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for ``--json``."""
-        return {
-            "best": self.best,
-            "groups": self.groups,
-            "verdict": self.verdict,
-            "table": {n: {t: e.to_dict() for t, e in row.items()} for n, row in self.table.items()},
-        }
+    def _record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        config, tensors = super()._record()
+        config["detector"] = _settings_of(self.detector)
+        return config, tensors
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the first draw's evaluation as a folder; see :meth:`OODEvaluation.save`."""
-        self.evaluation.save(path)
+    @classmethod
+    def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        loaded = super()._revive({**config, "detector": {}}, tensors)
+        return replace(loaded, detector=from_settings(**config["detector"]))
 
 
 def recommend(
@@ -196,6 +196,18 @@ def _unfitted(name: str, fitted: Detector, seed: int) -> Detector:
     kind = PathDetector if name == PATH else type(fitted)
     takes = "seed" in inspect.signature(kind).parameters
     return kind(**({"seed": seed} if takes else {}))
+
+
+def _settings_of(detector: Detector) -> dict[str, Any]:
+    """Class and constructor arguments of a detector that is not fitted, as JSON values."""
+    given = {name: getattr(detector, name) for name in inspect.signature(type(detector)).parameters}
+    for name, value in given.items():
+        if not (value is None or isinstance(value, int | float | str | tuple)):
+            raise RepdynError(
+                f"{type(detector).__name__}: its {name} cannot be saved; save the evaluation, or fit the "
+                "detector and save that"
+            )
+    return {"name": type(detector).__name__, "settings": given}
 
 
 def _mean(estimates: list[Estimate]) -> Estimate:

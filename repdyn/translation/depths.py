@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
+from repdyn.results import Result
 from repdyn.translation.coordinates import unit_rows
 from repdyn.translation.linear import LinearTranslation
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 __all__ = ["PathTranslation"]
 
@@ -29,7 +32,7 @@ NEIGHBORS = 10
 
 
 @dataclass(frozen=True, eq=False)
-class PathTranslation:
+class PathTranslation(Result, kind="path_translation"):
     r"""One translation per depth, found together.
 
     Attributes
@@ -99,30 +102,33 @@ class PathTranslation:
             lines.append(f"  {of_a} -> {of_b}: confidence {t.confidence:.3f}{kept}")
         return "\n".join(lines)
 
+    def plot(self) -> Figure:
+        """Confidence at each depth, with its interval where one was measured."""
+        from repdyn.views.intervals import intervals  # plotly loads only when a picture is asked for
+
+        nan = (float("nan"),) * 2
+        found = {
+            f"{of_a} → {of_b}": (t.confidence, *(t.interval or nan))
+            for (of_a, of_b), t in zip(self.points, self.translations)
+        }
+        return intervals(f"Confidence of the translation at each depth: {self.verdict}", found)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
-        return {
-            "points": [list(pair) for pair in self.points],
-            "translations": [t.to_dict() for t in self.translations],
-            "along": self.along.tolist(),
-            "own": self.own.tolist(),
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a folder that :meth:`load` reads, a folder per depth within."""
-        config = {"points": [list(pair) for pair in self.points]}
-        save_artifact(path, "path_translation", config, {"along": self.along, "own": self.own})
-        for k, t in enumerate(self.translations):
-            t.save(Path(path) / f"depth-{k}")
+        return {**super().to_dict(), "along": self.along.tolist(), "own": self.own.tolist()}
 
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> PathTranslation:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "path_translation")
-        points = tuple((str(one), str(other)) for one, other in artifact.config["points"])
-        translations = [LinearTranslation.load(Path(path) / f"depth-{k}") for k in range(len(points))]
-        return cls(points, tuple(translations), artifact.tensors["along"], artifact.tensors["own"])
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 kept a folder for each depth."""
+        count = len(artifact.config["points"])
+        loaded = [LinearTranslation.load(path / f"depth-{k}")._record() for k in range(count)]
+        tensors = {
+            f"translations.{k}.{name}": array
+            for k, (_, own) in enumerate(loaded)
+            for name, array in own.items()
+        }
+        config = {**artifact.config, "translations": [config for config, _ in loaded]}
+        return replace(artifact, config=config, tensors={**artifact.tensors, **tensors})
 
 
 def _nearest(points: NDArray[np.floating], among: NDArray[np.floating]) -> NDArray[np.int64]:

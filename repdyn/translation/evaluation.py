@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.linalg import polar
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
+from repdyn.results import Result
 from repdyn.translation.coordinates import outlier_shrink, unit_rows
 from repdyn.translation.linear import LinearTranslation, fit_orthogonal, fit_ridge
 
@@ -32,7 +32,7 @@ MOST_ITEMS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class TranslationEvaluation:
+class TranslationEvaluation(Result, kind="translation_evaluation"):
     """Retrieval and class agreement of a translation beside its controls, with 95 % intervals.
 
     Attributes
@@ -95,32 +95,6 @@ class TranslationEvaluation:
             "verdict": self.verdict,
             "items": self.items,
         }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a folder that :meth:`load` reads (kind ``"translation_evaluation"``)."""
-        parts = ("top1", "top5", "class_agreement")
-        config: dict[str, Any] = {
-            part: {name: value.to_dict() for name, value in getattr(self, part).items()} for part in parts
-        }
-        config |= {"classes": self.classes, "verdict": self.verdict, "items": self.items}
-        tensors = {} if self.confusion is None else {"confusion": self.confusion}
-        save_artifact(path, "translation_evaluation", config, tensors)
-
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> TranslationEvaluation:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "translation_evaluation")
-        config = artifact.config
-        parts = {
-            part: {name: Estimate(**value) for name, value in config[part].items()}
-            for part in ("top1", "top5", "class_agreement")
-        }
-        classes = None if config["classes"] is None else tuple(config["classes"])
-        confusion = artifact.tensors.get("confusion")
-        return cls(
-            **parts, confusion=confusion, classes=classes, verdict=config["verdict"], items=config["items"]
-        )
 
 
 def evaluate_translation(
@@ -264,8 +238,7 @@ def _disjoint(a: Floats, b: Floats, fit_a: Floats, fit_b: Floats) -> tuple[Float
 def _random(t: LinearTranslation, seed: int) -> LinearTranslation:
     a, b = t.matrix.shape
     noise = np.random.default_rng(seed).normal(size=(a, b))
-    left, _, right = np.linalg.svd(noise, full_matrices=False)
-    return LinearTranslation(left @ right, t.offset_a, t.offset_b)
+    return LinearTranslation(polar(noise), t.offset_a, t.offset_b)
 
 
 def _classes(labels: ArrayLike | None, count: int) -> tuple[tuple[str, ...] | None, NDArray[np.int64] | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
+from repdyn.linalg import procrustes, ridge_by_leave_one_out, ridge_path
 from repdyn.reading import as_array
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ RANK_CUTOFF = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class LinearTranslation:
+class LinearTranslation(Result, kind="translation"):
     r"""A linear map from one model's latent space to another's, with what is known about its truth.
 
     .. math:: t(x) = (x - \mu_A) M + \mu_B
@@ -185,25 +185,6 @@ class LinearTranslation:
             "evidence": dict(self.evidence),
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a folder that :meth:`load` reads."""
-        save_artifact(
-            path,
-            "translation",
-            self.to_dict(),
-            {"matrix": self.matrix, "offset_a": self.offset_a, "offset_b": self.offset_b},
-        )
-
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> LinearTranslation:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "translation")
-        known = {key: artifact.config[key] for key in ("confidence", "verdict", "reason", "evidence")}
-        interval = artifact.config.get("interval") and tuple(artifact.config["interval"])
-        parts: dict[str, Any] = {**artifact.tensors, **known, "interval": interval}
-        return cls(**parts)
-
     def plot(self) -> Figure:
         """The figures behind the verdict, as bars."""
         from repdyn.views.replication import replication  # plotly loads only when a picture is asked for
@@ -239,11 +220,7 @@ def fit_orthogonal(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None)
     """
     a, b, w = checked_pairs(x, y, weights)
     mean_a, mean_b = w @ a, w @ b
-    a, b = a - mean_a, b - mean_b
-    left, values, right = np.linalg.svd(a.T @ (w[:, None] * b), full_matrices=False)
-    rotation = left @ right
-    moved = float(w @ ((a @ rotation) ** 2).sum(1))
-    scale = float(values.sum()) / moved if moved > 0 else 1.0
+    rotation, scale = procrustes(a - mean_a, b - mean_b, w)
     return LinearTranslation(scale * rotation, mean_a, mean_b)
 
 
@@ -273,7 +250,7 @@ def fit_ridge(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
     """
     a, b, w = checked_pairs(x, y, None)
     mean_a, mean_b = w @ a, w @ b
-    return LinearTranslation(_ridge(a - mean_a, b - mean_b), mean_a, mean_b)
+    return LinearTranslation(ridge_by_leave_one_out(a - mean_a, b - mean_b, PENALTIES), mean_a, mean_b)
 
 
 def fit_affine(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
@@ -303,7 +280,7 @@ def fit_affine(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
     penalty = _correction_penalty(a, b)
     if not np.isfinite(penalty):
         return base
-    correction = _solve(a - base.offset_a, b - base(a), np.array([penalty]))[0]
+    correction = ridge_path(a - base.offset_a, b - base(a), np.array([penalty]))[0]
     return LinearTranslation(base.matrix + correction, base.offset_a, base.offset_b)
 
 
@@ -320,36 +297,9 @@ def _correction_penalty(a: Floats, b: Floats) -> float:
         base = fit_orthogonal(a[fit], b[fit])
         moved, left = a[held] - base.offset_a, b[held] - base(a[held])
         errors[-1] += (left**2).sum()
-        for k, matrix in enumerate(_solve(a[fit] - base.offset_a, b[fit] - base(a[fit]), PENALTIES)):
+        for k, matrix in enumerate(ridge_path(a[fit] - base.offset_a, b[fit] - base(a[fit]), PENALTIES)):
             errors[k] += ((left - moved @ matrix) ** 2).sum()
     return float([*PENALTIES, np.inf][int(errors.argmin())])
-
-
-def _solve(a: Floats, b: Floats, penalties: Floats) -> list[Floats]:
-    """Ridge solutions on centred arrays at penalties given as fractions of the mean variance."""
-    _, values, right = np.linalg.svd(a, full_matrices=False)
-    scale = float((values**2).sum()) / a.shape[1]
-    if scale == 0:
-        return [np.zeros((a.shape[1], b.shape[1]))] * len(penalties)
-    inner = right @ (a.T @ b)
-    return [np.asarray(right.T @ (inner / (values**2 + p * scale)[:, None])) for p in penalties]
-
-
-def _ridge(a: Floats, b: Floats) -> Floats:
-    """Ridge on centred arrays; the penalty by leave-one-out (the hat matrix's diagonal gives it for free)."""
-    left, values, right = np.linalg.svd(a, full_matrices=False)
-    projected = left.T @ b
-    scale = float((values**2).sum()) / a.shape[1]
-    if scale == 0:
-        return np.zeros((a.shape[1], b.shape[1]))
-    errors = []
-    for penalty in PENALTIES * scale:
-        shrink = values**2 / (values**2 + penalty)
-        residual = b - left @ (shrink[:, None] * projected)
-        leverage = (left**2) @ shrink + 1 / len(a)  # 1/N: the mean was fitted too
-        errors.append(float(((residual / np.maximum(1 - leverage, 1e-9)[:, None]) ** 2).mean()))
-    penalty = PENALTIES[int(np.argmin(errors))] * scale
-    return np.asarray(right.T @ ((values / (values**2 + penalty))[:, None] * projected))
 
 
 def checked_pairs(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats, Floats]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -13,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from repdyn import devices
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.reading import as_array
+from repdyn.results import Result
 from repdyn.translation.linear import LinearTranslation
 from repdyn.translation.stitching import stitch
 
@@ -31,7 +30,7 @@ OURS, OWN, FREQUENT = "translation", "B's own", "most frequent class"
 
 
 @dataclass(frozen=True, eq=False)
-class StitchingEvaluation:
+class StitchingEvaluation(Result, kind="stitching"):
     """Accuracy of A's body, a translation and B's head, beside its controls, with 95 % intervals.
 
     Attributes
@@ -62,23 +61,6 @@ class StitchingEvaluation:
         from repdyn.views.translation import stitching  # plotly loads only when a picture is asked for
 
         return stitching(self.accuracy, self.verdict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures, as plain values for ``--json``."""
-        accuracy = {name: value.to_dict() for name, value in self.accuracy.items()}
-        return {"accuracy": accuracy, "samples": self.samples, "verdict": self.verdict}
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a folder that :meth:`load` reads (kind ``"stitching"``)."""
-        save_artifact(path, "stitching", self.to_dict(), {})
-
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> StitchingEvaluation:
-        """Read what :meth:`save` wrote."""
-        config = load_artifact(path, "stitching").config
-        accuracy = {name: Estimate(**value) for name, value in config["accuracy"].items()}
-        return cls(accuracy, int(config["samples"]), config["verdict"])
 
 
 def evaluate_stitching(

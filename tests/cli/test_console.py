@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import typer
 
-from repdyn.cli import console, progressing
+from repdyn.cli import console, progress
 from repdyn.cli.console import run, say, table, write_json
 from repdyn.cli.options import Json
 from repdyn.cli.verb import verb
@@ -156,7 +156,7 @@ def test_tables_align_and_take_markup_as_it_is(capsys):
 def test_without_a_terminal_progress_is_plain_lines_with_rate_and_time_left():
     now = {"t": 0.0}
     out = io.StringIO()
-    with listening(progressing.lines(out, clock=lambda: now["t"])):
+    with listening(progress.lines(out, clock=lambda: now["t"])):
         for _ in track(range(100), "tracing"):
             now["t"] += 1.0
     said = out.getvalue().splitlines()
@@ -168,7 +168,7 @@ def test_without_a_terminal_progress_is_plain_lines_with_rate_and_time_left():
 def test_a_resumed_loop_counts_its_rate_from_where_it_went_on():
     now = {"t": 0.0}
     out = io.StringIO()
-    with listening(progressing.lines(out, clock=lambda: now["t"])):
+    with listening(progress.lines(out, clock=lambda: now["t"])):
         for _ in track(range(10), "tracing", start=90):
             now["t"] += 4.0
     assert out.getvalue().splitlines()[0] == "  tracing: 92 of 100, 4.0 s each, 32 s left"
@@ -177,7 +177,7 @@ def test_a_resumed_loop_counts_its_rate_from_where_it_went_on():
 def test_what_changes_in_a_loop_does_not_begin_it_anew():
     now, left = {"t": 0.0}, iter(range(9, -1, -1))
     out = io.StringIO()
-    with listening(progressing.lines(out, clock=lambda: now["t"])):
+    with listening(progress.lines(out, clock=lambda: now["t"])):
         for _ in track(range(10), "fitting", detail=lambda: f"loss {next(left)}"):
             now["t"] += 5.0
     assert out.getvalue().splitlines()[1] == "  fitting | loss 8: 2 of 10, 5.0 s each, 40 s left"
@@ -189,7 +189,7 @@ def test_on_a_terminal_the_bar_has_one_line_and_leaves_none(width):
 
     out = io.StringIO()
     shown = Console(file=out, force_terminal=True, width=width, legacy_windows=False)
-    with listening(progressing.bars(shown)):
+    with listening(progress.bars(shown)):
         for _ in track(
             range(3), "reading the packages' documentation [red]of all", detail=lambda: "x 1, " * 9
         ):
@@ -201,7 +201,7 @@ def test_on_a_terminal_the_bar_has_one_line_and_leaves_none(width):
 
 
 def test_quiet_has_no_progress(monkeypatch, program, capsys):
-    monkeypatch.setattr(progressing, "PLAIN_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_PROGRESS_SECONDS", 0.0)
     loud, quiet = (program(fails(RepdynError("x")), *option)[2] for option in ((), ("--quiet",)))
     assert "working: 1 of 2" in loud
     assert quiet == "repdyn: error: x\n"

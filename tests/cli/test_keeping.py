@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import repdyn
-from repdyn.cli import manners
+from repdyn import provenance
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.ood import KNNDetector
@@ -117,7 +117,7 @@ def test_drift_is_an_alarm_with_a_status_and_its_own_color(command, here):
     RepresentationPaths.from_arrays(moved).save("moved.paths")
     score = ("ood", "score", "x.detector", "moved.paths", "--window", 40)
     status, out, _ = command(*score, "--drift", "d")
-    assert (status, "DriftReport: found" in out) == (0, True)
+    assert (status, "DriftReport: drift found" in out) == (0, True)
     status, _, err = command(*score, "--strict")
     assert (status, err) == (1, "repdyn: --strict: drift found\n")
     assert command("ood", "score", "x.detector", "a.paths", "--window", 40, "--strict")[0] == 0
@@ -153,7 +153,7 @@ def test_a_command_is_signed_without_the_folders_of_this_machine(command, here):
     ],
 )
 def test_what_is_passed_on_holds_no_folder_of_this_machine(given, shown):
-    assert manners.without_folders(given) == shown
+    assert provenance.without_folders(given) == shown
 
 
 def test_a_seed_or_device_that_is_none_is_told_in_one_line(command, here):

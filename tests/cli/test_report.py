@@ -137,7 +137,7 @@ def test_a_report_that_is_there_is_kept_unless_forced(report, tmp_path):
 
 
 def test_provenance_comes_last_with_commands_seeds_and_versions(report, evaluation, tmp_path, monkeypatch):
-    from repdyn.cli.manners import sign
+    from repdyn.provenance import sign
 
     monkeypatch.setattr(sys, "argv", ["repdyn", "ood", "evaluate", "a b.detector", "--seed", "7"])
     sign(evaluation, 7)
@@ -155,7 +155,7 @@ def test_provenance_comes_last_with_commands_seeds_and_versions(report, evaluati
 
 
 def test_a_signature_that_was_damaged_is_left_out(evaluation):
-    from repdyn.cli.manners import made_by
+    from repdyn.provenance import made_by
 
     (evaluation / "command.json").write_text("{")
     assert made_by(evaluation) == {}

@@ -10,7 +10,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from repdyn.cli.gallery import open_result
+from repdyn.reporting import open_result
 from repdyn.translation import LinearTranslation
 
 MODEL = "timm:test_resnet@weights.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from repdyn.artifacts import save_artifact
 from repdyn.errors import RepdynError
 from repdyn.ood import DriftMonitor, DriftReport, MahalanobisDetector, PathDetector, UnionDetector
 from repdyn.paths import RepresentationPaths
@@ -129,3 +130,20 @@ def test_a_stream_of_one_sample_over_and_over_is_reported():
     monitor = DriftMonitor(detector, window=30)
     monitor.update(RepresentationPaths.from_arrays({"a": np.full((30, 6), 3.0)}))
     assert monitor.report().flagged[0].high > 0.5  # one sample says next to nothing
+
+
+@pytest.mark.parametrize(
+    ("saved", "read"),
+    [("found", "drift found"), ("not found", "no drift found"), ("inconclusive", "inconclusive")],
+)
+def test_a_report_of_version_01_is_read_in_the_present_words(planted, tmp_path, monkeypatch, saved, read):
+    monitor = DriftMonitor(PathDetector().fit(planted(100)), window=50)
+    monitor.update(planted(50, seed=1))
+    report = monitor.report()
+    config = {"drift": {**report.to_dict(), "verdict": saved}}
+    with monkeypatch.context() as patch:
+        patch.setattr("repdyn.artifacts.SCHEMA_VERSION", 1)
+        save_artifact(tmp_path / "d", "drift", config, {"count": report.count})
+    again = DriftReport.load(tmp_path / "d")
+    assert again.verdict == read
+    assert {**again.to_dict(), "verdict": ""} == {**report.to_dict(), "verdict": ""}

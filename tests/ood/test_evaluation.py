@@ -132,7 +132,7 @@ def test_an_evaluation_without_the_profile_of_a_set_is_refused(planted, tmp_path
     result = evaluate(PathDetector().fit(planted(60)), planted(50, seed=1), {"set": planted(40, 2, seed=2)})
     kept = {name: rows for name, rows in result.profile.items() if name == "set"}
     replace(result, profile=kept).save(tmp_path / "e")
-    with pytest.raises(RepdynError, match="profiles of"):
+    with pytest.raises(RepdynError, match="profiles are of"):
         OODEvaluation.load(tmp_path / "e")
 
 

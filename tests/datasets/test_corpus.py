@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repdyn.cli.corpus import code_snippets, documentation_corpus, shuffled_characters
+from repdyn.datasets import code_snippets, documentation_corpus, shuffled_characters
 from repdyn.errors import RepdynError
 
 MODULE = '''"""A module that says at some length what it is there for.

@@ -1,6 +1,6 @@
 """The four sentences that end the demonstration."""
 
-from repdyn.cli.wording import meaning
+from repdyn.cli.demo_text import meaning
 from repdyn.intervals import Estimate
 from repdyn.koopman import Fidelity
 

@@ -1,4 +1,4 @@
-"""How the present command is to behave, which verdicts it came to, and its signature under what it wrote."""
+"""How a saved result was made: the command, its seed and the version, without folders of this machine."""
 
 from __future__ import annotations
 
@@ -6,69 +6,16 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from repdyn.errors import RepdynError
 from repdyn.writing import whole_file
 
-__all__ = [
-    "ask",
-    "asked",
-    "forget_all",
-    "made_by",
-    "note_alarm",
-    "note_verdicts",
-    "present_command",
-    "refuse_existing",
-    "sign",
-    "unfounded",
-    "without_folders",
-]
+__all__ = ["made_by", "present_command", "sign", "without_folders"]
 
 _SIGNATURE = "command.json"
-
-_asked: set[str] = set()
-_verdicts: list[str] = []
-_alarms: list[str] = []
 # A path from the root, where a word begins, after "=" or ":" (NAME=/a/b, images:/a/b), or after "file://".
 _ABSOLUTE = re.compile(r"(?:(?<=^)|(?<=[\s=:@'\"(,])|(?<=file://))(?:[A-Za-z]:[\\/]|/(?!/))[^\s#,:'\"()]+")
-
-
-def ask(name: str) -> None:
-    """Remember that ``--name`` was given."""
-    _asked.add(name)
-
-
-def asked(name: str) -> bool:
-    """Whether ``--name`` was given."""
-    return name in _asked
-
-
-def note_verdicts(figures: Mapping[str, Any]) -> None:
-    """Remember every verdict among a verb's figures, however deep: ``--strict`` answers for all of them."""
-    for key, value in figures.items():
-        if key == "verdict":
-            _verdicts.extend(value.values() if isinstance(value, Mapping) else [value])
-        elif isinstance(value, Mapping):
-            note_verdicts(value)
-
-
-def note_alarm(what: str) -> None:
-    """Remember that something was found that nobody hopes for, such as drift."""
-    _alarms.append(what)
-
-
-def unfounded() -> list[str]:
-    """The verdicts that are not ``"found"``, and the alarms."""
-    return [verdict for verdict in _verdicts if verdict != "found"] + _alarms
-
-
-def refuse_existing(out: Path | None, force: bool) -> None:
-    """Refuse, before any work, to replace what is at ``--out`` unless ``--force`` was given."""
-    if out is not None and not force and out.exists():
-        raise RepdynError(f"--out {out}: exists; give another path, or --force to replace it")
 
 
 def without_folders(text: str) -> str:
@@ -112,10 +59,3 @@ def made_by(folder: Path) -> dict[str, Any]:
         if isinstance(found, dict):
             return {key: found[key] for key in ("command", "seed", "repdyn") if found.get(key) is not None}
     return {}
-
-
-def forget_all() -> None:
-    """Begin a new command."""
-    _asked.clear()
-    _verdicts.clear()
-    _alarms.clear()

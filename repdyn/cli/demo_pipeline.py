@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 import repdyn
 from repdyn.cli.console import say
-from repdyn.cli.corpus import (
+from repdyn.cli.demo_text import leaf_names, meaning
+from repdyn.datasets import (
     Corpus,
     code_snippets,
     documentation_corpus,
     letter_statistics,
     shuffled_characters,
 )
-from repdyn.cli.gallery import Entry, entry, write_gallery
-from repdyn.cli.wording import leaf_names, meaning
 from repdyn.errors import RepdynError
 from repdyn.fields import Attractors
 from repdyn.koopman import Fidelity, KoopmanAutoencoder
 from repdyn.ood import OODEvaluation, PathDetector, evaluate
 from repdyn.paths import RepresentationPaths, open_paths
+from repdyn.reporting import Entry, entry, write_page
 from repdyn.topology import LevelSetTree
 from repdyn.tracing import TracedModel, load, trace
 from repdyn.translation import (
@@ -239,7 +239,7 @@ class Walk:
 
     def report(self) -> Path:
         """Write the page."""
-        return write_gallery(self.entries, self.out / "report.html", force=True)
+        return write_page(self.entries, self.out / "report.html", force=True)
 
     def meaning(self, figures: dict[str, Any]) -> tuple[str, ...]:
         """What the figures mean, in four sentences."""

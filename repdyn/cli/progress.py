@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from repdyn.cli.manners import asked
+from repdyn.cli.context import command
 from repdyn.progress import DETAIL, Listener
 
 __all__ = ["bars", "lines", "listener"]
@@ -20,7 +20,7 @@ def listener() -> Listener:
     heard = bars() if sys.stderr.isatty() else lines(sys.stderr)
 
     def listen(description: str, done: int, total: int | None) -> None:
-        if not asked("quiet"):
+        if "quiet" not in command().flags:
             heard(description, done, total)
 
     return listen

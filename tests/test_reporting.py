@@ -3,23 +3,31 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import repdyn
-from repdyn.artifacts import save_artifact
-from repdyn.cli.gallery import _READERS, open_result
+from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.disentangle.swaps import Swap
 from repdyn.errors import RepdynError
+from repdyn.reporting import _TITLES, open_result
+
+FOLDERS = Path(__file__).parent / "data" / "schema1"
+FITTED = {"detector", "disentangle", "flow", "koopman", "surrogate"}
 
 
-@pytest.mark.parametrize("kind", _READERS)
-def test_every_kind_has_a_reader_that_plots(kind):
-    room, name, _ = _READERS[kind]
-    result = getattr(import_module(room), name)
-    assert callable(result.load)
-    assert callable(result.plot)
+@pytest.mark.parametrize("name", sorted(folder.name for folder in FOLDERS.iterdir() if folder.is_dir()))
+def test_every_saved_result_has_a_section_and_what_was_fitted_says_what_to_give(name):
+    kind = load_artifact(FOLDERS / name).kind
+    if kind in FITTED:
+        with pytest.raises(RepdynError, match="has no picture of its own"):
+            open_result(FOLDERS / name)
+        return
+    first = open_result(FOLDERS / name)[0]
+    assert first.section.figure is not None
+    assert first.headline
 
 
 def test_a_result_without_a_picture_says_what_to_give_instead(tmp_path):
@@ -37,7 +45,7 @@ def test_a_foreign_file_is_told_apart(tmp_path):
 def _drawing_classes() -> dict[str, type]:
     found = {}
     for _, name, _ in pkgutil.walk_packages(repdyn.__path__, "repdyn."):
-        if name.startswith(("repdyn.cli", "repdyn.views")):
+        if name.startswith(("repdyn.cli", "repdyn.views", "repdyn.reporting")):
             continue
         for one in vars(import_module(name)).values():
             if inspect.isclass(one) and one.__module__.startswith("repdyn.") and hasattr(one, "plot"):
@@ -45,11 +53,9 @@ def _drawing_classes() -> dict[str, type]:
     return found
 
 
-def test_every_result_that_draws_itself_and_can_be_saved_is_read_by_the_report():
-    read = {name for _, name, _ in _READERS.values()} | {"RepresentationPaths"}
+def test_every_heading_is_that_of_a_class_that_draws_itself():
     assert len(_drawing_classes()) > 15
-    saved = {name for name, one in _drawing_classes().items() if hasattr(one, "load")}
-    assert saved - read == {"Persistence"}  # which is saved as a path of one point
+    assert set(_TITLES) <= set(_drawing_classes())
 
 
 def _paths():

@@ -1,0 +1,68 @@
+"""Options that every verb takes and verdicts that it reached: the state of the command that is running."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repdyn.errors import RepdynError
+
+__all__ = ["Command", "command", "record_verdicts", "refuse_existing", "start_command"]
+
+
+@dataclass
+class Command:
+    """The command that is running.
+
+    Attributes
+    ----------
+    flags
+        Names of the flags that were given: ``"quiet"``, ``"strict"``, ``"debug"``, ``"json on stdout"``.
+    verdicts
+        All verdicts that the verb reached.
+    alarms
+        What was found that is bad news, such as drift.
+    """
+
+    flags: set[str] = field(default_factory=set)
+    verdicts: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[str]:
+        """Verdicts that are not ``"found"``, and alarms: with ``--strict`` the exit status is 1 if any."""
+        return [verdict for verdict in self.verdicts if verdict != "found"] + self.alarms
+
+
+_present: ContextVar[Command] = ContextVar("command")
+
+
+def start_command() -> Command:
+    """Begin a new command, without flags and verdicts."""
+    started = Command()
+    _present.set(started)
+    return started
+
+
+def command() -> Command:
+    """The command that is running; a new one outside of a program."""
+    found = _present.get(None)
+    return start_command() if found is None else found
+
+
+def record_verdicts(figures: Mapping[str, Any]) -> None:
+    """Record every verdict among a verb's figures, at any depth, for ``--strict``."""
+    for key, value in figures.items():
+        if key == "verdict":
+            command().verdicts.extend(value.values() if isinstance(value, Mapping) else [value])
+        elif isinstance(value, Mapping):
+            record_verdicts(value)
+
+
+def refuse_existing(out: Path | None, force: bool) -> None:
+    """Refuse, before any work, to replace what is at ``--out`` unless ``--force`` was given."""
+    if out is not None and not force and out.exists():
+        raise RepdynError(f"--out {out}: exists; give another path, or --force to replace it")

@@ -1,0 +1,44 @@
+"""Figures of any result with their intervals, one row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+
+from repdyn.errors import RepdynError
+from repdyn.views.bars import add_bars
+from repdyn.views.theme import CATEGORIES, describe, panels
+
+__all__ = ["intervals"]
+
+_MOST = 30  # rows drawn
+
+
+def intervals(title: str, figures: Mapping[str, tuple[float, float, float]]) -> go.Figure:
+    """Horizontal bars with 95 % intervals.
+
+    Parameters
+    ----------
+    title
+        Of the picture.
+    figures
+        ``(value, low, high)`` by name; of more than 30 the first are drawn, and the caption says so.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+
+    Raises
+    ------
+    RepdynError
+        If there is none.
+    """
+    if not figures:
+        raise RepdynError("intervals: there is no figure to draw; give at least one")
+    shown = dict(list(figures.items())[:_MOST])
+    left = f" Drawn are the first {_MOST} of {len(figures)} figures." if len(figures) > _MOST else ""
+    figure = panels([""], columns=1, height=160 + 34 * len(shown))
+    add_bars(figure, 1, shown, [CATEGORIES[0]] * len(shown))
+    alt = f"{title}: {len(shown)} figures with their intervals."
+    return describe(figure, title, f"Each figure with its 95 % interval.{left}", alt)
