@@ -22,8 +22,6 @@ _ESTIMATORS = {
     "flow": ("repdyn.topology", "FlowAutoencoder.load"),
     # Results that are not yet a Result.
     "depth factors": ("repdyn.disentangle", "DepthFactors.load"),
-    "drift": ("repdyn.ood.drift", "DriftReport.load"),
-    "ood": ("repdyn.ood", "OODEvaluation.load"),
     "persistence": ("repdyn.topology", "PathPersistence.load"),
     "swap": ("repdyn.disentangle", "Swap.load"),
     "swap_grid": ("repdyn.disentangle.grid", "SwapGrid.load"),
