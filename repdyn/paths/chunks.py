@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.checks import check_finite, check_ids, check_labels
+from repdyn.paths.arrays import check_finite, check_ids, check_labels
 from repdyn.paths.columns import Index
-from repdyn.paths.layout import Layout
-from repdyn.paths.places import Place, as_bytes
-from repdyn.paths.zarr_format import (
+from repdyn.paths.layout import (
+    Layout,
     array_metadata,
     decode_strings,
     encode_strings,
@@ -22,6 +21,7 @@ from repdyn.paths.zarr_format import (
     read_json,
     write_json,
 )
+from repdyn.paths.storage import Storage, as_bytes
 
 __all__ = [
     "checksum",
@@ -39,18 +39,18 @@ __all__ = [
 Sizes = Callable[[str], int | None]
 
 
-def missing_rows(place: Place, layout: Layout) -> list[range]:
+def missing_rows(storage: Storage, layout: Layout) -> list[range]:
     """The samples of the chunks that are not there in full."""
-    labels, sizes = label_dtype(place), place.sizes()
+    labels, sizes = label_dtype(storage), storage.sizes()
     return [
         layout.rows(chunk)
         for chunk in range(layout.chunks)
-        if not chunk_is_whole(place, layout, chunk, sizes, labels)
+        if not chunk_is_whole(storage, layout, chunk, sizes, labels)
     ]
 
 
 def write_chunk(
-    place: Place,
+    storage: Storage,
     layout: Layout,
     start: int,
     arrays: Mapping[str, ArrayLike | Sequence[NDArray[Any]]],
@@ -81,11 +81,11 @@ def write_chunk(
         packed[: len(rows), low : low + layout.widths[point]] = _cast(values, layout.dtype, point, names)
     ragged = {p: _check_tokens(arrays[p], p, names, layout) for p in layout.tokens}
     outputs = _check_logits(logits, names, layout)
-    settle_labels(place, layout, known_labels, chunk)
+    settle_labels(storage, layout, known_labels, chunk)
     # All is checked: from here on only the disk can refuse. A chunk that is written again is absent
     # meanwhile, so that it never mixes old and new.
     files = layout.files(chunk)
-    place.remove(files["ids"])
+    storage.remove(files["ids"])
     contents: dict[str, bytes | NDArray[Any]] = {}
     if layout.row_width:
         contents["paths"] = _little(packed)
@@ -93,7 +93,7 @@ def write_chunk(
         flat = np.concatenate(samples)
         if len(flat):
             contents[f"tokens/{number}"] = _little(flat)
-        write_json(place, f"tokens/{number}/{chunk}/zarr.json", _token_array(flat.shape, layout))
+        write_json(storage, f"tokens/{number}/{chunk}/zarr.json", _token_array(flat.shape, layout))
     if layout.tokens:
         lengths = np.zeros((layout.chunk_rows, len(layout.tokens)), np.int64)
         for number, samples in enumerate(ragged.values()):
@@ -104,26 +104,26 @@ def write_chunk(
     if known_labels is not None:
         contents["labels"] = _encode(known_labels, layout.chunk_rows)
     for name, data in contents.items():
-        place.write(files[name], data)
+        storage.write(files[name], data)
     contents["ids"] = _encode(names, layout.chunk_rows)
     sums = [checksum(contents[name]) if name in contents else "" for name in files]
-    place.write(f"checksums/c/{chunk}/0", encode_strings(sums))
-    _keep_content(place, layout, chunk, content)
-    place.write(files["ids"], contents["ids"])
+    storage.write(f"checksums/c/{chunk}/0", encode_strings(sums))
+    _keep_content(storage, layout, chunk, content)
+    storage.write(files["ids"], contents["ids"])
 
 
-def seal(place: Place, layout: Layout) -> Layout:
+def seal(storage: Storage, layout: Layout) -> Layout:
     """Mark a store complete, with the metadata of all its arrays in one place; returns what it now holds."""
-    place.sweep()
+    storage.sweep()
     finished = layout.finished()
     metadata: dict[str, Any] = {name: group_metadata({}) for name in layout.groups()}
-    metadata.update(layout.arrays(label_dtype(place)))
+    metadata.update(layout.arrays(label_dtype(storage)))
     for chunk in range(layout.chunks if layout.tokens else 0):
-        counts = read_chunk_lengths(place, layout, chunk).sum(axis=0).tolist()
+        counts = read_chunk_lengths(storage, layout, chunk).sum(axis=0).tolist()
         for number, (point, count) in enumerate(zip(layout.tokens, counts)):
             metadata[f"tokens/{number}/{chunk}"] = _token_array((count, layout.widths[point]), layout)
     document = group_metadata(finished.to_attributes(), dict(sorted(metadata.items())))
-    write_json(place, "zarr.json", document)
+    write_json(storage, "zarr.json", document)
     return finished
 
 
@@ -132,36 +132,38 @@ def checksum(content: bytes | NDArray[Any]) -> str:
     return "sha256:" + hashlib.sha256(as_bytes(content)).hexdigest()
 
 
-def read_checksums(place: Place, layout: Layout, chunk: int) -> dict[str, str] | None:
+def read_checksums(storage: Storage, layout: Layout, chunk: int) -> dict[str, str] | None:
     """Checksums of a chunk by file name, those it does without left out; ``None`` where none were kept."""
     name = f"checksums/c/{chunk}/0"
     try:
-        found = decode_strings(place.read(name), f"{place}/{name}")
+        found = decode_strings(storage.read(name), f"{storage}/{name}")
     except FileNotFoundError:
         return None
     return {file: known for file, known in zip(layout.files(chunk).values(), found) if known}
 
 
-def read_content(place: Place, chunk: int) -> str | None:
+def read_content(storage: Storage, chunk: int) -> str | None:
     """The digest of a chunk's samples; ``None`` where none was kept."""
     name = f"content/c/{chunk}"
     try:
-        (found,) = decode_strings(place.read(name), f"{place}/{name}")
+        (found,) = decode_strings(storage.read(name), f"{storage}/{name}")
     except (FileNotFoundError, ValueError):
         return None
     return found
 
 
-def _keep_content(place: Place, layout: Layout, chunk: int, content: str | None) -> None:
+def _keep_content(storage: Storage, layout: Layout, chunk: int, content: str | None) -> None:
     if content is None:
-        place.remove(f"content/c/{chunk}")
+        storage.remove(f"content/c/{chunk}")
         return
-    if read_json(place, "content/zarr.json") is None:
-        write_json(place, "content/zarr.json", array_metadata((layout.chunks,), (1,), "string"))
-    place.write(f"content/c/{chunk}", encode_strings([content]))
+    if read_json(storage, "content/zarr.json") is None:
+        write_json(storage, "content/zarr.json", array_metadata((layout.chunks,), (1,), "string"))
+    storage.write(f"content/c/{chunk}", encode_strings([content]))
 
 
-def chunk_is_whole(place: Place, layout: Layout, chunk: int, sizes: Sizes, labels: str | None = None) -> bool:
+def chunk_is_whole(
+    storage: Storage, layout: Layout, chunk: int, sizes: Sizes, labels: str | None = None
+) -> bool:
     """Whether all files of a chunk are there in full length; its ids are written last.
 
     With ``labels`` (their dtype) the chunk's labels must be there too.
@@ -176,48 +178,48 @@ def chunk_is_whole(place: Place, layout: Layout, chunk: int, sizes: Sizes, label
     if any(sizes(name) != size for name, size in layout.fixed_files(chunk)):
         return False
     if layout.tokens:
-        lengths = read_chunk_lengths(place, layout, chunk)
+        lengths = read_chunk_lengths(storage, layout, chunk)
         return all(sizes(name) == size for name, size in layout.token_files(chunk, lengths))
     return True
 
 
-def label_dtype(place: Place) -> str | None:
+def label_dtype(storage: Storage) -> str | None:
     """The dtype of a store's labels, ``None`` where it has none."""
-    document = read_json(place, "labels/zarr.json")
+    document = read_json(storage, "labels/zarr.json")
     return None if document is None else str(document.get("data_type"))
 
 
-def settle_labels(place: Place, layout: Layout, labels: NDArray[Any] | None, chunk: int | None) -> None:
+def settle_labels(storage: Storage, layout: Layout, labels: NDArray[Any] | None, chunk: int | None) -> None:
     """Labels are of one kind, for all samples or none; the first chunk that is written decides.
 
     With ``chunk=None`` it is decided before any is written, as several writers at once need it.
     """
     kind = None if labels is None else "int64" if labels.dtype.kind == "i" else "string"
-    before = label_dtype(place)
+    before = label_dtype(storage)
     if kind == before:
         return
-    sizes = place.sizes()
+    sizes = storage.sizes()
     others = (number for number in range(layout.chunks) if number != chunk)
-    if any(chunk_is_whole(place, layout, number, sizes, before) for number in others):
+    if any(chunk_is_whole(storage, layout, number, sizes, before) for number in others):
         raise RepdynError(
             f"labels: are {kind or 'missing'} in this chunk but {before or 'missing'} in the others; "
             "give all samples labels of one kind"
         )
-    place.remove_below("labels")
+    storage.remove_below("labels")
     if kind is not None:
-        write_json(place, "labels/zarr.json", layout.arrays(kind)["labels"])
+        write_json(storage, "labels/zarr.json", layout.arrays(kind)["labels"])
 
 
-def read_chunk_lengths(place: Place, layout: Layout, chunk: int) -> Index:
+def read_chunk_lengths(storage: Storage, layout: Layout, chunk: int) -> Index:
     """Tokens of each sample of a chunk at the points that keep them, ``(rows, P)``."""
     name = layout.files(chunk)["lengths"]
     shape = (layout.chunk_rows, len(layout.tokens))
-    data = place.read(name)
+    data = storage.read(name)
     if len(data) != 8 * shape[0] * shape[1]:
-        raise RepdynError(f"{place}/{name}: is truncated or damaged; trace or save these paths again")
+        raise RepdynError(f"{storage}/{name}: is truncated or damaged; trace or save these paths again")
     found = np.frombuffer(data, "<i8").reshape(shape)[: len(layout.rows(chunk))]
     if (found < 0).any():
-        raise RepdynError(f"{place}/{name}: holds a negative length; trace or save these paths again")
+        raise RepdynError(f"{storage}/{name}: holds a negative length; trace or save these paths again")
     return found
 
 

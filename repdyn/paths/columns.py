@@ -1,26 +1,44 @@
-"""Columns of representations: arrays that may be in memory or in chunk files, read the same way.
+"""Columns of representations: arrays in memory or in chunk files, with one interface for reading.
 
-A column never copies what it was made from; a subset of it is the same column with an index.
+A column never copies the data that it is made of. A subset of it is the same column with an index.
+:func:`gather` reads the same samples of several columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
-__all__ = ["Blocks", "Fetching", "Index", "Rows", "Tokens", "compose", "told_apart_by"]
+from repdyn.repeats import groups_of_equal_rows
+from repdyn.repeats_streamed import groups_in_blocks
+
+__all__ = [
+    "Fetching",
+    "Index",
+    "RowBlocks",
+    "Rows",
+    "Tokens",
+    "compose",
+    "distinguishing_rows",
+    "equal_rows",
+    "gather",
+    "take_rows",
+]
 
 Index = NDArray[np.int64]
 
 _TOKEN_SAMPLES = 500  # read at a time
+_HELD_BYTES = 2**28  # of a column (float64), held while its rows are compared; larger ones are read in blocks
+_COMPARED_ROWS = 8192  # in such a block
 
 
-class Blocks(Protocol):
+class RowBlocks(Protocol):
     """Consecutive blocks of rows: a list of arrays, or chunk files that open when asked for."""
 
     def __getitem__(self, number: int, /) -> NDArray[Any]: ...
@@ -28,8 +46,8 @@ class Blocks(Protocol):
 
 
 @runtime_checkable
-class Fetching(Blocks, Protocol):
-    """Blocks of which parts are fetched, because to have a whole one is expensive."""
+class Fetching(RowBlocks, Protocol):
+    """RowBlocks of which parts are fetched, because to have a whole one is expensive."""
 
     def fetch(self, spans: Sequence[tuple[int, int, int]]) -> list[NDArray[Any]]: ...
 
@@ -62,7 +80,7 @@ class Rows(Column):
         The rows that this column shows, ``None`` for all in order.
     """
 
-    blocks: Blocks
+    blocks: RowBlocks
     block_rows: int
     size: int
     low: int
@@ -111,8 +129,6 @@ class Rows(Column):
 
     def take(self, index: Index) -> NDArray[Any]:
         """Read rows by number, shape ``(n, D)``."""
-        from repdyn.paths.gathering import take_rows  # which reads these columns, and so comes after them
-
         return take_rows(self, compose(self.index, index))
 
     def __repr__(self) -> str:
@@ -139,7 +155,7 @@ class Tokens(Column):
         The samples that this column shows, ``None`` for all in order.
     """
 
-    blocks: Blocks
+    blocks: RowBlocks
     block_rows: int
     lengths: Index
     width: int
@@ -214,7 +230,7 @@ class Tokens(Column):
         return f"<{rows} x up to {tokens} tokens x {width} {self.dtype}, read when indexed>"
 
 
-def told_apart_by(column: Rows | Tokens) -> NDArray[Any]:
+def distinguishing_rows(column: Rows | Tokens) -> NDArray[Any]:
     """One row for each sample that tells different samples apart: of tokens, their number and their mean."""
     if isinstance(column, Rows):
         return np.asarray(column)
@@ -246,3 +262,148 @@ def _getitem(column: Rows | Tokens, key: Any) -> NDArray[Any]:
         return np.asarray(found[(slice(None), *rest)]) if rest else found
     found = column.take(np.array([rows]))[0]
     return np.asarray(found[rest]) if rest else found
+
+
+def gather(columns: Mapping[str, Rows | Tokens], index: Index) -> dict[str, NDArray[Any]]:
+    """Read the same samples of several columns, packed neighbours with one read.
+
+    Parameters
+    ----------
+    columns
+        Columns of one set of samples.
+    index
+        Numbers of the samples, ``(n,)``.
+
+    Returns
+    -------
+    dict
+        Arrays ``(n, D)``, or ``(n, T, D)`` with T the longest of these samples.
+    """
+    groups: dict[int, list[str]] = {}
+    found: dict[str, NDArray[Any]] = {}
+    for name, column in columns.items():
+        if isinstance(column, Rows):
+            groups.setdefault(id(column.blocks), []).append(name)
+        else:
+            lengths = column.shown_lengths()[index]
+            found[name] = column.take(index, int(lengths.max()) if len(lengths) else 0)
+    for names in groups.values():
+        rows = {name: column for name in names if isinstance(column := columns[name], Rows)}
+        found.update(_take_packed(rows, index))
+    return {name: found[name] for name in columns}
+
+
+def take_rows(rows: Rows, index: Index) -> NDArray[Any]:
+    """Read rows of the whole by number, into new memory."""
+    if isinstance(rows.blocks, Fetching):
+        fetched = fetch_rows(rows.blocks, rows.block_rows, index)[:, rows.low : rows.high]
+        return fetched.astype(rows.dtype, copy=False)
+    if is_run(index):
+        # Slices, no index arrays.
+        found = np.empty((len(index), rows.width), rows.dtype)
+        for number, part, target in _visits(rows, index):
+            first = int(part[0])
+            found[target] = rows.blocks[number][first : first + len(part), rows.low : rows.high]
+        return found
+    if len(rows.blocks) == 1:
+        return _take_block(rows.blocks[0], index, rows.low, rows.high).astype(rows.dtype, copy=False)
+    order = np.argsort(index, kind="stable")
+    found = np.empty((len(index), rows.width), rows.dtype)
+    found[order] = _take_sorted(rows, index[order])
+    return found
+
+
+def is_run(index: Index) -> bool:
+    """Whether numbers follow each other, so that a slice reads them."""
+    if len(index) == 0 or int(index[-1]) - int(index[0]) != len(index) - 1:
+        return False
+    return bool((np.diff(index) == 1).all())
+
+
+def _take_packed(columns: Mapping[str, Rows], index: Index) -> dict[str, NDArray[Any]]:
+    """Read the same rows of columns that lie beside each other in the same blocks."""
+    first = next(iter(columns.values()))
+    low, high = min(c.low for c in columns.values()), max(c.high for c in columns.values())
+    span = replace(first, low=low, high=high)
+    whole = compose(first.index, index)
+    if isinstance(first.blocks, Fetching):
+        packed = fetch_rows(first.blocks, first.block_rows, whole).astype(first.dtype, copy=False)
+        return {name: packed[:, column.low : column.high] for name, column in columns.items()}
+    # Reading the whole span at once is the faster way unless most of it would be thrown away, or slices do.
+    apart = len(columns) == 1 or 2 * sum(c.width for c in columns.values()) < high - low
+    if apart or is_run(whole) or len(first.blocks) == 1:
+        return {name: take_rows(column, whole) for name, column in columns.items()}
+    order = np.argsort(whole, kind="stable")
+    packed = _take_sorted(span, whole[order])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return {name: packed[back, c.low - low : c.high - low] for name, c in columns.items()}
+
+
+def _take_sorted(rows: Rows, index: Index) -> NDArray[Any]:
+    """Read rows whose numbers ascend: each block is visited once, in the order of the disk."""
+    found = np.empty((len(index), rows.width), rows.dtype)
+    for number, part, target in _visits(rows, index):
+        block = rows.blocks[number]
+        if _whole(block, rows.low, rows.high) and block.dtype == found.dtype:
+            # Straight to where they go; "clip" because "raise" would buffer, and all numbers are in range.
+            np.take(block, part, axis=0, out=found[target], mode="clip")
+        else:
+            found[target] = _take_block(block, part, rows.low, rows.high)
+    return found
+
+
+def _visits(rows: Rows, index: Index) -> Iterator[tuple[int, Index, slice]]:
+    """For ascending numbers: each block, the rows to read of it, and where they go."""
+    numbers = index // rows.block_rows
+    cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(index)]
+    for low, high in pairwise(cuts):
+        if high > low:
+            number = int(numbers[low])
+            yield number, index[low:high] - number * rows.block_rows, slice(low, high)
+
+
+def _take_block(block: NDArray[Any], index: Index, low: int, high: int) -> NDArray[Any]:
+    # np.take is the faster of the two, but copies what is not contiguous as a whole first.
+    if _whole(block, low, high):
+        return np.asarray(np.take(block, index, axis=0))
+    return np.asarray(block[index, low:high])
+
+
+def _whole(block: NDArray[Any], low: int, high: int) -> bool:
+    return high - low == block.shape[1] and block.flags.c_contiguous
+
+
+def fetch_rows(chunks: Fetching, chunk_rows: int, index: Index) -> NDArray[Any]:
+    """Rows by number, ``(n, D)``, in any order."""
+    if len(index) == 0:
+        return chunks.fetch([(0, 0, 0)])[0]
+    numbers, back = np.unique(index, return_inverse=True)
+    breaks = (np.diff(numbers) != 1) | (np.diff(numbers // chunk_rows) != 0)
+    cuts = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(numbers)]
+    spans = []
+    for low, high in pairwise(cuts):
+        chunk, start = divmod(int(numbers[low]), chunk_rows)
+        spans.append((chunk, start, start + high - low))
+    return np.asarray(np.concatenate(chunks.fetch(spans))[back])
+
+
+def equal_rows(column: Rows | Tokens) -> NDArray[np.int64]:
+    """Group of equal samples that each belongs to, ``(N,)``, as :func:`repdyn.repeats.groups_of_equal_rows`.
+
+    Tokens are told by their number and their mean.
+    """
+    size = len(column)
+    if size * column.width * 8 <= _HELD_BYTES:
+        return groups_of_equal_rows(distinguishing_rows(column))
+
+    def blocks() -> Iterator[dict[str, NDArray[Any]]]:
+        for start in range(0, size, _COMPARED_ROWS):
+            yield {
+                "": distinguishing_rows(column.subset(np.arange(start, min(start + _COMPARED_ROWS, size))))
+            }
+
+    def rows(_: str, index: Index) -> NDArray[Any]:
+        return distinguishing_rows(column.subset(index))
+
+    return groups_in_blocks(blocks, rows, size)[""]

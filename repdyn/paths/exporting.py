@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.paths.columns import Rows, Tokens
 from repdyn.paths.paths import RepresentationPaths
-from repdyn.paths.places import as_bytes, writing_failed
+from repdyn.paths.storage import as_bytes, writing_failed
 from repdyn.progress import track
 from repdyn.writing import whole_file
 

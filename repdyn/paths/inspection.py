@@ -11,9 +11,8 @@ import numpy as np
 
 from repdyn.errors import RepdynError
 from repdyn.paths.chunks import checksum, label_dtype, missing_rows, read_checksums
-from repdyn.paths.layout import Layout, layout_of
-from repdyn.paths.places import Place, place_of
-from repdyn.paths.zarr_format import read_json
+from repdyn.paths.layout import Layout, layout_of, read_json
+from repdyn.paths.storage import Storage, storage_at
 from repdyn.progress import track
 
 __all__ = ["Damage", "StoreInfo", "Verification", "inspect_paths", "verify_paths"]
@@ -182,11 +181,11 @@ def inspect_paths(path: str | os.PathLike[str]) -> StoreInfo:
     RepdynError
         If there is no store, or its metadata are damaged.
     """
-    place = place_of(path)
-    layout = layout_of(place, read_json(place, "zarr.json"))
-    gone = 0 if layout.complete else sum(map(len, missing_rows(place, layout)))
+    storage = storage_at(path)
+    layout = layout_of(storage, read_json(storage, "zarr.json"))
+    gone = 0 if layout.complete else sum(map(len, missing_rows(storage, layout)))
     return StoreInfo(
-        path=str(place),
+        path=str(storage),
         size=layout.size,
         there=layout.size - gone,
         points=layout.points,
@@ -194,11 +193,11 @@ def inspect_paths(path: str | os.PathLike[str]) -> StoreInfo:
         tokens=layout.tokens,
         dtype=layout.dtype,
         logits_width=layout.logits_width,
-        labels=label_dtype(place),
+        labels=label_dtype(storage),
         chunks=layout.chunks,
         chunk_rows=layout.chunk_rows,
         bytes=layout.size * layout.row_width * np.dtype(layout.dtype).itemsize,
-        checksums=read_json(place, "checksums/zarr.json") is not None,
+        checksums=read_json(storage, "checksums/zarr.json") is not None,
         meta=layout.meta,
     )
 
@@ -220,33 +219,35 @@ def verify_paths(path: str | os.PathLike[str]) -> Verification:
     RepdynError
         If there is no store, or an earlier repdyn wrote it, which kept no checksums.
     """
-    place = place_of(path)
-    layout = layout_of(place, read_json(place, "zarr.json"))
-    if read_json(place, "checksums/zarr.json") is None:
-        raise RepdynError(f"{place}: has no checksums, an earlier repdyn wrote it; save it again to get them")
-    sizes = place.sizes()
+    storage = storage_at(path)
+    layout = layout_of(storage, read_json(storage, "zarr.json"))
+    if read_json(storage, "checksums/zarr.json") is None:
+        raise RepdynError(
+            f"{storage}: has no checksums, an earlier repdyn wrote it; save it again to get them"
+        )
+    sizes = storage.sizes()
     files = size = 0
     damages: list[Damage] = []
-    for chunk in track(range(layout.chunks), f"verifying {place}", layout.chunks):
+    for chunk in track(range(layout.chunks), f"verifying {storage}", layout.chunks):
         if not layout.complete and sizes(layout.files(chunk)["ids"]) is None:
             continue  # not written yet
         rows = layout.rows(chunk)
-        for file, read, what in _verify_chunk(place, layout, chunk):
+        for file, read, what in _verify_chunk(storage, layout, chunk):
             files, size = files + 1, size + read
             if what:
                 damages.append(Damage(chunk, rows.start, rows.stop - 1, file, what))
         if len(damages) > _MOST_DAMAGES:
             raise RepdynError(
-                f"{place}: more than {_MOST_DAMAGES} files are missing or damaged, up to chunk {chunk} of "
+                f"{storage}: more than {_MOST_DAMAGES} files are missing or damaged, up to chunk {chunk} of "
                 f"{layout.chunks}; trace the {layout.size} samples that it tells of again"
             )
-    return Verification(str(place), files, size, tuple(damages))
+    return Verification(str(storage), files, size, tuple(damages))
 
 
-def _verify_chunk(place: Place, layout: Layout, chunk: int) -> Iterator[tuple[str, int, str]]:
+def _verify_chunk(storage: Storage, layout: Layout, chunk: int) -> Iterator[tuple[str, int, str]]:
     """Each file's name, the bytes read of it, and what is wrong with it, if anything is."""
     try:
-        known = read_checksums(place, layout, chunk)
+        known = read_checksums(storage, layout, chunk)
     except RepdynError:
         yield f"checksums/c/{chunk}/0", 0, "damaged"
         return
@@ -255,7 +256,7 @@ def _verify_chunk(place: Place, layout: Layout, chunk: int) -> Iterator[tuple[st
         return
     for file, before in known.items():
         try:
-            data = place.read(file)
+            data = storage.read(file)
         except FileNotFoundError:
             yield file, 0, "missing"
             continue

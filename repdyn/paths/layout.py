@@ -17,7 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,18 +27,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.checks import STORAGE_DTYPES
-from repdyn.paths.origin import SCHEMA_VERSION
-from repdyn.paths.places import Place, place_of
-from repdyn.paths.zarr_format import array_metadata, read_json
+from repdyn.paths.arrays import SCHEMA_VERSION, STORAGE_DTYPES
+from repdyn.paths.storage import Storage, refuse_exhaustion, storage_at
 
 __all__ = [
     "Layout",
-    "as_place",
+    "array_metadata",
+    "as_storage",
+    "decode_strings",
+    "encode_strings",
+    "group_metadata",
     "is_store",
     "layout_of",
+    "read_json",
     "read_layout",
     "rows_per_chunk",
+    "write_json",
 ]
 
 # Whole rows in files of 16 to 64 MiB were fastest to read shuffled (memory maps of some ten files).
@@ -186,17 +191,17 @@ class Layout:
         return replace(self, complete=True)
 
 
-def as_place(store: Place | str | os.PathLike[str]) -> Place:
-    """A place, from a place, a path or a URL."""
-    return place_of(store) if isinstance(store, str | os.PathLike) else store
+def as_storage(store: Storage | str | os.PathLike[str]) -> Storage:
+    """A storage, from a storage, a path or a URL."""
+    return storage_at(store) if isinstance(store, str | os.PathLike) else store
 
 
-def is_store(place: Place) -> bool:
+def is_store(storage: Storage) -> bool:
     """Whether a store of paths is there, of any schema, complete or not."""
-    return _is_ours(read_json(place, "zarr.json"))
+    return _is_ours(read_json(storage, "zarr.json"))
 
 
-def read_layout(store: Place | str | os.PathLike[str]) -> Layout:
+def read_layout(store: Storage | str | os.PathLike[str]) -> Layout:
     """Read what a store says it holds.
 
     Raises
@@ -204,28 +209,28 @@ def read_layout(store: Place | str | os.PathLike[str]) -> Layout:
     RepdynError
         If it is missing, something else, damaged, or written by a newer repdyn.
     """
-    place = as_place(store)
-    return layout_of(place, read_json(place, "zarr.json"))
+    storage = as_storage(store)
+    return layout_of(storage, read_json(storage, "zarr.json"))
 
 
-def layout_of(place: Place, document: dict[str, Any] | None) -> Layout:
+def layout_of(storage: Storage, document: dict[str, Any] | None) -> Layout:
     """What a store's ``zarr.json``, already read, says it holds; see :func:`read_layout`."""
     if document is None:
-        if not place.exists():
-            raise RepdynError(f"{place}: there is no such store of paths; repdyn trace makes one")
+        if not storage.exists():
+            raise RepdynError(f"{storage}: there is no such store of paths; repdyn trace makes one")
         what = "is not a store of paths (it has no readable zarr.json)"
-        if any(read_json(place, f"{name}/zarr.json") is not None for name in ("paths", "ids", "lengths")):
+        if any(read_json(storage, f"{name}/zarr.json") is not None for name in ("paths", "ids", "lengths")):
             what = (
                 "has lost its attributes (zarr.json is missing or truncated); trace or save the paths again"
             )
-        raise RepdynError(f"{place}: {what}")
+        raise RepdynError(f"{storage}: {what}")
     if not _is_ours(document):
-        raise RepdynError(f"{place}: is a Zarr store of something else; repdyn trace makes stores of paths")
+        raise RepdynError(f"{storage}: is a Zarr store of something else; repdyn trace makes stores of paths")
     known = document["attributes"]["repdyn"]
     schema = known.get("schema")
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         raise RepdynError(
-            f"{place}: was written by a newer repdyn (schema {schema}, this one reads up to "
+            f"{storage}: was written by a newer repdyn (schema {schema}, this one reads up to "
             f"{SCHEMA_VERSION}); upgrade repdyn"
         )
     try:
@@ -250,10 +255,10 @@ def layout_of(place: Place, document: dict[str, Any] | None) -> Layout:
         if layout.chunks > _MOST_CHUNKS:
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
-        raise RepdynError(f"{place}: its attributes are damaged; trace or save the paths again") from None
+        raise RepdynError(f"{storage}: its attributes are damaged; trace or save the paths again") from None
     if changed:
         raise RepdynError(
-            f"{place}: its attributes are damaged, they are not those that were written; trace or save the "
+            f"{storage}: its attributes are damaged, they are not those that were written; trace or save the "
             "paths again, or take sha256 out of them (zarr.json) if they were changed on purpose"
         )
     return replace(layout, widths=ordered)
@@ -273,7 +278,7 @@ def rows_per_chunk(size: int, row_bytes: int) -> int:
 
 
 def _whole(value: Any) -> int:
-    """A whole number from 1, of what JSON may hold in its place."""
+    """A whole number from 1, of what JSON may hold in its storage."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**62:
         raise ValueError
     return value
@@ -294,3 +299,86 @@ def _digest(attributes: Mapping[str, Any]) -> str:
 def _is_ours(document: dict[str, Any] | None) -> bool:
     attributes = document.get("attributes") if document else None
     return isinstance(attributes, dict) and isinstance(attributes.get("repdyn"), dict)
+
+
+def array_metadata(shape: Sequence[int], chunks: Sequence[int], dtype: str) -> dict[str, Any]:
+    """``zarr.json`` of an array: uncompressed, little-endian, C order; ``dtype`` may be ``"string"``.
+
+    Zarr has no bfloat16: such an array is one of 16-bit integers that are its bits, and says so.
+    """
+    text, bits = dtype == "string", dtype == "bfloat16"
+    codec: dict[str, Any] = (
+        {"name": "vlen-utf8", "configuration": {}}
+        if text
+        else {"name": "bytes", "configuration": {"endian": "little"}}
+    )
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": "uint16" if bits else dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "" if text else 0 if bits or dtype.startswith("int") else 0.0,
+        "codecs": [codec],
+        "attributes": {"bits_of": dtype} if bits else {},
+        "storage_transformers": [],
+    }
+
+
+def group_metadata(
+    attributes: Mapping[str, Any], consolidated: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """``zarr.json`` of a group, with the metadata of everything below it where that is given."""
+    document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    if consolidated is not None:
+        document["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": dict(consolidated),
+        }
+    return document
+
+
+def encode_strings(values: Iterable[str]) -> bytes:
+    """A chunk of strings as the ``vlen-utf8`` codec lays it out: count, then length and bytes of each."""
+    # A file name that is no UTF-8 still is a name: what cannot be encoded is spelled out.
+    encoded = [value.encode(errors="backslashreplace") for value in values]
+    parts = [struct.pack("<I", len(encoded))]
+    for item in encoded:
+        parts += [struct.pack("<I", len(item)), item]
+    return b"".join(parts)
+
+
+def decode_strings(data: bytes, source: object) -> list[str]:
+    """Read a chunk of strings; ``source`` is named where it is truncated."""
+    try:
+        (count,) = struct.unpack_from("<I", data, 0)
+        position, found = 4, []
+        for _ in range(count):
+            (length,) = struct.unpack_from("<I", data, position)
+            position += 4 + length
+            if position > len(data):
+                raise struct.error
+            found.append(data[position - length : position].decode())
+    except (struct.error, UnicodeDecodeError):
+        raise RepdynError(f"{source}: is truncated or damaged; trace or save these paths again") from None
+    return found
+
+
+def write_json(storage: Storage, name: str, document: Mapping[str, Any]) -> None:
+    """Write JSON, complete or not at all."""
+    storage.write(name, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def read_json(storage: Storage, name: str) -> dict[str, Any] | None:
+    """Read a JSON object; ``None`` where there is none that can be read."""
+    try:
+        found = json.loads(storage.read(name))
+    except (OSError, ValueError, RecursionError) as error:  # the last: JSON nested a thousand deep
+        refuse_exhaustion(error)
+        # A place that cannot be reached says so; a file that is missing or no JSON is no object.
+        if isinstance(error, RepdynError):
+            raise
+        return None
+    return found if isinstance(found, dict) else None

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.paths.arrays import MAY_DIFFER
 from repdyn.paths.chunks import read_content
 from repdyn.paths.columns import Rows
 from repdyn.paths.layout import read_layout
-from repdyn.paths.origin import MAY_DIFFER
 from repdyn.paths.paths import RepresentationPaths
-from repdyn.paths.places import place_of
+from repdyn.paths.storage import storage_at
 from repdyn.paths.store import open_paths
 from repdyn.paths.writer import PathsWriter
 from repdyn.progress import track
@@ -92,9 +92,9 @@ def _content(part: RepresentationPaths) -> str:
     told = str(part.meta.get("data"))
     if part.path is None:
         return told
-    place = place_of(part.path)
-    layout = read_layout(place)
-    chunks = [read_content(place, chunk) for chunk in range(layout.chunks)]
+    storage = storage_at(part.path)
+    layout = read_layout(storage)
+    chunks = [read_content(storage, chunk) for chunk in range(layout.chunks)]
     if not any(chunks):
         return told
     return hashlib.sha256("\0".join([told, *map(str, chunks)]).encode()).hexdigest()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,19 +14,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.paths.arrays import parts_in_memory
-from repdyn.paths.checks import check_points
-from repdyn.paths.columns import Index, Rows, Tokens, compose
-from repdyn.paths.description import as_dict, one_screen
-from repdyn.paths.equality import equal_samples
-from repdyn.paths.iterating import Blocks
-from repdyn.paths.sampling import Batch, all_batches, chosen_indices, split_indices
-from repdyn.paths.saving import save_columns
+from repdyn.paths.arrays import check_points, parts_in_memory
+from repdyn.paths.columns import Index, Rows, Tokens, compose, equal_rows
+from repdyn.paths.creation import save_columns
+from repdyn.paths.sampling import (
+    Batch,
+    Blocks,
+    all_batches,
+    chosen_indices,
+    sample_indices,
+    split_indices,
+)
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["LOGITS", "RepresentationPaths"]
+__all__ = ["LOGITS", "RepresentationPaths", "equal_samples", "nearby", "project"]
+
+_POINTS_SHOWN = 14  # in the summary
+_ORIGIN_SHOWN = 40  # characters of an entry in the summary: digests and lists of files are long
+_NEARBY_BYTES = 2**28  # of a remote store that is read into memory
 
 LOGITS = "logits"
 """What :meth:`RepresentationPaths.iterate` reads the model's own outputs as, where no point has that name."""
@@ -342,13 +351,159 @@ class RepresentationPaths:
         seed
             Of the samples that are drawn and of the projection.
         """
-        from repdyn.paths.projection import picture  # loads plotly and scikit-learn
+        from repdyn.views.path_flow import path_flow  # plotly is slow to import
 
-        return picture(self, seed)
+        drawn = self.subset(sample_indices(len(self), seed))
+        (block,) = drawn.iterate(size=len(drawn))
+        columns = {
+            point: Tokens.of(x, block.masks[point]) if point in block.masks else Rows.of(x)
+            for point, x in block.items()
+        }
+        projected, explained = project(columns, seed)
+        return path_flow(projected, drawn.labels, list(drawn.points), explained, total=len(self))
 
     def to_dict(self) -> dict[str, Any]:
         """What these paths hold, without the numbers, for ``--json``."""
-        return as_dict(self)
+        labels, logits = self.labels, self.logits_column
+        return {
+            "path": None if self.path is None else str(self.path),
+            "size": len(self),
+            "points": list(self.points),
+            "widths": self.widths,
+            "dtype": self.dtype.name,
+            "tokens": list(self.tokens),
+            "classes": None if labels is None else len(np.unique(labels)),
+            "logits_width": None if logits is None else logits.width,
+            "meta": dict(self.meta),
+        }
 
     def __repr__(self) -> str:
-        return one_screen(self.to_dict())
+        return _summary(self.to_dict())
+
+
+def _summary(known: Mapping[str, Any]) -> str:
+    """Describe paths from what :meth:`RepresentationPaths.to_dict` tells of them."""
+    where = "in memory" if known["path"] is None else f"in {known['path']}"
+    origin = [_short(str(known["meta"][key])) for key in ("model", "data") if known["meta"].get(key)]
+    tokens = set(known["tokens"])
+    shown = [f"{p} {width}{' (tokens)' if p in tokens else ''}" for p, width in known["widths"].items()]
+    if len(shown) > _POINTS_SHOWN:
+        shown = [*shown[: _POINTS_SHOWN - 1], f"… {len(shown) - _POINTS_SHOWN} more …", shown[-1]]
+    count = len(known["points"])
+    lines = [f"RepresentationPaths: {known['size']} samples at {count} points, {known['dtype']}, {where}"]
+    if origin:
+        lines.append(f"  from    {' on '.join(origin)}")
+    lines.append(f"  points  {', '.join(shown)}")
+    lines.append(f"  labels  {'none' if known['classes'] is None else str(known['classes']) + ' classes'}")
+    lines.append(f"  logits  {known['logits_width'] or 'none'}")
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _ORIGIN_SHOWN else text[: _ORIGIN_SHOWN - 1] + "…"
+
+
+def equal_samples(paths: RepresentationPaths) -> NDArray[np.int64]:
+    """Group of equal samples that each belongs to, ``(N,)``, told by the last point.
+
+    A dead layer has equal rows though the samples differ: where two are equal, the first point is read too.
+    """
+    found: NDArray[np.int64] | None = None
+    for point in dict.fromkeys((paths.points[-1], paths.points[0])):
+        own = equal_rows(paths.column(point))
+        found = own if found is None else groups_of_equal_rows(np.stack([found, own], axis=1), 0)
+        if int(found.max()) + 1 == len(paths):
+            break
+    assert found is not None
+    return found
+
+
+def nearby(paths: RepresentationPaths, most: int = _NEARBY_BYTES) -> RepresentationPaths:
+    """The same paths in memory, if their store is remote and not too large; otherwise the paths themselves.
+
+    Parameters
+    ----------
+    paths
+        Of any kind.
+    most
+        Bytes that they may take.
+    """
+    if not isinstance(paths.path, str) or paths.tokens:
+        return paths
+    row = sum(paths.widths.values()) * paths.dtype.itemsize + 4 * (paths.logits_width or 0)
+    if len(paths) * row > most:
+        return paths
+    names = [*paths.points, *([LOGITS] if paths.logits_width and LOGITS not in paths.points else [])]
+    (block,) = paths.iterate(names, len(paths))
+    columns = {point: Rows.of(np.ascontiguousarray(x)) for point, x in block.items()}
+    logits = columns.pop(LOGITS, None) if LOGITS not in paths.points else paths.logits_column
+    return RepresentationPaths(
+        columns,
+        logits=logits,
+        read_labels=partial(_labels, paths),
+        read_ids=partial(_ids, paths),
+        meta=paths.meta,
+    )
+
+
+def _labels(paths: RepresentationPaths) -> Any:
+    return paths.labels
+
+
+def _ids(paths: RepresentationPaths) -> Any:
+    return paths.ids
+
+
+def project(
+    columns: Mapping[str, Rows | Tokens], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Project all points of paths to one plane.
+
+    Each point is centred and divided by its root mean square norm, because norms grow with depth and would
+    hide everything else. Neighbouring points of one width are projected by one principal component analysis
+    of all of them. Where the width changes a common plane does not exist: there the new plane is turned onto
+    the one before (orthogonal Procrustes over the samples).
+
+    Parameters
+    ----------
+    columns
+        Representations of N samples at L points, in order of depth; tokens are averaged.
+    seed
+        Of the randomised decomposition.
+
+    Returns
+    -------
+    tuple
+        Coordinates ``(L, N, 2)`` and the plane's share of each point's variance, ``(L,)``.
+    """
+    # scikit-learn and torch, which linalg needs, are slow to import: a store opens without them.
+    from sklearn.utils.extmath import randomized_svd
+
+    from repdyn.linalg import polar
+
+    projected: list[NDArray[np.float64]] = []
+    explained: list[float] = []
+    for _, group in groupby(columns.values(), key=lambda column: column.width):
+        stack = np.stack([_standardised(column) for column in group])
+        rows = stack.reshape(-1, stack.shape[-1])
+        # Every point is centred, so the leading right singular vectors are the principal axes.
+        axes = randomized_svd(rows, min(2, *rows.shape), random_state=seed)[2]
+        basis = np.zeros((2, stack.shape[-1]))
+        basis[: len(axes)] = axes
+        planes = stack @ basis.T
+        if projected:
+            planes = planes @ polar(planes[0].T @ projected[-1])
+        projected.extend(planes)
+        energy = (stack**2).sum(axis=(1, 2))
+        share = np.divide((planes**2).sum(axis=(1, 2)), energy, out=np.zeros(len(stack)), where=energy > 0)
+        explained.extend(np.minimum(share, 1.0).tolist())
+    return np.stack(projected), np.array(explained)
+
+
+def _standardised(column: Rows | Tokens) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = np.asarray(column, dtype=np.float64)
+    if isinstance(column, Tokens):
+        values = values.sum(axis=1) / np.maximum(column.shown_lengths(), 1)[:, None]
+    values = values - values.mean(axis=0)
+    norm = float(np.sqrt((values**2).sum(axis=1).mean()))
+    return values / norm if norm > 0 else values

@@ -1,4 +1,4 @@
-"""Which samples go where: splits that keep label shares, orders of reading, mini-batches."""
+"""Which samples are read in which order: splits, mini-batches, consecutive blocks, random subsets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.columns import Index, Rows, Tokens
-from repdyn.paths.gathering import gather
+from repdyn.paths.columns import Index, Rows, Tokens, gather
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +18,14 @@ if TYPE_CHECKING:
 __all__ = [
     "STRETCH",
     "Batch",
+    "Block",
+    "Blocks",
     "all_batches",
     "batch_indices",
     "block_shuffle",
     "chosen_indices",
+    "default_rows",
+    "drawn_rows",
     "read_ahead",
     "read_batches",
     "sample_indices",
@@ -35,6 +38,8 @@ BLOCK_ROWS = 500
 BLOCKS_TOGETHER = 8
 STRETCH = BLOCK_ROWS * BLOCKS_TOGETHER
 """Samples that are fetched together from a remote store: a group of blocks."""
+_BLOCK_SAMPLES = 2048  # in a block by default: of 13 points by 768 in float32 they take 80 MB …
+_BLOCK_BYTES = 2**27  # … and of wider paths fewer, so that a block takes no more than this
 # Samples that a picture is made of: enough for its shape.
 _SAMPLES_SEEN = 1200
 
@@ -302,3 +307,102 @@ def _joined(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
         longest = max(first.shape[1], second.shape[1])
         first, second = (np.pad(a, ((0, 0), (0, longest - a.shape[1]), (0, 0))) for a in (first, second))
     return np.concatenate([first, second])
+
+
+class Block(dict[str, NDArray[Any]]):
+    """Consecutive samples, ``{point: (n, D)}``, or ``(n, T, D)`` where tokens are kept.
+
+    Attributes
+    ----------
+    rows
+        Numbers of the samples in the paths that they were read from.
+    masks
+        For points kept with tokens, which are real: ``{point: (n, T) bool}``.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, NDArray[Any]], rows: range, masks: Mapping[str, NDArray[np.bool_]]
+    ) -> None:
+        super().__init__(arrays)
+        self.rows = rows
+        self.masks = dict(masks)
+
+
+class Blocks(Iterator[Block]):
+    """Consecutive blocks of columns, in order; ``len`` is their number. See ``RepresentationPaths.iterate``.
+
+    Parameters
+    ----------
+    columns
+        What is read.
+    size
+        Samples in all.
+    rows
+        Samples in a block, or ``None`` for what takes some 100 MB.
+    remote
+        Whether reading is slow: then the next block is fetched while one is used.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, Rows | Tokens], size: int, rows: int | None, remote: bool
+    ) -> None:
+        rows = default_rows(columns) if rows is None else rows
+        if rows < 1:
+            raise RepdynError(f"size: {rows} is not a number of samples; expected 1 or more")
+        self._ranges = [range(start, min(start + rows, size)) for start in range(0, size, rows)]
+        self._found = (_ahead if remote else _in_turn)(columns, self._ranges)
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def __next__(self) -> Block:
+        return next(self._found)
+
+
+def default_rows(columns: Mapping[str, Rows | Tokens]) -> int:
+    """Samples in a block of columns: 2048, fewer where these would take more than 128 MiB in float32."""
+    width = 0
+    for column in columns.values():
+        tokens = 1 if isinstance(column, Rows) else max(1, column.shape[1])
+        width += column.width * tokens
+    return max(1, min(_BLOCK_SAMPLES, _BLOCK_BYTES // (4 * max(width, 1))))
+
+
+def _in_turn(columns: Mapping[str, Rows | Tokens], ranges: Sequence[range]) -> Iterator[Block]:
+    for rows in ranges:
+        yield _block(columns, rows)
+
+
+def _ahead(columns: Mapping[str, Rows | Tokens], ranges: Sequence[range]) -> Iterator[Block]:
+    with ThreadPoolExecutor(1, thread_name_prefix="repdyn-fetch") as pool:
+        ahead = pool.submit(_block, columns, ranges[0])
+        for following in ranges[1:]:
+            found = ahead.result()
+            ahead = pool.submit(_block, columns, following)
+            yield found
+        yield ahead.result()
+
+
+def _block(columns: Mapping[str, Rows | Tokens], rows: range) -> Block:
+    index = np.arange(rows.start, rows.stop)
+    masks = {}
+    for name, column in columns.items():
+        if isinstance(column, Tokens):
+            lengths = column.shown_lengths()[index]
+            masks[name] = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
+    return Block(gather(columns, index), rows, masks)
+
+
+def drawn_rows(size: int, most: int, seed: int) -> NDArray[np.int64] | None:
+    """Sorted numbers of ``most`` of ``size`` samples, drawn at random; ``None`` where all may stay.
+
+    Examples
+    --------
+    >>> drawn_rows(10, 10, seed=0) is None
+    True
+    >>> len(drawn_rows(10, 4, seed=0))
+    4
+    """
+    if size <= most:
+        return None
+    return np.sort(np.random.default_rng(seed).choice(size, most, replace=False)).astype(np.int64)

@@ -11,7 +11,7 @@ import pytest
 
 from repdyn.errors import RepdynError
 from repdyn.paths import PathsWriter, RepresentationPaths, inspect_paths, open_paths, verify_paths
-from repdyn.paths.places import Folder
+from repdyn.paths.storage import Folder
 from repdyn.writing import hold
 
 VALUES = [None, True, -1, 0, 1.5, float("inf"), float("nan"), 10**18, 10**400, "x", [], [1], {}, {"a": 1}]

@@ -13,8 +13,7 @@ import zarr
 
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths, open_paths, store
-from repdyn.paths.layout import rows_per_chunk
-from repdyn.paths.zarr_format import decode_strings, encode_strings
+from repdyn.paths.layout import decode_strings, encode_strings, rows_per_chunk
 
 SIZE = 200
 

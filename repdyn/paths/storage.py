@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.writing import hold
 
-__all__ = ["Folder", "Place", "Remote", "as_bytes", "place_of", "refuse_exhaustion", "writing_failed"]
+__all__ = ["Folder", "Remote", "Storage", "as_bytes", "refuse_exhaustion", "storage_at", "writing_failed"]
 
 PARTIAL = ".part"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -25,7 +25,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SWALLOWED = re.compile(r"^([a-z][a-z0-9+.-]+):/(?=[^/])")
 
 
-class Place(Protocol):
+class Storage(Protocol):
     """Named files, each complete or absent, below one root.
 
     Names are relative, with slashes. What is read and is not there raises :class:`FileNotFoundError`.
@@ -266,7 +266,7 @@ class Remote:
         """Nothing: what was not put whole is not there."""
 
 
-def place_of(path: str | os.PathLike[str]) -> Folder | Remote:
+def storage_at(path: str | os.PathLike[str]) -> Folder | Remote:
     """The place that a path or URL names.
 
     Raises
