@@ -1,6 +1,6 @@
-"""Representation paths: how every sample's representation moves through the depth of a model.
+"""Representation paths: the representations of every sample at every depth of a model.
 
-One data structure, :class:`RepresentationPaths`, in memory or on disk, with one interface. Tracing writes
+:class:`RepresentationPaths` has one interface for data in memory and on disk. Tracing writes
 stores with :class:`PathsWriter`; :func:`open_paths` opens them.
 """
 

@@ -40,21 +40,21 @@ def save_columns(
     meta: Mapping[str, Any],
     source: Path | str | None,
 ) -> None:
-    """Write columns to a store beside its storage, then move it there; an earlier store is replaced.
+    """Write columns to a store, atomically; an earlier store is replaced.
 
     Parameters
     ----------
     out
-        The store.
+        Folder or URL of the store.
     columns, ids, labels, logits, meta
-        What it will hold.
+        Contents of the store.
     source
-        The store that the columns are read from, which therefore cannot be replaced.
+        The store that the columns are read from, which cannot be replaced.
 
     Raises
     ------
     RepdynError
-        If something that is not a store is in the way, it is the source, or the disk is full.
+        If ``out`` exists and is not a store, it is the source, or the disk is full.
     """
     target = storage_at(out)
     if _same(target, source):
@@ -66,7 +66,7 @@ def save_columns(
     outputs = None if logits is None else logits.width
     layout = plan_layout(list(columns), widths, len(ids), meta, dtype, outputs, tokens)
     if not isinstance(target, Folder):
-        # Where nothing can be renamed, a store counts as unfinished until its last chunk is there.
+        # Objects cannot be renamed together: the store is unfinished until its last chunk is written.
         create_store(target, layout)
         _write(target, layout, columns, ids, labels, logits)
         return
@@ -87,6 +87,7 @@ def _write(
     labels: NDArray[Any] | None,
     logits: Rows | None,
 ) -> None:
+    """Write all chunks of columns to a new store and mark it complete."""
     for rows in map(layout.rows, range(layout.chunks)):
         here = np.arange(rows.start, rows.stop)
         write_chunk(
@@ -102,17 +103,18 @@ def _write(
 
 
 def _same(target: Folder | Remote, source: Path | str | None) -> bool:
+    """Whether a store to write is the one that the columns are read from."""
     if isinstance(target, Remote):
         return str(target) == str(source)
     return isinstance(source, Path) and target.path.exists() and target.path.samefile(source)
 
 
 def check_storage(storage: Storage) -> bool:
-    """Whether a store is there; refuse a place where something else is."""
+    """Whether the location holds a store; raise if it holds something else."""
     if is_store(storage):
         return True
     if storage.exists() and not storage.is_empty():
-        raise RepdynError(f"{storage}: is in the way and is not a store of paths; choose another path")
+        raise RepdynError(f"{storage}: exists and is not a store of paths; choose another path")
     return False
 
 
@@ -125,12 +127,12 @@ def plan_layout(
     logits_width: int | None,
     tokens: Iterable[str],
 ) -> Layout:
-    """What a new store will hold; refuses names, widths and sizes that make no paths."""
+    """Layout of a new store; raise for invalid names, widths and sizes."""
     names = check_points(points)
-    kept = tuple(name for name in names if name in set(tokens))
-    strangers = sorted(set(tokens) - set(names))
-    if strangers:
-        raise RepdynError(f"tokens: {strangers[0]!r} is none of the points {list(names)}")
+    with_tokens = tuple(name for name in names if name in set(tokens))
+    unknown = sorted(set(tokens) - set(names))
+    if unknown:
+        raise RepdynError(f"tokens: {unknown[0]!r} is not one of the points {list(names)}")
     for name in names:
         if widths.get(name, 0) < 1:
             raise RepdynError(f"widths: {widths.get(name)} for point {name!r}; expected 1 or more entries")
@@ -138,57 +140,57 @@ def plan_layout(
         raise RepdynError(f"size: there are {size} samples; paths need at least one")
     kind = storage_dtype(dtype).name
     known = {name: int(widths[name]) for name in names}
-    entries = sum(width * (_TOKENS_ASSUMED if name in kept else 1) for name, width in known.items())
+    entries = sum(width * (_TOKENS_ASSUMED if name in with_tokens else 1) for name, width in known.items())
     rows = rows_per_chunk(size, entries * np.dtype(kind).itemsize)
-    origin = complete_meta(meta, names, known, kept, kind)
-    return Layout(names, known, kept, size, rows, kind, logits_width, origin)
+    origin = complete_meta(meta, names, known, with_tokens, kind)
+    return Layout(names, known, with_tokens, size, rows, kind, logits_width, origin)
 
 
-def check_same(storage: Storage, found: Layout, wanted: Layout) -> None:
-    """Refuse to continue a store of something else, naming the first difference."""
+def check_same(storage: Storage, existing: Layout, wanted: Layout) -> None:
+    """Raise if a store cannot be continued with a layout; the message names the first difference."""
     remedy = "choose another path, or start over with resume=False (--no-resume)"
-    pairs = [(key, found.meta.get(key), wanted.meta.get(key)) for key in ("digest", "model")]
+    pairs = [(key, existing.meta.get(key), wanted.meta.get(key)) for key in ("digest", "model")]
     own = ("points", "widths", "tokens", "size", "dtype", "logits_width")
-    pairs += [(key, getattr(found, key), getattr(wanted, key)) for key in own]
-    others = sorted((found.meta.keys() | wanted.meta.keys()) - {*MAY_DIFFER, "identity"})
-    pairs += [(key, found.meta.get(key), wanted.meta.get(key)) for key in others]
+    pairs += [(key, getattr(existing, key), getattr(wanted, key)) for key in own]
+    others = sorted((existing.meta.keys() | wanted.meta.keys()) - {*MAY_DIFFER, "identity"})
+    pairs += [(key, existing.meta.get(key), wanted.meta.get(key)) for key in others]
     for key, there, here in pairs:
         if there != here:
             raise RepdynError(
                 f"{storage}: holds another trace, its {key} is {_short(there)} and not {_short(here)}; "
                 f"{remedy}"
             )
-    there, here = found.meta.get("identity"), wanted.meta.get("identity")
+    there, here = existing.meta.get("identity"), wanted.meta.get("identity")
     if here is None and there is None:
         return
     if not isinstance(there, dict) or not isinstance(here, dict):
         raise RepdynError(
-            f"{storage}: was begun without digests of its samples and settings, so that it cannot be told "
-            "whether they are the same; read it with repdyn.open_paths, " + remedy
+            f"{storage}: has no digests of its samples and settings, so they cannot be compared; read it "
+            "with repdyn.open_paths, " + remedy
         )
     for key in sorted(there.keys() | here.keys()):
         for value in (here.get(key), there.get(key)):
             if isinstance(value, str) and not _is_digest(value):
                 raise RepdynError(
-                    f"{storage}: cannot be continued, because it cannot be told whether its {key} "
-                    f"{_are(key)} the same ({value}); {remedy}"
+                    f"{storage}: cannot be continued, because its {key} cannot be compared "
+                    f"({value}); {remedy}"
                 )
         if there.get(key) != here.get(key):
-            raise RepdynError(
-                f"{storage}: holds another trace, its {key} {_are(key)} not the same as here; {remedy}"
-            )
+            raise RepdynError(f"{storage}: holds another trace, its {key} {_are(key)} different; {remedy}")
 
 
 def _is_digest(value: str) -> bool:
+    """Whether a text is a SHA-256 in hexadecimal digits."""
     return len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
 def _are(key: str) -> str:
+    """The verb for a key, which may be a plural."""
     return "are" if key.endswith("s") else "is"
 
 
 def create_store(storage: Storage, layout: Layout) -> None:
-    """Put an empty store in a storage, in one piece; an earlier store there is removed."""
+    """Create an empty store atomically; an earlier store is removed."""
     if isinstance(storage, Folder):
         scratch = storage.scratch()
         try:
@@ -197,13 +199,13 @@ def create_store(storage: Storage, layout: Layout) -> None:
         finally:
             scratch.remove_below("")
     else:
-        # Objects cannot be renamed together: the group's own, by which a store is known, comes last.
+        # Objects cannot be renamed together: the group's metadata, which marks a store, is written last.
         storage.remove_below("")
         fill_store(storage, layout)
 
 
 def fill_store(storage: Storage, layout: Layout) -> None:
-    """Write what describes a store into an empty storage."""
+    """Write the metadata of a store to an empty location."""
     for name, metadata in layout.arrays(None).items():
         write_json(storage, f"{name}/zarr.json", metadata)
     for name in layout.groups():
@@ -212,11 +214,12 @@ def fill_store(storage: Storage, layout: Layout) -> None:
 
 
 def keep_checksums(storage: Storage, layout: Layout) -> None:
-    """Make room for checksums in a store that an earlier repdyn began without."""
+    """Add the checksum array to a store that an earlier repdyn began without one."""
     if read_json(storage, "checksums/zarr.json") is None:
         write_json(storage, "checksums/zarr.json", layout.arrays(None)["checksums"])
 
 
 def _short(value: Any) -> str:
+    """The repr of a value, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…"

@@ -114,5 +114,5 @@ def test_too_few_file_descriptors_are_not_told_as_damage(store):
 
 def test_an_unfinished_store_says_that_another_trace_may_be_at_work(tmp_path):
     writer = PathsWriter.open(tmp_path / "s", points=["a"], widths={"a": 2}, size=4, meta={})
-    with pytest.raises(RepdynError, match="another trace writes here"):
+    with pytest.raises(RepdynError, match="another trace writes to"):
         writer.finish()

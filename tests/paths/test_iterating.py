@@ -146,7 +146,7 @@ def test_errors_name_what_is_wrong() -> None:
         next(paths.iterate(("logits",)))
     with pytest.raises(RepdynError, match="size: 0"):
         next(paths.iterate(size=0))
-    with pytest.raises(RepdynError, match="named 2 times"):
+    with pytest.raises(RepdynError, match="given 2 times"):
         next(paths.iterate(("block 0", "block 0")))
 
 

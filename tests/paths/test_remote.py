@@ -152,13 +152,13 @@ def test_resumes_and_replaces(known: RepresentationPaths, url: str) -> None:
 
 
 def test_what_is_not_a_store_is_told_and_left_alone(url: str) -> None:
-    with pytest.raises(RepdynError, match="there is no such store"):
+    with pytest.raises(RepdynError, match="there is no store of paths"):
         open_paths(url)
     fsspec.filesystem("memory").pipe_file("/bucket/a.paths/thesis.tex", b"years of work")
     with pytest.raises(RepdynError, match="is not a store of paths"):
         open_paths(url)
     for resume in (True, False):
-        with pytest.raises(RepdynError, match="is in the way"):
+        with pytest.raises(RepdynError, match="is not a store of paths"):
             PathsWriter.open(url, ["a"], {"a": 2}, 10, {}, resume=resume)
     assert fsspec.filesystem("memory").cat_file("/bucket/a.paths/thesis.tex") == b"years of work"
 
