@@ -72,7 +72,7 @@ def drift(g: np.random.Generator, draw: Draw) -> bool:
     detector = PathDetector().fit(_paths(draw(g, 300))).calibrate(_paths(draw(g, 300)))
     monitor = DriftMonitor(detector, window=100)
     monitor.update(_paths(draw(g, 100)))
-    return monitor.report().verdict == "found"
+    return monitor.report().verdict == "drift found"
 
 
 def evaluation(g: np.random.Generator, draw: Draw) -> bool:

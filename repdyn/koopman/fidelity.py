@@ -69,6 +69,29 @@ class Fidelity(Result, kind="fidelity"):
     head: dict[str, dict[str, Estimate]] | None
     reconstruction: dict[str, Estimate]
 
+    figures: ClassVar[tuple[str, ...]] = (
+        "points",
+        "samples",
+        "fvu",
+        "accuracy",
+        "head",
+        "reconstruction",
+        "best_control",
+        "verdict",
+    )
+
+    @property
+    def verdict(self) -> str:
+        """Whether the autoencoder explains the last point better than every control.
+
+        ``"found"`` where its whole interval of FVU lies below 1 and below that of the best control, ``"not
+        found"`` where it lies above one of them, else ``"inconclusive"``.
+        """
+        ours, best = self.fvu[KOOPMAN][-1], self.fvu[self.best_control][-1]
+        if ours.high < min(best.low, 1.0):
+            return "found"
+        return "not found" if ours.low > min(best.high, 1.0) else "inconclusive"
+
     @property
     def best_control(self) -> str:
         """Name of the control with the least unexplained variance at the last point."""
@@ -99,6 +122,10 @@ class Fidelity(Result, kind="fidelity"):
             for name, row in self.head.items():
                 figures = ", ".join(f"{what} {estimate}" for what, estimate in row.items())
                 lines.append("  " + name.ljust(name_width) + figures)
+        lines.append(
+            f"better than every control at {self.points[-1]}: {self.verdict} "
+            f"(best control: {self.best_control})"
+        )
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
