@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from repdyn.disentangle.metrics import SwapTable, published_score, strict_score
+from repdyn.disentangle.interventions import SwapTable, published_score, strict_score
 from repdyn.intervals import (
     Estimate,
     bootstrap_mean,

@@ -9,11 +9,16 @@ from repdyn.datasets.corpus import (
     letter_statistics,
     shuffled_characters,
 )
+from repdyn.datasets.sprites import LabeledClips, dsprites, moving_dsprites, sprites
 
 __all__ = [
     "Corpus",
+    "LabeledClips",
     "code_snippets",
     "documentation_corpus",
+    "dsprites",
     "letter_statistics",
+    "moving_dsprites",
     "shuffled_characters",
+    "sprites",
 ]
