@@ -29,8 +29,7 @@ from repdyn.intervals import (
     share_interval,
 )
 from repdyn.ood import DriftMonitor, PathDetector
-from repdyn.ood.comparison import compare
-from repdyn.ood.controls import IN_DISTRIBUTION
+from repdyn.ood.comparison import IN_DISTRIBUTION, compare
 from repdyn.paths import RepresentationPaths
 from repdyn.ranking import auroc_interval, passing_interval, precision_interval
 
@@ -91,7 +90,7 @@ def difference(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, 
         "foreign": outside + noise * g.normal(size=n),
     }
     found = compare({"detector": {IN_DISTRIBUTION: inside, "foreign": outside}, "control": other})
-    gap = found.judge("detector", ["control"]).difference["foreign"]
+    gap = found.against("detector", ["control"]).difference["foreign"]
     return gap, truth - float(stats.norm.cdf(shift / np.sqrt(2 * (1 + noise**2))))
 
 
@@ -229,7 +228,7 @@ def error(cell: dict[str, float]) -> float:
 
 
 def drift(repeats: int, held_out: bool, fit: int = 400, window: int = 100) -> tuple[float, float]:
-    """Share of reports that name a moved depth, and of verdicts "found", where nothing moved."""
+    """Share of reports that name a moved depth, and of verdicts "drift found", where nothing moved."""
     moved = found = 0
     for seed in range(repeats):
         g = np.random.default_rng(seed)
@@ -249,7 +248,7 @@ def drift(repeats: int, held_out: bool, fit: int = 400, window: int = 100) -> tu
         monitor.update(draw(window))
         report = monitor.report()
         moved += bool(report.moved)
-        found += report.verdict == "found"
+        found += report.verdict == "drift found"
     return moved / repeats, found / repeats
 
 
@@ -291,7 +290,9 @@ def main() -> None:
             print(f"{n:>6} {hits}{note}", flush=True)
     if "drift" not in arguments.kinds.split(";"):
         return
-    print("\nno drift: share of reports that name a moved depth, share of verdicts 'found' (nominal .05)")
+    print(
+        "\nno drift: share of reports that name a moved depth, share of verdicts 'drift found' (nominal .05)"
+    )
     for held_out in (False, True):
         moved, found = drift(min(arguments.repeats, 200), held_out)
         name = "held-out" if held_out else "cross-fitted"

@@ -40,11 +40,10 @@ from sklearn.linear_model import LogisticRegression
 
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
 from repdyn.ood import PathDetector, TrajectoryDetector, UnionDetector, conformal_threshold, recommend
-from repdyn.ood.comparison import MEAN, compare
-from repdyn.ood.controls import IN_DISTRIBUTION, statistics_scores
-from repdyn.ood.evaluation import score_all
-from repdyn.ood.rehearsal import FEWEST
-from repdyn.ood.weighing import HEAD
+from repdyn.ood.comparison import IN_DISTRIBUTION, MEAN, compare
+from repdyn.ood.evaluation import score_all, statistics_scores
+from repdyn.ood.settings import PSEUDO_OOD
+from repdyn.ood.union import HEAD_MEMBERS
 from repdyn.paths import RepresentationPaths
 
 DIRECTION = "direction"
@@ -79,7 +78,7 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
     union = _union(drawn, seed).fit(drawn.fit)
     ours: dict[str, Any] = {"UnionDetector": union, "PathDetector": union.controls_["path"]}
     # What exists only inside the union is no baseline of it; pytorch-ood has its own guided energy.
-    inside = ("path", "relative path", "trajectory", *HEAD)
+    inside = ("path", "relative path", "trajectory", *HEAD_MEMBERS)
     parts = {name: part for name, part in union.controls_.items() if name not in inside}
     scores = score_all({**ours, **parts}, sets)
     _merge(scores, kept, lambda: _rivals(drawn, sets, seed))
@@ -98,7 +97,7 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
     }
     baselines = [name for name in shown if name not in flagged]
     for name in flagged:
-        judged = found.judge(name, baselines)
+        judged = found.against(name, baselines)
         result["judged"][name] = {
             where: {"verdict": judged.verdict[where], "best": judged.best_control[where], **gap.to_dict()}
             for where, gap in judged.difference.items()
@@ -110,7 +109,7 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
 
 def _recommended(fit: RepresentationPaths, sets: dict[str, RepresentationPaths], seed: int) -> dict[str, Any]:
     """What is recommended from the fitted samples alone, and how it does on the sets."""
-    if len(fit) < FEWEST:
+    if len(fit) < PSEUDO_OOD.min_paths:
         return {"name": "too few samples"}
     advised = recommend(fit, seed=seed)
     name = {"path": "PathDetector", "union": "UnionDetector"}.get(advised.best, advised.best)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 __all__ = ["VERDICTS", "check_arrays", "check_sizes", "check_types", "check_values"]
 
 VERDICTS = ("found", "neighbourhoods", "ambiguous", "inconclusive", "not found")
-"""All words that a verdict may be."""
+"""Words of a verdict, unless its field is declared as a ``Literal`` of others."""
 
 _LARGEST = 2**63  # whole numbers beyond are in no result
 # kinds of arrays that may stand for a declared one: whole numbers for fractions, never the other way round
@@ -49,7 +49,9 @@ def check_types(found: Any) -> None:
     for name, hint in _hints(kind).items():
         value = getattr(found, name)
         words = value.values() if isinstance(value, Mapping) else (value,)
-        if not _conforms(value, hint) or (name == "verdict" and not set(words) <= set(VERDICTS)):
+        # A verdict in words of its own is a Literal, which is compared like any other value.
+        usual = name == "verdict" and get_origin(hint) is not Literal
+        if not _conforms(value, hint) or (usual and not set(words) <= set(VERDICTS)):
             raise ValueError(f"{name} is {_short(value)}, expected {_words(hint)}")
 
 

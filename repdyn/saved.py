@@ -21,16 +21,7 @@ _ESTIMATORS = {
     "surrogate": ("repdyn.fields", "SurrogateAutoencoder.load"),
     "flow": ("repdyn.topology", "FlowAutoencoder.load"),
     # Results that are not yet a Result.
-    "attack": ("repdyn.koopman.attack", "AttackReport.load"),
-    "autonomy": ("repdyn.koopman", "Autonomy.load"),
-    "drift": ("repdyn.ood.drift", "DriftReport.load"),
-    "excitation": ("repdyn.koopman", "Excitation.load"),
-    "fidelity": ("repdyn.koopman", "Fidelity.load"),
-    "ood": ("repdyn.ood", "OODEvaluation.load"),
-    "persistence": ("repdyn.topology", "PathPersistence.load"),
-    "spectrum": ("repdyn.koopman.spectrum", "KoopmanSpectrum.load"),
     "tree_match": ("repdyn.translation", "TreeMatch.load"),
-    "tree": ("repdyn.topology", "LevelSetTree.load"),
 }
 
 

@@ -308,7 +308,7 @@ def a_koopman_fit(device: str) -> Any:
 def a_koopman_fit_from_a_store(device: str) -> Any:
     """Batches are read from the store where data are larger than the memory of the plan."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("repdyn.koopman.fitting.Plan", partial(Plan, memory=0))
+        patched.setattr("repdyn.koopman.autoencoder.Plan", partial(Plan, memory=0))
         found = KoopmanAutoencoder(latent_dim=6, hidden=(6,)).fit(some_paths(), epochs=2, device=device)
     assert devices.device_of(found).type == device
     return found.history_["validation"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from repdyn import fields, koopman, ood, topology
 from repdyn.disentangle import SSMSKD, Judge, swap_grid
-from repdyn.ood.controls import IN_DISTRIBUTION
+from repdyn.ood.comparison import IN_DISTRIBUTION
 from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
 

@@ -49,7 +49,7 @@ paths = {
 }
 
 # %% [markdown]
-# The detector reads the whole path. **The controls** read less: distance to the nearest neighbours at
+# The detector reads the whole path. **The controls** read less: distance to the nearest neighbors at
 # the last point, the Mahalanobis distance there, and five figures of the letters that need no model
 # at all.
 

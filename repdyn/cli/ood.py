@@ -92,13 +92,14 @@ def _named(name: str, seed: int) -> Detector | None:
     kinds: dict[str, type[Detector]] = {
         "path": PathDetector,
         "union": UnionDetector,
-        "nearest neighbours": KNNDetector,
+        "nearest neighbors": KNNDetector,
         "Mahalanobis": MahalanobisDetector,
         "relative Mahalanobis": RelativeMahalanobisDetector,
         "relative path": RelativePathDetector,
         "guided energy": GuidedEnergyDetector,
         "energy of the head": EnergyDetector,
     }
+    name = {"nearest neighbours": "nearest neighbors"}.get(name, name)  # as version 0.1 spelled it
     if name in kinds:
         kind = kinds[name]
         return kind(**({"seed": seed} if "seed" in inspect.signature(kind).parameters else {}))
@@ -199,8 +200,8 @@ def score(
         report.save(drift)
     figures = {"flagged": share, "threshold": fitted.threshold_, "scores": scores}
     # Drift is about the data, and no verdict on a claim that one hopes to be found: it is an alarm.
-    if report.verdict == "found":
-        command().alarms.append("drift found")
+    if report.verdict == "drift found":
+        command().alarms.append(report.verdict)
     told = report.to_dict()
     told["drift"] = told.pop("verdict")
     write_json(json, {"ood": {**figures, "report": told}})

@@ -47,7 +47,7 @@ class Tracer:
     def __init__(
         self, model: str | TracedModel, points: Iterable[str], pool: str, device: str | None
     ) -> None:
-        from repdyn.ood.mappings import what_to_read
+        from repdyn.ood.monitored import what_to_read
         from repdyn.tracing.registry import traced
         from repdyn.tracing.trace import OpenTrace
 

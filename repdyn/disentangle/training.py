@@ -23,7 +23,7 @@ from repdyn.disentangle.settings import TRAINING, TrainingSettings
 from repdyn.disentangle.spectral import operators_of
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.reading import read_points
+from repdyn.koopman.states import read_points
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
 

@@ -1,34 +1,36 @@
-"""Out-of-distribution detection: how unlike the training data an input looks, at every depth.
+"""Out-of-distribution detection on representation paths.
 
-:class:`PathDetector` watches the whole representation path; :class:`MahalanobisDetector`,
-:class:`RelativeMahalanobisDetector` and :class:`KNNDetector` watch one point and are what it must beat;
-:class:`RelativePathDetector` watches classes at every depth;
-:class:`GuidedEnergyDetector` asks the model's own head; :class:`TrajectoryDetector` watches how an
-auto-encoder moves a code; :class:`UnionDetector` calibrates several together; :func:`evaluate` puts a
-detector beside its controls. :class:`MonitoredModel` is a model and a detector as one.
+:class:`PathDetector` reads every depth of a path. :class:`MahalanobisDetector`,
+:class:`RelativeMahalanobisDetector` and :class:`KNNDetector` read one point and are its controls.
+:class:`RelativePathDetector` reads relative distances to classes at every depth.
+:class:`GuidedEnergyDetector` reads the logits of the model's head. :class:`TrajectoryDetector` reads the
+orbit of a code under an auto-encoder. :class:`UnionDetector` combines several detectors. :func:`evaluate`
+compares a detector with its controls, and :func:`recommend` chooses one without out-of-distribution data.
+:class:`DriftMonitor` scores streams. :class:`MonitoredModel` runs a model and a detector in one pass.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from repdyn.ood.attractor import AttractorDetector
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold, false_positive_interval
-from repdyn.ood.controls import energy
 from repdyn.ood.detector import load_detector
 from repdyn.ood.detectors import (
     MahalanobisDetector,
     PathDetector,
     RelativeMahalanobisDetector,
+    RelativePathDetector,
 )
 from repdyn.ood.drift import DriftMonitor, DriftReport
 from repdyn.ood.evaluation import OODEvaluation, evaluate
-from repdyn.ood.guidance import EnergyDetector, GuidedEnergyDetector
-from repdyn.ood.neighbours import KNNDetector
+from repdyn.ood.neighbors import EnergyDetector, GuidedEnergyDetector, KNNDetector, energy
 from repdyn.ood.recommendation import Recommendation, recommend
-from repdyn.ood.relative_path import RelativePathDetector
-from repdyn.ood.residuals import ReconstructionDetector, ResidualDetector
-from repdyn.ood.trajectories import TrajectoryDetector
+from repdyn.ood.trajectories import (
+    AttractorDetector,
+    ReconstructionDetector,
+    ResidualDetector,
+    TrajectoryDetector,
+)
 from repdyn.ood.union import UnionDetector
 
 if TYPE_CHECKING:

@@ -1,12 +1,11 @@
 """From scores to decisions: conformal p-values and thresholds at a chosen false-positive rate.
 
 The guarantee. Let a detector be fitted without the calibration samples, and let the calibration samples
-and a new in-distribution sample be exchangeable (drawn alike). Then the new sample is flagged at rate α
-with probability at most α, whatever the scores' distribution and however bad the detector, averaged over
-calibration sets. For one calibration set of n samples, the rate at which fresh in-distribution samples
-are flagged is itself random, Beta(k, n + 1 − k) with k = ⌊α (n + 1)⌋ when scores have no ties:
-:func:`false_positive_interval`. Nothing is promised when in-distribution data drifts; that is what
-there is to notice.
+and a new in-distribution sample be exchangeable. Then the new sample is flagged at rate α with probability
+at most α, for any distribution of the scores and any detector, averaged over calibration sets. For one
+calibration set of n samples, the rate at which fresh in-distribution samples are flagged is itself random,
+Beta(k, n + 1 − k) with k = ⌊α (n + 1)⌋ if scores have no ties: :func:`false_positive_interval`. The guarantee
+does not hold for data that has drifted.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["conformal_p_values", "conformal_threshold", "false_positive_interval
 
 
 def conformal_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
-    """How unusual each score is among in-distribution ones.
+    """Conformal p-value of each score among in-distribution ones: small is unusual.
 
     p(s) = (1 + #{i : cᵢ ≤ s}) / (n + 1), so that P(p ≤ α) ≤ α for an exchangeable sample.
 
@@ -37,8 +36,8 @@ def conformal_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDAr
     Returns
     -------
     numpy.ndarray
-        p-values of the shape of ``scores``, in (0, 1]. A score that is not finite gets the least of all,
-        1 / (n + 1): nothing is less usual than a score that could not be computed.
+        p-values of the shape of ``scores``, in (0, 1]. A score that is not finite gets the smallest one,
+        1 / (n + 1).
 
     Examples
     --------
@@ -55,7 +54,7 @@ def conformal_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDAr
 
 
 def conformal_threshold(calibration_scores: ArrayLike, false_positive_rate: float = 0.05) -> float:
-    """The score below which a sample is flagged, so that at most this share of normal samples is.
+    """The score below which a sample is flagged, for a false-positive rate of at most α.
 
     The k-th smallest calibration score with k = ⌊α (n + 1)⌋; ``score < threshold`` exactly when the
     conformal p-value is at most α.
@@ -80,7 +79,7 @@ def conformal_threshold(calibration_scores: ArrayLike, false_positive_rate: floa
 def false_positive_interval(
     count: int, false_positive_rate: float = 0.05, level: float = 0.95
 ) -> tuple[float, float]:
-    """Where the true false-positive rate lies for one calibration set of ``count`` samples.
+    """Interval of the true false-positive rate for one calibration set of ``count`` samples.
 
     Quantiles of Beta(k, n + 1 − k), k = ⌊α (n + 1)⌋.
 
@@ -89,7 +88,7 @@ def false_positive_interval(
     count
         Number n of calibration samples.
     false_positive_rate
-        The α asked for.
+        The nominal rate α.
     level
         Coverage of the interval.
 
@@ -115,11 +114,11 @@ def false_positive_interval(
 
 
 def smooth_log_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
-    """Logarithms of p-values that go on below the lowest calibration score, for combining.
+    """Logarithms of p-values, extrapolated below the lowest calibration score, for combining.
 
-    A conformal p-value cannot fall below 1 / (n + 1): all that is far outside ties. Below the k-th
-    smallest score u, k about n / 20, the tail is taken as exponential with the mean excess β seen there,
-    log p(s) = log(k / (n + 1)) − (u − s) / β. This carries no guarantee; calibrate what is made of it.
+    A conformal p-value is at least 1 / (n + 1), so all scores far outside tie. Below the k-th smallest score
+    u, k about n / 20, the tail is modelled as exponential with its mean excess β,
+    log p(s) = log(k / (n + 1)) − (u − s) / β. The extrapolation has no guarantee; calibrate the combination.
 
     Parameters
     ----------
@@ -148,7 +147,7 @@ def tail(reference: NDArray[np.float64]) -> tuple[float, float, float]:
     """Edge u, mean excess β and share k / (n + 1) of the lower tail of sorted scores."""
     if len(reference) < 5:
         raise RepdynError(
-            f"calibration_scores: {len(reference)} are too few to know their tail, give at least 5"
+            f"calibration_scores: {len(reference)} are too few to estimate their tail, give at least 5"
         )
     k = max(5, len(reference) // 20)
     edge = float(reference[k - 1])
@@ -157,15 +156,16 @@ def tail(reference: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _ranked(scores: ArrayLike) -> NDArray[np.float64]:
-    """Scores with those that are not finite, +inf included, below all others."""
+    """Scores, with those that are not finite (+inf too) set below all others."""
     values = as_array(scores, dtype=np.float64)
     return np.where(np.isfinite(values), values, -np.inf)
 
 
 def _rank(count: int, rate: float) -> int:
+    """k = ⌊α (n + 1)⌋, the rank of the threshold among n sorted calibration scores."""
     if not 0 < rate < 1:
         raise RepdynError(f"false_positive_rate: must lie between 0 and 1, got {rate}")
-    # A hair is added because α (n + 1) is a whole number in the frequent cases and rounding may miss it.
+    # 1e-9 is added because α (n + 1) is often a whole number that rounding may miss.
     k = math.floor(rate * (count + 1) + 1e-9)
     if k < 1:
         needed = math.ceil(1 / rate - 1 - 1e-9)

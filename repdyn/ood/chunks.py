@@ -1,4 +1,9 @@
-"""Paths, some at a time: read, checked, and what several detectors ask of them computed once."""
+"""Reading paths in chunks: values are checked, and quantities that several detectors need are computed once.
+
+A :class:`Chunk` holds some rows of several points. :func:`read_chunks` reads stored paths once;
+:class:`MultiPassReader` reads them as often as a fit needs. :func:`select_points` takes what a reader of a
+model gives.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +13,42 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.errors import RepdynError
+from repdyn.errors import RepdynError, nearest_names
 from repdyn.ood.gaussian import ShrunkGaussian, lengths, unit
 from repdyn.progress import track
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.repeats_streamed import groups_in_blocks
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["Chunk", "Repeated", "checked", "read", "values"]
+__all__ = [
+    "HELD",
+    "LOGITS",
+    "LOWEST",
+    "Chunk",
+    "MultiPassReader",
+    "as_arrays",
+    "as_requested",
+    "check_rows",
+    "read_chunks",
+    "read_point",
+    "select_points",
+]
 
-Rows = Callable[[NDArray[Any]], NDArray[Any]]
+RowMap = Callable[[NDArray[Any]], NDArray[Any]]
 
-ROWS: int | None = None  # read at once; None: as RepresentationPaths.iterate decides
-HELD = 2**28  # bytes of paths that a fit holds; more is read in parts, as often as it is needed
+ROWS: int | None = None  # rows read at once; None: as RepresentationPaths.iterate decides
+HELD = 2**28  # bytes of paths that a fit keeps in memory; larger paths are read in parts in every pass
+LOWEST = -1e30  # the lowest score: finite, because scores are ranked, averaged and written
+LOGITS = "logits"  # read like a point, from the logits that were traced with the paths
 
 
 class Chunk(dict[str, NDArray[Any]]):
-    """Some paths as ``{point: (n, D)}``, and what has been computed of them.
+    """Some rows of paths as ``{point: (n, D)}``, with cached unit vectors, norms and distances.
 
-    The members of a union ask the same of the same points; each question is answered once.
+    Members of a union read the same points and share densities; each quantity is computed once per chunk.
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -38,19 +58,19 @@ class Chunk(dict[str, NDArray[Any]]):
         for point, x in arrays.items():
             finite = np.isfinite(x).all(axis=1)
             self._finite[point] = finite
-            if not finite.all():  # computed with as zero vectors, and never taken for sound
+            if not finite.all():  # computed as zero vectors, and always reported as invalid
                 self[point] = np.where(finite[:, None], x, np.zeros((), dtype=x.dtype))
         self._units: dict[str, NDArray[np.float64]] = {}
         self._squared: dict[tuple[str, int], tuple[ShrunkGaussian, NDArray[Any]]] = {}
 
     def unit(self, point: str) -> NDArray[np.float64]:
-        """Unit vectors, in float64: what is subtracted from them may leave very little."""
+        """Unit vectors ``(n, D)`` in float64, because a center close to them is subtracted later."""
         if point not in self._units:
             self._units[point] = unit(self[point])
         return self._units[point]
 
-    def sound(self, point: str, limits: tuple[float, float]) -> NDArray[np.bool_]:
-        """Whether each vector is finite and of a length within ``limits``, ``(n,)``."""
+    def valid(self, point: str, limits: tuple[float, float]) -> NDArray[np.bool_]:
+        """Whether each vector is finite and its norm lies within ``limits``, ``(n,)``."""
         if point not in self._lengths:
             self._lengths[point] = lengths(self[point])
         length = self._lengths[point]
@@ -58,45 +78,69 @@ class Chunk(dict[str, NDArray[Any]]):
 
     def squared(self, point: str, density: ShrunkGaussian) -> NDArray[Any]:
         """Squared distance of the unit vectors to a density's nearest mean, ``(n,)``."""
-        key = (point, id(density))  # the density is kept too, so that no other takes its id
+        key = (point, id(density))  # the density is stored as well, so that its id is not reused
         if key not in self._squared:
-            x = self.unit(point)  # float32 takes half the time, where it suffices
-            x = x.astype(np.float32) if density.wide else x
+            x = self.unit(point)
+            # float32 takes half the time where its precision suffices
+            x = x.astype(np.float32) if density.float32_suffices else x
             self._squared[key] = (density, density.nearest_squared(x))
         return self._squared[key][1]
 
 
-def read(
-    paths: RepresentationPaths, points: tuple[str, ...], description: str, *, judging: bool = False
+def read_chunks(
+    paths: RepresentationPaths, points: tuple[str, ...], description: str, *, allow_nonfinite: bool = False
 ) -> Iterator[Chunk]:
-    """Chunks of paths, in order, checked; where they are judged, rows that are not finite are let through."""
-    for _, arrays in _blocks(paths, points, description, judging):
+    """Chunks of paths in order, checked.
+
+    Parameters
+    ----------
+    paths, points
+        What is read; ``"logits"`` is a point too.
+    description
+        Label of the progress bar.
+    allow_nonfinite
+        Whether rows that are not finite are returned instead of refused.
+    """
+    for _, arrays in _read_blocks(paths, points, description, allow_nonfinite):
         yield Chunk(arrays)
 
 
-def _blocks(
-    paths: RepresentationPaths, points: tuple[str, ...], description: str, judging: bool
+def _read_blocks(
+    paths: RepresentationPaths, points: tuple[str, ...], description: str, allow_nonfinite: bool
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    """Blocks ``{point: (n, D)}``, each with the number of its first sample."""
     for block in track(paths.iterate(points, ROWS), description):
         start = block.rows.start
-        yield start, {p: checked(x, p, start, judging=judging) for p, x in block.items()}
+        yield start, {p: check_rows(x, p, start, allow_nonfinite=allow_nonfinite) for p, x in block.items()}
 
 
-def values(paths: RepresentationPaths, point: str, *, judging: bool = False) -> NDArray[Any]:
-    """One point as an ``(N, D)`` array of finite numbers, or an error that says where it is not.
-
-    With ``judging``, rows that are not finite are returned as they are.
-    """
+def read_point(paths: RepresentationPaths, point: str, *, allow_nonfinite: bool = False) -> NDArray[Any]:
+    """One point as an ``(N, D)`` array, checked as :func:`check_rows` does."""
     x = np.asarray(paths[point] if point in paths.points else paths.logits)
-    return checked(x, point, 0, judging=judging)
+    return check_rows(x, point, 0, allow_nonfinite=allow_nonfinite)
 
 
-def checked(x: NDArray[Any], point: str, start: int, *, judging: bool = False) -> NDArray[Any]:
-    """Rows of one point, the first of which is sample ``start``, as :func:`values` gives them."""
+def check_rows(x: NDArray[Any], point: str, start: int, *, allow_nonfinite: bool = False) -> NDArray[Any]:
+    """Rows of one point in float32, or in float64 if they are stored so.
+
+    Parameters
+    ----------
+    x
+        Shape ``(n, D)``.
+    point, start
+        Named in errors: the point, and the number of the first sample.
+    allow_nonfinite
+        Whether rows that are not finite are returned instead of refused.
+
+    Raises
+    ------
+    RepdynError
+        If the array is not two-dimensional, or a row is not finite.
+    """
     if x.ndim != 2:
         raise _unpooled(point, x.shape)
     finite = np.isfinite(x).all(axis=1)
-    if not (judging or finite.all()):
+    if not (allow_nonfinite or finite.all()):
         row = int(np.argmin(finite))
         raise RepdynError(
             f"paths: non-finite activation at {point!r}, sample {start + row}; drop that sample"
@@ -110,19 +154,21 @@ def _unpooled(point: str, shape: tuple[int, ...]) -> RepdynError:
     )
 
 
-class Repeated:
-    """Paths that a fit reads several times: held where they fit, else read again each time.
+class MultiPassReader:
+    """Reads paths several times: from memory if they fit there, otherwise from the store in each pass.
 
     Parameters
     ----------
-    paths, points, judging
-        As in :func:`read`.
+    paths, points, allow_nonfinite
+        As in :func:`read_chunks`.
     """
 
-    def __init__(self, paths: RepresentationPaths, points: tuple[str, ...], *, judging: bool = False) -> None:
-        self._paths, self._points, self._judging = paths, points, judging
+    def __init__(
+        self, paths: RepresentationPaths, points: tuple[str, ...], *, allow_nonfinite: bool = False
+    ) -> None:
+        self._paths, self._points, self._allow_nonfinite = paths, points, allow_nonfinite
         for point in points:
-            if point in paths.tokens:  # said before any of them is read
+            if point in paths.tokens:  # refused before anything is read
                 raise _unpooled(point, paths.column(point).shape)
         wide = sum(paths.widths.get(point, paths.logits_width or 0) for point in points)
         self._fits = len(paths) * wide * (8 if paths.dtype == np.float64 else 4) <= HELD
@@ -134,31 +180,97 @@ class Repeated:
         """Blocks of all or some of the points, checked, each with the number of its first sample."""
         points = self._points if points is None else points
         if not self._fits:
-            yield from _blocks(self._paths, points, description, self._judging)
+            yield from _read_blocks(self._paths, points, description, self._allow_nonfinite)
             return
         if self._held is None:
             (block,) = self._paths.iterate(self._points, len(self._paths))
-            self._held = {p: checked(x, p, 0, judging=self._judging) for p, x in block.items()}
+            self._held = {
+                p: check_rows(x, p, 0, allow_nonfinite=self._allow_nonfinite) for p, x in block.items()
+            }
         yield 0, {point: self._held[point] for point in points}
 
-    def equal(self, rows: Rows = lambda x: x) -> dict[str, NDArray[np.int64]]:
-        """Group of equal samples that each belongs to, at every point.
+    def equal(self, transform: RowMap = lambda x: x) -> dict[str, NDArray[np.int64]]:
+        """Group of equal samples that each sample belongs to, at every point.
 
         Parameters
         ----------
-        rows
-            What is compared of an array ``(n, D)``: itself, unless told.
+        transform
+            Maps an array ``(n, D)`` to the rows that are compared. Default: the array itself.
+
+        Returns
+        -------
+        dict
+            ``{point: (N,)}``, group numbers from 0.
         """
         if self._fits:
             _, arrays = next(self.read("comparing samples"))
-            return {point: groups_of_equal_rows(rows(x)) for point, x in arrays.items()}
+            return {point: groups_of_equal_rows(transform(x)) for point, x in arrays.items()}
 
         def blocks() -> Iterator[dict[str, NDArray[Any]]]:
             for _, arrays in self.read("comparing samples"):
-                yield {point: rows(x) for point, x in arrays.items()}
+                yield {point: transform(x) for point, x in arrays.items()}
 
         def some(point: str, index: NDArray[np.int64]) -> NDArray[Any]:
             (block,) = self._paths.subset(index).iterate((point,), len(index))
-            return rows(checked(block[point], point, 0, judging=True))
+            return transform(check_rows(block[point], point, 0, allow_nonfinite=True))
 
         return groups_in_blocks(blocks, some, len(self._paths))
+
+
+def select_points(
+    given: Mapping[str, Any], points: tuple[str, ...], widths: Mapping[str, int]
+) -> dict[str, Any]:
+    """The points that a detector reads, of the widths that it was fitted on.
+
+    Parameters
+    ----------
+    given
+        By point, tensors or arrays ``(n, D)``. Logits are an entry of their own, or the attribute
+        ``logits`` of what a reader gives.
+    points, widths
+        Of the detector.
+
+    Raises
+    ------
+    RepdynError
+        If a point is missing, or of another shape.
+    """
+    chosen: dict[str, Any] = {}
+    for point in points:
+        value = given.get(point, getattr(given, LOGITS, None) if point == LOGITS else None)
+        if value is None:
+            raise RepdynError(
+                f"mapping: lacks the point {point!r} the detector was fitted on; "
+                f"{nearest_names(point, given)}; read the model at detector.points_, and at its final point "
+                "where these hold 'logits'"
+            )
+        if value.ndim != 2 or value.shape[1] != widths[point]:
+            raise RepdynError(
+                f"mapping: {point!r} has shape {tuple(value.shape)}, the detector was fitted on "
+                f"(n, {widths[point]}); read it with the same model and pooling"
+            )
+        chosen[point] = value
+    sizes = {len(value) for value in chosen.values()}
+    if len(sizes) > 1:
+        raise RepdynError(f"mapping: its points hold {sorted(sizes)} samples; they must be of the same ones")
+    return chosen
+
+
+def as_arrays(chosen: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Tensors or arrays by point as arrays of float32, or of float64 where they are."""
+    arrays = {point: as_array(value) for point, value in chosen.items()}
+    return {
+        point: x if x.dtype == np.float64 else x.astype(np.float32, copy=False) for point, x in arrays.items()
+    }
+
+
+def as_requested(answer: NDArray[Any], chosen: Mapping[str, Any]) -> Any:
+    """An answer as a float64 tensor on the device of the inputs, or as it is where the inputs are arrays."""
+    first = next(iter(chosen.values()))
+    if not hasattr(first, "new_tensor"):
+        return answer
+    import torch  # the inputs are tensors, so torch is loaded already
+
+    from repdyn import devices  # loads torch
+
+    return devices.to(torch.as_tensor(answer), first.device, torch.float64)

@@ -1,12 +1,13 @@
-"""What all detectors share: the scikit-learn outlier interface over representation paths, chunked."""
+"""Base class of all detectors: scikit-learn's outlier interface over representation paths, read in chunks."""
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,19 @@ from repdyn.artifacts import load_artifact, refuses_damage, refusing_damage, sav
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold
-from repdyn.ood.chunks import HELD, Chunk, Repeated, read
+from repdyn.ood.chunks import (
+    HELD,
+    LOGITS,
+    LOWEST,
+    Chunk,
+    MultiPassReader,
+    as_arrays,
+    as_requested,
+    read_chunks,
+    select_points,
+)
 from repdyn.ood.gaussian import lengths
+from repdyn.ood.settings import FIT
 from repdyn.paths import nearby
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
@@ -26,15 +38,11 @@ if TYPE_CHECKING:
 
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["LOGITS", "Detector", "load_detector"]
+__all__ = ["Detector", "equal_paths", "joint_groups", "load_detector"]
 
 Array = NDArray[np.float64]
+Scorer = Callable[[Chunk], Array]
 
-FALSE_POSITIVE_RATE = 0.05  # a threshold at 95 % true positives, the field's convention
-# Lengths beyond ten times the largest fitted one, or below a tenth of the least, are of a layer that died or
-# exploded. Under any tail up to Cauchy's, one of n fitted samples' likes is there once in 10 n.
-REACH = 10.0
-LOWEST = -1e30  # a score must be finite to be ranked, averaged and written
 _SAVED = {
     "points": list[str],
     "widths": dict[str, int],
@@ -42,22 +50,51 @@ _SAVED = {
     "calibration": Literal["cross-fitted", "held-out"],
     "threshold": float,
 }
-LOGITS = "logits"  # read like a point, from the logits that were traced with the paths
-SOURCE = ("digest", "pooling")  # of the metadata: what must agree for scores to mean the same
+_SOURCE = ("digest", "pooling")  # metadata that must agree, or scores are not comparable
+_RENAMED = {"nearest neighbours": "nearest neighbors"}  # names of members and controls until version 0.1
+_CLASSES: dict[str, type[Detector]] = {}  # by the name in a saved folder
+
+
+class NamedDetectors(dict[str, Any]):
+    """A dictionary by name of a member or control, which also accepts names of version 0.1."""
+
+    def __missing__(self, name: str) -> Any:
+        if name not in _RENAMED:
+            raise KeyError(name)
+        warnings.warn(
+            f"{name!r} was renamed {_RENAMED[name]!r}; the old name is removed in the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self[_RENAMED[name]]
 
 
 class Detector(ABC):
-    """A score of how normal a representation path is.
+    """A score of how normal a representation path is; higher is more normal.
 
-    After :meth:`fit` there are ``points_`` (what is read), ``source_`` (the model it was read from),
-    ``calibration_scores_`` (scores of in-distribution paths by models that did not see them; after
-    fitting, those of the fitted paths in their order; of equal paths only the first counts),
-    ``calibration_`` (``"cross-fitted"`` or ``"held-out"``), ``threshold_``, and ``lengths_``, the least and
-    the largest Euclidean norm seen at each point. A path that is not finite at a point, or of a norm more
-    than ten times outside of that range, scores −10³⁰, the lowest there is: it is always flagged.
+    A path whose vector at a point is not finite, or has a norm more than ten times outside of the range
+    fitted, scores −10³⁰, the lowest score, and is always flagged.
+
+    Attributes
+    ----------
+    points_
+        Points that are read.
+    widths_
+        Their widths.
+    source_
+        Digest and pooling of the model that the fitted paths were traced from.
+    lengths_
+        The smallest and the largest Euclidean norm fitted at each point.
+    calibration_scores_
+        Scores of in-distribution paths by models that were not fitted on them. After :meth:`fit`, those of
+        the fitted paths in their order; of equal paths only the first counts.
+    calibration_
+        ``"cross-fitted"`` or ``"held-out"``.
+    threshold_
+        A path with a lower score is flagged.
+    sample_scores_, sample_groups_
+        Scores of all calibration samples ``(N,)``, and the group of equal samples of each. Not saved.
     """
-
-    _kinds: ClassVar[dict[str, type[Detector]]] = {}
 
     points_: tuple[str, ...]
     widths_: dict[str, int]
@@ -66,26 +103,28 @@ class Detector(ABC):
     calibration_scores_: Array
     calibration_: str
     threshold_: float
+    sample_scores_: Array
+    sample_groups_: NDArray[np.int64]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        Detector._kinds[cls.__name__] = cls
+        _CLASSES[cls.__name__] = cls
 
     @abstractmethod
     def fit(self, paths: RepresentationPaths) -> Self:
-        """Learn what is normal from in-distribution paths."""
+        """Fit the detector to in-distribution paths."""
 
     @abstractmethod
-    def _score(self, batch: Chunk) -> Array:
-        """Scores ``(n,)`` of one chunk, higher is more normal."""
+    def score_chunk(self, chunk: Chunk) -> Array:
+        """Scores ``(n,)`` of one chunk, without the check of norms."""
 
     @abstractmethod
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """What this kind of detector has learned: JSON values and named arrays."""
+        """Fitted state of the subclass: JSON values and named arrays."""
 
     @abstractmethod
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take back what :meth:`_state` gave."""
+        """Set the fitted state from what :meth:`_state` returned."""
 
     @overload
     def score_samples(self, paths: RepresentationPaths) -> Array: ...
@@ -98,14 +137,14 @@ class Detector(ABC):
         ----------
         paths
             Paths of the model, points and pooling that the detector was fitted on. Or a mapping from points
-            to tensors or arrays ``(N, D)``, as a reader gives it; whose model it is of is not known.
+            to tensors or arrays ``(N, D)``, as a reader gives it; the model of a mapping is not checked.
 
         Returns
         -------
         numpy.ndarray
-            Shape ``(N,)``, float64. Of tensors a tensor, on their device; the numbers are those of paths,
-            computed on the host. What :meth:`as_module` gives stays on the device, and so does
-            :class:`~repdyn.ood.MonitoredModel`.
+            Shape ``(N,)``, float64. For tensors a tensor on their device, computed on the host with the
+            numbers of stored paths. :meth:`as_module` and :class:`~repdyn.ood.MonitoredModel` compute on the
+            device.
 
         Raises
         ------
@@ -114,16 +153,15 @@ class Detector(ABC):
 
         Notes
         -----
-        −10³⁰ for a path that is not finite, or whose norm is more than ten times outside of the range fitted.
+        The score is −10³⁰ for a path that is not finite, or whose norm is more than ten times outside of the
+        range fitted.
         """
         if isinstance(paths, Mapping):
-            from repdyn.ood.mappings import answered, arrays_of, taken  # torch is loaded only for tensors
-
-            self._fitted()
-            chosen = taken(paths, self.points_, self.widths_)
-            return answered(chosen, self._judged(Chunk(arrays_of(chosen)), self._score))
-        self._check(paths)
-        return self._collect(paths, self._score)
+            self.check_fitted()
+            chosen = select_points(paths, self.points_, self.widths_)
+            return as_requested(self._checked_scores(Chunk(as_arrays(chosen)), self.score_chunk), chosen)
+        self._check_paths(paths)
+        return self._score_paths(paths, self.score_chunk)
 
     def decision_function(self, paths: RepresentationPaths | Mapping[str, Any]) -> Any:
         """Score minus threshold, ``(N,)``: negative is flagged."""
@@ -137,26 +175,33 @@ class Detector(ABC):
         """Conformal p-value of each path, ``(N,)``: small is unusual.
 
         After :meth:`calibrate` on held-out paths, P(p ≤ α) ≤ α for in-distribution paths (see
-        :mod:`repdyn.ood.calibration`). Before it the calibration scores are cross-fitted: close to that
-        in practice, without the guarantee.
+        :mod:`repdyn.ood.calibration`). Before it the calibration scores are cross-fitted: the rate is close
+        to α in practice, without the guarantee.
         """
         scores = self.score_samples(paths)
-        found = conformal_p_values(self.calibration_scores_, as_array(scores))
-        return found if isinstance(scores, np.ndarray) else scores.new_tensor(found)
+        p_values = conformal_p_values(self.calibration_scores_, as_array(scores))
+        return p_values if isinstance(scores, np.ndarray) else scores.new_tensor(p_values)
 
-    def calibrate(self, paths: RepresentationPaths, false_positive_rate: float = FALSE_POSITIVE_RATE) -> Self:
-        """Set the threshold from in-distribution paths the detector was not fitted on.
+    def calibrate(
+        self, paths: RepresentationPaths, false_positive_rate: float = FIT.false_positive_rate
+    ) -> Self:
+        """Set the threshold from in-distribution paths that the detector was not fitted on.
 
         Parameters
         ----------
         paths
-            Held-out in-distribution paths, drawn as those to come.
+            Held-out in-distribution paths, from the distribution that will be scored.
         false_positive_rate
-            Share of in-distribution paths that may be flagged, at most, on average.
+            Largest expected share of in-distribution paths that is flagged.
 
         Returns
         -------
         Self
+
+        Raises
+        ------
+        RepdynError
+            If too few paths are given for the rate, or too many of them have the lowest score.
         """
         paths = nearby(paths, HELD)
         scores = self.score_samples(paths)
@@ -165,15 +210,26 @@ class Detector(ABC):
         if len(wrong) > false_positive_rate * len(scores):
             raise RepdynError(
                 f"paths: {len(wrong)} of {len(scores)} are not finite or of a norm far from those fitted, "
-                f"the first is sample {wrong[0]}; they cannot set a threshold, look at them or leave them out"
+                f"the first is sample {wrong[0]}; they cannot set a threshold, check them or leave them out"
             )
         self._calibrate(scores, "held-out", false_positive_rate, groups)
-        for part in (self, *getattr(self, "members_", {}).values()):
-            part._note_usual(paths, groups)
+        self.calibrate_profile(paths, groups)
         return self
 
-    def _drawn(self) -> list[str]:
-        """What was learned from a sample of the fitted paths instead of all: of how many, how many."""
+    def calibrate_profile(self, paths: RepresentationPaths, groups: NDArray[np.int64]) -> None:
+        """Store the depth profile of held-out paths; nothing for detectors without a profile.
+
+        Parameters
+        ----------
+        paths
+            Held-out in-distribution paths.
+        groups
+            Group of equal paths that each belongs to, ``(N,)``; a group counts once.
+        """
+        return
+
+    def sampling_notes(self) -> list[str]:
+        """One line for each part that was fitted on a sample of the paths: how many, of how many."""
         return []
 
     def __repr__(self) -> str:
@@ -183,29 +239,29 @@ class Detector(ABC):
         first = (
             f"{type(self).__name__}: {len(self.points_)} points, threshold {self.threshold_:.4g} of {scores}"
         )
-        return "\n  ".join([first, *self._drawn()])
+        return "\n  ".join([first, *self.sampling_notes()])
 
     def as_module(self) -> nn.Module:
-        """The fitted detector as a ``torch.nn.Module``, to run beside the model.
+        """The fitted detector as a ``torch.nn.Module``, to run next to the model.
 
         Returns
         -------
         torch.nn.Module
             Maps ``{point: (n, D) tensor}`` to scores ``(n,)``, higher is more normal; its buffer
             ``threshold`` is :attr:`threshold_`. It holds buffers only, moves with ``.to(device)``, computes
-            in float32, is differentiable, and goes through ``torch.export``.
+            in float32, is differentiable, and can be exported by ``torch.export``.
 
         Raises
         ------
         RepdynError
-            If this kind of detector has no such form.
+            If there is no module for this detector.
         """
         raise RepdynError(f"{type(self).__name__}: cannot run as a module; use score_samples")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the detector as a folder (``config.json``, ``model.safetensors``)."""
-        self._fitted()
-        config, tensors = self._record()
+        self.check_fitted()
+        config, tensors = self.to_record()
         save_artifact(path, "detector", config, tensors)
 
     @classmethod
@@ -222,11 +278,10 @@ class Detector(ABC):
         name = artifact.config.get("detector")
         if name != cls.__name__:
             raise RepdynError(f"{path}: holds a {name}, expected a {cls.__name__}; load it with {name}.load")
-        detector = cls()
-        detector._adopt(artifact.config, artifact.tensors, str(path))
-        return detector
+        return cls.from_record(artifact.config, artifact.tensors, str(path))
 
-    def _record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    def to_record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The fitted detector as JSON values and named arrays."""
         config, tensors = self._state()
         common = {
             "detector": type(self).__name__,
@@ -239,74 +294,88 @@ class Detector(ABC):
         }
         return {**config, **common}, {**tensors, "calibration_scores": self.calibration_scores_}
 
-    def _adopt(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], where: str) -> None:
+    @classmethod
+    def from_record(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], source: str) -> Self:
+        """The detector that :meth:`to_record` recorded.
+
+        Parameters
+        ----------
+        config, tensors
+            The record.
+        source
+            Where it was read, for errors.
+        """
+        detector = cls()
         try:
-            check_values(config, **_SAVED)
-            check_arrays(tensors, True, calibration_scores="N")
-            self.points_ = tuple(config["points"])
-            self.widths_ = {name: int(width) for name, width in config["widths"].items()}
-            self.source_ = dict(config["source"])
-            known = config.get("lengths", {})  # version 0.1 did not keep them
-            check_values({"lengths": known}, lengths=dict[str, list[float]])
-            self.lengths_ = {point: (float(low), float(high)) for point, (low, high) in known.items()}
-            self.calibration_ = str(config["calibration"])
-            self.threshold_ = float(config["threshold"])
-            self.calibration_scores_ = np.asarray(tensors["calibration_scores"], dtype=np.float64)
-            if not self.points_ or set(self.points_) != set(self.widths_) or not np.isfinite(self.threshold_):
-                raise ValueError(f"points {self.points_}, widths {self.widths_}, threshold {self.threshold_}")
-            if not all(0 <= low <= high < np.inf for low, high in self.lengths_.values()):
-                raise ValueError(f"lengths are {self.lengths_}, expected the least and the largest")
-            self._restore(config, tensors)
+            detector._restore_common(config, tensors)
+            detector._restore(config, tensors)
         except (KeyError, TypeError, AttributeError) as error:
-            raise RepdynError(f"{where}: the saved detector lacks {error}; save it again") from None
+            raise RepdynError(f"{source}: the saved detector lacks {error}; save it again") from None
+        return detector
+
+    def _restore_common(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Set and check what all detectors save."""
+        check_values(config, **_SAVED)
+        check_arrays(tensors, True, calibration_scores="N")
+        self.points_ = tuple(config["points"])
+        self.widths_ = {name: int(width) for name, width in config["widths"].items()}
+        self.source_ = dict(config["source"])
+        known = config.get("lengths", {})  # not saved by version 0.1
+        check_values({"lengths": known}, lengths=dict[str, list[float]])
+        self.lengths_ = {point: (float(low), float(high)) for point, (low, high) in known.items()}
+        self.calibration_ = str(config["calibration"])
+        self.threshold_ = float(config["threshold"])
+        self.calibration_scores_ = np.asarray(tensors["calibration_scores"], dtype=np.float64)
+        if not self.points_ or set(self.points_) != set(self.widths_) or not np.isfinite(self.threshold_):
+            raise ValueError(f"points {self.points_}, widths {self.widths_}, threshold {self.threshold_}")
+        if not all(0 <= low <= high < np.inf for low, high in self.lengths_.values()):
+            raise ValueError(f"lengths are {self.lengths_}, expected the smallest and the largest")
 
     def _calibrate(
         self,
         scores: Array,
         how: str,
-        rate: float = FALSE_POSITIVE_RATE,
+        rate: float = FIT.false_positive_rate,
         groups: NDArray[np.int64] | None = None,
     ) -> None:
-        """Calibrate by scores ``(N,)``, of which equal samples (by group) count once."""
-        self._all_scores, self._row_groups = scores, np.arange(len(scores)) if groups is None else groups
-        once = scores[np.sort(np.unique(self._row_groups, return_index=True)[1])]
+        """Set threshold and calibration scores from scores ``(N,)``; a group of equal samples counts once."""
+        self.sample_scores_ = scores
+        self.sample_groups_ = np.arange(len(scores)) if groups is None else groups
+        once = scores[np.sort(np.unique(self.sample_groups_, return_index=True)[1])]
         threshold = conformal_threshold(once, rate)
         self.calibration_scores_, self.calibration_, self.threshold_ = once, how, threshold
 
     def _groups(self, paths: RepresentationPaths) -> NDArray[np.int64]:
+        """Group of equal paths that each belongs to, ``(N,)``."""
         return equal_paths(paths, self.points_)
 
-    def _note_usual(self, paths: RepresentationPaths, groups: NDArray[np.int64]) -> None:
-        """Keep what held-out paths look like at each depth; without a profile, nothing."""
-        return
-
-    def _note(self, point: str, x: NDArray[Any]) -> None:
-        """Widen the range of lengths seen at a point."""
+    def _record_lengths(self, point: str, x: NDArray[Any]) -> None:
+        """Widen the range of norms fitted at a point by those of rows ``(n, D)``."""
         if len(x):
-            own = lengths(x)
-            self._widen(point, float(own.min()), float(own.max()))
+            norms = lengths(x)
+            self._widen_lengths(point, float(norms.min()), float(norms.max()))
 
-    def _widen(self, point: str, least: float, largest: float) -> None:
+    def _widen_lengths(self, point: str, smallest: float, largest: float) -> None:
         low, high = self.lengths_.get(point, (np.inf, 0.0))
-        self.lengths_[point] = (min(low, least), max(high, largest))
+        self.lengths_[point] = (min(low, smallest), max(high, largest))
 
     def limits(self, point: str) -> tuple[float, float]:
-        """Lengths at a point outside of which a path is flagged whatever its direction."""
+        """Smallest and largest norm at a point; a path outside of this range is flagged."""
         if point not in self.lengths_:
-            return np.finfo(np.float64).tiny, np.inf  # fitted by version 0.1: zero alone is told
+            return np.finfo(np.float64).tiny, np.inf  # fitted by version 0.1: only zero vectors are flagged
         low, high = self.lengths_[point]
-        return low / REACH, high * REACH
+        return low / FIT.length_margin, high * FIT.length_margin
 
-    def _limits(self) -> dict[str, tuple[float, float]]:
+    def _all_limits(self) -> dict[str, tuple[float, float]]:
         return {point: self.limits(point) for point in self.points_}
 
-    def _sound(self, batch: Chunk) -> NDArray[np.bool_]:
-        """Whether every vector read of a path is finite and of a length like those fitted, ``(n,)``."""
-        sound = [batch.sound(point, self.limits(point)) for point in self.points_]
-        return np.asarray(np.logical_and.reduce(sound), dtype=bool)
+    def _valid(self, chunk: Chunk) -> NDArray[np.bool_]:
+        """Whether every vector of a path is finite and within the limits of norms, ``(n,)``."""
+        valid = [chunk.valid(point, self.limits(point)) for point in self.points_]
+        return np.asarray(np.logical_and.reduce(valid), dtype=bool)
 
     def _begin(self, paths: RepresentationPaths, points: tuple[str, ...]) -> None:
-        """Note what is read and from which model."""
+        """Set the points read, their widths, and the model they come from."""
         widths = _widths(paths)
         for point in points:
             if point not in widths:
@@ -318,13 +387,14 @@ class Detector(ABC):
         self.widths_ = {point: widths[point] for point in points}
         self.source_ = _source(paths)
 
-    def _fitted(self) -> None:
+    def check_fitted(self) -> None:
+        """Raise :class:`RepdynError` if the detector is not fitted."""
         if not hasattr(self, "threshold_"):
             raise RepdynError(f"{type(self).__name__}: is not fitted; call fit(paths) first")
 
-    def _check(self, paths: RepresentationPaths) -> None:
-        """Refuse paths whose scores would not mean the same as those the detector was fitted on."""
-        self._fitted()
+    def _check_paths(self, paths: RepresentationPaths) -> None:
+        """Raise if the paths lack a point, or are of another model or pooling than those fitted."""
+        self.check_fitted()
         widths = _widths(paths)
         for point in self.points_:
             if point not in widths:
@@ -345,48 +415,49 @@ class Detector(ABC):
                     f"{self.source_[key]!r}; fit a detector on paths like these"
                 )
 
-    def _collect(self, paths: RepresentationPaths, score: Any) -> Array:
-        batches = read(paths, self.points_, "scoring paths", judging=True)
-        parts = [self._judged(batch, score) for batch in batches]
+    def _score_paths(self, paths: RepresentationPaths, score: Scorer) -> Array:
+        """Scores ``(N,)`` of paths, chunk by chunk, by a function of a chunk."""
+        chunks = read_chunks(paths, self.points_, "scoring paths", allow_nonfinite=True)
+        parts = [self._checked_scores(chunk, score) for chunk in chunks]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def _judged(self, batch: Chunk, score: Any) -> Array:
-        """Scores of one chunk; the lowest for rows that no score is meant for."""
-        with np.errstate(over="ignore", invalid="ignore"):  # of rows that are flagged below
-            found = np.asarray(score(batch), dtype=np.float64)
-        return np.where(np.isfinite(found) & self._sound(batch), np.maximum(found, LOWEST), LOWEST)
+    def _checked_scores(self, chunk: Chunk, score: Scorer) -> Array:
+        """Scores ``(n,)`` of one chunk; the lowest score for invalid rows."""
+        with np.errstate(over="ignore", invalid="ignore"):  # only in invalid rows, which are replaced
+            scores = np.asarray(score(chunk), dtype=np.float64)
+        return np.where(np.isfinite(scores) & self._valid(chunk), np.maximum(scores, LOWEST), LOWEST)
 
 
 def equal_paths(paths: RepresentationPaths, points: Iterable[str]) -> NDArray[np.int64]:
-    """Group of paths equal at the points and at the last; what does not fit is read in parts."""
-    # Logits alone may be few and equal though the samples differ: the last point is looked at too.
-    looked = tuple(dict.fromkeys((*points, paths.points[-1])))
-    return joint(Repeated(paths, looked, judging=True).equal().values())
+    """Group of paths that are equal at the points and at the last one, ``(N,)``."""
+    # Logits may have few distinct values although samples differ: the last point is compared as well.
+    compared = tuple(dict.fromkeys((*points, paths.points[-1])))
+    return joint_groups(MultiPassReader(paths, compared, allow_nonfinite=True).equal().values())
 
 
-def joint(groups: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Groups of samples that are in one group by every one of several groupings."""
-    found: NDArray[np.int64] | None = None
+def joint_groups(groups: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Groups of samples that are in one group by each of several groupings ``(N,)``."""
+    joint: NDArray[np.int64] | None = None
     for own in groups:
-        if found is not None and int(found.max(initial=-1)) + 1 == len(found):
-            return found  # no two are equal
-        found = own if found is None else groups_of_equal_rows(np.column_stack([found, own]), 0)
-    if found is None:
+        if joint is not None and int(joint.max(initial=-1)) + 1 == len(joint):
+            return joint  # all samples are distinct
+        joint = own if joint is None else groups_of_equal_rows(np.column_stack([joint, own]), 0)
+    if joint is None:
         raise RepdynError("there is no point to compare samples at; give points")
-    return found
+    return joint
 
 
-def told_drawn(kept: int, different: int | None, seed: int) -> str:
-    """How many of how many, in words; ``None`` where a detector of version 0.1 did not note it."""
-    if different is None:
+def sample_note(kept: int, distinct: int | None, seed: int) -> str:
+    """How many samples of how many were kept; ``distinct`` is ``None`` for detectors of version 0.1."""
+    if distinct is None:
         return f"{kept} samples"
-    if kept == different:
+    if kept == distinct:
         return f"all {kept} different samples"
-    return f"{kept} of {different} different samples, drawn with seed {seed}"
+    return f"{kept} of {distinct} different samples, drawn with seed {seed}"
 
 
-def noted(config: Mapping[str, Any], name: str) -> int | None:
-    """A count that version 0.1 did not save."""
+def optional_count(config: Mapping[str, Any], name: str) -> int | None:
+    """A count of a record, which version 0.1 did not save."""
     if config.get(name) is None:
         return None
     check_values(config, **{name: int})
@@ -403,44 +474,55 @@ def load_detector(path: str | os.PathLike[str]) -> Detector:
     """
     artifact = load_artifact(path, "detector")
     with refusing_damage(path, "detector"):
-        return revive(artifact.config, artifact.tensors, str(path))
+        return from_any_record(artifact.config, artifact.tensors, str(path))
 
 
-def revive(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], where: str) -> Detector:
-    """A detector from what it recorded, of the class it names."""
+def from_any_record(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], source: str) -> Detector:
+    """A detector from its record, of the class that the record names."""
     name = str(config.get("detector"))
-    if name not in Detector._kinds:
-        raise RepdynError(f"{where}: holds an unknown detector {name!r}; upgrade repdyn")
-    detector = Detector._kinds[name]()
-    detector._adopt(config, tensors, where)
-    return detector
+    if name not in _CLASSES:
+        raise RepdynError(f"{source}: holds an unknown detector {name!r}; upgrade repdyn")
+    return _CLASSES[name].from_record(config, tensors, source)
+
+
+def from_settings(name: str, settings: Mapping[str, Any]) -> Detector:
+    """A detector that is not fitted, by the name of its class and its constructor arguments."""
+    if name not in _CLASSES:
+        raise ValueError(f"{name!r} is no detector")
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return _CLASSES[name](**given)
 
 
 def record_all(detectors: Mapping[str, Detector]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """What several named detectors have learned, as one configuration and one set of arrays."""
+    """Records of several named detectors as one configuration and one set of arrays."""
     config, tensors = {}, {}
     for name, detector in detectors.items():
-        config[name], arrays = detector._record()
+        config[name], arrays = detector.to_record()
         tensors.update({f"{name}/{key}": array for key, array in arrays.items()})
     return config, tensors
 
 
-def revive_all(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> dict[str, Detector]:
-    """The detectors that :func:`record_all` recorded."""
-    found = {}
+def restore_all(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> dict[str, Detector]:
+    """The detectors that :func:`record_all` recorded, by their present names."""
+    detectors: dict[str, Detector] = NamedDetectors()
     for name, inner in config.items():
         arrays = {k.removeprefix(f"{name}/"): a for k, a in tensors.items() if k.startswith(f"{name}/")}
-        found[name] = revive(inner, arrays, name)
-    return found
+        detectors[present_name(name)] = from_any_record(inner, arrays, name)
+    return detectors
+
+
+def present_name(name: str) -> str:
+    """The present name of a member or control that version 0.1 may have named otherwise."""
+    return _RENAMED.get(name, name)
 
 
 def _widths(paths: RepresentationPaths) -> dict[str, int]:
-    """Width of all that can be read: every point, and the logits where there are some."""
-    found = {} if paths.logits_width is None else {LOGITS: paths.logits_width}
-    return {**found, **{point: int(paths.widths[point]) for point in paths.points}}
+    """Width of everything that can be read: every point, and the logits if there are any."""
+    widths = {} if paths.logits_width is None else {LOGITS: paths.logits_width}
+    return {**widths, **{point: int(paths.widths[point]) for point in paths.points}}
 
 
 def _source(paths: RepresentationPaths) -> dict[str, Any]:
-    """The parts of the paths' metadata that a score depends on, as JSON gives them back."""
-    found = {key: paths.meta[key] for key in SOURCE if paths.meta.get(key) is not None}
-    return dict(json.loads(json.dumps(found, default=str)))
+    """The metadata that a score depends on, with the types that JSON gives back."""
+    given = {key: paths.meta[key] for key in _SOURCE if paths.meta.get(key) is not None}
+    return dict(json.loads(json.dumps(given, default=str)))

@@ -1,20 +1,23 @@
-"""Has the data moved since a detector was fitted: the share flagged over time, and which depth moved."""
+"""Drift of a stream since a detector was fitted: the share flagged over time, and the depths that moved."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, share_interval
 from repdyn.ood.calibration import false_positive_interval
-from repdyn.ood.detector import LOWEST, Detector
-from repdyn.ood.detectors import PathDetector
+from repdyn.ood.chunks import LOWEST
+from repdyn.ood.detector import Detector
+from repdyn.ood.detectors import DensityDetector
+from repdyn.ood.settings import VERDICT
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -24,16 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["DriftMonitor", "DriftReport"]
 
 Array = NDArray[np.float64]
+DriftVerdict = Literal["drift found", "no drift found", "inconclusive"]
 
-LEVEL = 0.95
-TELLING = 3.0  # times the expected share: where even that cannot be ruled out, a window was too small
-FAR = 10.0  # spreads: a distance counts as no larger than this in the mean at a depth
-FEWEST = 20  # samples in a window: below, an interval of a small share says nothing
+_VERDICTS_OF_0_1 = {"found": "drift found", "not found": "no drift found"}
 
 
 @dataclass(frozen=True, eq=False)
-class DriftReport:
-    """What a stream looked like, window by window.
+class DriftReport(Result, kind="drift"):
+    """Shares flagged of a stream by window, and shifts of the depth profile in the last window.
 
     Attributes
     ----------
@@ -44,23 +45,34 @@ class DriftReport:
     flagged
         Share flagged in each window, with its interval (:func:`repdyn.intervals.share_interval`).
     expected
-        Share that is flagged of data like the calibration's: the rate asked for, and between which ends the
-        true rate lies for one calibration set of that size (:func:`false_positive_interval`).
+        Share flagged of data from the distribution of the calibration data: the nominal rate, with the
+        interval of the true rate for one calibration set of that size (:func:`false_positive_interval`).
     points
         Depths, in order; empty where the detector has no profile.
     shift
-        Mean standardised distance at each depth in the last window, less that of the calibration: 0 is
-        usual. The intervals hold together
-        over all depths (Bonferroni) and carry the calibration's own uncertainty.
+        Mean standardized distance at each depth in the last window, minus that of the calibration data. The
+        intervals hold jointly over all depths (Bonferroni) and include the uncertainty of the calibration.
     moved
-        Points whose interval lies off 0, the furthest moved first.
+        Points whose interval excludes 0, the largest shift first.
     skipped
         Inputs that could not be read.
     verdict
-        Of the last window. ``"found"``: the share's interval lies above that expected. ``"not found"``: it
-        does not, no depth moved, and the window is large enough that three times the expected share would
-        have been seen. ``"inconclusive"``: else.
+        Of the last window. ``"drift found"``: the interval of the share lies above the expected one.
+        ``"no drift found"``: it does not, no depth moved, and the interval excludes three times the expected
+        share. ``"inconclusive"``: otherwise; the window is then too small, or a depth moved.
     """
+
+    figures: ClassVar = (
+        "verdict",
+        "start",
+        "count",
+        "flagged",
+        "expected",
+        "points",
+        "shift",
+        "moved",
+        "skipped",
+    )
 
     start: NDArray[np.int64]
     count: NDArray[np.int64]
@@ -70,7 +82,7 @@ class DriftReport:
     shift: tuple[Estimate, ...]
     moved: tuple[str, ...]
     skipped: int
-    verdict: str
+    verdict: DriftVerdict
 
     def __repr__(self) -> str:
         lines = [
@@ -89,58 +101,30 @@ class DriftReport:
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
-        """Share flagged over time, and how far each depth moved."""
+        """Share flagged over time, and the shift at each depth."""
         from repdyn.views.drift import drift  # plotly is loaded only for a picture
 
         return drift(
             self.start + self.count, self.flagged, self.expected, self.points, self.shift, self.verdict
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for ``--json``."""
-        return {
-            "verdict": self.verdict,
-            "start": self.start.tolist(),
-            "count": self.count.tolist(),
-            "flagged": [share.to_dict() for share in self.flagged],
-            "expected": self.expected.to_dict(),
-            "points": list(self.points),
-            "shift": [shift.to_dict() for shift in self.shift],
-            "moved": list(self.moved),
-            "skipped": self.skipped,
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder, of kind ``"drift"``."""
-        save_artifact(path, "drift", {"drift": self.to_dict()}, {"count": self.count})
-
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> DriftReport:
-        """Read what :meth:`save` wrote."""
-        found = load_artifact(path, "drift").config["drift"]
-        return cls(
-            start=np.array(found["start"], dtype=np.int64),
-            count=np.array(found["count"], dtype=np.int64),
-            flagged=tuple(Estimate(**share) for share in found["flagged"]),
-            expected=Estimate(**found["expected"]),
-            points=tuple(found["points"]),
-            shift=tuple(Estimate(**shift) for shift in found["shift"]),
-            moved=tuple(found["moved"]),
-            skipped=int(found["skipped"]),
-            verdict=found["verdict"],
-        )
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 kept one entry of plain values, with the verdicts "found" and "not found"."""
+        config = dict(artifact.config["drift"])
+        config["verdict"] = _VERDICTS_OF_0_1.get(config["verdict"], config["verdict"])
+        return replace(artifact, config=config, tensors={})
 
 
 class DriftMonitor:
-    """Scores a stream part by part, and keeps of it only what a report needs.
+    """Scores a stream part by part, and stores only what a report needs.
 
     Parameters
     ----------
     detector
-        Fitted; best also calibrated on held-out paths, for the expected share is only then guaranteed.
+        Fitted. The expected share is guaranteed only after it was calibrated on held-out paths.
     window
-        Samples in a window.
+        Number of samples in a window.
 
     Examples
     --------
@@ -151,27 +135,37 @@ class DriftMonitor:
     >>> monitor = DriftMonitor(PathDetector().fit(RepresentationPaths.from_arrays({"last": x})), window=50)
     >>> flagged = monitor.update(RepresentationPaths.from_arrays({"last": -x[:50]})).flagged
     >>> bool(flagged.all()), monitor.report().verdict
-    (True, 'found')
+    (True, 'drift found')
     """
 
     def __init__(self, detector: Detector, window: int = 500) -> None:
-        if window < FEWEST:
-            raise RepdynError(f"window: must be at least {FEWEST} samples, got {window}")
+        if window < VERDICT.min_window:
+            raise RepdynError(f"window: must be at least {VERDICT.min_window} samples, got {window}")
         self.detector = detector
         self.window = window
         self.skipped = 0
         self._profiler = _profiler(detector)
         self._flags: list[NDArray[np.bool_]] = []
-        self._alike: list[NDArray[np.int64]] = []  # equal numbers: equal samples
+        self._equal: list[NDArray[np.int64]] = []  # hashes: equal samples have equal ones
         depths = len(self._profiler.points_) if self._profiler is not None else 0
         self._recent = np.empty((0, depths))
 
     def update(self, paths: RepresentationPaths) -> Scored:
-        """Score the next part of the stream."""
+        """Score the next part of the stream.
+
+        Parameters
+        ----------
+        paths
+            The next samples.
+
+        Returns
+        -------
+        Scored
+        """
         profile = None
         if self._profiler is not None:
             profile = self._profiler.profile(paths)
-            # The last complete window and the one that is being filled.
+            # The last complete window and the one that is being filled are kept.
             self._recent = np.concatenate([self._recent, profile])[-2 * self.window :]
         if profile is not None and self._profiler is self.detector:
             scores = np.maximum(-profile.mean(axis=1), LOWEST)
@@ -180,29 +174,29 @@ class DriftMonitor:
         points = self._profiler.points_ if self._profiler is not None else ()
         scored = Scored(scores, scores < self.detector.threshold_, profile, points)
         self._flags.append(scored.flagged)
-        # Scores of a union are steps: where there is a profile, it tells samples apart.
-        told = np.ascontiguousarray(scores[:, None] if profile is None else profile)
-        self._alike.append(np.array([hash(row.tobytes()) for row in told], dtype=np.int64))
+        # Different samples may have equal scores under a union; their profiles differ.
+        rows = np.ascontiguousarray(scores[:, None] if profile is None else profile)
+        self._equal.append(np.array([hash(row.tobytes()) for row in rows], dtype=np.int64))
         return scored
 
     def note_broken(self, count: int) -> Scored:
-        """Count samples whose representation is not finite, which paths cannot hold: all are flagged.
+        """Count samples whose representation is not finite; paths cannot hold them. All are flagged.
 
         Parameters
         ----------
         count
-            How many. Each is infinitely far at every depth.
+            Number of such samples. Each is infinitely far at every depth.
         """
         far = np.full((count, self._recent.shape[1]), np.inf)
         self._recent = np.concatenate([self._recent, far])[-2 * self.window :]
         scored = Scored(np.full(count, LOWEST), np.ones(count, dtype=bool), None, ())
         self._flags.append(scored.flagged)
         seen = sum(len(flags) for flags in self._flags)
-        self._alike.append(np.array([hash(("broken", seen - k)) for k in range(count)], dtype=np.int64))
+        self._equal.append(np.array([hash(("broken", seen - k)) for k in range(count)], dtype=np.int64))
         return scored
 
     def report(self) -> DriftReport:
-        """The windows so far; a remainder of less than half a window counts with the one before it.
+        """The report of all windows; a remainder of less than half a window is added to the one before it.
 
         Raises
         ------
@@ -216,16 +210,17 @@ class DriftMonitor:
         if len(start) > 1 and len(flags) - start[-1] < self.window // 2:
             start = start[:-1]
         count = np.diff([*start, len(flags)])
-        # Equal samples of a window are no evidence of their own: an interval is over the different ones.
-        alike = np.concatenate(self._alike)
-        shares = tuple(_share(flags[s : s + c], alike[s : s + c]) for s, c in zip(start, count))
-        once = np.unique(alike[-int(count[-1]) :], return_index=True)[1]
+        # Equal samples of a window are not independent: an interval is over the distinct ones.
+        equal = np.concatenate(self._equal)
+        shares = tuple(_share(flags[s : s + c], equal[s : s + c]) for s, c in zip(start, count))
+        # Sorted, because the order of hashes differs between processes, and sums with it.
+        once = np.sort(np.unique(equal[-int(count[-1]) :], return_index=True)[1])
         if len(once) < 2:  # no spread could be estimated
             once = np.arange(int(count[-1]))
         known = self.detector.calibration_scores_
         rank = max(1, int((known <= self.detector.threshold_).sum()))
         rate = rank / (len(known) + 1)
-        expected = Estimate(rate, *false_positive_interval(len(known), rate, LEVEL))
+        expected = Estimate(rate, *false_positive_interval(len(known), rate, VERDICT.level))
         points = self._profiler.points_ if self._profiler is not None else ()
         shift = (
             _shift(self._recent[-int(count[-1]) :][once], self._profiler)
@@ -235,11 +230,11 @@ class DriftMonitor:
         moved = [
             p for p in np.argsort([-abs(s.value) for s in shift]) if not shift[p].low <= 0 <= shift[p].high
         ]
-        verdict = "inconclusive"
+        verdict: DriftVerdict = "inconclusive"
         if shares[-1].low > expected.high:
-            verdict = "found"
-        elif shares[-1].high <= TELLING * expected.high and not moved:
-            verdict = "not found"
+            verdict = "drift found"
+        elif shares[-1].high <= VERDICT.drift_factor * expected.high and not moved:
+            verdict = "no drift found"
         return DriftReport(
             start=start.astype(np.int64),
             count=count.astype(np.int64),
@@ -263,31 +258,34 @@ class Scored:
     points: tuple[str, ...]
 
 
-def _share(flags: NDArray[np.bool_], alike: NDArray[np.int64]) -> Estimate:
-    once = np.unique(alike, return_index=True)[1]
-    found, value = share_interval(flags[once], level=LEVEL), float(flags.mean())
-    return Estimate(value, min(found.low, value), max(found.high, value), LEVEL)
+def _share(flags: NDArray[np.bool_], equal: NDArray[np.int64]) -> Estimate:
+    """Share flagged ``(n,)``, with an interval over distinct samples (by hash ``(n,)``)."""
+    once = np.unique(equal, return_index=True)[1]
+    interval, value = share_interval(flags[once], level=VERDICT.level), float(flags.mean())
+    return Estimate(value, min(interval.low, value), max(interval.high, value), VERDICT.level)
 
 
-def _profiler(detector: Detector) -> PathDetector | None:
-    """What knows the distance at each depth: the detector itself, or a member of a union."""
+def _profiler(detector: Detector) -> DensityDetector | None:
+    """The density detector that gives the depth profile: the detector itself, or a member of a union."""
     members = getattr(detector, "members_", {}).values()
-    found = [part for part in (detector, *members) if isinstance(part, PathDetector)]
-    # The one that reads most depths: single points are read by detectors of the same kind.
-    return max(found, key=lambda part: len(part.points_)) if found else None
+    profilers = [part for part in (detector, *members) if isinstance(part, DensityDetector)]
+    # The one that reads most depths; others may read a single point.
+    return max(profilers, key=lambda part: len(part.points_)) if profilers else None
 
 
-def _shift(profile: Array, profiler: PathDetector) -> tuple[Estimate, ...]:
+def _shift(profile: Array, profiler: DensityDetector) -> tuple[Estimate, ...]:
+    """Mean of the profile ``(n, L)`` minus the mean of held-out paths, at each depth, by Welch's test."""
     from scipy.stats import t  # scipy.stats takes a third of a second to import
 
-    level = 1 - (1 - LEVEL) / profile.shape[1]
-    # A layer that died or exploded is infinitely far: a few such samples must not hide in an infinite spread.
-    profile = np.clip(profile, -FAR, FAR)
+    level = 1 - (1 - VERDICT.level) / profile.shape[1]
+    # A layer that died or exploded is infinitely far: unclipped, a few such samples would give an infinite
+    # variance and hide the shift.
+    profile = np.clip(profile, -VERDICT.max_deviation, VERDICT.max_deviation)
     usual, variance, count = profiler.usual_profile()
     mean = profile.mean(axis=0) - usual
     parts = profile.var(axis=0, ddof=1) / len(profile), variance / count
     error = np.sqrt(parts[0] + parts[1])
-    # Welch's test: the spreads of both are estimated.
+    # Welch's test, because both variances are estimated.
     freedom = error**4 / (parts[0] ** 2 / (len(profile) - 1) + parts[1] ** 2 / (count - 1))
     half = t.ppf((1 + level) / 2, freedom) * error
     return tuple(Estimate(float(m), float(m - h), float(m + h), level) for m, h in zip(mean, half))

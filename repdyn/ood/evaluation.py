@@ -1,38 +1,43 @@
-"""How well a detector tells in- from out-of-distribution, never without the controls beside it."""
+"""Evaluation of a detector on known out-of-distribution sets, always together with its controls."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
-from repdyn.ood.comparison import MEAN, Comparison, compare
-from repdyn.ood.controls import IN_DISTRIBUTION, energy, statistics_scores
+from repdyn.ood.comparison import IN_DISTRIBUTION, MEAN, Comparison, Positive, compare
+from repdyn.ood.crossfit import draw_folds
 from repdyn.ood.detector import Detector, equal_paths
-from repdyn.ood.detectors import PathDetector
-from repdyn.ood.metrics import Positive
+from repdyn.ood.detectors import DensityDetector
+from repdyn.ood.gaussian import fit_gaussian
+from repdyn.ood.neighbors import energy
+from repdyn.ood.settings import FIT
+from repdyn.reading import as_array
+from repdyn.repeats import groups_of_equal_rows
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["IN_DISTRIBUTION", "MEAN", "OODEvaluation", "evaluate", "judged", "score_all"]
+__all__ = ["OODEvaluation", "evaluate", "evaluation_of", "score_all", "statistics_scores"]
 
 Array = NDArray[np.float64]
 
-PROFILE = "profile"  # the name of the depth profiles among the saved arrays
+PROFILE = "profile"  # owner of the depth profiles among the arrays of version 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class OODEvaluation:
+class OODEvaluation(Result, kind="ood"):
     """A detector and its controls on several out-of-distribution sets.
 
     Attributes
@@ -40,28 +45,39 @@ class OODEvaluation:
     detector
         Its name; the first key of ``table``, the controls follow.
     positive
-        Which class FPR@95 and AUPR call positive, see :func:`repdyn.ood.metrics.separation`.
+        Which class is positive in FPR@95 and AUPR, see :func:`repdyn.ood.comparison.separation`.
     table
         ``{detector: {set: {"auroc": Estimate, "aupr": …, "fpr95": …}}}``; with several sets also their
         mean, ``"mean of sets"``.
     difference
-        ``{set: Estimate}``: AUROC of the detector minus that of the best control, by one resampling of
-        the same samples for both; the best control is chosen anew in each replicate.
+        ``{set: Estimate}``: AUROC of the detector minus that of the best control, from one resampling of
+        the same samples for both; the best control is chosen again in each replicate.
     best_control
         ``{set: name}``.
     verdict
-        ``{set: "found" | "not found" | "inconclusive"}``: whether the detector beats every control
-        (interval above 0), loses to one (below 0), or neither.
+        ``{set: verdict}``. ``"found"``: the detector beats every control (interval above 0). ``"not found"``:
+        a control beats it (interval below 0). ``"inconclusive"``: neither.
     scores
         ``{detector: {set: (N,)}}``, with the in-distribution scores under ``"in-distribution"``.
     threshold
         The detector's threshold.
     profile
-        ``{set: (N, L)}``: standardised distance of each path at each depth (0 is usual), or ``None`` where
-        the detector has none.
+        ``{set: (N, L)}``: standardized distance of each path at each depth (0 is typical), or ``None`` where
+        the detector has no profile.
     points
         Names of those depths.
     """
+
+    figures: ClassVar = (
+        "detector",
+        "positive",
+        "threshold",
+        "table",
+        "difference",
+        "best_control",
+        "verdict",
+        "points",
+    )
 
     detector: str
     positive: Positive
@@ -87,24 +103,9 @@ class OODEvaluation:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for ``--json``; the scores themselves are left out."""
-        return {
-            "detector": self.detector,
-            "positive": self.positive,
-            "threshold": self.threshold,
-            "table": {
-                detector: {
-                    name: {metric: value.to_dict() for metric, value in cell.items()}
-                    for name, cell in row.items()
-                }
-                for detector, row in self.table.items()
-            },
-            "difference": {name: value.to_dict() for name, value in self.difference.items()},
-            "best_control": self.best_control,
-            "verdict": self.verdict,
-            "points": list(self.points),
-            "mean_profile": {name: _mean_profile(rows) for name, rows in (self.profile or {}).items()},
-        }
+        """Plain values for ``--json``; scores are left out, and the profile is averaged over samples."""
+        means = {name: _mean_profile(rows) for name, rows in (self.profile or {}).items()}
+        return {**super().to_dict(), "mean_profile": means}
 
     def plot(self) -> go.Figure:
         """Score densities, the table, and the profile through depth."""
@@ -118,57 +119,35 @@ class OODEvaluation:
         table = self.to_dict()["table"]
         return ood(self.scores[self.detector], IN_DISTRIBUTION, self.threshold, table, picture)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the evaluation as a folder (``config.json``, ``model.safetensors``)."""
-        tensors = {
-            f"{_key(d)}|{name}": array for d, row in self.scores.items() for name, array in row.items()
-        }
-        tensors.update({f"{PROFILE}|{name}": array for name, array in (self.profile or {}).items()})
-        save_artifact(path, "ood", self.to_dict(), tensors)
+    @classmethod
+    def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        loaded = super()._revive(config, tensors)
+        sets = set(loaded.scores[loaded.detector])
+        if loaded.profile is not None and set(loaded.profile) != sets:
+            raise ValueError(f"profiles are of {sorted(loaded.profile)}, scores of {sorted(sets)}")
+        return loaded
 
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> OODEvaluation:
-        """Read an evaluation that :meth:`save` wrote."""
-        artifact = load_artifact(path, "ood")
-        config = artifact.config
-        owners = {_key(detector): detector for detector in config["table"]}
-        arrays: dict[str, dict[str, Array]] = {key: {} for key in [*owners, PROFILE]}
-        for key, array in artifact.tensors.items():
-            detector, name = key.split("|", 1)
-            arrays[detector][name] = array
-        profile = arrays.pop(PROFILE)
-        arrays = {owners[key]: row for key, row in arrays.items()}
-        if profile and set(profile) != set(arrays[config["detector"]]):
-            raise ValueError(f"profiles of {sorted(profile)}, scores of {sorted(arrays[config['detector']])}")
-        return cls(
-            detector=config["detector"],
-            positive=config["positive"],
-            table={
-                detector: {
-                    name: {metric: Estimate(**value) for metric, value in cell.items()}
-                    for name, cell in row.items()
-                }
-                for detector, row in config["table"].items()
-            },
-            difference={name: Estimate(**value) for name, value in config["difference"].items()},
-            best_control=config["best_control"],
-            verdict=config["verdict"],
-            scores=arrays,
-            threshold=config["threshold"],
-            profile=profile or None,
-            points=tuple(config["points"]),
-        )
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 named arrays ``detector|set``, and those of the profile ``profile|set``."""
+        owners = {_key_of_0_1(detector): detector for detector in artifact.config["table"]}
+        by_owner: dict[str, dict[str, Any]] = {key: {} for key in [*owners, PROFILE]}
+        for key in artifact.tensors:
+            owner, name = key.split("|", 1)
+            by_owner[owner][name] = {"tensor": key}
+        profile = by_owner.pop(PROFILE) or None
+        scores = {owners[key]: row for key, row in by_owner.items()}
+        return replace(artifact, config={**artifact.config, "scores": scores, "profile": profile})
 
 
-def _key(detector: str) -> str:
-    """A detector's name among the saved arrays: without a bar, and never that of the profiles."""
+def _key_of_0_1(detector: str) -> str:
+    """A detector's name among the arrays of version 0.1: without a bar, and different from ``"profile"``."""
     name = detector.replace("%", "%25").replace("|", "%7C")
     return f"%{name}" if name == PROFILE else name
 
 
-def _free(name: str, taken: Mapping[str, object]) -> str:
-    """A name that no detector of the user's has."""
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    """A name that no detector of the user has."""
     while name in taken:
         name += " (added)"
     return name
@@ -184,24 +163,24 @@ def evaluate(
     positive: Positive = "id",
     seed: int = 0,
 ) -> OODEvaluation:
-    """Score held-out in-distribution and foreign paths by a detector and by what it must beat.
+    """Score held-out in-distribution and out-of-distribution paths by a detector and by its controls.
 
     Parameters
     ----------
     detector
-        Fitted, on other paths than these.
+        Fitted on other paths than these.
     id_paths
-        In-distribution paths that nothing was fitted on.
+        In-distribution paths that neither the detector nor a control was fitted on.
     ood_paths
         ``{name: paths}`` of out-of-distribution sets.
     controls
-        Fitted detectors beside it. Unless given, those a :class:`PathDetector` fitted on its own
-        paths: nearest neighbours and Mahalanobis distance at the last point. Energy is added where all
-        paths have logits.
+        Fitted detectors to compare with. Default: ``controls_`` of the detector, for a
+        :class:`PathDetector` nearest neighbors and Mahalanobis distance at the last point. Energy is added
+        where all paths have logits.
     statistics
         Low-level statistics of the *inputs* (file size, brightness, length), ``(N, F)`` per set, the
-        in-distribution ones under ``"in-distribution"``: a control that never sees the model. A detector
-        that does not beat it may have found a codec.
+        in-distribution ones under ``"in-distribution"``: a control that does not use the model. A detector
+        that does not beat it may detect a file format instead of content.
     positive
         Which class is positive in FPR@95 and AUPR; libraries differ.
     seed
@@ -236,43 +215,43 @@ def evaluate(
     controls = controls if controls is not None else getattr(detector, "controls_", {})
     sets = {IN_DISTRIBUTION: id_paths, **ood_paths}
     main = type(detector).__name__
-    while main in controls:  # a control may be called so
+    while main in controls:  # a control may have this name
         main += " (evaluated)"
     scores = score_all({main: detector, **controls}, sets, statistics, seed=seed)
     if len(scores) == 1:
         raise RepdynError("controls: there is none; give controls={'name': fitted detector}")
     groups = {name: equal_paths(paths, detector.points_) for name, paths in sets.items()}
-    found = compare(scores, positive, groups=groups, seed=seed)
-    return judged(main, detector, sets, scores, found, positive)
+    comparison = compare(scores, positive, groups=groups, seed=seed)
+    return evaluation_of(main, detector, sets, scores, comparison, positive)
 
 
 def _mean_profile(rows: Array) -> list[float | None]:
-    """Mean over samples at each depth, of those that are finite there."""
+    """Mean over the samples ``(N, L)`` that are finite at a depth, L values; None where there are none."""
     finite = np.isfinite(rows)
     count = finite.sum(axis=0)
     total = np.where(finite, rows, 0).sum(axis=0)
     return [float(t / c) if c else None for t, c in zip(total, count)]
 
 
-def judged(
+def evaluation_of(
     name: str,
     detector: Detector,
     sets: Mapping[str, RepresentationPaths],
     scores: dict[str, dict[str, Array]],
-    found: Comparison,
+    comparison: Comparison,
     positive: Positive,
 ) -> OODEvaluation:
-    """The evaluation of one of several compared detectors beside all others."""
+    """The evaluation of one of several compared detectors, with all others as controls."""
     profile: dict[str, Array] | None = None
     points: tuple[str, ...] = ()
-    if isinstance(detector, PathDetector):
+    if isinstance(detector, DensityDetector):
         points = detector.points_
         profile = {name: detector.profile(paths) for name, paths in sets.items()}
     return OODEvaluation(
         detector=name,
         positive=positive,
-        table=found.table(),
-        **vars(found.judge(name, [other for other in scores if other != name])),
+        table=comparison.table(),
+        **vars(comparison.against(name, [other for other in scores if other != name])),
         scores=scores,
         threshold=detector.threshold_,
         profile=profile,
@@ -287,7 +266,7 @@ def score_all(
     *,
     seed: int = 0,
 ) -> dict[str, dict[str, Array]]:
-    """Scores of all detectors on all sets, with those of energy and of low-level statistics where they are.
+    """Scores of all detectors on all sets, with energy and low-level statistics where they are available.
 
     Parameters
     ----------
@@ -311,9 +290,65 @@ def score_all(
     }
     logits = {name: paths.logits for name, paths in sets.items()}
     if all(array is not None for array in logits.values()):
-        free = _free("energy", scores)
-        scores[free] = {name: energy(array) for name, array in logits.items() if array is not None}
+        name_of_energy = _unused("energy", scores)
+        scores[name_of_energy] = {name: energy(array) for name, array in logits.items() if array is not None}
     if statistics is not None:
         sizes = {name: len(paths) for name, paths in sets.items()}
-        scores[_free("low-level statistics", scores)] = statistics_scores(statistics, sizes, seed)
+        scores[_unused("low-level statistics", scores)] = statistics_scores(statistics, sizes, seed)
+    return scores
+
+
+def statistics_scores(
+    statistics: Mapping[str, ArrayLike], sizes: Mapping[str, int], seed: int
+) -> dict[str, Array]:
+    """Score inputs by low-level statistics alone, which a detector may respond to instead of content.
+
+    Minus the Mahalanobis distance of the statistics, each divided by its standard deviation; every
+    in-distribution sample is scored by a fit without it.
+
+    Parameters
+    ----------
+    statistics
+        ``{set: (N, F)}``, the in-distribution ones under ``"in-distribution"``.
+    sizes
+        ``{set: N}``, expected numbers of samples.
+    seed
+        Draws the folds.
+
+    Returns
+    -------
+    dict
+        ``{set: (N,)}``, higher is more normal.
+
+    Raises
+    ------
+    RepdynError
+        If a set is lacking, has another number of samples, or nothing varies.
+    """
+    given = {}
+    for name, size in sizes.items():
+        if name not in statistics:
+            raise RepdynError(f"statistics: lack the set {name!r}; give an array (N, F) for each")
+        array = as_array(statistics[name], dtype=np.float64)
+        array = array[:, None] if array.ndim == 1 else array
+        if array.ndim != 2 or len(array) != size or not np.isfinite(array).all():
+            raise RepdynError(
+                f"statistics: those of {name!r} have shape {array.shape}, expected ({size}, F), finite"
+            )
+        given[name] = array
+    inside = given[IN_DISTRIBUTION]
+    scale = inside.std(axis=0)
+    given = {name: array[:, scale > 0] / scale[scale > 0] for name, array in given.items()}
+    inside = given[IN_DISTRIBUTION]
+    if inside.shape[1] == 0 or len(inside) < FIT.folds:
+        raise RepdynError("statistics: those of the in-distribution samples do not vary")
+    fold = draw_folds(groups_of_equal_rows(inside), seed)
+    scores = {name: np.zeros(len(array)) for name, array in given.items()}
+    for k in range(FIT.folds):
+        gaussian = fit_gaussian(inside[fold != k], None)
+        for name, array in given.items():
+            if name == IN_DISTRIBUTION:
+                scores[name][fold == k] = -gaussian.distance(array[fold == k])
+            else:
+                scores[name] -= gaussian.distance(array) / FIT.folds
     return scores

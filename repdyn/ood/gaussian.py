@@ -1,4 +1,4 @@
-"""Shrunk Gaussians: a normal density of unit vectors that stays honest with few samples."""
+"""Gaussian densities of unit vectors with Ledoit–Wolf covariance, for few samples in many dimensions."""
 
 from __future__ import annotations
 
@@ -13,26 +13,37 @@ from scipy.linalg import blas, cholesky, lapack
 from scipy.sparse import csr_array
 
 from repdyn.conformity import check_arrays, check_values
+from repdyn.ood.settings import FIT
 
 __all__ = ["Moments", "ShrunkGaussian", "Squared", "fit_gaussian", "ledoit_wolf", "lengths", "unit"]
 
 Array = NDArray[np.float64]
 
-ARRAYS = ("whitener", "centre", "means")
-NARROW = 1e4  # one over the spread of unit vectors below which float64 is needed
-FLOOR = 1e-9  # only keeps a covariance invertible that shrinkage left singular
+ARRAYS = {"whitener": "whitener", "center": "centre", "means": "means"}  # attributes: names in saved files
 
 
 def unit(x: NDArray[np.floating], dtype: DTypeLike = np.float64) -> NDArray[Any]:
     """Divide each row by its Euclidean norm; a zero row stays zero.
 
-    Norms vary between inputs for reasons that say little about what is in them (contrast, length), and
-    an out-of-distribution input of small norm would look central: x ↦ x / ‖x‖₂.
+    x ↦ x / ‖x‖₂. Norms depend on the contrast or the length of an input more than on its content, and an
+    out-of-distribution input of small norm would lie near the center.
+
+    Parameters
+    ----------
+    x
+        Shape ``(N, D)``.
+    dtype
+        In which it is computed.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``(N, D)``, of ``dtype``.
     """
     x = np.asarray(x, dtype=dtype)
     with np.errstate(over="ignore"):
         norm = np.sqrt(np.einsum("nd,nd->n", x, x))
-    # Squares of very large and very small entries leave the number format: those rows are scaled first.
+    # Squares of very large and very small entries overflow or underflow: those rows are scaled first.
     edge = np.finfo(x.dtype).tiny ** 0.25
     odd = np.flatnonzero(~((norm > edge) & (norm < 1 / edge)))
     if len(odd):
@@ -46,7 +57,7 @@ def unit(x: NDArray[np.floating], dtype: DTypeLike = np.float64) -> NDArray[Any]
 
 
 def lengths(x: NDArray[np.floating]) -> Array:
-    """Euclidean norm of each row in float64, whatever the magnitude."""
+    """Euclidean norm of each row, ``(N, D) -> (N,)``, in float64, without overflow or underflow."""
     x = np.asarray(x, dtype=np.float64)
     largest = np.abs(x).max(axis=1, initial=0)
     safe = np.where(largest > 0, largest, 1)
@@ -56,16 +67,16 @@ def lengths(x: NDArray[np.floating]) -> Array:
 
 
 def ledoit_wolf(scatter: Array, fourth: float, count: int) -> tuple[Array, float]:
-    """Shrink a covariance towards a multiple of the identity, by the intensity of least expected error.
+    """Shrink a covariance towards a multiple of the identity, with the least expected squared error.
 
     Σ = (1 − ρ) S + ρ (tr S / D) I, with S the scatter over the number of samples.
 
     Parameters
     ----------
     scatter
-        Σₙ cₙ cₙᵀ of the centred samples, shape ``(D, D)``.
+        Σₙ cₙ cₙᵀ of the centered samples, shape ``(D, D)``.
     fourth
-        Σₙ ‖cₙ‖⁴, which tells how uncertain S is.
+        Σₙ ‖cₙ‖⁴, from which the sampling error of S is estimated.
     count
         Number of samples.
 
@@ -91,16 +102,16 @@ def ledoit_wolf(scatter: Array, fourth: float, count: int) -> tuple[Array, float
 
 @dataclass(frozen=True, eq=False)
 class ShrunkGaussian:
-    """A normal density with one or several means and one shared, shrunk covariance.
+    """A Gaussian density with one or several means and one shared, shrunk covariance.
 
     Attributes
     ----------
     whitener
-        Shape ``(D, D)``, upper triangular: (x − centre) @ whitener has identity covariance.
-    centre
+        Shape ``(D, D)``, upper triangular: (x − center) @ whitener has identity covariance.
+    center
         Shape ``(D,)``: the mean of all samples.
     means
-        Shape ``(C, D)``: the class means, centred and whitened; one zero row where there are no classes.
+        Shape ``(C, D)``: the class means, centered and whitened; one zero row where there are no classes.
     log_determinant
         Of the covariance.
     intensity
@@ -108,7 +119,7 @@ class ShrunkGaussian:
     """
 
     whitener: Array
-    centre: Array
+    center: Array
     means: Array
     log_determinant: float
     intensity: float
@@ -120,7 +131,7 @@ class ShrunkGaussian:
         """
         parts = self._single if x.dtype == np.float32 else self._double
         # The transpose of a row-major array is what BLAS reads; a triangular product is half of a full one.
-        white = parts.product(1.0, parts.whitener, (x - parts.centre).T, trans_a=1, overwrite_b=1).T
+        white = parts.product(1.0, parts.whitener, (x - parts.center).T, trans_a=1, overwrite_b=1).T
         squared = np.einsum("nd,nd->n", white, white)
         if parts.twice is None:
             return np.asarray(squared)
@@ -128,95 +139,104 @@ class ShrunkGaussian:
         return np.asarray(np.maximum(squared + lengths.min(axis=1), 0))
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is worked out again when it is asked for holds BLAS functions, which no pickle takes.
+        # The cached products hold BLAS functions, which cannot be pickled; they are computed again.
         return {name: value for name, value in vars(self).items() if name not in ("_single", "_double")}
 
     @cached_property
-    def wide(self) -> bool:
-        """Whether float32 suffices to ask: no spread of unit vectors is near their rounding error.
+    def float32_suffices(self) -> bool:
+        """Whether distances can be computed in float32: no standard deviation is near its rounding error.
 
-        It is where they lie close together and far from zero, and where directions differ much in spread.
+        Standard deviations are small where unit vectors lie close together, or where they differ much
+        between directions.
         """
-        return bool(np.abs(np.diag(self.whitener)).max() < NARROW)
+        return bool(np.abs(np.diag(self.whitener)).max() < FIT.float32_whitener)
 
     @cached_property
-    def _single(self) -> _Parts:
-        return _Parts.of(self, np.float32)
+    def _single(self) -> _Products:
+        return _Products.of(self, np.float32)
 
     @cached_property
-    def _double(self) -> _Parts:
-        return _Parts.of(self, np.float64)
+    def _double(self) -> _Products:
+        return _Products.of(self, np.float64)
 
     def distance(self, x: NDArray[np.floating]) -> Array:
         """Mahalanobis distance to the nearest mean, shape ``(N,)``.
 
-        Not squared: the root of a χ² variable is nearly normal (Fisher), its square has a long tail that
-        would let one point of the path outvote all others when points are averaged.
+        The distance is not squared. The root of a χ² variable is nearly normal (Fisher); the square has a
+        long tail, so that a single point would dominate a mean over points.
         """
         return self.distance_by(lambda own: own.nearest_squared(x))
 
     def distance_by(self, squared: Squared) -> Array:
-        """The same, from squared distances that may be at hand."""
+        """:meth:`distance` from squared distances that may be cached, ``(N,)``."""
         return np.asarray(np.sqrt(squared(self)), dtype=np.float64)
 
     def to_arrays(self, prefix: str) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
         """Numbers and arrays (their names begin with ``prefix``) to save."""
-        arrays = {f"{prefix}{name}": getattr(self, name) for name in ARRAYS}
+        arrays = {f"{prefix}{name}": getattr(self, attribute) for attribute, name in ARRAYS.items()}
         return {"log_determinant": self.log_determinant, "intensity": self.intensity}, arrays
 
     @classmethod
     def from_arrays(
         cls, prefix: str, numbers: Mapping[str, float], arrays: Mapping[str, NDArray[Any]]
     ) -> ShrunkGaussian:
-        """The density that :meth:`to_arrays` wrote."""
-        own = {name: arrays[f"{prefix}{name}"] for name in ARRAYS}
-        check_arrays(own, True, whitener="D D", centre="D", means="C D")
+        """The density that :meth:`to_arrays` wrote.
+
+        Raises
+        ------
+        ValueError
+            If shapes or types do not fit together.
+        """
+        own = {attribute: arrays[f"{prefix}{name}"] for attribute, name in ARRAYS.items()}
+        check_arrays(own, True, whitener="D D", center="D", means="C D")
         check_values(numbers, log_determinant=float, intensity=float)
         if not len(own["means"]):
             raise ValueError(f"{prefix}means holds no mean")
-        whitener, centre, means = own.values()
+        whitener, center, means = own.values()
         determinant, intensity = float(numbers["log_determinant"]), float(numbers["intensity"])
-        return cls(whitener, centre, means, determinant, intensity)
+        return cls(whitener, center, means, determinant, intensity)
 
 
 Squared = Callable[[ShrunkGaussian], NDArray[Any]]
-"""Squared distances of some samples to a density's nearest mean, ``(N,)``."""
+"""Maps a density to the squared distances of some samples to its nearest mean, ``(N,)``."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Parts:
-    """A density as a product of matrices takes it, in one precision."""
+class _Products:
+    """Arrays of a density in one precision for matrix products: twice the means, their squared norms."""
 
     product: Any
     whitener: NDArray[Any]
-    centre: NDArray[Any]
+    center: NDArray[Any]
     twice: NDArray[Any] | None
     lengths: NDArray[Any]
 
     @classmethod
-    def of(cls, density: ShrunkGaussian, dtype: DTypeLike) -> _Parts:
+    def of(cls, density: ShrunkGaussian, dtype: DTypeLike) -> _Products:
         whitener = np.asarray(density.whitener, dtype=dtype, order="F")
         means = density.means.astype(dtype)
         twice = None if len(means) == 1 and not means.any() else 2 * means.T
         product = blas.strmm if whitener.dtype == np.float32 else blas.dtrmm
-        return cls(product, whitener, density.centre.astype(dtype), twice, (means * means).sum(axis=1))
+        return cls(product, whitener, density.center.astype(dtype), twice, (means * means).sum(axis=1))
 
 
-def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR) -> ShrunkGaussian:
-    """Fit a normal density with Ledoit–Wolf covariance, around class means where labels are given.
+def fit_gaussian(
+    x: Array, labels: NDArray[np.intp] | None, floor: float = FIT.covariance_floor
+) -> ShrunkGaussian:
+    """Fit a Gaussian density with Ledoit–Wolf covariance, around class means where labels are given.
 
-    The covariance around class means is divided by N and shrunk by the intensity of the covariance around
-    the common mean. So it never exceeds that one in any direction, and a distance to a class grows at
-    least as fast as the distance to the centre, however few samples there are.
+    The covariance around class means is divided by N and shrunk with the intensity of the covariance around
+    the common mean. It therefore exceeds that covariance in no direction, and a distance to a class grows at
+    least as fast as the distance to the center for any number of samples.
 
     Parameters
     ----------
     x
-        Shape ``(N, D)``; N may be smaller than D, shrinkage then carries the directions not seen.
+        Shape ``(N, D)``. N may be smaller than D; shrinkage then sets the variance of unobserved directions.
     labels
         Class numbers ``(N,)``, or ``None`` for one mean.
     floor
-        Variance added in every direction, as a share of the mean variance: below it lies noise.
+        Variance added in every direction, as a share of the mean variance.
 
     Returns
     -------
@@ -227,10 +247,10 @@ def fit_gaussian(x: Array, labels: NDArray[np.intp] | None, floor: float = FLOOR
 
 
 class Moments:
-    """Sums over samples from which a density of all of them, or of all but one fold, is fitted.
+    """Sums over samples, by fold, from which the density of all folds, or of all but one, is fitted.
 
-    The scatter is by far the dearest part of a fit. It is summed once for each fold, and every density is
-    made of these sums. Samples may come in parts (:meth:`add`); none of them is kept.
+    The scatter is the most expensive part of a fit. It is summed once for each fold, and every density is
+    computed from these sums. Samples may come in parts (:meth:`add`); none of them is stored.
 
     Parameters
     ----------
@@ -241,8 +261,7 @@ class Moments:
     fold
         Fold of each sample ``(N,)``, numbers from 0; default: one fold.
     folds, classes
-        How many folds there are, and numbers of classes below which all labels lie, where other parts
-        follow; default: those of the first part.
+        Number of folds, and number of classes, if more parts follow. Default: those of the first part.
     """
 
     def __init__(
@@ -260,11 +279,11 @@ class Moments:
         if labels is not None:
             self._classes = int(labels.max()) + 1 if classes is None else classes
         width = x.shape[1]
-        # So that subtracting a fold's sums cancels nothing: the mean, or that of the first part.
+        # Sums are taken about the mean (of the first part): subtracting a fold's sums then does not cancel.
         self._origin = x.mean(axis=0)
         self._counts = np.zeros(folds, dtype=np.int64)
         self._sums, self._scatters = np.zeros((folds, width)), np.zeros((folds, width, width))
-        # Of squared norms a: Σ a, Σ a², Σ a x, from which a fourth moment around any centre follows.
+        # Of squared norms a: Σ a, Σ a², Σ a x, from which a fourth moment around any center follows.
         self._norms, self._squares = np.zeros(folds), np.zeros(folds)
         self._weighted = np.zeros((folds, width))
         self._class_counts = np.zeros((folds, self._classes), dtype=np.int64)
@@ -272,7 +291,7 @@ class Moments:
         self.add(x, labels, fold)
 
     def add(self, x: Array, labels: NDArray[np.intp] | None, fold: NDArray[np.intp]) -> None:
-        """Take in more samples, ``(n, D)``, their classes and their folds."""
+        """Add samples ``(n, D)``, their classes ``(n,)`` and their folds ``(n,)``."""
         x = x - self._origin
         norms = np.einsum("nd,nd->n", x, x)
         for k in np.unique(fold):
@@ -298,9 +317,9 @@ class Moments:
         return float(self._norms.sum() / count - shift @ shift)
 
     def gaussian(
-        self, floor: float = FLOOR, *, classes: bool = True, without: int | None = None
+        self, floor: float = FIT.covariance_floor, *, classes: bool = True, without: int | None = None
     ) -> ShrunkGaussian:
-        """The density, around class means if there are labels and the caller does not say otherwise.
+        """The density, around class means if there are labels and ``classes`` is true.
 
         Parameters
         ----------
@@ -327,13 +346,13 @@ class Moments:
             means, within = self._within(scatter, shift, kept, count)
             within_level = float(np.trace(within)) / width
             covariance = (1 - intensity) * within + intensity * within_level * np.eye(width)
-        # A direction that no sample moves in and that shrinkage leaves at 0 would be an infinite distance.
+        # A direction without variance, which shrinkage left at 0, would give an infinite distance.
         covariance[np.diag_indices_from(covariance)] += floor * level
         factor = cholesky(covariance, lower=True)
         whitener = np.tril(lapack.dtrtri(factor, lower=1)[0]).T
         log_determinant = float(2 * np.log(np.diag(factor)).sum())
-        centre = self._origin + shift
-        return ShrunkGaussian(whitener, centre, means @ whitener, log_determinant, intensity)
+        center = self._origin + shift
+        return ShrunkGaussian(whitener, center, means @ whitener, log_determinant, intensity)
 
     def _fourth(
         self, kept: NDArray[np.bool_], scatter: Array, total: Array, shift: Array, count: int

@@ -1,9 +1,12 @@
-"""Fitted detectors as torch modules: buffers only, to run beside the model and to be exported with it."""
+"""Fitted detectors as torch modules with buffers only, to run next to a model and to be exported with it.
+
+The modules take parts of a detector (arrays, densities, functions), not the detector itself.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self, cast
 
 import numpy as np
@@ -14,35 +17,34 @@ from torch.nn.functional import normalize
 
 from repdyn.devices import double
 from repdyn.ood.calibration import tail
+from repdyn.ood.chunks import LOGITS, LOWEST
 from repdyn.ood.crossfit import Density, RelativeDensity, TwofoldDensity
-from repdyn.ood.detector import LOWEST
 from repdyn.ood.gaussian import ShrunkGaussian
-from repdyn.ood.orbits import orbit_features
 
 __all__ = [
     "DensityModule",
     "EnergyModule",
     "GuidedEnergyModule",
-    "NeighboursModule",
+    "NeighborsModule",
     "PathModule",
     "TrajectoryModule",
     "UnionModule",
 ]
 
-TINY = 1e-30  # added under roots, so that a gradient at distance 0 is finite
+TINY = 1e-30  # added under square roots, so that the gradient at distance 0 is finite
 
 
 class ScoreModule(nn.Module):
-    """What all share: inputs that no score is meant for score −10³⁰, ``{point: (n, D)} -> (n,)``.
+    """Base of all modules, ``{point: (n, D)} -> (n,)``: invalid rows score −10³⁰.
 
-    Such are rows that are not finite, or of a length far outside of that fitted: of a layer that died or
-    exploded.
+    A row is invalid if it is not finite, or its norm is far outside of the range fitted, as after a layer
+    that died or exploded.
     """
 
     limits: Tensor
 
     def guarded(self, limits: Mapping[str, tuple[float, float]]) -> Self:
-        """Note the lengths allowed at every point."""
+        """Store the limits of norms at every point, and return the module."""
         self.guarded_points = tuple(limits)
         largest = torch.finfo(torch.float32).max
         self.register_buffer("limits", _tensor(list(limits.values())).clamp_max(largest))
@@ -50,21 +52,22 @@ class ScoreModule(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
-        sound, kept = [], dict(features)
+        valid, kept = [], dict(features)
         numbers = {point: number for number, point in enumerate(self.guarded_points)}
-        for points in _alike(features, self.guarded_points):
+        for points in _by_shape(features, self.guarded_points):
             x = torch.stack([features[point] for point in points])
             ends = torch.stack([self.limits[numbers[point]] for point in points])
             least, most = ends[:, :1], ends[:, 1:]
-            own = _length(x.to(self.limits.dtype))
-            usual = (own >= least) & (own <= most)  # false for NaN
-            kept.update(zip(points, torch.where(usual.unsqueeze(-1), x, torch.ones_like(x)).unbind()))
-            sound.append(usual.all(dim=0))
+            norms = _norm(x.to(self.limits.dtype))
+            inside = (norms >= least) & (norms <= most)  # false for NaN
+            kept.update(zip(points, torch.where(inside.unsqueeze(-1), x, torch.ones_like(x)).unbind()))
+            valid.append(inside.all(dim=0))
         scores = self._score(kept)
-        usual = torch.stack(sound).all(dim=0) & scores.isfinite()
-        return torch.where(usual, scores, torch.full_like(scores, LOWEST))
+        accepted = torch.stack(valid).all(dim=0) & scores.isfinite()
+        return torch.where(accepted, scores, torch.full_like(scores, LOWEST))
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Scores ``(n,)`` of valid rows; invalid ones were replaced by ones."""
         raise NotImplementedError
 
 
@@ -73,16 +76,16 @@ class DensityModule(nn.Module):
 
     Both covariances are diagonal in one basis: with Wᵦ the whitener of the background and W_c that of the
     classes, Wᵦ⁻¹ W_c = U diag(s) Vᵀ, the background distance is ‖z‖ with z = (x − c) Wᵦ U, and a class
-    distance is that of z scaled by s. So one matrix product serves both, and their difference is
+    distance is that of z scaled by s. One matrix product therefore suffices for both, and their difference is
 
         d_rel = Σ_j (s_j² − 1) z_j² + min_c (‖m_c‖² − 2 Σ_j s_j m_cj z_j).
 
-    All that does not depend on x is worked out here, once.
+    Everything that does not depend on x is computed once, when the module is built.
     """
 
     whitener: Tensor
-    centre: Tensor
-    centre_rest: Tensor
+    center: Tensor
+    center_rest: Tensor
     curvature: Tensor
     slopes: Tensor
     offsets: Tensor
@@ -109,14 +112,14 @@ class DensityModule(nn.Module):
         }
         for name, array in parts.items():
             self.register_buffer(name, _tensor(array))
-        _register_centre(self, near.centre)
+        _register_center(self, near.center)
 
     def forward(self, x: Tensor) -> Tensor:
         """Distance of each row."""
-        return self.of_direction(_direction(x, self.centre, self.centre_rest))
+        return self.of_direction(_direction(x, self.center, self.center_rest))
 
     def of_direction(self, direction: Tensor) -> Tensor:
-        """Distance of each row, given as a unit vector less the centre."""
+        """Distance of each row, given as a unit vector less the center."""
         z = direction.to(self.whitener.dtype) @ self.whitener
         squares = z.square()
         nearest = torch.addmm(self.offsets, z, self.slopes).amin(-1)
@@ -155,47 +158,47 @@ class PathModule(ScoreModule):
         """Score of each row, higher is more normal."""
         densities = {point: cast(DensityModule, part) for point, part in zip(self.points, self.densities)}
         distances: dict[str, Tensor] = {}
-        for points in _alike(features, self.points):
+        for points in _by_shape(features, self.points):
             own = [densities[point] for point in points]
-            centre, rest = (torch.stack(parts).unsqueeze(1) for parts in (
-                [part.centre for part in own], [part.centre_rest for part in own]
+            center, rest = (torch.stack(parts).unsqueeze(1) for parts in (
+                [part.center for part in own], [part.center_rest for part in own]
             ))  # fmt: skip
-            directions = _direction(torch.stack([features[point] for point in points]), centre, rest)
+            directions = _direction(torch.stack([features[point] for point in points]), center, rest)
             for point, part, direction in zip(points, own, directions.unbind()):
                 distances[point] = part.of_direction(direction)
         return torch.stack([distances[point] for point in self.points], dim=-1) @ self.weight + self.shift
 
 
-class NeighboursModule(ScoreModule):
-    """Minus the distance of a unit vector to its k-th nearest kept neighbour, ``{point: (n, D)} -> (n,)``."""
+class NeighborsModule(ScoreModule):
+    """Minus the distance of a unit vector to its k-th nearest kept sample, ``{point: (n, D)} -> (n,)``."""
 
-    neighbours: Tensor
-    centre: Tensor
-    centre_rest: Tensor
+    neighbors: Tensor
+    center: Tensor
+    center_rest: Tensor
     threshold: Tensor
 
     def __init__(
         self,
         point: str,
-        neighbours: NDArray[np.floating],
-        centre: NDArray[np.float64],
+        neighbors: NDArray[np.floating],
+        center: NDArray[np.float64],
         k: int,
         threshold: float,
     ) -> None:
         super().__init__()
         self.point = point
         self.k = k
-        self.register_buffer("neighbours", _tensor(neighbours))
-        _register_centre(self, centre)
+        self.register_buffer("neighbors", _tensor(neighbors))
+        _register_center(self, center)
         self.register_buffer("threshold", torch.tensor(threshold))
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
-        x = _direction(features[self.point], self.centre, self.centre_rest).to(self.neighbours.dtype)
-        nearness = 2 * x @ self.neighbours.T - self.neighbours.square().sum(dim=-1)
+        x = _direction(features[self.point], self.center, self.center_rest).to(self.neighbors.dtype)
+        nearness = 2 * x @ self.neighbors.T - self.neighbors.square().sum(dim=-1)
         kth = nearness.topk(self.k, dim=-1).indices[..., -1]
-        # By differences: what a product loses to cancellation would be the distance itself.
-        return -((x - self.neighbours[kth]).square().sum(dim=-1) + TINY).sqrt()
+        # From differences: a product would lose a small distance to cancellation.
+        return -((x - self.neighbors[kth]).square().sum(dim=-1) + TINY).sqrt()
 
 
 class GuidedEnergyModule(ScoreModule):
@@ -215,7 +218,7 @@ class GuidedEnergyModule(ScoreModule):
         """Score of each row, higher is more normal; ``features`` holds ``"logits"`` too."""
         similarity = _unit(features[self.point].to(self.weighted.dtype)) @ self.weighted.T
         guidance = similarity.topk(self.k, dim=-1).values.mean(-1)
-        return features["logits"].to(guidance.dtype).logsumexp(-1) * guidance
+        return features[LOGITS].to(guidance.dtype).logsumexp(-1) * guidance
 
 
 class EnergyModule(ScoreModule):
@@ -229,50 +232,66 @@ class EnergyModule(ScoreModule):
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
-        return features["logits"].to(self.threshold.dtype).logsumexp(-1)
+        return features[LOGITS].to(self.threshold.dtype).logsumexp(-1)
 
 
 class TrajectoryModule(ScoreModule):
-    """The auto-encoder and minus the Mahalanobis distance of its orbit's features."""
+    """Minus the Mahalanobis distance of an orbit's features; the auto-encoder is part of the module.
+
+    Parameters
+    ----------
+    encode, decode
+        The auto-encoder.
+    point
+        The point that is encoded.
+    features
+        Maps ``(encode, decode, x)`` to the features ``(n, F)`` of the orbits, with gradients.
+    standard
+        Density of the standardized features, their mean and their standard deviation ``(F,)``.
+    threshold
+        Of the detector.
+    """
 
     location: Tensor
     scale: Tensor
     whitener: Tensor
-    centre: Tensor
+    center: Tensor
     threshold: Tensor
 
     def __init__(
         self,
         encode: nn.Module,
         decode: nn.Module,
-        features: tuple[str, int, float],
+        point: str,
+        features: Callable[[nn.Module, nn.Module, Tensor], Tensor],
         standard: tuple[ShrunkGaussian, ArrayLike, ArrayLike],
         threshold: float,
     ) -> None:
         super().__init__()
         self.encode = encode
         self.decode = decode
-        self.point, self.steps, self.radius = features
+        self.point, self.features = point, features
         gaussian, location, scale = standard
         for name, array in (("location", location), ("scale", scale)):
             self.register_buffer(name, _tensor(array))
         self.register_buffer("whitener", _tensor(gaussian.whitener))
-        self.register_buffer("centre", _tensor(gaussian.centre))
+        self.register_buffer("center", _tensor(gaussian.center))
         self.register_buffer("threshold", torch.tensor(threshold))
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
         x = features[self.point]
-        orbit = orbit_features(self.encode, self.decode, x, self.steps, self.radius, gradient=True)
+        orbit = self.features(self.encode, self.decode, x)
         standard = (orbit.to(self.scale.dtype) - self.location) / self.scale
-        white: Tensor = (standard - self.centre) @ self.whitener
+        white: Tensor = (standard - self.center) @ self.whitener
         return -(white.square().sum(dim=-1) + TINY).sqrt()
 
 
 class UnionModule(ScoreModule):
     """Weighted sum of the members' log p-values, ``{point: (n, D)} -> (n,)``.
 
-    Inside the calibration scores a p-value is a step function of the score: gradients come from the tail.
+    Within the range of the calibration scores a p-value is a step function of the score: gradients come from
+    the tail.
     """
 
     threshold: Tensor
@@ -305,39 +324,39 @@ class UnionModule(ScoreModule):
         return torch.stack(parts, dim=-1).sum(-1)
 
 
-def _alike(features: Mapping[str, Tensor], points: Sequence[str]) -> list[list[str]]:
-    """The points by width and type: those of one group are computed together, in fewer and larger steps."""
-    found: dict[tuple[int, torch.dtype], list[str]] = {}
+def _by_shape(features: Mapping[str, Tensor], points: Sequence[str]) -> list[list[str]]:
+    """Points grouped by width and type: those of one group are stacked, for fewer and larger operations."""
+    groups: dict[tuple[int, torch.dtype], list[str]] = {}
     for point in points:
-        found.setdefault((features[point].shape[-1], features[point].dtype), []).append(point)
-    return list(found.values())
+        groups.setdefault((features[point].shape[-1], features[point].dtype), []).append(point)
+    return list(groups.values())
 
 
-def _length(x: Tensor) -> Tensor:
-    """Euclidean norm whatever the magnitude; NaN where an entry is not finite."""
+def _norm(x: Tensor) -> Tensor:
+    """Euclidean norm without overflow or underflow; NaN where an entry is not finite."""
     largest = x.abs().amax(dim=-1)
     scaled = x / largest.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
-    found: Tensor = largest * scaled.norm(dim=-1)
-    return found
+    norm: Tensor = largest * scaled.norm(dim=-1)
+    return norm
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Unit vectors, whatever the magnitude; zero stays zero."""
+    """Unit vectors without overflow or underflow; zero stays zero."""
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     return normalize(x / largest.clamp_min(torch.finfo(x.dtype).tiny), dim=-1)
 
 
-def _register_centre(module: nn.Module, centre: ArrayLike) -> None:
-    """A centre in two float32 parts, together as exact as float64, which not every device has."""
-    whole = np.asarray(centre, dtype=np.float64)
-    module.register_buffer("centre", _tensor(whole))
+def _register_center(module: nn.Module, center: ArrayLike) -> None:
+    """Register a center as two float32 parts, whose sum has float64 precision on devices without float64."""
+    whole = np.asarray(center, dtype=np.float64)
+    module.register_buffer("center", _tensor(whole))
     rest = _tensor(whole - whole.astype(np.float32))
-    module.register_buffer("centre_rest", rest, persistent=False)
+    module.register_buffer("center_rest", rest, persistent=False)
 
 
-def _direction(x: Tensor, centre: Tensor, rest: Tensor) -> Tensor:
-    """Unit vectors less their centre, in float64 where there is one: the difference may be very small."""
-    return _unit(double(x)) - (double(centre) + double(rest))
+def _direction(x: Tensor, center: Tensor, rest: Tensor) -> Tensor:
+    """Unit vectors minus their center, in float64 where the device has it: differences may be very small."""
+    return _unit(double(x)) - (double(center) + double(rest))
 
 
 def _tensor(array: ArrayLike) -> Tensor:

@@ -1,8 +1,8 @@
-"""A model and its detector as one: its answers, and how usual their inputs look, in one forward pass."""
+"""A model and its detector as one module: outputs and scores in one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 
 from repdyn import devices
 from repdyn.errors import RepdynError
-from repdyn.ood.detector import LOGITS, Detector
-from repdyn.ood.mappings import taken, what_to_read
+from repdyn.ood.chunks import LOGITS, select_points
+from repdyn.ood.detector import Detector
 from repdyn.tracing.reader import Reader, Reading, Turn
 from repdyn.tracing.registry import traced
 
 if TYPE_CHECKING:
     from repdyn.tracing.model import TracedModel
 
-__all__ = ["Monitored", "MonitoredModel"]
+__all__ = ["Monitored", "MonitoredModel", "what_to_read"]
 
 
 class Monitored(NamedTuple):
-    """What a monitored model says of a batch.
+    """Output and scores of a batch.
 
     Attributes
     ----------
     output
-        What the model's head gives, ``(N, classes)``, as :meth:`TracedModel.run_from` does. For a model
-        without a head, or whose head reads another pooling than the detector, what its module returned.
+        Output of the model's head, ``(N, classes)``, as of :meth:`TracedModel.run_from`. For a model without
+        a head, or whose head reads another pooling than the detector, the output of its module.
     scores
         ``(N,)``, higher is more normal, on the model's device.
     flagged
@@ -41,12 +41,12 @@ class Monitored(NamedTuple):
 
 
 class MonitoredModel(nn.Module):
-    """Answers and scores in one forward pass, on the model's device, without gradients.
+    """Outputs and scores in one forward pass, on the model's device, without gradients.
 
-    The model runs in evaluation mode and is left as it was found after every pass: no hook stays in it. Its
-    weights and the detector's buffers are parts of this module; the buffers keep single precision whatever
-    the model is converted to. A detector that cannot run as a module (:meth:`Detector.as_module`) scores on
-    the host. Passes that several threads ask for run one after the other.
+    The model runs in evaluation mode, and its mode is restored after every pass; no hook stays in it. Its
+    weights and the detector's buffers are parts of this module; the buffers keep float32 when the model is
+    converted to another type. A detector that cannot run as a module (:meth:`Detector.as_module`) scores on
+    the host. Passes of several threads run one after the other.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class MonitoredModel(nn.Module):
 
     def __init__(self, model: TracedModel | nn.Module | str, detector: Detector) -> None:
         super().__init__()
-        detector._fitted()
+        detector.check_fitted()
         subject = traced(model)
         known = detector.source_.get("digest")
         if known is not None and known != subject.digest:
@@ -92,24 +92,24 @@ class MonitoredModel(nn.Module):
         self._reader = Reader(subject, points, pool, output=True)
 
     def forward(self, samples: Sequence[Any]) -> Monitored:
-        """Answer samples, as the model's ``prepare`` takes them.
+        """Outputs and scores of samples, as the model's ``prepare`` takes them.
 
         Raises
         ------
         RepdynError
             As the reader does; if the detector needs logits and there are none.
         """
-        return self._answered(lambda read: read(samples))
+        return self._run(lambda read: read(samples))
 
     def prepared(self, inputs: Any, count: int | None = None) -> Monitored:
-        """Answer inputs as the module itself takes them; see :meth:`repdyn.tracing.Reader.prepared`."""
-        return self._answered(lambda read: read.prepared(inputs, count))
+        """Outputs and scores of inputs of the module itself; see :meth:`repdyn.tracing.Reader.prepared`."""
+        return self._run(lambda read: read.prepared(inputs, count))
 
-    def _answered(self, run: Callable[[Reader], Reading]) -> Monitored:
+    def _run(self, read: Callable[[Reader], Reading]) -> Monitored:
         with torch.no_grad():
             with self._turn, self._reader.attached():
-                found = run(self._reader)
-            features = taken(found, self._fitted.points_, self._widths)
+                found = read(self._reader)
+            features = select_points(found, self._fitted.points_, self._widths)
             if self.detector is None:
                 scores = self._fitted.score_samples(features)
                 threshold: Any = self._fitted.threshold_
@@ -128,12 +128,41 @@ class MonitoredModel(nn.Module):
 
 
 def _module(detector: Detector, device: torch.device) -> nn.Module | None:
-    """The detector to run beside the model; None where it has no such form.
+    """The detector as a module on a device; None if there is no module for it.
 
-    Where it holds modules of the user's, it stays where these are.
+    A module that holds modules of the user stays on their device.
     """
     try:
         module = detector.as_module()
     except RepdynError:
         return None
     return module if next(module.parameters(), None) is not None else module.to(device)
+
+
+def what_to_read(model: TracedModel, points: Iterable[str], pool: str) -> tuple[tuple[str, ...], str]:
+    """The points and the pooling of a model that give the features a detector was fitted on.
+
+    Parameters
+    ----------
+    model
+        The model that is read.
+    points
+        Points of the detector, with ``"logits"`` if it reads them.
+    pool
+        The pooling in the detector's metadata.
+
+    Raises
+    ------
+    RepdynError
+        If it reads logits, and the model has no head.
+    """
+    points = tuple(points)
+    names = dict.fromkeys(point for point in points if point != LOGITS)
+    if LOGITS in points:
+        if model.head is None or model.final is None:
+            raise RepdynError(
+                f"model: {model.name} has no head, and the detector reads logits; give one that has"
+            )
+        names[model.final] = None
+    # Metadata name the pooling that "auto" stood for.
+    return tuple(names), "auto" if pool == model.pooling else pool

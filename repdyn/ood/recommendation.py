@@ -1,59 +1,61 @@
-"""Which detector to use, judged on in-distribution data alone: held-out parts of it play the foreign."""
+"""Recommendation of a detector by pseudo-OOD validation, on in-distribution data alone."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.comparison import MEAN, compare
-from repdyn.ood.detector import Detector, equal_paths
+from repdyn.ood.detector import Detector, equal_paths, from_settings
 from repdyn.ood.detectors import PathDetector
-from repdyn.ood.evaluation import OODEvaluation, judged, score_all
-from repdyn.ood.guidance import GuidedEnergyDetector
-from repdyn.ood.rehearsal import FEWEST, FEWEST_GROUPS, groups, rehearse, some
+from repdyn.ood.evaluation import OODEvaluation, evaluation_of, score_all
+from repdyn.ood.neighbors import GuidedEnergyDetector
+from repdyn.ood.pseudo_ood import draw_paths, find_groups, split_pseudo_ood
+from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.ood.union import UnionDetector
+from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from repdyn.paths import RepresentationPaths
-
 __all__ = ["Recommendation", "recommend"]
 
-DRAWS = 2  # ways to hold groups out
 PATH, UNION = "path", "union"
 
 
 @dataclass(frozen=True, eq=False)
-class Recommendation:
-    """A detector, and what the others scored.
+class Recommendation(Result, kind="recommendation"):
+    """A recommended detector, and the scores of all candidates.
 
     Attributes
     ----------
     best
         The name of the recommended detector, one of ``table``.
     detector
-        It, not fitted.
+        The recommended detector, not fitted.
     table
-        ``{detector: {trial: Estimate}}`` of AUROC, mean over the draws of value and interval ends;
-        ``"mean of sets"`` among the trials decides.
+        ``{detector: {set: Estimate}}`` of AUROC, mean over the draws of value and interval ends. The
+        recommendation is decided by the set ``"mean of sets"``.
     groups
-        What was held out: ``"labels"`` or ``"clusters"``.
+        Kind of the groups that were held out: ``"labels"`` or ``"clusters"``.
     verdict
-        ``"found"``: in every draw it beats every other detector, intervals apart; ``"inconclusive"``
-        otherwise: the choice is then one of several that do as well here.
+        ``"found"``: in every draw the detector beats every other one, and the interval of the difference is
+        above 0. ``"inconclusive"``: otherwise; the differences to other candidates may be chance.
     evaluation
         The first draw in full.
     """
+
+    figures: ClassVar = ("best", "groups", "verdict", "table")
 
     best: str
     detector: Detector
@@ -74,41 +76,39 @@ class Recommendation:
         """Scores of the recommended detector in the first draw, and the table."""
         return self.evaluation.plot()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for ``--json``."""
-        return {
-            "best": self.best,
-            "groups": self.groups,
-            "verdict": self.verdict,
-            "table": {n: {t: e.to_dict() for t, e in row.items()} for n, row in self.table.items()},
-        }
+    def _record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        config, tensors = super()._record()
+        config["detector"] = _settings_of(self.detector)
+        return config, tensors
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the first draw's evaluation as a folder; see :meth:`OODEvaluation.save`."""
-        self.evaluation.save(path)
+    @classmethod
+    def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        loaded = super()._revive({**config, "detector": {}}, tensors)
+        return replace(loaded, detector=from_settings(**config["detector"]))
 
 
 def recommend(
     paths: RepresentationPaths, candidates: Mapping[str, Detector] | None = None, *, seed: int = 0
 ) -> Recommendation:
-    """Compare detectors by how well they tell held-out parts of in-distribution data from the rest.
+    """Recommend the detector that best separates pseudo-OOD sets from in-distribution data.
 
-    Foreign data are made of what is there: groups (classes, or clusters of the last point where there are no
-    labels) of which no detector has seen a member, which is *near*; and samples of which every coordinate, or
-    a tenth of them, comes from another sample, which keeps all marginals and breaks what holds them together,
-    which is *far*. The best mean AUROC is recommended. No out-of-distribution data is looked at.
+    The pseudo-OOD sets are made of in-distribution paths (:mod:`repdyn.ood.pseudo_ood`). The *near* set holds
+    groups (classes, or clusters of the last point where there are no labels) that no detector was fitted on.
+    The *far* sets hold samples with all, or a tenth, of their coordinates permuted over samples, which keeps
+    all marginals and breaks their dependence. The candidate with the highest mean AUROC is recommended. No
+    out-of-distribution data is used.
 
-    A head that was trained on the held-out groups knows them. So the guided energy is judged too hard on the
-    near set, and the union by its other members alone; where there are logits, the union is recommended
-    unless another beats it, intervals apart, in every draw.
+    A head was trained on the held-out groups. The AUROC of the guided energy on the near set is therefore too
+    low, and the union is validated without energies. Where there are logits, the union is recommended unless
+    another candidate beats it in every draw, with the interval of the difference above 0.
 
     Parameters
     ----------
     paths
         In-distribution paths; at most 3000 of them are used.
     candidates
-        Unfitted detectors by name. Unless given: the path detector, the union, its other members and controls
-        (nearest neighbours, Mahalanobis, with labels the relative ones, with logits the guided energy).
+        Unfitted detectors by name. Default: the path detector, the union, its other members and controls
+        (nearest neighbors, Mahalanobis, with labels the relative ones, with logits the guided energy).
     seed
         Draws paths, groups, and shuffles.
 
@@ -129,67 +129,68 @@ def recommend(
     >>> recommend(paths, {"kNN": KNNDetector(), "Mahalanobis": MahalanobisDetector()}).groups
     'labels'
     """
-    if len(paths) < FEWEST:
-        raise RepdynError(f"recommend: needs at least {FEWEST} paths to compare detectors, got {len(paths)}")
+    least = PSEUDO_OOD.min_paths
+    if len(paths) < least:
+        raise RepdynError(f"recommend: needs at least {least} paths to compare detectors, got {len(paths)}")
     if candidates is not None and len(candidates) < 2:
         raise RepdynError(f"candidates: comparing takes at least 2 detectors, got {len(candidates)}")
     generator = np.random.default_rng(seed)
-    paths = some(paths, generator)
-    group, kind = groups(paths, seed)
-    count = len(np.unique(group))
-    if count < FEWEST_GROUPS:
-        raise RepdynError(f"recommend: needs at least 5 groups to hold some out, got {count} {kind}")
+    paths = draw_paths(paths, generator)
+    group, kind = find_groups(paths, seed)
+    count, needed = len(np.unique(group)), PSEUDO_OOD.min_groups
+    if count < needed:
+        raise RepdynError(f"recommend: needs at least {needed} groups to hold some out, got {count} {kind}")
     trials = []
-    for _ in track(range(DRAWS), "comparing detectors on held-out groups"):
-        trial = rehearse(paths, group, generator)
-        trials.append((_fitted(trial.fit, candidates, seed), trial.sets))
+    for _ in track(range(PSEUDO_OOD.draws), "comparing detectors on held-out groups"):
+        split = split_pseudo_ood(paths, group, generator)
+        trials.append((_fitted(split.fit, candidates, seed), split.sets))
     scores = [score_all(fitted, sets, seed=seed) for fitted, sets in trials]
     for own, (fitted, _) in zip(scores, trials):
         for name in own.keys() - fitted.keys():  # energy alone is no candidate
             del own[name]
-    alike = [{name: equal_paths(own, own.points) for name, own in sets.items()} for _, sets in trials]
-    found = [
-        compare(own, groups=equal, seed=seed + draw) for draw, (own, equal) in enumerate(zip(scores, alike))
+    equal = [{name: equal_paths(own, own.points) for name, own in sets.items()} for _, sets in trials]
+    comparisons = [
+        compare(own, groups=groups, seed=seed + draw) for draw, (own, groups) in enumerate(zip(scores, equal))
     ]
-    tables = [comparison.table() for comparison in found]
+    tables = [comparison.table() for comparison in comparisons]
     table = {
         name: {trial: _mean([t[name][trial]["auroc"] for t in tables]) for trial in row}
         for name, row in tables[0].items()
     }
     best = max(table, key=lambda name: table[name][MEAN].value)
-    # What the head adds to the union could not be judged: it stands back only for what clearly beats it.
-    unheard = candidates is None and paths.logits_width is not None and best != UNION
-    if unheard and any(c.judge(best, [UNION]).verdict[MEAN] != "found" for c in found):
+    # The contribution of the head to the union was not validated: the union is kept unless clearly beaten.
+    unvalidated = candidates is None and paths.logits_width is not None and best != UNION
+    if unvalidated and any(c.against(best, [UNION]).verdict[MEAN] != "found" for c in comparisons):
         best = UNION
     rivals = [name for name in table if name != best]
-    beats = bool(rivals) and all(c.judge(best, rivals).verdict[MEAN] == "found" for c in found)
+    beats = bool(rivals) and all(c.against(best, rivals).verdict[MEAN] == "found" for c in comparisons)
     fitted, sets = trials[0]
     detector = candidates[best] if candidates is not None else _unfitted(best, fitted[best], seed)
-    evaluation = judged(best, fitted[best], sets, scores[0], found[0], "id")
+    evaluation = evaluation_of(best, fitted[best], sets, scores[0], comparisons[0], "id")
     return Recommendation(best, detector, table, kind, "found" if beats else "inconclusive", evaluation)
 
 
 def _fitted(
     paths: RepresentationPaths, candidates: Mapping[str, Detector] | None, seed: int
 ) -> dict[str, Detector]:
+    """Candidates by name, fitted on paths: copies of those given, or the default ones."""
     if candidates is not None:
         return {name: copy.deepcopy(detector).fit(paths) for name, detector in candidates.items()}
-    # The head was trained on the held-out groups and knows them: the union is judged by what else it asks.
-    union = UnionDetector(seed=seed).fit(_headless(paths))
-    found: dict[str, Detector] = {**union.controls_, UNION: union}  # it holds the others
+    # The head was trained on the held-out groups: the union is validated without its energies.
+    union = UnionDetector(seed=seed).fit(_without_logits(paths))
+    fitted: dict[str, Detector] = {**union.controls_, UNION: union}  # the union holds the others
     if paths.logits_width is not None:
-        found["guided energy"] = GuidedEnergyDetector(seed=seed).fit(paths)
-    return found
+        fitted["guided energy"] = GuidedEnergyDetector(seed=seed).fit(paths)
+    return fitted
 
 
-def _headless(paths: RepresentationPaths) -> RepresentationPaths:
-    from repdyn.paths import RepresentationPaths
-
+def _without_logits(paths: RepresentationPaths) -> RepresentationPaths:
     arrays = {point: np.asarray(paths[point]) for point in paths.points}
     return RepresentationPaths.from_arrays(arrays, labels=paths.labels, meta=paths.meta)
 
 
 def _unfitted(name: str, fitted: Detector, seed: int) -> Detector:
+    """A new detector of the kind of a fitted one, with the seed if it takes one."""
     if name == UNION:
         return UnionDetector(seed=seed)
     kind = PathDetector if name == PATH else type(fitted)
@@ -197,6 +198,19 @@ def _unfitted(name: str, fitted: Detector, seed: int) -> Detector:
     return kind(**({"seed": seed} if takes else {}))
 
 
+def _settings_of(detector: Detector) -> dict[str, Any]:
+    """Class and constructor arguments of a detector that is not fitted, as JSON values."""
+    given = {name: getattr(detector, name) for name in inspect.signature(type(detector)).parameters}
+    for name, value in given.items():
+        if not (value is None or isinstance(value, int | float | str | tuple)):
+            raise RepdynError(
+                f"{type(detector).__name__}: its {name} cannot be saved; save the evaluation, or fit the "
+                "detector and save that"
+            )
+    return {"name": type(detector).__name__, "settings": given}
+
+
 def _mean(estimates: list[Estimate]) -> Estimate:
+    """Mean of values and of interval ends."""
     value, low, high = np.mean([[e.value, e.low, e.high] for e in estimates], axis=0)
     return Estimate(float(value), float(low), float(high), estimates[0].level)

@@ -121,7 +121,7 @@ def test_store_and_parquet_score_alike_and_drift_is_told(command, detector, tmp_
             "--drift", "new.drift",
         )  # fmt: skip
         assert status == 0, err
-        assert "DriftReport: found" in out
+        assert "DriftReport: drift found" in out
         tables.append((tmp_path / "s.csv").read_text())
     assert tables[0] == tables[1]
     rows = list(csv.DictReader(io.StringIO(tables[0])))
@@ -131,7 +131,7 @@ def test_store_and_parquet_score_alike_and_drift_is_told(command, detector, tmp_
     report = DriftReport.load(tmp_path / "new.drift")
     assert report.moved[0] == "layer2"
     figures = json.loads((tmp_path / "s.json").read_text())["ood"]
-    assert figures["report"]["drift"] == "found"
+    assert figures["report"]["drift"] == "drift found"
     assert len(figures["scores"]) == 300
 
 
@@ -294,7 +294,7 @@ def test_a_model_that_breaks_on_every_sample_is_reported_as_drift(command, detec
     status, out, err = command("ood", "score", "a.detector", "-", "--model", "m", stdin=b"nan\n" * 50)
     assert status in (0, 3), err
     assert "50 of 50 flagged" in err
-    assert "DriftReport: found" in err
+    assert "DriftReport: drift found" in err
     assert [row["flagged"] for row in csv.DictReader(io.StringIO(out))] == ["1"] * 50
 
 

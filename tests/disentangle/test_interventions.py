@@ -154,7 +154,7 @@ def test_perfect_factors_score_one_and_a_leak_is_seen() -> None:
     assert "should be kept" in repr(wrong)
     with pytest.raises(RepdynError, match="groups: expected one for"):
         multifactor_table(parts, perfect_judge, static, dynamic, {"colour": (0,)})
-    with pytest.raises(RepdynError, match="labels 'speed' are 3"):
+    with pytest.raises(RepdynError, match="labels 'speed': expected 400, one for each sequence, got 3"):
         static_dynamic_table(parts, perfect_judge, static, {"speed": [0, 1, 0]})
 
 

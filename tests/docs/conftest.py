@@ -16,7 +16,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from repdyn.cli import corpus, main, walk
+from repdyn import datasets
+from repdyn.cli import demo_pipeline, main
 from repdyn.cli.data import Pictures
 from repdyn.datasets import Corpus, documentation_corpus, shuffled_characters
 from repdyn.translation import translate
@@ -44,14 +45,14 @@ def small_corpus() -> Corpus:
 @pytest.fixture
 def docstrings(monkeypatch: pytest.MonkeyPatch, small_corpus: Corpus) -> None:
     """DATA ``docstrings`` means the small corpus, and ``repdyn demo`` reads some hundreds of it."""
-    for module in (corpus, walk):
+    for module in (datasets, demo_pipeline):
         monkeypatch.setattr(module, "documentation_corpus", lambda *_, **__: small_corpus)
     for size, small in {"FITTED": 300, "HELD_OUT": 100, "FOREIGN": 50, "PAIRED": 100}.items():
-        monkeypatch.setattr(walk, size, small)
+        monkeypatch.setattr(demo_pipeline, size, small)
     few = tuple(12 if value == 120 else value for value in translate.__defaults__ or ())
     monkeypatch.setattr(translate, "__defaults__", few)  # candidates: nothing is found in some hundreds
     for length, short in {"EPOCHS": 2, "STARTS": 20, "STEPS_OF_THE_FIELD": 50}.items():
-        monkeypatch.setattr(walk, length, short)
+        monkeypatch.setattr(demo_pipeline, length, short)
 
 
 @pytest.fixture(scope="session")

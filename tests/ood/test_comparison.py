@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from repdyn.ood.comparison import MEAN, compare
-from repdyn.ood.controls import IN_DISTRIBUTION
-from repdyn.ood.metrics import separation
+from repdyn.ood.comparison import IN_DISTRIBUTION, MEAN, compare, separation
 
 
 def test_judged_against_chosen_rivals() -> None:
@@ -21,9 +19,9 @@ def test_judged_against_chosen_rivals() -> None:
     exact = [separation(inside + 1, foreign[k]).auroc[0] for k in "ab"]
     assert table["middle"]["a"]["auroc"].value == exact[0]
     assert table["middle"][MEAN]["auroc"].value == np.mean(exact)
-    assert found.judge("strong", ["weak", "middle"]).verdict == {"a": "found", "b": "found", MEAN: "found"}
-    equal = found.judge("copy", ["weak", "middle"])
+    assert found.against("strong", ["weak", "middle"]).verdict == {"a": "found", "b": "found", MEAN: "found"}
+    equal = found.against("copy", ["weak", "middle"])
     assert equal.best_control["a"] == "middle"
     assert equal.difference["a"].low == equal.difference["a"].high == 0
     assert set(equal.verdict.values()) == {"inconclusive"}
-    assert found.judge("middle", ["strong"]).verdict[MEAN] == "not found"
+    assert found.against("middle", ["strong"]).verdict[MEAN] == "not found"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from repdyn.ood.comparison import separation
 from repdyn.ood.crossfit import RelativeDensity, cross_fit
 from repdyn.ood.gaussian import fit_gaussian
-from repdyn.ood.metrics import separation
 
 FOLD = np.arange(300) % 5
 

@@ -13,10 +13,14 @@ from repdyn.ood import (
     MahalanobisDetector,
     PathDetector,
     RelativeMahalanobisDetector,
+    RelativePathDetector,
+    crossfit,
     load_detector,
 )
+from repdyn.ood.comparison import separation
+from repdyn.ood.crossfit import PathStatistics
+from repdyn.ood.detectors import DensityDetector
 from repdyn.ood.gaussian import unit
-from repdyn.ood.metrics import separation
 from repdyn.paths import RepresentationPaths
 
 ALL = [PathDetector, MahalanobisDetector, KNNDetector]
@@ -99,7 +103,7 @@ def test_scoring_reads_a_chunk_at_a_time(planted, monkeypatch):
     detector, test = PathDetector().fit(planted(100)), planted(50, seed=1)
     seen = []
     monkeypatch.setattr("repdyn.ood.chunks.ROWS", 8)
-    monkeypatch.setattr(detector, "_densities", {p: Spy(g, seen) for p, g in detector._densities.items()})
+    monkeypatch.setattr(detector, "densities_", {p: Spy(g, seen) for p, g in detector.densities_.items()})
     detector.score_samples(test)
     assert max(seen) == 8
     assert sum(seen) == 50 * 3
@@ -246,3 +250,52 @@ def test_faults(planted, tmp_path):
     (tmp_path / "knn" / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(RepdynError, match="truncated"):
         load_detector(tmp_path / "knn")
+
+
+def test_no_detector_of_one_point_is_a_kind_of_path_detector():
+    kinds = [PathDetector, RelativePathDetector, MahalanobisDetector, RelativeMahalanobisDetector]
+    for kind in kinds:
+        assert issubclass(kind, DensityDetector)
+        assert not any(issubclass(kind, other) for other in kinds if other is not kind)
+
+
+def test_a_density_and_a_reduction_are_chosen_apart():
+    fit, test = classes(600), classes(60, seed=1)
+    relative = RelativePathDetector(points=("layer2",)).fit(fit).score_samples(test)
+    np.testing.assert_array_equal(
+        relative, RelativeMahalanobisDetector(point="layer2").fit(fit).score_samples(test)
+    )
+    bare = RepresentationPaths.from_arrays({point: np.asarray(fit[point]) for point in fit.points})
+    alone = [MahalanobisDetector(point=point).fit(bare).score_samples(test) for point in fit.points]
+    whole = PathDetector().fit(bare).score_samples(test)
+    np.testing.assert_allclose(np.mean(alone, axis=0), whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [PathDetector, MahalanobisDetector, RelativePathDetector, KNNDetector])
+def test_shared_statistics_give_the_scores_of_a_fit_alone(kind):
+    fit, test = classes(300), classes(60, seed=1)
+    statistics = PathStatistics(fit, seed=3)
+    PathDetector(seed=3).fit_statistics(statistics)
+    np.testing.assert_array_equal(
+        kind(seed=3).fit_statistics(statistics).score_samples(test), kind(seed=3).fit(fit).score_samples(test)
+    )
+
+
+def test_statistics_are_computed_once_for_each_point(monkeypatch):
+    computed = []
+    plain = crossfit.cross_fit_points
+    monkeypatch.setattr(
+        crossfit,
+        "cross_fit_points",
+        lambda paths, points, *rest: computed.append(points) or plain(paths, points, *rest),
+    )
+    PathDetector(points=("layer0",)).fit(classes(100))
+    assert computed == [("layer0",), ("layer2",)]
+
+
+def test_the_old_name_of_a_control_warns(planted):
+    detector = PathDetector().fit(planted(60))
+    with pytest.warns(DeprecationWarning, match="'nearest neighbors'"):
+        assert detector.controls_["nearest neighbours"] is detector.controls_["nearest neighbors"]
+    with pytest.raises(KeyError):
+        detector.controls_["nearest"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from repdyn.artifacts import save_artifact
 from repdyn.errors import RepdynError
 from repdyn.ood import DriftMonitor, DriftReport, MahalanobisDetector, PathDetector, UnionDetector
 from repdyn.paths import RepresentationPaths
@@ -23,8 +24,8 @@ def test_data_like_the_trainings_has_not_drifted(planted):
         monitor = DriftMonitor(detector, window=200)
         monitor.update(planted(400, seed=10 + seed))
         verdicts.append(monitor.report().verdict)
-    assert "found" not in verdicts
-    assert verdicts.count("not found") >= 7
+    assert "drift found" not in verdicts
+    assert verdicts.count("no drift found") >= 7
 
 
 def test_a_moved_depth_is_named_and_dated(planted):
@@ -33,7 +34,7 @@ def test_a_moved_depth_is_named_and_dated(planted):
     monitor.update(planted(200, seed=1))
     monitor.update(moved_at(planted(100, seed=2), "layer1", 5.0))
     report = monitor.report()
-    assert report.verdict == "found"
+    assert report.verdict == "drift found"
     assert report.moved[0] == "layer1"
     assert report.start.tolist() == [0, 100, 200]
     assert report.flagged[1].high < report.flagged[2].low
@@ -101,7 +102,7 @@ def test_samples_that_are_not_finite_count_as_flagged_and_move_every_depth():
     assert (scored.scores < monitor.detector.threshold_).all()
     report = monitor.report()
     assert report.flagged[-1].value >= 0.5
-    assert report.verdict == "found"
+    assert report.verdict == "drift found"
     assert set(report.moved) == {"a", "b"}
 
 
@@ -129,3 +130,20 @@ def test_a_stream_of_one_sample_over_and_over_is_reported():
     monitor = DriftMonitor(detector, window=30)
     monitor.update(RepresentationPaths.from_arrays({"a": np.full((30, 6), 3.0)}))
     assert monitor.report().flagged[0].high > 0.5  # one sample says next to nothing
+
+
+@pytest.mark.parametrize(
+    ("saved", "read"),
+    [("found", "drift found"), ("not found", "no drift found"), ("inconclusive", "inconclusive")],
+)
+def test_a_report_of_version_01_is_read_in_the_present_words(planted, tmp_path, monkeypatch, saved, read):
+    monitor = DriftMonitor(PathDetector().fit(planted(100)), window=50)
+    monitor.update(planted(50, seed=1))
+    report = monitor.report()
+    config = {"drift": {**report.to_dict(), "verdict": saved}}
+    with monkeypatch.context() as patch:
+        patch.setattr("repdyn.artifacts.SCHEMA_VERSION", 1)
+        save_artifact(tmp_path / "d", "drift", config, {"count": report.count})
+    again = DriftReport.load(tmp_path / "d")
+    assert again.verdict == read
+    assert {**again.to_dict(), "verdict": ""} == {**report.to_dict(), "verdict": ""}

@@ -9,7 +9,7 @@ import pytest
 
 from repdyn.errors import RepdynError
 from repdyn.ood import KNNDetector, MahalanobisDetector, OODEvaluation, PathDetector, energy, evaluate
-from repdyn.ood.metrics import separation
+from repdyn.ood.comparison import separation
 from repdyn.paths import RepresentationPaths
 
 
@@ -27,7 +27,7 @@ def test_verdict_found_where_only_the_path_sees_it(planted, moved_early):
     result = evaluate(PathDetector().fit(planted(600)), planted(300, seed=1), {"early": moved_early})
     assert result.verdict == {"early": "found"}
     assert result.difference["early"].low > 0.2
-    assert list(result.table) == ["PathDetector", "nearest neighbours", "Mahalanobis"]
+    assert list(result.table) == ["PathDetector", "nearest neighbors", "Mahalanobis"]
     profile = result.profile["early"].mean(axis=0)
     assert profile[0] > 2 > abs(profile[2])
 
@@ -132,7 +132,7 @@ def test_an_evaluation_without_the_profile_of_a_set_is_refused(planted, tmp_path
     result = evaluate(PathDetector().fit(planted(60)), planted(50, seed=1), {"set": planted(40, 2, seed=2)})
     kept = {name: rows for name, rows in result.profile.items() if name == "set"}
     replace(result, profile=kept).save(tmp_path / "e")
-    with pytest.raises(RepdynError, match="profiles of"):
+    with pytest.raises(RepdynError, match="profiles are of"):
         OODEvaluation.load(tmp_path / "e")
 
 
@@ -154,7 +154,7 @@ def test_same_seed_same_intervals(planted):
 def test_repr_fits_a_screen_and_names_everything(planted):
     result = evaluate(PathDetector().fit(planted(60)), planted(50, seed=1), {"set": planted(40, 2, seed=2)})
     assert len(repr(result).splitlines()) < 25
-    for word in ("PathDetector", "nearest neighbours", "Mahalanobis", result.verdict["set"]):
+    for word in ("PathDetector", "nearest neighbors", "Mahalanobis", result.verdict["set"]):
         assert word in repr(result)
 
 

@@ -76,7 +76,7 @@ def test_squared_distance_by_a_triangular_product_is_that_of_the_formula(labelle
     density = fit_gaussian(x, labels)
     new = unit(generator.normal(size=(40, 33)) + 2).astype(dtype)
     kept = new.copy()
-    z = (new.astype(np.float64) - density.centre) @ density.whitener
+    z = (new.astype(np.float64) - density.center) @ density.whitener
     expected = ((z[:, None] - density.means) ** 2).sum(axis=2).min(axis=1)
     found = density.nearest_squared(new)
     assert found.dtype == dtype

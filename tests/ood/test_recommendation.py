@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from repdyn.errors import RepdynError
-from repdyn.ood import KNNDetector, MahalanobisDetector, PathDetector, recommend
+from repdyn.ood import (
+    KNNDetector,
+    MahalanobisDetector,
+    PathDetector,
+    Recommendation,
+    UnionDetector,
+    recommend,
+)
 from repdyn.ood.detector import Detector
 from repdyn.paths import RepresentationPaths
 
@@ -46,7 +53,7 @@ def test_two_alike_are_inconclusive():
 def test_without_labels_clusters_are_held_out_and_the_union_supplies_the_candidates():
     found = recommend(classes(300, labelled=False))
     assert found.groups == "clusters"
-    assert {"path", "union", "nearest neighbours", "Mahalanobis"} <= set(found.table)
+    assert {"path", "union", "nearest neighbors", "Mahalanobis"} <= set(found.table)
     assert not hasattr(found.detector, "threshold_")
     assert found.plot().data
 
@@ -71,3 +78,24 @@ def test_with_a_head_the_union_stands_back_only_for_what_clearly_beats_it():
     others = [row["mean of sets"].value for name, row in found.table.items() if name != "union"]
     assert "guided energy" in found.table
     assert found.best == "union" or found.table["union"]["mean of sets"].high < max(others)
+
+
+def test_a_recommendation_comes_back_from_disk_with_its_unfitted_detector(tmp_path):
+    found = recommend(
+        classes(300), {"kNN": KNNDetector(k=4, bank=50, seed=2), "path": PathDetector(("first",))}
+    )
+    found.save(tmp_path / "r")
+    again = Recommendation.load(tmp_path / "r")
+    assert again.to_dict() == found.to_dict()
+    assert again.evaluation.to_dict() == found.evaluation.to_dict()
+    assert repr(again) == repr(found)
+    assert type(again.detector) is type(found.detector)
+    assert vars(again.detector) == vars(found.detector)
+
+
+def test_a_recommended_detector_that_is_no_plain_value_is_not_saved_in_part(tmp_path):
+    union = {"union": UnionDetector({"a": KNNDetector(point="first")}), "blind": KNNDetector(point="second")}
+    found = recommend(classes(300), union)
+    with pytest.raises(RepdynError, match="its members cannot be saved"):
+        found.save(tmp_path / "r")
+    assert not (tmp_path / "r").exists()

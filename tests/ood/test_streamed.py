@@ -11,9 +11,9 @@ from sklearn.covariance import ledoit_wolf
 
 from repdyn.errors import RepdynError
 from repdyn.ood import KNNDetector, PathDetector, UnionDetector, load_detector
-from repdyn.ood.chunks import Repeated
+from repdyn.ood.chunks import MultiPassReader
+from repdyn.ood.crossfit import cross_fit_points
 from repdyn.ood.detector import equal_paths
-from repdyn.ood.fitting import cross_fit_points
 from repdyn.ood.gaussian import Moments
 from repdyn.paths import RepresentationPaths, open_paths
 
@@ -61,7 +61,7 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> Any:
     def begin(rows: int = 77) -> None:
         monkeypatch.setattr("repdyn.ood.chunks.HELD", 0)
         monkeypatch.setattr("repdyn.ood.chunks.ROWS", rows)
-        for module in ("detectors", "neighbours", "union", "detector"):
+        for module in ("crossfit", "union", "detector"):
             monkeypatch.setattr(f"repdyn.ood.{module}.HELD", 0)
 
     return begin
@@ -114,11 +114,13 @@ def test_wide_points_are_fitted_one_after_the_other(monkeypatch: pytest.MonkeyPa
     labels = np.unique(np.asarray(paths.labels), return_inverse=True)[1]
     together = cross_fit_points(paths, paths.points, labels, 0)
     read: list[tuple[str, ...]] = []
-    whole = Repeated.read
+    whole = MultiPassReader.read
     monkeypatch.setattr(
-        Repeated, "read", lambda self, told, points=None: read.append(points) or whole(self, told, points)
+        MultiPassReader,
+        "read",
+        lambda self, told, points=None: read.append(points) or whole(self, told, points),
     )
-    monkeypatch.setattr("repdyn.ood.fitting.SUMS", 1)
+    monkeypatch.setattr("repdyn.ood.crossfit.SUMS", 1)
     alone = cross_fit_points(paths, paths.points, labels, 0)
     assert [points for points in read if points] == [(p,) for p in paths.points for _ in range(2)]
     for point in paths.points:
@@ -223,7 +225,7 @@ def test_what_was_drawn_is_said(tmp_path: Any) -> None:
     detector.save(tmp_path / "knn")
     assert repr(load_detector(tmp_path / "knn")) == repr(detector)
     union = UnionDetector().fit(planted("logits"))
-    assert "neighbours: all 600 different samples" in repr(union)
+    assert "neighbors: all 600 different samples" in repr(union)
     assert "UnionDetector" in repr(union)
 
 

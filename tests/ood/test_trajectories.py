@@ -17,7 +17,7 @@ from repdyn.ood import (
     evaluate,
     load_detector,
 )
-from repdyn.ood.metrics import separation
+from repdyn.ood.comparison import separation
 from repdyn.paths import RepresentationPaths
 
 ALL = [AttractorDetector, ReconstructionDetector, ResidualDetector, TrajectoryDetector]
@@ -69,7 +69,7 @@ def test_attractor_score_in_closed_form():
     # The orbit halves its distance g to the well until the step, half of it, is below 1e-3.
     test = two_wells(20, seed=1)
     detector = AttractorDetector(Encode(), Decode()).fit(two_wells(100))
-    assert len(detector._attractors) == 2
+    assert len(detector.attractors_) == 2
     x = np.asarray(test["x"], dtype=np.float64)[:, :2]
     gap = 0.5 * np.linalg.norm(x - np.stack([np.sign(x[:, 0]), np.zeros(20)], axis=1), axis=1)
     steps = np.array([next(k for k in range(99) if g * 0.5 ** (k + 1) < 1e-3) + 1 for g in gap])

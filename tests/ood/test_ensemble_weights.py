@@ -15,10 +15,9 @@ from repdyn.ood import (
     energy,
     load_detector,
 )
-from repdyn.ood.controls import IN_DISTRIBUTION
-from repdyn.ood.metrics import separation
-from repdyn.ood.rehearsal import groups, rehearse
-from repdyn.ood.weighing import HEAD, weigh
+from repdyn.ood.comparison import IN_DISTRIBUTION, separation
+from repdyn.ood.pseudo_ood import find_groups, split_pseudo_ood
+from repdyn.ood.union import HEAD_MEMBERS, ensemble_weights
 from repdyn.paths import RepresentationPaths
 
 
@@ -39,10 +38,10 @@ def test_equal_members_keep_equal_weights_and_a_deaf_one_loses_its_own() -> None
     generator = np.random.default_rng(0)
     inside, foreign = generator.exponential(size=(2, 2000, 3))
     foreign[:, :2] += 2
-    weights = weigh(inside, {"near": foreign})
+    weights = ensemble_weights(inside, {"near": foreign})
     assert weights[0] == pytest.approx(weights[1], rel=0.1)
     assert weights[2] < 0.5 * weights[0]
-    same = weigh(inside, {"nothing foreign": generator.exponential(size=(2000, 3))})
+    same = ensemble_weights(inside, {"nothing foreign": generator.exponential(size=(2000, 3))})
     np.testing.assert_allclose(same, 1, atol=0.1)
 
 
@@ -51,14 +50,14 @@ def test_a_set_that_all_hear_leaves_the_choice_to_the_one_that_few_hear() -> Non
     inside, near, far = generator.exponential(size=(3, 2000, 2))
     near[:, 0] += 2
     far += 50
-    first, second = weigh(inside, {"near": near, "far": far})
+    first, second = ensemble_weights(inside, {"near": near, "far": far})
     assert first > 1.5 * second
 
 
 def test_a_rehearsal_holds_groups_out_and_keeps_marginals() -> None:
     paths = classes(600, 0)
-    group, kind = groups(paths, 0)
-    trial = rehearse(paths, group, np.random.default_rng(0))
+    group, kind = find_groups(paths, 0)
+    trial = split_pseudo_ood(paths, group, np.random.default_rng(0))
     held = set(np.unique(trial.sets["held-out groups"].labels))
     assert kind == "labels"
     assert held
@@ -70,7 +69,7 @@ def test_a_rehearsal_holds_groups_out_and_keeps_marginals() -> None:
         np.sort(np.asarray(shuffled["second"]), axis=0), np.sort(np.asarray(known["second"]), axis=0)
     )
     bare = RepresentationPaths.from_arrays({"x": np.asarray(paths["second"])})
-    assert groups(bare, 0)[1] == "clusters"
+    assert find_groups(bare, 0)[1] == "clusters"
 
 
 def test_the_relative_path_hears_a_new_class_and_not_what_moves_all_alike() -> None:
@@ -108,8 +107,8 @@ def test_a_mean_that_float32_cannot_resolve_is_said_and_float64_is_read() -> Non
 
 def test_the_head_is_not_rehearsed_and_shares_one_weight(tmp_path) -> None:
     union = UnionDetector().fit(classes(600, 0, logits=True))
-    assert [union.weights_[name] for name in HEAD] == [0.5, 0.5]
-    assert {"path", "relative path", "nearest neighbours"} <= union.controls_.keys()
+    assert [union.weights_[name] for name in HEAD_MEMBERS] == [0.5, 0.5]
+    assert {"path", "relative path", "nearest neighbors"} <= union.controls_.keys()
     # The near set is heard by classes alone, the far one by the whole path too: neither silences the other.
     assert min(union.weights_[name] for name in ("path", "relative path")) > 0.1
     union.save(tmp_path / "union")

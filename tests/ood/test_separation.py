@@ -10,7 +10,7 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from repdyn.errors import RepdynError
-from repdyn.ood.metrics import separation
+from repdyn.ood.comparison import separation
 
 whole = st.lists(st.integers(-3, 3), min_size=1, max_size=30)
 
