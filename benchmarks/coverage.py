@@ -21,7 +21,7 @@ import numpy as np
 from harness import Rows
 from scipy import stats
 
-from repdyn.disentangle.metrics import SwapTable, published_score, strict_score
+from repdyn.disentangle.interventions import SwapTable, published_score, strict_score
 from repdyn.intervals import (
     Estimate,
     bootstrap_mean,
