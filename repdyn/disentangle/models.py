@@ -159,7 +159,7 @@ class StructuredKoopman(SequenceAutoencoder):
 
         A tensor gives a tensor of its device and dtype, everything else a float32 array.
         """
-        self.check_fitted()
+        self._check_fitted()
         rows = torch.as_tensor(as_array(z), dtype=torch.float32)
         parts = [
             as_array(self.restore_scale(self.decoder_(rows[start : start + TRAINING.batch].to(self.device))))
@@ -180,7 +180,7 @@ class StructuredKoopman(SequenceAutoencoder):
 
     def operators(self, z: Tensor, mask: Tensor) -> Tensor:
         """The operators of latents: one of each sequence, or that of the training set; ``(B or 1, k, k)``."""
-        self.check_fitted()
+        self._check_fitted()
         return (
             double(self.operator_.to(z.device))
             if self.operator == "batch"
@@ -236,7 +236,7 @@ class StructuredKoopman(SequenceAutoencoder):
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write settings and weights to a folder, ``config.json`` and ``model.safetensors``."""
-        self.check_fitted()
+        self._check_fitted()
         save_artifact(path, "disentangle", *_describe(self))
 
     @classmethod
@@ -256,7 +256,7 @@ class StructuredKoopman(SequenceAutoencoder):
 
     def read(self, sequences: Any) -> SequenceBatch:
         """Checked sequences, whose frames have the shape that this model was fitted to."""
-        self.check_fitted()
+        self._check_fitted()
         # A copy, since `to` would move the submodule of the model.
         frames = None if self.frames_ is None else copy.deepcopy(self.frames_).to("cpu")
         data = read_sequences(sequences, frames)

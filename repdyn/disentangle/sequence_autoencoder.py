@@ -105,7 +105,7 @@ class SequenceAutoencoder(nn.Module):
         """The inverse of :meth:`standardize`."""
         return x * self.scale_ + self.mean_
 
-    def check_fitted(self) -> None:
+    def _check_fitted(self) -> None:
         """Raise an error for a model that is not fitted."""
         if not hasattr(self, "frame_"):
             raise RepdynError(f"this {type(self).__name__} is not fitted yet; call fit(sequences) first")
