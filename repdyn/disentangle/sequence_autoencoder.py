@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from repdyn.disentangle.losses import Weights
+from repdyn.disentangle.losses import LossWeights
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.koopman.frames import PointFrames
 from repdyn.seeding import drawing
@@ -55,7 +55,7 @@ class SequenceAutoencoder(nn.Module):
         channels: Sequence[int] | None,
         extraction: str,
         threshold: float,
-        weights: Weights,
+        weights: LossWeights,
     ) -> None:
         super().__init__()
         self.static_dim = static_dim
