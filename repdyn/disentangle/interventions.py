@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
 
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.settings import EVALUATION
@@ -204,24 +205,8 @@ class SwapTable(Result, kind="swap_table"):
         return mean
 
     def score(self, seed: int = 0) -> Estimate:
-        """:func:`published_score`, with its interval over sequences.
-
-        The error of the accuracy makes a measured distance from chance larger than the true one, most of all
-        if the true one is 0. The upper end of the interval is corrected for this.
-        """
-        measured = self._estimate(published_score, seed)
-        noise = self.correct.var(axis=0) / max(len(self.correct) - 1, 1)
-        chance = np.broadcast_to(1 / np.array(self.classes), self.kept.shape)
-        away = self.accuracy - chance
-        nearer = chance + np.sign(away) * np.sqrt(np.maximum(away**2 - noise, 0.0))
-        moved = np.where(self.kept, self.accuracy, nearer) - self.accuracy
-
-        def corrected(accuracy: Any, kept: Any, classes: Any) -> float:
-            """The score of a resample, moved by the same correction."""
-            return published_score(np.clip(accuracy + moved, 0, 1), kept, classes)
-
-        upper = self._estimate(corrected, seed).high
-        return Estimate(measured.value, measured.low, max(measured.high, upper), measured.level)
+        """:func:`published_score`, with its interval over sequences."""
+        return self._estimate(published_score, seed)
 
     def strict(self, seed: int = 0) -> Estimate:
         """:func:`strict_score`, with its interval over sequences."""
@@ -256,15 +241,28 @@ class SwapTable(Result, kind="swap_table"):
         )
 
     def _estimate(self, statistic: Any, seed: int) -> Estimate:
-        """A score of the table, with its bootstrap interval over sequences."""
+        """A score of the table, with its bootstrap interval over sequences.
+
+        The error of the accuracy makes a measured distance from chance larger than the true one, most of all
+        if the true one is 0: without a correction the interval lies below a true score of 1. For the upper
+        end, replaced factors whose accuracy does not differ from chance (two-sided 5 %, Bonferroni over them)
+        are set to chance.
+        """
         classes, count = np.array(self.classes), len(self.correct)
         generator = np.random.default_rng(seed)
-        samples = [
-            np.arange(count),
-            *(generator.integers(count, size=count) for _ in range(EVALUATION.n_resamples)),
-        ]
-        values = [statistic(self.correct[rows].mean(axis=0), self.kept, classes) for rows in samples]
-        return bounded_interval(values[0], np.array(values[1:]), count)
+        resamples = (generator.integers(count, size=count) for _ in range(EVALUATION.n_resamples))
+        means = [self.correct[rows].mean(axis=0) for rows in (np.arange(count), *resamples)]
+        values = [statistic(mean, self.kept, classes) for mean in means]
+        measured = bounded_interval(values[0], np.array(values[1:]), count)
+        chance = np.broadcast_to(1 / classes, self.kept.shape)
+        error = self.correct.var(axis=0) / max(count - 1, 1)
+        critical = norm.isf(0.025 / max(int((~self.kept).sum()), 1))
+        at_chance = ~self.kept & ((self.accuracy - chance) ** 2 <= critical**2 * error)
+        if not at_chance.any():
+            return measured
+        values = [statistic(np.where(at_chance, chance, mean), self.kept, classes) for mean in means]
+        upper = bounded_interval(values[0], np.array(values[1:]), count).high
+        return Estimate(measured.value, measured.low, max(measured.high, upper), measured.level)
 
 
 def published_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) -> float:
