@@ -193,8 +193,8 @@ class SequenceDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Sequences ``(B, T, …)`` from latents ``(B, T, k)``."""
         rows = self.recurrent(z)[0]
-        found: Tensor = self.frames(rows.flatten(0, 1))
-        return found.reshape(*rows.shape[:2], *found.shape[1:])
+        frames: Tensor = self.frames(rows.flatten(0, 1))
+        return frames.reshape(*rows.shape[:2], *frames.shape[1:])
 
 
 class FrameEncoder(nn.Sequential):

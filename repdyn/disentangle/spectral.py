@@ -162,8 +162,8 @@ class RealSchur:
     @property
     def pairs(self) -> NDArray[np.bool_]:
         """Where a 2×2 block begins, shape ``(B, k - 1)``."""
-        found: NDArray[np.bool_] = np.diagonal(self.triangle, offset=-1, axis1=1, axis2=2) != 0
-        return found
+        begins: NDArray[np.bool_] = np.diagonal(self.triangle, offset=-1, axis1=1, axis2=2) != 0
+        return begins
 
 
 def real_schur(operators: Tensor) -> RealSchur:
