@@ -123,7 +123,7 @@ OF_ARRAYS = {
 BY_OTHERS = {
     "load",
     "Adapter.load",
-    "Adapter.recognises",
+    "Adapter.recognizes",
     "Adapter.wrap",
     "TracedModel.find_points",
     "evaluate_stitching",

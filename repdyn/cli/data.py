@@ -61,7 +61,7 @@ class Data:
     labels
         ``(N,)`` integers or strings, or None.
     ids
-        ``(N,)`` names that a user recognises, or None.
+        ``(N,)`` names that a user recognizes, or None.
     skipped
         ``{name: reason}`` of what could not be read and was left out because that was asked for.
     """

@@ -31,7 +31,7 @@ _RESAMPLES = 500
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SwapTable:
-    """What a judge still recognises after each intervention.
+    """What a judge still recognizes after each intervention.
 
     Attributes
     ----------

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths, drawn_rows, nearby
-from repdyn.paths.columns import Rows
+from repdyn.paths.columns import VectorColumn
 from repdyn.progress import track
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.topology.diagrams import PathPersistence, Persistence, spread
@@ -88,7 +88,7 @@ def persistence(
         raise RepdynError(f"persistence: resamples={resamples}; expected 2 or more, for the intervals")
     if isinstance(x, RepresentationPaths):
         return PathPersistence(_through_depth(x, max_dim, landmarks, resamples, seed))
-    if isinstance(x, Rows) and (rows := _drawn(len(x), x.width, seed)) is not None:
+    if isinstance(x, VectorColumn) and (rows := _drawn(len(x), x.width, seed)) is not None:
         found, stand_ins = _measure(x.take(rows), max_dim, landmarks, resamples, seed)
         blocks = (x[start : start + _BLOCK] for start in range(0, len(x), _BLOCK))
         radius = max(covering_radius(block, stand_ins) for block in blocks)

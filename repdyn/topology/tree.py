@@ -14,7 +14,7 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.paths import drawn_rows
-from repdyn.paths.columns import Rows
+from repdyn.paths.columns import VectorColumn
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.topology.density import inverse_dimension, noise_persistence, values_of
@@ -146,8 +146,8 @@ class LevelSetTree:
         RepdynError
             On a wrong shape, values that are not finite, or an unknown density.
         """
-        total, rows = len(x) if isinstance(x, Rows) else None, None
-        if isinstance(x, Rows):
+        total, rows = len(x) if isinstance(x, VectorColumn) else None, None
+        if isinstance(x, VectorColumn):
             rows = drawn_rows(len(x), max(1, HELD_BYTES // (8 * x.width)), seed)
             x = np.asarray(x) if rows is None else x.take(rows)
             if rows is not None and not (isinstance(density, str) or callable(density)):

@@ -11,19 +11,17 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.paths import PathsWriter
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.samples import Samples
 
-if TYPE_CHECKING:
-    from repdyn.paths import PathsWriter
-
-__all__ = ["Engine", "Job", "Stretch", "engine_class", "find_engine"]
+__all__ = ["Engine", "Job", "Shard", "engine_class", "find_engine"]
 
 GROUP = "repdyn.engines"
 
@@ -63,7 +61,7 @@ class Engine(Protocol):
         """Return when all are; raise :class:`repdyn.RepdynError` where that cannot be."""
 
 
-class Stretch:
+class Shard:
     """Some consecutive entries of a sequence, under the numbers they have in the whole.
 
     What is sent to a worker that traces these samples and no others.

@@ -9,12 +9,12 @@ from torch import Tensor
 from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
-from repdyn.tracing.model import TracedModel
+from repdyn.tracing.spec import ModelSpec
 
 __all__ = ["check_logits", "head_logits", "real_parts"]
 
 
-def head_logits(model: TracedModel, x: Tensor) -> Tensor:
+def head_logits(model: ModelSpec, x: Tensor) -> Tensor:
     """What the model's head gives of the pooled final point, on the device of ``x``.
 
     Raises
@@ -41,7 +41,7 @@ def head_logits(model: TracedModel, x: Tensor) -> Tensor:
     return found
 
 
-def check_logits(model: TracedModel, x: Tensor, own: Tensor | None) -> Tensor:
+def check_logits(model: ModelSpec, x: Tensor, own: Tensor | None) -> Tensor:
     """The head's logits of the final point, which must be the model's ``own`` where those are known.
 
     Raises

@@ -16,9 +16,9 @@ from repdyn.errors import RepdynError
 from repdyn.tracing.pooling import Layout
 
 __all__ = [
-    "Dice",
     "Hooks",
     "Point",
+    "RandomState",
     "cuda_devices",
     "evaluating",
     "in_evaluation",
@@ -66,7 +66,7 @@ class Point:
     trust: Literal["declared", "family", "guess"] = "declared"
 
 
-class _Enough(Exception):
+class _StopForward(Exception):
     """Raised in a hook once the last wanted point is read: the rest of the model need not run."""
 
 
@@ -132,7 +132,7 @@ class Hooks:
         self._counts.clear()
         self._thread = get_ident()
         try:
-            with suppress(_Enough):
+            with suppress(_StopForward):
                 call()
         finally:
             self._thread = None
@@ -167,7 +167,7 @@ class Hooks:
             else:
                 self._calls.append((name, self._reduce(name, point, tensor)))
             if self.stop_after in (name, f"{name}#{count}"):
-                raise _Enough
+                raise _StopForward
 
         if point.reads == "output":
             return place.register_forward_hook(lambda _module, _args, output: keep(output))
@@ -292,7 +292,7 @@ def left_as_found(module: nn.Module) -> Iterator[None]:
         yield
 
 
-class Dice:
+class RandomState:
     """The random state of a reading, its own: what it draws moves no other draw, nor is moved by one.
 
     The first pass starts from the global state, each later one where the last ended.
@@ -303,7 +303,7 @@ class Dice:
         self._states: list[Tensor] = []
 
     @contextmanager
-    def rolling(self) -> Iterator[None]:
+    def scope(self) -> Iterator[None]:
         """Within this context torch draws from this state; afterwards the global one is what it was."""
         with torch.random.fork_rng(devices=self._devices):
             if self._states:

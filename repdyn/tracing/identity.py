@@ -29,10 +29,10 @@ __all__ = [
     "NOT_HASHED",
     "Unhashable",
     "fingerprint",
+    "fingerprint_or_reason",
     "hash_tensor",
     "sample_digest",
     "settings_digest",
-    "told_fingerprint",
 ]
 
 _OWN = frozenset(vars(nn.Module())) | {"_hf_hook", "_old_forward", "_is_hf_initialized", "hf_device_map"}
@@ -85,7 +85,7 @@ def sample_digest(sample: Any) -> str:
     return total.hexdigest()
 
 
-def told_fingerprint(value: Any) -> str:
+def fingerprint_or_reason(value: Any) -> str:
     """:func:`fingerprint`, or why there is none, after :data:`NOT_HASHED`."""
     try:
         return fingerprint(value)

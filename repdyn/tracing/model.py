@@ -1,32 +1,25 @@
-"""What a traced model is: all that repdyn needs to know of a model, and no more."""
+"""Traced models: read batches, run from a representation, patch representations."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from repdyn.devices import check_device, device_of
-from repdyn.errors import RepdynError, nearest_names
-from repdyn.tracing.hooks import Point
-from repdyn.tracing.identity import Unhashable, fingerprint, hash_tensor
+from repdyn.tracing.plugins import interventions
 from repdyn.tracing.pooling import Pooling
+from repdyn.tracing.reader import Reader, Reading
+from repdyn.tracing.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from repdyn.tracing.reader import Reader, Reading
-
-__all__ = ["TracedModel", "digest", "stands_for_many"]
+__all__ = ["TracedModel"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TracedModel:
-    """A model that can be traced; adapters build it.
+class TracedModel(ModelSpec):
+    """A model that can be traced. Adapters build it.
 
     Attributes
     ----------
@@ -65,93 +58,6 @@ class TracedModel:
         Whether shorter samples may be padded to the length of longer ones. Where the model takes no mask of
         padding, a batch holds samples of one length.
     """
-
-    name: str
-    module: nn.Module
-    points: Mapping[str, Point]
-    default_points: tuple[str, ...]
-    prepare: Callable[[Sequence[Any]], Any]
-    pooling: str | Pooling = "mean"
-    final: str | None = None
-    head: Callable[[Tensor], Tensor] | None = None
-    weights: nn.Module | None = None
-    own_logits: Callable[[Any], Any] | None = None
-    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    preprocessing: str = ""
-    blank: Callable[[int], Tensor] | None = None
-    lengths: Callable[[Sequence[Any]], Sequence[int]] | None = None
-    padded: bool = True
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of names, types, shapes and bytes of all weights, as they are now."""
-        return digest(self.module if self.weights is None else self.weights)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model's first weight lives; the CPU for a model without weights.
-
-        Where accelerate keeps weights elsewhere until they are needed (a device map), the device on which
-        it runs the model's first part.
-        """
-        return device_of(self.module)
-
-    def to(self, device: torch.device | str) -> TracedModel:
-        """Move the model, with its head where that is a module of its own, to a device; it stays there.
-
-        Returns
-        -------
-        TracedModel
-            Itself.
-
-        Raises
-        ------
-        RepdynError
-            If there is no such device, or the model cannot be moved to it.
-        """
-        there = check_device(device)
-        for part in self.parts:
-            try:
-                part.to(there)
-            except (RuntimeError, NotImplementedError) as error:
-                reason = str(error).splitlines()[0]
-                raise RepdynError(
-                    f"device {str(device)!r}: {self.name} cannot be moved there ({reason})"
-                ) from None
-        return self
-
-    @property
-    def parts(self) -> tuple[nn.Module, ...]:
-        """The modules that make up the model: what runs, all its weights, and a head of its own."""
-        held = (self.module, self.weights, self.head)
-        return tuple({id(part): part for part in held if isinstance(part, nn.Module)}.values())
-
-    def find_points(self, points: str | Sequence[str] | None = None) -> tuple[str, ...]:
-        """The names that a choice of points stands for, in the order of the model's modules.
-
-        Parameters
-        ----------
-        points
-            None or ``"blocks"`` for the default points; ``"all"``; one of :attr:`choices`; a name; a
-            pattern (``blocks.*.attn``, where ``*`` stays within one step of the name and ``**`` does
-            not); or a list of those. ``name#2`` is the third call of a module that is called several
-            times in one pass.
-
-        Raises
-        ------
-        RepdynError
-            If something stands for no point; lists the nearest names.
-        """
-        if points is None or points == "blocks":
-            return self.default_points
-        wanted = [points] if isinstance(points, str) else list(points)
-        if not wanted:
-            raise RepdynError("points: the list is empty; leave it out for the output of every block")
-        found: dict[str, None] = {}
-        for name in wanted:
-            found.update(dict.fromkeys(self._matching(name)))
-        position = {name: number for number, name in enumerate(self.points)}
-        return tuple(sorted(found, key=lambda name: position[name.partition("#")[0]]))
 
     def reader(
         self,
@@ -193,8 +99,6 @@ class TracedModel:
         >>> found[1].shape
         torch.Size([4, 3])
         """
-        from repdyn.tracing.reader import Reader  # which itself needs to know what a traced model is
-
         return Reader(self, points, pool, grad=grad, device=device)
 
     def read(
@@ -255,7 +159,7 @@ class TracedModel:
         >>> torch.equal(model.run_from("0", x, z), model.module(z))
         True
         """
-        found: Tensor = _interventions().run_from(self, point, x, inputs, remote)
+        found: Tensor = interventions().run_from(self, point, x, inputs, remote)
         return found
 
     def patched(
@@ -290,88 +194,5 @@ class TracedModel:
         >>> model.patched({"0": torch.zeros_like})(torch.randn(5, 2)).shape
         torch.Size([5, 4])
         """
-        found: Callable[[Any], Tensor] = _interventions().patched(self, functions, remote)
+        found: Callable[[Any], Tensor] = interventions().patched(self, functions, remote)
         return found
-
-    def _matching(self, name: str) -> Sequence[str]:
-        if not isinstance(name, str):
-            raise RepdynError(f"points: expected names, got {name!r}")
-        if name == "blocks":
-            return self.default_points
-        if name == "all":
-            return tuple(self.points)
-        if name in self.choices:
-            return self.choices[name]
-        base, _, call = name.partition("#")
-        if base in self.points and (not call or call.isdigit()):
-            return (name,)
-        if "*" in name or "?" in name:
-            matches = [known for known in self.points if _matches(known, name)]
-            if matches:
-                return matches
-        raise RepdynError(
-            f"points: {self.name} has no point {name!r}; {nearest_names(name, [*self.points, *self.choices])}"
-        )
-
-    def __repr__(self) -> str:
-        head = "a head" if self.head is not None else "no head"
-        shown = self.default_points
-        names = ", ".join(shown if len(shown) <= 4 else [*shown[:2], "…", shown[-1]])
-        return f"TracedModel({self.name}: {len(self.points)} points, default {len(shown)} ({names}), {head})"
-
-
-def digest(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of a module's weights and buffers.
-
-    What quantised modules keep packed beside them counts as weights.
-
-    Examples
-    --------
-    >>> digest(nn.Identity())[:8]
-    'e3b0c442'
-    """
-    total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        total.update(f"{name}|".encode())
-        if not isinstance(tensor, Tensor):
-            total.update(_packed(name, tensor).encode())
-            continue
-        hash_tensor(total, _offloaded(module, name) if tensor.device.type == "meta" else tensor)
-    return total.hexdigest()
-
-
-def stands_for_many(point: str) -> bool:
-    """Whether a name is that of all points, or a pattern: what of them can be read is meant."""
-    return point == "all" or "*" in point or "?" in point
-
-
-def _packed(name: str, state: Any) -> str:
-    try:
-        return fingerprint(state)
-    except Unhashable as error:
-        raise RepdynError(f"model: its state {name!r} cannot be hashed ({error})") from None
-
-
-def _interventions() -> Any:
-    from repdyn.tracing.registry import interventions
-
-    return interventions()
-
-
-def _offloaded(module: nn.Module, name: str) -> Tensor:
-    """A weight that accelerate keeps in memory or on disk and puts in place while its module runs."""
-    part, _, own = name.rpartition(".")
-    kept = getattr(getattr(module.get_submodule(part), "_hf_hook", None), "weights_map", None)
-    if kept is None:
-        raise RepdynError(
-            f"model: its weight {name!r} is on the meta device, and nothing says where it is kept"
-        )
-    found: Tensor = kept[own]
-    return found
-
-
-def _matches(name: str, pattern: str) -> bool:
-    if "**" in pattern:
-        return fnmatchcase(name, pattern.replace("**", "*"))
-    steps, wanted = name.split("."), re.split(r"\.", pattern)
-    return len(steps) == len(wanted) and all(map(fnmatchcase, steps, wanted))

@@ -19,12 +19,13 @@ from repdyn.tracing.hooks import cuda_devices
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Pooling
 from repdyn.tracing.reader import Reader, Reading
+from repdyn.tracing.spec import ModelSpec
 
-__all__ = ["Batch", "Passes", "on_host"]
+__all__ = ["HostBatch", "Passes", "on_host"]
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class HostBatch:
     """What one forward pass gave: per point ``(N, D)``, or a list of ``(T, D)`` where tokens are kept."""
 
     values: dict[str, Any]
@@ -71,7 +72,7 @@ class Passes:
     ) -> None:
         self._reader = Reader(model, points, pool, device=device, first=first, check=check)
         self.dtype, self.compute = dtype, compute
-        self.learned: Batch | None = None
+        self.learned: HostBatch | None = None
         """What the first samples gave; None where only one of them was run."""
         self._stack = ExitStack()
         self.widths: dict[str, int] = {}
@@ -100,7 +101,7 @@ class Passes:
         self._stack.close()
 
     @property
-    def model(self) -> TracedModel:
+    def model(self) -> ModelSpec:
         """The model, with the layouts that were found out declared."""
         return self._reader.model
 
@@ -128,11 +129,11 @@ class Passes:
         """Model inputs of a batch, on the CPU; may run in another thread."""
         return self.model.prepare(samples)
 
-    def run(self, prepared: Any, count: int) -> Batch:
+    def run(self, prepared: Any, count: int) -> HostBatch:
         """One forward pass over the prepared inputs of so many samples."""
         return self._batch(self._reader.prepared(prepared, count))
 
-    def _batch(self, found: Reading) -> Batch:
+    def _batch(self, found: Reading) -> HostBatch:
         logits = [] if found.logits is None else [real_parts(found.logits).float()]
         given = [*map(real_parts, found.values()), *logits, *found.masks.values()]
         here = iter(on_host(given))
@@ -145,7 +146,7 @@ class Passes:
             rows = arrays[name]
             real = masks.get(name)
             values[name] = list(rows) if real is None else [row[m] for row, m in zip(rows, real, strict=True)]
-        return Batch(values, told)
+        return HostBatch(values, told)
 
     def _array(self, value: Tensor) -> NDArray[Any]:
         wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from repdyn import devices
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.heads import check_logits, head_logits
-from repdyn.tracing.hooks import Dice, Hooks, in_evaluation, uncached, unwrap
-from repdyn.tracing.model import TracedModel, stands_for_many
+from repdyn.tracing.hooks import Hooks, RandomState, in_evaluation, uncached, unwrap
 from repdyn.tracing.pooling import Pooling, Tokens
-from repdyn.tracing.reduction import Reduction
-from repdyn.tracing.settling import settle
+from repdyn.tracing.reduction import Reduction, determine_layouts
+from repdyn.tracing.spec import ModelSpec, stands_for_many
 
-__all__ = ["WIDEST_LOGITS", "Reader", "Reading", "Turn"]
+__all__ = ["WIDEST_LOGITS", "ReadLock", "Reader", "Reading"]
 
 _FIXED_CALLS = frozenset({"torch", "torchvision", "timm", "transformers"})
 """Libraries whose modules call their parts equally often for all samples."""
@@ -115,7 +114,7 @@ class Reader:
 
     def __init__(
         self,
-        model: TracedModel,
+        model: ModelSpec,
         points: str | Sequence[str] | None = None,
         pool: str | Pooling = "auto",
         *,
@@ -145,13 +144,13 @@ class Reader:
             bases.update(dict.fromkeys([witness] if witness else []))
         self._hooks = Hooks(model.module, {name: model.points[name] for name in bases}, self._reduction)
         self._hooks.may_skip = self._reduction.leaves_out
-        self._dice = Dice(model.module)
+        self._random = RandomState(model.module)
         self._own: Tensor | None = None
         self._given: Any = None
         self._whole: set[str] = set()
         self._keeps_logits = False
         self._open = False
-        self._turn = Turn(f"{model.name}: another thread reads by this reader; give each its own")
+        self._turn = ReadLock(f"{model.name}: another thread reads by this reader; give each its own")
         self._stack = ExitStack()
         self.shown: Reading | None = None
         """What the ``first`` samples gave; of one of them alone, where the model does not take all."""
@@ -165,7 +164,7 @@ class Reader:
         """Width of the logits that are kept."""
 
     @property
-    def model(self) -> TracedModel:
+    def model(self) -> ModelSpec:
         """The model, with the layouts that were found out declared."""
         return self._reduction.model
 
@@ -323,7 +322,7 @@ class Reader:
             # Where the model's own logits are those of a whole that it is, they come along.
             found = self._forward(inputs, count, own if own is module else None)
             logits, given, refused = self._own, self._given, reduction.refused
-            if settle(reduction, inputs, count, self._probe) or refused is not None:
+            if determine_layouts(reduction, inputs, count, self._probe) or refused is not None:
                 reduction.mode = ""
                 found = self._forward(inputs, count)
                 given = self._given if own is not module else given
@@ -453,7 +452,7 @@ class Reader:
     def _passing(self) -> Iterator[None]:
         """What a pass of the model, or of its head, runs within."""
         probing = self._reduction.mode == "shapes"
-        with self._dice.rolling(), torch.set_grad_enabled(self._grad and not probing):
+        with self._random.scope(), torch.set_grad_enabled(self._grad and not probing):
             yield
 
     def _reading(self, found: Mapping[str, Any]) -> Reading:
@@ -483,7 +482,7 @@ class Reader:
         return Reading(values, masks, logits, output)
 
 
-class Turn:
+class ReadLock:
     """A lock of one thread at a time; the others are refused, or wait. A copy of it is a lock of its own.
 
     Parameters
@@ -495,8 +494,8 @@ class Turn:
     def __init__(self, refusal: str | None = None) -> None:
         self._refusal, self._lock = refusal, RLock()
 
-    def __reduce__(self) -> tuple[type[Turn], tuple[str | None]]:
-        return Turn, (self._refusal,)
+    def __reduce__(self) -> tuple[type[ReadLock], tuple[str | None]]:
+        return ReadLock, (self._refusal,)
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=self._refusal is None):
@@ -507,7 +506,7 @@ class Turn:
 
 
 @contextmanager
-def placed(model: TracedModel, device: torch.device) -> Iterator[None]:
+def placed(model: ModelSpec, device: torch.device) -> Iterator[None]:
     """Within this context the model, with its head, is on a device; afterwards it is where it was.
 
     Raises

@@ -13,8 +13,8 @@ makes ``repdyn.load("myhub:NAME")`` call ``MyHubAdapter().load("NAME")``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 import torch
@@ -23,16 +23,15 @@ from torch import Tensor, nn
 from repdyn.devices import check_device
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.model import TracedModel
+from repdyn.tracing.plugins import adapters
 
 __all__ = ["Adapter", "load", "traced", "wrap"]
-
-GROUP = "repdyn.adapters"
 
 
 class Adapter(Protocol):
     """What makes models of one library traceable.
 
-    ``recognises`` is optional: an adapter without it only loads by name.
+    ``recognizes`` is optional: an adapter without it only loads by name.
     """
 
     scheme: str
@@ -40,7 +39,7 @@ class Adapter(Protocol):
     def load(self, name: str, **options: Any) -> TracedModel:
         """Load what stands after ``scheme:``."""
 
-    def recognises(self, module: nn.Module) -> bool:
+    def recognizes(self, module: nn.Module) -> bool:
         """Whether :meth:`wrap` knows this module's library. Must not import that library to say no."""
 
     def wrap(self, module: nn.Module) -> TracedModel:
@@ -72,7 +71,7 @@ def load(spec: str, *, device: torch.device | str | None = None, **options: Any)
     """
     there = None if device is None else check_device(device)
     scheme, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    known = _adapters()
+    known = adapters()
     if not colon or not name:
         raise RepdynError(
             f"model {spec!r}: expected SCHEME:NAME, with a scheme of {', '.join(sorted(known))}"
@@ -125,7 +124,7 @@ def wrap(
     if not isinstance(module, nn.Module):
         raise RepdynError(f"model: expected a torch.nn.Module, got {type(module).__name__}")
     module = _unwrapped(module)
-    adapter: Any = _adapters()["module"].load()()
+    adapter: Any = adapters()["module"].load()()
     result: TracedModel = adapter.wrap(module, prepare=prepare, head=head, points=points)
     return result
 
@@ -138,11 +137,11 @@ def traced(model: TracedModel | nn.Module | str) -> TracedModel:
         return load(model)
     if isinstance(model, nn.Module):
         model = _unwrapped(model)
-        for entry in _adapters().values():
+        for entry in adapters().values():
             if entry.name == "module":
                 continue
             adapter = entry.load()()
-            if hasattr(adapter, "recognises") and adapter.recognises(model):
+            if _recognizes(adapter, model):
                 result: TracedModel = adapter.wrap(model)
                 return result
         return wrap(model)
@@ -150,6 +149,17 @@ def traced(model: TracedModel | nn.Module | str) -> TracedModel:
         f"model: expected a TracedModel, a torch.nn.Module or a name such as 'timm:resnet18', "
         f"got {type(model).__name__}"
     )
+
+
+def _recognizes(adapter: Any, module: nn.Module) -> bool:
+    """Whether an adapter knows the library of a module; one without the method does not."""
+    if hasattr(adapter, "recognizes"):
+        return bool(adapter.recognizes(module))
+    if hasattr(adapter, "recognises"):
+        kind = type(adapter).__qualname__
+        warnings.warn(f"{kind}.recognises was renamed recognizes", DeprecationWarning, stacklevel=2)
+        return bool(adapter.recognises(module))
+    return False
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
@@ -175,15 +185,3 @@ def _unwrapped(module: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return module
         module = inner
-
-
-def interventions() -> Any:
-    """What runs models with their representations replaced: the module adapter knows where it is."""
-    return _adapters()["module"].load()().interventions()
-
-
-def _adapters() -> dict[str, EntryPoint]:
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if not found:
-        raise RepdynError("no adapters are installed; reinstall repdyn, which brings some")
-    return found

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from repdyn.errors import RepdynError
+from repdyn.paths.arrays import check_labels
 from repdyn.reading import as_array
 from repdyn.tracing.identity import NOT_HASHED, Unhashable, sample_digest
 
@@ -194,8 +195,6 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     )
     known: NDArray[Any] | None = None
     if labels is not None:
-        from repdyn.paths.arrays import check_labels
-
         labels = as_array(labels) if isinstance(labels, Tensor) else labels
         shape = labels.shape if isinstance(labels, np.ndarray) else (len(list(labels)),)  # type: ignore[arg-type]
         if len(shape) != 1 or shape[0] != size:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from repdyn.errors import NotFiniteError, RepdynError
 from repdyn.progress import track
 from repdyn.tracing.model import TracedModel
-from repdyn.tracing.passes import Batch, Passes
+from repdyn.tracing.passes import HostBatch, Passes
 from repdyn.tracing.samples import Samples, as_samples, batches
 
 __all__ = [
@@ -88,14 +88,14 @@ def read_chunks(
     batch_size: int,
     hashed: bool = False,
     start: FirstBatch | None = None,
-) -> Iterator[tuple[range, Batch, str | None]]:
+) -> Iterator[tuple[range, HostBatch, str | None]]:
     """Whole chunks, one after the other, each in the order of its samples.
 
     With ``hashed``, each comes with the digest of its samples' content. What ``passes`` learned from the
     ``start`` is not computed again.
     """
     missing = sum(map(len, chunks))
-    gathered: list[tuple[NDArray[np.int64], Batch]] = []
+    gathered: list[tuple[NDArray[np.int64], HostBatch]] = []
     digests: dict[int, str] = {}
     count = 0
     for step in track(
@@ -295,7 +295,7 @@ def _by_sample(steps: Iterator[Step]) -> Iterator[Step | None]:
         yield from repeat(None, len(step[1]) - 1)
 
 
-def _in_order(passes: Passes, rows: range, gathered: list[tuple[NDArray[np.int64], Batch]]) -> Batch:
+def _in_order(passes: Passes, rows: range, gathered: list[tuple[NDArray[np.int64], HostBatch]]) -> HostBatch:
     order = np.concatenate([index for index, _ in gathered])
     place = np.argsort(order, kind="stable")
     values: dict[str, Any] = {}
@@ -307,10 +307,10 @@ def _in_order(passes: Passes, rows: range, gathered: list[tuple[NDArray[np.int64
         else:
             values[name] = np.concatenate(pieces)[place]
     logits = [batch.logits for _, batch in gathered if batch.logits is not None]
-    return Batch(values, np.concatenate(logits)[place] if logits else None)
+    return HostBatch(values, np.concatenate(logits)[place] if logits else None)
 
 
-def _check_finite(passes: Passes, samples: Samples, index: NDArray[np.int64], batch: Batch) -> None:
+def _check_finite(passes: Passes, samples: Samples, index: NDArray[np.int64], batch: HostBatch) -> None:
     found: dict[str, Any] = dict(batch.values)
     if batch.logits is not None:
         found["logits"] = batch.logits

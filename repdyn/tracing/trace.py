@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,20 +16,22 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from torch import nn
 
 from repdyn.errors import RepdynError
+from repdyn.paths import PathsWriter, RepresentationPaths
+from repdyn.paths.layout import is_store
+from repdyn.paths.storage import storage_at
+from repdyn.paths.writer import writing_alone
 from repdyn.progress import track
 from repdyn.tracing.engines import Engine, Job, find_engine
-from repdyn.tracing.identity import NOT_HASHED, settings_digest, told_fingerprint
-from repdyn.tracing.model import TracedModel, stands_for_many
-from repdyn.tracing.passes import Batch, Passes
+from repdyn.tracing.identity import NOT_HASHED, fingerprint_or_reason, settings_digest
+from repdyn.tracing.model import TracedModel
+from repdyn.tracing.passes import HostBatch, Passes
 from repdyn.tracing.pooling import Pooling
 from repdyn.tracing.registry import traced
 from repdyn.tracing.samples import Samples, as_samples
+from repdyn.tracing.spec import stands_for_many
 from repdyn.tracing.stream import SORTED_TOGETHER, FirstBatch, first_batch, read_chunks
 
-if TYPE_CHECKING:
-    from repdyn.paths import PathsWriter, RepresentationPaths
-
-__all__ = ["OpenTrace", "computed_in", "is_begun", "kept_as", "trace", "write_chunks"]
+__all__ = ["OpenTrace", "checked_compute_dtype", "checked_dtype", "is_begun", "trace", "write_chunks"]
 
 STORED_TYPES = tuple(np.dtype(kind) for kind in ("float32", "float16", ml_dtypes.bfloat16, "float64"))
 
@@ -117,7 +119,7 @@ def trace(
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise RepdynError(f"batch_size: expected a whole number from 1, got {batch_size!r}")
-    kept, compute = kept_as(dtype), computed_in(compute_dtype)
+    kept, compute = checked_dtype(dtype), checked_compute_dtype(compute_dtype)
     subject = traced(model)
     samples = as_samples(inputs, labels, ids)
     elsewhere = find_engine(engine, out)
@@ -136,15 +138,15 @@ def trace(
     }
     # Before anything runs: there are no hooks but the user's own, and functions that count have not counted.
     before = (
-        {} if out is None else {"prepare": told_fingerprint(subject.prepare), "settings": _settings(subject)}
+        {}
+        if out is None
+        else {"prepare": fingerprint_or_reason(subject.prepare), "settings": _settings(subject)}
     )
     with ExitStack() as stack:
         with Passes(subject, **how) as passes:
             told = {**(meta or {}), **_describe(passes, samples)}
             if out is None:
                 return _to_memory(passes, samples, batch_size, told, start)
-            from repdyn.paths.writer import writing_alone
-
             begun = stack.enter_context(writing_alone(out))
             told["identity"] = {**_identity(passes, samples), **before}
             writer = _start(passes, samples, told, out, resume)
@@ -242,7 +244,7 @@ def write_chunks(
 ) -> None:
     """Trace whole chunks and write each when it is done; which others there are makes no difference to it."""
 
-    def write(rows: range, part: Batch, content: str | None) -> None:
+    def write(rows: range, part: HostBatch, content: str | None) -> None:
         labels = None if samples.labels is None else samples.labels[rows.start : rows.stop]
         ids = [str(samples.ids[number]) for number in rows]
         writer.write_chunk(
@@ -264,8 +266,6 @@ def write_chunks(
 def _to_memory(
     passes: Passes, samples: Samples, batch_size: int, meta: dict[str, Any], start: FirstBatch
 ) -> RepresentationPaths:
-    from repdyn.paths import RepresentationPaths
-
     starts = range(0, len(samples), SORTED_TOGETHER)
     chunks = [range(start, min(start + SORTED_TOGETHER, len(samples))) for start in starts]
     parts = [part for _, part, _ in read_chunks(passes, samples, chunks, batch_size, start=start)]
@@ -293,9 +293,6 @@ def _to_memory(
 def _start(
     passes: Passes, samples: Samples, meta: dict[str, Any], out: str | os.PathLike[str], resume: bool
 ) -> PathsWriter:
-    # The store brings zarr along: only who writes one waits for it.
-    from repdyn.paths import PathsWriter
-
     return PathsWriter.open(
         out,
         points=passes.points,
@@ -312,16 +309,13 @@ def _start(
 
 def is_begun(out: str | os.PathLike[str]) -> bool:
     """Whether a store is there that a trace would continue."""
-    from repdyn.paths.layout import is_store
-    from repdyn.paths.storage import storage_at
-
     return is_store(storage_at(out))
 
 
 def _settings(model: TracedModel) -> str:
     parts = {id(part): part for part in (model.weights or model.module, model.module)}.values()
     found = [settings_digest(part) for part in parts]
-    return next((told for told in found if told.startswith(NOT_HASHED)), None) or told_fingerprint(found)
+    return next((told for told in found if told.startswith(NOT_HASHED)), None) or fingerprint_or_reason(found)
 
 
 def _identity(passes: Passes, samples: Samples) -> dict[str, str | None]:
@@ -329,10 +323,10 @@ def _identity(passes: Passes, samples: Samples) -> dict[str, str | None]:
     model, head = passes.model, passes.model.head
     used = [model.points[name.partition("#")[0]] for name in passes.points]
     return {
-        "labels": None if samples.labels is None else told_fingerprint(samples.labels),
-        "pool": told_fingerprint(passes.pool),
-        "points": told_fingerprint(used),
-        "head": None if head is None or _of_adapter(head) else told_fingerprint(head),
+        "labels": None if samples.labels is None else fingerprint_or_reason(samples.labels),
+        "pool": fingerprint_or_reason(passes.pool),
+        "points": fingerprint_or_reason(used),
+        "head": None if head is None or _of_adapter(head) else fingerprint_or_reason(head),
     }
 
 
@@ -371,7 +365,7 @@ def _padded(rows: list[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     return array, np.arange(longest) < lengths[:, None]
 
 
-def kept_as(dtype: DTypeLike | torch.dtype) -> np.dtype[Any]:
+def checked_dtype(dtype: DTypeLike | torch.dtype) -> np.dtype[Any]:
     """What values are kept in."""
     name = str(dtype).removeprefix("torch.") if isinstance(dtype, str | torch.dtype) else dtype
     try:
@@ -383,7 +377,7 @@ def kept_as(dtype: DTypeLike | torch.dtype) -> np.dtype[Any]:
     return found
 
 
-def computed_in(dtype: str | torch.dtype | None) -> torch.dtype | None:
+def checked_compute_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """What a model multiplies in; None for the type of its weights."""
     found = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
     if found not in (None, torch.bfloat16, torch.float16):

@@ -11,7 +11,8 @@ import transformers
 
 import repdyn
 from repdyn.errors import RepdynError
-from repdyn_adapters.transformers import TransformersAdapter, quietly
+from repdyn_adapters.shared import quietly
+from repdyn_adapters.transformers import TransformersAdapter
 
 SIZES = {
     "vocab_size": 60,

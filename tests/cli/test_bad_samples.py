@@ -16,7 +16,7 @@ from torch import nn
 
 import repdyn
 from repdyn.paths import open_paths
-from repdyn_adapters.transformers import quietly
+from repdyn_adapters.shared import quietly
 
 WORDS = [f"w{number}" for number in range(40)]
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
