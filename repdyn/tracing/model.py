@@ -24,39 +24,40 @@ class TracedModel(ModelSpec):
     Attributes
     ----------
     name
-        As a user says it, ``"timm:resnet18"``.
+        Name for :func:`repdyn.load`, such as ``"timm:resnet18"``.
     module
-        What runs: called with the prepared inputs, positionally, or by keyword where they are a mapping.
+        The module that runs. It is called with the prepared inputs: positionally, or by keyword if they are a
+        mapping.
     points
-        All that can be read, by name.
+        All points that can be read, by name.
     default_points
-        What is read unless something else is asked for: the output of every block, then the pooled last.
+        The points that are read by default: the output of every block, then the pooled last one.
     prepare
-        From what a user has (strings, pictures, arrays), a list of samples, to a batch of model inputs.
+        Function from a list of samples (strings, pictures, arrays) to a batch of model inputs.
     pooling
-        What ``pool="auto"`` means: what the model's own head, or its users, pool by.
+        The pooling of ``pool="auto"``: that of the model's own head, or of its usual users.
     final
-        The point from which ``head`` goes on, pooled by ``pooling``; the last of the default points.
+        The point that ``head`` reads, pooled by ``pooling``; the last of the default points.
     head
-        From the pooled last point ``(N, D)`` to logits ``(N, classes)``; None where the model has none.
+        Function from the pooled last point ``(N, D)`` to logits ``(N, classes)``; None without a head.
     weights
-        What the digest is taken of, where it is more than ``module``.
+        Module whose weights the digest covers; default: ``module``.
     own_logits
-        From prepared inputs to the logits that the whole model gives, which ``head`` is checked against
-        when a trace begins; None where the model says nothing of them.
+        Function from prepared inputs to the logits of the whole model, which are compared with those of
+        ``head`` when a trace begins; None if unknown.
     choices
         Names for groups of points: ``"stages"``, ``"attention"``, ``"mlp"``.
     preprocessing
-        How inputs are prepared, in words, for the record.
+        Description of the preparation of inputs, for the metadata.
     blank
-        From a number of positions (tokens) to one sample without content, as ``prepare`` takes it; what
-        :meth:`run_from` starts from where it is given no inputs. None where only the user knows.
+        Function from a number of positions (tokens) to one sample without content, for ``prepare``.
+        :meth:`run_from` uses it if it is given no inputs. None if unknown.
     lengths
-        How long samples are to the model, in tokens: those of nearly equal length share a batch. None
-        where it cannot tell.
+        Function from samples to their lengths in tokens: samples of similar length share a batch. None if
+        unknown.
     padded
-        Whether shorter samples may be padded to the length of longer ones. Where the model takes no mask of
-        padding, a batch holds samples of one length.
+        Whether shorter samples may be padded to the length of longer ones. If the model takes no padding
+        mask, a batch holds samples of one length.
     """
 
     def reader(
@@ -67,23 +68,23 @@ class TracedModel(ModelSpec):
         grad: bool = False,
         device: torch.device | str | None = None,
     ) -> Reader:
-        """A context in which batches are read as tensors, where the model is: one forward pass each.
+        """A context that reads batches as tensors on the model's device, with one forward pass each.
 
         Parameters
         ----------
         points, pool
-            As :func:`repdyn.trace` takes them.
+            As in :func:`repdyn.trace`.
         grad
-            Keep the graph: gradients flow from what is read to the weights and to prepared inputs.
+            Keep the graph: gradients flow from the representations to the weights and prepared inputs.
         device
-            Where the model runs within the context; afterwards it is back where it was. Default: where it is.
+            Device of the model within the context; it is moved back afterwards. Default: its current device.
 
         Returns
         -------
         Reader
-            ``read(samples)`` prepares samples and reads them, ``read.prepared(inputs, count)`` what the
-            module itself takes. Each gives a :class:`~repdyn.tracing.reader.Reading`: a mapping from
-            points to tensors ``(N, D)`` on the model's device, with ``.logits``.
+            ``read(samples)`` prepares and reads samples, ``read.prepared(inputs, count)`` reads inputs of the
+            module. Each returns a :class:`~repdyn.tracing.reader.Reading`: a mapping from points to tensors
+            ``(N, D)`` on the model's device, with ``.logits``.
 
         Raises
         ------
@@ -95,8 +96,8 @@ class TracedModel(ModelSpec):
         >>> import repdyn
         >>> model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)))
         >>> with model.reader() as read:
-        ...     found = [read(batch)["1"] for batch in torch.zeros(2, 4, 2)]
-        >>> found[1].shape
+        ...     readings = [read(batch)["1"] for batch in torch.zeros(2, 4, 2)]
+        >>> readings[1].shape
         torch.Size([4, 3])
         """
         return Reader(self, points, pool, grad=grad, device=device)
@@ -104,7 +105,7 @@ class TracedModel(ModelSpec):
     def read(
         self, inputs: Sequence[Any], points: str | Sequence[str] | None = None, pool: str | Pooling = "auto"
     ) -> Reading:
-        """Read some samples, not yet prepared, in one forward pass; see :meth:`reader`.
+        """Prepare and read samples in one forward pass; see :meth:`reader`.
 
         Examples
         --------
@@ -120,35 +121,34 @@ class TracedModel(ModelSpec):
         r"""Continue a forward pass from a given representation.
 
         With :math:`f = h \circ g_p`, where :math:`g_p` leads to the point and :math:`h` from there to the
-        logits, gives :math:`h(x)`. The model runs in evaluation mode and is left as it was found;
-        gradients flow from the logits to ``x``. The first call from a point runs the whole model, to learn
-        which blocks before it later calls can leave out.
+        logits, returns :math:`h(x)`. The model runs in evaluation mode and its state is restored. Gradients
+        flow from the logits to ``x``. The first call from a point runs the whole model, to find which blocks
+        before the point later calls can skip.
 
         Parameters
         ----------
         point
             A name in :attr:`points`; ``name#1`` for the second call of a module that is called twice.
         x
-            The representation as the module gives it, not pooled: ``(N, L, C)``, ``(N, C, H, W)``, … by
-            the point's declared layout. Where a module gives several tensors, the first is replaced.
+            The module's output without pooling: ``(N, L, C)``, ``(N, C, H, W)``, …, in the point's layout. If
+            the module returns several tensors, the first is replaced.
         inputs
-            The prepared inputs that ``x`` belongs to. Needed wherever something passes the point by: the
-            mask of padded texts, what an encoder gives to a decoder. Without them, blank ones are taken,
-            and it is checked that the logits do not depend on them.
+            The prepared inputs that ``x`` belongs to. They are needed if information bypasses the point: the
+            padding mask, or the output of an encoder for a decoder. Without them, blank inputs are used, and
+            the logits are checked not to depend on them.
         remote
-            Passed on to nnsight: true, or the address of a host, runs a model of the Hugging Face hub
-            there; ``"local"`` rehearses that here.
+            Passed on to nnsight: true, or the address of a host, runs a model of the Hugging Face hub there.
+            ``"local"`` runs the same request on this machine.
 
         Returns
         -------
         Tensor
-            ``(N, classes)``: what ``head`` gives of the pooled last point; for a model without a head, its
-            own output.
+            Logits ``(N, classes)`` of the head; for a model without a head, its output.
 
         Raises
         ------
         RepdynError
-            If there is no such point, ``x`` does not fit there, or inputs are needed and not given.
+            If the point does not exist, ``x`` has another shape, or inputs are needed and not given.
 
         Examples
         --------
@@ -159,33 +159,33 @@ class TracedModel(ModelSpec):
         >>> torch.equal(model.run_from("0", x, z), model.module(z))
         True
         """
-        found: Tensor = interventions().run_from(self, point, x, inputs, remote)
-        return found
+        logits: Tensor = interventions().run_from(self, point, x, inputs, remote)
+        return logits
 
     def patched(
         self, functions: Mapping[str, Callable[[Tensor], Tensor]], *, remote: bool | str = False
     ) -> Callable[[Any], Tensor]:
-        """The model with functions of its representations in place.
+        """The model with functions applied to its representations.
 
         Parameters
         ----------
         functions
-            For each point a function from its representation, not pooled, to another of the same shape.
-            At a module that is called several times it acts on every call, or under ``name#1`` on the
-            second. Functions see what those before them have changed.
+            For each point a function from its representation (not pooled) to one of the same shape. For a
+            module that is called several times it applies to every call, or as ``name#1`` to the second.
+            Functions receive representations that earlier functions have changed.
         remote
             Passed on to nnsight, as in :meth:`run_from`.
 
         Returns
         -------
         callable
-            From prepared inputs (:attr:`prepare`) to logits, as :meth:`run_from` gives them. The module
+            Function from prepared inputs (:attr:`prepare`) to the logits of :meth:`run_from`. The module
             itself is not changed.
 
         Raises
         ------
         RepdynError
-            If there is no such point or it is never called, or a function gives another shape.
+            If a point does not exist or is never called, or a function returns another shape.
 
         Examples
         --------
@@ -194,5 +194,5 @@ class TracedModel(ModelSpec):
         >>> model.patched({"0": torch.zeros_like})(torch.randn(5, 2)).shape
         torch.Size([5, 4])
         """
-        found: Callable[[Any], Tensor] = interventions().patched(self, functions, remote)
-        return found
+        function: Callable[[Any], Tensor] = interventions().patched(self, functions, remote)
+        return function

@@ -1,7 +1,7 @@
-"""Finding the adapter for a model: by the scheme of its name, or by recognising a module.
+"""Loading and wrapping models: the adapter is selected by the scheme of a name, or by the module.
 
-An adapter is a class in the entry-point group ``repdyn.adapters``, under the name of its scheme. Any
-installed package can bring one:
+An adapter is a class in the entry-point group ``repdyn.adapters``, named by its scheme. Any installed package
+can provide one:
 
 .. code-block:: toml
 
@@ -29,7 +29,7 @@ __all__ = ["Adapter", "load", "traced", "wrap"]
 
 
 class Adapter(Protocol):
-    """What makes models of one library traceable.
+    """Makes models of one library traceable.
 
     ``recognizes`` is optional: an adapter without it only loads by name.
     """
@@ -37,13 +37,13 @@ class Adapter(Protocol):
     scheme: str
 
     def load(self, name: str, **options: Any) -> TracedModel:
-        """Load what stands after ``scheme:``."""
+        """Load the model of a name without its ``scheme:``."""
 
     def recognizes(self, module: nn.Module) -> bool:
-        """Whether :meth:`wrap` knows this module's library. Must not import that library to say no."""
+        """Whether :meth:`wrap` supports the module's library, without importing that library."""
 
     def wrap(self, module: nn.Module) -> TracedModel:
-        """Make a module that was recognised traceable."""
+        """Make a recognized module traceable."""
 
 
 def load(spec: str, *, device: torch.device | str | None = None, **options: Any) -> TracedModel:
@@ -55,9 +55,9 @@ def load(spec: str, *, device: torch.device | str | None = None, **options: Any)
         ``timm:NAME[@CHECKPOINT]``, ``hf:NAME_OR_DIR``, ``module:package.attr``, ``packaged:NAME``, or
         the scheme of any other installed adapter.
     device
-        Where the model is put once it is loaded; default where its adapter puts it, the CPU as a rule.
+        Device of the loaded model; default: that of the adapter, usually the CPU.
     options
-        What else that adapter's ``load`` takes; ``hf`` passes them on to ``from_pretrained``
+        Further arguments of the adapter's ``load``. ``hf`` passes them on to ``from_pretrained``
         (``device_map="auto"``, ``dtype``, ``quantization_config``).
 
     Returns
@@ -67,9 +67,9 @@ def load(spec: str, *, device: torch.device | str | None = None, **options: Any)
     Raises
     ------
     RepdynError
-        If the scheme or the name is unknown; lists those there are. If the device cannot be used.
+        If the scheme or the name is unknown (the message lists the schemes), or the device cannot be used.
     """
-    there = None if device is None else check_device(device)
+    target = None if device is None else check_device(device)
     scheme, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     known = adapters()
     if not colon or not name:
@@ -83,12 +83,12 @@ def load(spec: str, *, device: torch.device | str | None = None, **options: Any)
         )
     adapter: Adapter = known[scheme].load()()
     try:
-        found = adapter.load(name, **options)
+        model = adapter.load(name, **options)
     except TypeError:
         if not options or scheme == "hf":
             raise
         raise RepdynError(f"model {spec!r}: {scheme} takes no {', '.join(options)}") from None
-    return found if there is None else found.to(there)
+    return model if target is None else model.to(target)
 
 
 def wrap(
@@ -104,10 +104,10 @@ def wrap(
     module
         Any :class:`torch.nn.Module`.
     prepare
-        From a list of samples to what the module is called with: a tensor, a tuple of positional, or a
+        Function from a list of samples to the arguments of the module: a tensor, a tuple of positional, or a
         mapping of keyword arguments. Default: tensors and arrays are stacked.
     head
-        From the last of the points, pooled, to logits.
+        Function from the pooled last point to logits.
     points
         The default points, in any order: names, or names with the layout of each (``"NCHW"``). Default:
         the outputs of the longest chain of sibling modules of one type.
@@ -119,7 +119,7 @@ def wrap(
     Raises
     ------
     RepdynError
-        If it is not a module, or a point names none of its modules.
+        If it is not a module, or a point is not one of its modules.
     """
     if not isinstance(module, nn.Module):
         raise RepdynError(f"model: expected a torch.nn.Module, got {type(module).__name__}")
@@ -130,7 +130,13 @@ def wrap(
 
 
 def traced(model: TracedModel | nn.Module | str) -> TracedModel:
-    """A traced model from a traced model, a module of any library, or a name."""
+    """A traced model from a traced model, a module of any library, or a name.
+
+    Raises
+    ------
+    RepdynError
+        If it is none of these, or no adapter can load or wrap it.
+    """
     if isinstance(model, TracedModel):
         return model
     if isinstance(model, str):
@@ -163,14 +169,14 @@ def _recognizes(adapter: Any, module: nn.Module) -> bool:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """The model inside of what torch.compile, data parallelism and PEFT put around it, with all its weights.
+    """The model inside the wrappers of torch.compile, data parallelism and PEFT.
 
-    PEFT's low-rank and similar adapters are parts of the model inside; its learned prompts are not.
+    Low-rank and similar adapters of PEFT are part of the inner model; learned prompts are not.
     """
     while True:
         if isinstance(module, torch.jit.ScriptModule):
             raise RepdynError(
-                "model: is scripted (torch.jit), and what its parts give cannot be read; pass the module "
+                "model: is scripted (torch.jit), so the outputs of its parts cannot be read; pass the module "
                 "that it was made from"
             )
         inner = getattr(module, "_orig_mod", None)

@@ -23,44 +23,45 @@ __all__ = ["ModelSpec", "digest", "stands_for_many"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModelSpec:
-    """A model that can be traced; adapters build it.
+    """What tracing needs of a model. :class:`repdyn.TracedModel` adds reading and interventions.
 
     Attributes
     ----------
     name
-        As a user says it, ``"timm:resnet18"``.
+        Name for :func:`repdyn.load`, such as ``"timm:resnet18"``.
     module
-        What runs: called with the prepared inputs, positionally, or by keyword where they are a mapping.
+        The module that runs. It is called with the prepared inputs: positionally, or by keyword if they are a
+        mapping.
     points
-        All that can be read, by name.
+        All points that can be read, by name.
     default_points
-        What is read unless something else is asked for: the output of every block, then the pooled last.
+        The points that are read by default: the output of every block, then the pooled last one.
     prepare
-        From what a user has (strings, pictures, arrays), a list of samples, to a batch of model inputs.
+        Function from a list of samples (strings, pictures, arrays) to a batch of model inputs.
     pooling
-        What ``pool="auto"`` means: what the model's own head, or its users, pool by.
+        The pooling of ``pool="auto"``: that of the model's own head, or of its usual users.
     final
-        The point from which ``head`` goes on, pooled by ``pooling``; the last of the default points.
+        The point that ``head`` reads, pooled by ``pooling``; the last of the default points.
     head
-        From the pooled last point ``(N, D)`` to logits ``(N, classes)``; None where the model has none.
+        Function from the pooled last point ``(N, D)`` to logits ``(N, classes)``; None without a head.
     weights
-        What the digest is taken of, where it is more than ``module``.
+        Module whose weights the digest covers; default: ``module``.
     own_logits
-        From prepared inputs to the logits that the whole model gives, which ``head`` is checked against
-        when a trace begins; None where the model says nothing of them.
+        Function from prepared inputs to the logits of the whole model, which are compared with those of
+        ``head`` when a trace begins; None if unknown.
     choices
         Names for groups of points: ``"stages"``, ``"attention"``, ``"mlp"``.
     preprocessing
-        How inputs are prepared, in words, for the record.
+        Description of the preparation of inputs, for the metadata.
     blank
-        From a number of positions (tokens) to one sample without content, as ``prepare`` takes it; what
-        :meth:`run_from` starts from where it is given no inputs. None where only the user knows.
+        Function from a number of positions (tokens) to one sample without content, for ``prepare``.
+        :meth:`run_from` uses it if it is given no inputs. None if unknown.
     lengths
-        How long samples are to the model, in tokens: those of nearly equal length share a batch. None
-        where it cannot tell.
+        Function from samples to their lengths in tokens: samples of similar length share a batch. None if
+        unknown.
     padded
-        Whether shorter samples may be padded to the length of longer ones. Where the model takes no mask of
-        padding, a batch holds samples of one length.
+        Whether shorter samples may be padded to the length of longer ones. If the model takes no padding
+        mask, a batch holds samples of one length.
     """
 
     name: str
@@ -81,35 +82,35 @@ class ModelSpec:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of names, types, shapes and bytes of all weights, as they are now."""
+        """SHA-256 of names, types, shapes and bytes of all current weights."""
         return digest(self.module if self.weights is None else self.weights)
 
     @property
     def device(self) -> torch.device:
-        """Where the model's first weight lives; the CPU for a model without weights.
+        """Device of the model's first weight; the CPU for a model without weights.
 
-        Where accelerate keeps weights elsewhere until they are needed (a device map), the device on which
-        it runs the model's first part.
+        With a device map of accelerate, which loads weights when they are needed, the device on which the
+        model's first part runs.
         """
         return device_of(self.module)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the model, with its head where that is a module of its own, to a device; it stays there.
+        """Move the model to a device, with its head if that is a separate module.
 
         Returns
         -------
         TracedModel
-            Itself.
+            The model itself.
 
         Raises
         ------
         RepdynError
-            If there is no such device, or the model cannot be moved to it.
+            If the device does not exist, or the model cannot be moved to it.
         """
-        there = check_device(device)
+        target = check_device(device)
         for part in self.parts:
             try:
-                part.to(there)
+                part.to(target)
             except (RuntimeError, NotImplementedError) as error:
                 reason = str(error).splitlines()[0]
                 raise RepdynError(
@@ -119,12 +120,12 @@ class ModelSpec:
 
     @property
     def parts(self) -> tuple[nn.Module, ...]:
-        """The modules that make up the model: what runs, all its weights, and a head of its own."""
+        """The modules of the model: the one that runs, the one with all weights, and a separate head."""
         held = (self.module, self.weights, self.head)
         return tuple({id(part): part for part in held if isinstance(part, nn.Module)}.values())
 
     def find_points(self, points: str | Sequence[str] | None = None) -> tuple[str, ...]:
-        """The names that a choice of points stands for, in the order of the model's modules.
+        """Names of the selected points, in the order of the model's modules.
 
         Parameters
         ----------
@@ -137,20 +138,21 @@ class ModelSpec:
         Raises
         ------
         RepdynError
-            If something stands for no point; lists the nearest names.
+            If an entry matches no point; the message lists similar names.
         """
         if points is None or points == "blocks":
             return self.default_points
         wanted = [points] if isinstance(points, str) else list(points)
         if not wanted:
-            raise RepdynError("points: the list is empty; leave it out for the output of every block")
-        found: dict[str, None] = {}
+            raise RepdynError("points: the list is empty; give None for the output of every block")
+        selected: dict[str, None] = {}
         for name in wanted:
-            found.update(dict.fromkeys(self._matching(name)))
+            selected.update(dict.fromkeys(self._matching(name)))
         position = {name: number for number, name in enumerate(self.points)}
-        return tuple(sorted(found, key=lambda name: position[name.partition("#")[0]]))
+        return tuple(sorted(selected, key=lambda name: position[name.partition("#")[0]]))
 
     def _matching(self, name: str) -> Sequence[str]:
+        """Names of the points that one entry selects."""
         if not isinstance(name, str):
             raise RepdynError(f"points: expected names, got {name!r}")
         if name == "blocks":
@@ -181,7 +183,7 @@ class ModelSpec:
 def digest(module: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of a module's weights and buffers.
 
-    What quantised modules keep packed beside them counts as weights.
+    Packed weights of quantized modules are included.
 
     Examples
     --------
@@ -199,11 +201,12 @@ def digest(module: nn.Module) -> str:
 
 
 def stands_for_many(point: str) -> bool:
-    """Whether a name is that of all points, or a pattern: what of them can be read is meant."""
+    """Whether a name is ``"all"`` or a pattern, of which only the readable points are read."""
     return point == "all" or "*" in point or "?" in point
 
 
 def _packed(name: str, state: Any) -> str:
+    """Fingerprint of an entry of a state dictionary that is not a tensor."""
     try:
         return fingerprint(state)
     except Unhashable as error:
@@ -211,18 +214,20 @@ def _packed(name: str, state: Any) -> str:
 
 
 def _offloaded(module: nn.Module, name: str) -> Tensor:
-    """A weight that accelerate keeps in memory or on disk and puts in place while its module runs."""
+    """A weight that accelerate stores in memory or on disk and loads while its module runs."""
     part, _, own = name.rpartition(".")
-    kept = getattr(getattr(module.get_submodule(part), "_hf_hook", None), "weights_map", None)
-    if kept is None:
+    stored = getattr(getattr(module.get_submodule(part), "_hf_hook", None), "weights_map", None)
+    if stored is None:
         raise RepdynError(
-            f"model: its weight {name!r} is on the meta device, and nothing says where it is kept"
+            f"model: its weight {name!r} is on the meta device and has no stored values; load the model with "
+            "its weights"
         )
-    found: Tensor = kept[own]
-    return found
+    weight: Tensor = stored[own]
+    return weight
 
 
 def _matches(name: str, pattern: str) -> bool:
+    """Whether a pattern matches a name; ``*`` matches within one step, ``**`` across steps."""
     if "**" in pattern:
         return fnmatchcase(name, pattern.replace("**", "*"))
     steps, wanted = name.split("."), re.split(r"\.", pattern)

@@ -87,7 +87,7 @@ def test_token_ids_out_of_range(command, tmp_path, models_here):
     found = command(
         "trace", "module:test_bad_samples.of_ids", f"npz:{tmp_path}/a.npz#X", "--out", tmp_path / "a"
     )
-    assert_one_line(found, "sample 41", "mend it or leave it out")
+    assert_one_line(found, "sample 41", "correct it or leave it out")
 
 
 @pytest.mark.parametrize("wrong", [[41], [0], [0, 1, 33, 69]])
