@@ -12,15 +12,16 @@ below 93 %.
 from __future__ import annotations
 
 import argparse
-import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from harness import Rows
 from scipy import stats
 
-from repdyn.disentangle.metrics import SwapTable, published_score, strict_score
+from repdyn.disentangle.interventions import SwapTable, published_score, strict_score
 from repdyn.intervals import (
     Estimate,
     bootstrap_mean,
@@ -33,6 +34,13 @@ from repdyn.ood.comparison import IN_DISTRIBUTION, compare
 from repdyn.paths import RepresentationPaths
 from repdyn.ranking import auroc_interval, passing_interval, precision_interval
 
+SOURCES = (
+    "benchmarks/coverage.py",
+    "repdyn/intervals.py",
+    "repdyn/ranking.py",
+    "repdyn/repeats.py",
+    "repdyn/disentangle/interventions.py",
+)
 SIZES = (20, 50, 200, 1000, 5000)
 TRUTHS = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
 Trial = Callable[[np.random.Generator, int, float], tuple[Estimate, float]]
@@ -158,6 +166,12 @@ def swap_at_chance(g: np.random.Generator, n: int, truth: float) -> tuple[Estima
     return table.score(), published_score(accuracy, KEPT, CLASSES)
 
 
+def swap_strict_at_chance(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
+    """Strict score with replaced factors at chance, where each of them can only score too little."""
+    table, accuracy = _swaps(g, n, truth, 0.0)
+    return table.strict(), strict_score(accuracy, KEPT, CLASSES)
+
+
 def mean(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
     """Mean of exponential values (a divergence, a drift)."""
     return bootstrap_mean(truth * g.exponential(size=n)), truth
@@ -179,6 +193,7 @@ KINDS: dict[str, Trial] = {
     "swap score": swap_score,
     "swap score, strict": swap_strict,
     "swap score, at chance": swap_at_chance,
+    "swap score, strict, at chance": swap_strict_at_chance,
 }
 
 
@@ -192,6 +207,7 @@ SLOW = (
     "swap score",
     "swap score, strict",
     "swap score, at chance",
+    "swap score, strict, at chance",
     *SCALED,
 )
 """Kinds that resample or integrate: fewer repeats of the larger sizes."""
@@ -261,9 +277,9 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(str(n) for n in SIZES))
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-    cells: dict[tuple[str, int, float], list[dict[str, float]]] = {}
-    for row in map(json.loads, lines):
+    known = Rows(arguments.out, ("kind", "n", "truth", "seed"), SOURCES)
+    cells: dict[tuple[str, int, float], list[dict[str, Any]]] = {}
+    for row in known:
         if row["seed"] == arguments.seed:
             cells.setdefault((row["kind"], row["n"], row["truth"]), []).append(row)
     for kind in arguments.kinds.split(";"):
@@ -280,9 +296,7 @@ def main() -> None:
                     continue
                 found = coverage(kind, n, truth, range(done, wanted), arguments.seed)
                 row = {"kind": kind, "n": n, "truth": truth, "repeats": wanted - done, "seed": arguments.seed}
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(row | found) + "\n")
-                rows.append(row | found)
+                rows.append(known.add(row | found))
             shown = [pooled(cells[kind, n, truth]) for truth in truths]
             flat = max(cell["empty"] for cell in shown)
             note = f"  width 0 in up to {flat:.0%}" if flat else ""

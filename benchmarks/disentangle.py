@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -47,30 +46,28 @@ from disentangle_settings import (
     scale_of,
     settings_of,
 )
+from harness import Rows, data
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from repdyn.datasets import LabeledClips, dsprites, moving_dsprites, sprites
 from repdyn.disentangle import (
     SKD,
     SSMSKD,
     Factors,
     Judge,
-    LabelledClips,
-    Weights,
+    LossWeights,
     brute_force,
-    dsprites,
     explore,
     frame_consistency,
     leakage,
-    moving_dsprites,
     multifactor_table,
-    sprites,
     static_dynamic_table,
 )
-from repdyn.disentangle.static import static_mode, static_modes
-from repdyn.disentangle.structured import StructuredKoopman
+from repdyn.disentangle.models import StructuredKoopman
+from repdyn.disentangle.spectral import static_mode, static_modes
 
-DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = data()
 
 
 def main() -> None:
@@ -89,8 +86,7 @@ def main() -> None:
         for seed in range(arguments.seeds)
         for name in arguments.model
     ]
-    done = [json.loads(line) for line in arguments.out.open()] if arguments.out.exists() else []
-    known = [row["setting"] for row in done]
+    rows = Rows(arguments.out, ("setting",), ("benchmarks/disentangle.py", "repdyn/disentangle"))
     judge = judges(arguments, scale, training)
     real = judge.accuracy(seen.clips, seen.labels)
     print(
@@ -99,20 +95,18 @@ def main() -> None:
         flush=True,
     )
     for setting in asked:
-        if setting not in known:
+        if not rows.get(setting):
             model = build(setting["model"], chosen[setting["model"]], scale)
             model, seconds = fit(model, setting, training, validation, arguments.device, arguments.out)
             row: dict[str, Any] = {"setting": setting}
             row["judges"] = {name: value.to_dict() for name, value in real.items()}
             row |= {"cpu_seconds": seconds, **run(model, setting["passes"], judge, validation, seen)}
-            with arguments.out.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
-            done.append(row)
+            rows.add(row)
             print(setting["model"], setting["seed"], row["D_sd"], row["D_mf"], flush=True)
-    report([row for row in done if row["setting"] in asked], arguments.data)
+    report([row for row in rows if row["setting"] in asked], arguments.data)
 
 
-def parts(data: str, scale: Scale) -> tuple[LabelledClips, LabelledClips, LabelledClips]:
+def parts(data: str, scale: Scale) -> tuple[LabeledClips, LabeledClips, LabeledClips]:
     """Training, validation and test clips."""
     if data == "sprites":
         path = DATA / "images" / "sprites_layers.npz"
@@ -128,7 +122,7 @@ def parts(data: str, scale: Scale) -> tuple[LabelledClips, LabelledClips, Labell
     return training, validation, test
 
 
-def judges(arguments: argparse.Namespace, scale: Scale, training: LabelledClips) -> Judge:
+def judges(arguments: argparse.Namespace, scale: Scale, training: LabeledClips) -> Judge:
     """Trained on training clips, or read from beside the output where they were trained already."""
     worn = "".join(map(str, scale.items))
     sizes = f"{worn}-{scale.clips}-{scale.size}-{scale.judge_epochs}"
@@ -155,7 +149,7 @@ def rarest(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 def build(name: str, found: Settings, scale: Scale) -> StructuredKoopman:
     """One of the models of the ablation."""
     mode, motion = name in ("ssm-skd-mode", "ssm-skd-motion"), name == "ssm-skd-motion"
-    weights = Weights(*found.weights, CONSTANCY if mode else 0.0, MOTION if motion else 0.0)
+    weights = LossWeights(*found.weights, CONSTANCY if mode else 0.0, MOTION if motion else 0.0)
     sizes = (found.static_dim, found.latent_dim, found.hidden)
     common: dict[str, Any] = {"channels": scale.channels, "weights": weights, "threshold": found.threshold}
     if name.startswith("ssm"):
@@ -166,8 +160,8 @@ def build(name: str, found: Settings, scale: Scale) -> StructuredKoopman:
 def fit(
     model: StructuredKoopman,
     setting: dict[str, Any],
-    training: LabelledClips,
-    validation: LabelledClips,
+    training: LabeledClips,
+    validation: LabeledClips,
     device: str | None,
     out: Path,
 ) -> tuple[StructuredKoopman, float]:
@@ -192,7 +186,7 @@ def fit(
 
 
 def run(
-    model: StructuredKoopman, passes: int, judge: Judge, validation: LabelledClips, test: LabelledClips
+    model: StructuredKoopman, passes: int, judge: Judge, validation: LabeledClips, test: LabeledClips
 ) -> dict[str, Any]:
     """Find a fitted model's groups on validation clips, and read the test clips."""
 
@@ -267,8 +261,8 @@ def oracle(
     found: Factors,
     known: Factors,
     judged: Callable[[NDArray[np.float32]], dict[str, NDArray[np.int64]]],
-    validation: LabelledClips,
-    test: LabelledClips,
+    validation: LabeledClips,
+    test: LabeledClips,
     passes: int,
 ) -> dict[str, Any]:
     """What all 2^s sets of static factors, tried on validation clips, would have given on test clips."""

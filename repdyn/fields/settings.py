@@ -15,10 +15,10 @@ __all__ = [
     "VERDICTS",
     "AndersonSettings",
     "ClassificationSettings",
+    "FieldVerdicts",
     "SearchSettings",
     "SurrogateSettings",
     "TrappingSettings",
-    "VerdictSettings",
 ]
 
 
@@ -280,7 +280,7 @@ class SurrogateSettings:
 
 
 @dataclass(frozen=True)
-class VerdictSettings:
+class FieldVerdicts:
     """Thresholds that decide the verdicts of this room.
 
     Attributes
@@ -309,4 +309,4 @@ class VerdictSettings:
     n_exchanges: int = 1999
 
 
-SEARCH, SURROGATE, VERDICTS = SearchSettings(), SurrogateSettings(), VerdictSettings()
+SEARCH, SURROGATE, VERDICTS = SearchSettings(), SurrogateSettings(), FieldVerdicts()
