@@ -120,7 +120,7 @@ BY_OTHERS = {
     "load",
     "load_result",
     "Adapter.load",
-    "Adapter.recognises",
+    "Adapter.recognizes",
     "Adapter.wrap",
     "TracedModel.find_points",
     "evaluate_stitching",

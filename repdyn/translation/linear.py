@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from plotly.graph_objects import Figure
 
-    from repdyn.paths.columns import Rows, Tokens
+    from repdyn.paths.columns import TokenColumn, VectorColumn
     from repdyn.translation.modules import TranslationModule
 
 __all__ = ["LinearTranslation", "fit_affine", "fit_orthogonal", "fit_ridge"]
@@ -105,7 +105,7 @@ class LinearTranslation(Result, kind="translation"):
         )
 
     @overload
-    def __call__(self, x: NDArray[Any] | Rows | Tokens) -> NDArray[Any]: ...
+    def __call__(self, x: NDArray[Any] | VectorColumn | TokenColumn) -> NDArray[Any]: ...
     @overload
     def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
     def __call__(self, x: Any) -> Any:
