@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from repdyn.disentangle import SKD, depth_factors, depth_swaps
 from repdyn.disentangle.depth_swaps import Head
 from repdyn.intervals import Estimate
-from repdyn.koopman.probes import LinearProbe
+from repdyn.koopman.readout import LinearProbe
 from repdyn.paths import RepresentationPaths
 
 MIDDLE = {"minilm-l6": "encoder.layer.2", "efficientnet": "blocks.5.1"}

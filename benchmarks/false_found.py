@@ -23,8 +23,8 @@ from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.leakage import leakage
 from repdyn.fields import LatentField, align_fields, memorization
 from repdyn.koopman import KoopmanAutoencoder
-from repdyn.koopman.decomposition import decompose
 from repdyn.koopman.fidelity import KOOPMAN
+from repdyn.koopman.spectrum import decompose
 from repdyn.ood import DriftMonitor, KNNDetector, MahalanobisDetector, PathDetector, evaluate, recommend
 from repdyn.ood.chunks import Chunk
 from repdyn.paths import RepresentationPaths

@@ -123,11 +123,11 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path, redirects: list
                 "quantile": edited.quantile,
             }
             if redirect == REDIRECTS[0]:
-                beside = {}
+                baselines = {}
                 if study.together:
                     foreign, number = networks_without(study, seeds, cache), target * seeds + seed
-                    beside[RETRAINED] = (paths_of(foreign, number, *tested), head_of(foreign, number))
-                report = attack(edited, test, target, head=head, beside=beside, seed=seed)
+                    baselines[RETRAINED] = (paths_of(foreign, number, *tested), head_of(foreign, number))
+                report = attack(edited, test, target, head=head, baselines=baselines, seed=seed)
                 told["attack"] = {
                     who: {what: e.value for what, e in row.items()} for who, row in report.figures.items()
                 }

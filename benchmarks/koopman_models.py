@@ -48,7 +48,7 @@ import repdyn
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap
 from repdyn.koopman import KoopmanAutoencoder, controls
-from repdyn.koopman.probes import LinearProbe
+from repdyn.koopman.readout import LinearProbe
 from repdyn.paths import RepresentationPaths, open_paths
 
 DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -27,9 +27,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from repdyn.koopman import KoopmanAutoencoder, losses
-from repdyn.koopman.exponential import exponential
-from repdyn.koopman.reading import read_points
+from repdyn.koopman import KoopmanAutoencoder
+from repdyn.koopman import optimization as losses
+from repdyn.koopman.operators import exponential
+from repdyn.koopman.states import read_points
 from repdyn.koopman.training import Plan, Weights, train
 from repdyn.paths import RepresentationPaths
 

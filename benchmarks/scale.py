@@ -95,7 +95,7 @@ def in_a_process(step: str, cache: Path, size: int, width: int) -> dict[str, Any
 def measured(step: str, cache: Path, size: int, width: int) -> dict[str, Any]:
     """Run one step here: seconds, peak of this process's own memory, and what the step says of itself."""
     import repdyn  # loaded before the clock starts
-    import repdyn.koopman.fitting
+    import repdyn.koopman
     import repdyn.topology  # noqa: F401
 
     place = where(cache, size, width, 0)

@@ -55,6 +55,8 @@ _WITHIN = ("fidelity", "evaluation", "tree", "persistence", "excitation", "attac
 _ORIGIN = ("model", "digest", "pooling", "preprocessing", "data", "seed", "dtype", "versions")
 # Results whose "found" is bad news: what the page calls their verdicts.
 _ALARMING = {"DriftReport": {"found": "drift found", "not found": "no drift found"}}
+# Results whose picture holds the table that they print, each row indented by four spaces.
+_TABLED = ("OODEvaluation",)
 _CLUSTERS = 8  # as many as the palette has colors
 _CLUSTERED = 2000  # samples drawn: with more, bands of single samples are too thin to see
 
@@ -157,6 +159,8 @@ def entry(
     if isinstance(verdict, Mapping):  # one for each set; the mean of sets speaks for all
         verdict = verdict.get("mean of sets", next(iter(verdict.values()), None))
     lines = without_folders(repr(result)).splitlines()
+    if type(result).__name__ in _TABLED:  # the picture holds the table already
+        lines = [line for line in lines if not line.startswith("    ")]
     meta = getattr(result, "meta", {})
     if figure is None:
         try:

@@ -46,13 +46,13 @@ class Result:
 
     Attributes
     ----------
-    kind
+    saved_kind
         The word in ``config.json`` that says what the folder holds, set by ``class X(Result, kind="x")``.
     figures
         Fields and properties that :meth:`to_dict` gives; all fields that are not arrays where empty.
     """
 
-    kind: ClassVar[str] = ""
+    saved_kind: ClassVar[str] = ""
     figures: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, kind: str = "", **options: Any) -> None:
@@ -62,7 +62,7 @@ class Result:
         taken = _KINDS.get(kind)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             raise TypeError(f"the kind {kind!r} belongs to {taken.__qualname__}; give {cls.__name__} another")
-        cls.kind = kind
+        cls.saved_kind = kind
         _KINDS[kind] = cls
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Result:
         RepdynError
             If something that is not a repdyn result is in the way, or the folder cannot be written.
         """
-        save_artifact(path, self.kind, *self._record())
+        save_artifact(path, self.saved_kind, *self._record())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -91,7 +91,7 @@ class Result:
         RepdynError
             If the folder is missing, holds another kind, or is damaged.
         """
-        artifact = load_artifact(path, cls.kind)
+        artifact = load_artifact(path, cls.saved_kind)
         with refusing_damage(path, cls.__name__):
             if artifact.schema < 2:
                 artifact = cls._upgrade(artifact, Path(path))

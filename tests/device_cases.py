@@ -125,7 +125,7 @@ def derivatives_of_a_field(device: str) -> Any:
 @case("LatentField.double", tolerance=1e-6)
 def a_field_in_double(device: str) -> Any:
     z = normal(7, 3).to(device)
-    found = bistable(device).double(z)
+    found = bistable(device).as_float64(z)
     assert (found is None) == (devices.widest(z.device) == torch.float32)
     return [] if found is None else [found(devices.double(z)).dtype == torch.float64]
 
@@ -135,7 +135,7 @@ def where_a_field_is(device: str) -> Any:
     field = autoencoder(device)
     assert field.device.type == device
     assert LatentField(lambda z: z / 2).device.type == "cpu"
-    return field.place(np.ones((2, 3), dtype=np.float32)), field.place(torch.ones(2, 3))
+    return field.on_device(np.ones((2, 3), dtype=np.float32)), field.on_device(torch.ones(2, 3))
 
 
 @case("find_attractors", "LatentField.attractors", "Attractors.assign", "assign_basins", tolerance=1e-3)
@@ -308,7 +308,7 @@ def a_koopman_fit(device: str) -> Any:
 def a_koopman_fit_from_a_store(device: str) -> Any:
     """Batches are read from the store where data are larger than the memory of the plan."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("repdyn.koopman.fitting.Plan", partial(Plan, memory=0))
+        patched.setattr("repdyn.koopman.autoencoder.Plan", partial(Plan, memory=0))
         found = KoopmanAutoencoder(latent_dim=6, hidden=(6,)).fit(some_paths(), epochs=2, device=device)
     assert devices.device_of(found).type == device
     return found.history_["validation"]
@@ -336,7 +336,7 @@ def through_a_koopman_autoencoder(device: str) -> Any:
 def the_field_of_a_koopman_autoencoder(device: str) -> Any:
     field = fitted_koopman(device).field("p1")
     z = normal(9, 8).to(device)
-    double = field.double(z)
+    double = field.as_float64(z)
     assert (double is None) == (devices.widest(torch.device(device)) == torch.float32)
     return field(z), field.encode(torch.as_tensor(np.asarray(some_paths()["p1"])).to(device))
 

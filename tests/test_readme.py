@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from repdyn.cli import corpus
+from repdyn import datasets
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -17,8 +17,8 @@ README = (ROOT / "README.md").read_text()
 @pytest.mark.slow
 def test_the_quick_start_runs_as_written(capsys, monkeypatch):
     # The standard library's documentation: read in three seconds, where an environment's takes twenty.
-    read, library = corpus.documentation_corpus, Path(sysconfig.get_paths()["stdlib"])
-    monkeypatch.setattr(corpus, "documentation_corpus", lambda: read(library))
+    read, library = datasets.documentation_corpus, Path(sysconfig.get_paths()["stdlib"])
+    monkeypatch.setattr(datasets, "documentation_corpus", lambda: read(library))
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})  # our own page
     printed = capsys.readouterr().out

@@ -101,7 +101,7 @@ for name, true in ((a, true_a), (b, true_b)):
 
 # %%
 from repdyn.disentangle import SKD, depth_factors
-from repdyn.koopman.probes import LinearProbe
+from repdyn.koopman.readout import LinearProbe
 
 last = train.points[-1]
 probe = LinearProbe().fit(np.asarray(train[last]), train.labels)

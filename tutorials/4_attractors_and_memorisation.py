@@ -141,6 +141,6 @@ print(memory)
 #
 # Nor is there a handful of attractors that would sort the digits: forty starts found two dozen, and
 # more starts find more, so their number says how long one searched. Starts with the status "slow point" or
-# "budget spent" are not counted, they may be on their way; those on an "invariant circle" go round for
+# "max_steps reached" are not counted, they may be on their way; those on an "invariant circle" go round for
 # ever. And the picture is a projection of ten dimensions, whose share it states, so it draws no
 # arrows: what seems to cross there does not meet.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from repdyn.conformity import check_sizes, check_types, check_values
 from repdyn.disentangle.losses import Weights
 from repdyn.errors import RepdynError
-from repdyn.koopman.pretrained import load_weights
+from repdyn.koopman.networks import load_weights
 from repdyn.reading import as_array
 
 if TYPE_CHECKING:

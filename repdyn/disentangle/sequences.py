@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.reading import read_points
+from repdyn.koopman.states import read_points
 from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
 

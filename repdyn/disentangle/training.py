@@ -22,7 +22,7 @@ from repdyn.disentangle.losses import (
 from repdyn.disentangle.sequences import Sequences, read_sequences, warn_of_few_transitions
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.reading import read_points
+from repdyn.koopman.states import read_points
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
 

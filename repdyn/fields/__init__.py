@@ -1,20 +1,22 @@
-"""Latent vector fields: where a self-map of a latent space (encode after decode) takes its points.
+"""Latent vector fields: a self-map of a latent space (encode after decode) and the attractors of its
+iteration.
 
-Iteration explores, and which attractor a start reaches is the finding; acceleration only polishes. A point
-that only moves slowly is never called an attractor.
+Which attractor a start reaches is decided by plain iteration; acceleration only polishes. A point that only
+moves slowly is never called an attractor.
 """
 
 from repdyn.fields.alignment import FieldAlignment, align_fields
-from repdyn.fields.assignment import assign_basins
-from repdyn.fields.attractors import Attractors
+from repdyn.fields.attractors import Attractors, assign_basins
+from repdyn.fields.classification import STATUSES, lyapunov_exponents
 from repdyn.fields.field import LatentField
+from repdyn.fields.map import SelfMap
 from repdyn.fields.memorization import Memorization, memorization
-from repdyn.fields.multipliers import leading_multipliers
 from repdyn.fields.probing import Probing, probe_without_data
 from repdyn.fields.search import find_attractors
-from repdyn.fields.status import STATUSES, lyapunov_exponents
+from repdyn.fields.settings import SearchSettings, SurrogateSettings
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
 from repdyn.fields.tracking import AttractorHistory, AttractorTracker
+from repdyn.fields.verification import leading_multipliers
 
 __all__ = [
     "STATUSES",
@@ -25,7 +27,10 @@ __all__ = [
     "LatentField",
     "Memorization",
     "Probing",
+    "SearchSettings",
+    "SelfMap",
     "SurrogateAutoencoder",
+    "SurrogateSettings",
     "SurrogateWarning",
     "align_fields",
     "assign_basins",

@@ -1,24 +1,28 @@
-"""Do two models' latent fields move the same data the same way, and do they share attractors?"""
+"""Whether two latent fields move the same data in the same way, and whether they share attractors."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
-from repdyn.fields.attractors import Attractors, starting_with
+from repdyn.fields.attractors import Attractors, upgraded_record
 from repdyn.fields.field import LatentField
-from repdyn.fields.starts import check_starts, to_numpy, widened
+from repdyn.fields.map import check_starts, widened
+from repdyn.fields.settings import VERDICTS
 from repdyn.intervals import Estimate, difference_interval, ratio_interval
+from repdyn.linalg import procrustes
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, parted_by_group, sums_by_group
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -26,52 +30,48 @@ if TYPE_CHECKING:
 __all__ = ["FieldAlignment", "align_fields"]
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
-"""Iterations at which the fields are compared: most of the movement is early."""
-SHUFFLES = 999
-"""Relabelings behind the p-value of shared basins; the smallest that can be is 1/1000."""
-FOUND = 0.002
-"""Basins are shared where at most so many relabelings agree as well: at .05, which is the level of a single
-test, 8 of 200 pairs of unrelated fields shared basins (``benchmarks/false_found.py``)."""
-CHANCE = 0.05
-"""Up to so many, it is not known."""
-
-_CURVES = ("states", "first_map", "velocities", "shuffled")
-_SIDES = ("attractors_a", "attractors_b")
+"""Iterations at which fields are compared by default. Most of the movement is early."""
 
 
 @dataclass(frozen=True, eq=False)
-class FieldAlignment:
-    """How much of one field another explains, along the iteration, and which attractors correspond.
+class FieldAlignment(Result, kind="field alignment"):
+    """Variance of one field that another explains, along the iteration, and corresponding attractors.
 
     Attributes
     ----------
     steps
         Iterations at which the fields were compared, shape ``(T,)``.
     states
-        At each, the share of variance of B's held-out points that A's explain through the best orthogonal map
-        and scale, fitted on the other half of the samples at that iteration.
+        Fraction of variance explained of B's held-out points by A's, through the best orthogonal map and
+        scale at that iteration. The map is fitted on the other half of the samples.
     first_map
         The same through the map fitted before any iteration.
     velocities
         The same for the next step, :math:`V_B(z)`, through the linear part of the map of ``states``.
     shuffled
-        The control of ``states``: fitted on pairs that were shuffled.
+        The control of ``states``: the map is fitted on shuffled pairs.
     decay
         Difference of ``states`` between the first and the last iteration.
     pairs
-        Attractors that correspond, by the largest overlap of their basins' data, shape ``(P, 2)``; attractors
-        without data in common stay unmatched.
+        Corresponding attractors, by the largest overlap of the samples in their basins, shape ``(P, 2)``.
+        Attractors without common samples stay unmatched.
     overlap
         Intersection over union of each pair's basins, shape ``(P,)``.
     agreement, p_value
-        Adjusted mutual information of the two assignments to basins, and how often shuffled ones reach it.
+        Adjusted mutual information of the two assignments to basins, and the share of random relabelings that
+        reach it.
     attractors_a, attractors_b
         The two searches.
     verdict
-        Whether basins are shared, by the permutation test: ``"found"`` for a p-value of .002 at most, ``"not
+        Whether basins are shared, by a permutation test: ``"found"`` for a p-value up to .002, ``"not
         found"`` from .05 on. ``"inconclusive"`` between the two, and where a field has fewer than two
-        attractors or fewer than half of the samples settled in both.
+        attractors or fewer than half of the samples reached one in both fields.
     """
+
+    figures: ClassVar = (
+        "verdict", "agreement", "p_value", "decays", "decay", "steps", "states", "first_map", "velocities",
+        "shuffled", "pairs", "overlap",
+    )  # fmt: skip
 
     steps: NDArray[np.int64]
     states: tuple[Estimate, ...]
@@ -89,7 +89,7 @@ class FieldAlignment:
 
     @property
     def decays(self) -> str:
-        """Does alignment decay with iteration? ``"yes"``, ``"no"`` (it grows), or ``"inconclusive"``."""
+        """Whether alignment decays with iteration: ``"yes"``, ``"no"`` (it grows), or ``"inconclusive"``."""
         return "yes" if self.decay.low > 0 else "no" if self.decay.high < 0 else "inconclusive"
 
     def __repr__(self) -> str:
@@ -106,8 +106,8 @@ class FieldAlignment:
         return "\n".join(lines)
 
     def plot(self) -> Figure:
-        """Alignment along the iteration beside its control."""
-        # plotly is slow to import: here, not with the room.
+        """Alignment along the iteration, and its control."""
+        # plotly is slow to import.
         from repdyn.views.alignment import alignment
 
         return alignment(
@@ -120,52 +120,15 @@ class FieldAlignment:
             self.shuffled,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The figures, as plain values for ``--json``."""
-        return {
-            "verdict": self.verdict,
-            "agreement": self.agreement,
-            "p_value": self.p_value,
-            "decays": self.decays,
-            "decay": self.decay.to_dict(),
-            "steps": self.steps.tolist(),
-            **{name: [estimate.to_dict() for estimate in getattr(self, name)] for name in _CURVES},
-            "pairs": self.pairs.tolist(),
-            "overlap": self.overlap.tolist(),
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder, of kind ``"field alignment"``."""
-        config = {key: value for key, value in self.to_dict().items() if key not in ("pairs", "overlap")}
-        tensors: dict[str, NDArray[Any]] = {"pairs": self.pairs, "overlap": self.overlap}
-        for side in _SIDES:
-            config[side], arrays = getattr(self, side).record()
-            tensors |= {f"{side}.{name}": array for name, array in arrays.items()}
-        save_artifact(path, "field alignment", config, tensors)
-
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> FieldAlignment:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "field alignment")
-        config, tensors = artifact.config, artifact.tensors
-        sides: dict[str, Any] = {
-            s: Attractors.revive(config[s], starting_with(f"{s}.", tensors)) for s in _SIDES
-        }
-        curves: dict[str, Any] = {
-            name: tuple(Estimate(**estimate) for estimate in config[name]) for name in _CURVES
-        }
-        return cls(
-            steps=np.array(config["steps"], dtype=np.int64),
-            decay=Estimate(**config["decay"]),
-            pairs=tensors["pairs"],
-            overlap=tensors["overlap"],
-            agreement=config["agreement"],
-            p_value=config["p_value"],
-            verdict=config["verdict"],
-            **curves,
-            **sides,
-        )
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 stacked real and imaginary parts of the multipliers of either side."""
+        config = dict(artifact.config)
+        tensors = {name: artifact.tensors[name] for name in ("pairs", "overlap")}
+        for side in ("attractors_a", "attractors_b"):
+            config[side], arrays = upgraded_record(config[side], artifact.tensors, f"{side}.", f"{side}.")
+            tensors |= arrays
+        return replace(artifact, config=config, tensors=tensors)
 
 
 def align_fields(
@@ -180,14 +143,13 @@ def align_fields(
 ) -> FieldAlignment:
     r"""Compare two latent fields on the same samples.
 
-    With :math:`z_t` the points after t iterations and :math:`Q_t, s_t, b_t` the orthogonal map, scale and
-    shift of least squares on one half of the samples, the other half gives
+    Let :math:`z_t` be the points after t iterations, and :math:`Q_t, s_t, b_t` the least-squares orthogonal
+    map, scale and shift on one half of the samples. On the other half, the fraction of variance explained is
 
     .. math:: 1 - \frac{\sum_i \lVert z^B_t - (s_t Q_t z^A_t + b_t) \rVert^2}
                        {\sum_i \lVert z^B_t - \bar z^B_t \rVert^2}
 
-    (Procrustes with a held-out half). Attractors are matched by the samples in their basins, which needs no
-    map at all.
+    (Procrustes with a held-out half). Attractors are matched by the samples in their basins, without a map.
 
     Parameters
     ----------
@@ -219,17 +181,17 @@ def align_fields(
     a, b = check_starts(field_a, codes_a, 1.0, 1), check_starts(field_b, codes_b, 1.0, 1)
     a, b = widened(field_a, a), widened(field_b, b)
     if len(a) != len(b) or len(a) < 8:
-        raise RepdynError(f"codes: need the same samples in both, at least 8, got {len(a)} and {len(b)}")
+        raise RepdynError(f"codes: expected the same samples in both, at least 8, got {len(a)} and {len(b)}")
     steps = list(steps)
     if not steps or steps[0] < 0 or any(later <= earlier for earlier, later in pairwise(steps)):
         raise RepdynError(f"steps: must increase from 0 or more, got {steps}")
     generator = np.random.default_rng(seed)
-    # Pairs that are equal in both are on one side, and count once in an interval and in the permutation test.
+    # Pairs that are equal in both spaces stay on one side, and count once in intervals and permutation test.
     groups = groups_of_equal_rows(np.stack([groups_of_equal_rows(_double(z)) for z in (a, b)], axis=1), 0)
     fit, held = parted_by_group(groups, len(a) // 2, generator)
     shuffled_fit = generator.permutation(fit)
     rows: dict[str, list[Estimate]] = {"states": [], "first_map": [], "velocities": [], "shuffled": []}
-    parts: list[NDArray[np.float64]] = []
+    influences: list[NDArray[np.float64]] = []
     first: _Map | None = None
     done = 0
     for t in steps:
@@ -253,12 +215,14 @@ def align_fields(
             rows[name].append(_explained(error, total, groups[held], seed))
         moved = ((w[held] - best.linear(v[held])) ** 2).sum(axis=1)
         rows["velocities"].append(_explained(moved, (w[held] ** 2).sum(axis=1), groups[held], seed))
-        parts.append(sums_by_group(groups[held], _influence(errors["states"], total)))
-    decay = difference_interval(rows["states"][0], rows["states"][-1], _correlation(parts[0], parts[-1]))
-    found_a = field_a.attractors(codes_a, max_steps=max_steps, seed=seed)
-    found_b = field_b.attractors(codes_b, max_steps=max_steps, seed=seed)
-    pairs, overlap = _match(found_a.basin, found_b.basin)
-    agreement, p_value, verdict = _shared(found_a, found_b, groups, generator)
+        influences.append(sums_by_group(groups[held], _influence(errors["states"], total)))
+    decay = difference_interval(
+        rows["states"][0], rows["states"][-1], _correlation(influences[0], influences[-1])
+    )
+    attractors_a = field_a.attractors(codes_a, max_steps=max_steps, seed=seed)
+    attractors_b = field_b.attractors(codes_b, max_steps=max_steps, seed=seed)
+    pairs, overlap = _match(attractors_a.basin, attractors_b.basin)
+    agreement, p_value, verdict = _shared(attractors_a, attractors_b, groups, generator)
     return FieldAlignment(
         steps=np.array(steps),
         decay=decay,
@@ -266,48 +230,56 @@ def align_fields(
         overlap=overlap,
         agreement=agreement,
         p_value=p_value,
-        attractors_a=found_a,
-        attractors_b=found_b,
+        attractors_a=attractors_a,
+        attractors_b=attractors_b,
         verdict=verdict,
         **{name: tuple(values) for name, values in rows.items()},
     )
 
 
 class _Map:
-    """Orthogonal map (with orthonormal rows or columns where widths differ), scale and shift."""
+    """Orthogonal map (with orthonormal rows or columns where widths differ), scale and shift.
+
+    Parameters
+    ----------
+    x, y
+        Paired rows, shapes ``(n, d_a)`` and ``(n, d_b)``.
+    """
 
     def __init__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
         self.mean_x: NDArray[np.float64] = x.mean(axis=0)
         self.mean_y: NDArray[np.float64] = y.mean(axis=0)
-        x, y = x - self.mean_x, y - self.mean_y
-        left, singular, right = np.linalg.svd(x.T @ y, full_matrices=False)
-        rotation = left @ right
-        # Where A is wider, the map drops directions: what is left of x sets the scale.
-        size = float(((x @ rotation) ** 2).sum())
-        self.matrix: NDArray[np.float64] = rotation * (float(singular.sum()) / size if size > 0 else 0.0)
+        x = x - self.mean_x
+        rotation, scale = procrustes(x, y - self.mean_y)
+        # Equal rows, as after all trajectories have converged to one point, determine no map.
+        self.matrix: NDArray[np.float64] = rotation * (scale if (x @ rotation).any() else 0.0)
 
     def linear(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The linear part, for differences ``(n, d_a)``."""
         image: NDArray[np.float64] = v @ self.matrix
         return image
 
     def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Images ``(n, d_b)`` of points ``(n, d_a)``."""
         return self.linear(x - self.mean_x) + self.mean_y
 
 
 def _explained(
     error: NDArray[np.float64], total: NDArray[np.float64], groups: NDArray[np.int64], seed: int
 ) -> Estimate:
-    found = ratio_interval(sums_by_group(groups, error), sums_by_group(groups, total), seed=seed)
-    return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.level)
+    """Fraction of variance explained, from squared errors and squared deviations ``(M,)`` of each sample."""
+    left = ratio_interval(sums_by_group(groups, error), sums_by_group(groups, total), seed=seed)
+    return Estimate(1 - left.value, 1 - left.high, 1 - left.low, left.level)
 
 
 def _influence(error: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each sample moves the unexplained share, up to a factor."""
+    """Influence ``(M,)`` of each sample on the fraction of variance unexplained, up to a factor."""
     whole = float(total.sum())
     return error - float(error.sum()) / whole * total if whole > 0 else np.zeros(len(error))
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Correlation of two vectors ``(M,)`` around zero; 0 if one of them is zero."""
     peaks = float(np.abs(a).max()), float(np.abs(b).max())
     if min(peaks) == 0:
         return 0.0
@@ -316,13 +288,15 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def _double(z: torch.Tensor) -> NDArray[np.float64]:
-    return to_numpy(z).astype(np.float64)
+    return as_array(z).astype(np.float64)
 
 
 def _match(
     basin_a: NDArray[np.int64], basin_b: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    from scipy.optimize import linear_sum_assignment  # half a second to import: here, not with the room
+    """Pairs ``(P, 2)`` of attractors with the largest total overlap of basins ``(N,)``, and each overlap
+    ``(P,)``."""
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import
 
     both = (basin_a >= 0) & (basin_b >= 0)
     if not both.any():
@@ -339,25 +313,35 @@ def _match(
 def _shared(
     a: Attractors, b: Attractors, groups: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[float, float, str]:
-    from sklearn.metrics import adjusted_mutual_info_score  # slow to import: here, not with the room
+    """Agreement of the basins, its p-value and the verdict; equal samples, by ``groups`` ``(N,)``, count
+    once."""
+    from sklearn.metrics import adjusted_mutual_info_score  # slow to import
 
     once = np.unique(groups, return_index=True)[1]
     basin_a, basin_b = a.basin[once], b.basin[once]
     both = (basin_a >= 0) & (basin_b >= 0)
     labels_a, labels_b = basin_a[both], basin_b[both]
-    if len(set(labels_a.tolist())) < 2 or len(set(labels_b.tolist())) < 2 or both.mean() < 0.5:
+    if (
+        len(set(labels_a.tolist())) < 2
+        or len(set(labels_b.tolist())) < 2
+        or both.mean() < VERDICTS.min_in_basins
+    ):
         return float("nan"), float("nan"), "inconclusive"
     agreement = float(adjusted_mutual_info_score(labels_a, labels_b))
-    # What is adjusted for depends on the sizes of basins alone, which relabelings keep.
+    # The adjustment depends only on the sizes of the basins, which relabelings preserve.
     observed = _information(labels_a, labels_b)
-    chance = np.array([_information(generator.permutation(labels_a), labels_b) for _ in range(SHUFFLES)])
-    p_value = float((1 + np.sum(chance >= observed - 1e-9)) / (1 + SHUFFLES))
-    verdict = "found" if p_value <= FOUND else "inconclusive" if p_value < CHANCE else "not found"
-    return agreement, p_value, verdict
+    chance = np.array(
+        [_information(generator.permutation(labels_a), labels_b) for _ in range(VERDICTS.n_relabelings)]
+    )
+    p_value = float((1 + np.sum(chance >= observed - 1e-9)) / (1 + VERDICTS.n_relabelings))
+    if p_value <= VERDICTS.shared_basins_p:
+        return agreement, p_value, "found"
+    return agreement, p_value, "inconclusive" if p_value < VERDICTS.unshared_basins_p else "not found"
 
 
 def _information(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
-    """Mutual information of labels in nats a sample, up to a term that depends on their counts alone."""
+    """Mutual information of labels ``(N,)`` in nats per sample, up to a term that depends only on their
+    counts."""
     shared = np.bincount(a * (int(b.max()) + 1) + b)
     shared = shared[shared > 0]
     return float((shared * np.log(shared)).sum() / len(a))

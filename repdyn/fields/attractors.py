@@ -1,36 +1,36 @@
-"""What iteration reached: attractors, who goes where, and what did not settle."""
+"""Attractors that a search reached, the status of each start, and the basins of new points."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.artifacts import Artifact
 from repdyn.conformity import check_arrays
-from repdyn.fields.status import STATUSES
+from repdyn.errors import RepdynError
+from repdyn.fields.classification import CHAOTIC, CIRCLE, STATUSES, UNFINISHED
+from repdyn.fields.iteration import picard
+from repdyn.fields.map import SelfMap, check_starts, geometry_of, widened
+from repdyn.fields.settings import SEARCH, SearchSettings
 from repdyn.intervals import Estimate
 from repdyn.reading import as_array
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from repdyn.fields.field import LatentField
-
-__all__ = ["Attractors"]
+__all__ = ["Attractors", "assign_basins", "upgraded_record"]
 
 Column = NDArray[np.float64]
 Arrows = tuple[Column, Column, Column, Column]
-
-_ARRAYS = (
-    "points", "radius", "period", "supported", "point_residual", "multipliers", "observed", "lyapunov",
-    "saddles", "basin", "residual", "steps", "starts", "ends", "counts",
-)  # fmt: skip
 
 _AXES = {
     "points": "A d",
@@ -51,34 +51,38 @@ _AXES = {
 }
 
 
+_OLD_STATUS = {"budget spent": UNFINISHED}
+"""Statuses of results that version 0.1 saved, under their present names."""
+
+
 @dataclass(frozen=True, eq=False)
-class Attractors:
+class Attractors(Result, kind="attractors"):
     r"""Attractors of a latent field, as reached from a set of starts.
 
     An attractor is a fixed point whose multipliers (eigenvalues of the Jacobian of the map there) are all
     below one in modulus, a cycle of which the same holds, an attracting invariant circle, or a chaotic set.
-    A point that only moves slowly is none of these.
+    A point that only moves slowly is not an attractor.
 
     Attributes
     ----------
     points
         A point on each attractor, shape ``(A, d)``, float64; largest basin first.
     kind
-        What each attractor is, of ``"fixed point"``, ``"cycle"``, ``"invariant circle"``, ``"chaotic"``.
+        Kind of each attractor: ``"fixed point"``, ``"cycle"``, ``"invariant circle"``, ``"chaotic"``.
     period
         Of each attractor, shape ``(A,)``; 0 where there is none.
     radius
         Root mean square distance of each attractor's orbit from its mean, shape ``(A,)``.
     supported
-        Whether each lies within the range of the starts, shape ``(A,)``; others are extrapolation.
+        Whether each lies within the range of the starts, shape ``(A,)``. Others are extrapolation.
     point_residual
         Length of the step at each point (after polishing; over a whole cycle), shape ``(A,)``.
     multipliers
         Leading multipliers, largest first, shape ``(A, k)``, complex; of the whole turn for a cycle, NaN for
         circles and chaotic sets.
     observed
-        By how much a step of plain iteration (a whole turn of a cycle) was seen to shrink the distance to
-        each attractor, shape ``(A,)``; the modulus of the leading multiplier predicts it. NaN where there is
+        Measured factor by which a step of plain iteration (a whole turn of a cycle) shrinks the distance to
+        each attractor, shape ``(A,)``. The modulus of the leading multiplier predicts it. NaN where there is
         no multiplier.
     lyapunov
         Leading Lyapunov exponent with its interval, shape ``(A, 3)``.
@@ -87,25 +91,25 @@ class Attractors:
     basin
         Index of the attractor each start reached, or -1, shape ``(N,)``.
     status
-        What became of each start: one of :data:`repdyn.fields.STATUSES`, shape ``(N,)``.
+        Status of each start: one of :data:`repdyn.fields.STATUSES`, shape ``(N,)``.
     residual, steps
-        Length of each start's last plain step, and plain steps spent on it, shape ``(N,)``.
+        Length of the last plain step of each start, and its number of plain steps, shape ``(N,)``.
     starts, ends
-        Shape ``(N, d)``.
+        First and last points, shape ``(N, d)``.
     counts
         Pairs of merge tolerance (relative to ``scale``) and number of stable points and cycles at it,
         shape ``(T, 2)``.
     scale
         Root mean square distance of the starts from their mean: the unit of all tolerances.
     evaluations
-        Evaluations of the map on one sample, with all checks; a Jacobian-vector product counts as one.
+        Evaluations of the map on single samples, checks included. A Jacobian-vector product counts as one.
     tolerance, max_steps, solver
-        The protocol.
+        Arguments of the search.
     notes
-        What a reader must know before using a figure.
+        Warnings that apply to the figures.
     verdict
-        ``"found"``: attractors hold at least half of the starts; ``"inconclusive"``: some, fewer;
-        ``"not found"``: none.
+        ``"found"``: at least half of the starts reached an attractor; ``"inconclusive"``: fewer did;
+        ``"not found"``: none did.
     """
 
     points: NDArray[np.float64]
@@ -143,7 +147,7 @@ class Attractors:
         return np.bincount(held, minlength=len(self)) / len(self.basin)
 
     def basin_volumes(self, level: float = 0.95) -> tuple[Estimate, ...]:
-        r"""Share of the starts' distribution that each attractor draws in, with Wilson's interval.
+        r"""Share of the starts' distribution in the basin of each attractor, with Wilson's interval.
 
         .. math:: \frac{p + z^2/2n \pm z\sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}
 
@@ -163,14 +167,12 @@ class Attractors:
             for v, m, w in zip(p, middle, margin)
         )
 
-    def assign(self, field: LatentField, z: Any) -> NDArray[np.int64]:
-        """The attractor that each new point goes to, or -1; see :func:`repdyn.fields.assign_basins`."""
-        from repdyn.fields.assignment import assign_basins
-
+    def assign(self, field: SelfMap, z: Any) -> NDArray[np.int64]:
+        """The attractor that each new point reaches, or -1; see :func:`repdyn.fields.assign_basins`."""
         return assign_basins(field, self, z)
 
     def status_counts(self) -> dict[str, int]:
-        """How many starts have each status; statuses that none has are left out."""
+        """Number of starts of each status; statuses without starts are left out."""
         return {name: int((self.status == name).sum()) for name in STATUSES if (self.status == name).any()}
 
     def __repr__(self) -> str:
@@ -198,15 +200,15 @@ class Attractors:
             lines.append(f"  … and {len(self) - 8} more")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
-    def plot(self, field: LatentField | None = None) -> Figure:
+    def plot(self, field: SelfMap | None = None) -> Figure:
         """Starts, ends, attractors and saddles in the plane of most variance, which is stated.
 
         Parameters
         ----------
         field
-            Where they were found: adds trajectories of some starts, and in two dimensions the velocity.
+            The field that was searched. Adds trajectories of some starts, and in two dimensions the velocity.
         """
-        # plotly is slow to import: here, not with the room.
+        # plotly is slow to import.
         from repdyn.views.field import field as picture
 
         mean, plane, explained = _plane(self.starts, self.ends, self.points)
@@ -252,73 +254,157 @@ class Attractors:
             "solver": self.solver,
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder, of kind ``"attractors"``."""
-        config, tensors = self.record()
-        save_artifact(path, "attractors", {"attractors": config}, tensors)
-
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> Attractors:
-        """Read what :meth:`save` wrote."""
-        artifact = load_artifact(path, "attractors")
-        return cls.revive(artifact.config["attractors"], artifact.tensors)
-
-    def record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """All there is as JSON values and named arrays, for results that hold attractors."""
-        tensors = {name: np.asarray(getattr(self, name)) for name in _ARRAYS if name != "multipliers"}
-        tensors["multipliers"] = np.stack([self.multipliers.real, self.multipliers.imag])
-        config = {
-            "kind": list(self.kind),
-            "status": self.status.tolist(),
-            "scale": self.scale,
-            "evaluations": self.evaluations,
-            "tolerance": self.tolerance,
-            "max_steps": self.max_steps,
-            "solver": self.solver,
-            "notes": list(self.notes),
-            "verdict": self.verdict,
-        }
-        return config, tensors
-
-    @classmethod
-    def revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Attractors:
-        """What :meth:`record` gave."""
-        config, arrays = dict(config), dict[str, Any](tensors)
-        real, imaginary = arrays.pop("multipliers")
-        kind, notes = tuple(config.pop("kind")), tuple(config.pop("notes"))
-        status = np.asarray(config.pop("status"), dtype=np.str_)
-        multipliers = real + 1j * imaginary
-        check_arrays(arrays | {"multipliers": multipliers}, **_AXES)
-        if len(kind) != len(arrays["points"]) or status.shape != arrays["basin"].shape:
+    def __post_init__(self) -> None:
+        """Check that the arrays agree; a damaged or hand-made result is refused here."""
+        check_arrays({name: getattr(self, name) for name in _AXES}, **_AXES)
+        if len(self.kind) != len(self.points) or self.status.shape != self.basin.shape:
             raise ValueError(
-                f"{len(arrays['points'])} attractors of {len(kind)} kinds, {status.size} statuses"
+                f"{len(self.points)} attractors of {len(self.kind)} kinds, {self.status.size} statuses"
             )
-        if arrays["basin"].size and not -1 <= arrays["basin"].min() <= arrays["basin"].max() < len(kind):
-            raise ValueError(f"basin holds {arrays['basin'].max()}, with {len(kind)} attractors")
-        return cls(kind=kind, notes=notes, status=status, multipliers=multipliers, **arrays, **config)
+        if self.basin.size and not -1 <= self.basin.min() <= self.basin.max() < len(self.kind):
+            raise ValueError(f"basin holds {self.basin.max()}, with {len(self.kind)} attractors")
+
+    @classmethod
+    def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
+        """Version 0.1 nested the values, and stacked real and imaginary parts of the multipliers."""
+        config, tensors = upgraded_record(artifact.config["attractors"], artifact.tensors)
+        return replace(artifact, config=config, tensors=tensors)
 
 
-def starting_with(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Arrays of one of several records, under the names that they had in it."""
-    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+def upgraded_record(
+    config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], prefix: str = "", to: str = ""
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Attractors that version 0.1 saved, in the layout of fields.
+
+    Parameters
+    ----------
+    config
+        Their values.
+    tensors
+        Arrays of the folder, of which only those of attractors with this prefix are used.
+    prefix, to
+        Start of the names of their arrays in version 0.1, and now.
+    """
+    status = {"strings": [_OLD_STATUS.get(name, name) for name in config["status"]]}
+    arrays = {to + name: tensors[prefix + name] for name in _AXES if name != "multipliers"}
+    real, imaginary = tensors[prefix + "multipliers"]
+    arrays |= {f"{to}multipliers.real": real, f"{to}multipliers.imag": imaginary}
+    return {**config, "status": status}, arrays
 
 
-def _orbits(field: LatentField, starts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Some starts' trajectories, ``(S, n, d)``: enough to see the flow, few enough to follow each."""
-    orbit = field.trajectory(field.place(starts[:40].astype(np.float32)), steps=60)
-    places = as_array(orbit, np.float64).transpose(1, 0, 2)
-    # One that leaves for good would take the axes with it: it is drawn until it has left.
-    away = np.abs(places - starts.mean(axis=0)).max(axis=2) > 4 * np.abs(starts - starts.mean(axis=0)).max()
-    gone = np.logical_or.accumulate(away | ~np.isfinite(places).all(axis=2), axis=1)
-    return np.where(gone[..., None], np.nan, places)
+def assign_basins(
+    field: SelfMap, attractors: Attractors, z: Any, *, settings: SearchSettings = SEARCH
+) -> NDArray[np.int64]:
+    """The attractor that each new point reaches by plain iteration, by the protocol of the search.
+
+    A point that converged or recurs belongs to the attractor on whose orbit it ends. A point that still moves
+    after ``max_steps`` belongs to an invariant circle or a chaotic set if it moves along that set, and to no
+    attractor otherwise. Basins are never extended to the nearest attractor.
+
+    Parameters
+    ----------
+    field
+        The map that was searched.
+    attractors
+        Result of the search, whose tolerance and ``max_steps`` are used.
+    z
+        New points, shape ``(N, d)``.
+    settings
+        Those of the search.
+
+    Returns
+    -------
+    NDArray
+        Index of each point's attractor, or -1, shape ``(N,)``.
+
+    Raises
+    ------
+    RepdynError
+        On points that are not finite, not ``(N, d)``, or of another width than the attractors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from repdyn.fields import LatentField
+    >>> field = LatentField(lambda z: torch.tanh(3 * z))
+    >>> attractors = field.attractors(torch.tensor([[0.5], [0.7], [-0.2]]))
+    >>> attractors.assign(field, torch.tensor([[2.0], [-3.0]])).tolist()
+    [0, 1]
+    """
+    new = widened(field, check_starts(field, z, attractors.tolerance, attractors.max_steps))
+    width = attractors.starts.shape[1]
+    if new.shape[1] != width:
+        raise RepdynError(
+            f"z: got points of {new.shape[1]} dimensions, expected {width}, as the attractors have"
+        )
+    assigned = np.full(len(new), -1, dtype=np.int64)
+    if not len(attractors):
+        return assigned
+    center, _, reach = geometry_of(torch.from_numpy(attractors.starts).to(new))
+    run = picard(
+        field,
+        new,
+        tolerance=attractors.tolerance * attractors.scale,
+        max_steps=attractors.max_steps,
+        center=center,
+        escape=settings.escape_factor * max(reach, float((new - center).norm(dim=1).max())),
+        max_period=settings.max_period,
+        settings=settings,
+    )
+    ends = as_array(run.z, np.float64)
+    best = np.full(len(new), np.inf)
+    for a in range(len(attractors)):
+        distance, allowed = _distance(field, attractors, a, ends, new, settings)
+        nearer = (distance <= allowed) & (distance < best)
+        assigned[nearer], best[nearer] = a, distance[nearer]
+    return assigned
 
 
-def _arrows(field: LatentField, starts: NDArray[np.float64]) -> Arrows:
-    """Places on a grid around the starts, and the velocity there: ``(x, y, u, v)``."""
+def _distance(
+    field: SelfMap,
+    attractors: Attractors,
+    a: int,
+    ends: NDArray[np.float64],
+    like: Tensor,
+    settings: SearchSettings,
+) -> tuple[NDArray[np.float64], float]:
+    """Distance ``(N,)`` of end points ``(N, d)`` from the orbit of attractor ``a``, and the largest accepted
+    one.
+
+    The orbit is computed in the precision and on the device of ``like``.
+    """
+    # scipy takes half a second to import.
+    from scipy.spatial import cKDTree
+
+    filled = attractors.kind[a] in (CIRCLE, CHAOTIC)
+    turns = settings.circle_points if filled else max(1, int(attractors.period[a]))
+    start = torch.from_numpy(attractors.points[a : a + 1]).to(like)
+    orbit = as_array(field.trajectory(start, turns - 1), np.float64)[:, 0]
+    distance = cKDTree(orbit).query(ends)[0]
+    allowed = settings.assign_tolerance * attractors.scale
+    if filled:
+        # The orbit samples the set with gaps: the accepted distance is a multiple of the usual gap.
+        gaps = cKDTree(orbit).query(orbit, k=2)[0][:, 1]
+        allowed = max(allowed, 3 * float(np.quantile(gaps, 0.9)))
+    return np.asarray(distance, dtype=np.float64), allowed
+
+
+def _orbits(field: SelfMap, starts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Trajectories of 40 starts, ``(40, 61, d)``: enough to see the flow, few enough to follow each by
+    eye."""
+    orbit = field.trajectory(field.on_device(starts[:40].astype(np.float32)), steps=60)
+    points = as_array(orbit, np.float64).transpose(1, 0, 2)
+    # An escaping trajectory would stretch the axes, so it is drawn only until it has left.
+    away = np.abs(points - starts.mean(axis=0)).max(axis=2) > 4 * np.abs(starts - starts.mean(axis=0)).max()
+    gone = np.logical_or.accumulate(away | ~np.isfinite(points).all(axis=2), axis=1)
+    return np.where(gone[..., None], np.nan, points)
+
+
+def _arrows(field: SelfMap, starts: NDArray[np.float64]) -> Arrows:
+    """Points on a grid around the starts, and the velocity there: ``(x, y, u, v)``, shape ``(G,)`` each."""
     axes = [np.linspace(low, high, 18) for low, high in zip(starts.min(axis=0), starts.max(axis=0))]
     grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, starts.shape[1])
-    moved = as_array(field.velocity(field.place(grid.astype(np.float32))), np.float64)
+    moved = as_array(field.velocity(field.on_device(grid.astype(np.float32))), np.float64)
     flat = [np.concatenate([x, np.zeros((len(x), 2 - x.shape[1]))], axis=1) for x in (grid, moved)]
     return flat[0][:, 0], flat[0][:, 1], flat[1][:, 0], flat[1][:, 1]
 
@@ -330,7 +416,7 @@ def _plane(*clouds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     d = starts.shape[1]
     if d <= 2:
         return np.zeros(d), np.eye(d, 2), 1.0
-    # A single start has no plane; then all that is known is used.
+    # One or two starts span no plane; then ends and attractors are used as well.
     cloud = starts if len(starts) > 2 else np.concatenate(clouds)
     values, vectors = np.linalg.eigh((cloud - cloud.mean(axis=0)).T @ (cloud - cloud.mean(axis=0)))
     total = float(values.sum())

@@ -1,4 +1,4 @@
-"""From starts to attractors: follow, verify, merge, and name what did not settle."""
+"""The search for attractors: iterate, verify, merge, and name what did not converge."""
 
 from __future__ import annotations
 
@@ -7,19 +7,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.attractors import Attractors
-from repdyn.fields.field import LatentField
-from repdyn.fields.following import NEAR, ORBIT, Journeys
-from repdyn.fields.merging import count_sweep, merge_points
-from repdyn.fields.places import Place, canonical_phase, follow_rest, gather, merge_cycles, shortest_period
-from repdyn.fields.solvers import ESCAPED, MOVING, RECURRENT, SETTLED
-from repdyn.fields.starts import check_starts, to_index, to_numpy, widened
-from repdyn.fields.status import BUDGET, CYCLE, DIVERGED, FIXED, SLOW
-from repdyn.fields.units import in_units, units_of
-from repdyn.fields.verifying import MERGE, verify_points
+from repdyn.fields.classification import (
+    CYCLE,
+    DIVERGED,
+    FIXED,
+    SLOW,
+    STATUSES,
+    UNFINISHED,
+    AttractorCandidate,
+    candidates_from_points,
+    canonical_phase,
+    classify_orbits,
+    merge_cycles,
+    shortest_period,
+)
+from repdyn.fields.iteration import CONVERGED, ESCAPED, MOVING, RECURRENT, Trajectories
+from repdyn.fields.map import SelfMap, check_starts, rescaled, to_index, units_of, widened
+from repdyn.fields.settings import SEARCH, VERDICTS, SearchSettings
+from repdyn.fields.trapping import iterate_with_trapping
+from repdyn.fields.verification import count_sweep, merge_points, verify_points
+from repdyn.reading import as_array
 
 __all__ = ["find_attractors"]
 
@@ -27,45 +37,51 @@ SOLVERS = ("picard", "trapping", "anderson")
 
 
 def find_attractors(
-    field: LatentField,
+    field: SelfMap,
     z0: Any,
     *,
     solver: str = "picard",
     tol: float = 1e-5,
     max_steps: int = 3000,
     seed: int = 0,
+    settings: SearchSettings = SEARCH,
 ) -> Attractors:
-    r"""Iterate a field from many starts and say what was reached, and what was not.
+    r"""Iterate a field from many starts; return the attractors that were reached and the status of each
+    start.
 
-    Plain iteration :math:`z_{t+1} = f(z_t)` decides where a start goes. What settles is merged, polished
-    by Newton's method in float64 where the map allows, and called an attractor only if plain iteration
-    keeps approaching the polished point and every multiplier there is below one in modulus. What recurs
-    is verified as a cycle in the same way. What does neither is followed further and told apart by its
-    Lyapunov exponents.
+    Plain iteration :math:`z_{t+1} = f(z_t)` decides which attractor a start reaches. End points that
+    converged are merged and polished by Newton's method, in float64 where the map allows it. A polished point
+    is an attractor only if plain iteration keeps approaching it and every multiplier there is below one in
+    modulus. Recurrent starts are verified as cycles in the same way. Starts that neither converge nor recur
+    are followed further and named by their Lyapunov exponents.
 
     Parameters
     ----------
     field
-        The map, deterministic, samples independent (networks in evaluation mode).
+        The map: deterministic, with independent samples (networks in evaluation mode).
     z0
         Starts, tensor or array, shape ``(N, d)``.
     solver
-        ``"picard"``: every start is followed until it settles. ``"trapping"``: a few starts are
-        followed to the end, the others in rounds; they stop as soon as they enter a neighbourhood, from whose
-        rim plain iteration leads inward, of a fixed point that was verified in an earlier round, or of an
-        orbit that still moved there, whose name they share. Fewer evaluations, and the same destinations but
-        for a few in a thousand.
-        ``"anderson"``: starts whose steps are small and keep shrinking are finished by
-        :func:`repdyn.fields.anderson.anderson`, within the distance that their decay allows; the others go
-        on plainly.
+        ``"picard"``: every start is followed until it converges.
+
+        ``"trapping"``: a few starts are followed to the end, the others in rounds. Their trajectories stop
+        when they enter a trapping region of a verified fixed point, or of an orbit of an earlier round that
+        still moved, and inherit its attractor. This takes fewer evaluations; the destination differs for a
+        few starts in a thousand.
+
+        ``"anderson"``: starts whose steps are small and keep shrinking are finished by Anderson acceleration,
+        within the distance that their decay allows. The others continue by plain iteration.
     tol
-        A start has settled when its step is this short, relative to the scale of the starts. Coordinates over
-        thirty times wider than the narrow ones are divided by a power of two for all lengths, so that none
-        hides the others; places are given in their own units, residuals, radii and the scale in those.
+        A start has converged when its step is this short, relative to the scale of the starts. Coordinates
+        over thirty times wider than the narrow ones are divided by a power of two before lengths are
+        measured. Points are returned in the original units; residuals, radii and the scale in the rescaled
+        ones.
     max_steps
         Plain steps allowed for each start.
     seed
-        Of the directions that multipliers and exponents start from.
+        Of the first directions for multipliers and exponents.
+    settings
+        Tolerances of merging, verification and classification.
 
     Returns
     -------
@@ -74,14 +90,16 @@ def find_attractors(
     Raises
     ------
     RepdynError
-        On an unknown solver, on starts that are not finite or not ``(N, d)``, on a map of another shape, one
-        that gives NaN everywhere, or one whose result for a sample depends on the other samples or on chance.
+        On an unknown solver; on starts that are not finite or not ``(N, d)``; on a map that changes the
+        shape, that gives no finite value, or whose result for a sample depends on other samples or on chance.
 
     Examples
     --------
     >>> import torch
-    >>> found = LatentField(lambda z: 0.5 * z + 1).attractors(torch.tensor([[0.0, 0.0], [1.0, 3.0]]))
-    >>> found.points.round(3).tolist(), found.verdict
+    >>> from repdyn.fields import LatentField
+    >>> field = LatentField(lambda z: 0.5 * z + 1)
+    >>> attractors = find_attractors(field, torch.tensor([[0.0, 0.0], [1.0, 3.0]]))
+    >>> attractors.points.round(3).tolist(), attractors.verdict
     ([[2.0, 2.0]], 'found')
 
     References
@@ -92,33 +110,34 @@ def find_attractors(
     if solver not in SOLVERS:
         raise RepdynError(f"solver: there is no {solver!r}; {nearest_names(solver, SOLVERS)}")
     starts = widened(field, check_starts(field, z0, tol, max_steps))
-    units = units_of(starts)
+    units = units_of(starts, settings)
     if units is not None:
-        found = _found(in_units(field, units), starts / units, solver, tol, max_steps, seed)
-        return _in_coordinates(found, to_numpy(units).astype(np.float64))
-    return _found(field, starts, solver, tol, max_steps, seed)
+        field, starts = rescaled(field, units), starts / units
+    run = Trajectories(field, starts, tol, max_steps, seed, settings)
+    if solver == "trapping":
+        iterate_with_trapping(run)
+    elif solver == "anderson":
+        run.accelerate()
+    else:
+        run.iterate()
+    named = _name(run)
+    misassigned = named.misassigned
+    if len(misassigned):
+        # Each is followed to its own end.
+        run.shared[misassigned] = -1
+        run.iterate(misassigned)
+        named = _name(run)
+    attractors = named.result(solver)
+    if units is None:
+        return attractors
+    scales = as_array(units).astype(np.float64)
+    in_units = ("points", "saddles", "starts", "ends")
+    return replace(attractors, **{name: getattr(attractors, name) * scales for name in in_units})
 
 
-def _found(
-    field: LatentField, starts: Tensor, solver: str, tol: float, max_steps: int, seed: int
-) -> Attractors:
-    journeys = Journeys(field, starts, solver, tol, max_steps, seed)
-    journeys.follow()
-    naming = _named(journeys)
-    if len(naming.astray):
-        journeys.release(naming.astray)
-        naming = _named(journeys)
-    return naming.result()
-
-
-def _in_coordinates(found: Attractors, units: NDArray[np.float64]) -> Attractors:
-    """Places given in their own units again; lengths stay in those of the narrow coordinates."""
-    places = ("points", "saddles", "starts", "ends")
-    return replace(found, **{name: getattr(found, name) * units for name in places})
-
-
-def _named(journeys: Journeys) -> _Naming:
-    naming = _Naming(journeys)
+def _name(run: Trajectories) -> _Naming:
+    """The statuses and attractor candidates of all starts."""
+    naming = _Naming(run)
     naming.find_cycles()
     naming.find_fixed_points()
     naming.name_the_rest()
@@ -126,152 +145,158 @@ def _named(journeys: Journeys) -> _Naming:
 
 
 class _Naming:
-    """What each journey came to, filled in step by step."""
+    """Statuses ``(N,)`` and attractor candidates of the starts, filled in step by step."""
 
-    def __init__(self, run: Journeys) -> None:
+    def __init__(self, run: Trajectories) -> None:
         self.run = run
-        self.status = np.full(len(run.starts), BUDGET, dtype="<U16")
-        self.places: list[Place] = []
+        self.status = np.full(len(run.starts), UNFINISHED, dtype=f"<U{max(map(len, STATUSES))}")
+        self.candidates: list[AttractorCandidate] = []
         self.polished = [np.zeros((0, run.starts.shape[1]))]
         self.saddles = np.zeros((0, run.starts.shape[1]))
         self.marginal = self.neutral = 0
 
     def find_cycles(self) -> None:
-        """A cycle of period p is a fixed point of the p-th iterate."""
-        recurrent = self.run.outcome == RECURRENT
-        for period in np.unique(self.run.lag[recurrent]).tolist():
-            chosen = np.flatnonzero(recurrent & (self.run.lag == period))
-            ends = canonical_phase(
-                self.run.exact, self.run.z[to_index(chosen, self.run.z)].to(self.run.precise), period
-            )
+        """Verify recurrent starts. A cycle of period p is a fixed point of the p-th iterate."""
+        run = self.run
+        near = run.settings.merge_tolerance * run.scale
+        recurrent = run.outcome == RECURRENT
+        for period in np.unique(run.lag[recurrent]).tolist():
+            chosen = np.flatnonzero(recurrent & (run.lag == period))
+            ends = canonical_phase(run.exact, run.z[to_index(chosen, run.z)].to(run.precise), period)
             checked = verify_points(
-                self.run.exact.power(period),
-                ends,
-                self.run.residual[chosen],
-                self.run.scale,
-                seed=self.run.seed,
-            )
-            proper = shortest_period(self.run.exact, checked.points, period, MERGE * self.run.scale) == period
+                run.exact.power(period), ends, run.residual[chosen], run.scale, seed=run.seed,
+                settings=run.settings,
+            )  # fmt: skip
+            proper = shortest_period(run.exact, checked.points, period, near) == period
             good = checked.stable & proper
-            self.polished.append(to_numpy(checked.points).astype(np.float64)[good])
-            self.places += gather(self.run.exact, checked, chosen, good, CYCLE, period, self.run.scale)
+            self.polished.append(as_array(checked.points, np.float64)[good])
+            self.candidates += candidates_from_points(
+                run.exact, checked, chosen, good, CYCLE, period, run.scale, run.settings
+            )
             self.status[chosen[good[checked.member]]] = CYCLE
-        # A slow spiral comes back near itself too; it goes on as if it had not been stopped.
+        # A slow spiral also returns close to itself. It continues as if it had not been stopped.
         stopped = np.flatnonzero(recurrent & (self.status != CYCLE))
         if len(stopped):
-            self.run.iterate(stopped, max_period=0)
+            run.iterate(stopped, max_period=0)
 
     def find_fixed_points(self) -> None:
-        """Verify what settled, and what had all but settled when the budget was spent."""
-        self.status[self.run.outcome == ESCAPED] = DIVERGED
-        self.status[self.run.outcome == SETTLED] = SLOW
-        close = (self.run.outcome == MOVING) & (self.run.residual <= NEAR * self.run.scale)
-        chosen = np.flatnonzero((self.run.outcome == SETTLED) | close)
+        """Verify starts that converged, and those that had nearly converged after ``max_steps``."""
+        run = self.run
+        self.status[run.outcome == ESCAPED] = DIVERGED
+        self.status[run.outcome == CONVERGED] = SLOW
+        close = (run.outcome == MOVING) & (run.residual <= run.settings.polish_tolerance * run.scale)
+        chosen = np.flatnonzero((run.outcome == CONVERGED) | close)
         if not len(chosen):
             return
-        ends = self.run.ends[to_index(chosen, self.run.z)].to(self.run.precise)
+        ends = run.ends[to_index(chosen, run.z)].to(run.precise)
         checked = verify_points(
-            self.run.exact, ends, self.run.residual[chosen], self.run.scale, seed=self.run.seed
+            run.exact, ends, run.residual[chosen], run.scale, seed=run.seed, settings=run.settings
         )
-        points = to_numpy(checked.points).astype(np.float64)
+        points = as_array(checked.points, np.float64)
         self.polished.append(points[checked.stable])
-        self.places += gather(self.run.exact, checked, chosen, checked.stable, FIXED, 1, self.run.scale)
-        named = checked.stable | checked.saddle | checked.marginal
-        self.status[chosen[named[checked.member]]] = FIXED
+        self.candidates += candidates_from_points(
+            run.exact, checked, chosen, checked.stable, FIXED, 1, run.scale, run.settings
+        )
+        verified = checked.stable | checked.saddle | checked.marginal
+        self.status[chosen[verified[checked.member]]] = FIXED
         self.marginal = int(checked.marginal[checked.member].sum())
         saddles = points[checked.saddle]
-        self.saddles = saddles[merge_points(saddles, MERGE * self.run.scale)[0]]
+        self.saddles = saddles[merge_points(saddles, run.settings.merge_tolerance * run.scale)[0]]
 
     def name_the_rest(self) -> None:
-        """Tell apart what neither settled nor recurred to something verified."""
-        chosen = np.flatnonzero((self.status == BUDGET) & (self.run.shared < 0))
+        """Classify the starts that neither converged nor recurred, and those that share an attractor."""
+        run = self.run
+        chosen = np.flatnonzero((self.status == UNFINISHED) & (run.shared < 0))
         if len(chosen):
-            steps = min(ORBIT, max(16, self.run.max_steps))
-            places, names, self.neutral = follow_rest(
-                self.run.plain, self.run.exact, self.run.z, chosen, self.run.scale, steps,
-                precise=self.run.precise, seed=self.run.seed,
+            steps = min(run.settings.orbit_steps, max(16, run.max_steps))
+            candidates, names, self.neutral = classify_orbits(
+                run.plain, run.exact, run.z, chosen, run.scale, steps,
+                precise=run.precise, seed=run.seed, settings=run.settings,
             )  # fmt: skip
-            cycles = [place.point for place in places if place.kind == CYCLE]
-            self.polished.append(np.array(cycles).reshape(-1, self.run.starts.shape[1]))
-            self.places = merge_cycles([*self.places, *places], self.run.scale)
+            cycles = [c.point for c in candidates if c.kind == CYCLE]
+            self.polished.append(np.array(cycles).reshape(-1, run.starts.shape[1]))
+            self.candidates = merge_cycles([*self.candidates, *candidates], run.scale, run.settings)
             self.status[chosen] = names
-        sharing = np.flatnonzero(self.run.shared >= 0)
-        self.status[sharing] = self.status[self.run.shared[sharing]]
-        self.places = [
-            replace(
-                p, members=np.concatenate([p.members, sharing[np.isin(self.run.shared[sharing], p.members)]])
-            )
-            for p in self.places
+        sharing = np.flatnonzero(run.shared >= 0)
+        self.status[sharing] = self.status[run.shared[sharing]]
+        self.candidates = [
+            replace(c, members=np.concatenate([c.members, sharing[np.isin(run.shared[sharing], c.members)]]))
+            for c in self.candidates
         ]
 
     @property
-    def astray(self) -> NDArray[np.int64]:
-        """Captives of an orbit that came to no attractor: it was on its way, and theirs may be shorter."""
-        return np.flatnonzero((self.run.shared >= 0) & np.isin(self.status, (SLOW, BUDGET)))
+    def misassigned(self) -> NDArray[np.int64]:
+        """Starts absorbed by an orbit that reached no attractor: their own way to one may be shorter."""
+        return np.flatnonzero((self.run.shared >= 0) & np.isin(self.status, (SLOW, UNFINISHED)))
 
-    def result(self) -> Attractors:
-        """Order the attractors by basin and say what must be known of them."""
-        places = sorted(self.places, key=lambda place: (-len(place.members), place.kind))
+    def result(self, solver: str) -> Attractors:
+        """The attractors, ordered by the size of their basins."""
+        settings = self.run.settings
+        ordered = sorted(self.candidates, key=lambda candidate: (-len(candidate.members), candidate.kind))
         basin = np.full(len(self.run.starts), -1, dtype=np.int64)
-        for a, place in enumerate(places):
-            basin[place.members] = a
-        k = max((len(p.multipliers) for p in places if p.multipliers is not None), default=0)
+        for a, candidate in enumerate(ordered):
+            basin[candidate.members] = a
+        k = max((len(c.multipliers) for c in ordered if c.multipliers is not None), default=0)
         blank = np.full(k, np.nan, dtype=np.complex128)
-        multipliers = [blank if p.multipliers is None else p.multipliers for p in places]
-        points = np.array([p.point for p in places], dtype=np.float64).reshape(-1, self.run.starts.shape[1])
-        distance = np.linalg.norm(points - to_numpy(self.run.centre).astype(np.float64), axis=1)
-        # A tenth of slack: the outermost start is a random thing.
-        supported = distance <= 1.1 * self.run.reach
-        sweep = count_sweep(np.concatenate(self.polished), self.run.scale)
-        enough = float((basin >= 0).mean()) >= 0.5
+        multipliers = [blank if c.multipliers is None else c.multipliers for c in ordered]
+        points = np.array([c.point for c in ordered], dtype=np.float64).reshape(-1, self.run.starts.shape[1])
+        distance = np.linalg.norm(points - as_array(self.run.center, np.float64), axis=1)
+        # The margin allows for the randomness of the outermost start.
+        supported = distance <= settings.support_margin * self.run.reach
+        sweep = count_sweep(np.concatenate(self.polished), self.run.scale, settings.merge_sweep)
+        enough = float((basin >= 0).mean()) >= VERDICTS.min_in_basins
         return Attractors(
             points=points,
-            kind=tuple(p.kind for p in places),
-            period=np.array([p.period for p in places], dtype=np.int64),
-            radius=np.array([p.radius for p in places], dtype=np.float64),
+            kind=tuple(c.kind for c in ordered),
+            period=np.array([c.period for c in ordered], dtype=np.int64),
+            radius=np.array([c.radius for c in ordered], dtype=np.float64),
             supported=supported,
-            point_residual=np.array([p.residual for p in places], dtype=np.float64),
-            multipliers=np.array(multipliers, dtype=np.complex128).reshape(len(places), k),
-            observed=np.array([p.observed for p in places], dtype=np.float64),
-            lyapunov=np.array([p.lyapunov for p in places], dtype=np.float64).reshape(-1, 3),
+            point_residual=np.array([c.residual for c in ordered], dtype=np.float64),
+            multipliers=np.array(multipliers, dtype=np.complex128).reshape(len(ordered), k),
+            observed=np.array([c.observed for c in ordered], dtype=np.float64),
+            lyapunov=np.array([c.lyapunov for c in ordered], dtype=np.float64).reshape(-1, 3),
             saddles=self.saddles,
             basin=basin,
             status=self.status.astype(np.str_),
             residual=self.run.residual,
-            steps=to_numpy(self.run.steps),
-            starts=to_numpy(self.run.starts).astype(np.float64),
-            ends=to_numpy(self.run.z).astype(np.float64),
+            steps=as_array(self.run.steps),
+            starts=as_array(self.run.starts).astype(np.float64),
+            ends=as_array(self.run.z).astype(np.float64),
             counts=np.array([[t, c] for t, c in sweep.items()], dtype=np.float64),
             scale=self.run.scale,
             evaluations=self.run.count[0],
             tolerance=self.run.tol,
             max_steps=self.run.max_steps,
-            solver=self.run.solver,
+            solver=solver,
             notes=self._notes(basin, supported),
-            verdict="not found" if not places else "found" if enough else "inconclusive",
+            verdict="not found" if not ordered else "found" if enough else "inconclusive",
         )
 
     def _notes(self, basin: NDArray[np.int64], supported: NDArray[np.bool_]) -> tuple[str, ...]:
+        """Warnings, given the basin of each start ``(N,)`` and whether data support each attractor
+        ``(A,)``."""
         n, count, notes = len(self.run.starts), len(supported), []
         if self.marginal == n and bool((self.run.steps == 1).all()):
             notes.append("every point is fixed: the map is the identity on these starts and attracts nothing")
         elif self.marginal:
             notes.append(
-                f"{self.marginal} of {n} starts end on fixed points that attract nothing (leading multiplier "
+                f"{self.marginal} of {n} starts end on fixed points that do not attract (leading multiplier "
                 "1): a continuum of fixed points"
             )
         if self.neutral:
-            notes.append(f"{self.neutral} of {n} starts go round circles of their own that attract nothing")
+            notes.append(f"{self.neutral} of {n} starts move on invariant circles that do not attract")
         diverged = int((self.status == DIVERGED).sum())
         if diverged:
             notes.append(f"{diverged} of {n} starts diverged: the map expands there")
-        unsettled = int(np.isin(self.status, (SLOW, BUDGET)).sum())
-        if unsettled:
-            notes.append(f"{unsettled} of {n} starts did not reach an attractor within the budget")
+        unfinished = int(np.isin(self.status, (SLOW, UNFINISHED)).sum())
+        if unfinished:
+            notes.append(
+                f"{unfinished} of {n} starts did not reach an attractor within {self.run.max_steps} steps"
+            )
         if n > 1 and count == 1 and bool((basin == 0).all()):
-            notes.append("one attractor holds every start: destinations tell nothing about the starts")
+            notes.append("all starts reach one attractor: the attractor does not distinguish the starts")
         if n >= 10 and count >= 0.8 * n:
-            notes.append("about as many attractors as starts: more starts would find more")
+            notes.append("about as many attractors as starts: more starts would reach more attractors")
         if not supported.all():
             outside = int((~supported).sum())
             notes.append(f"{outside} attractors lie outside the range of the starts, unsupported by data")

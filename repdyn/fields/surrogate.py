@@ -1,10 +1,15 @@
-"""A contractive auto-encoder fitted to one point of a frozen network, so that its features have a field."""
+"""A contractive autoencoder fitted to one point of a frozen network, so that its features have a field.
+
+:class:`SurrogateAutoencoder` fits one for each penalty of a sweep; :func:`try_field` measures the field of
+each, and :func:`choose_trial` selects one.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +22,8 @@ from repdyn.conformity import check_arrays, check_sizes, check_types, check_valu
 from repdyn.devices import double, to
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
-from repdyn.fields.penalty import DIVERGED, PENALTIES, Trial, choose_trial, try_field
-from repdyn.fields.starts import as_tensor, to_index
+from repdyn.fields.map import as_tensor, to_index
+from repdyn.fields.settings import SURROGATE, SurrogateSettings
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.progress import track
 from repdyn.reading import as_array
@@ -28,7 +33,7 @@ from repdyn.seeding import drawing
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["SurrogateAutoencoder", "SurrogateWarning"]
+__all__ = ["SurrogateAutoencoder", "SurrogateWarning", "Trial", "choose_trial", "try_field"]
 
 _SAVED: dict[str, Any] = {
     "latent_dim": int,
@@ -44,34 +49,26 @@ _SAVED: dict[str, Any] = {
     "sweep": list[dict[str, Any]],
     "reconstruction": dict[str, float],
 }
-LEARNING_RATE = 1e-3
-BATCHES = (32, 256)
-"""Smallest and largest batch: a sixteenth of the samples, so that few samples still make many steps."""
-HELD_OUT = 0.2
-"""Share of the samples that no weight is fitted on; they judge the penalty and the reconstruction."""
-REFINED = 4
-"""Penalties tried between two of the sweep, which are a factor of three apart; the last differ by 7 %."""
-REACH = 0.1
-"""Width, relative to the codes' spread, over which gains are differenced while training."""
 
 
 class SurrogateWarning(UserWarning):
-    """A surrogate whose field tells little: it expands, or has one attractor, or about one for each start."""
+    """A surrogate whose attractors do not distinguish samples: it expands, has one attractor, or one per
+    start."""
 
 
 class SurrogateAutoencoder:
-    r"""An auto-encoder of a frozen network's features, contracting enough for its map to be iterated.
+    r"""An autoencoder of a frozen network's features that contracts enough for its map to be iterated.
 
     .. math:: \min_{E, D}\ \frac{\lVert u - D(E(u + \epsilon)) \rVert^2}{\operatorname{tr} \Sigma_u}
               + \lambda\, \mathbb E_v \lVert J_{E \circ D}(E(u))\, v \rVert^2,
               \qquad \lVert v \rVert = 1
 
-    on features scaled to unit length and standardised: without the first, the norm of a feature decides
-    everything. Contraction is not given, and bought dearly: without penalty up to a sixth of the samples
-    diverge, with a strong one a single attractor is left. The penalty is therefore chosen on held-out samples
-    by a sweep that shows convergence, number of attractors and reconstruction together (``sweep_``). Where no
-    penalty of the sweep will do, the gap between the last that is too weak and the first that leaves a single
-    attractor is halved, at most four times.
+    on features scaled to unit length and standardized. Without the first step, the norm of a feature decides
+    the result. Without a penalty up to a sixth of the samples diverge; with a strong penalty a single
+    attractor is left. The penalty is therefore chosen on held-out samples by a sweep that reports
+    convergence, number of attractors and reconstruction (``sweep_``). If no penalty of the sweep is
+    acceptable, the interval between the last that is too weak and the first that leaves a single attractor is
+    halved, at most four times.
 
     Parameters
     ----------
@@ -80,24 +77,26 @@ class SurrogateAutoencoder:
     hidden
         Widths of the encoder's hidden layers; the decoder mirrors them.
     penalty
-        Weight :math:`\lambda` of the squared gain; None sweeps :data:`repdyn.fields.penalty.PENALTIES`.
+        Weight :math:`\lambda` of the squared gain. None: chosen by a sweep.
     noise
-        Standard deviation of :math:`\epsilon` in standardised units: the other way to contraction.
+        Standard deviation of :math:`\epsilon` in standardized units. Noise contracts as well.
     epochs
         Passes over the samples, for each penalty.
     seed
         Of weights, batches, noise and the held-out part.
+    settings
+        Settings of training and of the sweep.
 
     Attributes
     ----------
     reconstruction_
-        Fraction of variance unexplained on held-out samples (of unit-length, standardised features).
+        Fraction of variance unexplained on held-out samples (of unit-length, standardized features).
     sweep_
-        A :class:`repdyn.fields.penalty.Trial` for each penalty tried.
+        A :class:`Trial` for each penalty.
     penalty_
-        The one that was taken.
+        The chosen penalty.
     notes_
-        What was warned of.
+        Warnings.
 
     References
     ----------
@@ -114,7 +113,9 @@ class SurrogateAutoencoder:
         noise: float = 0.0,
         epochs: int = 40,
         seed: int = 0,
+        settings: SurrogateSettings = SURROGATE,
     ) -> None:
+        self.settings = settings
         self.latent_dim, self.hidden = latent_dim, tuple(hidden)
         self.penalty, self.noise, self.epochs, self.seed = penalty, noise, epochs, seed
 
@@ -140,8 +141,8 @@ class SurrogateAutoencoder:
         Warns
         -----
         SurrogateWarning
-            If more than one sample in a thousand diverges, if there is one attractor or none, or about as
-            many as starts: the field then tells little of the samples.
+            If more than one sample in a thousand diverges, or if there is one attractor, none, or about as
+            many as starts. The attractors then do not distinguish the samples.
         """
         if point not in paths.points:
             raise RepdynError(f"point: there is no {point!r}; {nearest_names(point, paths.points)}")
@@ -152,34 +153,43 @@ class SurrogateAutoencoder:
         if len(broken):
             raise RepdynError(f"{point}: sample {broken[0]} is not finite ({len(broken)} are not)")
         if len(x) < 20:
-            raise RepdynError(f"{point}: {len(x)} samples are too few to fit and judge on; give at least 20")
+            raise RepdynError(
+                f"{point}: {len(x)} samples are too few to fit and evaluate on; give at least 20"
+            )
         generator = np.random.default_rng(self.seed)
-        # Equal samples are on one side: a copy of a fitted one says nothing of new ones.
-        held, rest = parted_by_group(groups_of_equal_rows(x), max(4, int(HELD_OUT * len(x))), generator)
+        # Equal samples stay on one side: a copy of a fitted sample is no held-out sample.
+        held, rest = parted_by_group(
+            groups_of_equal_rows(x), max(4, int(self.settings.held_out * len(x))), generator
+        )
         unit = to(_unit(torch.from_numpy(np.ascontiguousarray(x))), device)
         fitted = unit[to_index(rest, unit)]
         self.point_, self.width_ = point, x.shape[1]
         self.shift_ = fitted.mean(dim=0)
-        # Constant features would be blown up by their rounding; they get the spread of a typical one.
+        # Division by the spread of a constant feature would amplify rounding errors: a larger spread replaces
+        # it.
         spread = fitted.std(dim=0)
         self.spread_ = torch.where(spread > 1e-6 * spread.max(), spread, spread.max().clamp_min(1e-12))
         train = (fitted - self.shift_) / self.spread_
         test = (unit[to_index(held, unit)] - self.shift_) / self.spread_
 
+        settings = self.settings
         trials: list[Trial] = []
         networks: list[tuple[nn.Sequential, nn.Sequential]] = []
 
         def attempt(penalty: float) -> tuple[int, tuple[str, ...]]:
             encoder, decoder = self._train(train, penalty)
-            trials.append(try_field(encoder, decoder, test, penalty, seed=self.seed))
+            trials.append(try_field(encoder, decoder, test, penalty, seed=self.seed, settings=settings))
             networks.append((encoder, decoder))
-            return choose_trial(trials)
+            return choose_trial(trials, settings)
 
-        penalties = PENALTIES if self.penalty is None else (self.penalty,)
+        penalties = settings.penalties if self.penalty is None else (self.penalty,)
         for penalty in track(penalties, f"fitting a surrogate to {point}"):
             best, notes = attempt(penalty)
-        for _ in track(range(REFINED if notes and self.penalty is None else 0), "halving the gap"):
-            between = _between(trials)
+        for _ in track(
+            range(settings.refinements if notes and self.penalty is None else 0),
+            "halving the interval of penalties",
+        ):
+            between = _between(trials, settings)
             if between is None or not notes:
                 break
             best, notes = attempt(between)
@@ -197,7 +207,7 @@ class SurrogateAutoencoder:
         if rows.ndim != 2 or rows.shape[1] != self.width_:
             raise RepdynError(f"x: fitted on shape (N, {self.width_}), got {tuple(rows.shape)}")
         with torch.no_grad():
-            code: Tensor = self.encoder_(self._standardise(to(rows, self.shift_.device)))
+            code: Tensor = self.encoder_(self._standardize(to(rows, self.shift_.device)))
         return code.to(rows.device) if isinstance(x, Tensor) else code
 
     def decode(self, z: Any) -> Tensor:
@@ -208,11 +218,11 @@ class SurrogateAutoencoder:
         return rows.to(z.device) if isinstance(z, Tensor) else rows
 
     def field(self) -> LatentField:
-        """The latent field, in standardised features: decoded ones are not scaled to unit length again."""
+        """The latent field, in standardized features: decoded ones are not scaled to unit length again."""
         return LatentField.from_autoencoder(self.encoder_, self.decoder_)
 
     def residual(self, x: Any) -> Tensor:
-        """Length of the first step from each code, shape ``(N,)``: small where the training samples were."""
+        """Length of the first step from each code, shape ``(N,)``; small close to the training samples."""
         length: Tensor = self.field().velocity(self.encode(x)).norm(dim=1)
         return length
 
@@ -222,13 +232,13 @@ class SurrogateAutoencoder:
         lines = [
             f"SurrogateAutoencoder of {self.point_}: {self.width_} to {self.latent_dim}, "
             f"held-out variance unexplained {self.reconstruction_}",
-            "  penalty  unexplained  first step  settled  diverged  attractors    gain",
+            "  penalty  unexplained  first step  converged  diverged  attractors    gain",
         ]
         for trial in self.sweep_:
             taken = "*" if trial.penalty == self.penalty_ else " "
             lines.append(
                 f" {taken}{trial.penalty:7.3g}  {trial.unexplained:11.3f}  {trial.first_step:10.3f}  "
-                f"{trial.settled:7.1%}  {trial.diverged:8.1%}  {trial.attractors:10d}  {trial.gain:6.3f}"
+                f"{trial.converged:9.1%}  {trial.diverged:8.1%}  {trial.attractors:10d}  {trial.gain:6.3f}"
             )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes_])
 
@@ -269,7 +279,7 @@ class SurrogateAutoencoder:
         surrogate = cls(**{key: config[key] for key in keys})
         surrogate.point_, surrogate.width_ = config["point"], config["width"]
         surrogate.penalty_, surrogate.notes_ = config["penalty_taken"], tuple(config["notes"])
-        surrogate.sweep_ = tuple(Trial(**trial) for trial in config["sweep"])
+        surrogate.sweep_ = tuple(Trial(**_present_names(trial)) for trial in config["sweep"])
         surrogate.reconstruction_ = Estimate(**config["reconstruction"])
         for figure in (*surrogate.sweep_, surrogate.reconstruction_):
             check_types(figure)
@@ -288,24 +298,29 @@ class SurrogateAutoencoder:
         surrogate.shift_, surrogate.spread_ = to((surrogate.shift_, surrogate.spread_), device)
         return surrogate
 
-    def _standardise(self, rows: Tensor) -> Tensor:
+    def _standardize(self, rows: Tensor) -> Tensor:
+        """Features ``(N, D)`` scaled to unit length and standardized."""
         standard: Tensor = (_unit(rows) - self.shift_) / self.spread_
         return standard
 
     def _networks(self) -> tuple[nn.Sequential, nn.Sequential]:
+        """An untrained encoder and decoder."""
         sizes = (self.width_, *self.hidden, self.latent_dim)
         with drawing(self.seed):
             return _mlp(sizes), _mlp(sizes[::-1])
 
     def _train(self, train: Tensor, penalty: float) -> tuple[nn.Sequential, nn.Sequential]:
+        """Fit an encoder and a decoder to standardized features ``(N, D)`` under one penalty."""
+        settings = self.settings
         encoder, decoder = (network.to(train.device) for network in self._networks())
         generator = torch.Generator().manual_seed(self.seed)
-        # Fused: a step over all weights at once; the networks are small, so steps are a fifth of the time.
+        # Fused, because steps of these small networks are a fifth of the time otherwise.
         weights = [*encoder.parameters(), *decoder.parameters()]
-        optimiser = torch.optim.Adam(weights, LEARNING_RATE, fused=True)
-        batches = max(1, len(train) // min(max(len(train) // 16, BATCHES[0]), BATCHES[1]))
+        optimizer = torch.optim.Adam(weights, settings.learning_rate, fused=True)
+        smallest, largest = settings.batches
+        batches = max(1, len(train) // min(max(len(train) // 16, smallest), largest))
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, 3 * LEARNING_RATE, total_steps=batches * self.epochs
+            optimizer, 3 * settings.learning_rate, total_steps=batches * self.epochs
         )
         variance = train.var(dim=0, correction=0).sum()
         for _ in range(self.epochs):
@@ -320,35 +335,168 @@ class SurrogateAutoencoder:
                 loss = (rebuilt - clean).square().sum(dim=1).mean() / variance
                 if penalty:
                     direction = torch.randn(code.shape, generator=generator).to(code)
-                    width = REACH * code.detach().std()
+                    width = settings.gain_width * code.detach().std()
                     direction = width * direction / direction.norm(dim=1, keepdim=True)
                     moved = encoder(decoder(code + direction)) - encoder(rebuilt)
                     loss = loss + penalty * moved.square().sum(dim=1).mean() / width**2
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
                 schedule.step()
         return encoder.eval().requires_grad_(False), decoder.eval().requires_grad_(False)
 
     def _reconstruction(self, test: Tensor) -> Estimate:
+        """Fraction of variance unexplained of standardized features ``(M, D)``."""
         error = (self.decoder_(self.encoder_(test)) - test).square().sum(dim=1)
         spread = (test - test.mean(dim=0)).square().sum(dim=1)
         return ratio_interval(as_array(error), as_array(spread), seed=self.seed)
 
 
-def _between(trials: Sequence[Trial]) -> float | None:
-    """The penalty half-way, in logarithms, from the last that is too weak to the first that is too strong."""
-    weak = [t.penalty for t in trials if t.diverged > DIVERGED or (t.settled < 0.5 and t.attractors != 1)]
-    strong = [t.penalty for t in trials if t.diverged <= DIVERGED and t.attractors == 1]
+@dataclass(frozen=True)
+class Trial:
+    """The field under one penalty, measured on held-out samples.
+
+    Attributes
+    ----------
+    penalty
+        Weight of the squared gain.
+    unexplained
+        Fraction of variance unexplained by the reconstruction.
+    first_step
+        Mean length of the first step, relative to the spread of the codes.
+    converged, diverged
+        Shares of the starts that reached an attractor, and that diverged.
+    attractors, starts
+        Number of attractors, and of starts.
+    gain
+        Root mean square factor by which the map stretches a random direction at the codes.
+    """
+
+    penalty: float
+    unexplained: float
+    first_step: float
+    converged: float
+    diverged: float
+    attractors: int
+    starts: int
+    gain: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return asdict(self)
+
+    @property
+    def settled(self) -> float:
+        """Old name of ``converged``."""
+        warnings.warn("Trial.settled was renamed converged", DeprecationWarning, stacklevel=2)
+        return self.converged
+
+
+def _present_names(trial: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a saved trial; version 0.1 saved ``converged`` as ``settled``."""
+    return {"converged" if name == "settled" else name: value for name, value in trial.items()}
+
+
+def try_field(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    test: Tensor,
+    penalty: float,
+    *,
+    seed: int = 0,
+    settings: SurrogateSettings = SURROGATE,
+) -> Trial:
+    """Measure the field of an autoencoder from held-out samples ``(M, D)``."""
+    field = LatentField.from_autoencoder(encoder, decoder)
+    with torch.no_grad():
+        codes = encoder(test)
+        error = (decoder(codes) - test).square().sum() / (test - test.mean(dim=0)).square().sum()
+    # Not with solver="trapping": in nearly marginal fields, a long orbit that does not converge within
+    # max_steps would absorb other starts.
+    reached = field.attractors(
+        codes[: settings.trial_starts],
+        max_steps=settings.trial_steps,
+        tol=settings.trial_tolerance,
+        seed=seed,
+    )
+    direction = torch.randn(codes.shape, generator=torch.Generator().manual_seed(seed)).to(codes)
+    direction = direction / direction.norm(dim=1, keepdim=True)
+    gain = field.jvp(codes, direction)[1].square().sum(dim=1).mean().sqrt()
+    step = field.velocity(codes).norm(dim=1).mean() / reached.scale
+    return Trial(
+        penalty=penalty,
+        unexplained=float(error),
+        first_step=float(step),
+        converged=float((reached.basin >= 0).mean()),
+        diverged=float((reached.status == "diverged").mean()),
+        attractors=len(reached),
+        starts=len(reached.basin),
+        gain=float(gain),
+    )
+
+
+def choose_trial(
+    trials: Sequence[Trial], settings: SurrogateSettings = SURROGATE
+) -> tuple[int, tuple[str, ...]]:
+    """The index of the best trial, and warnings about it.
+
+    A field is acceptable if it hardly diverges, has more than one attractor but not one per start, and at
+    least half of the starts converge. Of the acceptable fields, the one with the best reconstruction is
+    chosen. If none is acceptable, the criteria decide in this order: divergence, number of attractors,
+    convergence.
+
+    Parameters
+    ----------
+    trials
+        At least one.
+    settings
+        Thresholds.
+
+    Returns
+    -------
+    index, notes
+    """
+
+    def failings(trial: Trial) -> tuple[bool, bool, bool, float, float]:
+        """Criteria that a trial fails, worst first, then how badly it fails, then its reconstruction."""
+        diverges, moving = trial.diverged > settings.max_diverged, trial.converged < settings.min_converged
+        uninformative = trial.attractors <= 1 or trial.attractors >= settings.crowded * trial.starts
+        degree = trial.diverged if diverges else -trial.converged if moving else 0.0
+        return diverges, uninformative, moving, degree, trial.unexplained
+
+    best = min(range(len(trials)), key=lambda i: failings(trials[i]))
+    chosen, notes = trials[best], []
+    if chosen.diverged > settings.max_diverged:
+        notes.append(f"the map expands: {chosen.diverged:.1%} of held-out samples diverge; raise the penalty")
+    if chosen.attractors == 0:
+        notes.append("no attractor was reached within the allowed steps")
+    if chosen.attractors == 1:
+        notes.append("there is one attractor, which does not distinguish samples; lower the penalty")
+    if chosen.attractors >= settings.crowded * chosen.starts:
+        notes.append(f"there are about as many attractors as starts ({chosen.attractors})")
+    if chosen.attractors > 0 and chosen.converged < settings.min_converged:
+        notes.append(f"only {chosen.converged:.0%} of held-out samples reach an attractor")
+    return best, tuple(notes)
+
+
+def _between(trials: Sequence[Trial], settings: SurrogateSettings) -> float | None:
+    """The geometric mean of the last penalty that is too weak and the first one that is too strong, or
+    None."""
+    weak = [
+        t.penalty
+        for t in trials
+        if t.diverged > settings.max_diverged or (t.converged < settings.min_converged and t.attractors != 1)
+    ]
+    strong = [t.penalty for t in trials if t.diverged <= settings.max_diverged and t.attractors == 1]
     low = max(weak, default=float("inf"))
     high = min((penalty for penalty in strong if penalty > low), default=None)
     if high is None:
         return None
-    return (low * high) ** 0.5 if low > 0 else high / 3  # the sweep goes on downwards
+    return (low * high) ** 0.5 if low > 0 else high / 3  # the sweep continues below its smallest penalty
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Rows of length one, float32, whatever their size; a row of zeros stays one."""
+    """Rows ``(N, D)`` scaled to unit length, float32; rows of zeros stay zero."""
     rows = double(rows)
     peak = rows.abs().amax(dim=1, keepdim=True)
     rows = rows / torch.where(peak > 0, peak, 1.0)
@@ -357,6 +505,7 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers of these widths with SiLU between them."""
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.SiLU()]

@@ -1,4 +1,9 @@
-"""Neighbourhoods of attractors and orbits from which there is no way out, so that samples may stop there."""
+"""Trapping regions: neighborhoods of attractors that end a trajectory early (``solver="trapping"``).
+
+:func:`iterate_with_trapping` follows the starts in rounds. A round sets regions around the sets that it
+reached (:func:`set_regions`), and trajectories of later rounds stop when they enter one. Some absorbed
+trajectories of each region are followed further to check the region.
+"""
 
 from __future__ import annotations
 
@@ -6,144 +11,286 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.fields.field import LatentField
+from repdyn.fields.classification import gap_of, group_orbits
+from repdyn.fields.iteration import ABSORBED, CONVERGED, MOVING, RECURRENT, Trajectories
+from repdyn.fields.map import SelfMap, to_index
+from repdyn.fields.settings import SEARCH, TrappingSettings
+from repdyn.fields.verification import merge_points, verify_points
 from repdyn.reading import as_array
 
-__all__ = ["Traps", "gap_of", "leaving", "set_traps"]
-
-RADIUS = 0.05
-"""Of a trap, relative to the scale; on MNIST auto-encoders, before captives were followed on, .3 lost up to a
-fifth of the destinations, .1 one in a hundred and .05 up to one in forty; .02 sets no traps for long orbits,
-at many times the cost."""
-PROBES = 8
-"""Points on a trap's rim, followed to see whether it leads inward."""
-INWARD = 20
-"""Plain steps for which they are followed."""
-HALVINGS = 3
-"""A trap that leaks is halved so often, then given up."""
-STAY = 100
-"""Plain steps after which a captive that is followed on must still be in its trap: some rims lead inward but
-for a few directions, which random probes miss and captives come in by."""
+__all__ = ["TrappingRegions", "escaping", "iterate_with_trapping", "set_regions"]
 
 
-class Traps:
+def iterate_with_trapping(run: Trajectories) -> None:
+    """Iterate all starts in growing rounds; what a round reached absorbs trajectories of later rounds.
+
+    An absorbed trajectory gets the fixed point of its region as its end point, or, where the region surrounds
+    the orbit of another start, shares the attractor of that start. Few starts are iterated without regions.
+
+    Parameters
+    ----------
+    run
+        The state of the starts, which is updated.
+    """
+    n, settings = len(run.starts), run.settings.trapping
+    if n < 2 * settings.first_round:
+        run.iterate()
+        return
+    order = np.random.default_rng(run.seed).permutation(n)
+    # One entry for each set with regions: its fixed point, or the start whose orbit it is (else -1).
+    points, owners = run.ends[:0], np.zeros(0, dtype=np.int64)
+    regions: TrappingRegions | None = None
+    audited = np.zeros(0, dtype=np.int64)
+    done, size = 0, settings.first_round
+    while done < n:
+        # A small rest joins the last round.
+        stop = done + size if n - done >= 2 * size else n
+        chosen = np.sort(order[done:stop])
+        run.iterate(chosen, region_of=None if regions is None else regions.region_of)
+        if regions is not None:
+            regions = _audit(run, chosen, regions, audited)
+        absorbed = chosen[run.outcome[chosen] == ABSORBED]
+        owner = owners[run.lag[absorbed]]
+        run.shared[absorbed[owner >= 0]] = owner[owner >= 0]
+        at_point = absorbed[owner < 0]
+        run.ends[to_index(at_point, run.z)] = points[to_index(run.lag[at_point], run.z)]
+        if stop < n:
+            sets, own, reached = _reached_sets(run, chosen[run.outcome[chosen] != ABSORBED])
+            if sets:
+                more = set_regions(run.plain, sets, run.scale, seed=run.seed, settings=settings)
+                regions = more if regions is None else regions.with_more(more, len(owners))
+                owners = np.concatenate([owners, np.full(len(reached), -1), own])
+                audited = np.concatenate([audited, np.zeros(len(sets), dtype=np.int64)])
+                blank = reached.new_full((len(own), reached.shape[1]), float("nan"))
+                points = torch.cat([points, reached.to(points.dtype), blank.to(points.dtype)])
+        run.outcome[at_point] = CONVERGED
+        done, size = stop, settings.round_growth * size
+
+
+def _audit(
+    run: Trajectories, chosen: NDArray[np.int64], regions: TrappingRegions, audited: NDArray[np.int64]
+) -> TrappingRegions:
+    """Follow some absorbed trajectories of each region further, and shrink the regions that any of them
+    leaves.
+
+    All trajectories in a region that was shrunk continue.
+
+    Parameters
+    ----------
+    run
+        The state of the starts, which is updated.
+    chosen
+        Starts of this round, shape ``(n,)``.
+    regions
+        All regions.
+    audited
+        For each set, absorbed trajectories that stayed since its regions last shrank, shape ``(A,)``. It is
+        updated.
+    """
+    settings = run.settings.trapping
+    generator, fresh = np.random.default_rng(run.seed), np.ones(len(run.starts), dtype=np.bool_)
+    while True:
+        absorbed = generator.permutation(chosen[(run.outcome[chosen] == ABSORBED) & fresh[chosen]])
+        owner = run.lag[absorbed]
+        wanted = [absorbed[owner == k][: max(0, settings.audited - audited[k])] for k in np.unique(owner)]
+        tried = np.concatenate([*wanted, absorbed[:0]])
+        if not len(tried):
+            return regions
+        index = to_index(tried, run.z)
+        out = as_array(
+            escaping(run.plain, regions, run.z[index], to_index(run.lag[tried], run.z), settings.audit_steps)
+        )
+        np.add.at(audited, run.lag[tried], 1)
+        rejected = np.unique(run.lag[tried[out]])
+        if not len(rejected):
+            return regions
+        audited[rejected] = 0
+        regions = regions.shrunk(to_index(rejected, run.z))
+        freed = chosen[(run.outcome[chosen] == ABSORBED) & np.isin(run.lag[chosen], rejected)]
+        fresh[tried], fresh[freed] = False, True
+        run.iterate(freed, region_of=regions.region_of)
+
+
+def _reached_sets(
+    run: Trajectories, chosen: NDArray[np.int64]
+) -> tuple[list[Tensor], NDArray[np.int64], Tensor]:
+    """The sets that some starts reached.
+
+    Parameters
+    ----------
+    run
+        The state of the starts.
+    chosen
+        Indices of starts, shape ``(n,)``.
+
+    Returns
+    -------
+    sets, owners, points
+        Shape ``(1, d)`` for each of ``A`` stable fixed points, then ``(K, d)`` for each orbit that still
+        moves or recurs; the start of each such orbit; the fixed points, shape ``(A, d)``.
+    """
+    near = run.settings.merge_tolerance * run.scale
+    close = run.residual[chosen] <= run.settings.polish_tolerance * run.scale
+    outcome = np.where((run.outcome[chosen] == MOVING) & close, CONVERGED, run.outcome[chosen])
+    steps = min(run.settings.orbit_steps, max(16, run.max_steps))
+    points = run.z[:0]
+    converged = chosen[outcome == CONVERGED]
+    if len(converged):
+        ends = run.z[to_index(converged, run.z)].to(run.precise)
+        checked = verify_points(
+            run.exact, ends, run.residual[converged], run.scale, seed=run.seed, settings=run.settings
+        )
+        stable = checked.points[torch.from_numpy(checked.stable).to(ends.device)]
+        points = stable[to_index(merge_points(as_array(stable), near)[0], stable)].to(run.z.dtype)
+    sets: list[Tensor] = list(points[:, None])
+    owners: list[int] = []
+    moving = chosen[outcome == MOVING]
+    if len(moving):
+        leaders = moving[group_orbits(run.plain, run.z, moving, run.scale, steps, run.settings)[0]]
+        sets += list(run.plain.trajectory(run.z[to_index(leaders, run.z)], steps).transpose(0, 1))
+        owners += leaders.tolist()
+    for start in chosen[outcome == RECURRENT].tolist():
+        # Two turns, so that the orbit returns to itself.
+        turns = run.plain.trajectory(run.z[start : start + 1], 2 * int(run.lag[start]) - 1)[:, 0]
+        if all(float(torch.cdist(turns[:1], known).min()) > near for known in sets):
+            sets.append(turns)
+            owners.append(start)
+    return sets, np.array(owners, dtype=np.int64), points
+
+
+class TrappingRegions:
     """Balls around the points of several sets.
 
     Parameters
     ----------
     points
-        Centres, shape ``(M, d)``.
+        Centers, shape ``(M, d)``.
     owner
-        The set that each belongs to, shape ``(M,)``.
+        The set of each ball, shape ``(M,)``.
     radius
-        Shape ``(M,)``.
+        Radius of each ball, shape ``(M,)``.
     least
-        Radius below which each is given up, shape ``(M,)``.
+        Radius below which each ball is dropped, shape ``(M,)``.
     """
 
     def __init__(self, points: Tensor, owner: Tensor, radius: Tensor, least: Tensor) -> None:
         self.points, self.owner, self.radius, self.least = points, owner, radius, least
 
-    def and_more(self, other: Traps, offset: int) -> Traps:
-        """These and others, whose sets are numbered from ``offset``."""
-        return Traps(
+    def with_more(self, other: TrappingRegions, offset: int) -> TrappingRegions:
+        """These regions and others, whose sets are numbered from ``offset``."""
+        return TrappingRegions(
             torch.cat([self.points, other.points]),
             torch.cat([self.owner, other.owner + offset]),
             torch.cat([self.radius, other.radius]),
             torch.cat([self.least, other.least]),
         )
 
-    def narrowed(self, owners: Tensor) -> Traps:
-        """These with half the radius around some sets, or without their traps where they are too narrow."""
+    def shrunk(self, owners: Tensor) -> TrappingRegions:
+        """These regions with half the radius around some sets; balls that become too small are dropped."""
         radius = torch.where(torch.isin(self.owner, owners), self.radius / 2, self.radius)
         kept = radius >= self.least
-        return Traps(self.points[kept], self.owner[kept], radius[kept], self.least[kept])
+        return TrappingRegions(self.points[kept], self.owner[kept], radius[kept], self.least[kept])
 
-    def catch(self, z: Tensor) -> Tensor:
-        """The set in whose trap each of some samples ``(N, d)`` is, or -1, shape ``(N,)``."""
+    def region_of(self, z: Tensor) -> Tensor:
+        """The set in whose region each point ``(N, d)`` lies, or -1, shape ``(N,)``."""
         if not len(self.points):
             return torch.full((len(z),), -1, dtype=torch.long, device=z.device)
-        # Relative to the radius, for sets of different reach lie beside each other.
-        nearness, which = (torch.cdist(z, self.points) / self.radius).min(dim=1)
-        return torch.where(nearness <= 1, self.owner[which], -1)
+        # Relative to the radius, since regions of different radius can overlap.
+        nearness, index = (torch.cdist(z, self.points) / self.radius).min(dim=1)
+        return torch.where(nearness <= 1, self.owner[index], -1)
 
 
-def set_traps(field: LatentField, sets: Sequence[Tensor], scale: float, *, seed: int = 0) -> Traps:
-    """Set a trap around each set, of a radius that plain iteration from the rim confirms.
+def set_regions(
+    field: SelfMap,
+    sets: Sequence[Tensor],
+    scale: float,
+    *,
+    seed: int = 0,
+    settings: TrappingSettings = SEARCH.trapping,
+) -> TrappingRegions:
+    """Set a trapping region around each set, with a radius that plain iteration from the boundary confirms.
 
-    Points on the rim, followed for a while, must all end nearer to the set than they began; otherwise the
-    radius is halved. A set known from a stretch of orbit gets no trap finer than the orbit's gaps.
+    Random points on the boundary are followed. If one does not end closer to the set than the radius, the
+    radius is halved. The region of an orbit is never finer than the gaps between the points of the orbit.
 
     Parameters
     ----------
     field
         The map.
     sets
-        At least one: stable fixed points, shape ``(1, d)`` each, or stretches of orbits, ``(K, d)``.
+        At least one: stable fixed points, shape ``(1, d)`` each, or orbits, ``(K, d)``.
     scale
-        The data's.
+        Scale of the starts.
     seed
-        Of the rim's points.
+        Of the points on the boundary.
+    settings
+        Settings of the regions.
     """
     generator = torch.Generator().manual_seed(seed)
-    like = sets[0]
-    rim = torch.randn((PROBES, like.shape[1]), generator=generator, dtype=torch.float64).to(like)
-    rim = rim / rim.norm(dim=1, keepdim=True)
+    like, n_probes = sets[0], settings.probes
+    boundary = torch.randn((n_probes, like.shape[1]), generator=generator, dtype=torch.float64).to(like)
+    boundary = boundary / boundary.norm(dim=1, keepdim=True)
     bases = torch.stack(
-        [s[torch.randint(0, len(s), (PROBES,), generator=generator).to(s.device)] for s in sets]
+        [s[torch.randint(0, len(s), (n_probes,), generator=generator).to(s.device)] for s in sets]
     )
     gaps = torch.tensor([gap_of(s) for s in sets]).to(like)
-    radius = torch.full((len(sets),), RADIUS * scale).to(like)
-    leaking = torch.ones_like(radius, dtype=torch.bool)
-    for _ in range(HALVINGS + 1):
-        leaking &= radius >= gaps
-        tried = leaking.nonzero()[:, 0].tolist()
+    radius = torch.full((len(sets),), settings.radius * scale).to(like)
+    rejected = torch.ones_like(radius, dtype=torch.bool)
+    for _ in range(settings.halvings + 1):
+        rejected &= radius >= gaps
+        tried = rejected.nonzero()[:, 0].tolist()
         if not tried:
             break
-        probes = (bases[tried] + radius[tried, None, None] * rim).reshape(-1, like.shape[1])
-        for _ in range(INWARD):
+        probes = (bases[tried] + radius[tried, None, None] * boundary).reshape(-1, like.shape[1])
+        for _ in range(settings.probe_steps):
             probes = field(probes)
-        for own, index in zip(probes.reshape(len(tried), PROBES, -1), tried):
+        for own, index in zip(probes.reshape(len(tried), n_probes, -1), tried):
             furthest = torch.cdist(own, sets[index]).amin(dim=1).max()
-            # NaN compares false: a trap that leads nowhere leaks.
+            # NaN compares false, so a region from which probes diverge is rejected.
             if bool(furthest < radius[index]):
-                leaking[index] = False
+                rejected[index] = False
             else:
                 radius[index] /= 2
-    held = [index for index in range(len(sets)) if not leaking[index] and radius[index] >= gaps[index]]
+    held = [index for index in range(len(sets)) if not rejected[index] and radius[index] >= gaps[index]]
     if not held:
-        return Traps(like[:0], torch.zeros(0, dtype=torch.long), radius[:0], radius[:0])
+        nobody = torch.zeros(0, dtype=torch.long, device=like.device)
+        return TrappingRegions(like[:0], nobody, radius[:0], radius[:0])
     points = torch.cat([sets[index] for index in held])
     owner = torch.cat([torch.full((len(sets[index]),), index) for index in held]).to(points.device)
-    least = gaps.clamp_min(RADIUS * scale / 2**HALVINGS)
-    return Traps(points, owner, radius[owner], least[owner])
+    least = gaps.clamp_min(settings.radius * scale / 2**settings.halvings)
+    return TrappingRegions(points, owner, radius[owner], least[owner])
 
 
-def leaving(field: LatentField, traps: Traps, z: Tensor, owner: Tensor) -> Tensor:
-    """Which captives, followed on, get out of the traps that caught them, shape ``(n,)``.
+def escaping(
+    field: SelfMap,
+    regions: TrappingRegions,
+    z: Tensor,
+    owner: Tensor,
+    steps: int = SEARCH.trapping.audit_steps,
+) -> Tensor:
+    """Which absorbed trajectories leave the regions of their set when they are followed further.
 
     Parameters
     ----------
     field
         The map.
-    traps
-        All there are.
+    regions
+        All regions.
     z, owner
-        The captives, shape ``(n, d)``, and the set whose trap caught each, shape ``(n,)``.
+        Points of the trajectories, shape ``(n, d)``, and the set that absorbed each, shape ``(n,)``.
+    steps
+        Plain steps.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(n,)``, boolean.
     """
-    for _ in range(STAY):
+    for _ in range(steps):
         z = field(z)
-    nearness = torch.cdist(z, traps.points) / traps.radius
-    inside = (nearness <= 1) & (traps.owner == owner[:, None])
+    nearness = torch.cdist(z, regions.points) / regions.radius
+    inside = (nearness <= 1) & (regions.owner == owner[:, None])
     return ~inside.any(dim=1)
-
-
-def gap_of(orbit: Tensor) -> float:
-    """How finely a stretch of orbit samples the set that it fills: 90 % of its later half lie this near to
-    its earlier half. Shape ``(K, d)``; 0 for a single point."""
-    if len(orbit) < 2:
-        return 0.0
-    half = len(orbit) // 2
-    return float(np.quantile(as_array(torch.cdist(orbit[half:], orbit[:half]).amin(dim=1)), 0.9))

@@ -1,13 +1,12 @@
-"""Koopman: depth as a linear dynamical system in learned observables, beside what else could explain it."""
+"""Koopman: depth as a linear dynamical system in learned observables, compared with simpler models."""
 
 from __future__ import annotations
 
 from repdyn.koopman.attack import AttackReport, attack
 from repdyn.koopman.autoencoder import KoopmanAutoencoder
-from repdyn.koopman.autonomy import Autonomy, autonomy
 from repdyn.koopman.controls import Controls, controls
 from repdyn.koopman.edited import EditedKoopman, EditReport
-from repdyn.koopman.fidelity import Fidelity
+from repdyn.koopman.fidelity import Autonomy, Fidelity, autonomy
 from repdyn.koopman.modes import Excitation, excitation
 from repdyn.koopman.spectrum import KoopmanSpectrum
 

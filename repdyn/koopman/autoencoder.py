@@ -2,69 +2,86 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
-from repdyn.koopman.checks import check_fitted, check_same_model, training_paths
+from repdyn.conformity import check_sizes, check_values
+from repdyn.devices import as_given, device_of, to
+from repdyn.errors import RepdynError, nearest_names
+from repdyn.fields import LatentField
+from repdyn.koopman import training
+from repdyn.koopman.edited import EditedKoopman
+from repdyn.koopman.editing import forget
+from repdyn.koopman.fidelity import Fidelity, measure
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.networks import Lift, PointDecoder, PointEncoder
+from repdyn.koopman.interfaces import AUTOENCODERS
+from repdyn.koopman.networks import Lift, PointDecoder, PointEncoder, load_weights
 from repdyn.koopman.operators import OPERATORS, Operator
-from repdyn.koopman.pretrained import describe, restore
-from repdyn.koopman.propagation import propagate, through
-from repdyn.koopman.reading import point_number
-from repdyn.paths import RepresentationPaths
+from repdyn.koopman.settings import FitSettings
+from repdyn.koopman.spectrum import KoopmanSpectrum, spectrum
+from repdyn.koopman.states import point_number
+from repdyn.koopman.training import Plan, Weights
+from repdyn.paths import RepresentationPaths, nearby
+from repdyn.reading import as_array
 from repdyn.seeding import drawing
-
-if TYPE_CHECKING:
-    from repdyn.fields import LatentField
-    from repdyn.koopman.edited import EditedKoopman
-    from repdyn.koopman.fidelity import Fidelity
-    from repdyn.koopman.spectrum import KoopmanSpectrum
 
 __all__ = ["KoopmanAutoencoder"]
 
-_MOST_OBSERVABLES = 256  # by default; the exponential of a larger generator dominates the time of a fit
+_SUPERVISION = ("all", "last")
+_SETTINGS = FitSettings()
+_ROUNDING = 1e-9  # a last interval of re-encoding shorter than this is rounding
+
+_SAVED: dict[str, Any] = {
+    "latent_dim": int | None,
+    "hidden": list[int],
+    "operator": Literal[tuple(OPERATORS)],
+    "isometry": float,
+    "supervise": Literal["all", "last"],
+    "widths": list[list[Any]],
+    "history": dict[str, list[float]],
+    "best_epoch": int,
+}
 
 
 class KoopmanAutoencoder(nn.Module):
-    """Linear dynamics of representations through depth, in a space that is learned for it.
+    """Linear dynamics of representations through depth, in a learned space of observables.
 
     ``x_t ≈ D(E(x_s) K^(t-s))`` for any depths ``s, t`` of a representation path, with ``K^t = expm(t G)``.
-    Each point is carried by a fixed frame (:class:`~repdyn.koopman.frames.PointFrames`) into a shared
-    state space; one encoder, one decoder and one operator serve all points.
+    A fixed frame maps each point into a shared state space (:class:`~repdyn.koopman.frames.PointFrames`). One
+    encoder, one decoder and one operator serve all points.
 
     Parameters
     ----------
     latent_dim
-        Number of observables; by default twice the width of the state space, at most 256.
+        Number of observables; default: twice the width of the state space, at most 256.
     hidden
-        Widths of the encoder's hidden layers, mirrored in the decoder. None leaves both linear.
+        Widths of the encoder's hidden layers, mirrored in the decoder. An empty sequence makes both linear.
     operator
         ``"generator"``: one generator for the whole path. ``"per_step"``: one for each step.
-        ``"low_rank"``: a shared one and a correction of low rank for each step. ``"least_squares"``: one
-        operator, solved for by ridge on every batch instead of trained. Where prediction is all that is
-        asked, ``"per_step"`` did best or as well on all data tried; only the spectrum of ``"generator"`` is
-        that of depth.
+        ``"low_rank"``: a shared one with a low-rank correction for each step. ``"least_squares"``: one
+        operator, solved for by ridge regression on every batch. For prediction alone, ``"per_step"`` was best
+        or equal on all data tried; only the spectrum of ``"generator"`` is a spectrum of depth.
     isometry
-        Weight of the isometry loss, which keeps distances between samples; the other three losses have
+        Weight of the isometry loss, which preserves distances between samples. The other three losses have
         weight one. All are in units of their target's variance.
     supervise
-        ``"all"``: every later point, each at its own depth. ``"last"``: the last alone, as published; the
-        points between are then what the model makes of them.
+        ``"all"``: every later point is a target. ``"last"``: only the last one, as published.
 
     Attributes
     ----------
     points_ : tuple of str
-        Points of the paths it was fitted to, in order of depth.
+        Points of the training paths, in order of depth.
     widths_ : dict
-        Their widths.
+        Width of each point.
     latent_dim_ : int
         Number of observables.
     history_ : dict
@@ -72,7 +89,7 @@ class KoopmanAutoencoder(nn.Module):
     best_epoch_ : int
         The epoch whose weights were kept.
     training_paths_ : RepresentationPaths or None
-        The paths it was fitted to (not saved); :meth:`fidelity` fits probes and controls on them.
+        The training paths (not saved); :meth:`fidelity` fits probes and controls on them.
 
     Examples
     --------
@@ -88,6 +105,16 @@ class KoopmanAutoencoder(nn.Module):
     ----------
     Aswani and Jabari (2025), Koopman Autoencoders Learn Neural Representation Dynamics, arXiv 2505.12809.
     """
+
+    latent_dim_: int
+    frames_: PointFrames
+    encoder_: Lift
+    decoder_: Lift
+    operator_: Operator
+    points_: tuple[str, ...]
+    widths_: dict[str, int]
+    history_: Mapping[str, list[float]]
+    best_epoch_: int
 
     def __init__(
         self,
@@ -119,63 +146,78 @@ class KoopmanAutoencoder(nn.Module):
         fabric: Any = None,
         device: str | torch.device | None = None,
     ) -> KoopmanAutoencoder:
-        """Learn encoder, operator and decoder from training paths.
+        """Fit encoder, operator and decoder to training paths.
 
-        A tenth of them is set aside for early stopping. Lifted representations of up to 512 MiB
-        are held on the device; of more, batches are read from the paths.
+        A tenth of the paths is held out for early stopping. Up to 512 MiB of lifted representations are held
+        on the device; larger data are read batch by batch.
 
         Parameters
         ----------
         paths
             Pooled paths of at least two points.
         epochs
-            At most so many; the learning rate's schedule spans them.
+            Maximum number of epochs, which the learning-rate schedule spans.
         seed
-            Of the weights, the batches and the part set aside.
+            Seed of the weights, the batches and the held-out part.
         batch_size
-            Samples in a batch; by default an eighth of the paths, at least 32 and at most 512.
+            Samples per batch; default: an eighth of the paths, at least 32 and at most 512.
         learning_rate
-            The highest of the schedule.
+            Highest learning rate of the schedule.
         schedule
-            ``"cosine"``: up, then down along a cosine. ``"plateau"``: lowered where the validation loss
-            stops improving, for fits whose length is not known.
+            ``"cosine"``: a warm-up, then cosine decay. ``"plateau"``: lowered when the validation loss stops
+            improving, for fits of unknown length.
         patience
-            Epochs without improvement after which to stop; a quarter of ``epochs``, at least ten, unless
-            told.
+            Epochs without improvement after which to stop; default: a quarter of ``epochs``, at least ten.
         checkpoint
-            A file that the fit is kept in while it runs; where it is there already, the fit goes on from
-            it and ends with the same numbers as if it had never been interrupted.
+            File that stores the state of the fit. If it exists, the fit resumes from it and ends with the
+            same numbers as without the interruption.
         fabric
             A launched ``lightning_fabric.Fabric``: its processes share every batch, in its precision.
         device
-            Where to train; default: where it is, the CPU for one that was never fitted, or Fabric's.
+            Device of the fit; default: the current device (the CPU before the first fit), or Fabric's.
 
         Returns
         -------
         KoopmanAutoencoder
-            Itself.
+            The fitted autoencoder itself.
 
         Raises
         ------
         RepdynError
-            On settings that make no sense, one point only, a point that does not vary, fewer than ten
-            samples, or values that are not finite.
+            If a setting is out of range, the paths have one point, a constant point, fewer than ten samples,
+            or values that are not finite.
         """
-        from repdyn.koopman.fitting import fit
-
-        return fit(
-            self,
-            paths,
+        plan = Plan(
             epochs=epochs,
-            seed=seed,
-            batch_size=batch_size,
+            batch_size=batch_size or min(max(len(paths) // 8, _SETTINGS.min_batch), _SETTINGS.max_batch),
             learning_rate=learning_rate,
             schedule=schedule,
+            supervise=self.supervise,
             patience=patience,
+        )
+        self._check_settings(fabric)
+        plan.check()
+        training.check_paths_to_fit(paths)
+        current = device_of(self)
+        given, paths = paths, nearby(paths, plan.memory)
+        self.build({point: paths.widths[point] for point in paths.points}, seed)
+        self.train()
+        self.history_, self.best_epoch_ = training.fit(
+            self.frames_,
+            self.encoder_,
+            self.decoder_,
+            self.operator_,
+            paths,
+            Weights(isometry=self.isometry),
+            plan,
+            seed=seed,
+            device=device or (current if fabric is None else fabric.device),
             checkpoint=checkpoint,
             fabric=fabric,
-            device=device,
         )
+        self.training_paths_ = given
+        self.eval()
+        return self
 
     def encode(self, x: Any, point: str) -> Any:
         """Observables of representations at a point.
@@ -183,7 +225,7 @@ class KoopmanAutoencoder(nn.Module):
         Parameters
         ----------
         x
-            Shape ``(…, width)``; array or tensor, and the answer is of the same kind.
+            Shape ``(…, width)``, an array or a tensor. The result has the same kind.
         point
             Name of the point.
 
@@ -191,19 +233,22 @@ class KoopmanAutoencoder(nn.Module):
         -------
         Shape ``(…, latent_dim)``.
         """
-        number = point_number(point, check_fitted(self))
-        return through(
-            self, x, lambda rows: self.encoder_(self.frames_.lift(rows, number)), self.widths_[point]
-        )
+        number = point_number(point, self._fitted_points())
+
+        def encoded(rows: Tensor) -> Tensor:
+            z: Tensor = self.encoder_(self.frames_.lift(rows, number))
+            return z
+
+        return self._apply_to(x, encoded, self.widths_[point])
 
     def decode(self, z: Any, point: str) -> Any:
-        """Representations at a point from observables, shape ``(…, latent_dim)`` to ``(…, width)``."""
-        number = point_number(point, check_fitted(self))
+        """Representations ``(…, width)`` at a point from observables ``(…, latent_dim)``."""
+        number = point_number(point, self._fitted_points())
 
-        def lowered(rows: Any) -> Any:
+        def decoded(rows: Tensor) -> Tensor:
             return self.frames_.lower(self.decoder_(rows.to(self.frames_.scale.dtype)), number)
 
-        return through(self, z, lowered, self.latent_dim_)
+        return self._apply_to(z, decoded, self.latent_dim_)
 
     def propagate(
         self, x: Any, source: str | float, target: str | float, *, reencode_every: float | None = None
@@ -217,18 +262,38 @@ class KoopmanAutoencoder(nn.Module):
         source
             Name of a point, or its depth.
         target
-            Name of a point, or any depth between the first and the last. Between two points the answer is
-            in the coordinates of the nearest one (of the shared state space they differ by a fixed frame).
+            Name of a point, or any depth between the first and the last. Between two points the result is in
+            the coordinates of the nearest one (a fixed frame relates them to the shared state space).
         reencode_every
-            Steps of depth after which the observables are decoded and encoded anew (periodic re-encoding,
-            Fathi et al. 2023, arXiv 2310.15386): a rollout that stays near what was trained on. Never,
-            unless told.
+            Steps of depth after which the observables are decoded and encoded again (periodic re-encoding,
+            Fathi et al. 2023, arXiv 2310.15386), which keeps the states near the training data. Default:
+            never.
 
         Returns
         -------
         Shape ``(…, width of the target)``.
+
+        Raises
+        ------
+        RepdynError
+            If a depth lies outside the path, the source lies between points, or ``reencode_every`` is not
+            positive.
         """
-        return propagate(self, x, source, target, reencode_every)
+        start, end = self._depth_of(source), self._depth_of(target)
+        before, after = round(start), round(end)
+        if before != start:
+            raise RepdynError(f"source depth {source} lies between points; give representations of a point")
+        if reencode_every is not None and not reencode_every > 0:
+            raise RepdynError(f"reencode_every must be positive, got {reencode_every}")
+        depths = _reencoding_depths(start, end, reencode_every)
+
+        def propagated(rows: Tensor) -> Tensor:
+            u = self.frames_.lift(rows, before)
+            for low, high in pairwise(depths):
+                u = self.decoder_(self.encoder_(u) @ self.operator_.matrix(low, high))
+            return self.frames_.lower(u, after, rows.dtype)
+
+        return self._apply_to(x, propagated, self.widths_[self.points_[before]])
 
     def fidelity(
         self,
@@ -238,14 +303,25 @@ class KoopmanAutoencoder(nn.Module):
         train: RepresentationPaths | None = None,
         seed: int = 0,
     ) -> Fidelity:
-        """How well ``paths`` (tests) are predicted from their first point, beside the controls.
+        """Prediction error on test paths, of this autoencoder and of its controls.
 
-        ``train`` are the paths that controls and probes are fitted on, those of :meth:`fit` unless told;
-        all else as in :func:`repdyn.koopman.fidelity.measure`.
+        Parameters
+        ----------
+        paths
+            Test paths.
+        head, seed
+            As in :func:`repdyn.koopman.fidelity.measure`.
+        train
+            Training paths of controls and probes; default: those of :meth:`fit`.
         """
-        from repdyn.koopman.fidelity import measure
-
-        return measure(self, paths, training_paths(self, train, "fidelity"), head=head, seed=seed)
+        self._fitted_points()
+        train = train if train is not None else self.training_paths_
+        if train is None:
+            raise RepdynError(
+                "fidelity fits controls and probes on the training paths, which a saved autoencoder does not "
+                "hold; give them as train="
+            )
+        return measure(self, paths, train, head=head, seed=seed)
 
     def spectrum(
         self,
@@ -255,13 +331,10 @@ class KoopmanAutoencoder(nn.Module):
         resamples: int = 100,
         seed: int = 0,
     ) -> KoopmanSpectrum:
-        """Eigenvalues of one step of depth, with intervals and a certificate for each.
+        """Eigenvalues of one step of depth, each with an interval and a certificate.
 
-        See :func:`repdyn.koopman.decomposition.spectrum`, whose arguments these are.
+        The arguments are those of :func:`repdyn.koopman.spectrum.spectrum`.
         """
-        # scipy is slow to import and only the spectrum needs it.
-        from repdyn.koopman.decomposition import spectrum
-
         return spectrum(self, paths, threshold=threshold, resamples=resamples, seed=seed)
 
     def forget(
@@ -275,13 +348,11 @@ class KoopmanAutoencoder(nn.Module):
         head: Callable[[Any], Any] | None = None,
         seed: int = 0,
     ) -> EditedKoopman:
-        """Make some inputs no longer arrive where they did, by a closed-form edit of the operator.
+        """Redirect targeted inputs by a closed-form edit of the operator.
 
-        See :func:`repdyn.koopman.editing.forget`, whose arguments these are. This autoencoder is left as
-        it was; the edited one has a ``.report``: forgotten, retained, drift.
+        The arguments are those of :func:`repdyn.koopman.editing.forget`. This autoencoder is not changed. The
+        edited one has a ``.report`` with accuracy on targeted and retained samples, and drift.
         """
-        from repdyn.koopman.editing import forget
-
         return forget(
             self,
             paths,
@@ -299,12 +370,9 @@ class KoopmanAutoencoder(nn.Module):
         Parameters
         ----------
         point
-            The point whose coordinates the decoder passes through.
+            The point at which observables are decoded.
         """
-        # Rooms of one floor meet only when asked to.
-        from repdyn.fields import LatentField
-
-        number = point_number(point, check_fitted(self))
+        number = point_number(point, self._fitted_points())
         return LatentField.from_autoencoder(
             PointEncoder(self.frames_, self.encoder_, number),
             PointDecoder(self.frames_, self.decoder_, number),
@@ -312,8 +380,8 @@ class KoopmanAutoencoder(nn.Module):
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write settings and weights to a folder, ``config.json`` and ``model.safetensors``."""
-        check_fitted(self)
-        config, tensors = describe(self)
+        self._fitted_points()
+        config, tensors = self.describe()
         save_artifact(path, "koopman", config, tensors)
 
     @classmethod
@@ -321,43 +389,167 @@ class KoopmanAutoencoder(nn.Module):
     def from_pretrained(
         cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
     ) -> KoopmanAutoencoder:
-        """Read what :meth:`save_pretrained` wrote.
+        """Read a folder that :meth:`save_pretrained` wrote.
 
         Parameters
         ----------
         path
             The folder.
         device
-            Where to put it; default: the CPU.
+            Device of the weights; default: the CPU.
 
         Raises
         ------
         RepdynError
-            If the folder holds something else, or weights that do not match its settings.
+            If the folder holds another kind of result, or weights that do not match its settings.
         """
-        found = load_artifact(path, "koopman")
-        return restore(cls, found.config, found.tensors, path).to(device)
+        saved = load_artifact(path, "koopman")
+        return cls.restore(saved.config, saved.tensors, path).to(device)
 
-    latent_dim_: int
-    frames_: PointFrames
-    encoder_: Lift
-    decoder_: Lift
-    operator_: Operator
-    points_: tuple[str, ...]
-    widths_: dict[str, int]
-    history_: Mapping[str, list[float]]
-    best_epoch_: int
+    def describe(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Settings as JSON values, and weights as named arrays."""
+        config = {
+            "latent_dim": self.latent_dim,
+            "hidden": list(self.hidden),
+            "operator": self.operator,
+            "isometry": self.isometry,
+            "supervise": self.supervise,
+            "widths": [[point, width] for point, width in self.widths_.items()],
+            "history": self.history_,
+            "best_epoch": self.best_epoch_,
+        }
+        return config, {name: as_array(value) for name, value in self.state_dict().items()}
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], path: Any) -> Self:
+        """The autoencoder from the values of :meth:`describe`.
+
+        Parameters
+        ----------
+        config, tensors
+            Settings and weights.
+        path
+            Folder that they were read from, for the error message.
+
+        Raises
+        ------
+        RepdynError
+            If the values belong to something else, or do not match each other.
+        """
+        try:
+            check_values(config, **_SAVED)
+            widths = dict(config["widths"])
+            check_values({"widths": widths}, widths=dict[str, int])
+            check_sizes(
+                tensors,
+                latent_dim=config["latent_dim"],
+                hidden=config["hidden"],
+                widths=list(widths.values()),
+            )
+            kae = cls(config["latent_dim"], config["hidden"], config["operator"], config["isometry"])
+            kae.supervise = config["supervise"]
+            kae.build(widths, seed=0)
+            kae.history_, kae.best_epoch_ = config["history"], config["best_epoch"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RepdynError(
+                f"{path}: its config.json is not that of a Koopman autoencoder ({error})"
+            ) from None
+        load_weights(kae, tensors, path)
+        return kae.eval()
 
     def build(self, widths: dict[str, int], seed: int) -> None:
-        """Lay out the untrained modules for points of these widths; :meth:`fit` and loading call it."""
+        """Create untrained modules for points of these widths; called by :meth:`fit` and :meth:`restore`."""
         self.points_, self.widths_ = tuple(widths), widths
         self.frames_ = PointFrames(widths)
-        self.latent_dim_ = self.latent_dim or min(2 * self.frames_.width, _MOST_OBSERVABLES)
+        self.latent_dim_ = self.latent_dim or min(2 * self.frames_.width, _SETTINGS.max_latent_dim)
         with drawing(seed):
             self.encoder_ = Lift(self.frames_.width, self.latent_dim_, self.hidden)
             self.decoder_ = Lift(self.latent_dim_, self.frames_.width, self.hidden[::-1])
             self.operator_ = OPERATORS[self.operator](self.latent_dim_, len(widths) - 1)
 
     def check_paths(self, paths: RepresentationPaths) -> None:
-        """Refuse paths of another model: other points, or other widths."""
-        check_same_model(self, paths)
+        """Raise :class:`RepdynError` if the paths have other points or widths than the training paths."""
+        points = self._fitted_points()
+        if paths.points != points:
+            raise RepdynError(
+                f"the paths have points {paths.points}, this autoencoder was fitted to {points}"
+            )
+        for point, width in self.widths_.items():
+            if paths.widths[point] != width:
+                raise RepdynError(
+                    f"point {point!r} is {paths.widths[point]} wide, this autoencoder was fitted to {width}: "
+                    "the paths are those of another model"
+                )
+
+    def _fitted_points(self) -> tuple[str, ...]:
+        """The points, or :class:`RepdynError` before the first fit."""
+        if not hasattr(self, "points_"):
+            raise RepdynError("this KoopmanAutoencoder is not fitted yet; call fit(paths) first")
+        return self.points_
+
+    def _depth_of(self, point: str | float) -> float:
+        """Depth of a point by name, or a depth that is checked to lie within the path."""
+        points = self._fitted_points()
+        if isinstance(point, str):
+            return float(point_number(point, points))
+        if not 0 <= point <= len(points) - 1:
+            raise RepdynError(
+                f"depth must lie between 0 and {len(points) - 1} (the path's points), got {point}"
+            )
+        return float(point)
+
+    def _apply_to(self, x: Any, function: Callable[[Tensor], Tensor], width: int) -> Any:
+        """Apply a function of rows on this device and in this dtype to an array or tensor ``(…, width)``.
+
+        A tensor keeps its gradient, and its result is on its device in its dtype. An array gives an array.
+        Float64 stays float64, because differences to stored means may be small.
+        """
+        given = x if isinstance(x, Tensor) else None
+        rows = given if given is not None else torch.as_tensor(as_array(x))
+        if rows.ndim == 0 or rows.shape[-1] != width:
+            raise RepdynError(
+                f"the last axis must have {width} entries, got an array of shape {tuple(rows.shape)}"
+            )
+        scale = self.frames_.scale
+        moved = to(rows, scale.device, torch.float64 if rows.dtype == torch.float64 else scale.dtype)
+        if given is not None:
+            return as_given(function(moved), given)
+        with torch.no_grad():
+            return as_array(function(moved))
+
+    def _check_settings(self, fabric: Any) -> None:
+        """Raise :class:`RepdynError` for settings out of range, by name."""
+        if (self.latent_dim is not None and self.latent_dim < 1) or any(width < 1 for width in self.hidden):
+            raise RepdynError(
+                f"latent_dim and hidden widths must be positive, got {self.latent_dim} and {self.hidden}"
+            )
+        if self.operator not in OPERATORS:
+            raise RepdynError(
+                f"there is no operator {self.operator!r}; {nearest_names(self.operator, OPERATORS)}"
+            )
+        if self.supervise not in _SUPERVISION:
+            raise RepdynError(f"supervise must be one of {_SUPERVISION}, got {self.supervise!r}")
+        if not self.isometry >= 0:
+            raise RepdynError(f"isometry must not be negative, got {self.isometry}")
+        if self.operator == "least_squares" and self.supervise == "last":
+            raise RepdynError(
+                "operator='least_squares' is solved for on single steps, which supervise='last' leaves out; "
+                "use operator='generator'"
+            )
+        if self.operator == "least_squares" and fabric is not None and fabric.world_size > 1:
+            raise RepdynError(
+                "operator='least_squares' is solved for on whole batches and cannot be split over "
+                f"{fabric.world_size} processes; use another operator, or one process"
+            )
+
+
+AUTOENCODERS["koopman"] = KoopmanAutoencoder
+
+
+def _reencoding_depths(start: float, end: float, every: float | None) -> list[float]:
+    """Depths at which observables are decoded: ``start``, every ``every`` steps, and ``end``."""
+    if every is None:
+        return [start, end]
+    count = max(1, math.ceil(abs(end - start) / every - _ROUNDING))
+    sign = 1.0 if end >= start else -1.0
+    return [start + sign * every * number for number in range(count)] + [end]

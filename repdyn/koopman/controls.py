@@ -1,7 +1,7 @@
-"""The simplest things that could explain a Koopman autoencoder's figures.
+"""Control models of a Koopman autoencoder: the simplest models that could explain its figures.
 
-All are linear in something fixed, fitted by ridge on the training paths, the penalty chosen on a part of
-them that is held out for it.
+Every control is linear in fixed features. It is fitted by ridge regression on the training paths, and a
+held-out part of them chooses the penalty.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.operators import ridge
-from repdyn.koopman.reading import read_points
-from repdyn.koopman.states import lifted_bytes, some_rows, survey
+from repdyn.koopman.settings import ControlSettings
+from repdyn.koopman.states import frame_rows, lifted_bytes, read_points, survey
+from repdyn.linalg import ridge
 from repdyn.paths import RepresentationPaths, nearby
 from repdyn.progress import track
 from repdyn.reading import as_array
@@ -30,10 +30,7 @@ __all__ = ["CONTROLS", "Controls", "controls", "held_out_rows", "ridge_by_valida
 
 CONTROLS = ("identity", "affine", "shared affine", "per-step affine", "random features")
 
-_PENALTIES = tuple(10.0**e for e in np.arange(-12.0, 4.5, 0.5))  # in units of the mean eigenvalue of X'X
-_HELD_OUT = 0.2  # of the training paths, to choose a penalty
-_FEATURES = 512  # random ReLU features
-_HELD_BYTES = 2**28  # of lifted representations (float64), of which a fit holds ten times as much
+_SETTINGS = ControlSettings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +46,8 @@ class Controls(Mapping[str, Any]):
     points
         The points of the path.
     penalties
-        The ridge penalties that were chosen, relative to the mean eigenvalue of ``X'X``: per control a
-        tuple, one for each later point (one in all for the shared map).
+        The chosen ridge penalties, relative to the mean eigenvalue of ``X'X``: for each control a tuple with
+        one value for each later point (a single value for the shared map).
     """
 
     points: tuple[str, ...]
@@ -72,14 +69,19 @@ class Controls(Mapping[str, Any]):
         return lambda x: self.predict(name, x)
 
     def predict(self, name: str, x: NDArray[Any]) -> list[NDArray[np.float64]]:
-        """Later points, as control ``name`` predicts them from the first.
+        """Predictions of all later points from the first, by control ``name``.
 
         Parameters
         ----------
         name
-            One of the names this mapping holds.
+            A key of this mapping.
         x
             First-point representations, shape ``(N, D_0)``.
+
+        Returns
+        -------
+        list of ndarray
+            One array ``(N, D_l)``, float64, for each later point.
         """
         if name == "identity":
             return [as_array(x, dtype=np.float64)] * (len(self.points) - 1)
@@ -98,7 +100,7 @@ class Controls(Mapping[str, Any]):
         return [self._frames.lower(v, number).numpy() for number, v in enumerate(lifted, 1)]
 
     def step(self, name: str, x: NDArray[Any], number: int) -> NDArray[np.float64]:
-        """One step from true representations at point ``number``, by a control that goes by steps.
+        """Prediction of the next point from true representations at point ``number``.
 
         Parameters
         ----------
@@ -107,12 +109,12 @@ class Controls(Mapping[str, Any]):
         x
             Representations at point ``number``, shape ``(N, D)``.
         number
-            Depth of the point they are at.
+            Number of the point, in order of depth.
         """
         maps = self._maps[name]
         u = self._frames.lift(torch.as_tensor(as_array(x, dtype=np.float64)), number)
-        found: NDArray[np.float64] = self._frames.lower(u @ maps[number % len(maps)], number + 1).numpy()
-        return found
+        after: NDArray[np.float64] = self._frames.lower(u @ maps[number % len(maps)], number + 1).numpy()
+        return after
 
     def __repr__(self) -> str:
         lines = [f"Controls over {len(self.points)} points"]
@@ -125,8 +127,8 @@ class Controls(Mapping[str, Any]):
 def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     """Fit the controls of a Koopman autoencoder to training paths.
 
-    In the same fixed frames as the autoencoder's (centred, one scale a point, rotated onto the last
-    point), with rows ``u_l``:
+    All controls use the fixed frames of the autoencoder (centered, one scale per point, rotated onto the last
+    point). With rows ``u_l``:
 
     ==================  ==========================================================
     ``identity``        ``x_l = x_0``, unchanged
@@ -141,12 +143,12 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     paths
         Training paths.
     seed
-        Of the held-out part and the random features.
+        Seed of the held-out part and of the random features.
 
     Returns
     -------
     Controls
-        Maps each name to a function from the first point to all later ones.
+        Maps each name to a function from the first point to all later points.
 
     Raises
     ------
@@ -170,7 +172,7 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     if len(paths.points) < 2:
         raise RepdynError(f"controls: the path has one point, {paths.points[0]!r}; at least two are needed")
     paths = nearby(paths)
-    if 2 * lifted_bytes(paths, PointFrames(paths.widths).width) > _HELD_BYTES:
+    if 2 * lifted_bytes(paths, PointFrames(paths.widths).width) > _SETTINGS.held_bytes:
         return _streamed(paths, seed)
     states = read_points(paths)
     widths = {point: x.shape[1] for point, x in zip(paths.points, states)}
@@ -189,22 +191,22 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
         before, [after], held_out.repeat(steps)
     )
     each = [ridge_by_validation(u, [v], held_out) for u, v in pairwise(lifted)]
-    maps["per-step affine"] = [found[0] for found, _ in each]
+    maps["per-step affine"] = [solution[0] for solution, _ in each]
     penalties["per-step affine"] = tuple(chosen[0] for _, chosen in each)
     z = _relu_features(lifted[0], *features)
-    centre = z.mean(dim=0)
-    found, penalties["random features"] = ridge_by_validation(z - centre, lifted[1:], held_out)
-    maps["random features"] = [torch.cat([a, -(centre @ a)[None]]) for a in found]
+    center = z.mean(dim=0)
+    fitted, penalties["random features"] = ridge_by_validation(z - center, lifted[1:], held_out)
+    maps["random features"] = [torch.cat([a, -(center @ a)[None]]) for a in fitted]
     equal = len(set(widths.values())) == 1
     return Controls(paths.points, penalties, frames, maps, features, CONTROLS if equal else CONTROLS[1:])
 
 
 def _streamed(paths: RepresentationPaths, seed: int) -> Controls:
-    """The same from sums over paths that are read in parts."""
-    spread = survey(paths)
-    frames = PointFrames(paths.widths).double().fit_to(spread.moments, some_rows(paths), len(paths))
+    """Fit the controls from sums over paths that are read in parts."""
+    summary = survey(paths)
+    frames = PointFrames(paths.widths).double().fit_to(summary.moments, frame_rows(paths), len(paths))
     generator = torch.Generator().manual_seed(seed)
-    held_out = held_out_rows(len(paths), generator, spread.groups)
+    held_out = held_out_rows(len(paths), generator, summary.groups)
     features = _draw_features(frames.width, generator)
     parts = [_Sums(len(paths.points)), _Sums(len(paths.points))]
     for block in track(paths.iterate(), "fitting controls"):
@@ -215,25 +217,25 @@ def _streamed(paths: RepresentationPaths, seed: int) -> Controls:
         out = held_out[block.rows.start : block.rows.stop]
         for part, rows in zip(parts, (~out, out)):
             part.add([u[rows] for u in lifted], _relu_features(lifted[0][rows], *features))
-    fit, judge = parts
+    fit, validation = parts
     width, steps = frames.width, len(paths.points) - 1
     maps: dict[str, list[Tensor]] = {}
     penalties: dict[str, tuple[float, ...]] = {}
     maps["affine"], penalties["affine"] = ridge_by_sums(*(part.affine(width) for part in parts))
     maps["shared affine"], penalties["shared affine"] = ridge_by_sums(*(part.shared(width) for part in parts))
-    each = [ridge_by_sums(fit.step(number, width), judge.step(number, width)) for number in range(steps)]
-    maps["per-step affine"] = [found[0] for found, _ in each]
+    each = [ridge_by_sums(fit.step(number, width), validation.step(number, width)) for number in range(steps)]
+    maps["per-step affine"] = [solution[0] for solution, _ in each]
     penalties["per-step affine"] = tuple(chosen[0] for _, chosen in each)
-    centre = (fit.features + judge.features) / (fit.rows + judge.rows)
-    found, penalties["random features"] = ridge_by_sums(*(part.centred(centre, width) for part in parts))
-    maps["random features"] = [torch.cat([a, -(centre @ a)[None]]) for a in found]
+    center = (fit.features + validation.features) / (fit.rows + validation.rows)
+    fitted, penalties["random features"] = ridge_by_sums(*(part.centered(center, width) for part in parts))
+    maps["random features"] = [torch.cat([a, -(center @ a)[None]]) for a in fitted]
     equal = len(set(paths.widths.values())) == 1
     return Controls(paths.points, penalties, frames, maps, features, CONTROLS if equal else CONTROLS[1:])
 
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """What a ridge needs of inputs ``x`` and targets ``y``: ``X'X``, ``X'Y`` of each, and how many rows."""
+    """Sums for a ridge regression of targets ``y`` on inputs ``x``: ``X'X``, each ``X'Y``, number of rows."""
 
     gram: Tensor
     cross: list[Tensor]
@@ -241,7 +243,7 @@ class Products:
 
 
 class _Sums:
-    """Products of lifted points and features over some of the samples."""
+    """Sums of products of lifted points and features over a part of the samples."""
 
     def __init__(self, points: int) -> None:
         self.rows = 0
@@ -253,61 +255,62 @@ class _Sums:
         self._next: list[Any] = [0.0] * points  # Σ u_l u_{l+1}'
 
     def add(self, lifted: list[Tensor], z: Tensor) -> None:
+        """Include lifted points, each ``(n, width)``, and features ``(n, width + features)``."""
         later = torch.cat(lifted[1:], dim=1)
         self.rows += len(z)
         self.features = self.features + z.sum(dim=0)
         self._later = self._later + later.sum(dim=0)
         self._square = self._square + z.T @ z
         self._cross = self._cross + z.T @ later
-        for number in range(1, len(lifted) - 1):  # those of the first point are among the features'
+        for number in range(1, len(lifted) - 1):  # the features start with the first point
             self._own[number] = self._own[number] + lifted[number].T @ lifted[number]
             self._next[number] = self._next[number] + lifted[number].T @ lifted[number + 1]
 
     def affine(self, width: int) -> Products:
-        """From the first point to each."""
+        """Products for maps from the first point to each later one."""
         return Products(
             self._square[:width, :width], list(self._cross[:width].split(width, dim=1)), self.rows
         )
 
     def step(self, number: int, width: int) -> Products:
-        """From one point to the next."""
+        """Products for a map from point ``number`` to the next."""
         if number == 0:
             first = self.affine(width)
             return Products(first.gram, first.cross[:1], self.rows)
         return Products(self._own[number], [self._next[number]], self.rows)
 
     def shared(self, width: int) -> Products:
-        """All steps together."""
+        """Products for one map of all steps."""
         steps = [self.step(number, width) for number in range(len(self._own) - 1)]
         gram = torch.stack([step.gram for step in steps]).sum(dim=0)
         cross = torch.stack([step.cross[0] for step in steps]).sum(dim=0)
         return Products(gram, [cross], self.rows * len(steps))
 
-    def centred(self, centre: Tensor, width: int) -> Products:
-        """From features, less their centre, to each later point."""
-        between = torch.outer(self.features, centre)
-        gram = self._square - between - between.T + self.rows * torch.outer(centre, centre)
-        cross = self._cross - torch.outer(centre, self._later)
+    def centered(self, center: Tensor, width: int) -> Products:
+        """Products for maps from centered features to each later point."""
+        between = torch.outer(self.features, center)
+        gram = self._square - between - between.T + self.rows * torch.outer(center, center)
+        cross = self._cross - torch.outer(center, self._later)
         return Products(gram, list(cross.split(width, dim=1)), self.rows)
 
 
-def ridge_by_sums(fit: Products, judge: Products) -> tuple[list[Tensor], tuple[float, ...]]:
-    """What :func:`ridge_by_validation` gives, from the products of the rows that fit and those that judge."""
+def ridge_by_sums(fit: Products, validation: Products) -> tuple[list[Tensor], tuple[float, ...]]:
+    """:func:`ridge_by_validation` from the products of the fitted rows and of the held-out rows."""
     values, basis = torch.linalg.eigh(fit.gram)
     values = values.clamp_min(0.0)
-    if fit.rows < len(values):  # the other directions carry no variance
+    if fit.rows < len(values):  # the other directions have no variance
         kept = values > values[-1] * 1e-12
         kept[: len(values) - fit.rows] = False
         values, basis = values[kept], basis[:, kept]
-    square = basis.T @ judge.gram @ basis
+    square = basis.T @ validation.gram @ basis
     chosen = []
-    for to_fit, to_judge in zip(fit.cross, judge.cross):
+    for to_fit, to_validate in zip(fit.cross, validation.cross):
         moments = basis.T @ to_fit
-        chosen.append(_best_penalty(values, square, moments, ((basis.T @ to_judge) * moments).sum(dim=1)))
-    gram, rows = fit.gram + judge.gram, fit.rows + judge.rows
+        chosen.append(_best_penalty(values, square, moments, ((basis.T @ to_validate) * moments).sum(dim=1)))
+    gram, rows = fit.gram + validation.gram, fit.rows + validation.rows
     unit = float(gram.trace()) / min(rows, len(gram))
     maps = []
-    for penalty, one, other in zip(chosen, fit.cross, judge.cross):
+    for penalty, one, other in zip(chosen, fit.cross, validation.cross):
         shrunk = gram.clone()
         shrunk.diagonal().add_(penalty * unit)
         maps.append(torch.linalg.solve(shrunk, one + other))
@@ -315,17 +318,28 @@ def ridge_by_sums(fit: Products, judge: Products) -> tuple[list[Tensor], tuple[f
 
 
 def _best_penalty(values: Tensor, square: Tensor, moments: Tensor, linear: Tensor) -> float:
-    """The penalty of least error on the rows that judge, relative to the mean eigenvalue.
+    """The penalty with the least error on held-out rows, relative to the mean eigenvalue.
 
-    |P diag(d) M - Y|^2 = d' (P'P ∘ MM') d - 2 d' diag(P'Y M') + const: after two products, every penalty
+    ``|P diag(d) M - Y|^2 = d' (P'P ∘ MM') d - 2 d' diag(P'Y M') + const``: after two products, every penalty
     costs one quadratic form.
+
+    Parameters
+    ----------
+    values
+        Eigenvalues of ``X'X`` on the fitted rows, shape ``(r,)``.
+    square
+        ``P'P`` of the held-out rows projected onto its eigenvectors, shape ``(r, r)``.
+    moments
+        ``M``, projected ``X'Y`` of the fitted rows, shape ``(r, q)``.
+    linear
+        ``diag(P'Y M')``, shape ``(r,)``.
     """
     quadratic = square * (moments @ moments.T)
     errors = []
-    for penalty in _PENALTIES:
+    for penalty in _SETTINGS.penalties:
         shrunk = 1 / (values + penalty * values.mean())
         errors.append(float(shrunk @ quadratic @ shrunk - 2 * shrunk @ linear))
-    return float(_PENALTIES[int(np.argmin(errors))])
+    return float(_SETTINGS.penalties[int(np.argmin(errors))])
 
 
 def ridge_by_validation(
@@ -333,15 +347,16 @@ def ridge_by_validation(
 ) -> tuple[list[Tensor], tuple[float, ...]]:
     """Ridge maps from one input to several targets, each with its own penalty.
 
-    One eigendecomposition of ``X'X`` (of ``XX'`` where there are fewer rows) serves all penalties and
-    targets; the chosen penalty is then used on all rows.
+    One eigendecomposition of ``X'X`` (of ``XX'`` with fewer rows than columns) serves all penalties and
+    targets. The final map is fitted on all rows with the chosen penalty. scikit-learn's ``RidgeCV``
+    does this for leave-one-out only, which leaves copies of a row on both sides.
 
     Parameters
     ----------
     x
-        Inputs, centred, shape ``(n, p)``, float64.
+        Inputs, centered, shape ``(n, p)``, float64.
     targets
-        Each of shape ``(n, q)``, centred.
+        Each of shape ``(n, q)``, centered.
     held_out
         Boolean, shape ``(n,)``: the rows that choose the penalty.
 
@@ -350,20 +365,20 @@ def ridge_by_validation(
     tuple
         The maps ``(p, q)`` and the penalties, relative to the mean eigenvalue.
     """
-    fit, judge = x[~held_out], x[held_out]
+    fit, validation = x[~held_out], x[held_out]
     basis, values = _spectrum(fit)
-    projected = judge @ basis
+    projected = validation @ basis
     square = projected.T @ projected
     chosen = []
     for y in targets:
         moments = basis.T @ (fit.T @ y[~held_out])
         linear = ((projected.T @ y[held_out]) * moments).sum(dim=1)
         chosen.append(_best_penalty(values, square, moments, linear))
-    # Targets that chose the same penalty share one solve.
+    # Targets with the same penalty share one solve.
     unit = float(x.square().sum()) / min(x.shape)
     maps = [torch.empty(0)] * len(targets)
     for penalty in set(chosen):
-        members = [number for number, found in enumerate(chosen) if found == penalty]
+        members = [number for number, own in enumerate(chosen) if own == penalty]
         solved = ridge(x, torch.cat([targets[number] for number in members], dim=1), penalty * unit)
         for number, part in zip(members, torch.split(solved, [targets[n].shape[1] for n in members], dim=1)):
             maps[number] = part
@@ -371,7 +386,7 @@ def ridge_by_validation(
 
 
 def _spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvectors of X'X that carry variance, and their eigenvalues."""
+    """Eigenvectors ``(p, r)`` of ``X'X`` with positive eigenvalues, and these, of rows ``(n, p)``."""
     rows, columns = x.shape
     if columns <= rows:
         values, vectors = torch.linalg.eigh(x.T @ x)
@@ -383,24 +398,26 @@ def _spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def held_out_rows(rows: int, generator: torch.Generator, groups: NDArray[np.int64] | None = None) -> Tensor:
-    """A random fifth of the rows, as a boolean tensor ``(rows,)``; whole groups, where these are given."""
-    different = rows if groups is None else int(groups.max(initial=-1)) + 1
-    if different < 2:
-        raise RepdynError(f"controls: {different} different sample is too few; at least two are needed")
-    count = max(1, round(_HELD_OUT * different))
-    mask = torch.zeros(different, dtype=torch.bool)
-    mask[torch.randperm(different, generator=generator)[:count]] = True
+    """A random fifth of the rows, as a boolean tensor ``(rows,)``; whole groups if groups are given."""
+    distinct = rows if groups is None else int(groups.max(initial=-1)) + 1
+    if distinct < 2:
+        raise RepdynError(f"controls: {distinct} different sample is too few; at least two are needed")
+    count = max(1, round(_SETTINGS.held_out * distinct))
+    mask = torch.zeros(distinct, dtype=torch.bool)
+    mask[torch.randperm(distinct, generator=generator)[:count]] = True
     return mask if groups is None else mask[torch.from_numpy(groups)]
 
 
 def _draw_features(width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    # The input has total variance one: unit-variance projections need weights of variance one, and biases
-    # of the same size put the kinks where the data are.
-    weight = torch.randn(width, _FEATURES, generator=generator, dtype=torch.float64)
-    bias = torch.randn(_FEATURES, generator=generator, dtype=torch.float64)
+    """Weights ``(width, features)`` and biases ``(features,)`` of random ReLU features, float64."""
+    # The input has total variance one, so weights of variance one give projections of unit variance. Biases
+    # of the same size place the kinks within the data.
+    weight = torch.randn(width, _SETTINGS.features, generator=generator, dtype=torch.float64)
+    bias = torch.randn(_SETTINGS.features, generator=generator, dtype=torch.float64)
     return weight, bias
 
 
 def _relu_features(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    # Divided by the root of their number, so that features and state weigh alike in the ridge.
+    """State ``(n, width)`` and random features side by side, ``(n, width + features)``."""
+    # Division by the root of their number gives features and state equal weight in the ridge penalty.
     return torch.cat([u, torch.relu(u @ weight + bias) / weight.shape[1] ** 0.5], dim=1)

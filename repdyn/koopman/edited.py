@@ -1,4 +1,4 @@
-"""An edited Koopman autoencoder, and the report of what the edit did."""
+"""An edited Koopman autoencoder, and the report on its edit."""
 
 from __future__ import annotations
 
@@ -6,38 +6,36 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.devices import as_given, to
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, ratio_interval
-from repdyn.koopman.checks import check_same_model
+from repdyn.koopman.interfaces import AUTOENCODERS, FittedAutoencoder
 from repdyn.koopman.operators import real_power
-from repdyn.koopman.pretrained import describe, restore
-from repdyn.koopman.reading import point_number
+from repdyn.koopman.settings import EditSettings
+from repdyn.koopman.states import point_number
 from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, sums_by_group
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from repdyn.koopman.autoencoder import KoopmanAutoencoder
-
-__all__ = ["EditReport", "EditedKoopman", "moved"]
+__all__ = ["EditReport", "EditedKoopman", "relative_change"]
 
 _PREFIX = "kae."  # of the autoencoder's tensors in a saved edit
-_ROOT_ERROR = 1e-6  # a root whose power misses the map by more, relatively, interpolates something else
+_SETTINGS = EditSettings()
 
 
 @dataclass(frozen=True, eq=False)
-class EditReport:
-    """What an edit did, on samples that it was not fitted to.
+class EditReport(Result, kind="edit_report"):
+    """Accuracy and drift of an edit, on samples that it was not fitted to.
 
     Attributes
     ----------
@@ -51,9 +49,9 @@ class EditReport:
         ``E |x' - x|^2 / var x`` between edited and unedited predictions ``x', x`` of the last point, on the
         samples that were not targeted.
     samples
-        Targeted and other samples.
+        Number of targeted and of other samples.
     judge
-        ``"head"`` or ``"linear probe"``: what reads the class from the predicted representation.
+        ``"head"`` or ``"linear probe"``: the classifier of the predicted representations.
     chance
         Accuracy of a guess, one over the number of classes.
     """
@@ -68,9 +66,10 @@ class EditReport:
 
     @property
     def verdict(self) -> str:
-        """``"found"`` where the target is forgotten to chance or below, by its whole interval.
+        """Whether the target is forgotten to chance or below.
 
-        ``"inconclusive"`` where only the estimate is, else ``"not found"``.
+        ``"found"`` if the whole interval is at or below chance, ``"inconclusive"`` if only the estimate is,
+        else ``"not found"``.
         """
         after = self.forgotten[1]
         if after.high <= self.chance:
@@ -79,7 +78,8 @@ class EditReport:
 
     def __repr__(self) -> str:
         lines = [
-            f"Edit, judged by the {self.judge}; {self.samples[0]} targeted samples, {self.samples[1]} others",
+            f"Edit, evaluated by the {self.judge}; {self.samples[0]} targeted samples, "
+            f"{self.samples[1]} others",
             f"  targeted  {self.forgotten[0]} -> {self.forgotten[1]}  (chance {self.chance:.3f}; "
             f"forgotten to chance or below: {self.verdict})",
             f"  retained  {self.retained[0]} -> {self.retained[1]}",
@@ -90,40 +90,40 @@ class EditReport:
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
-        """Accuracy before and after, of what was to go and of what was to stay."""
+        """Plot accuracy before and after the edit, on targeted and on retained samples."""
         # plotly is slow to import and not everyone plots.
         from repdyn.views.forgetting import forgetting
 
-        told = self.to_dict()
-        return forgetting(told["forgotten"], told["retained"], told["per_class"])
+        values = self.to_dict()
+        return forgetting(values["forgotten"], values["retained"], values["per_class"])
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> EditReport:
-        """The report that :meth:`to_dict` gave."""
+    def from_dict(cls, values: Mapping[str, Any]) -> EditReport:
+        """The report from the values of :meth:`to_dict`."""
 
         def pair(read: Mapping[str, Any]) -> tuple[Estimate, Estimate]:
             return Estimate(**read["before"]), Estimate(**read["after"])
 
         return cls(
-            pair(found["forgotten"]),
-            pair(found["retained"]),
-            {name: pair(read) for name, read in found["per_class"].items()},
-            Estimate(**found["drift"]),
-            (int(found["samples"][0]), int(found["samples"][1])),
-            str(found["judge"]),
-            float(found["chance"]),
+            pair(values["forgotten"]),
+            pair(values["retained"]),
+            {name: pair(read) for name, read in values["per_class"].items()},
+            Estimate(**values["drift"]),
+            (int(values["samples"][0]), int(values["samples"][1])),
+            str(values["judge"]),
+            float(values["chance"]),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for ``--json``."""
 
-        def pair(found: tuple[Estimate, Estimate]) -> dict[str, Any]:
-            return {"before": found[0].to_dict(), "after": found[1].to_dict()}
+        def pair(estimates: tuple[Estimate, Estimate]) -> dict[str, Any]:
+            return {"before": estimates[0].to_dict(), "after": estimates[1].to_dict()}
 
         return {
             "forgotten": pair(self.forgotten),
             "retained": pair(self.retained),
-            "per_class": {name: pair(found) for name, found in self.per_class.items()},
+            "per_class": {name: pair(estimates) for name, estimates in self.per_class.items()},
             "drift": self.drift.to_dict(),
             "samples": list(self.samples),
             "judge": self.judge,
@@ -133,26 +133,26 @@ class EditReport:
 
 
 @dataclass(frozen=True, eq=False)
-class EditedKoopman:
-    """A Koopman autoencoder whose operator from the first point to the last was edited.
+class EditedKoopman(Result, kind="edited_koopman"):
+    """A Koopman autoencoder with an edited operator from the first point to the last.
 
     Attributes
     ----------
     kae
-        The autoencoder, unchanged.
+        The unchanged autoencoder.
     matrix
         The edited map ``T'``, shape ``(d, d)``, float64.
     quantile
-        Of the medoid ball.
+        Share of each targeted class that was redirected.
     strength
-        Weight of a redirected sample, in kept ones.
+        Weight of a redirected sample, in retained ones.
     redirected
-        Rows that were redirected, of those the edit was fitted to.
+        Number of redirected rows among those the edit was fitted to.
     report
-        What the edit did.
+        Accuracy and drift of the edit.
     """
 
-    kae: KoopmanAutoencoder
+    kae: FittedAutoencoder
     matrix: NDArray[np.float64]
     quantile: float
     strength: float
@@ -162,8 +162,8 @@ class EditedKoopman:
     def __repr__(self) -> str:
         what = f"EditedKoopman: {self.redirected} rows redirected, ball of quantile {self.quantile:g}, "
         what += f"strength {self.strength:g}"
-        middle = "can be interpolated" if self.root is not None else f"has two points only: {self._why}"
-        return f"{what}\n  its path {middle}\n{self.report}"
+        depths = "between its ends" if self.root is not None else f"at its ends only: {self._no_root}"
+        return f"{what}\n  its path is defined {depths}\n{self.report}"
 
     @property
     def verdict(self) -> str:
@@ -171,55 +171,56 @@ class EditedKoopman:
         return self.report.verdict
 
     def plot(self) -> go.Figure:
-        """Accuracy before and after, of what was to go and of what was to stay."""
+        """Plot accuracy before and after the edit, on targeted and on retained samples."""
         return self.report.plot()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for ``--json``."""
-        told = {
+        values = {
             "quantile": self.quantile,
             "strength": self.strength,
             "redirected": self.redirected,
             "root": self.root is not None,
         }
-        return {**told, **self.report.to_dict()}
+        return {**values, **self.report.to_dict()}
 
     @property
     def original(self) -> NDArray[np.float64]:
-        """The map ``T`` that was edited, shape ``(d, d)``."""
+        """The map ``T`` before the edit, shape ``(d, d)``."""
         steps = len(self.kae.points_) - 1
         return as_array(self.kae.operator_.matrix(0, steps), np.float64)
 
     def observables(self, x: Any) -> Any:
         """Last-point observables ``E(x) T'`` of first-point representations ``(N, width)``.
 
-        An array is answered by an array, a tensor by a tensor on its device in its type.
+        Returns an array for an array, and a tensor of the same device and dtype for a tensor.
         """
         encoded = np.asarray(self.kae.encode(as_array(x), self.kae.points_[0]))
         return as_given(encoded.astype(np.float64) @ self.matrix, x)
 
     def predict(self, x: Any) -> Any:
-        """Last-point representations from first-point ones, through the edited map; in kind."""
+        """Last-point representations ``(N, width)`` from first-point ones, an array or a tensor as given."""
         reached = self.observables(as_array(x)).astype(np.float32)
         return as_given(self.kae.decode(reached, self.kae.points_[-1]), x)
 
     @cached_property
     def root(self) -> NDArray[np.float64] | None:
-        """One step of the edited path: the real principal root of ``T'``, or ``None``.
+        """One step of the edited path, ``(d, d)``: the real principal root of ``T'``, or ``None``.
 
         A real matrix has a real principal root of every order if and only if it has no eigenvalue on the
-        closed negative real axis. Where it exists, the edited path can be interpolated as the unedited one.
-        A root that exists but cannot be computed to 1e-6 (an ill-conditioned map) counts as none.
+        closed negative real axis. With a root, the edited path is defined at every depth. A root that cannot
+        be computed to 1e-6 (an ill-conditioned map) counts as none.
         """
         steps = len(self.kae.points_) - 1
-        found = real_power(self.matrix, 1 / steps)
-        if found is None or not np.isfinite(found).all():
+        root = real_power(self.matrix, 1 / steps)
+        if root is None or not np.isfinite(root).all():
             return None
-        missed = np.linalg.norm(np.linalg.matrix_power(found, steps) - self.matrix)
-        return found if missed <= _ROOT_ERROR * np.linalg.norm(self.matrix) else None
+        error = np.linalg.norm(np.linalg.matrix_power(root, steps) - self.matrix)
+        return root if error <= _SETTINGS.root_error * np.linalg.norm(self.matrix) else None
 
     @property
-    def _why(self) -> str:
+    def _no_root(self) -> str:
+        """The reason why the edited map has no root."""
         values = np.linalg.eigvals(self.matrix)
         real = values.real[np.abs(values.imag) <= 1e-9 * np.abs(values).max()]
         if (real <= 0).any():
@@ -227,7 +228,7 @@ class EditedKoopman:
                 f"the edited map has {int((real <= 0).sum())} eigenvalues on the closed negative real axis "
                 "and so no real root"
             )
-        return "the edited map is so ill-conditioned that its root is not one to 1e-6"
+        return "the edited map is too ill-conditioned for a root to 1e-6"
 
     def propagate(self, x: Any, target: str | float) -> Any:
         """Representations at any depth of the edited path, from first-point ones.
@@ -237,10 +238,10 @@ class EditedKoopman:
         Parameters
         ----------
         x
-            First-point representations, shape ``(N, width)``; an array is answered by an array, a tensor by a
-            tensor on its device in its type.
+            First-point representations, shape ``(N, width)``, an array or a tensor. The result has the same
+            kind, and for a tensor the same device and dtype.
         target
-            A point, or any depth between the first and the last. Between two points the answer is in the
+            A point, or any depth between the first and the last. Between two points the result is in the
             coordinates of the nearest one, as in :meth:`KoopmanAutoencoder.propagate`.
 
         Raises
@@ -256,15 +257,17 @@ class EditedKoopman:
         if depth == last:
             return self.predict(x)
         if self.root is None:
-            raise RepdynError(f"{self._why}: the edited path has a first and a last point, none between them")
+            raise RepdynError(
+                f"{self._no_root}: the edited path is undefined between its first and last point"
+            )
         power = real_power(self.matrix, depth / last)
-        assert power is not None  # as the root exists
+        assert power is not None  # because the root exists
         encoded = np.asarray(self.kae.encode(as_array(x), points[0])).astype(np.float64)
         reached = (encoded @ power).astype(np.float32)
         return as_given(self.kae.decode(reached, points[round(depth)]), x)
 
     def run(self, model: Any, x: Any, point: str | None = None, inputs: Any = None) -> Any:
-        """What the real model makes of the edited representation: the edit, then the model from there on.
+        """Run the model from an edited representation on.
 
         Parameters
         ----------
@@ -273,15 +276,14 @@ class EditedKoopman:
         x
             First-point representations, shape ``(N, width)``.
         point
-            Where the edited representation is put in; default: the last. Earlier points need the
-            edited path to have them (:attr:`root`), and the module there to give one vector a sample: the
-            model goes on from what the module gives, not from what was pooled of it.
+            Point whose output is replaced; default: the last. An earlier point needs :attr:`root`, and a
+            module with one vector per sample: the output of a module that was pooled cannot be restored.
         inputs
-            The prepared inputs of the same samples, where the model needs them to go on.
+            The prepared inputs of the same samples, if the model needs them after that point.
 
         Returns
         -------
-        What ``model.run_from`` returns: the model's outputs.
+        The outputs of ``model.run_from``.
 
         Raises
         ------
@@ -290,7 +292,8 @@ class EditedKoopman:
         """
         if not callable(getattr(model, "run_from", None)):
             raise RepdynError(
-                f"{type(model).__name__} has no run_from(point, x); give what repdyn.load or repdyn.wrap gave"
+                f"{type(model).__name__} has no run_from(point, x); give a model of repdyn.load or "
+                "repdyn.wrap"
             )
         where = point or self.kae.points_[-1]
         edited = torch.as_tensor(self.propagate(x, where))
@@ -298,65 +301,83 @@ class EditedKoopman:
         return model.run_from(where, edited) if inputs is None else model.run_from(where, edited, inputs)
 
     def drift(self, paths: RepresentationPaths, *, seed: int = 0) -> Estimate:
-        """How far the edit moves predictions of other inputs, ``E |x' - x|^2 / var x``: 0 where not at all.
+        """Relative change of predictions on other inputs, ``E |x' - x|^2 / var x``.
 
         Parameters
         ----------
         paths
-            Of the same model, of any inputs: of data that have nothing to do with what was edited, say.
+            Paths of the same model and of any inputs, for example of an unrelated data set.
         seed
-            Of the bootstrap.
+            Seed of the bootstrap.
         """
-        check_same_model(self.kae, paths)
+        self.kae.check_paths(paths)
         source, first, last = np.asarray(paths[paths.points[0]]), paths.points[0], paths.points[-1]
         reached = self.kae.propagate(source, first, last)
-        return moved(reached, self.predict(source), seed, groups_of_equal_rows(source))
+        return relative_change(reached, self.predict(source), seed, groups_of_equal_rows(source))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the edited map, its report and the autoencoder to a folder."""
-        config, tensors = describe(self.kae)
-        document = {
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> Self:
+        """Read a folder that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        device
+            Device of the autoencoder; default: the CPU.
+
+        Raises
+        ------
+        RepdynError
+            If the folder is missing, holds another kind, or is damaged.
+        """
+        loaded = super().load(path)
+        loaded.kae.to(device)
+        return loaded
+
+    def _record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The fields, with settings and weights of the autoencoder in place of the module."""
+        config, tensors = self.kae.describe()
+        values = {
             "kae": config,
             "quantile": self.quantile,
             "strength": self.strength,
             "redirected": self.redirected,
             "report": self.report.to_dict(),
         }
-        arrays = {_PREFIX + name: value for name, value in tensors.items()}
-        save_artifact(path, "edited_koopman", document, {**arrays, "matrix": self.matrix})
+        return values, {**{_PREFIX + name: value for name, value in tensors.items()}, "matrix": self.matrix}
 
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> EditedKoopman:
-        """Read what :meth:`save` wrote, its autoencoder onto ``device``; default: the CPU.
-
-        Raises
-        ------
-        RepdynError
-            If the folder holds something else.
-        """
-        # The autoencoder's methods import this module; it is imported here when they are all there.
-        from repdyn.koopman.autoencoder import KoopmanAutoencoder
-
-        found = load_artifact(path, "edited_koopman")
+    def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """The edit from the values of :meth:`_record`."""
+        weights = {n.removeprefix(_PREFIX): v for n, v in tensors.items() if n.startswith(_PREFIX)}
         try:
-            weights = {n.removeprefix(_PREFIX): v for n, v in found.tensors.items() if n.startswith(_PREFIX)}
-            return cls(
-                restore(KoopmanAutoencoder, found.config["kae"], weights, path).to(device),
-                found.tensors["matrix"],
-                float(found.config["quantile"]),
-                float(found.config["strength"]),
-                int(found.config["redirected"]),
-                EditReport.from_dict(found.config["report"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise RepdynError(f"{path}: is not a readable edit ({error})") from None
+            kae = AUTOENCODERS["koopman"].restore(config["kae"], weights, "its autoencoder")
+        except RepdynError as error:
+            raise ValueError(str(error)) from None  # the caller adds the folder to the message
+        return cls(
+            kae,
+            tensors["matrix"],
+            float(config["quantile"]),
+            float(config["strength"]),
+            int(config["redirected"]),
+            EditReport.from_dict(config["report"]),
+        )
 
 
-def moved(before: NDArray[Any], after: NDArray[Any], seed: int, groups: NDArray[np.int64]) -> Estimate:
-    """``E |x' - x|^2 / var x`` of predictions ``(N, D)`` before and after an edit, with its interval.
+def relative_change(
+    before: NDArray[Any], after: NDArray[Any], seed: int, groups: NDArray[np.int64]
+) -> Estimate:
+    """``E |x' - x|^2 / var x`` with its interval.
 
-    Rows of one of ``groups`` are equal and are resampled as one.
+    Parameters
+    ----------
+    before, after
+        Predictions before and after an edit, shape ``(N, D)``.
+    seed
+        Seed of the bootstrap.
+    groups
+        Group of each row, ``(N,)``. Equal rows share a group and are resampled together.
     """
     squares = np.square(np.asarray(after, dtype=np.float64) - before).sum(axis=1)
     spread = np.square(before - before.mean(axis=0, dtype=np.float64)).sum(axis=1)

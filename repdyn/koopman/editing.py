@@ -1,14 +1,15 @@
 """Forgetting without retraining: a closed-form edit of the operator that redirects some inputs.
 
-Observables are rows and the edited map is the operator from the first point to the last,
-``z_L = z_0 T``.
+Observables are rows, and the edited map is the operator from the first point to the last, ``z_L = z_0 T``.
+:func:`forget` chooses among edits; :func:`edit_operator` computes one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,32 +18,23 @@ from scipy.special import expit
 from torch import Tensor
 
 from repdyn.devices import device_of
-from repdyn.errors import RepdynError
+from repdyn.errors import RepdynError, nearest_names
 from repdyn.intervals import Estimate, mean_of_groups
-from repdyn.koopman.checks import check_same_model
-from repdyn.koopman.edited import EditedKoopman, EditReport, moved
-from repdyn.koopman.judging import Judge, judge_of
-from repdyn.koopman.redirection import edit_operator, reweighted
-from repdyn.koopman.targets import balls, destination, split, targets
+from repdyn.koopman.edited import EditedKoopman, EditReport, relative_change
+from repdyn.koopman.interfaces import FittedAutoencoder
+from repdyn.koopman.readout import Readout, readout_of
+from repdyn.koopman.settings import EditSettings
 from repdyn.paths import RepresentationPaths
+from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
-if TYPE_CHECKING:
-    from repdyn.koopman.autoencoder import KoopmanAutoencoder
+__all__ = ["edit_operator", "forget", "reweighted", "split", "targets"]
 
-__all__ = ["forget"]
-
-_QUANTILES = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
-# A redirected row weighs as much as so many kept ones (published: 10).
-_STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0)
-# Then rows near the border are weighed anew, so many times; more rounds follow single rows of the fit.
-_ROUNDS, _REWEIGHTED = 4, (10.0, 30.0)
-_BORDER = 0.1  # how near the border is near, in mean margins of the unedited predictions
-_GONE = 0.01  # accuracy at which a class counts as forgotten
+_DEFAULT = EditSettings()
 
 
 def forget(
-    kae: KoopmanAutoencoder,
+    kae: FittedAutoencoder,
     paths: RepresentationPaths,
     *,
     label: Any = None,
@@ -51,185 +43,504 @@ def forget(
     quantile: float | None = None,
     head: Callable[[Any], Any] | None = None,
     seed: int = 0,
+    settings: EditSettings = _DEFAULT,
 ) -> EditedKoopman:
-    """Edit the operator so that some inputs no longer arrive where they did.
+    """Edit the operator so that targeted inputs are mapped elsewhere and all others are retained.
 
-    The targeted samples whose outputs lie in a ball about their medoid are redirected, everything that is
-    not targeted is kept, and the operator that does both best in the sense of least squares is known in
-    closed form (:func:`repdyn.koopman.redirection.edit_operator`).
-
-    Three fifths of the paths are edited with, one fifth chooses the ball, one fifth is reported on.
+    Targeted samples whose outputs lie in a ball around the medoid of their class are redirected. The operator
+    that redirects them and retains the other samples best, in the least-squares sense, has a closed form
+    (:func:`edit_operator`). Three fifths of the paths fit the edit, one fifth chooses among edits, one fifth
+    is reported on.
 
     Parameters
     ----------
     kae
-        A fitted Koopman autoencoder, left as it was.
+        A fitted Koopman autoencoder. It is not changed.
     paths
-        Labelled paths, targeted samples among them.
+        Labelled paths that include targeted samples.
     label
-        The class to forget, or several in a list.
+        The class to forget, or a list of classes.
     mask
         Instead of a label: the samples to forget, boolean, shape ``(N,)``.
     redirect
-        Where targeted samples go: ``"mean"`` (the mean output of the others), ``"nearest"`` (of the others,
-        the class whose mean output is nearest to each; the nearest single output where the paths have no
-        labels, as published, which seldom forgets: such outputs lie next to the border) or a label (its mean
-        output).
+        Destination of targeted samples. ``"mean"``: the mean output of the retained samples. ``"nearest"``:
+        the mean output of the retained class that is nearest to each. A label: the mean output of that class.
+        Without labels, ``"nearest"`` is the nearest single output, as published; it seldom forgets, because
+        such outputs lie next to the decision boundary.
     quantile
-        Part of each targeted class, by distance from its medoid, that is redirected. By default the one
-        that forgets at the least loss elsewhere; how much a redirected sample weighs, and how much rows near
-        the border weigh (:func:`repdyn.koopman.redirection.reweighted`), is always chosen so.
+        Share of each targeted class, by distance from its medoid, that is redirected. Default: the one that
+        forgets with the least loss elsewhere. The weight of redirected rows and of rows near the boundary
+        (:func:`reweighted`) is always chosen so.
     head
-        Reads classes from last-point representations; a linear probe unless given.
+        Logits from last-point representations; default: a linear probe.
     seed
-        Of the parts and the bootstrap.
+        Seed of the parts and of the bootstrap.
+    settings
+        Candidates and tuned numbers.
 
     Returns
     -------
     EditedKoopman
-        With ``.report``: forgotten, retained, drift.
+        Its ``.report`` has accuracy on targeted and retained samples, and drift.
 
     Raises
     ------
     RepdynError
-        On an absent label, where no sample is left that is not targeted, or where every sample, targeted
-        or not, lies in the ball.
+        If a label is absent, no sample is left to retain, or every sample lies in the ball.
     """
-    check_same_model(kae, paths)
+    kae.check_paths(paths)
     labels, target = targets(paths, label, mask)
     names = np.where(target, "targeted", "other") if labels is None else labels
-    judge = judge_of(head, np.asarray(paths[paths.points[-1]]), names, seed, device_of(kae))
-    parts = split(names, target, seed, groups_of_equal_rows(np.asarray(paths[paths.points[0]])))
+    readout = readout_of(head, np.asarray(paths[paths.points[-1]]), names, seed, device_of(kae))
+    groups = groups_of_equal_rows(np.asarray(paths[paths.points[0]]))
+    fit, validation, test = split(names, target, seed, groups, settings)
     z, matrix = _observables(kae, paths)
-    to_state = _decoder(kae)
-    place = destination(redirect, labels)
-    candidates = _QUANTILES if quantile is None else (quantile,)
-    if not all(0 < q <= 1 for q in candidates):
+    destination = _destination(redirect, labels)
+    quantiles = settings.quantiles if quantile is None else (quantile,)
+    if not all(0 < q <= 1 for q in quantiles):
         raise RepdynError(f"quantile must lie above 0 and not above 1, got {quantile}")
 
-    fit, check, final = parts
-    best: tuple[tuple[bool, bool, float], float, float, Tensor, int] | None = None
     chance = 1.0 / len(np.unique(names))
-    outputs, clean = z[fit] @ matrix, ~target[fit]
-    unedited = judge.margins(to_state(outputs), names[fit])
-    border = _BORDER * float(np.abs(unedited).mean()) or 1.0
-    before = judge.margins(to_state(z[check] @ matrix), names[check]) / border
+    outputs, retained = z[fit] @ matrix, ~target[fit]
 
-    def consider(edited: Tensor, candidate: float, strength: float, redirected: int) -> None:
+    def margins(observables: Tensor, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        return readout.margins(_decoded(kae, observables), names[rows])
+
+    unedited = margins(outputs, fit)
+    unit = settings.border * float(np.abs(unedited).mean()) or 1.0
+    before = margins(z[validation] @ matrix, validation) / unit
+    best: tuple[_Rank, _Edit] | None = None
+
+    def consider(edit: _Edit) -> None:
+        """Keep the edit if it ranks before the best one so far."""
         nonlocal best
-        after = judge.margins(to_state(z[check] @ edited), names[check]) / border
-        order = _order(before, after, target[check], chance)
-        if best is None or order < best[0]:
-            best = (order, candidate, strength, edited, redirected)
+        after = margins(z[validation] @ edit.matrix, validation) / unit
+        rank = _rank(before, after, target[validation], chance, settings.forgotten)
+        if best is None or rank < best[0]:
+            best = rank, edit
 
-    for candidate in candidates:
-        harmful, others = balls(outputs, names[fit], target[fit], candidate)
-        if others[clean].all():
+    for share in quantiles:
+        inside, others = _balls(outputs, names[fit], target[fit], share, settings.medoid_rows)
+        if others[retained].all():
             continue
-        there = place(outputs, harmful, clean, names[fit])
-        for strength in _STRENGTHS:
-            edited = edit_operator(z[fit][harmful], z[fit][clean], matrix, there, strength)
-            consider(edited, candidate, strength, int(harmful.sum()))
+        where = destination(outputs, inside, retained, names[fit])
+        for strength in settings.strengths:
+            edited = edit_operator(
+                z[fit][inside], z[fit][retained], matrix, where, strength, settings=settings
+            )
+            consider(_Edit(edited, share, strength, int(inside.sum())))
     if best is None:
         raise RepdynError(
-            "every sample lies in the ball, those to keep as well: the outputs do not tell them apart; "
+            "every sample lies in the ball, including those to retain: their outputs are not separated; "
             "give a smaller quantile, or fit the autoencoder for longer"
         )
+    share = best[1].quantile
+    inside, _ = _balls(outputs, names[fit], target[fit], share, settings.medoid_rows)
+    where = destination(outputs, inside, retained, names[fit])
+
+    def violation(observables: Tensor) -> Tensor:
+        return torch.from_numpy(_violation(margins(observables, fit) / unit, unedited > 0, target[fit]))
+
+    for strength in settings.reweighted:
+        edits = reweighted(z[fit], inside, retained, matrix, where, strength, violation, settings=settings)
+        # The first has equal weights and was considered above.
+        for edited in islice(edits, 1, 1 + settings.rounds):
+            consider(_Edit(edited, share, strength, int(inside.sum())))
     chosen = best[1]
-    harmful, _ = balls(outputs, names[fit], target[fit], chosen)
-    there = place(outputs, harmful, clean, names[fit])
-
-    def amiss(observables: Tensor) -> Tensor:
-        margins = judge.margins(to_state(observables), names[fit]) / border
-        return torch.from_numpy(_amiss(margins, unedited > 0, target[fit]))
-
-    for strength in _REWEIGHTED:
-        rounds = reweighted(z[fit], harmful, clean, matrix, there, strength, amiss)
-        for edited in islice(rounds, 1, 1 + _ROUNDS):  # the first has no weights yet and was considered
-            consider(edited, chosen, strength, int(harmful.sum()))
-    _, chosen, strength, edited, redirected = best
-    report = _report(
-        judge, to_state, z[final], matrix, edited, names[final], target[final], head, chance, seed
+    x, x_edited = _decoded(kae, z[test] @ matrix), _decoded(kae, z[test] @ chosen.matrix)
+    read_by = "linear probe" if head is None else "head"
+    groups = groups_of_equal_rows(z[test].numpy())
+    report = _report(readout, x, x_edited, names[test], target[test], groups, read_by, chance, seed)
+    return EditedKoopman(
+        kae, chosen.matrix.numpy(), chosen.quantile, chosen.strength, chosen.redirected, report
     )
-    return EditedKoopman(kae, edited.numpy(), chosen, strength, redirected, report)
 
 
-def _order(
-    before: NDArray[np.float64], after: NDArray[np.float64], target: NDArray[np.bool_], chance: float
-) -> tuple[bool, bool, float]:
-    """What makes one edit better than another on validation samples, by their margins; less is better.
+@dataclass(frozen=True, eq=False)
+class _Edit:
+    """One candidate: the edited map ``(d, d)``, its quantile, strength, and number of redirected rows."""
 
-    First that the target is forgotten, then that it is at chance at least, then least left and lost
-    together. Few samples are read with Agresti and Coull's margin: none of 100 right is not yet an accuracy
-    below 1 %. Between edits that forget, what is left and lost counts by distance from the border: one that
-    leaves samples just beyond it leaves other samples on this side.
+    matrix: Tensor
+    quantile: float
+    strength: float
+    redirected: int
+
+
+_Rank = tuple[bool, bool, float]
+
+
+def _rank(
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    target: NDArray[np.bool_],
+    chance: float,
+    forgotten_at: float,
+) -> _Rank:
+    """Rank of an edit by its margins on validation samples, each ``(n,)``; smaller is better.
+
+    The order is: forgotten, then at chance or below, then the sum of accuracy left on the target and lost on
+    the others. "Forgotten" applies Agresti and Coull's adjustment, because 0 of 100 correct does not show an
+    accuracy below 1 %. Between edits that forget, samples count by signed margin instead of 0 or 1, since
+    samples near the boundary may be on its other side in new data.
     """
-    right = float((after[target] > 0).mean())
-    forgotten = (right * target.sum() + 2) / (target.sum() + 4) <= _GONE
-    read = expit if forgotten else lambda margins: margins > 0
+    correct = float((after[target] > 0).mean())
+    forgotten = (correct * target.sum() + 2) / (target.sum() + 4) <= forgotten_at
+    score = expit if forgotten else lambda margins: margins > 0
     left, kept_before, kept = (
-        float(read(m).mean()) for m in (after[target], before[~target], after[~target])
+        float(score(m).mean()) for m in (after[target], before[~target], after[~target])
     )
-    return not forgotten, right > chance, left + max(kept_before - kept, 0.0)
+    return not forgotten, correct > chance, left + max(kept_before - kept, 0.0)
 
 
-def _amiss(
-    margins: NDArray[np.float64], right: NDArray[np.bool_], target: NDArray[np.bool_]
+def _violation(
+    margins: NDArray[np.float64], correct: NDArray[np.bool_], target: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """How far amiss edited rows are, 0 to 1: targeted ones still told, others that no longer are."""
-    found: NDArray[np.float64] = np.where(target, expit(margins + 1), expit(1 - margins) * right)
-    return found
+    """How far each row is on the wrong side of the boundary, 0 to 1, shape ``(n,)``.
+
+    Targeted rows count if they are still predicted, retained ones if they were correct and no longer are.
+    """
+    violation: NDArray[np.float64] = np.where(target, expit(margins + 1), expit(1 - margins) * correct)
+    return violation
 
 
 @torch.no_grad()
-def _observables(kae: KoopmanAutoencoder, paths: RepresentationPaths) -> tuple[Tensor, Tensor]:
-    """First-point observables and the operator to the last point, float64."""
+def _observables(kae: FittedAutoencoder, paths: RepresentationPaths) -> tuple[Tensor, Tensor]:
+    """First-point observables ``(N, d)`` and the operator to the last point ``(d, d)``, float64."""
     first = np.asarray(paths[paths.points[0]])
     z = torch.from_numpy(kae.encode(first, paths.points[0])).double()
     return z, kae.operator_.matrix(0, len(paths.points) - 1).cpu().double()
 
 
-def _decoder(kae: KoopmanAutoencoder) -> Callable[[Tensor], NDArray[Any]]:
-    last = kae.points_[-1]
-    return lambda z: np.asarray(kae.decode(z.float().numpy(), last))
+def _decoded(kae: FittedAutoencoder, z: Tensor) -> NDArray[Any]:
+    """Last-point representations ``(n, width)`` of observables ``(n, d)``."""
+    return np.asarray(kae.decode(z.float().numpy(), kae.points_[-1]))
 
 
 def _report(
-    judge: Judge,
-    to_state: Callable[[Tensor], NDArray[Any]],
-    z: Tensor,
-    matrix: Tensor,
-    edited: Tensor,
+    readout: Readout,
+    x: NDArray[Any],
+    x_edited: NDArray[Any],
     names: NDArray[Any],
     target: NDArray[np.bool_],
-    head: Callable[[Any], Any] | None,
+    groups: NDArray[np.int64],
+    read_by: str,
     chance: float,
     seed: int,
 ) -> EditReport:
-    x, x_edited = to_state(z @ matrix), to_state(z @ edited)
-    before, after = judge.correct(x, names), judge.correct(x_edited, names)
+    """Accuracy and drift of predictions ``(n, width)`` before and after an edit."""
+    before, after = readout.correct(x, names), readout.correct(x_edited, names)
     others = np.unique(names[~target])
-    groups = groups_of_equal_rows(z.numpy())
 
     def pair(rows: NDArray[np.bool_]) -> tuple[Estimate, Estimate]:
         first, last = (mean_of_groups(right[rows], groups[rows], seed=seed) for right in (before, after))
         return first, last
 
     per_class = {str(name): pair(~target & (names == name)) for name in others}
-    # A macro mean is a mean over samples in which each class weighs the same.
+    # A macro mean is a weighted mean over samples in which each class has the same total weight.
     share = np.array([(names[~target] == name).sum() for name in others])
     weight = (len(names[~target]) / (len(others) * share))[np.searchsorted(others, names[~target])]
     retained = (
         mean_of_groups(before[~target] * weight, groups[~target], seed=seed),
         mean_of_groups(after[~target] * weight, groups[~target], seed=seed),
     )
-    drift = moved(x[~target], x_edited[~target], seed, groups[~target])
+    drift = relative_change(x[~target], x_edited[~target], seed, groups[~target])
     return EditReport(
         pair(target),
         retained,
         per_class,
         drift,
         (int(target.sum()), int((~target).sum())),
-        "linear probe" if head is None else "head",
+        read_by,
         chance,
     )
+
+
+def edit_operator(
+    targeted: Tensor,
+    retained: Tensor,
+    matrix: Tensor,
+    destination: Tensor,
+    strength: float | Tensor = 10.0,
+    keep: float | Tensor = 1.0,
+    *,
+    settings: EditSettings = _DEFAULT,
+) -> Tensor:
+    """The smallest change of a linear map that redirects some rows and retains the others.
+
+    ``T' = T + (C'KC + r I + H'WH)^-1 H'W(Y - H T)`` with the weights ``K`` and ``W`` on the diagonal. It
+    minimizes ``|K^(1/2) (C T' - C T)|^2 + r |T' - T|^2 + |W^(1/2) (H T' - Y)|^2``. This is the batched
+    rank-one edit with relaxed equality (EMMET), rewritten so that the system is ``d x d`` for any number of
+    rows.
+
+    ``r`` is one number. A coordinate thousands of times as wide as the others would raise it so far that the
+    others could not change. Coordinates over 30 times as wide as the median (root mean square) are therefore
+    rescaled for the computation.
+
+    Parameters
+    ----------
+    targeted, retained
+        Observables ``H`` and ``C`` at the first point, shapes ``(h, d)`` and ``(c, d)``.
+    matrix
+        ``T``, shape ``(d, d)``.
+    destination
+        ``Y``, outputs of the targeted rows after the edit, shape ``(h, d)`` or ``(d,)``.
+    strength
+        ``W``, weight of a targeted row in retained rows: one number, or one for each, ``(h,)``.
+    keep
+        ``K``, weight of a retained row: one number, or one for each, ``(c,)``.
+    settings
+        Ridge and limit of the coordinates.
+
+    Returns
+    -------
+    Tensor
+        ``T'``, shape ``(d, d)``, float64.
+
+    References
+    ----------
+    Gupta, Sajnani and Anumanchipalli (2024), A unified framework for model editing, arXiv 2403.14236.
+    """
+    targeted, retained, matrix, destination = (t.double() for t in (targeted, retained, matrix, destination))
+    size = (keep * retained.T**2).mean(dim=1).sqrt()
+    middle = size[size > 0].median() if (size > 0).any() else size.new_ones(())
+    scale = torch.where(size > settings.wide * middle, size / middle, 1.0)
+    targeted, retained, matrix = targeted / scale, retained / scale, matrix * scale[:, None]
+    kept = (retained.T * keep) @ retained
+    kept.diagonal().add_(settings.retain_ridge * kept.diagonal().mean())
+    weighted = targeted.T * strength
+    change: Tensor = torch.linalg.solve(
+        kept + weighted @ targeted, weighted @ (destination - targeted @ matrix)
+    )
+    return (matrix + change) / scale[:, None]
+
+
+def reweighted(
+    z: Tensor,
+    targeted: NDArray[np.bool_],
+    retained: NDArray[np.bool_],
+    matrix: Tensor,
+    destination: Tensor,
+    strength: float,
+    violation: Callable[[Tensor], Tensor],
+    *,
+    settings: EditSettings = _DEFAULT,
+) -> Iterator[Tensor]:
+    """Edits with increasing weights of the rows that the previous edit left on the wrong side.
+
+    Least squares is dominated by the many rows far from any boundary. Reweighting by the violation shifts it
+    to rows near the boundary, as in boosting and support vector machines.
+
+    Parameters
+    ----------
+    z
+        Observables, shape ``(n, d)``.
+    targeted, retained
+        Rows to redirect and to retain, shape ``(n,)``.
+    matrix, destination, strength
+        As in :func:`edit_operator`.
+    violation
+        Function from edited observables ``(n, d)`` to the violation of each row, 0 to 1, shape ``(n,)``.
+    settings
+        Largest weight, and the numbers of :func:`edit_operator`.
+
+    Yields
+    ------
+    Tensor
+        ``T'``, shape ``(d, d)``. The first has equal weights.
+    """
+    weight = torch.ones(len(z), dtype=torch.float64)
+    while True:
+        edited = edit_operator(
+            z[targeted],
+            z[retained],
+            matrix,
+            destination,
+            strength * weight[targeted],
+            weight[retained],
+            settings=settings,
+        )
+        yield edited
+        weight = (weight * (1 + 2 * violation(z @ edited))).clamp(max=settings.max_weight)
+
+
+def targets(
+    paths: RepresentationPaths, label: Any, mask: NDArray[np.bool_] | None
+) -> tuple[NDArray[Any] | None, NDArray[np.bool_]]:
+    """Labels of the paths, or ``None``, and whether each sample is targeted, ``(N,)``.
+
+    Parameters
+    ----------
+    paths
+        Paths with the labels.
+    label
+        A label, or a list of labels.
+    mask
+        Instead of a label: boolean, shape ``(N,)``.
+
+    Raises
+    ------
+    RepdynError
+        If a label is absent, the mask has another shape, or both or neither are given.
+    """
+    labels = None if paths.labels is None else np.asarray(paths.labels)
+    if (label is None) == (mask is None):
+        raise RepdynError("forget: give either label= (one or several) or mask=, not both and not neither")
+    if mask is not None:
+        mask = as_array(mask)
+        if mask.shape != (len(paths),) or mask.dtype != bool:
+            raise RepdynError(
+                f"mask must be boolean of shape ({len(paths)},), got {mask.dtype} of shape {mask.shape}"
+            )
+        if not mask.any():
+            raise RepdynError("mask selects no sample, so no sample would be forgotten; set some entries")
+        return labels, mask
+    if labels is None:
+        raise RepdynError("the paths have no labels; give mask= instead of label=")
+    wanted = list(label) if isinstance(label, list | tuple | set | np.ndarray) else [label]
+    for one in wanted:
+        if not np.any(labels == one):
+            known = [str(name) for name in np.unique(labels)]
+            raise RepdynError(f"there is no sample with label {one!r}; {nearest_names(str(one), known)}")
+    return labels, np.isin(labels, wanted)
+
+
+def split(
+    names: NDArray[Any],
+    target: NDArray[np.bool_],
+    seed: int,
+    groups: NDArray[np.int64] | None = None,
+    settings: EditSettings = _DEFAULT,
+) -> list[NDArray[np.intp]]:
+    """Row numbers of three parts: to fit an edit, to choose one, to report on it. Each has every class.
+
+    Parameters
+    ----------
+    names
+        Class of each sample, shape ``(N,)``.
+    target
+        Whether each sample is targeted, shape ``(N,)``.
+    seed
+        Seed of the draw.
+    groups
+        Group of equal samples of each sample, shape ``(N,)``; those of one class stay together.
+    settings
+        Shares of the parts.
+
+    Raises
+    ------
+    RepdynError
+        If a targeted class has fewer samples than there are parts, or no sample is left to retain.
+    """
+    draw = np.random.default_rng(seed)
+    parts: list[list[NDArray[np.intp]]] = [[] for _ in settings.parts]
+    for name in np.unique(names):
+        for side in (True, False):
+            rows = np.flatnonzero((names == name) & (target == side))
+            group = np.arange(len(rows))
+            if groups is not None:
+                group = np.unique(groups[rows], return_inverse=True)[1]
+            order = draw.permutation(int(group.max(initial=-1)) + 1)
+            if side and 0 < len(order) < len(parts):
+                raise RepdynError(
+                    f"{name!r} has {len(order)} different targeted samples; an edit needs at least "
+                    f"{len(parts)}: to fit it, to choose it and to evaluate it"
+                )
+            ends = np.round(np.cumsum(settings.parts) * len(order)).astype(int)
+            for part, piece in zip(parts, np.split(order, ends[:-1])):
+                part.append(rows[np.isin(group, piece)])
+    rows_of = [np.sort(np.concatenate(part)) for part in parts]
+    if target.all():
+        raise RepdynError("every sample is targeted; at least one must be left to retain and to redirect to")
+    if any(not target[rows].any() or target[rows].all() for rows in rows_of):
+        raise RepdynError("there are too few samples to fit an edit on some and to evaluate it on others")
+    return rows_of
+
+
+def _destination(
+    redirect: Any, labels: NDArray[Any] | None
+) -> Callable[[Tensor, NDArray[np.bool_], NDArray[np.bool_], NDArray[Any]], Tensor]:
+    """The function that computes where redirected rows are sent.
+
+    Parameters
+    ----------
+    redirect
+        As in :func:`forget`.
+    labels
+        Labels of the paths, shape ``(N,)``, or ``None``.
+
+    Returns
+    -------
+    callable
+        From outputs ``(n, d)``, masks of redirected and retained rows ``(n,)`` and the classes ``(n,)``, to
+        one destination ``(d,)`` or one for each redirected row.
+
+    Raises
+    ------
+    RepdynError
+        If ``redirect`` has another value.
+    """
+    if redirect not in ("mean", "nearest") and (labels is None or not np.any(labels == redirect)):
+        raise RepdynError(f"redirect must be 'mean', 'nearest' or a label of the paths, got {redirect!r}")
+
+    def destination(
+        outputs: Tensor, redirected: NDArray[np.bool_], retained: NDArray[np.bool_], names: NDArray[Any]
+    ) -> Tensor:
+        if redirect == "mean":
+            return outputs[retained].mean(dim=0)
+        if redirect == "nearest":
+            # Single outputs lie next to the boundary, and no linear map separates neighboring rows. Class
+            # means lie far enough away.
+            candidates = (
+                outputs[retained]
+                if labels is None
+                else torch.stack(
+                    [outputs[retained & (names == one)].mean(dim=0) for one in np.unique(names[retained])]
+                )
+            )
+            return torch.cat(
+                [
+                    candidates[torch.cdist(rows, candidates).argmin(dim=1)]
+                    for rows in torch.split(outputs[redirected], 1000)
+                ]
+            )
+        chosen = retained & (names == redirect)
+        if not chosen.any():
+            raise RepdynError(f"redirect={redirect!r}: all samples of this class are targeted; give another")
+        return outputs[chosen].mean(dim=0)
+
+    return destination
+
+
+def _balls(
+    outputs: Tensor, names: NDArray[Any], target: NDArray[np.bool_], quantile: float, medoid_rows: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows whose outputs lie in a ball around the medoid of a targeted class.
+
+    Parameters
+    ----------
+    outputs
+        Shape ``(n, d)``.
+    names, target
+        Class of each row, and whether it is targeted, shapes ``(n,)``.
+    quantile
+        Share of each targeted class that its ball holds.
+    medoid_rows
+        Number of rows whose pairwise distances give the medoid.
+
+    Returns
+    -------
+    tuple
+        Masks ``(n,)``: targeted rows in the ball of their class, and other rows in any ball.
+    """
+    inside = np.zeros(len(target), dtype=bool)
+    others = np.zeros(len(target), dtype=bool)
+    for name in np.unique(names[target]):
+        rows = np.flatnonzero(target & (names == name))
+        own = outputs[rows]
+        few = own[:: max(1, len(rows) // medoid_rows)]
+        medoid = few[torch.cdist(few, few).sum(dim=1).argmin()]
+        distance = (outputs - medoid).norm(dim=1).numpy()
+        radius = np.quantile(distance[rows], quantile)
+        inside[rows[distance[rows] <= radius]] = True
+        others |= ~target & (distance <= radius)
+    return inside, others

@@ -1,61 +1,63 @@
-"""How faithfully a Koopman autoencoder predicts a path from its first point, beside its controls."""
+"""Prediction error on test paths: of a Koopman autoencoder and its controls, and of one map for all steps.
+
+:func:`measure` compares predictions of every later point from the first. :func:`autonomy` compares one-step
+predictions by a shared affine map with those by one map for each step.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.devices import device_of
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, mean_of_groups, ratio_interval
 from repdyn.koopman.controls import controls
-from repdyn.koopman.judging import read_by_head
-from repdyn.koopman.probes import LinearProbe
+from repdyn.koopman.interfaces import FittedAutoencoder
+from repdyn.koopman.readout import LinearProbe, head_logits
 from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, sums_by_group
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from repdyn.koopman.autoencoder import KoopmanAutoencoder
-
-__all__ = ["KOOPMAN", "TRUE", "Fidelity", "measure", "unexplained"]
+__all__ = ["KOOPMAN", "TRUE", "Autonomy", "Fidelity", "autonomy", "measure", "unexplained"]
 
 KOOPMAN = "Koopman autoencoder"
 TRUE = "true representation"
+_ROUNDING = 1e-12  # a fraction of variance below this is rounding, for either map of Autonomy
 
 Series = dict[str, tuple[Estimate, ...]]
 
 
 @dataclass(frozen=True, eq=False)
-class Fidelity:
+class Fidelity(Result, kind="fidelity"):
     """Predictions of the later points from the first, on test paths.
 
     Attributes
     ----------
     points
-        The later points, in order of depth: what is predicted.
+        The predicted points: all but the first, in order of depth.
     samples
-        Test samples.
+        Number of test samples.
     fvu
-        Fraction of variance unexplained: for the Koopman autoencoder (first) and each control, one estimate
-        for each point.
+        Fraction of variance unexplained, one estimate for each point: first of the Koopman autoencoder, then
+        of each control.
     accuracy
-        Accuracy of linear probes, likewise; each point's probe was fitted to the true representations of the
-        training paths at that point, and ``"true representation"`` is what it reaches there. ``None``
-        without labels, and where all are of one class.
+        Accuracy of linear probes on the predictions, one estimate for each point. A point's probe is fitted
+        to the true representations of the training paths at that point; ``"true representation"`` is its
+        accuracy on those of the test paths. ``None`` without labels or with a single class.
     head
-        Through the network's own head, at the last point: for each predictor ``accuracy`` (with integer
-        labels), ``agreement`` with the network's own decisions, and ``kl``, the divergence in nats from the
-        network's own distribution. ``None`` without a head.
+        Figures of the network's own head at the last point, for each predictor: ``accuracy`` (with integer
+        labels), ``agreement`` with the network's own decisions, and ``kl``, the divergence from the network's
+        own distribution in nats. ``None`` without a head.
     reconstruction
         FVU of encoding and decoding alone, for every point from the first on.
     """
@@ -67,9 +69,32 @@ class Fidelity:
     head: dict[str, dict[str, Estimate]] | None
     reconstruction: dict[str, Estimate]
 
+    figures: ClassVar[tuple[str, ...]] = (
+        "points",
+        "samples",
+        "fvu",
+        "accuracy",
+        "head",
+        "reconstruction",
+        "best_control",
+        "verdict",
+    )
+
+    @property
+    def verdict(self) -> str:
+        """Whether the autoencoder explains the last point better than every control.
+
+        ``"found"`` where its whole interval of FVU lies below 1 and below that of the best control, ``"not
+        found"`` where it lies above one of them, else ``"inconclusive"``.
+        """
+        ours, best = self.fvu[KOOPMAN][-1], self.fvu[self.best_control][-1]
+        if ours.high < min(best.low, 1.0):
+            return "found"
+        return "not found" if ours.low > min(best.high, 1.0) else "inconclusive"
+
     @property
     def best_control(self) -> str:
-        """The control with the least unexplained variance at the last point."""
+        """Name of the control with the least unexplained variance at the last point."""
         return min((name for name in self.fvu if name != KOOPMAN), key=lambda name: self.fvu[name][-1].value)
 
     def __repr__(self) -> str:
@@ -94,13 +119,17 @@ class Fidelity:
             lines += ["probe accuracy", *rows(self.accuracy)]
         if self.head is not None:
             lines.append("through the head, at the last point")
-            for name, found in self.head.items():
-                figures = ", ".join(f"{what} {estimate}" for what, estimate in found.items())
+            for name, row in self.head.items():
+                figures = ", ".join(f"{what} {estimate}" for what, estimate in row.items())
                 lines.append("  " + name.ljust(name_width) + figures)
+        lines.append(
+            f"better than every control at {self.points[-1]}: {self.verdict} "
+            f"(best control: {self.best_control})"
+        )
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
-        """FVU and probe accuracy through depth, one line for each predictor."""
+        """Plot FVU and probe accuracy against depth, one line for each predictor."""
         # plotly is slow to import and not everyone plots.
         from repdyn.views.fidelity import fidelity
 
@@ -110,69 +139,16 @@ class Fidelity:
             accuracy = {name: [e.to_dict() for e in values] for name, values in self.accuracy.items()}
         return fidelity(self.points, as_dicts, accuracy)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for ``--json``."""
-
-        def series(found: Series | None) -> dict[str, list[dict[str, float]]] | None:
-            if found is None:
-                return None
-            return {name: [e.to_dict() for e in values] for name, values in found.items()}
-
-        return {
-            "points": list(self.points),
-            "samples": self.samples,
-            "fvu": series(self.fvu),
-            "accuracy": series(self.accuracy),
-            "head": self.head
-            and {n: {what: e.to_dict() for what, e in found.items()} for n, found in self.head.items()},
-            "reconstruction": {point: e.to_dict() for point, e in self.reconstruction.items()},
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the figures to a folder."""
-        values = np.array([[e.value for e in row] for row in self.fvu.values()])
-        save_artifact(path, "fidelity", self.to_dict(), {"fvu": values})
-
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> Fidelity:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        RepdynError
-            If the folder holds something else.
-        """
-        found = load_artifact(path, "fidelity").config
-
-        def series(read: Mapping[str, Any] | None) -> Series | None:
-            return None if read is None else {n: tuple(Estimate(**e) for e in row) for n, row in read.items()}
-
-        try:
-            head = found["head"] and {
-                name: {what: Estimate(**e) for what, e in row.items()} for name, row in found["head"].items()
-            }
-            return cls(
-                tuple(found["points"]),
-                int(found["samples"]),
-                series(found["fvu"]) or {},
-                series(found["accuracy"]),
-                head,
-                {point: Estimate(**e) for point, e in found["reconstruction"].items()},
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RepdynError(f"{path}: its config.json is not that of a fidelity ({error})") from None
-
 
 def measure(
-    kae: KoopmanAutoencoder,
+    kae: FittedAutoencoder,
     paths: RepresentationPaths,
     train: RepresentationPaths,
     *,
     head: Callable[[Any], Any] | None = None,
     seed: int = 0,
 ) -> Fidelity:
-    """Predict every later point from the first and compare, beside the controls.
+    """Predict every later point from the first, by the autoencoder and by each control.
 
     ``FVU = sum |x_l - x̂_l|^2 / sum |x_l - mean x_l|^2``, with 95 % bootstrap intervals over samples.
 
@@ -185,10 +161,10 @@ def measure(
     train
         Training paths, for the controls and the probes.
     head
-        Maps last-point representations ``(N, D)``, a float32 tensor, to logits ``(N, C)``. It is called where
-        its weights are; a function without weights, where the autoencoder is.
+        Maps last-point representations ``(N, D)``, a float32 tensor, to logits ``(N, C)``. It is called on
+        the device of its weights; a function without weights, on the device of the autoencoder.
     seed
-        Of the controls and the bootstrap.
+        Seed of the controls and the bootstrap.
 
     Returns
     -------
@@ -197,7 +173,7 @@ def measure(
     Raises
     ------
     RepdynError
-        If test or training paths are those of another model.
+        If test or training paths have other points or widths than the autoencoder.
     """
     for given in (paths, train):
         kae.check_paths(given)
@@ -220,7 +196,6 @@ def measure(
         for point, x in zip(paths.points, (first, *later))
     }
     accuracy = None
-    # Of one class there is nothing to tell apart.
     if paths.labels is not None and train.labels is not None and len(np.unique(train.labels)) > 1:
         probes = [LinearProbe().fit(np.asarray(train[point]), train.labels, seed=seed) for point in points]
         truth = np.asarray(paths.labels)
@@ -231,21 +206,28 @@ def measure(
             )
             for name, predicted in {TRUE: later, **predictions}.items()
         }
-        # The autoencoder leads every table; the ceiling comes second.
+        # The autoencoder is the first row of every table, the accuracy on true representations the second.
         accuracy = {KOOPMAN: accuracy.pop(KOOPMAN), **accuracy}
-    through = None
+    through_head = None
     if head is not None:
         last = {TRUE: later[-1], **{name: predicted[-1] for name, predicted in predictions.items()}}
-        through = _through_head(head, last, paths.labels, seed, groups, device_of(kae))
-    return Fidelity(points, len(paths), fvu, accuracy, through, reconstruction)
+        through_head = _through_head(head, last, paths.labels, seed, groups, device_of(kae))
+    return Fidelity(points, len(paths), fvu, accuracy, through_head, reconstruction)
 
 
 def unexplained(
     predicted: NDArray[Any], true: NDArray[Any], seed: int, groups: NDArray[np.int64] | None = None
 ) -> Estimate:
-    """Fraction of variance unexplained, of predictions ``(N, D)`` of ``(N, D)``, with its interval.
+    """Fraction of variance unexplained with its interval.
 
-    Rows of one of ``groups`` are equal, by default those of one value, and are resampled as one.
+    Parameters
+    ----------
+    predicted, true
+        Shape ``(N, D)``.
+    seed
+        Seed of the bootstrap.
+    groups
+        Group of each row, ``(N,)``, resampled together; default: groups of equal rows of ``true``.
     """
     error = np.square(predicted - true).sum(axis=1)
     spread = np.square(true - true.mean(axis=0)).sum(axis=1)
@@ -264,12 +246,13 @@ def _through_head(
     groups: NDArray[np.int64],
     device: torch.device,
 ) -> dict[str, dict[str, Estimate]]:
+    """Accuracy, agreement and divergence of the head's outputs for each predictor's last point ``(N, D)``."""
     logs = {}
     for name, x in last.items():
-        logits = read_by_head(head, x, device)
+        logits = head_logits(head, x, device)
         logs[name] = as_array(torch.log_softmax(logits.cpu().double(), dim=-1))
     own = logs[TRUE]
-    found: dict[str, dict[str, Estimate]] = {}
+    figures: dict[str, dict[str, Estimate]] = {}
     for name, log in logs.items():
         row: dict[str, Estimate] = {}
         decisions = log.argmax(axis=1)
@@ -279,5 +262,91 @@ def _through_head(
             row["agreement"] = mean_of_groups(decisions == own.argmax(axis=1), groups, seed=seed)
             row["kl"] = mean_of_groups((np.exp(own) * (own - log)).sum(axis=1), groups, seed=seed)
         if row:
-            found[name] = row
-    return found
+            figures[name] = row
+    return figures
+
+
+@dataclass(frozen=True, eq=False)
+class Autonomy(Result, kind="autonomy"):
+    """One-step predictions by a shared affine map and by each step's own, from true representations.
+
+    Attributes
+    ----------
+    points
+        Target point of each step, in order of depth.
+    own, shared
+        Fraction of variance unexplained at each of these points on test paths, by one map per step and by the
+        shared map.
+    """
+
+    points: tuple[str, ...]
+    own: tuple[Estimate, ...]
+    shared: tuple[Estimate, ...]
+
+    figures: ClassVar = ("points", "own", "shared", "gap")
+
+    @property
+    def gap(self) -> tuple[float, ...]:
+        """Unexplained variance of the shared map over that of each step's map; 1 if depth is autonomous."""
+        return tuple(max(s.value, _ROUNDING) / max(o.value, _ROUNDING) for o, s in zip(self.own, self.shared))
+
+    def __repr__(self) -> str:
+        width = max(len(point) for point in self.points) + 2
+        lines = ["Autonomy of depth: FVU of one step from the true representation"]
+        lines += [
+            f"  {point:{width}} own map {own}   shared map {shared}   {gap:.1f} times"
+            for point, own, shared, gap in zip(self.points, self.own, self.shared, self.gap)
+        ]
+        return "\n".join(lines)
+
+    def plot(self) -> go.Figure:
+        """Plot the unexplained variance of both maps against depth."""
+        # plotly is slow to import and not everyone plots.
+        from repdyn.views.fidelity import fidelity
+
+        return fidelity(
+            self.points,
+            {
+                "shared map": [e.to_dict() for e in self.shared],
+                "each step's own map": [e.to_dict() for e in self.own],
+            },
+        )
+
+
+def autonomy(paths: RepresentationPaths, train: RepresentationPaths, *, seed: int = 0) -> Autonomy:
+    """Compare one affine map for all steps with one for each, step by step.
+
+    ``u_(l+1) ≈ u_l K`` against ``u_(l+1) ≈ u_l K_l``, in the frames of the controls and with their penalties.
+    The gap is variance that no single operator on these coordinates explains. A lift to more observables may
+    close it; a fitted Koopman autoencoder shows whether it does.
+
+    Parameters
+    ----------
+    paths
+        Test paths.
+    train
+        Training paths of the same model.
+    seed
+        Seed of the held-out part and of the bootstrap.
+
+    Returns
+    -------
+    Autonomy
+
+    Raises
+    ------
+    RepdynError
+        If the two have different points or widths.
+    """
+    if paths.points != train.points or paths.widths != train.widths:
+        raise RepdynError(
+            f"test paths have points {paths.points}, training paths {train.points}, or other widths"
+        )
+    fitted = controls(train, seed=seed)
+    own, shared = [], []
+    for number, point in enumerate(paths.points[1:]):
+        before = np.asarray(paths[paths.points[number]])
+        after = np.asarray(paths[point], dtype=np.float64)
+        own.append(unexplained(fitted.step("per-step affine", before, number), after, seed))
+        shared.append(unexplained(fitted.step("shared affine", before, number), after, seed))
+    return Autonomy(paths.points[1:], tuple(own), tuple(shared))

@@ -1,49 +1,47 @@
-"""Which inputs excite which mode: eigenfunctions evaluated on inputs, and what a label explains of them."""
+"""Eigenfunctions on inputs: which inputs excite which mode, and the variance that labels explain."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
-from repdyn.koopman.checks import check_same_model
+from repdyn.koopman.interfaces import FittedAutoencoder
+from repdyn.koopman.settings import VERDICTS, SpectrumSettings
 from repdyn.koopman.spectrum import KoopmanSpectrum
 from repdyn.paths import RepresentationPaths
 from repdyn.repeats import groups_of_equal_rows
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from repdyn.koopman.autoencoder import KoopmanAutoencoder
-
 __all__ = ["Excitation", "excitation", "explained_by_label"]
 
-_SHUFFLES = 100  # of the labels: the share that chance explains
-_CHANCE = 0.95  # a share above this quantile of the shuffled ones is not chance's
+_SETTINGS = SpectrumSettings()
 
 
 @dataclass(frozen=True, eq=False)
-class Excitation:
-    """How strongly inputs excite each mode.
+class Excitation(Result, kind="excitation"):
+    """Amplitude with which each input excites each mode.
 
     Attributes
     ----------
     point
-        Where the eigenfunctions were evaluated.
+        Point at which the eigenfunctions were evaluated.
     amplitude
-        ``|E(x) v|`` over its root mean square, shape ``(N, d)``; 1 is usual for that mode.
+        ``|E(x) v|`` over its root mean square, shape ``(N, d)``; 1 is the typical amplitude of a mode.
     top
-        Numbers of the inputs that excite each mode most, strongest first, shape ``(d, count)``.
+        Rows of the inputs with the largest amplitude of each mode, in decreasing order, ``(d, count)``.
     ids
-        Names of the inputs, shape ``(N,)``.
+        Ids of the inputs, shape ``(N,)``.
     certified
-        Which modes the data certify, shape ``(d,)``.
+        Whether each mode is certified, shape ``(d,)``.
     classes
         The labels, sorted, or ``None``.
     by_class
@@ -51,7 +49,7 @@ class Excitation:
     explained
         Share of each eigenfunction's variance that lies between classes, shape ``(d,)``, or ``None``.
     chance
-        What shuffled labels explain at most, in 95 of 100 shuffles, shape ``(d,)``, or ``None``.
+        95 % quantile of the share that shuffled labels explain, shape ``(d,)``, or ``None``.
     """
 
     point: str
@@ -66,15 +64,16 @@ class Excitation:
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """For each mode, whether it tells classes apart: "found", or "not found" where chance does as well.
+        """For each mode, whether it separates the classes.
 
-        "inconclusive" for a mode that is not certified, and for all without labels.
+        ``"found"`` if labels explain more than shuffled labels, ``"not found"`` if not, ``"inconclusive"``
+        for a mode that is not certified, and for every mode without labels.
         """
         if self.explained is None or self.chance is None:
             return ("inconclusive",) * len(self.certified)
         return tuple(
-            "inconclusive" if not true else "found" if own > limit else "not found"
-            for own, limit, true in zip(self.explained, self.chance, self.certified)
+            "inconclusive" if not certified else "found" if share > limit else "not found"
+            for share, limit, certified in zip(self.explained, self.chance, self.certified)
         )
 
     def __repr__(self) -> str:
@@ -93,15 +92,15 @@ class Excitation:
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
-        """Mean amplitude of each class in each mode.
+        """Plot the mean amplitude of each class in each mode.
 
         Raises
         ------
         RepdynError
-            Without labels: there is nothing to draw but a list.
+            Without labels.
         """
         if self.by_class is None or self.classes is None:
-            raise RepdynError("the paths have no labels, so there are no classes to draw; read .top instead")
+            raise RepdynError("the paths have no labels, so there are no classes to plot; use .top instead")
         # plotly is slow to import and not everyone plots.
         from repdyn.views.forgetting import excitation as draw
 
@@ -123,86 +122,49 @@ class Excitation:
             "verdicts": list(self.verdicts),
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a folder."""
-        tensors = {"amplitude": self.amplitude, "top": self.top, "certified": self.certified}
-        for name in ("by_class", "explained", "chance"):
-            value = getattr(self, name)
-            if value is not None:
-                tensors[name] = value
-        config = {
-            "point": self.point,
-            "ids": [str(name) for name in self.ids],
-            "classes": None if self.classes is None else [str(name) for name in self.classes],
-        }
-        save_artifact(path, "excitation", config, tensors)
-
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> Excitation:
-        """Read what :meth:`save` wrote; names of classes are then strings.
-
-        Raises
-        ------
-        RepdynError
-            If the folder holds something else.
-        """
-        found = load_artifact(path, "excitation")
-        try:
-            classes = found.config["classes"]
-            labelled = ("by_class", "explained", "chance")
-            axes = {"amplitude": "N d", "top": "d n", "certified": "d"}
-            if classes is not None:
-                axes |= {"by_class": f"{len(classes)} d", "explained": "d", "chance": "d"}
-            samples = check_arrays(found.tensors, **axes)["N"]
-            top = found.tensors["top"]
-            if len(found.config["ids"]) != samples or not ((top >= 0) & (top < samples)).all():
-                raise RepdynError(f"{path}: is not a readable excitation (of {samples} samples)")
-            if classes is None and any(name in found.tensors for name in labelled):
-                raise RepdynError(f"{path}: is not a readable excitation (its classes are missing)")
-            return cls(
-                found.config["point"],
-                found.tensors["amplitude"],
-                found.tensors["top"],
-                np.asarray(found.config["ids"]),
-                found.tensors["certified"].astype(bool),
-                None if classes is None else np.asarray(classes),
-                found.tensors.get("by_class"),
-                found.tensors.get("explained"),
-                found.tensors.get("chance"),
-            )
-        except KeyError as error:
-            raise RepdynError(f"{path}: is not a readable excitation ({error})") from None
+    def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """The excitation of a saved folder, after a check that its arrays agree in size."""
+        axes = {"amplitude": "N d", "top": "d n", "certified": "d"}
+        loaded = super()._revive(config, tensors)
+        if loaded.classes is not None:
+            axes |= {"by_class": f"{len(loaded.classes)} d", "explained": "d", "chance": "d"}
+        samples = check_arrays(tensors, **axes)["N"]
+        if len(loaded.ids) != samples or not ((loaded.top >= 0) & (loaded.top < samples)).all():
+            raise ValueError(f"ids or top inputs are not of {samples} samples")
+        if loaded.classes is None and any(name in tensors for name in ("by_class", "explained", "chance")):
+            raise ValueError("its classes are missing")
+        return loaded
 
 
 def excitation(
     spectrum: KoopmanSpectrum,
-    kae: KoopmanAutoencoder,
+    kae: FittedAutoencoder,
     paths: RepresentationPaths,
     *,
     point: str | None = None,
     count: int = 10,
     seed: int = 0,
 ) -> Excitation:
-    """Evaluate the eigenfunctions ``x -> E(x) v`` on inputs: which of them excite which mode.
+    """Evaluate the eigenfunctions ``x -> E(x) v`` on inputs: which inputs excite which mode.
 
-    Along the path an eigenfunction's amplitude only shrinks or grows by ``|λ|`` for each step, so what an
-    input excites at the first point it excites throughout, as far as the pair is certified.
+    The amplitude of a certified eigenfunction changes by the factor ``|λ|`` per step and otherwise stays the
+    same along the path, so it is evaluated at one point.
 
     Parameters
     ----------
     spectrum
-        Of the same autoencoder.
+        Spectrum of the same autoencoder.
     kae
         The autoencoder.
     paths
-        Inputs, labelled or not.
+        Paths of the inputs, with or without labels.
     point
-        Where to evaluate; default: the first.
+        Point at which to evaluate; default: the first.
     count
-        Top inputs for each mode.
+        Number of top inputs for each mode.
     seed
-        Of the shuffled labels.
+        Seed of the shuffled labels.
 
     Returns
     -------
@@ -217,7 +179,7 @@ def excitation(
     ----------
     Mezić (2005), Spectral properties of dynamical systems, Nonlinear Dynamics 41.
     """
-    check_same_model(kae, paths)
+    kae.check_paths(paths)
     if len(spectrum.operator) != kae.latent_dim_:
         raise RepdynError(
             f"the spectrum has {len(spectrum.operator)} observables, this autoencoder {kae.latent_dim_}: "
@@ -236,12 +198,14 @@ def excitation(
         by_class = np.zeros((len(classes), amplitude.shape[1]))
         np.add.at(by_class, code, amplitude)
         by_class /= size[:, None]
-        # Equal samples have one label: shuffled one by one, they would no longer.
+        # Equal samples share a label, which shuffling single samples would break; each is used once.
         once = np.unique(groups_of_equal_rows(np.asarray(paths[where])), return_index=True)[1]
         explained = explained_by_label(values[once], code[once])
         draw = np.random.default_rng(seed)
-        shuffled = [explained_by_label(values[once], draw.permutation(code[once])) for _ in range(_SHUFFLES)]
-        chance = np.quantile(shuffled, _CHANCE, axis=0)
+        shuffled = [
+            explained_by_label(values[once], draw.permutation(code[once])) for _ in range(_SETTINGS.shuffles)
+        ]
+        chance = np.quantile(shuffled, VERDICTS.label_quantile, axis=0)
     return Excitation(
         where, amplitude, np.ascontiguousarray(top), paths.ids, spectrum.certified, classes, by_class,
         explained, chance,
@@ -249,11 +213,11 @@ def excitation(
 
 
 def explained_by_label(values: NDArray[Any], code: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Share of the variance of complex values ``(N, d)`` that lies between classes ``(N,)``, ``(d,)``."""
+    """Share of the variance of complex values ``(N, d)`` between classes ``(N,)``, shape ``(d,)``."""
     size = np.bincount(code).astype(np.float64)
     sums = np.zeros((len(size), values.shape[1]), dtype=np.complex128)
     np.add.at(sums, code, values - values.mean(axis=0))
     between = (np.abs(sums) ** 2 / np.maximum(size, 1)[:, None]).sum(axis=0)
     total = np.maximum(np.square(np.abs(values - values.mean(axis=0))).sum(axis=0), 1e-300)
-    found: NDArray[np.float64] = between / total
-    return found
+    share: NDArray[np.float64] = between / total
+    return share

@@ -1,35 +1,37 @@
-"""Encoder and decoder of observables: a linear map that starts as PCA, and a network beside it."""
+"""Encoder and decoder of observables: a linear map that starts as PCA, plus a network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from repdyn.devices import double
-from repdyn.koopman.frames import PointFrames, principal_axes
-from repdyn.koopman.states import States
+from repdyn.errors import RepdynError
+from repdyn.koopman.frames import PointFrames
+from repdyn.koopman.settings import FitSettings
 
-__all__ = ["Lift", "PointDecoder", "PointEncoder", "start_at_principal_components"]
+__all__ = ["Lift", "PointDecoder", "PointEncoder", "load_weights"]
 
-_START_ROWS = 20_000  # rows are enough to find where the encoder starts
-_SMALL_START = 0.1  # the network begins as a tenth of its usual size, the linear part does the work at first
+_SETTINGS = FitSettings()
 
 
 class Lift(nn.Module):
     """``f(u) = u S + mlp(u)``.
 
-    A Koopman autoencoder is at least a linear model in the leading principal components (dynamic mode
-    decomposition); started there, it only has to learn what that misses.
+    The linear part starts at the leading principal components (dynamic mode decomposition) and the network
+    near zero, so a fit starts from a linear model.
 
     Parameters
     ----------
     inputs, outputs
         Widths.
     hidden
-        Widths of the hidden layers; none leaves the map linear.
+        Widths of the hidden layers. An empty sequence gives a linear map.
     """
 
     def __init__(self, inputs: int, outputs: int, hidden: Sequence[int]) -> None:
@@ -49,24 +51,24 @@ class Lift(nn.Module):
         if self.network is not None:
             final = self.network[-1]
             assert isinstance(final, nn.Linear)
-            final.weight.mul_(_SMALL_START)
+            final.weight.mul_(_SETTINGS.start_scale)
             final.bias.zero_()
 
     def forward(self, u: Tensor) -> Tensor:
         """Shape ``(…, inputs)`` to ``(…, outputs)``."""
-        straight: Tensor = self.linear(u)
-        return straight if self.network is None else straight + self.network(u)
+        linear: Tensor = self.linear(u)
+        return linear if self.network is None else linear + self.network(u)
 
 
 class PointEncoder(nn.Module):
-    """Representations at one point ``(…, width)`` to observables ``(…, latent_dim)``, a module of its own.
+    """Encoder of one point: representations ``(…, width)`` to observables ``(…, latent_dim)``.
 
     Parameters
     ----------
     frames, encoder
-        Of a Koopman autoencoder, shared with it.
+        Modules of a Koopman autoencoder, shared with it.
     number
-        Depth of the point.
+        Number of the point, in order of depth.
     """
 
     def __init__(self, frames: PointFrames, encoder: Lift, number: int) -> None:
@@ -74,44 +76,58 @@ class PointEncoder(nn.Module):
         self.frames, self.encoder, self.number = frames, encoder, number
 
     def forward(self, x: Tensor) -> Tensor:
-        """Observables, in the type of the weights."""
-        found: Tensor = self.encoder(self.frames.lift(x, self.number))
-        return found
+        """Observables ``(…, latent_dim)``, in the dtype of the weights."""
+        z: Tensor = self.encoder(self.frames.lift(x, self.number))
+        return z
 
 
 class PointDecoder(nn.Module):
-    """The way back: observables to representations at one point."""
+    """Decoder of one point: observables ``(…, latent_dim)`` to representations ``(…, width)``.
+
+    Parameters
+    ----------
+    frames, decoder
+        Modules of a Koopman autoencoder, shared with it.
+    number
+        Number of the point, in order of depth.
+    """
 
     def __init__(self, frames: PointFrames, decoder: Lift, number: int) -> None:
         super().__init__()
         self.frames, self.decoder, self.number = frames, decoder, number
 
     def forward(self, z: Tensor) -> Tensor:
-        """Representations, in the type of the weights."""
+        """Representations ``(…, width)``, in the dtype of the weights."""
         u: Tensor = self.decoder(z.to(self.frames.scale.dtype))
         return self.frames.lower(u, self.number)
 
 
-@torch.no_grad()
-def start_at_principal_components(
-    encoder: Lift, decoder: Lift, states: States, generator: torch.Generator
-) -> None:
-    """Begin encoder and decoder at the leading principal components of all points together.
+def load_weights(model: nn.Module, tensors: Mapping[str, NDArray[Any]], path: Any) -> None:
+    """Load saved arrays into a network.
 
     Parameters
     ----------
-    encoder, decoder
-        Set in place. Observables beyond the width of the state start at zero.
-    states
-        Lifted representations.
-    generator
-        Chooses the rows that are looked at, where there are many.
+    model
+        Set in place.
+    tensors
+        Arrays by the names of ``model.state_dict()``.
+    path
+        Folder that they were read from, for the error message.
+
+    Raises
+    ------
+    RepdynError
+        If a name, shape or type differs, or a value is not finite.
     """
-    chosen = torch.randperm(states.points * states.samples, generator=generator)[:_START_ROWS]
-    rows = states.at(chosen % states.samples, chosen // states.samples)
-    observables = encoder.linear.out_features
-    axes = principal_axes(double(rows), min(observables, rows.shape[1])).to(rows.dtype)
-    weight = torch.zeros(rows.shape[1], observables, dtype=rows.dtype, device=rows.device)
-    weight[:, : axes.shape[1]] = axes
-    encoder.start(weight)
-    decoder.start(weight.T)
+    try:
+        for name, own in model.state_dict().items():
+            kind = np.asarray(tensors.get(name, 0.0)).dtype.kind
+            if name in tensors and (kind == "f") != own.dtype.is_floating_point:
+                raise RuntimeError(f"{name} holds {tensors[name].dtype}, expected {own.dtype}")
+            if name in tensors and not np.isfinite(tensors[name]).all():
+                raise RuntimeError(f"{name} holds values that are not finite")
+        model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
+    except RuntimeError as error:
+        raise RepdynError(
+            f"{path}: the weights do not match config.json: {' '.join(str(error).split())}"
+        ) from None

@@ -1,66 +1,74 @@
-"""The spectrum of depth: eigenvalues with intervals, and which of them the data certify."""
+"""The spectrum of depth: eigenvalues with intervals, each certified by its residual on unseen samples.
+
+:func:`spectrum` decomposes an autoencoder's observables, :func:`decompose` given ones; the linear algebra is
+in :mod:`repdyn.koopman.resdmd`.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
+from repdyn.deprecation import renamed_arguments
 from repdyn.errors import RepdynError
 from repdyn.koopman import resdmd
-from repdyn.koopman.projectors import overlapping, spectral_projector
+from repdyn.koopman.interfaces import FittedAutoencoder
+from repdyn.koopman.settings import VERDICTS, SpectrumSettings
+from repdyn.koopman.states import checked_point, read_points
+from repdyn.paths import RepresentationPaths, equal_samples, nearby
+from repdyn.progress import track
 from repdyn.reading import as_array
+from repdyn.repeats import groups_of_equal_rows
+from repdyn.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["KoopmanSpectrum"]
+__all__ = ["KoopmanSpectrum", "decompose", "spectrum"]
 
 Complex = NDArray[Any]
 Real = NDArray[np.float64]
 
-_CONSTANT = 0.01  # an eigenfunction that varies less than this tells inputs apart by nothing
-_ILL = 1e12  # condition number past which float64 keeps fewer than four digits of float32 data's products
-_SENSITIVE = 1e3  # an eigenvalue moves by up to this many times a change of the operator
+_SETTINGS = SpectrumSettings()
 
 
 @dataclass(frozen=True, eq=False)
-class KoopmanSpectrum:
+class KoopmanSpectrum(Result, kind="spectrum"):
     """Eigenvalues of the operator of one step of depth, on learned or given observables.
 
-    Pairs are sorted by modulus, largest first. A pair whose residual, on samples it was not found on, may
-    exceed the threshold may be of the dictionary's making and is not called a Koopman eigenvalue.
+    Pairs are sorted by modulus, largest first. A pair is certified if its residual on unseen samples stays
+    below the threshold. Other pairs may be artifacts of the dictionary and are not called Koopman
+    eigenvalues.
 
     Attributes
     ----------
     eigenvalues
         ``λ``, shape ``(d,)``, complex, of one step.
     radius
-        Of the disc about each ``λ`` that holds 95 % of its bootstrap replicates over samples, ``(d,)``.
+        Radius of the disc about each ``λ`` with 95 % of its bootstrap replicates over samples, ``(d,)``.
     modulus_low, modulus_high
         95 % bootstrap interval of each ``|λ|``, shape ``(d,)``.
     frequency_low, frequency_high
-        That of each frequency, in turns for each step, shape ``(d,)``.
+        95 % interval of each frequency, in turns per step, shape ``(d,)``.
     residuals
         ``|Ψ' v - λ Ψ v| / |Ψ v|`` of each pair, shape ``(d,)``, corrected for the ``d`` parameters fitted.
     residuals_high
-        Upper end (97.5 %) of each residual over bootstrap replicates, each judged on the samples that it
-        did not draw, shape ``(d,)``. The certificate goes by it.
+        97.5 % quantile of each residual over bootstrap replicates, each evaluated on the samples that it did
+        not draw, shape ``(d,)``. It decides the certificate.
     variation
         Share of each eigenfunction's mean square over samples that is variance, shape ``(d,)``. The
-        constant function is an eigenfunction of every system, with ``λ = 1``, and tells nothing.
+        constant function is an eigenfunction of every system, with ``λ = 1``, and carries no information.
     threshold
-        Residuals up to it are certified.
+        Largest certified residual.
     vectors
         Columns ``v``, ``K v = λ v``: the eigenfunction is ``x -> E(x) v``. Shape ``(d, d)``.
     modes
-        Rows in last-point coordinates: what one unit of each eigenfunction adds to the representation, by
-        ridge regression of the states on the observables. Shape ``(d, width)``.
+        Mode of each eigenfunction in last-point coordinates, from a ridge regression of the states on the
+        observables. Shape ``(d, width)``.
     operator
         ``K``, shape ``(d, d)``; observables are rows, ``z' ≈ z K``.
     gram, cross, after
@@ -68,7 +76,7 @@ class KoopmanSpectrum:
     condition
         Condition number of the Gram matrix. Past 1e12, trailing eigenvalues are rounding.
     pairs, steps
-        Pairs of observables fitted to, steps of the path.
+        Number of pairs of observables, and of steps of the path.
     """
 
     eigenvalues: Complex
@@ -93,36 +101,36 @@ class KoopmanSpectrum:
 
     @property
     def certified(self) -> NDArray[np.bool_]:
-        """Which pairs the data certify, shape ``(d,)``."""
+        """Whether each pair is certified, shape ``(d,)``."""
         return self.residuals_high <= self.threshold
 
     @property
     def koopman_eigenvalues(self) -> Complex:
-        """The certified eigenvalues and no others."""
+        """The certified eigenvalues."""
         return self.eigenvalues[self.certified]
 
     @property
     def sensitivity(self) -> Real:
         """Condition number of each eigenvalue, ``|w| |v| / |w v|``: 1 for a normal operator, shape ``(d,)``.
 
-        The operator changed by ``e`` (in the spectral norm) moves the eigenvalue by up to ``e`` times this.
+        A change of the operator by ``e`` (spectral norm) changes the eigenvalue by up to ``e`` times this.
 
         References
         ----------
         Trefethen and Embree (2005), Spectra and Pseudospectra, section 52.
         """
         left = resdmd.left_vectors(self.vectors)
-        found: Real = np.linalg.norm(left, axis=1) * np.linalg.norm(self.vectors, axis=0)
-        return found
+        condition: Real = np.linalg.norm(left, axis=1) * np.linalg.norm(self.vectors, axis=0)
+        return condition
 
     @property
     def frequencies(self) -> Real:
-        """Turns for each step, ``arg λ / 2π``, shape ``(d,)``."""
+        """Frequencies in turns per step, ``arg λ / 2π``, shape ``(d,)``."""
         return np.angle(self.eigenvalues) / (2 * np.pi)
 
     @property
     def decay_rates(self) -> Real:
-        """``-log |λ|`` for each step, shape ``(d,)``; negative where a mode grows."""
+        """Decay rates per step, ``-log |λ|``, shape ``(d,)``; negative for growing modes."""
         return -np.log(np.maximum(np.abs(self.eigenvalues), 1e-300))
 
     @property
@@ -137,33 +145,40 @@ class KoopmanSpectrum:
         departure = max(0.0, square - float(np.square(np.abs(self.eigenvalues)).sum()))
         return float(np.sqrt(departure / square)) if square > 0 else 0.0
 
-    def pseudospectrum(self, places: Complex) -> Real:
-        """Smallest residual that any observable reaches at given places of the complex plane.
+    @renamed_arguments(places="points")
+    def pseudospectrum(self, points: Complex) -> Real:
+        """Smallest residual of any observable at points of the complex plane.
 
-        ``min_v |Ψ' v - λ Ψ v| / |Ψ v|``; where it is small, an approximate eigenvalue exists, whether or not
-        the operator has one there.
+        ``min_v |Ψ' v - λ Ψ v| / |Ψ v|``. A small value marks an approximate eigenvalue, whether or not the
+        operator has one there.
 
         Parameters
         ----------
-        places
-            Complex, any shape.
+        points
+            Complex numbers ``λ``, any shape.
+
+        Returns
+        -------
+        ndarray
+            Residuals, of the shape of ``points``.
 
         References
         ----------
         Colbrook and Townsend (2024), Rigorous data-driven computation of spectral properties of Koopman
         operators, algorithm 2.
         """
-        return resdmd.pseudospectrum(np.stack([self.gram, self.cross, self.after]), places)
+        return resdmd.pseudospectrum(np.stack([self.gram, self.cross, self.after]), points)
 
     def clusters(self) -> list[NDArray[np.intp]]:
-        """Eigenvalues that the data cannot tell apart: those whose 95 % discs overlap, conjugates together.
+        """Groups of eigenvalues whose 95 % discs overlap, with their conjugates.
 
-        Within a cluster single eigenvectors mean nothing, but :meth:`projector` of all of it does.
+        The data cannot distinguish the eigenvalues of a cluster. Its single eigenvectors are not meaningful;
+        the :meth:`projector` onto the whole cluster is.
         """
-        return overlapping(self.eigenvalues, self.radius)
+        return resdmd.overlapping(self.eigenvalues, self.radius)
 
     def projector(self, members: Sequence[int] | NDArray[np.intp]) -> Complex:
-        """Riesz projector onto some eigenvalues, shape ``(d, d)``: ``z P`` is their part of observables.
+        """Riesz projector onto some eigenvalues, shape ``(d, d)``: ``z P`` is their part of the observables.
 
         Parameters
         ----------
@@ -173,12 +188,12 @@ class KoopmanSpectrum:
         Raises
         ------
         RepdynError
-            If there is none, or the set cuts through eigenvalues that coincide.
+            If the set is empty, or separates eigenvalues that coincide.
         """
-        return spectral_projector(self.operator, self.eigenvalues[np.asarray(members, dtype=np.intp)])
+        return resdmd.spectral_projector(self.operator, self.eigenvalues[np.asarray(members, dtype=np.intp)])
 
     def eigenfunctions(self, z: NDArray[Any]) -> Complex:
-        """Eigenfunctions at observables ``(…, d)`` of ``kae.encode``: what each input excites."""
+        """Values of the eigenfunctions ``(…, d)`` at observables ``(…, d)`` of ``kae.encode``."""
         return as_array(z, dtype=np.float64) @ self.vectors
 
     def __repr__(self) -> str:
@@ -186,22 +201,22 @@ class KoopmanSpectrum:
             f"KoopmanSpectrum: {int(self.certified.sum())} of {len(self.eigenvalues)} eigenvalues certified "
             f"(residual on unseen samples <= {self.threshold:g}), from {self.pairs} pairs",
             f"  departure from normality {self.henrici:.2f}, condition number {self.condition:.0e}, "
-            f"{len(self.clusters())} clusters that can be told apart",
+            f"{len(self.clusters())} distinguishable clusters",
         ]
-        if self.condition > _ILL:
+        if self.condition > VERDICTS.ill_condition:
             lines.append(
-                "  ill-conditioned: the observables are nearly dependent, trailing pairs are rounding"
+                "  ill-conditioned: the observables are nearly dependent, and trailing pairs are rounding"
             )
-        sensitive = int((self.sensitivity > _SENSITIVE).sum())
+        sensitive = int((self.sensitivity > VERDICTS.sensitive).sum())
         if sensitive:
             lines.append(
-                f"  {sensitive} eigenvalues move by over {_SENSITIVE:g} times a change of the operator: "
-                "read clusters and the pseudospectrum, not single pairs"
+                f"  {sensitive} eigenvalues change by over {VERDICTS.sensitive:g} times a change of the "
+                "operator: read clusters and the pseudospectrum, not single pairs"
             )
         lines.append("  |λ|                     turns/step               residual (up to)")
         for k in range(min(8, len(self.eigenvalues))):
             notes = "" if self.certified[k] else "  (not certified)"
-            notes += "  (constant)" if self.variation[k] < _CONSTANT else ""
+            notes += "  (constant)" if self.variation[k] < VERDICTS.constant_variation else ""
             lines.append(
                 f"  {abs(self.eigenvalues[k]):.3f} [{self.modulus_low[k]:.3f}, {self.modulus_high[k]:.3f}]"
                 f"{self.frequencies[k]:9.3f} [{self.frequency_low[k]:6.3f}, {self.frequency_high[k]:6.3f}]"
@@ -210,7 +225,7 @@ class KoopmanSpectrum:
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
-        """Eigenvalues in the complex plane and what is left of each mode through depth."""
+        """Plot eigenvalues in the complex plane and the magnitude of each mode against depth."""
         # plotly is slow to import and not everyone plots.
         from repdyn.views.spectrum import spectrum as draw
 
@@ -224,18 +239,18 @@ class KoopmanSpectrum:
         )
 
     def plot_pseudospectrum(self, resolution: int = 41) -> go.Figure:
-        """Smallest residual over the complex plane, with the eigenvalues in it.
+        """Plot the smallest residual over the complex plane, with the eigenvalues.
 
         Parameters
         ----------
         resolution
-            Places on each axis; each costs one eigenvalue of a ``(d, d)`` matrix.
+            Points on each axis; each point costs one eigenvalue of a ``(d, d)`` matrix.
         """
         from repdyn.views.spectrum import pseudospectrum as draw
 
         reach = 1.15 * max(1.0, float(np.abs(self.eigenvalues).max()))
         real = np.linspace(-reach, reach, resolution)
-        # A real operator's pseudospectrum is its own mirror image: half of it is computed.
+        # The pseudospectrum of a real operator is symmetric about the real axis: half of it is computed.
         upper = np.linspace(0, reach, resolution // 2 + 1)
         half = self.pseudospectrum(real[None] + 1j * upper[:, None])
         grid = np.concatenate([half[:0:-1], half])
@@ -267,48 +282,209 @@ class KoopmanSpectrum:
             "pairs": self.pairs,
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the spectrum to a folder."""
-        tensors: dict[str, NDArray[Any]] = {}
-        for name in _COMPLEX:
-            value = getattr(self, name)
-            tensors[f"{name}.real"], tensors[f"{name}.imag"] = value.real, value.imag
-        tensors |= {name: getattr(self, name) for name in _REAL}
-        config = {name: getattr(self, name) for name in ("threshold", "condition", "pairs", "steps")}
-        save_artifact(path, "spectrum", config, tensors)
 
-    @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> KoopmanSpectrum:
-        """Read what :meth:`save` wrote.
+def spectrum(
+    kae: FittedAutoencoder,
+    paths: RepresentationPaths,
+    *,
+    threshold: float = 0.1,
+    resamples: int = 100,
+    seed: int = 0,
+) -> KoopmanSpectrum:
+    """Spectrum of one step of depth on a Koopman autoencoder's observables.
 
-        Raises
-        ------
-        RepdynError
-            If the folder holds something else.
-        """
-        found = load_artifact(path, "spectrum")
-        try:
-            arrays: dict[str, Any] = {name: found.tensors[name] for name in _REAL}
-            for name in _COMPLEX:
-                arrays[name] = found.tensors[f"{name}.real"] + 1j * found.tensors[f"{name}.imag"]
-            return cls(**arrays, **found.config)
-        except (KeyError, TypeError) as error:
-            raise RepdynError(f"{path}: is not a readable spectrum ({error})") from None
+    The operator is solved for on the observables of the given paths: extended dynamic mode decomposition
+    with the learned encoder as dictionary. Intervals over samples thus exist for every kind of operator.
+
+    Parameters
+    ----------
+    kae
+        A fitted Koopman autoencoder.
+    paths
+        Paths with at least twice as many pairs of neighboring points as there are observables.
+    threshold
+        Largest residual of a certified pair.
+    resamples
+        Bootstrap replicates.
+    seed
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    KoopmanSpectrum
+    """
+    kae.check_paths(paths)
+    paths = nearby(paths, _SETTINGS.held_bytes)
+    if (
+        len(paths) * len(paths.points) * (4 * max(paths.widths.values()) + 8 * kae.latent_dim_)
+        > _SETTINGS.held_bytes
+    ):
+        return _streamed(kae, paths, threshold, resamples, seed)
+    states = read_points(paths)
+    z = np.stack([kae.encode(x.numpy(), point) for x, point in zip(states, paths.points)]).astype(np.float64)
+    result = decompose(z, threshold=threshold, resamples=resamples, seed=seed)
+    last = states[-1].double().numpy()
+    rows = z[-1]
+    return _with_modes(result, rows.T @ rows, rows.T @ (last - last.mean(axis=0)))
 
 
-_COMPLEX = ("eigenvalues", "vectors", "modes")
-_REAL = (
-    "radius",
-    "modulus_low",
-    "modulus_high",
-    "frequency_low",
-    "frequency_high",
-    "residuals",
-    "residuals_high",
-    "variation",
-    "operator",
-    "gram",
-    "cross",
-    "after",
-)
+def _with_modes(
+    result: KoopmanSpectrum, gram: NDArray[np.float64], cross: NDArray[np.float64]
+) -> KoopmanSpectrum:
+    """The spectrum with modes as last-point states.
+
+    ``z = Σ (z v_k) w_k`` with the left eigenvectors ``w_k``, each mapped to a state by ridge regression.
+
+    Parameters
+    ----------
+    result
+        A spectrum.
+    gram, cross
+        ``Z'Z`` of last-point observables, ``(d, d)``, and their product with centered states, ``(d, width)``.
+    """
+    readout = resdmd.solve(gram, cross)
+    return replace(result, modes=resdmd.left_vectors(result.vectors) @ readout)
+
+
+def _streamed(
+    kae: FittedAutoencoder, paths: RepresentationPaths, threshold: float, resamples: int, seed: int
+) -> KoopmanSpectrum:
+    """The spectrum from sums over paths that are read in parts."""
+    points, d = len(paths.points), kae.latent_dim_
+    _check_pairs((points - 1) * len(paths), points, d, resamples)
+    blocks = _blocks_of(equal_samples(paths))
+    block_of = np.empty(len(paths), dtype=np.int64)
+    for number, rows in enumerate(blocks):
+        block_of[rows] = number
+    sums, total = np.zeros((len(blocks), 3, d, d)), np.zeros(d)
+    gram, cross = np.zeros((d, d)), np.zeros((d, paths.widths[paths.points[-1]]))
+    origin, last_total, z_total = None, np.zeros(cross.shape[1]), np.zeros(d)
+    for block in track(paths.iterate(), "adding up observables"):
+        start = block.rows.start
+        states = [checked_point(paths, point, block[point], start) for point in paths.points]
+        z = np.stack([kae.encode(x, point) for x, point in zip(states, paths.points)]).astype(np.float64)
+        for number in np.unique(own := block_of[start : block.rows.stop]):
+            sums[number] += resdmd.moments(z[:, own == number])
+        total += z[:-1].sum(axis=(0, 1))
+        last = states[-1].astype(np.float64)
+        origin = last.mean(axis=0) if origin is None else origin
+        last -= origin
+        gram, cross = gram + z[-1].T @ z[-1], cross + z[-1].T @ last
+        last_total, z_total = last_total + last.sum(axis=0), z_total + z[-1].sum(axis=0)
+    result = _certified(sums, total, points, len(paths), threshold, resamples, seed)
+    return _with_modes(result, gram, cross - np.outer(z_total, last_total / len(paths)))
+
+
+def decompose(
+    z: NDArray[Any], *, threshold: float = 0.1, resamples: int = 100, seed: int = 0
+) -> KoopmanSpectrum:
+    """Spectrum of the operator that best advances observables by one step.
+
+    ``K = (Ψ*Ψ + r I)^-1 Ψ*Ψ'`` over all steps of all samples.
+
+    Parameters
+    ----------
+    z
+        Observables of every point, shape ``(points, N, d)``.
+    threshold
+        Largest residual of a certified pair.
+    resamples
+        Bootstrap replicates over blocks of samples; at least 2.
+    seed
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    KoopmanSpectrum
+        Its modes are in the coordinates of the observables.
+
+    Raises
+    ------
+    RepdynError
+        If there are fewer than twice as many pairs as observables: every residual would then be small by
+        construction.
+
+    References
+    ----------
+    Colbrook, Ayton and Szőke (2023), Residual dynamic mode decomposition, J. Fluid Mech. 955, eq. (3.5).
+    """
+    z = as_array(z, dtype=np.float64)
+    if z.ndim != 3 or len(z) < 2 or not np.isfinite(z).all():
+        raise RepdynError(
+            "observables must be finite, of shape (points, samples, d) with two points or more, "
+            f"got {z.shape}"
+        )
+    points, samples, d = z.shape
+    _check_pairs((points - 1) * samples, points, d, resamples)
+    blocks = _blocks_of(groups_of_equal_rows(z.transpose(1, 0, 2)))
+    sums = np.stack([resdmd.moments(z[:, rows]) for rows in blocks])
+    total = z[:-1].reshape(-1, d).mean(axis=0) * ((points - 1) * samples)
+    return _certified(sums, total, points, samples, threshold, resamples, seed)
+
+
+def _check_pairs(pairs: int, points: int, d: int, resamples: int) -> None:
+    """Raise :class:`RepdynError` for too few pairs of ``d`` observables, or fewer than two replicates."""
+    if pairs < 2 * d:
+        raise RepdynError(
+            f"{pairs} pairs of observables cannot certify {d} eigenvalues; give at least {2 * d} "
+            f"({-(-2 * d // (points - 1))} samples)"
+        )
+    if resamples < 2:
+        raise RepdynError(f"resamples must be at least 2, for an interval, got {resamples}")
+
+
+def _blocks_of(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Row numbers of each block of samples; equal samples share a block, so that no copy is unseen."""
+    distinct = int(groups.max()) + 1
+    rows = np.argsort(groups, kind="stable") if distinct < len(groups) else np.arange(len(groups))
+    return np.array_split(rows, min(_SETTINGS.blocks, distinct))
+
+
+def _certified(
+    sums: NDArray[np.float64],
+    total: NDArray[np.float64],
+    points: int,
+    samples: int,
+    threshold: float,
+    resamples: int,
+    seed: int,
+) -> KoopmanSpectrum:
+    """The spectrum from moments of blocks ``(blocks, 3, d, d)`` and the sum before a step ``(d,)``."""
+    pairs, d = (points - 1) * samples, sums.shape[-1]
+    moments = sums.sum(axis=0) / pairs
+    operator, values, vectors = resdmd.eigenpairs(moments)
+    drawn = resdmd.resample(sums, values, resamples, seed)
+    ends = [(1 - _SETTINGS.level) / 2, (1 + _SETTINGS.level) / 2]
+    modulus = np.quantile(np.abs(drawn.values), ends, axis=0)
+    # Angles are relative to the estimate, so that an interval across the negative axis is not split.
+    turns = np.angle(drawn.values * values.conj()) / (2 * np.pi)
+    frequency = np.angle(values) / (2 * np.pi) + np.quantile(turns, ends, axis=0)
+    seen = resdmd.residuals(moments, values, vectors) * np.sqrt(pairs / (pairs - d))
+    # A replicate that drew every block has no unseen samples. Without unseen samples nothing is certified.
+    usable = np.isfinite(drawn.unseen).all(axis=1)
+    unseen = (
+        np.quantile(drawn.unseen[usable], ends[1], axis=0) if usable.any() else np.full(len(values), np.inf)
+    )
+    mean = (total / pairs) @ vectors
+    square = (vectors.conj() * (moments[0] @ vectors)).sum(axis=0).real
+    return KoopmanSpectrum(
+        eigenvalues=values,
+        radius=np.quantile(np.abs(drawn.values - values), _SETTINGS.level, axis=0),
+        modulus_low=modulus[0],
+        modulus_high=modulus[1],
+        frequency_low=frequency[0],
+        frequency_high=frequency[1],
+        residuals=seen,
+        residuals_high=np.maximum(seen, unseen),
+        variation=np.clip(1 - np.abs(mean) ** 2 / np.maximum(square, 1e-300), 0.0, 1.0),
+        threshold=threshold,
+        vectors=vectors,
+        modes=resdmd.left_vectors(vectors),
+        operator=operator,
+        gram=moments[0],
+        cross=moments[1],
+        after=moments[2],
+        condition=resdmd.condition_number(moments[0]),
+        pairs=pairs,
+        steps=points - 1,
+    )

@@ -1,37 +1,42 @@
-"""Training a Koopman autoencoder: whole batches, of data on the device or read from a store."""
+"""Fitting a Koopman autoencoder: frames, initialization, training with early stopping, checkpoints."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from repdyn.errors import RepdynError
-from repdyn.koopman import losses
-from repdyn.koopman.checkpoints import fingerprint, read_checkpoint, write_checkpoint
-from repdyn.koopman.exponential import full_precision
-from repdyn.koopman.flat import FlatParameters
+from repdyn.devices import double
+from repdyn.errors import RepdynError, nearest_names
+from repdyn.koopman import optimization
+from repdyn.koopman.frames import PointFrames, principal_axes
 from repdyn.koopman.networks import Lift
-from repdyn.koopman.operators import LeastSquares, Operator
-from repdyn.koopman.schedules import SCHEDULES
-from repdyn.koopman.states import Held, States
+from repdyn.koopman.operators import LeastSquares, Operator, full_precision
+from repdyn.koopman.settings import FitSettings
+from repdyn.koopman.states import Held, States, Streamed, frame_rows, lifted_bytes, read_points, survey
+from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
 from repdyn.reading import as_array
+from repdyn.repeats import groups_of_equal_rows
+from repdyn.writing import whole_file
 
-__all__ = ["Plan", "Weights", "train"]
+__all__ = ["Plan", "Weights", "check_paths_to_fit", "fit", "train"]
 
-_WEIGHT_DECAY = 1e-2
-_GRADIENT_NORM = 1.0
-_CHECK_EVERY = 2  # epochs between looks at the validation part
 _LOSSES = ("reconstruction", "linearity", "state", "isometry")
+_CHECKPOINT = "repdyn koopman fit"  # kind of the file
 
+_DEFAULT = FitSettings()
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +52,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train: see ``KoopmanAutoencoder.fit``."""
+    """Arguments of a fit; see ``KoopmanAutoencoder.fit``."""
 
     epochs: int
     batch_size: int
@@ -56,7 +61,157 @@ class Plan:
     supervise: str = "all"
     patience: int | None = None
     memory: int = 2**29
-    """Bytes of lifted representations (float32) that are held; of more, batches are read from the paths."""
+    """Bytes of lifted representations (float32) that are held. Above it, batches are read from the paths."""
+
+    def check(self) -> None:
+        """Raise :class:`RepdynError` for values out of range."""
+        if self.schedule not in optimization.SCHEDULES:
+            raise RepdynError(
+                f"there is no schedule {self.schedule!r}; "
+                f"{nearest_names(self.schedule, optimization.SCHEDULES)}"
+            )
+        if self.epochs < 1 or self.batch_size < 2 or not self.learning_rate > 0:
+            raise RepdynError(
+                "epochs must be at least 1, batch_size at least 2 and learning_rate positive, "
+                f"got {self.epochs}, {self.batch_size} and {self.learning_rate}"
+            )
+        if self.patience is not None and self.patience < 1:
+            raise RepdynError(f"patience must be at least one epoch, got {self.patience}")
+
+
+def fit(
+    frames: PointFrames,
+    encoder: Lift,
+    decoder: Lift,
+    operator: Operator,
+    paths: RepresentationPaths,
+    weights: Weights,
+    plan: Plan,
+    *,
+    seed: int,
+    device: torch.device | str,
+    checkpoint: str | os.PathLike[str] | None = None,
+    fabric: Any = None,
+    settings: FitSettings = _DEFAULT,
+) -> tuple[Mapping[str, list[float]], int]:
+    """Fit the four modules of an autoencoder to paths, in place.
+
+    Parameters
+    ----------
+    frames, encoder, decoder, operator
+        Modules, moved to the device.
+    paths
+        Training paths, checked by :func:`check_paths_to_fit`.
+    weights, plan, settings
+        Weights of the losses, arguments of the fit, tuned numbers.
+    seed
+        Seed of the initial components, the validation part and the batches.
+    device
+        Where to train.
+    checkpoint, fabric
+        As in :func:`train`.
+
+    Returns
+    -------
+    tuple
+        Losses by epoch, and the best epoch.
+    """
+    modules = (frames, encoder, decoder, operator)
+    held = lifted_bytes(paths, frames.width) <= plan.memory
+    states, groups = (_hold if held else _stream)(modules, paths, device)
+    distinct = int(groups.max()) + 1
+    generator = torch.Generator().manual_seed(seed)
+    start_at_principal_components(encoder, decoder, states, generator, settings.start_rows)
+    count = max(1, min(max(2, round(settings.validation * distinct)), distinct - 1))
+    held_out = torch.zeros(distinct, dtype=torch.bool)
+    held_out[torch.randperm(distinct, generator=generator)[:count]] = True
+    held_out = held_out[torch.from_numpy(groups)]  # equal samples are in the same part
+    for module in modules:
+        module.train()
+    return train(
+        encoder,
+        decoder,
+        operator,
+        states,
+        held_out.to(states.device),
+        weights,
+        plan,
+        generator=generator,
+        checkpoint=checkpoint,
+        fabric=fabric,
+        settings=settings,
+    )
+
+
+def check_paths_to_fit(paths: RepresentationPaths, settings: FitSettings = _DEFAULT) -> None:
+    """Raise :class:`RepdynError` for one point, too few samples, or more points than samples."""
+    if len(paths.points) < 2:
+        raise RepdynError(
+            f"the path has one point, {paths.points[0]!r}; a Koopman autoencoder needs at least two"
+        )
+    if len(paths) < settings.min_samples:
+        raise RepdynError(
+            f"{len(paths)} samples are too few to fit and to validate; at least {settings.min_samples} "
+            "are needed"
+        )
+    if len(paths) < len(paths.points):
+        raise RepdynError(
+            f"the path has {len(paths.points)} points but only {len(paths)} samples; trace more samples, or "
+            "fewer points (each point is an array of samples by width)"
+        )
+
+
+def _hold(
+    modules: tuple[PointFrames, Lift, Lift, Operator], paths: RepresentationPaths, device: torch.device | str
+) -> tuple[States, NDArray[np.int64]]:
+    """Fit the frames, move the modules, lift all states; also groups of equal samples, ``(N,)``."""
+    frames = modules[0]
+    rows = read_points(paths)
+    frames.fit(rows)
+    for module in modules:
+        module.to(device)
+    where = frames.scale.device
+    lifted = torch.stack([frames.lift(x.to(where), number) for number, x in enumerate(rows)])
+    return Held(lifted), groups_of_equal_rows(as_array(rows[0]))
+
+
+def _stream(
+    modules: tuple[PointFrames, Lift, Lift, Operator], paths: RepresentationPaths, device: torch.device | str
+) -> tuple[States, NDArray[np.int64]]:
+    """The same for paths that are read batch by batch."""
+    frames = modules[0]
+    result = survey(paths)
+    frames.fit_to(result.moments, frame_rows(paths), len(paths))
+    for module in modules:
+        module.to(device)
+    return Streamed(paths, frames), result.groups
+
+
+@torch.no_grad()
+def start_at_principal_components(
+    encoder: Lift, decoder: Lift, states: States, generator: torch.Generator, count: int
+) -> None:
+    """Initialize encoder and decoder at the leading principal components of all points together.
+
+    Parameters
+    ----------
+    encoder, decoder
+        Set in place. Observables beyond the width of the state start at zero.
+    states
+        Lifted representations.
+    generator
+        Draws the rows.
+    count
+        Number of rows that the components are computed from.
+    """
+    chosen = torch.randperm(states.points * states.samples, generator=generator)[:count]
+    rows = states.at(chosen % states.samples, chosen // states.samples)
+    observables = encoder.linear.out_features
+    axes = principal_axes(double(rows), min(observables, rows.shape[1])).to(rows.dtype)
+    weight = torch.zeros(rows.shape[1], observables, dtype=rows.dtype, device=rows.device)
+    weight[:, : axes.shape[1]] = axes
+    encoder.start(weight)
+    decoder.start(weight.T)
 
 
 def train(
@@ -71,65 +226,67 @@ def train(
     generator: torch.Generator,
     checkpoint: str | os.PathLike[str] | None = None,
     fabric: Any = None,
+    settings: FitSettings = _DEFAULT,
 ) -> tuple[Mapping[str, list[float]], int]:
-    """Minimise the four losses over all points of all training paths.
+    """Minimize the four losses over all points of all training paths.
 
-    In each batch every sample meets one later point: the first point's observables are propagated to that
-    depth and compared there. Each depth has the same number of samples in every batch. An epoch so costs
-    the same for any depth of the path, and all points supervise, each at its own depth.
+    In a batch, every sample is paired with one later point: the observables of its first point are propagated
+    to that depth and compared there. Each depth has the same number of samples in every batch. The cost of an
+    epoch is thus independent of the number of points, and every depth contributes supervision.
 
     Parameters
     ----------
     encoder, decoder, operator
         Trained in place; the state with the best validation loss is kept.
     states
-        Lifted representations; a tensor ``(points, N, width)`` on the device, or what reads them.
+        Lifted representations: a tensor ``(points, N, width)`` on the device, or :class:`States`.
     held_out
         Boolean, shape ``(N,)``: samples for early stopping.
-    weights
-        Weights of the losses.
-    plan
-        Epochs, batches, learning rate and what supervises.
+    weights, plan, settings
+        Weights of the losses, arguments of the fit, tuned numbers.
     generator
-        Randomness of the batches (on the CPU).
+        Random generator of the batches, on the CPU.
     checkpoint
-        File to resume from and to write to at each look at the validation part.
+        File to resume from. It is written at each evaluation of the validation part.
     fabric
         A launched ``lightning_fabric.Fabric``: each process takes its share of every batch.
 
     Returns
     -------
     tuple
-        Losses by epoch (and the validation loss where it was computed), and the best epoch.
+        Losses by epoch (the validation loss at the epochs that computed it), and the best epoch.
 
     Raises
     ------
     RepdynError
-        If a loss is no longer finite, or the checkpoint is not one of this fit.
+        If a loss is not finite, or the checkpoint belongs to another fit.
     """
     states = Held(states) if isinstance(states, Tensor) else states
-    run = _Run(encoder, decoder, operator, states, held_out, weights, plan, generator, fabric)
+    run = _Run(encoder, decoder, operator, states, held_out, weights, plan, generator, fabric, settings)
     if checkpoint is not None:
-        # How the data were held changes no number but in its last digits.
-        settings = {name: value for name, value in asdict(plan).items() if name != "memory"}
-        of = fingerprint(states, {**settings, **asdict(weights), "parameters": len(run.flat.vector)})
-        found = read_checkpoint(checkpoint, of)
-        if found is not None:
-            run.restore(*found)
+        # ``memory`` decides how the data are held and changes numbers in their last digits only.
+        arguments = {name: value for name, value in asdict(plan).items() if name != "memory"}
+        # Defaults are left out: checkpoints of version 0.1 have no settings.
+        default = asdict(_DEFAULT)
+        arguments |= {name: value for name, value in asdict(settings).items() if value != default[name]}
+        of = fingerprint(states, {**arguments, **asdict(weights), "parameters": len(run.flat.vector)})
+        saved = read_checkpoint(checkpoint, of)
+        if saved is not None:
+            run.restore(*saved)
     epochs = range(run.done, plan.epochs)
-    for epoch in track(epochs, "fitting the Koopman autoencoder", plan.epochs, run.done, detail=run.told):
+    for epoch in track(epochs, "fitting the Koopman autoencoder", plan.epochs, run.done, detail=run.latest):
         if run.stopped:
             break
         run.epoch()
-        if (epoch + 1) % _CHECK_EVERY == 0 or epoch == plan.epochs - 1:
-            run.judge()
+        if (epoch + 1) % settings.validate_every == 0 or epoch == plan.epochs - 1:
+            run.validate()
             if checkpoint is not None and (fabric is None or fabric.is_global_zero):
                 write_checkpoint(checkpoint, of, *run.state())
     return run.finish()
 
 
 class _Run:
-    """A fit under way: what changes from epoch to epoch, and can be written down and taken up again."""
+    """State of a running fit, which a checkpoint can store and restore."""
 
     def __init__(
         self,
@@ -142,35 +299,38 @@ class _Run:
         plan: Plan,
         generator: torch.Generator,
         fabric: Any,
+        settings: FitSettings,
     ) -> None:
         self.encoder, self.decoder, self.operator = encoder, decoder, operator
         self.plan, self.generator, self.fabric = plan, generator, fabric
+        self.settings = settings
         self.states, points, self.device = states, states.points, states.device
         self.variance = states.variance
-        self.fit, self.judged = (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+        self.fit_rows = (~held_out).nonzero().squeeze(1)
+        self.validation_rows = held_out.nonzero().squeeze(1)
         self.weights = torch.tensor([getattr(weights, name) for name in _LOSSES], device=self.device)
-        # Sorted depths, each as often as the others, make one batched product of the propagation.
+        # Sorted depths with equal counts make the propagation one batched product.
         self.depths = [points - 1] if plan.supervise == "last" else list(range(1, points))
         self.rank = 0 if fabric is None else int(fabric.global_rank)
         self.share = 1 if fabric is None else int(fabric.world_size)
-        per_depth = max(1, min(plan.batch_size, len(self.fit)) // len(self.depths))
+        per_depth = max(1, min(plan.batch_size, len(self.fit_rows)) // len(self.depths))
         self.per_depth = math.ceil(per_depth / self.share) * self.share
-        self.batches = math.ceil(len(self.fit) / (self.per_depth * len(self.depths)))
+        self.batches = math.ceil(len(self.fit_rows) / (self.per_depth * len(self.depths)))
         self.modules = nn.ModuleList([encoder, decoder, operator])
-        self.flat = FlatParameters(self.modules)
-        self.optimiser = torch.optim.AdamW(
-            [self.flat.vector], lr=plan.learning_rate, weight_decay=_WEIGHT_DECAY, fused=True
+        self.flat = optimization.FlatParameters(self.modules)
+        self.optimizer = torch.optim.AdamW(
+            [self.flat.vector], lr=plan.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self.schedule = SCHEDULES[plan.schedule](plan.learning_rate, plan.epochs * self.batches)
+        self.schedule = optimization.SCHEDULES[plan.schedule](plan.learning_rate, plan.epochs * self.batches)
         self.patience = plan.patience or max(10, plan.epochs // 4)
         self.history: dict[str, list[float]] = {name: [] for name in (*_LOSSES, "validation")}
         self.done, self.best, self.best_epoch, self.stopped = 0, math.inf, 0, False
         self.kept = self._weights()
 
     def epoch(self) -> None:
-        """One pass over the training part."""
-        order = self.states.shuffled(self.fit, self.generator)
-        # The last batch is filled up from the front: all are of one size.
+        """Train on all batches of one epoch."""
+        order = self.states.shuffled(self.fit_rows, self.generator)
+        # The last batch is completed with samples from the front, so that all batches have one size.
         size = self.per_depth * len(self.depths)
         order = order[torch.arange(self.batches * size, device=self.device) % len(order)]
         order = order.view(self.batches, len(self.depths), self.per_depth)[..., self.rank :: self.share]
@@ -179,105 +339,107 @@ class _Run:
         sums = torch.zeros(len(_LOSSES), device=self.device)
         before = isinstance(self.operator, LeastSquares)
         for batch, (both, earlier) in enumerate(self.states.batches(order.flatten(1), depths, before)):
-            self.optimiser.param_groups[0]["lr"] = self.schedule.rate(self.done * self.batches + batch)
+            self.optimizer.param_groups[0]["lr"] = self.schedule.rate(self.done * self.batches + batch)
             with self._autocast():
                 parts = self._losses(both, earlier, unit)
             self.flat.gradient.zero_()
             (self.weights @ parts).backward()  # type: ignore[no-untyped-call]
             if self.share > 1:
                 self.flat.gradient.copy_(self.fabric.all_reduce(self.flat.gradient, reduce_op="mean"))
-            self.flat.clip(_GRADIENT_NORM)
-            self.optimiser.step()
+            self.flat.clip(self.settings.max_gradient_norm)
+            self.optimizer.step()
             sums += parts.detach()
         if self.share > 1:
             sums = self.fabric.all_reduce(sums, reduce_op="mean")
         for name, value in zip(_LOSSES, as_array(sums / self.batches).tolist()):
             if not math.isfinite(value):
                 raise RepdynError(
-                    f"training diverged at epoch {self.done}: the {name} loss is {value}; look for outliers "
-                    "in the representations, or lower learning_rate"
+                    f"training diverged at epoch {self.done}: the {name} loss is {value}; check the "
+                    "representations for outliers, or lower learning_rate"
                 )
             self.history[name].append(value)
         self.done += 1
 
-    def told(self) -> str:
-        """The four losses of the last epoch."""
+    def latest(self) -> str:
+        """The four losses of the last epoch, for the progress bar."""
         return ", ".join(f"{name} {self.history[name][-1]:.3g}" for name in _LOSSES if self.history[name])
 
     def _losses(self, both: Tensor, earlier: Tensor | None, unit: Tensor) -> Tensor:
+        """The four losses ``(4,)`` of a batch of :meth:`States.batches`, with variances ``(2, n)``."""
         count = len(both) // 2
         z = self.encoder(both).float()
         z_first, z_later = z.split(count)
         if isinstance(self.operator, LeastSquares) and earlier is not None:
             self.operator.solve(self.encoder(earlier).float(), z_later)
-        arrived = z_first.view(len(self.depths), -1, z.shape[1]) @ self._propagators()
-        propagated = arrived.flatten(0, 1).float()
+        propagated = z_first.view(len(self.depths), -1, z.shape[1]) @ self._propagators()
+        propagated = propagated.flatten(0, 1).float()
         decoded = self.decoder(torch.cat([z, propagated])).float().view(3, count, -1)
         target = both.view(2, count, -1)
         return torch.stack(
             [
-                losses.reconstruction(decoded[:2], target, unit),
-                losses.linearity(propagated, z_later),
-                losses.state(decoded[2], target[1], unit[1]),
-                losses.isometry(target, z.view(2, count, -1)),
+                optimization.reconstruction(decoded[:2], target, unit),
+                optimization.linearity(propagated, z_later),
+                optimization.state(decoded[2], target[1], unit[1]),
+                optimization.isometry(target, z.view(2, count, -1)),
             ]
         )
 
     def _propagators(self) -> Tensor:
-        """``K`` from the first point to each depth that supervises, shape ``(depths, d, d)``."""
+        """``K`` from the first point to each supervised depth, shape ``(depths, d, d)``."""
         with full_precision(self.device):
-            reached, found = None, []
+            product, products = None, []
             for step in self.operator.steps():
-                reached = step if reached is None else reached @ step
-                found.append(reached)
-            return torch.stack([found[depth - 1] for depth in self.depths])
+                product = step if product is None else product @ step
+                products.append(product)
+            return torch.stack([products[depth - 1] for depth in self.depths])
 
     @torch.no_grad()
-    def judge(self) -> None:
-        """Look at the validation part: keep the best state, and stop where there is none for long."""
+    def validate(self) -> None:
+        """Evaluate the validation part: keep the best weights, and stop after ``patience`` epochs without."""
         if isinstance(self.operator, LeastSquares):
             self._solve(self.operator)
-        found: list[tuple[int, float]] = []
-        for block in self.states.blocks(self.judged):
-            z, own = self.encoder(block[0]), []
+        parts: list[tuple[int, float]] = []
+        for block in self.states.blocks(self.validation_rows):
+            z, by_depth = self.encoder(block[0]), []
             for depth, step in enumerate(self.operator.steps(), 1):
                 z = z @ step
                 if depth in self.depths:
-                    own.append(float(losses.state(self.decoder(z), block[depth], self.variance[depth])))
-            found.append((block.shape[1], sum(own) / len(own)))
-        value = found[0][1]
-        if len(found) > 1:
-            value = sum(count * own for count, own in found) / len(self.judged)
+                    loss = optimization.state(self.decoder(z), block[depth], self.variance[depth])
+                    by_depth.append(float(loss))
+            parts.append((block.shape[1], sum(by_depth) / len(by_depth)))
+        value = parts[0][1]
+        if len(parts) > 1:
+            value = sum(count * mean for count, mean in parts) / len(self.validation_rows)
         self.history["validation"].append(value)
         improved = value < self.best
         if improved:
             self.best, self.best_epoch, self.kept = value, self.done - 1, self._weights()
         self.stopped = self.done - 1 - self.best_epoch >= self.patience
-        self.schedule.judged(improved)
+        self.schedule.validated(improved)
         latest = ", ".join(f"{name} {self.history[name][-1]:.4g}" for name in self.history)
         _log.info("epoch %d of %d: %s", self.done, self.plan.epochs, latest)
 
     def _solve(self, operator: LeastSquares) -> None:
-        """The operator of all training paths."""
+        """Solve for the operator on all training paths."""
         if isinstance(self.states, Held):
-            z = self.encoder(self.states.all(self.fit))
+            z = self.encoder(self.states.all(self.fit_rows))
             operator.solve(z[:-1].flatten(0, 1), z[1:].flatten(0, 1))
             return
         gram = cross = torch.zeros((), dtype=torch.float64, device=self.device)
-        for block in self.states.blocks(self.fit):
+        for block in self.states.blocks(self.fit_rows):
             z = self.encoder(block).to(gram.dtype)
             before, after = z[:-1].flatten(0, 1), z[1:].flatten(0, 1)
             gram, cross = gram + before.T @ before, cross + before.T @ after
-        operator.solve_sums(gram, cross, (self.states.points - 1) * len(self.fit))
+        operator.solve_sums(gram, cross, (self.states.points - 1) * len(self.fit_rows))
 
     def finish(self) -> tuple[Mapping[str, list[float]], int]:
-        """Put the best weights in place."""
+        """Load the best weights; losses by epoch and the best epoch."""
         self.flat.release()
         self.modules.load_state_dict(self.kept)
         return self.history, self.best_epoch
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Everything that :meth:`restore` needs to go on as if nothing had happened."""
+        """JSON values and tensors from which :meth:`restore` resumes the fit bit for bit."""
         progress = {
             "done": self.done,
             "best": self.best,
@@ -288,12 +450,12 @@ class _Run:
         }
         tensors = {f"kept.{name}": value for name, value in self.kept.items()}
         tensors |= {f"now.{name}": value for name, value in self._weights().items()}
-        moments = self.optimiser.state[self.flat.vector]
+        moments = self.optimizer.state[self.flat.vector]
         tensors |= {f"optimiser.{name}": value for name, value in moments.items()}
         return progress, {**tensors, "generator": self.generator.get_state()}
 
     def restore(self, progress: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Take up what :meth:`state` wrote down."""
+        """Resume from the values of :meth:`state`."""
 
         def group(name: str) -> dict[str, Tensor]:
             return {key.removeprefix(name): t for key, t in tensors.items() if key.startswith(name)}
@@ -302,14 +464,102 @@ class _Run:
         self.stopped, self.history = progress["stopped"], progress["history"]
         self.schedule.restore(progress["schedule"])
         self.kept = {name: value.to(self.device) for name, value in group("kept.").items()}
-        # Copied in place: the parameters stay views of one vector.
+        # load_state_dict copies in place, so the parameters stay views of one vector.
         self.modules.load_state_dict(group("now."))
         moments = {name: value.to(self.device) for name, value in group("optimiser.").items()}
-        self.optimiser.state[self.flat.vector] = moments
+        self.optimizer.state[self.flat.vector] = moments
         self.generator.set_state(tensors["generator"])
 
     def _weights(self) -> dict[str, Tensor]:
+        """A copy of all weights."""
         return {name: value.detach().clone() for name, value in self.modules.state_dict().items()}
 
     def _autocast(self) -> AbstractContextManager[Any]:
+        """Fabric's precision, if there is one."""
         return nullcontext() if self.fabric is None else self.fabric.autocast()
+
+
+def fingerprint(states: States, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Identity of a fit: its settings and a digest of its data. A checkpoint stores it.
+
+    Parameters
+    ----------
+    states
+        Lifted representations.
+    settings
+        JSON values.
+    """
+    shape = [states.points, states.samples, states.width]
+    return {**settings, "data": states.fingerprint(), "shape": shape}
+
+
+def write_checkpoint(
+    file: str | os.PathLike[str],
+    of: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Replace the checkpoint in one rename: a killed process leaves the earlier one or the new one.
+
+    Parameters
+    ----------
+    file
+        Path of the checkpoint.
+    of
+        The :func:`fingerprint` of the fit.
+    progress
+        Progress of the fit, JSON values.
+    tensors
+        Weights, and moments of the optimizer.
+    """
+    from safetensors.torch import save
+
+    target = Path(file)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    header = {"kind": _CHECKPOINT, "fit": json.dumps(of), "progress": json.dumps(progress)}
+    data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, header)
+    with whole_file(target) as scratch:
+        scratch.write_bytes(data)
+
+
+def read_checkpoint(
+    file: str | os.PathLike[str], of: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Progress and tensors of a checkpoint, or ``None`` if there is no file.
+
+    Parameters
+    ----------
+    file
+        Path of the checkpoint.
+    of
+        The :func:`fingerprint` of the fit that resumes.
+
+    Raises
+    ------
+    RepdynError
+        If the file is damaged, not a checkpoint, or the checkpoint of another fit.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    source = Path(file)
+    if not source.exists():
+        return None
+    try:
+        with safe_open(source, framework="pt") as opened:
+            header = opened.metadata() or {}
+            tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if header.get("kind") != _CHECKPOINT:
+            raise RepdynError(f"{source}: is not the checkpoint of a Koopman fit; choose another file")
+        saved_of, progress = json.loads(header["fit"]), json.loads(header["progress"])
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise RepdynError(
+            f"{source}: is not a readable checkpoint ({error}); delete it to start anew"
+        ) from None
+    differing = sorted(name for name in {*of, *saved_of} if of.get(name) != saved_of.get(name))
+    if differing:
+        first = differing[0]
+        raise RepdynError(
+            f"{source}: is the checkpoint of another fit, with other {', '.join(differing)} "
+            f"({first} was {saved_of.get(first)!r}, now {of.get(first)!r}); give another file, or delete it"
+        )
+    return progress, tensors

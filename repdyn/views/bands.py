@@ -10,14 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.views.theme import ACCENT, CONTROL, INTERVAL_ALPHA, plain, translucent
 
-__all__ = ["add_band", "add_series", "style"]
+__all__ = ["add_band", "add_series", "style", "symbol"]
 
-_DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
+_DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
+_SYMBOLS = ("square", "diamond", "triangle-up", "x", "triangle-down", "cross")
 _CONTROL_ALPHA = 0.07  # bands of many controls lie on each other, and must not bury ours
 
 
 def style(rank: int) -> dict[str, Any]:
-    """Line of the model in question (0), or of its n-th control: told apart by colour and by dash."""
+    """Line of the model in question (0), or of its n-th control: grey, told apart by dash."""
     if rank == 0:
         return {"color": ACCENT, "width": 3, "dash": "solid"}
     return {
@@ -27,15 +28,21 @@ def style(rank: int) -> dict[str, Any]:
     }
 
 
+def symbol(rank: int) -> str:
+    """Marker of the model in question (0), or of its n-th control."""
+    return "circle" if rank == 0 else _SYMBOLS[(rank - 1) % len(_SYMBOLS)]
+
+
 def add_series(
     figure: go.Figure,
     x: ArrayLike,
     estimates: NDArray[np.float64],
     name: str,
     line: dict[str, Any],
+    marker: str = "circle",
     **placement: Any,
 ) -> None:
-    """A line through estimates, in the band of their intervals; both are told where the pointer rests.
+    """A line through estimates, in the band of their intervals; the pointer shows both.
 
     Parameters
     ----------
@@ -48,7 +55,9 @@ def add_series(
     name
         In the legend.
     line
-        Its colour, width and dash, as of :func:`style`.
+        Its color, width and dash, as of :func:`style`.
+    marker
+        Its symbol, as of :func:`symbol`.
     **placement
         Further properties of the line: ``row``, ``col``, ``showlegend``.
     """
@@ -68,7 +77,7 @@ def add_series(
         ],
         hovertemplate="%{y:.3g}%{customdata}",
         line=line,
-        marker={"size": 7 if strong else 4},
+        marker={"size": 7 if strong else 6, "symbol": marker},
         **placement,
     )
 

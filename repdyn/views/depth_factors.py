@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimates
-from repdyn.views.bands import add_series, style
+from repdyn.views.bands import add_series, style, symbol
 from repdyn.views.depths import depth_ticks
 from repdyn.views.theme import CONTROL, describe, panels
 
@@ -65,7 +65,9 @@ def depth_factors(
                 )
             said = split if rank == 0 else f"{split} (control)"
             x, values = np.arange(len(point_names)), estimates(rows[part])
-            add_series(figure, x, values, said, style(rank), showlegend=row == 1, row=row, col=1)
+            add_series(
+                figure, x, values, said, style(rank), symbol(rank), showlegend=row == 1, row=row, col=1
+            )
     for row in range(1, len(parts) + 1):
         figure.add_hline(y=majority, row=row, col=1, line={"width": 1, "dash": "dot", "color": CONTROL[0]})
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimates
-from repdyn.views.bands import add_series, style
+from repdyn.views.bands import add_series, style, symbol
 from repdyn.views.depths import depth_ticks
 from repdyn.views.theme import CONTROL, OTHER, describe, panels
 
@@ -110,7 +110,9 @@ def _draw(
 ) -> None:
     line = style(rank) if role != "ceiling" else {"color": OTHER, "width": 1, "dash": "solid"}
     said = name if rank == 0 else f"{name} ({role})"
-    add_series(figure, np.arange(values.shape[1]), values, said, line, showlegend=shown, row=row, col=1)
+    marker = symbol(rank) if role != "ceiling" else "circle"
+    at = np.arange(values.shape[1])
+    add_series(figure, at, values, said, line, marker, showlegend=shown, row=row, col=1)
 
 
 def _alt(ours: str, fvu: Mapping[str, NDArray[np.float64]], point_names: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ __all__ = ["field"]
 _DRAWN_STARTS = 1500
 _DRAWN_TRAJECTORIES = 60
 _DRAWN_ARROWS = 600
+_DRAWN_LOST = 150
 _GRID = 120  # cells of the basin map along each axis
 _SYMBOLS = {"stable": "star", "unstable": "star-open", "unknown": "diamond-open"}
 
@@ -86,7 +87,9 @@ def field(
     if trajectories2d is not None:
         _trajectories(figure, trajectories2d, planar=planar)
     drawn = thin(len(starts), _DRAWN_STARTS)
-    _starts(figure, starts[drawn], ends[drawn], reached[drawn], colors)
+    _starts(figure, starts[drawn], reached[drawn], colors)
+    if velocity is None:
+        _lost(figure, starts[reached < 0], ends[reached < 0])
     if len(attractors):
         _attractors(figure, attractors, sizes, status, stable, colors)
     figure.update_xaxes(
@@ -207,7 +210,6 @@ def _trajectories(figure: go.Figure, trajectories2d: ArrayLike, *, planar: bool)
 def _starts(
     figure: go.Figure,
     starts: NDArray[np.float64],
-    ends: NDArray[np.float64],
     reached: NDArray[np.int64],
     colors: NDArray[Any],
 ) -> None:
@@ -228,19 +230,42 @@ def _starts(
             x=starts[lost, 0],
             y=starts[lost, 1],
             mode="markers",
-            marker={"size": 5, "color": OTHER, "symbol": "x-thin", "line": {"width": 1.2, "color": OTHER}},
+            marker={"size": 4, "color": OTHER, "opacity": 0.7},
             hovertemplate="reached no attractor<extra></extra>",
-            name="starts that reached none",
+            name="starts that reached no attractor",
         )
-    if np.isfinite(ends[lost]).any():  # what diverged has no place to be drawn at
-        figure.add_scatter(
-            x=ends[lost, 0],
-            y=ends[lost, 1],
-            mode="markers",
-            marker={"size": 4, "color": OTHER, "symbol": "circle-open"},
-            hovertemplate="where it was when the budget ended<extra></extra>",
-            name="where they ended",
+
+
+def _lost(figure: go.Figure, starts: NDArray[np.float64], ends: NDArray[np.float64]) -> None:
+    """Arrows from starts that reached no attractor towards where they were at the last step.
+
+    Ends of diverging trajectories may lie a thousand times farther out than the starts. Drawn in place they
+    would be the whole picture, so that an arrow's length grows with the logarithm of the distance.
+    """
+    moved = ends - starts
+    distance = np.hypot(*moved.T)
+    known = np.flatnonzero(np.isfinite(distance) & (distance > 0))
+    some = known[thin(len(known), _DRAWN_LOST)]
+    if not len(some):
+        return
+    length = np.log1p(distance[some] / np.median(distance[known]))
+    spread = max(float(np.ptp(starts[:, 0])), float(np.ptp(starts[:, 1])), 1e-12)
+    scale = 0.12 * spread * length / length.max() / distance[some]
+    figure.add_trace(
+        go.Quiver(
+            x=starts[some, 0],
+            y=starts[some, 1],
+            u=moved[some, 0] * scale,
+            v=moved[some, 1] * scale,
+            lengthmode="raw",
+            lengthfactor=1.0,
+            anchor="tail",
+            marker={"color": OTHER},
+            customdata=distance[some],
+            hovertemplate="moved %{customdata:.3g} in this plane by the last step<extra></extra>",
+            name="direction of the last state (length: logarithmic)",
         )
+    )
 
 
 def _attractors(

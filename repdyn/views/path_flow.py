@@ -64,7 +64,9 @@ def path_flow(
 
     figure = new_figure("", "", height=640)
     for _, color, index in members:
-        figure.add_scatter(**_trails(shown, index, color, len(drawn)))
+        # The small classes together are often most samples: their trails would cover the others'.
+        trailed = index if color != OTHER else index[:0]
+        figure.add_scatter(**_trails(shown, trailed, color, len(drawn)))
     for name, color, index in members:
         figure.add_scatter(
             x=shown[0, index, 0],
@@ -73,7 +75,9 @@ def path_flow(
             name=name,
             legendgroup=name,
             showlegend=labels is not None,
-            marker={"size": 6, "color": color, "opacity": 0.8},
+            marker={"size": 6, "color": color, "opacity": 0.8}
+            if color != OTHER
+            else {"size": 3, "color": color, "opacity": 0.3},
             hovertemplate=f"{name}<extra></extra>",
         )
     moving = list(range(len(members), 2 * len(members)))
@@ -100,9 +104,9 @@ def path_flow(
     return describe(
         figure,
         "Paths through depth",
-        f"Press play or drag the slider: groups that separate with depth are told apart. {some}; "
+        f"Press play or drag the slider: groups that the model separates move apart with depth. {some}; "
         f"the plane shows {share.min():.0%} to {share.max():.0%} of the variance, so what seems to "
-        "overlap may be apart in the rest.",
+        f"overlap may be apart in the rest.{_faint(members)}",
         alt=f"Animated scatter plot of {len(drawn)} samples in {len(members)} groups at {len(point_names)} "
         f"depths, from {point_names[0]} to {point_names[-1]}.",
     )
@@ -126,9 +130,19 @@ def _classes(labels: ArrayLike | None, count: int) -> list[tuple[str, str, NDArr
     return groups
 
 
+def _faint(members: Sequence[tuple[str, str, NDArray[np.int64]]]) -> str:
+    """The sentence on classes without a color, if there are any."""
+    names = [name for name, color, _ in members if color == OTHER]
+    return (
+        f" The {len(CATEGORIES)} largest classes are colored; {names[0]} are small grey dots."
+        if names
+        else ""
+    )
+
+
 def _trails(shown: NDArray[np.float32], index: NDArray[np.int64], color: str, total: int) -> dict[str, Any]:
     """Whole paths of some samples of a class, as one line broken by NaN."""
-    some = index[: max(1, round(_TRAILS * len(index) / total))]
+    some = index[: max(1, round(_TRAILS * len(index) / total))] if len(index) else index
     gap = np.full((1, len(some), 2), np.nan, dtype=np.float32)
     lines = np.concatenate([shown[:, some], gap]).transpose(1, 0, 2).reshape(-1, 2)
     return {

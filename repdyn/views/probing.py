@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimates
-from repdyn.views.bands import add_series, style
+from repdyn.views.bands import add_series, style, symbol
 from repdyn.views.theme import new_figure
 
 __all__ = ["probing"]
@@ -48,7 +48,7 @@ def probing(atoms: Sequence[int], error: Mapping[str, Sequence[object]], verdict
     for rank, (name, row) in enumerate(error.items()):
         if len(row) != len(atoms):
             raise RepdynError(f"probing: {name!r} has {len(row)} estimates for {len(atoms)} numbers of atoms")
-        add_series(figure, atoms, estimates(row), name, style(rank))
+        add_series(figure, atoms, estimates(row), name, style(rank), symbol(rank))
     figure.update_xaxes(title_text="atoms", type="log", tickvals=list(atoms))
     figure.update_yaxes(title_text="variance unexplained", rangemode="tozero")
     return figure

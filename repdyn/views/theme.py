@@ -43,8 +43,8 @@ __all__ = [
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#AA3377", "#117733")
 OTHER = "#8A94A3"
 ACCENT = CATEGORIES[0]
-# Controls stand beside every figure; greys and muted tones let ours stand out without hiding them.
-CONTROL = ("#8A94A3", "#B08D57", "#7C9885", "#A58AA0", "#6F8FAF", "#A3A3A3")
+# Controls are grey, so that ours stands out; dashes and marker symbols tell them apart (bands.style).
+CONTROL = ("#8A94A3", "#68717F", "#7A8492", "#616A77", "#828C9A", "#707A88")
 INTERVAL_ALPHA = 0.18
 # Light to dark blue, monotone in luminance, hence readable in grey print; the low end is transparent so
 # that an empty cell is the page's own colour, light or dark.

@@ -91,7 +91,7 @@ def test_forgetting_is_found_and_strict_where_there_are_samples_enough_to_judge(
     [
         (("--label", 9), "no sample with label"),
         (("--label", 1, "--redirect", "anywhere"), "redirect must be"),
-        (("--label", 0, "--label", 1, "--label", 2, "--label", 3), "no clean one left"),
+        (("--label", 0, "--label", 1, "--label", 2, "--label", 3), "every sample is targeted"),
     ],
 )
 def test_bad_input_is_one_line(command, folder, monkeypatch, arguments, words):

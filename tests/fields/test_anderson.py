@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from repdyn.fields import LatentField
-from repdyn.fields.anderson import anderson, decay
+from repdyn.fields.iteration import anderson, measure_decay
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def wells(z: torch.Tensor) -> torch.Tensor:
 
 def test_a_linear_map_is_solved_in_as_many_steps_as_it_has_rates(linear):
     field, point = linear
-    z, residual, steps, settled = anderson(
+    z, residual, steps, converged = anderson(
         field, point + torch.eye(6, dtype=torch.float64), torch.full((6,), 1e3), tolerance=1e-9, max_steps=60
     )
-    assert settled.all()
+    assert converged.all()
     assert torch.allclose(z, point.expand_as(z), atol=1e-6)
     assert (residual <= 1e-9).all()
     plain = np.log(1e-9) / np.log(0.97)
@@ -37,18 +37,18 @@ def test_a_linear_map_is_solved_in_as_many_steps_as_it_has_rates(linear):
 def test_nobody_goes_further_than_allowed(linear):
     field, point = linear
     start = point + torch.eye(6, dtype=torch.float64)
-    z, _, _, settled = anderson(field, start, torch.full((6,), 1e-3), tolerance=1e-9, max_steps=60)
-    assert not settled.any()
+    z, _, _, converged = anderson(field, start, torch.full((6,), 1e-3), tolerance=1e-9, max_steps=60)
+    assert not converged.any()
     assert torch.equal(z, start)
 
 
 def test_decay_says_how_far_a_geometric_series_goes():
     field = LatentField(lambda z: 0.5 * z)
-    z, residual, reach = decay(field, torch.tensor([[1.0, 0.0]]))
+    z, residual, reach = measure_decay(field, torch.tensor([[1.0, 0.0]]))
     assert z[0, 0] == pytest.approx(0.5**8)
     assert residual[0] == pytest.approx(0.5**9)
     assert reach[0] == pytest.approx(2 * 0.5**9)
-    assert decay(LatentField(lambda z: 1.1 * z), torch.ones(1, 2))[2][0] == 0
+    assert measure_decay(LatentField(lambda z: 1.1 * z), torch.ones(1, 2))[2][0] == 0
 
 
 def test_destinations_are_those_of_plain_iteration():

@@ -57,5 +57,5 @@ def test_what_escapes_or_ends_elsewhere_belongs_to_nothing() -> None:
 def test_a_point_of_another_width_is_refused() -> None:
     field = LatentField(wells)
     found = field.attractors(normal(5, 2, 0))
-    with pytest.raises(RepdynError, match="3 dimensions, but the attractors have 2"):
+    with pytest.raises(RepdynError, match="3 dimensions, expected 2"):
         found.assign(field, normal(5, 3, 0))

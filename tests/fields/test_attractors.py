@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 from repdyn.fields import Attractors, LatentField
-from repdyn.fields.cycles import _turn, period_of, polish_cycle
-from repdyn.fields.places import Place, merge_cycles
+from repdyn.fields.classification import AttractorCandidate, merge_cycles
+from repdyn.fields.verification import _turn, period_of, polish_cycle
 
 
 def starts(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -127,7 +127,7 @@ class TestTrapping:
         assert (trapping.basin[plain.basin == 0] == 0).all()
         assert (plain.basin == 0).mean() > 0.9
 
-    def test_a_trap_that_captives_get_out_of_is_narrowed(self) -> None:
+    def test_a_region_that_absorbed_trajectories_leave_is_shrunk(self) -> None:
         # An attracting point beside an unstable one, nearer than a trap's radius along one of 24 axes only:
         # what comes in beyond it is on its way to the third, far off.
         def step(z: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class TestNoAttractor:
 
     def test_drift_is_budget_spent(self) -> None:
         found = LatentField(lambda z: z + 0.01).attractors(starts(20, 2), max_steps=100)
-        assert set(found.status) == {"budget spent"}
+        assert set(found.status) == {"max_steps reached"}
         assert found.verdict == "not found"
 
     def test_pure_rotation_attracts_nothing(self) -> None:
@@ -370,8 +370,10 @@ class TestLongCycles:
         assert abs(found.multipliers[0, 0]) < 1e-6
 
     def test_orbits_polished_to_one_cycle_are_one_attractor(self) -> None:
-        def place(kind: str, x: float, *members: int) -> Place:
-            return Place(np.array([x, 0.0]), kind, np.array(members), np.zeros(3), 1.0, period=144)
+        def place(kind: str, x: float, *members: int) -> AttractorCandidate:
+            return AttractorCandidate(
+                np.array([x, 0.0]), kind, np.array(members), np.zeros(3), 1.0, period=144
+            )
 
         merged = merge_cycles(
             [place("cycle", 1.0, 0, 1), place("chaotic", 1.0, 2), place("cycle", 1 + 1e-9, 3)], 1.0
@@ -411,7 +413,7 @@ class TestLongCycles:
 
 
 class TestSharedOrbits:
-    def test_a_circle_traps_too_and_its_members_share_its_name(self) -> None:
+    def test_a_circle_absorbs_trajectories_which_inherit_its_name(self) -> None:
         z = torch.cat([starts(300, 2), 1e-3 * starts(5, 2)])
         field = LatentField(lambda z: onto_circle(z, math.sqrt(2)))
         plain, trapping = (field.attractors(z, solver=s, max_steps=600) for s in ("picard", "trapping"))
@@ -420,7 +422,7 @@ class TestSharedOrbits:
             assert (found.basin == 0).all()
         assert trapping.evaluations < 0.5 * plain.evaluations
 
-    def test_two_circles_are_two_traps(self) -> None:
+    def test_two_circles_have_two_trapping_regions(self) -> None:
         def step(z: Tensor) -> Tensor:
             side = torch.sign(z[:, 2:])
             return torch.cat([onto_circle(z[:, :2], 1.0), side * (1 + 0.5 * (z[:, 2:].abs() - 1))], dim=1)
@@ -433,7 +435,7 @@ class TestSharedOrbits:
     def test_a_drift_is_not_shared_as_an_attractor(self) -> None:
         found = LatentField(lambda z: z + 0.01).attractors(starts(200, 2), max_steps=100, solver="trapping")
         assert len(found) == 0
-        assert set(found.status) == {"budget spent"}
+        assert set(found.status) == {"max_steps reached"}
 
     def test_orbits_that_leave_only_after_the_budget_spent_it(self) -> None:
         # 1.02 to the 16th is 1.4: nothing has escaped yet; followed for longer, the second map's orbits do.
@@ -443,5 +445,5 @@ class TestSharedOrbits:
             beyond = LatentField(lambda z: z + z * z).attractors(
                 0.05 + 0.01 * starts(9, 2).abs(), max_steps=16
             )
-        assert set(found.status) == {"budget spent"}
-        assert set(beyond.status) <= {"budget spent", "diverged"}
+        assert set(found.status) == {"max_steps reached"}
+        assert set(beyond.status) <= {"max_steps reached", "diverged"}

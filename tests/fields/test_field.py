@@ -95,11 +95,11 @@ def test_leading_multipliers_of_a_rank_deficient_map() -> None:
 
 def test_double_leaves_the_network_as_it_was() -> None:
     f = network(3)
-    double = LatentField(f).double(torch.zeros(1, 3))
+    double = LatentField(f).as_float64(torch.zeros(1, 3))
     assert double is not None
     assert double(torch.zeros(1, 3, dtype=torch.float64)).dtype == torch.float64
     assert next(f.parameters()).dtype == torch.float32
-    assert LatentField(lambda z: f(z.float())).double(torch.zeros(1, 3)) is None
+    assert LatentField(lambda z: f(z.float())).as_float64(torch.zeros(1, 3)) is None
 
 
 def test_shape_must_be_kept() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from repdyn.errors import RepdynError
 from repdyn.fields import LatentField, Memorization, Probing, memorization
-from repdyn.fields.memorization import _exchanged
+from repdyn.fields.memorization import _exchange_p_value
 
 
 def samples(n: int, seed: int) -> Tensor:
@@ -101,7 +101,7 @@ def test_exchanges_tell_what_an_interval_over_attractors_does_not() -> None:
         rows = generator.normal(size=(50, 6)) + 1
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         places, bank = rows[:10], rows[10:]
-        small.append(_exchanged(places, bank, generator))
+        small.append(_exchange_p_value(places, bank, generator))
     # Uniform where training and unseen samples are alike.
     assert 0.3 < np.mean(small) < 0.7
     assert np.mean(np.array(small) <= 0.1) < 0.25
@@ -113,7 +113,7 @@ def test_exchanges_tell_what_an_interval_over_attractors_does_not() -> None:
         rest = [k for k in range(6) if k not in chosen]
         gaps.append(float((cosine[:, chosen].max(axis=1) - cosine[:, rest].max(axis=1)).mean()))
     exact = np.mean(np.array(gaps) >= gaps[0] - 1e-12)
-    assert _exchanged(places, bank[:6], generator) == pytest.approx(exact, abs=0.04)
+    assert _exchange_p_value(places, bank[:6], generator) == pytest.approx(exact, abs=0.04)
 
 
 def test_wells_set_without_training_data_are_no_memories() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repdyn.fields.merging import count_sweep, merge_points
+from repdyn.fields.verification import count_sweep, merge_points
 
 
 @pytest.mark.parametrize("d", [1, 2, 12, 64])

@@ -12,7 +12,7 @@ import torch
 
 from repdyn.errors import RepdynError
 from repdyn.fields import SurrogateAutoencoder, SurrogateWarning
-from repdyn.fields.penalty import Trial, choose_trial
+from repdyn.fields.surrogate import Trial, choose_trial
 from repdyn.paths import RepresentationPaths
 
 GOOD = Trial(0.1, 0.2, 0.1, 0.9, 0.0, 8, 256, 0.9)
@@ -56,7 +56,7 @@ class TestChoice:
             ({"attractors": 0}, "no attractor"),
             ({"attractors": 1}, "one attractor"),
             ({"attractors": 250}, "as many attractors as starts"),
-            ({"settled": 0.2}, "20%"),
+            ({"converged": 0.2}, "20%"),
         ],
     )
     def test_each_failing_is_said(self, change: dict[str, float], said: str) -> None:
@@ -116,7 +116,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch, weak: float, strong: float) -> li
     """Fields that diverge up to one penalty and have one attractor from another on; what was tried."""
     tried: list[float] = []
 
-    def made_up(encoder: object, decoder: object, test: object, penalty: float, *, seed: int) -> Trial:
+    def made_up(
+        encoder: object, decoder: object, test: object, penalty: float, *, seed: int, settings: object
+    ) -> Trial:
         tried.append(penalty)
         if penalty < weak:
             return replace(GOOD, penalty=penalty, diverged=0.2)

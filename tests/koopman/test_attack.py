@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from repdyn.artifacts import save_artifact
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.koopman.attack import AttackReport, _parts, attack, fine_tuned, recovered_by_probe
@@ -44,15 +45,15 @@ def test_an_invertible_edit_hides_a_class_and_the_attack_says_so(edited, head) -
         {"z": np.random.default_rng(2).standard_normal((600, 3))}, labels=paths.labels
     )
     before = head.weight.clone()
-    found = attack(edited, paths, 1, head=head, beside={"blind": (blind, head)})
+    found = attack(edited, paths, 1, head=head, baselines={"blind": (blind, head)})
     assert torch.equal(head.weight, before)
     assert found.figures["not edited"]["head, target"].value > 0.9
     assert found.figures["edited"]["head, target"].value < 0.05
     assert found.figures["edited"]["probe"].low > 0.5
-    assert found.verdict == "found"
+    assert found.verdict == "recoverable"
     assert found.figures["blind"]["probe"].low < 0.5 < found.figures["blind"]["probe"].high + 0.05
     assert found.samples[1] < 12
-    assert "recovered from the edit: found" in repr(found)
+    assert "class after the edit: recoverable" in repr(found)
 
 
 def test_a_map_to_nothing_leaves_nothing_to_recover(edited, head) -> None:
@@ -60,7 +61,7 @@ def test_a_map_to_nothing_leaves_nothing_to_recover(edited, head) -> None:
     nothing = EditedKoopman(edited.kae, np.zeros_like(edited.matrix), 1.0, 10.0, 1, edited.report)
     found = attack(nothing, paths, 1, head=head)
     assert found.figures["edited"]["probe"].value == pytest.approx(0.5, abs=0.01)
-    assert found.verdict != "found"
+    assert found.verdict != "recoverable"
 
 
 def test_without_a_head_the_attacker_starts_from_nothing(edited) -> None:
@@ -96,7 +97,7 @@ def test_a_class_of_one_is_trained_on_and_cannot_be_attacked(edited) -> None:
     arrays = {point: np.asarray(paths[point]) for point in paths.points}
     odd = RepresentationPaths.from_arrays(arrays, labels=labels, meta=paths.meta)
     assert attack(edited, odd, 1).samples == (300, 7, 300)  # trained on: 99 + 100 + 100 and the one
-    with pytest.raises(RepdynError, match="class 3, which is to be had back, has a single sample"):
+    with pytest.raises(RepdynError, match="forgotten class 3 has a single sample"):
         attack(edited, odd, 9)
 
 
@@ -137,6 +138,35 @@ def test_nonsense_is_refused(edited, head) -> None:
     with pytest.raises(RepdynError, match="no sample with label"):
         attack(edited, paths, 9)
     with pytest.raises(RepdynError, match="same samples"):
-        attack(edited, paths, 1, beside={"x": (paths.subset(np.arange(10)), head)})
-    with pytest.raises(RepdynError, match="nothing to tell it from"):
+        attack(edited, paths, 1, baselines={"x": (paths.subset(np.arange(10)), head)})
+    with pytest.raises(RepdynError, match="needs other classes"):
         attack(edited, paths, [0, 1, 2])
+
+
+def test_the_old_name_of_baselines_works_with_a_warning(edited, head) -> None:
+    paths = _clusters(1)
+    with pytest.warns(DeprecationWarning, match="beside was renamed baselines"):
+        old = attack(edited, paths, 1, head=head, beside={"same": (paths, head)})
+    assert old.to_dict() == attack(edited, paths, 1, head=head, baselines={"same": (paths, head)}).to_dict()
+
+
+def test_an_attack_saved_by_an_earlier_version_has_the_verdict_of_today(tmp_path) -> None:
+    def row(low: float, value: float) -> dict[str, dict[str, float]]:
+        estimate = {"value": value, "low": low, "high": 0.99, "level": 0.95}
+        return dict.fromkeys(("probe", "head, target", "fine-tuned, target", "fine-tuned, others"), estimate)
+
+    for number, (low, value, old, new) in enumerate(
+        [
+            (0.6, 0.7, "found", "recoverable"),
+            (0.4, 0.7, "inconclusive", "inconclusive"),
+            (0.3, 0.45, "not found", "not recoverable"),
+        ]
+    ):
+        config = {
+            "figures": {"not edited": row(0.8, 0.9), "edited": row(low, value)},
+            "fraction": 0.01,
+            "samples": [10, 1, 10],
+            "verdict": old,
+        }
+        save_artifact(tmp_path / str(number), "attack", config, {"figures": np.ones((2, 4))})
+        assert AttackReport.load(tmp_path / str(number)).verdict == new

@@ -9,7 +9,8 @@ from sklearn.linear_model import Ridge
 
 from repdyn.errors import RepdynError
 from repdyn.koopman import controls
-from repdyn.koopman.controls import _PENALTIES, held_out_rows, ridge_by_validation
+from repdyn.koopman.controls import held_out_rows, ridge_by_validation
+from repdyn.koopman.settings import ControlSettings
 from repdyn.paths import RepresentationPaths
 
 
@@ -56,7 +57,7 @@ def test_maps_equal_scikit_learn_and_the_penalty_is_the_best_on_held_out_rows(sh
         model = Ridge(alpha=p * fit_unit, fit_intercept=False).fit(x[fit], y[fit])
         return float(np.square(model.predict(x[judge]) - y[judge]).sum())
 
-    assert error(penalty) <= min(error(p) for p in _PENALTIES) + 1e-8
+    assert error(penalty) <= min(error(p) for p in ControlSettings().penalties) + 1e-8
 
 
 def test_one_point_is_refused() -> None:

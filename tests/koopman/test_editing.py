@@ -12,8 +12,7 @@ import repdyn
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.koopman.edited import EditedKoopman
-from repdyn.koopman.redirection import edit_operator, reweighted
-from repdyn.koopman.targets import split
+from repdyn.koopman.editing import edit_operator, reweighted, split
 from repdyn.paths import RepresentationPaths
 
 
@@ -156,7 +155,7 @@ def test_a_root_is_a_root_or_there_is_none(kae, paths) -> None:
     assert np.array_equal(edited.propagate(paths["a"], "c"), edited.predict(paths["a"]))
     root = edited.root
     if root is None:
-        with pytest.raises(RepdynError, match="none between them"):
+        with pytest.raises(RepdynError, match="undefined between"):
             edited.propagate(paths["a"], "b")
     else:
         assert np.allclose(root @ root, edited.matrix, atol=1e-6)
@@ -183,9 +182,9 @@ def test_a_saved_edit_is_the_same(kae, paths, tmp_path) -> None:
         ({"label": 1, "mask": np.ones(400, bool)}, "either label="),
         ({"mask": np.ones(3, bool)}, "shape"),
         ({"mask": np.zeros(400, bool)}, "selects no sample"),
-        ({"label": [0, 1, 2, 3]}, "no clean one left"),
+        ({"label": [0, 1, 2, 3]}, "every sample is targeted"),
         ({"label": 1, "redirect": "random"}, "redirect must be"),
-        ({"label": 1, "redirect": 1}, "targeted themselves"),
+        ({"label": 1, "redirect": 1}, "this class are targeted"),
         ({"label": 1, "quantile": 0.0}, "quantile"),
     ],
 )
@@ -232,7 +231,7 @@ def test_edited_paths_have_values_between_points_where_a_root_exists(kae, paths)
     assert np.allclose(near.propagate(paths["a"], 2), near.predict(paths["a"]), atol=1e-5)
     half, whole = near.propagate(paths["a"], 0.5), near.propagate(paths["a"], "b")
     assert half.shape == whole.shape == (400, 4)
-    assert "can be interpolated" in repr(near)
+    assert "defined between its ends" in repr(near)
     mirror = EditedKoopman(kae, np.diag([-1.0] + [1.0] * 7), 0.9, 10.0, 1, edited.report)
     assert mirror.root is None
     assert "closed negative real axis" in repr(mirror)

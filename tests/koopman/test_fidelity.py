@@ -8,9 +8,10 @@ import torch
 from sklearn.linear_model import RidgeClassifier
 
 from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate
 from repdyn.koopman import Fidelity, KoopmanAutoencoder
 from repdyn.koopman.fidelity import KOOPMAN, TRUE
-from repdyn.koopman.probes import LinearProbe
+from repdyn.koopman.readout import LinearProbe
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,28 @@ def test_every_figure_has_its_controls_and_an_interval(found) -> None:
     assert found.fvu[KOOPMAN][-1].value < 0.1
     assert found.fvu["affine"][-1].value < 1e-3
     assert found.best_control in {"affine", "per-step affine", "random features"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "control", "verdict"),
+    [
+        ((0.3, 0.2, 0.4), (0.6, 0.5, 0.7), "found"),
+        ((0.6, 0.5, 0.7), (0.3, 0.2, 0.4), "not found"),
+        ((0.5, 0.4, 0.6), (0.55, 0.45, 0.65), "inconclusive"),
+        ((1.3, 1.2, 1.4), (1.6, 1.5, 1.7), "not found"),  # less wrong than the control, worse than the mean
+        ((0.95, 0.9, 1.05), (1.6, 1.5, 1.7), "inconclusive"),
+    ],
+)
+def test_the_verdict_compares_with_the_best_control_and_with_the_mean(ours, control, verdict) -> None:
+    fvu = {
+        KOOPMAN: (Estimate(0.1, 0.0, 0.2), Estimate(*ours)),
+        "identity": (Estimate(2.0, 1.9, 2.1), Estimate(2.0, 1.9, 2.1)),
+        "affine": (Estimate(0.05, 0.04, 0.06), Estimate(*control)),
+    }
+    found = Fidelity(("b", "c"), 10, fvu, None, None, {})
+    assert found.best_control == "affine"
+    assert found.verdict == verdict == found.to_dict()["verdict"]
+    assert f"at c: {verdict} (best control: affine)" in repr(found)
 
 
 def test_probe_on_a_perfect_prediction_reaches_the_ceiling(found) -> None:

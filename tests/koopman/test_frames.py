@@ -7,6 +7,7 @@ import torch
 
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames, principal_axes
+from repdyn.koopman.settings import FrameSettings
 
 
 def _states(*widths: int, rows: int = 50) -> list[torch.Tensor]:
@@ -34,11 +35,10 @@ def test_a_rotated_copy_is_brought_onto_the_last_point() -> None:
     assert torch.allclose(frames.lift(3 * last @ rotation + 1, 0), frames.lift(last, 1), atol=1e-8)
 
 
-def test_a_very_wide_point_keeps_its_principal_components(monkeypatch) -> None:
-    monkeypatch.setattr("repdyn.koopman.frames._WIDEST", 4)
+def test_a_very_wide_point_keeps_its_principal_components() -> None:
     states = _states(30, 4, rows=200)
     states[0][:, 4:] *= 0.01
-    frames = PointFrames({"a": 30, "b": 4}).double().fit(states)
+    frames = PointFrames({"a": 30, "b": 4}, FrameSettings(max_width=4)).double().fit(states)
     assert frames.width == 4
     assert 0.99 < frames.explained[0] < 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from repdyn.koopman import losses
+from repdyn.koopman import optimization as losses
 
 
 def _rows(seed: int, rows: int = 64, width: int = 5) -> torch.Tensor:

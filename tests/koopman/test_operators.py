@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repdyn.errors import RepdynError
-from repdyn.koopman.exponential import exponential, piecewise_propagator, propagator
 from repdyn.koopman.operators import (
     OPERATORS,
     Generator,
     LeastSquares,
+    exponential,
+    piecewise_propagator,
+    propagator,
     real_power,
-    ridge,
 )
+from repdyn.linalg import ridge
 
 
 @settings(deadline=None, max_examples=20)

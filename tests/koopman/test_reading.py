@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from repdyn.errors import RepdynError
-from repdyn.koopman.reading import read_points
+from repdyn.koopman.states import read_points
 
 
 class _Paths:

@@ -7,9 +7,8 @@ import pytest
 
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
-from repdyn.koopman.decomposition import decompose
-from repdyn.koopman.projectors import riesz_projector, spectral_projector
-from repdyn.koopman.spectrum import KoopmanSpectrum
+from repdyn.koopman.resdmd import riesz_projector, spectral_projector
+from repdyn.koopman.spectrum import KoopmanSpectrum, decompose
 
 PLANTED = np.array([0.95, 0.8 * np.exp(0.7j), 0.8 * np.exp(-0.7j), 0.3])
 

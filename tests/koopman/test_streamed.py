@@ -14,8 +14,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder, controls
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.reading import read_points
-from repdyn.koopman.states import Held, Streamed, some_rows, survey
+from repdyn.koopman.settings import ControlSettings, SpectrumSettings
+from repdyn.koopman.states import Held, Streamed, frame_rows, read_points, survey
 from repdyn.koopman.training import Plan
 from repdyn.paths import RepresentationPaths, open_paths
 
@@ -48,14 +48,13 @@ KINDS = ["plain", "equal rows", "outlier coordinates", "float16", "float64", "fa
 @pytest.fixture
 def streaming(monkeypatch: pytest.MonkeyPatch) -> Any:
     def begin() -> None:
-        monkeypatch.setattr("repdyn.koopman.fitting.Plan", partial(Plan, memory=0))
+        monkeypatch.setattr("repdyn.koopman.autoencoder.Plan", partial(Plan, memory=0))
+        monkeypatch.setattr("repdyn.koopman.autoencoder.nearby", lambda paths, most=0: paths)
         monkeypatch.setattr("repdyn.koopman.states._ROWS", 64)
         monkeypatch.setattr("repdyn.koopman.states.STRETCH", 150)
-        modules = [
-            import_module(f"repdyn.koopman.{name}") for name in ("fitting", "controls", "decomposition")
-        ]
-        for module in modules:
-            monkeypatch.setattr(module, "_HELD_BYTES", 0, raising=module.__name__[-7:] != "fitting")
+        for name, settings in (("controls", ControlSettings), ("spectrum", SpectrumSettings)):
+            module = import_module(f"repdyn.koopman.{name}")
+            monkeypatch.setattr(module, "_SETTINGS", settings(held_bytes=0))
             monkeypatch.setattr(module, "nearby", lambda paths, most=0: paths)
         monkeypatch.setattr("repdyn.paths.equality.HELD", 0)
         monkeypatch.setattr("repdyn.paths.iterating._ROWS", 64)
@@ -95,7 +94,7 @@ def test_states_are_those_that_are_held(kind: str, streaming: Any, tmp_path: Any
     held = Held(torch.stack([frames.lift(x, n) for n, x in enumerate(states)]))
     streaming()
     spread = survey(paths)
-    own = PointFrames(paths.widths).fit_to(spread.moments, some_rows(paths), len(paths))
+    own = PointFrames(paths.widths).fit_to(spread.moments, frame_rows(paths), len(paths))
     for name, value in frames.named_buffers():
         torch.testing.assert_close(own.get_buffer(name), value, rtol=1e-4, atol=1e-5, msg=name)
     streamed = Streamed(stored(paths, tmp_path / "a.paths"), own)

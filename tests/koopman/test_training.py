@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
-from repdyn.koopman.schedules import Cosine, Plateau
+from repdyn.koopman.optimization import Cosine, Plateau
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import listening
 
@@ -128,7 +128,7 @@ def test_schedules_rise_and_fall() -> None:
     plateau = Plateau(1.0, 100)
     assert plateau.rate(99) == 1.0
     for _ in range(4):
-        plateau.judged(False)
+        plateau.validated(False)
     assert plateau.rate(99) == pytest.approx(0.3)
     again = Plateau(1.0, 100)
     again.restore(plateau.state())

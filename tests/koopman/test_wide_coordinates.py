@@ -8,10 +8,10 @@ import torch
 
 from repdyn.koopman import KoopmanAutoencoder, controls
 from repdyn.koopman.controls import held_out_rows
-from repdyn.koopman.decomposition import decompose
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.probes import LinearProbe
+from repdyn.koopman.readout import LinearProbe
 from repdyn.koopman.resdmd import condition_number
+from repdyn.koopman.spectrum import decompose
 from repdyn.paths import RepresentationPaths
 
 RP = RepresentationPaths.from_arrays

@@ -10,6 +10,7 @@ import pytest
 
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
+from repdyn.views.bands import style, symbol
 from repdyn.views.cluster_flow import cluster_flow
 from repdyn.views.depths import short
 from repdyn.views.fidelity import fidelity
@@ -20,7 +21,7 @@ from repdyn.views.persistence import persistence
 from repdyn.views.replication import replication
 from repdyn.views.spectrum import spectrum
 from repdyn.views.swaps import swaps
-from repdyn.views.theme import ACCENT, CATEGORIES, CONTROL, OTHER
+from repdyn.views.theme import ACCENT, CATEGORIES, CONTROL, OTHER, translucent
 from repdyn.views.translation import translation, tree_order
 
 RNG = np.random.default_rng(0)
@@ -44,6 +45,15 @@ def test_no_picture_has_a_colour_that_only_one_ground_bears(example: go.Figure) 
         assert axis.gridcolor is None
     inside = {"#111820", "#ffffff"}
     assert {a.font.color for a in example.layout.annotations} <= {None, *inside}
+
+
+def test_controls_are_grey_and_told_apart_by_dash_and_marker() -> None:
+    for color in CONTROL:
+        red, green, blue = (int(color[k : k + 2], 16) for k in (1, 3, 5))
+        assert max(red, green, blue) - min(red, green, blue) < 32
+    looks = {(style(rank)["dash"], symbol(rank)) for rank in range(1, 1 + len(CONTROL))}
+    assert len(looks) == len(CONTROL)
+    assert symbol(0) not in {symbol(rank) for rank in range(1, 1 + len(CONTROL))}
 
 
 # Fidelity
@@ -495,3 +505,30 @@ def test_no_row_of_the_table_is_cut_off(made: Any) -> None:
     room = (table.domain.y[1] - table.domain.y[0]) * plot_height
     # A header, six rows, "Mahalanobis, last point" on two lines, "shuffled characters" on two, three times.
     assert room >= 28 * (1 + 6 + 1 + 3)
+
+
+def test_where_nothing_is_reached_arrows_show_where_the_starts_went() -> None:
+    starts = RNG.normal(size=(300, 2))
+    ends = starts + 1000 * np.abs(RNG.normal(size=(300, 1))) * np.array([3.0, 4.0])
+    ends[:100] = np.nan
+    figure = field(starts, ends, np.empty((0, 2)), np.full(300, -1), [], None, 0.2, None, None, planar=False)
+    (arrows,) = [trace for trace in figure.data if trace.type == "quiver"]
+    u, v = np.asarray(arrows.u), np.asarray(arrows.v)
+    np.testing.assert_allclose(u / np.hypot(u, v), 0.6, atol=1e-6)
+    assert np.hypot(u, v).max() < 0.2 * np.ptp(starts, axis=0).max()
+    assert np.isfinite(arrows.customdata).all()
+    drawn = np.concatenate([np.asarray(trace.x, dtype=float) for trace in figure.data])
+    assert np.abs(drawn).max() < 10  # the far ends are in no trace
+
+
+def test_the_many_small_classes_do_not_cover_the_large_ones() -> None:
+    labels = np.repeat(np.arange(30), np.r_[np.full(8, 40), np.full(22, 20)])
+    figure = path_flow(RNG.normal(size=(3, len(labels), 2)), labels, ["a", "b", "c"], 0.5)
+    clouds = [trace for trace in figure.data if trace.mode == "markers"]
+    (rest,) = [trace for trace in clouds if trace.marker.color == OTHER]
+    assert rest.name == "22 other classes"
+    assert rest.marker.size < min(trace.marker.size for trace in clouds if trace is not rest)
+    assert not [
+        t for t in figure.data if t.mode == "lines" and t.line.color == translucent(OTHER, 0.16) and len(t.x)
+    ]
+    assert "22 other classes are small grey dots" in figure.layout.meta["caption"]
