@@ -191,8 +191,8 @@ class DriftMonitor:
         self._recent = np.concatenate([self._recent, far])[-2 * self.window :]
         scored = Scored(np.full(count, LOWEST), np.ones(count, dtype=bool), None, ())
         self._flags.append(scored.flagged)
-        seen = sum(len(flags) for flags in self._flags)
-        self._equal.append(np.array([hash(("broken", seen - k)) for k in range(count)], dtype=np.int64))
+        total = sum(len(flags) for flags in self._flags)
+        self._equal.append(np.array([hash(("broken", total - k)) for k in range(count)], dtype=np.int64))
         return scored
 
     def report(self) -> DriftReport:
