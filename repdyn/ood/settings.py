@@ -13,9 +13,9 @@ __all__ = [
     "PSEUDO_OOD",
     "VERDICT",
     "DetectorSettings",
+    "EvaluationSettings",
     "OrbitSettings",
     "PseudoOODSettings",
-    "EvaluationSettings",
 ]
 
 
