@@ -85,8 +85,7 @@ def split_pseudo_ood(
     generator
         Draws groups, paths and shuffles.
     """
-    names = np.unique(group)
-    held_out = generator.permutation(names)[: max(1, round(PSEUDO_OOD.held_out_groups * len(names)))]
+    held_out = _held_out(group, generator)
     known, foreign = np.flatnonzero(~np.isin(group, held_out)), np.flatnonzero(np.isin(group, held_out))
     equal = groups_of_equal_rows(read_point(paths, paths.points[-1]))[known]
     equal = np.unique(equal, return_inverse=True)[1]
@@ -103,6 +102,19 @@ def split_pseudo_ood(
     sets[SHUFFLED] = _shuffled(test, 1.0, generator)
     sets[PARTLY] = _shuffled(test, PSEUDO_OOD.partial_shuffle, generator)
     return PseudoOODSplit(paths.subset(np.sort(known[tested:])), sets)
+
+
+def _held_out(group: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.intp]:
+    """Random groups, without those that would leave less than half of the paths to fit and test on."""
+    names, sizes = np.unique(group, return_counts=True)
+    count = max(1, round(PSEUDO_OOD.held_out_groups * len(names)))
+    drawn: list[int] = []
+    left = len(group)
+    for k in generator.permutation(len(names)):
+        if len(drawn) < count and left - sizes[k] >= PSEUDO_OOD.min_known_share * len(group):
+            drawn.append(int(k))
+            left -= sizes[k]
+    return names[drawn or [int(sizes.argmin())]]
 
 
 def _shuffled(
