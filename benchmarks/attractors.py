@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import data
 from mnist_autoencoder import digits, trained
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -253,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("REPDYN_DATA", "../shared/data")))
+    parser.add_argument("--data", type=Path, default=data())
     parser.add_argument("--starts", type=int, default=10000)
     parser.add_argument(
         "--compared",

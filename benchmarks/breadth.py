@@ -14,7 +14,6 @@ takes longer than ``--seconds`` is a row that says so.
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ import numpy as np
 import timm
 import torch
 import transformers
+from harness import Rows
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -281,9 +281,8 @@ class Kept:
     """Rows in a file of JSON lines; those that it lacks are computed and appended."""
 
     def __init__(self, file: Path, seconds: int) -> None:
-        self.file, self.seconds = file, seconds
-        lines = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
-        self.known = {tuple(line["key"]): line["rows"] for line in lines}
+        self.seconds = seconds
+        self.known = Rows(file, ("library", "name"), ("benchmarks", "repdyn/tracing", "adapters"))
 
     def rows(self, library: str, check: Callable[..., Any], *arguments: str) -> list[Row]:
         """What was found for one family, a row for each of its towers."""
@@ -312,12 +311,7 @@ class Kept:
         return Found(**self._kept((task, name), compute)[0])
 
     def _kept(self, key: tuple[str, str], compute: Callable[[], list[dict[str, Any]]]) -> list[Any]:
-        if key not in self.known:
-            self.known[key] = compute()
-            with self.file.open("a") as file:
-                file.write(json.dumps({"key": key, "rows": self.known[key]}) + "\n")
-            print(key, self.known[key], flush=True)
-        return self.known[key]
+        return list(self.known.once(*key, make=lambda: {"rows": compute()})["rows"])
 
 
 @contextmanager

@@ -12,12 +12,13 @@ below 93 %.
 from __future__ import annotations
 
 import argparse
-import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from harness import Rows
 from scipy import stats
 
 from repdyn.disentangle.metrics import SwapTable, published_score, strict_score
@@ -33,6 +34,13 @@ from repdyn.ood.comparison import IN_DISTRIBUTION, compare
 from repdyn.paths import RepresentationPaths
 from repdyn.ranking import auroc_interval, passing_interval, precision_interval
 
+SOURCES = (
+    "benchmarks/coverage.py",
+    "repdyn/intervals.py",
+    "repdyn/ranking.py",
+    "repdyn/repeats.py",
+    "repdyn/disentangle/metrics.py",
+)
 SIZES = (20, 50, 200, 1000, 5000)
 TRUTHS = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
 Trial = Callable[[np.random.Generator, int, float], tuple[Estimate, float]]
@@ -261,9 +269,9 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(str(n) for n in SIZES))
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-    cells: dict[tuple[str, int, float], list[dict[str, float]]] = {}
-    for row in map(json.loads, lines):
+    known = Rows(arguments.out, ("kind", "n", "truth", "seed"), SOURCES)
+    cells: dict[tuple[str, int, float], list[dict[str, Any]]] = {}
+    for row in known:
         if row["seed"] == arguments.seed:
             cells.setdefault((row["kind"], row["n"], row["truth"]), []).append(row)
     for kind in arguments.kinds.split(";"):
@@ -280,9 +288,7 @@ def main() -> None:
                     continue
                 found = coverage(kind, n, truth, range(done, wanted), arguments.seed)
                 row = {"kind": kind, "n": n, "truth": truth, "repeats": wanted - done, "seed": arguments.seed}
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(row | found) + "\n")
-                rows.append(row | found)
+                rows.append(known.add(row | found))
             shown = [pooled(cells[kind, n, truth]) for truth in truths]
             flat = max(cell["empty"] for cell in shown)
             note = f"  width 0 in up to {flat:.0%}" if flat else ""

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -47,6 +46,7 @@ from disentangle_settings import (
     scale_of,
     settings_of,
 )
+from harness import Rows, data
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -70,7 +70,7 @@ from repdyn.disentangle import (
 from repdyn.disentangle.static import static_mode, static_modes
 from repdyn.disentangle.structured import StructuredKoopman
 
-DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = data()
 
 
 def main() -> None:
@@ -89,8 +89,7 @@ def main() -> None:
         for seed in range(arguments.seeds)
         for name in arguments.model
     ]
-    done = [json.loads(line) for line in arguments.out.open()] if arguments.out.exists() else []
-    known = [row["setting"] for row in done]
+    rows = Rows(arguments.out, ("setting",), ("benchmarks/disentangle.py", "repdyn/disentangle"))
     judge = judges(arguments, scale, training)
     real = judge.accuracy(seen.clips, seen.labels)
     print(
@@ -99,17 +98,15 @@ def main() -> None:
         flush=True,
     )
     for setting in asked:
-        if setting not in known:
+        if not rows.get(setting):
             model = build(setting["model"], chosen[setting["model"]], scale)
             model, seconds = fit(model, setting, training, validation, arguments.device, arguments.out)
             row: dict[str, Any] = {"setting": setting}
             row["judges"] = {name: value.to_dict() for name, value in real.items()}
             row |= {"cpu_seconds": seconds, **run(model, setting["passes"], judge, validation, seen)}
-            with arguments.out.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
-            done.append(row)
+            rows.add(row)
             print(setting["model"], setting["seed"], row["D_sd"], row["D_mf"], flush=True)
-    report([row for row in done if row["setting"] in asked], arguments.data)
+    report([row for row in rows if row["setting"] in asked], arguments.data)
 
 
 def parts(data: str, scale: Scale) -> tuple[LabelledClips, LabelledClips, LabelledClips]:

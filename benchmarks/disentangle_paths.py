@@ -19,13 +19,14 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness import once_json
 from koopman_models import DATA, SETTINGS, load, traced
 from numpy.typing import NDArray
 
@@ -35,6 +36,7 @@ from repdyn.intervals import Estimate
 from repdyn.koopman.readout import LinearProbe
 from repdyn.paths import RepresentationPaths
 
+SOURCES = ("benchmarks/disentangle_paths.py", "repdyn/disentangle")
 MIDDLE = {"minilm-l6": "encoder.layer.2", "efficientnet": "blocks.5.1"}
 STATIC, LATENTS, HIDDEN = 8, 32, 128
 PLAN: dict[str, Any] = {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3}
@@ -55,13 +57,21 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     for name in arguments.models:
-        files = [arguments.cache / f"disentangle-{name}-{seed}.json" for seed in range(arguments.seeds)]
-        if not all(file.is_file() for file in files):
-            parts, head = read(name, arguments.cache)
-            for seed, file in enumerate(files):
-                if not file.is_file():
-                    file.write_text(json.dumps(run(name, seed, parts, head)))
-        print(table(name, [json.loads(file.read_text()) for file in files]), flush=True)
+        setting = cache(partial(read, name, arguments.cache))
+        runs = [
+            once_json(
+                arguments.cache / f"disentangle-{name}-{seed}.json",
+                partial(run_with, setting, name, seed),
+                SOURCES,
+            )
+            for seed in range(arguments.seeds)
+        ]
+        print(table(name, runs), flush=True)
+
+
+def run_with(setting: Callable[[], tuple[Any, Any]], name: str, seed: int) -> dict[str, Any]:
+    """:func:`run` on paths that are read when the first run needs them."""
+    return run(name, seed, *setting())
 
 
 def read(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]:

@@ -10,7 +10,6 @@ rounded to one decimal.
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 import zlib
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import Rows
 
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.leakage import leakage
@@ -197,12 +197,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-    done = {(row["verdict"], row["data"]): row for row in map(json.loads, lines)}
+    rows = Rows(arguments.out, ("verdict", "data", "seed"), ("benchmarks/false_found.py", "repdyn"))
     print(f"{'':12} " + " ".join(f"{name:>8}" for name in DATA), flush=True)
     for name in arguments.verdicts.split(","):
         for data, draw in DATA.items():
-            if (name, data) in done:
+            if rows.get(name, data, arguments.seed):
                 continue
             key = zlib.crc32(f"{name} {data}".encode())
             found = sum(
@@ -210,10 +209,9 @@ def main() -> None:
                 for k in range(arguments.repeats)
             )
             row = {"verdict": name, "data": data, "found": found, "repeats": arguments.repeats}
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(row | {"seed": arguments.seed}) + "\n")
-            done[name, data] = row
-        cells = " ".join(f"{done[name, data]['found']:>8}" for data in DATA)
+            rows.add(row | {"seed": arguments.seed})
+        found_in = [rows.get(name, data, arguments.seed) or {} for data in DATA]
+        cells = " ".join(f"{row['found']:>8}" for row in found_in)
         print(f"{name:12} {cells}", flush=True)
 
 

@@ -25,9 +25,9 @@ import argparse
 import csv
 import gzip
 import json
-import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from cifar_networks import cifar_resnet
 from fields_tables import TABLES
+from harness import data, once_json
 from mnist_autoencoder import digits, trained
 from pretrained_autoencoders import BurgessVAE, Taef2, cifar, padded_digits
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ from repdyn.fields import (
 )
 from repdyn.paths import RepresentationPaths
 
+SOURCES = ("benchmarks/fields.py", "repdyn/fields")
 EPOCHS = 15
 MOST = 20_000
 """Training pictures, unless their number is what is varied."""
@@ -89,16 +91,16 @@ def memorisation(data: Path, cache: Path, seed: int, samples: int) -> dict[str, 
     test = digits(data, "test", 5000)
     found = {}
     for name, change in VARIED.items():
+
+        def measure(name: str = name, change: dict[str, Any] = change) -> dict[str, Any]:
+            field = LatentField.from_autoencoder(*autoencoder(data, cache, seed, **change))
+            train = digits(data, "train", change.get("count", MOST))[:5000]
+            result = memorization(field, train, test, max_starts=samples, max_steps=1500, seed=seed)
+            print(f"{name}:\n{result}", flush=True)
+            return result.to_dict()
+
         file = cache / f"memorisation-{samples}-{seed}-{'-'.join(name.split())}.json"
-        if file.is_file():
-            found[name] = json.loads(file.read_text())
-            continue
-        field = LatentField.from_autoencoder(*autoencoder(data, cache, seed, **change))
-        train = digits(data, "train", change.get("count", MOST))[:5000]
-        result = memorization(field, train, test, max_starts=samples, max_steps=1500, seed=seed)
-        print(f"{name}:\n{result}", flush=True)
-        found[name] = result.to_dict()
-        file.write_text(json.dumps(found[name], default=_plain))
+        found[name] = once_json(file, measure, SOURCES, _plain)
     return found
 
 
@@ -133,18 +135,19 @@ def probing(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
     small = functional.avg_pool2d(cifar(data, "test", 400), 2)
     read["TAEF2 on CIFAR-10, 128 wide"] = taef2.encode, taef2.decode, small, samples // 12, 100
     found = {}
-    for name, (encode, decode, pictures, starts, steps) in read.items():
+    for name in read:
+
+        def measure(name: str = name, given: tuple[Any, ...] = read[name]) -> dict[str, Any]:
+            encode, decode, pictures, starts, steps = given
+            field = LatentField.from_autoencoder(encode, decode)
+            with torch.no_grad():
+                targets = encode(pictures)
+            result = probe_without_data(field, decode, targets, starts=starts, max_steps=steps, seed=seed)
+            print(f"{name}, {starts} starts of {steps} steps:\n{result}\n{result.attractors}", flush=True)
+            return result.to_dict()
+
         file = cache / f"probing-{samples}-{seed}-{'-'.join(name.split())}.json"
-        if file.is_file():
-            found[name] = json.loads(file.read_text())
-            continue
-        field = LatentField.from_autoencoder(encode, decode)
-        with torch.no_grad():
-            targets = encode(pictures)
-        result = probe_without_data(field, decode, targets, starts=starts, max_steps=steps, seed=seed)
-        print(f"{name}, {starts} starts of {steps} steps:\n{result}\n{result.attractors}", flush=True)
-        found[name] = result.to_dict()
-        file.write_text(json.dumps(found[name], default=_plain))
+        found[name] = once_json(file, measure, SOURCES, _plain)
     return found
 
 
@@ -249,7 +252,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=300, help="starts that are followed")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("REPDYN_DATA", "../shared/data")))
+    parser.add_argument("--data", type=Path, default=data())
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
@@ -257,10 +260,8 @@ def main() -> None:
     for seed in range(options.seeds):
         file = options.cache / f"fields-{options.study}-{options.samples}-{seed}.json"
         print(f"\n{options.study}, seed {seed}", flush=True)
-        if not file.is_file():
-            found = STUDIES[options.study](options.data, options.cache, seed, options.samples)
-            file.write_text(json.dumps(found, indent=1, default=_plain))
-        results.append(json.loads(file.read_text()))
+        study = partial(STUDIES[options.study], options.data, options.cache, seed, options.samples)
+        results.append(once_json(file, study, SOURCES, _plain))
     print(
         f"\n{options.study}, {options.seeds} seeds: mean, and the lowest and highest end of their intervals"
     )

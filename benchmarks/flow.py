@@ -21,12 +21,12 @@ first look at seeds 0 to 2; the benchmark's own start at 10.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import Rows
 
 from repdyn.topology import FlowAutoencoder, LevelSetTree
 from repdyn.topology.complexes import alpha_persistence
@@ -125,17 +125,6 @@ def run_dimensions(name: str, method: str, seed: int) -> dict[str, Any]:
     }
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Finished runs; an interrupted last line is left out and run again."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """In how many seeds each method keeps the tree, the loops, and both."""
     lines = [
@@ -181,6 +170,7 @@ def main() -> None:
         ["free"] if arguments.dimensions else [RAW, "free", "mixture", "gaussian"]
     )
     measure, printed = (run_dimensions, dimensions_table) if arguments.dimensions else (run, table)
+    rows = Rows(arguments.out, ("set", "method", "seed"), ("benchmarks/flow.py", "repdyn/topology"))
     began = time.monotonic()
     # One seed of everything first: a benchmark that is cut short has something to say of all.
     jobs = [
@@ -190,16 +180,13 @@ def main() -> None:
         for method in methods
     ]
     for seed, name, method in jobs:
-        key = {"set": name, "method": method, "seed": seed}
-        if any(key.items() <= row.items() for row in rows_of(arguments.out)):
+        if rows.get(name, method, seed):
             continue
         if time.monotonic() - began > 60 * arguments.minutes:
             break
-        row = key | measure(name, method, seed)
-        with arguments.out.open("a") as lines:
-            lines.write(json.dumps(row) + "\n")
+        rows.add({"set": name, "method": method, "seed": seed} | measure(name, method, seed))
     order = {name: place for place, name in enumerate([*PLANTED, RAW, *METHODS])}
-    print(printed(sorted(rows_of(arguments.out), key=lambda row: (order[row["set"]], order[row["method"]]))))
+    print(printed(sorted(rows, key=lambda row: (order[row["set"]], order[row["method"]]))))
 
 
 if __name__ == "__main__":

@@ -31,10 +31,9 @@ import argparse
 import csv
 import gzip
 import io
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from importlib.metadata import distribution
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +41,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import data, once_json
 from numpy.typing import NDArray
 
 import repdyn
@@ -51,7 +51,8 @@ from repdyn.koopman import KoopmanAutoencoder, controls
 from repdyn.koopman.readout import LinearProbe
 from repdyn.paths import RepresentationPaths, open_paths
 
-DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+SOURCES = ("benchmarks/koopman_models.py", "repdyn/koopman")
+DATA = data()
 KOOPMAN, TRUE = "Koopman autoencoder", "true representation"
 CROPS = 6  # of each training picture: there are few pictures, and a map needs many rows
 ADDS = 0.0  # a difference whose interval lies above it adds something
@@ -164,6 +165,11 @@ def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]
                 model, inputs, points=wanted, pool=setting.pool, labels=labels, out=store
             )
     return parts, model.head
+
+
+def run_with(setting: Callable[[], tuple[Any, Any]], name: str, seed: int, cache: Path) -> dict[str, Any]:
+    """:func:`run` on paths that are traced when the first run needs them."""
+    return run(name, seed, *setting(), cache)
 
 
 def run(
@@ -306,13 +312,15 @@ def main() -> None:
     arguments.cache.mkdir(parents=True, exist_ok=True)
     done = []
     for name in arguments.models:
-        files = [arguments.cache / f"{name}-{seed}.json" for seed in range(arguments.seeds)]
-        if not all(file.is_file() for file in files):
-            parts, head = traced(name, arguments.cache)
-            for seed, file in enumerate(files):
-                if not file.is_file():
-                    file.write_text(json.dumps(run(name, seed, parts, head, arguments.cache)))
-        done += [json.loads(file.read_text()) for file in files]
+        setting = cache(partial(traced, name, arguments.cache))
+        done += [
+            once_json(
+                arguments.cache / f"{name}-{seed}.json",
+                partial(run_with, setting, name, seed, arguments.cache),
+                SOURCES,
+            )
+            for seed in range(arguments.seeds)
+        ]
     print(table(done))
 
 

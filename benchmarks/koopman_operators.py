@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import once_json
 from koopman_networks import paths_of
-from koopman_paper import STUDIES, kept, network_of, over_seeds
+from koopman_paper import STUDIES, network_of, over_seeds
 from numpy.typing import NDArray
 
 from repdyn.koopman import KoopmanAutoencoder, autonomy
@@ -134,7 +135,8 @@ def report(name: str, pair: Pair, seeds: int, folder: Path) -> str:
 
     def each(what: str, find: Callable[[int], Any]) -> list[Any]:
         return [
-            kept(folder / f"{name}-{what}-{seed}.json", lambda seed=seed: find(seed)) for seed in range(seeds)
+            once_json(folder / f"{name}-{what}-{seed}.json", lambda seed=seed: find(seed))
+            for seed in range(seeds)
         ]
 
     lines = [
@@ -149,7 +151,7 @@ def report(name: str, pair: Pair, seeds: int, folder: Path) -> str:
     parts = each("fractions", lambda seed: of_fractions(name, pair, seed))
     lines.append("  points left out of a fit to every other one")
     lines += [row(f"  {way}", [p[way] for p in parts]) for way in parts[0]]
-    gap = kept(folder / f"{name}-autonomy.json", lambda: autonomy(pair[1], pair[0]).to_dict())
+    gap = once_json(folder / f"{name}-autonomy.json", lambda: autonomy(pair[1], pair[0]).to_dict())
     return "\n".join(
         [
             *lines,

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import once_json
 from koopman_networks import (
     Draw,
     Recipe,
@@ -113,6 +114,7 @@ def yin_yang_study(published: bool) -> Study:
     )
 
 
+SOURCES = ("benchmarks/koopman_paper.py", "repdyn/koopman")
 _FITTED_ON = 40_000  # of MNIST's training digits, by autoencoder and controls; edits are made with the others
 
 
@@ -230,9 +232,9 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path) -> dict[str, An
         return by_class(edit_of(kae, paths, number, "mean", head, seed, cache).predict(source))
 
     ours = judged([kae.propagate(source, first, point) for point in later])
-    predicted = {KOOPMAN: ours, **kept(cache / f"controls-{seed}.json", of_controls)}
+    predicted = {KOOPMAN: ours, **once_json(cache / f"controls-{seed}.json", of_controls, SOURCES)}
     edits = {
-        name: kept(cache / f"forget-{seed}-{name}.json", lambda number=number: of_edit(number))
+        name: once_json(cache / f"forget-{seed}-{name}.json", lambda number=number: of_edit(number), SOURCES)
         for number, name in enumerate(study.classes)
     }
     return {
@@ -241,14 +243,6 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path) -> dict[str, An
         "fvu": {name: found["fvu"] for name, found in predicted.items()},
         "edits": edits,
     }
-
-
-def kept(file: Path, find: Callable[[], Any]) -> Any:
-    """What the file holds, or what is found now and then kept in it."""
-    if not file.is_file():
-        found = json.dumps(find())
-        file.write_text(found)
-    return json.loads(file.read_text())
 
 
 def over_seeds(values: list[float]) -> Estimate:

@@ -27,12 +27,12 @@ Naitzat, Zhitnikov and Lim (2020), Topology of deep neural networks, JMLR 21.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import once_json
 from koopman_networks import paths_of
 from koopman_paper import STUDIES, Study, autoencoder_of, network_of, over_seeds
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ from repdyn.topology.homology import betti_curve, bottleneck_distance, vietoris_
 
 Diagrams = tuple[NDArray[np.float64], ...]
 
+SOURCES = ("benchmarks/koopman_topology.py", "repdyn/koopman", "repdyn/topology")
 SAMPLES = 2000
 GRID = np.linspace(0.0, 1.0, 401)
 HALF_STEPS = 2  # depths between two points at which iterates are looked at
@@ -72,10 +73,12 @@ def total(found: Diagrams) -> list[float]:
 
 
 def figures_of(study: Study, seed: int, seeds: int, cache: Path) -> dict[str, Any]:
+    """All figures of one seed, measured once."""
+    return once_json(cache / f"topology-{seed}.json", lambda: measured(study, seed, seeds, cache), SOURCES)
+
+
+def measured(study: Study, seed: int, seeds: int, cache: Path) -> dict[str, Any]:
     """All figures of one seed."""
-    file = cache / f"topology-{seed}.json"
-    if file.is_file():
-        return json.loads(file.read_text())
     model, member = network_of(study, seed, seeds, cache)
     fitted, _, tested = study.splits(seed)
     fitted_on = paths_of(model, member, *fitted)
@@ -115,9 +118,7 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path) -> dict[str, An
         for who, each in operators.items()
     }
     totals["layers"] = [total(found) for found in true.values()]
-    figures = {"distances": distances, "totals": totals, "depths": depths.tolist()}
-    file.write_text(json.dumps(figures))
-    return figures
+    return {"distances": distances, "totals": totals, "depths": depths.tolist()}
 
 
 def answer(difference: Estimate) -> str:

@@ -32,14 +32,13 @@ import argparse
 import csv
 import gzip
 import itertools
-import json
-import os
 import time
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import Rows, data
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
@@ -58,7 +57,8 @@ RAW = ", raw"
 MANY = 64  # dimensions in which random directions are nearly at right angles
 PLANTED = ("same", "same, in groups", "a third unshared", "one split in two", "same, equally far")
 NEGATIVE = ("unrelated", "unrelated, in groups", "unrelated, equally far", "unrelated, at right angles")
-DATA = Path(os.environ.get("REPDYN_DATA", "../shared/data"))
+DATA = data()
+SOURCES = ("benchmarks/match_trees.py", "repdyn/topology", "repdyn/translation")
 
 
 def world(seed: int, groups: int = 0, classes: int = CLASSES) -> tuple[Array, Array, Array]:
@@ -344,17 +344,11 @@ def main() -> None:
         print(matchers() if arguments.matchers else recurring())
         return
 
-    def finished() -> list[dict[str, Any]]:
-        lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-        return [json.loads(line) for line in lines]
-
+    rows = Rows(arguments.out, ("kind", "seed"), SOURCES)
     for seed in range(arguments.first, arguments.first + arguments.seeds):
         for kind in kinds:
-            key = {"kind": kind, "seed": seed}
-            if not any(key.items() <= row.items() for row in finished()):
-                with arguments.out.open("a") as lines:
-                    lines.write(json.dumps(key | run(kind, seed)) + "\n")
-    print(table(finished()))
+            rows.once(kind, seed, make=partial(run, kind, seed))
+    print(table(list(rows)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import data
 from ood_baselines import baselines
 from ood_samples import Drawn
 from ood_settings import settings
@@ -278,14 +278,14 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=3000, help="fitted samples, setting D")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    data = Path(os.environ.get("REPDYN_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    folder = data()
     options.cache.mkdir(parents=True, exist_ok=True)
     # What a surrogate warns of (it expands, it has one attractor) is a finding of the field, not of these.
     warnings.simplefilter("ignore", SurrogateWarning)
     warnings.simplefilter("ignore", ConvergenceWarning)
     results: dict[str, list[dict[str, Any]]] = {}
     sizes = {"foreign": options.foreign, "test": options.test, "fit": options.fit}
-    for setting in settings(options.setting, data, options.cache, sizes):
+    for setting in settings(options.setting, folder, options.cache, sizes):
         runs: list[dict[str, Any]] = []
         for seed in range(options.seeds):
             told = (setting.name, options.foreign, options.test, options.fit, seed)

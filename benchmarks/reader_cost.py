@@ -16,7 +16,6 @@ import csv
 import gzip
 import io
 import json
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import data
 
 import repdyn
 from repdyn import devices
@@ -41,7 +41,7 @@ LENGTHS = (32, 10)
 
 def queries(split: str, count: int) -> list[str]:
     """Random queries of CLINC150, of one split."""
-    file = Path(os.environ["REPDYN_DATA"]) / "text/clinc150.csv.gz"
+    file = data("text", "clinc150.csv.gz")
     with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
         texts = [row["text"] for row in csv.DictReader(lines) if row["split"] == split]
     chosen = np.random.default_rng(0).permutation(len(texts))[:count]

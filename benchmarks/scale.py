@@ -25,10 +25,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import Rows
 
 POINTS, WIDTH, CLASSES = 12, 768, 20
 SEED = 2026
@@ -48,31 +50,26 @@ def main() -> None:
     if given.step:
         print(json.dumps(measured(given.step, given.cache, sizes[0], given.width)))
         return
-    known = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    rows = Rows(given.out, ("step", "size", "width"), ("benchmarks/scale.py", "repdyn"))
     for size in sizes:
         for seed in (0, 1):
             write(given.cache, size, given.width, seed)
         for step in given.steps.split(","):
-            key = {"step": step, "size": size, "width": given.width}
-            if not any(key.items() <= row.items() for row in known):
-                row = {**key, **in_a_process(step, given.cache, size, given.width)}
-                known.append(row)
-                with given.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-            print(told(key, known), flush=True)
+            make = partial(in_a_process, step, given.cache, size, given.width)
+            row = rows.once(step, size, given.width, make=make)
+            print(described(row, list(rows)), flush=True)
 
 
-def told(key: dict[str, Any], known: list[dict[str, Any]]) -> str:
+def described(row: dict[str, Any], known: list[dict[str, Any]]) -> str:
     """One step in words, with its growth from the next smaller size."""
-    row = next(row for row in known if key.items() <= row.items())
-    line = f"{key['step']:>14} {key['size']:>9,} x {POINTS} x {key['width']}  "
+    line = f"{row['step']:>14} {row['size']:>9,} x {POINTS} x {row['width']}  "
     if "error" in row:
         return line + f"failed: {row['error']}"
     line += f"{row['wall']:8.1f} s, CPU {row['cpu']:8.1f} s, peak {row['peak']:5.2f} GB"
     smaller = [
         other
         for other in known
-        if other["step"] == key["step"] and other["width"] == key["width"] and other["size"] < key["size"]
+        if other["step"] == row["step"] and other["width"] == row["width"] and other["size"] < row["size"]
     ]
     if smaller and "cpu" in (before := max(smaller, key=lambda other: other["size"])):
         growth = math.log(row["cpu"] / before["cpu"]) / math.log(row["size"] / before["size"])

@@ -19,7 +19,6 @@ import copy
 import csv
 import gzip
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from harness import data
 from torch import Tensor, nn
 
 import repdyn
@@ -184,7 +184,7 @@ def median(values: list[float]) -> Estimate:
 
 def queries(count: int) -> list[str]:
     """Random queries of CLINC150."""
-    file = Path(os.environ["REPDYN_DATA"]) / "text/clinc150.csv.gz"
+    file = data("text", "clinc150.csv.gz")
     with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
         texts = [row["text"] for row in csv.DictReader(lines)]
     chosen = np.random.default_rng(0).choice(len(texts), min(count, len(texts)), replace=False)

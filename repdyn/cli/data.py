@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from repdyn.cli.limits import check_archive, check_pixels, open_gzip, read_parquet
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.paths.checks import check_labels
+from repdyn.paths.arrays import check_labels
 from repdyn.progress import track
 
 __all__ = ["Data", "is_data", "read_data"]

@@ -1,21 +1,17 @@
-"""Representation paths: how every sample's representation moves through the depth of a model.
+"""Representation paths: the representations of every sample at every depth of a model.
 
-One data structure, :class:`RepresentationPaths`, in memory or on disk, with one interface. Tracing writes
+:class:`RepresentationPaths` has one interface for data in memory and on disk. Tracing writes
 stores with :class:`PathsWriter`; :func:`open_paths` opens them.
 """
 
 from __future__ import annotations
 
-from repdyn.paths.checks import check_finite
-from repdyn.paths.drawing import drawn_rows
-from repdyn.paths.equality import equal_samples
+from repdyn.paths.arrays import check_finite
 from repdyn.paths.exporting import export_paths
-from repdyn.paths.fetching import nearby
 from repdyn.paths.inspection import Damage, StoreInfo, Verification, inspect_paths, verify_paths
-from repdyn.paths.iterating import Block, Blocks
 from repdyn.paths.merging import merge_paths
-from repdyn.paths.paths import RepresentationPaths
-from repdyn.paths.sampling import Batch
+from repdyn.paths.paths import RepresentationPaths, equal_samples, nearby
+from repdyn.paths.sampling import Batch, Block, Blocks, drawn_rows
 from repdyn.paths.store import open_paths
 from repdyn.paths.writer import PathsWriter
 

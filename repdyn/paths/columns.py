@@ -1,41 +1,60 @@
-"""Columns of representations: arrays that may be in memory or in chunk files, read the same way.
+"""Columns of representations: arrays in memory or in chunk files, with one interface for reading.
 
-A column never copies what it was made from; a subset of it is the same column with an index.
+A column never copies the data that it is made of. A subset of it is the same column with an index.
+:func:`gather` reads the same samples of several columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
-__all__ = ["Blocks", "Fetching", "Index", "Rows", "Tokens", "compose", "told_apart_by"]
+from repdyn.repeats import groups_of_equal_rows
+from repdyn.repeats_streamed import groups_in_blocks
+
+__all__ = [
+    "Fetching",
+    "Index",
+    "RowBlocks",
+    "Rows",
+    "Tokens",
+    "compose",
+    "distinguishing_rows",
+    "equal_rows",
+    "gather",
+    "take_rows",
+]
 
 Index = NDArray[np.int64]
 
 _TOKEN_SAMPLES = 500  # read at a time
+_HELD_BYTES = 2**28  # of a column (float64), held while its rows are compared; larger ones are read in blocks
+_COMPARED_ROWS = 8192  # in such a block
 
 
-class Blocks(Protocol):
-    """Consecutive blocks of rows: a list of arrays, or chunk files that open when asked for."""
+class RowBlocks(Protocol):
+    """Consecutive blocks of rows: a list of arrays, or chunk files that are opened on access."""
 
     def __getitem__(self, number: int, /) -> NDArray[Any]: ...
     def __len__(self) -> int: ...
 
 
 @runtime_checkable
-class Fetching(Blocks, Protocol):
-    """Blocks of which parts are fetched, because to have a whole one is expensive."""
+class Fetching(RowBlocks, Protocol):
+    """Blocks with partial reads, for remote data, where reading a whole block is expensive."""
 
-    def fetch(self, spans: Sequence[tuple[int, int, int]]) -> list[NDArray[Any]]: ...
+    def fetch(self, spans: Sequence[tuple[int, int, int]]) -> list[NDArray[Any]]:
+        """Rows ``start`` to ``stop`` of blocks, one array for each ``(block, start, stop)``."""
 
 
 class Column(NDArrayOperatorsMixin):
-    """What calculates as the array that it reads: ``paths["a"] - paths["b"]`` is an array."""
+    """Arithmetic on columns reads them: ``paths["a"] - paths["b"]`` is an array."""
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         arrays = [np.asarray(given) if isinstance(given, Column) else given for given in inputs]
@@ -44,25 +63,25 @@ class Column(NDArrayOperatorsMixin):
 
 @dataclass(frozen=True, eq=False)
 class Rows(Column):
-    """One vector per sample, shape ``(N, D)``: columns ``low`` to ``high`` of packed blocks of rows.
+    """One vector per sample, ``(N, D)``: entries ``low`` to ``high`` of packed rows.
 
     Attributes
     ----------
     blocks
-        Arrays ``(block_rows, width)``; the last may be shorter or padded.
+        Arrays ``(block_rows, row width)``; the last may be shorter or padded.
     block_rows
         Rows in every block but the last.
     size
-        Rows in all.
+        Total number of rows.
     low, high
-        This column's place in a packed row.
+        First entry of this column in a packed row, and the one after its last.
     dtype
-        Of the entries.
+        Type of the entries.
     index
-        The rows that this column shows, ``None`` for all in order.
+        Row numbers of this column, ``(N,)``; ``None`` for all in order.
     """
 
-    blocks: Blocks
+    blocks: RowBlocks
     block_rows: int
     size: int
     low: int
@@ -77,7 +96,7 @@ class Rows(Column):
 
     @property
     def width(self) -> int:
-        """Entries in one vector, D."""
+        """Entries of one vector, D."""
         return self.high - self.low
 
     @property
@@ -94,25 +113,23 @@ class Rows(Column):
         return self.size if self.index is None else len(self.index)
 
     def subset(self, index: Index) -> Rows:
-        """The same column, showing these of its rows."""
+        """The column of these rows."""
         return replace(self, index=compose(self.index, index))
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         return _getitem(self, key)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        # Arrays in memory are handed out as they are. Files are read into new memory, because pages of a
-        # file cannot be written to and PyTorch warns of such arrays.
+        # Arrays in memory are returned without a copy. Files are read into new memory: memory maps are
+        # read-only, and PyTorch warns of read-only arrays.
         if isinstance(self.blocks, list) and self.index is None and copy is not True:
-            found: NDArray[Any] = self.blocks[0]
+            values: NDArray[Any] = self.blocks[0]
         else:
-            found = self.take(np.arange(len(self)))
-        return found if dtype is None else found.astype(dtype, copy=False)
+            values = self.take(np.arange(len(self)))
+        return values if dtype is None else values.astype(dtype, copy=False)
 
     def take(self, index: Index) -> NDArray[Any]:
-        """Read rows by number, shape ``(n, D)``."""
-        from repdyn.paths.gathering import take_rows  # which reads these columns, and so comes after them
-
+        """Read rows by number, ``(n,)``, as an array ``(n, D)``."""
         return take_rows(self, compose(self.index, index))
 
     def __repr__(self) -> str:
@@ -121,7 +138,7 @@ class Rows(Column):
 
 @dataclass(frozen=True, eq=False)
 class Tokens(Column):
-    """Several vectors per sample, padded when read to ``(N, T, D)``; kept without padding.
+    """Several vectors per sample: stored without padding, padded to ``(N, T, D)`` when read.
 
     Attributes
     ----------
@@ -130,16 +147,16 @@ class Tokens(Column):
     block_rows
         Samples in every block but the last.
     lengths
-        Tokens of each sample, ``(samples in all,)``.
+        Number of tokens of each sample, before ``index``.
     width
-        Entries in one token, D.
+        Entries of one token, D.
     dtype
-        Of the entries.
+        Type of the entries.
     index
-        The samples that this column shows, ``None`` for all in order.
+        Sample numbers of this column, ``(N,)``; ``None`` for all in order.
     """
 
-    blocks: Blocks
+    blocks: RowBlocks
     block_rows: int
     lengths: Index
     width: int
@@ -154,7 +171,7 @@ class Tokens(Column):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """``(N, T, D)`` with T the most tokens that a sample of this column has."""
+        """``(N, T, D)`` with T the largest number of tokens of a sample."""
         return len(self), self._longest(), self.width
 
     @property
@@ -166,7 +183,7 @@ class Tokens(Column):
         return len(self.lengths) if self.index is None else len(self.index)
 
     def subset(self, index: Index) -> Tokens:
-        """The same column, showing these of its samples."""
+        """The column of these samples."""
         return replace(self, index=compose(self.index, index))
 
     def shown_lengths(self) -> Index:
@@ -177,17 +194,17 @@ class Tokens(Column):
         return _getitem(self, key)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        found = self.take(np.arange(len(self)))
-        return found if dtype is None else found.astype(dtype, copy=False)
+        values = self.take(np.arange(len(self)))
+        return values if dtype is None else values.astype(dtype, copy=False)
 
     def take(self, index: Index, longest: int | None = None) -> NDArray[Any]:
         """Read samples by number, padded with zeros to ``(n, T, D)``."""
-        found = np.zeros(
+        padded = np.zeros(
             (len(index), self._longest() if longest is None else longest, self.width), self.dtype
         )
         for position, tokens in enumerate(self.ragged(index)):
-            found[position, : len(tokens)] = tokens
-        return found
+            padded[position, : len(tokens)] = tokens
+        return padded
 
     def ragged(self, index: Index) -> list[NDArray[Any]]:
         """Read samples by number, each ``(its tokens, D)``."""
@@ -214,8 +231,8 @@ class Tokens(Column):
         return f"<{rows} x up to {tokens} tokens x {width} {self.dtype}, read when indexed>"
 
 
-def told_apart_by(column: Rows | Tokens) -> NDArray[Any]:
-    """One row for each sample that tells different samples apart: of tokens, their number and their mean."""
+def distinguishing_rows(column: Rows | Tokens) -> NDArray[Any]:
+    """Rows ``(N, d)`` that differ for different samples: the vectors, or number and mean of the tokens."""
     if isinstance(column, Rows):
         return np.asarray(column)
     lengths = column.shown_lengths()
@@ -230,19 +247,166 @@ def told_apart_by(column: Rows | Tokens) -> NDArray[Any]:
 
 
 def compose(outer: Index | None, index: Index) -> Index:
-    """Numbers in the whole of the numbers in a subset."""
+    """Row numbers ``(n,)`` of the whole, for row numbers of a subset."""
     return index if outer is None else outer[index]
 
 
 def _getitem(column: Rows | Tokens, key: Any) -> NDArray[Any]:
-    """Read as NumPy would: the first axis chooses what is read, the rest is applied to that."""
+    """NumPy indexing: the first axis selects the rows to read, the other axes index the result."""
     first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
     if first is Ellipsis or first is None:
         return np.asarray(np.asarray(column)[key])
     rows = np.arange(len(column))[first]
     if isinstance(rows, np.ndarray):
-        found = column.take(rows.reshape(-1))
-        found = found.reshape(rows.shape + found.shape[1:])
-        return np.asarray(found[(slice(None), *rest)]) if rest else found
-    found = column.take(np.array([rows]))[0]
-    return np.asarray(found[rest]) if rest else found
+        values = column.take(rows.reshape(-1))
+        values = values.reshape(rows.shape + values.shape[1:])
+        return np.asarray(values[(slice(None), *rest)]) if rest else values
+    values = column.take(np.array([rows]))[0]
+    return np.asarray(values[rest]) if rest else values
+
+
+def gather(columns: Mapping[str, Rows | Tokens], index: Index) -> dict[str, NDArray[Any]]:
+    """Read the same samples of several columns; neighboring columns of a packed row with one read.
+
+    Parameters
+    ----------
+    columns
+        Columns of the same samples.
+    index
+        Row numbers of the samples, ``(n,)``.
+
+    Returns
+    -------
+    dict
+        Arrays ``(n, D)``, or ``(n, T, D)`` with T the largest number of tokens of these samples.
+    """
+    groups: dict[int, list[str]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, column in columns.items():
+        if isinstance(column, Rows):
+            groups.setdefault(id(column.blocks), []).append(name)
+        else:
+            lengths = column.shown_lengths()[index]
+            arrays[name] = column.take(index, int(lengths.max()) if len(lengths) else 0)
+    for names in groups.values():
+        rows = {name: column for name in names if isinstance(column := columns[name], Rows)}
+        arrays.update(_take_packed(rows, index))
+    return {name: arrays[name] for name in columns}
+
+
+def take_rows(rows: Rows, index: Index) -> NDArray[Any]:
+    """Read rows of a column by number (ignoring its ``index``) into new memory, ``(n, D)``."""
+    if isinstance(rows.blocks, Fetching):
+        fetched = fetch_rows(rows.blocks, rows.block_rows, index)[:, rows.low : rows.high]
+        return fetched.astype(rows.dtype, copy=False)
+    if is_run(index):
+        # Slices are faster than index arrays.
+        values = np.empty((len(index), rows.width), rows.dtype)
+        for number, part, target in _visits(rows, index):
+            first = int(part[0])
+            values[target] = rows.blocks[number][first : first + len(part), rows.low : rows.high]
+        return values
+    if len(rows.blocks) == 1:
+        return _take_block(rows.blocks[0], index, rows.low, rows.high).astype(rows.dtype, copy=False)
+    order = np.argsort(index, kind="stable")
+    values = np.empty((len(index), rows.width), rows.dtype)
+    values[order] = _take_sorted(rows, index[order])
+    return values
+
+
+def is_run(index: Index) -> bool:
+    """Whether row numbers are consecutive, so that a slice reads them."""
+    if len(index) == 0 or int(index[-1]) - int(index[0]) != len(index) - 1:
+        return False
+    return bool((np.diff(index) == 1).all())
+
+
+def _take_packed(columns: Mapping[str, Rows], index: Index) -> dict[str, NDArray[Any]]:
+    """Read the same rows of columns that share their blocks."""
+    first = next(iter(columns.values()))
+    low, high = min(c.low for c in columns.values()), max(c.high for c in columns.values())
+    span = replace(first, low=low, high=high)
+    whole = compose(first.index, index)
+    if isinstance(first.blocks, Fetching):
+        packed = fetch_rows(first.blocks, first.block_rows, whole).astype(first.dtype, copy=False)
+        return {name: packed[:, column.low : column.high] for name, column in columns.items()}
+    # One read of the whole span is faster, unless most of it is unused or slices are possible.
+    apart = len(columns) == 1 or 2 * sum(c.width for c in columns.values()) < high - low
+    if apart or is_run(whole) or len(first.blocks) == 1:
+        return {name: take_rows(column, whole) for name, column in columns.items()}
+    order = np.argsort(whole, kind="stable")
+    packed = _take_sorted(span, whole[order])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return {name: packed[back, c.low - low : c.high - low] for name, c in columns.items()}
+
+
+def _take_sorted(rows: Rows, index: Index) -> NDArray[Any]:
+    """Read rows with ascending numbers: each block once, in the order of the disk."""
+    values = np.empty((len(index), rows.width), rows.dtype)
+    for number, part, target in _visits(rows, index):
+        block = rows.blocks[number]
+        if _whole(block, rows.low, rows.high) and block.dtype == values.dtype:
+            # mode="clip" writes to the result without a buffer; all row numbers are in range.
+            np.take(block, part, axis=0, out=values[target], mode="clip")
+        else:
+            values[target] = _take_block(block, part, rows.low, rows.high)
+    return values
+
+
+def _visits(rows: Rows, index: Index) -> Iterator[tuple[int, Index, slice]]:
+    """For ascending row numbers: each block's number, its rows to read, and their slice of the result."""
+    numbers = index // rows.block_rows
+    cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(index)]
+    for low, high in pairwise(cuts):
+        if high > low:
+            number = int(numbers[low])
+            yield number, index[low:high] - number * rows.block_rows, slice(low, high)
+
+
+def _take_block(block: NDArray[Any], index: Index, low: int, high: int) -> NDArray[Any]:
+    """Rows and entries of one block, ``(n, high - low)``."""
+    # np.take is faster, but copies an array that is not contiguous as a whole first.
+    if _whole(block, low, high):
+        return np.asarray(np.take(block, index, axis=0))
+    return np.asarray(block[index, low:high])
+
+
+def _whole(block: NDArray[Any], low: int, high: int) -> bool:
+    """Whether the entries are whole rows of a contiguous block."""
+    return high - low == block.shape[1] and block.flags.c_contiguous
+
+
+def fetch_rows(chunks: Fetching, chunk_rows: int, index: Index) -> NDArray[Any]:
+    """Fetch rows by number, in any order, as ``(n, row width)``; consecutive rows with one request."""
+    if len(index) == 0:
+        return chunks.fetch([(0, 0, 0)])[0]
+    numbers, back = np.unique(index, return_inverse=True)
+    breaks = (np.diff(numbers) != 1) | (np.diff(numbers // chunk_rows) != 0)
+    cuts = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(numbers)]
+    spans = []
+    for low, high in pairwise(cuts):
+        chunk, start = divmod(int(numbers[low]), chunk_rows)
+        spans.append((chunk, start, start + high - low))
+    return np.asarray(np.concatenate(chunks.fetch(spans))[back])
+
+
+def equal_rows(column: Rows | Tokens) -> NDArray[np.int64]:
+    """Group of each sample, ``(N,)``; equal samples share a group.
+
+    Samples with tokens are compared by number and mean of their tokens.
+    """
+    size = len(column)
+    if size * column.width * 8 <= _HELD_BYTES:
+        return groups_of_equal_rows(distinguishing_rows(column))
+
+    def blocks() -> Iterator[dict[str, NDArray[Any]]]:
+        for start in range(0, size, _COMPARED_ROWS):
+            yield {
+                "": distinguishing_rows(column.subset(np.arange(start, min(start + _COMPARED_ROWS, size))))
+            }
+
+    def rows(_: str, index: Index) -> NDArray[Any]:
+        return distinguishing_rows(column.subset(index))
+
+    return groups_in_blocks(blocks, rows, size)[""]

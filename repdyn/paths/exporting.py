@@ -1,4 +1,4 @@
-"""Paths in the formats of others: Parquet, a row for each sample; safetensors, a tensor for each point."""
+"""Export of paths: Parquet with a row for each sample, or safetensors with a tensor for each point."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.paths.columns import Rows, Tokens
 from repdyn.paths.paths import RepresentationPaths
-from repdyn.paths.places import as_bytes, writing_failed
+from repdyn.paths.storage import as_bytes, writing_failed
 from repdyn.progress import track
 from repdyn.writing import whole_file
 
 __all__ = ["export_paths"]
 
-# Bytes of one sample's path times this many samples are in memory at a time.
+# Bytes of representations that are in memory at a time.
 _GROUP_BYTES = 2**25
 _SAFETENSORS = {"float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64", "uint8": "U8"}
 
 
 def export_paths(paths: RepresentationPaths, out: str | os.PathLike[str]) -> None:
-    """Write paths to one file, a part at a time, so that memory does not grow with their number.
+    """Write paths to one file in blocks; memory does not grow with the number of samples.
 
     ``.parquet`` (needs ``pyarrow``): columns ``id``, ``label``, one for each point, ``logits``; a vector is
-    a list of fixed size, tokens are a list of such. ``.safetensors``: a tensor ``(N, D)`` for each point;
-    where tokens are kept, ``(all tokens, D)`` with ``POINT.lengths`` ``(N,)``; ``logits``; ``labels`` as
+    a list of fixed size, tokens are a list of vectors. ``.safetensors``: a tensor ``(N, D)`` for each point;
+    with tokens, ``(all tokens, D)`` with ``POINT.lengths`` ``(N,)``; ``logits``; ``labels`` as
     integers (the names of string labels are in the metadata, ``classes``); ``ids`` as the bytes of a JSON
-    list. What the paths know of their origin goes into the metadata of both, ``repdyn``.
+    list. The metadata of both formats holds the provenance of the paths, ``repdyn``.
 
     Parameters
     ----------
     paths
-        In memory or from a store.
+        Paths in memory or from a store.
     out
-        A file of this machine, its ending says the format; it appears whole or not at all.
+        A local file, whose extension selects the format. It is written atomically.
 
     Raises
     ------
     RepdynError
-        If the ending is another, pyarrow is missing, or the disk is full.
+        If the extension is unknown, pyarrow is missing, or the disk is full.
     """
     target = Path(out)
     writers: dict[str, Callable[[RepresentationPaths, BinaryIO], None]] = {
@@ -53,7 +53,7 @@ def export_paths(paths: RepresentationPaths, out: str | os.PathLike[str]) -> Non
     }
     write = writers.get(target.suffix)
     if write is None:
-        raise RepdynError(f"{target}: its ending names no format; expected .parquet or .safetensors")
+        raise RepdynError(f"{target}: its extension names no format; expected .parquet or .safetensors")
     try:
         with whole_file(target) as scratch, scratch.open("wb") as file:
             write(paths, file)
@@ -62,6 +62,7 @@ def export_paths(paths: RepresentationPaths, out: str | os.PathLike[str]) -> Non
 
 
 def _write_parquet(paths: RepresentationPaths, file: BinaryIO) -> None:
+    """Write one row group after the other."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -100,7 +101,11 @@ def _write_parquet(paths: RepresentationPaths, file: BinaryIO) -> None:
 
 
 def _write_safetensors(paths: RepresentationPaths, file: BinaryIO) -> None:
-    # Written here and not by the library, which wants all tensors in memory; the tests read it with it.
+    """Write the header, then one tensor after the other.
+
+    The safetensors library needs all tensors in memory, so the file is written here. The tests read it
+    with the library.
+    """
     ids = np.frombuffer(json.dumps(paths.ids.tolist()).encode(), np.uint8)
     metadata = {"repdyn": json.dumps(dict(paths.meta))}
     small: dict[str, NDArray[Any]] = {"ids": ids}
@@ -120,13 +125,13 @@ def _write_safetensors(paths: RepresentationPaths, file: BinaryIO) -> None:
             small[f"{name}.lengths"] = column.shown_lengths()
             rows = int(column.shown_lengths().sum())
         shapes[name] = ((rows, column.width), column.dtype.name)
-    taken = (set(small) | {"logits"}) & set(paths.points)
-    if taken:
-        raise RepdynError(f"point {min(taken)!r}: has a name that safetensors needs otherwise; use .parquet")
+    clash = (set(small) | {"logits"}) & set(paths.points)
+    if clash:
+        raise RepdynError(f"point {min(clash)!r}: its name is reserved in the safetensors file; use .parquet")
     shapes |= {name: (array.shape, array.dtype.name) for name, array in small.items()}
     header: dict[str, Any] = {"__metadata__": metadata}
     position = 0
-    # Tensors of wider entries come first, so that all are aligned.
+    # Tensors with wider entries come first, so that all are aligned.
     order = sorted(shapes, key=lambda name: -np.dtype(shapes[name][1]).itemsize)
     for name in order:
         shape, kind = shapes[name]
@@ -152,6 +157,7 @@ def _write_safetensors(paths: RepresentationPaths, file: BinaryIO) -> None:
 
 
 def _groups(paths: RepresentationPaths) -> Iterator[NDArray[np.int64]]:
+    """Row numbers of consecutive blocks of about 32 MiB."""
     row = sum(paths.widths.values()) * paths.dtype.itemsize
     rows = max(_GROUP_BYTES // row, 1)
     starts = range(0, len(paths), rows)
@@ -160,4 +166,5 @@ def _groups(paths: RepresentationPaths) -> Iterator[NDArray[np.int64]]:
 
 
 def _little(values: NDArray[Any]) -> NDArray[Any]:
+    """The array in little-endian byte order, contiguous."""
     return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))

@@ -1,4 +1,4 @@
-"""What a store holds, told from its metadata; and whether its files still hold what was written."""
+"""Inspection of a store: its contents from the metadata, and verification of its files by checksum."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ import numpy as np
 
 from repdyn.errors import RepdynError
 from repdyn.paths.chunks import checksum, label_dtype, missing_rows, read_checksums
-from repdyn.paths.layout import Layout, layout_of
-from repdyn.paths.places import Place, place_of
-from repdyn.paths.zarr_format import read_json
+from repdyn.paths.layout import Layout, layout_of, read_json
+from repdyn.paths.storage import Storage, storage_at
 from repdyn.progress import track
 
 __all__ = ["Damage", "StoreInfo", "Verification", "inspect_paths", "verify_paths"]
 
 _DAMAGES_SHOWN = 10
-_MOST_DAMAGES = 10_000  # a store that lacks so much is not worth reading to its end
+_MOST_DAMAGES = 10_000  # damaged files after which verification stops
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a store says it holds; nothing but its metadata is read.
+    """Contents of a store, read from its metadata.
 
     Attributes
     ----------
     path
         The store.
     size, there
-        Samples in all, and those that are written.
+        Number of samples, and of samples that are written.
     points, widths, tokens, dtype, logits_width
-        As :class:`repdyn.RepresentationPaths` has them.
+        As in :class:`repdyn.RepresentationPaths`.
     labels
         ``"int64"``, ``"string"`` or ``None``.
     chunks, chunk_rows, bytes
-        How the pooled points are cut, and what they take.
+        Number of chunks, samples in a chunk, and size of the pooled points.
     checksums
-        Whether every chunk was written with checksums.
+        Whether the store has checksums.
     meta
-        Where the paths come from.
+        Provenance of the paths.
     """
 
     path: str
@@ -65,24 +64,25 @@ class StoreInfo:
         return self.there == self.size
 
     def to_dict(self) -> dict[str, Any]:
-        """The same, for ``--json``."""
+        """Plain values, for ``--json``."""
         return {**vars(self), "points": list(self.points), "tokens": list(self.tokens)}
 
     def __repr__(self) -> str:
         meta = self.meta
-        state = "complete" if self.complete else f"unfinished, {self.there} are there"
-        told = meta.get("versions")
-        known = told if isinstance(told, dict) else {}
-        versions = ", ".join(f"{name} {found}" for name, found in known.items())
+        state = "complete" if self.complete else f"unfinished, {self.there} are written"
+        recorded = meta.get("versions")
+        known = recorded if isinstance(recorded, dict) else {}
+        versions = ", ".join(f"{name} {version}" for name, version in known.items())
         points = (
             f"{len(self.points)}, {self.points[0]} to {self.points[-1]}, {sum(self.widths.values())} wide"
         )
         lines = [
             f"{self.path}: {self.size} samples, {state}",
-            f"  model    {meta.get('model', 'not told')}, digest {str(meta.get('digest', 'not told'))[:16]}",
-            f"  data     {str(meta.get('data', 'not told'))[:40]}",
+            f"  model    {meta.get('model', 'not recorded')}, "
+            f"digest {str(meta.get('digest', 'not recorded'))[:16]}",
+            f"  data     {str(meta.get('data', 'not recorded'))[:40]}",
             f"  points   {points}{', tokens at ' + ', '.join(self.tokens) if self.tokens else ''}",
-            f"  pooling  {meta.get('pooling', 'not told')}",
+            f"  pooling  {meta.get('pooling', 'not recorded')}",
             f"  labels   {self.labels or 'none'}, logits {self.logits_width or 'none'}",
             f"  files    {self.chunks} chunks of {self.chunk_rows} samples, {self.dtype}, "
             f"{self.bytes / 2**20:.1f} MiB pooled, checksums {'sha256' if self.checksums else 'none'}",
@@ -93,14 +93,14 @@ class StoreInfo:
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is not what was written.
+    """A file that differs from what was written.
 
     Attributes
     ----------
     chunk, first, last
-        The chunk, and its samples from first to last.
+        Number of the chunk, and its first and last sample.
     file
-        Its name in the store.
+        Name in the store.
     what
         ``"missing"``, ``"damaged"`` or ``"without checksum"``.
     """
@@ -117,16 +117,16 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verification:
-    """Whether the files of a store hold what was written.
+    """Comparison of a store's files with their checksums.
 
     Attributes
     ----------
     path
         The store.
     files, bytes
-        How many were read, and how much.
+        Number of files read, and their size.
     damages
-        What is wrong, in the order of the samples.
+        Damaged files, in the order of the samples.
     """
 
     path: str
@@ -136,26 +136,26 @@ class Verification:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no file is damaged."""
         return not self.damages
 
     def to_dict(self) -> dict[str, Any]:
-        """The same, for ``--json``."""
-        found = [vars(damage) for damage in self.damages]
+        """Plain values, for ``--json``."""
+        damages = [vars(damage) for damage in self.damages]
         return {
             "path": self.path,
             "files": self.files,
             "bytes": self.bytes,
             "sound": self.sound,
-            "damages": found,
+            "damages": damages,
         }
 
     def __repr__(self) -> str:
         read = f"{self.files} files, {self.bytes / 2**20:.1f} MiB"
         if self.sound:
-            return f"{self.path}: sound, {read} as they were written"
+            return f"{self.path}: sound, {read} match their checksums"
         more = len(self.damages) - _DAMAGES_SHOWN
-        lines = [f"{self.path}: {len(self.damages)} of {read} are not as they were written"]
+        lines = [f"{self.path}: {len(self.damages)} of {read} do not match their checksums"]
         lines += [f"  {damage}" for damage in self.damages[:_DAMAGES_SHOWN]]
         lines += [f"  … and {more} more"] if more > 0 else []
         first = self.damages[0]
@@ -166,12 +166,12 @@ class Verification:
 
 
 def inspect_paths(path: str | os.PathLike[str]) -> StoreInfo:
-    """Tell what a store holds, finished or not, from its metadata.
+    """Read the contents of a store from its metadata, finished or not.
 
     Parameters
     ----------
     path
-        A folder, or a URL that fsspec knows.
+        A folder, or a URL of an fsspec file system.
 
     Returns
     -------
@@ -180,36 +180,36 @@ def inspect_paths(path: str | os.PathLike[str]) -> StoreInfo:
     Raises
     ------
     RepdynError
-        If there is no store, or its metadata are damaged.
+        If there is no store, or its metadata is damaged.
     """
-    place = place_of(path)
-    layout = layout_of(place, read_json(place, "zarr.json"))
-    gone = 0 if layout.complete else sum(map(len, missing_rows(place, layout)))
+    storage = storage_at(path)
+    layout = layout_of(storage, read_json(storage, "zarr.json"))
+    missing = 0 if layout.complete else sum(map(len, missing_rows(storage, layout)))
     return StoreInfo(
-        path=str(place),
+        path=str(storage),
         size=layout.size,
-        there=layout.size - gone,
+        there=layout.size - missing,
         points=layout.points,
         widths=layout.widths,
         tokens=layout.tokens,
         dtype=layout.dtype,
         logits_width=layout.logits_width,
-        labels=label_dtype(place),
+        labels=label_dtype(storage),
         chunks=layout.chunks,
         chunk_rows=layout.chunk_rows,
         bytes=layout.size * layout.row_width * np.dtype(layout.dtype).itemsize,
-        checksums=read_json(place, "checksums/zarr.json") is not None,
+        checksums=read_json(storage, "checksums/zarr.json") is not None,
         meta=layout.meta,
     )
 
 
 def verify_paths(path: str | os.PathLike[str]) -> Verification:
-    """Read every file of a store and compare it with the SHA-256 that was kept when it was written.
+    """Read every file of a store and compare its SHA-256 with the one stored when it was written.
 
     Parameters
     ----------
     path
-        A folder, or a URL that fsspec knows. Of an unfinished store, the chunks that are there are read.
+        A folder, or a URL of an fsspec file system. Of an unfinished store, the written chunks are read.
 
     Returns
     -------
@@ -218,35 +218,35 @@ def verify_paths(path: str | os.PathLike[str]) -> Verification:
     Raises
     ------
     RepdynError
-        If there is no store, or an earlier repdyn wrote it, which kept no checksums.
+        If there is no store, or it has no checksums because an earlier repdyn wrote it.
     """
-    place = place_of(path)
-    layout = layout_of(place, read_json(place, "zarr.json"))
-    if read_json(place, "checksums/zarr.json") is None:
-        raise RepdynError(f"{place}: has no checksums, an earlier repdyn wrote it; save it again to get them")
-    sizes = place.sizes()
+    storage = storage_at(path)
+    layout = layout_of(storage, read_json(storage, "zarr.json"))
+    if read_json(storage, "checksums/zarr.json") is None:
+        raise RepdynError(f"{storage}: has no checksums, because an earlier repdyn wrote it; save it again")
+    sizes = storage.sizes()
     files = size = 0
     damages: list[Damage] = []
-    for chunk in track(range(layout.chunks), f"verifying {place}", layout.chunks):
+    for chunk in track(range(layout.chunks), f"verifying {storage}", layout.chunks):
         if not layout.complete and sizes(layout.files(chunk)["ids"]) is None:
             continue  # not written yet
         rows = layout.rows(chunk)
-        for file, read, what in _verify_chunk(place, layout, chunk):
+        for file, read, what in _verify_chunk(storage, layout, chunk):
             files, size = files + 1, size + read
             if what:
                 damages.append(Damage(chunk, rows.start, rows.stop - 1, file, what))
         if len(damages) > _MOST_DAMAGES:
             raise RepdynError(
-                f"{place}: more than {_MOST_DAMAGES} files are missing or damaged, up to chunk {chunk} of "
-                f"{layout.chunks}; trace the {layout.size} samples that it tells of again"
+                f"{storage}: more than {_MOST_DAMAGES} files are missing or damaged, up to chunk {chunk} of "
+                f"{layout.chunks}; trace its {layout.size} samples again"
             )
-    return Verification(str(place), files, size, tuple(damages))
+    return Verification(str(storage), files, size, tuple(damages))
 
 
-def _verify_chunk(place: Place, layout: Layout, chunk: int) -> Iterator[tuple[str, int, str]]:
-    """Each file's name, the bytes read of it, and what is wrong with it, if anything is."""
+def _verify_chunk(storage: Storage, layout: Layout, chunk: int) -> Iterator[tuple[str, int, str]]:
+    """Name, size and damage (or an empty string) of each file of a chunk."""
     try:
-        known = read_checksums(place, layout, chunk)
+        known = read_checksums(storage, layout, chunk)
     except RepdynError:
         yield f"checksums/c/{chunk}/0", 0, "damaged"
         return
@@ -255,7 +255,7 @@ def _verify_chunk(place: Place, layout: Layout, chunk: int) -> Iterator[tuple[st
         return
     for file, before in known.items():
         try:
-            data = place.read(file)
+            data = storage.read(file)
         except FileNotFoundError:
             yield file, 0, "missing"
             continue

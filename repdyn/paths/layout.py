@@ -1,15 +1,19 @@
-"""What a store of paths holds and where: the one description that readers and writers share.
+"""Layout of a store of paths: its arrays, files and metadata, shared by readers and writers.
 
 ::
 
     a.paths/            a Zarr v3 group; everything below is in its attributes under "repdyn"
-      paths/            (N, sum of D)   the pooled points of a sample, one after the other in one row
-      lengths/          (N, P)          tokens of each sample at the P points that keep them
-      tokens/P/K        (tokens, D)     the tokens at point P of the samples of chunk K, end to end
+      paths/            (N, sum of D)   the pooled points of a sample, concatenated in one row
+      lengths/          (N, P)          number of tokens of each sample at the P points with tokens
+      tokens/P/K        (tokens, D)     the tokens at point P of the samples of chunk K, concatenated
       logits/           (N, C)
       labels/           (N,)            integers or strings
       checksums/        (K, files)      SHA-256 of every file of the K chunks, written with the chunk
-      ids/              (N,)            strings, written last: a chunk is there when its ids are
+      ids/              (N,)            strings, written last: a chunk exists once its ids do
+
+Metadata is written here and not by zarr-python. A chunk must be put in place by one rename, so that a killed
+writer leaves it complete or absent, and opening a store then needs only ``json`` and memory maps. Any Zarr v3
+reader reads the result; the tests read it with zarr-python.
 """
 
 from __future__ import annotations
@@ -17,42 +21,47 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ml_dtypes  # with it NumPy knows the name "bfloat16"
+import ml_dtypes  # registers "bfloat16" with NumPy
 import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.checks import STORAGE_DTYPES
-from repdyn.paths.origin import SCHEMA_VERSION
-from repdyn.paths.places import Place, place_of
-from repdyn.paths.zarr_format import array_metadata, read_json
+from repdyn.paths.arrays import SCHEMA_VERSION, STORAGE_DTYPES
+from repdyn.paths.storage import Storage, refuse_exhaustion, storage_at
 
 __all__ = [
     "Layout",
-    "as_place",
+    "array_metadata",
+    "as_storage",
+    "decode_strings",
+    "encode_strings",
+    "group_metadata",
     "is_store",
     "layout_of",
+    "read_json",
     "read_layout",
     "rows_per_chunk",
+    "write_json",
 ]
 
-# Whole rows in files of 16 to 64 MiB were fastest to read shuffled (memory maps of some ten files).
+# Files of 16 to 64 MiB with whole rows were fastest for shuffled reads (memory maps of some ten files).
 _CHUNK_BYTES = 32 * 2**20
-# A small store is cut into about this many chunks all the same, because a chunk is what a kill loses …
+# Even a small store has about this many chunks, because an interruption loses a chunk.
 _CHUNKS_WANTED = 16
-# … but never into fewer rows than this, and always into multiples of it, so that batches fill chunks.
+# Chunks have at least this many rows, and multiples of it, so that batches fill chunks.
 _ROWS_WANTED = 64
-# A thousand terabytes have fewer; a number that was made up must not keep a reader busy for years.
+# A petabyte has fewer chunks; damaged metadata with more must not keep a reader busy.
 _MOST_CHUNKS = 10**6
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store holds.
+    """Contents of a store.
 
     Attributes
     ----------
@@ -61,17 +70,17 @@ class Layout:
     widths
         ``{point: D}``.
     tokens
-        The points that keep their tokens.
+        The points with tokens.
     size
-        Number of samples N when complete.
+        Number of samples N of the complete store.
     chunk_rows
         Samples in a chunk (the last may hold fewer).
     dtype
-        That the representations are kept in.
+        Storage type of the representations.
     logits_width
-        Number of logits C, ``None`` without.
+        Number of logits C, or ``None``.
     meta
-        Where the paths come from.
+        Provenance of the paths.
     complete
         Whether the writer has finished.
     """
@@ -88,9 +97,9 @@ class Layout:
 
     @property
     def shown_dtype(self) -> np.dtype[Any]:
-        """What readers give: bfloat16, which NumPy cannot compute with, widened without loss to float32."""
-        kept = np.dtype(self.dtype)
-        return np.dtype(np.float32) if kept == ml_dtypes.bfloat16 else kept
+        """Type that readers return: bfloat16, which NumPy does not compute with, as float32 without loss."""
+        stored = np.dtype(self.dtype)
+        return np.dtype(np.float32) if stored == ml_dtypes.bfloat16 else stored
 
     @property
     def chunks(self) -> int:
@@ -99,54 +108,54 @@ class Layout:
 
     @property
     def offsets(self) -> dict[str, int]:
-        """Where each pooled point starts in a packed row."""
-        found, position = {}, 0
+        """First entry of each pooled point in a packed row."""
+        offsets, position = {}, 0
         for point in self.points:
             if point not in self.tokens:
-                found[point] = position
+                offsets[point] = position
                 position += self.widths[point]
-        return found
+        return offsets
 
     @property
     def row_width(self) -> int:
-        """Entries of a packed row."""
+        """Number of entries of a packed row."""
         return sum(self.widths[point] for point in self.offsets)
 
     def rows(self, chunk: int) -> range:
-        """The samples of a chunk."""
+        """Sample numbers of a chunk."""
         return range(chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.size))
 
     def arrays(self, label_dtype: str | None) -> dict[str, dict[str, Any]]:
-        """Metadata of the group's arrays by name, without those of single chunks' tokens."""
+        """Metadata of the arrays by name, except the token arrays of single chunks."""
         size, rows = self.size, self.chunk_rows
-        found = {"ids": array_metadata((size,), (rows,), "string")}
+        arrays = {"ids": array_metadata((size,), (rows,), "string")}
         parts = list(self.files(0))
-        found["checksums"] = array_metadata((self.chunks, len(parts)), (1, len(parts)), "string")
-        found["checksums"]["attributes"] = {"algorithm": "sha256", "of": parts}
+        arrays["checksums"] = array_metadata((self.chunks, len(parts)), (1, len(parts)), "string")
+        arrays["checksums"]["attributes"] = {"algorithm": "sha256", "of": parts}
         if self.row_width:
-            found["paths"] = array_metadata((size, self.row_width), (rows, self.row_width), self.dtype)
+            arrays["paths"] = array_metadata((size, self.row_width), (rows, self.row_width), self.dtype)
         if self.tokens:
             count = len(self.tokens)
-            found["lengths"] = array_metadata((size, count), (rows, count), "int64")
+            arrays["lengths"] = array_metadata((size, count), (rows, count), "int64")
         if self.logits_width is not None:
-            found["logits"] = array_metadata((size, self.logits_width), (rows, self.logits_width), "float32")
+            arrays["logits"] = array_metadata((size, self.logits_width), (rows, self.logits_width), "float32")
         if label_dtype is not None:
-            found["labels"] = array_metadata((size,), (rows,), label_dtype)
-        return found
+            arrays["labels"] = array_metadata((size,), (rows,), label_dtype)
+        return arrays
 
     def groups(self) -> list[str]:
-        """Names of the groups below the store's own."""
+        """Names of the subgroups."""
         return ["tokens", *(f"tokens/{number}" for number in range(len(self.tokens)))] if self.tokens else []
 
     def files(self, chunk: int) -> dict[str, str]:
-        """Names of a chunk's files by the array they belong to, those it may do without among them."""
+        """File names of a chunk by array, including optional ones."""
         flat = {name: f"{name}/c/{chunk}" for name in ("labels", "ids")}
         square = {name: f"{name}/c/{chunk}/0" for name in ("paths", "lengths", "logits")}
         tokens = {f"tokens/{number}": f"tokens/{number}/{chunk}/c/0/0" for number in range(len(self.tokens))}
         return {**square, **flat, **tokens}
 
     def fixed_files(self, chunk: int) -> Iterator[tuple[str, int]]:
-        """Names and sizes in bytes of a chunk's files whose size does not depend on what they hold."""
+        """Names and sizes in bytes of a chunk's files of fixed size."""
         if self.row_width:
             yield f"paths/c/{chunk}/0", self.chunk_rows * self.row_width * np.dtype(self.dtype).itemsize
         if self.tokens:
@@ -182,50 +191,52 @@ class Layout:
         return {"repdyn": known | {"sha256": _digest(known)}}
 
     def finished(self) -> Layout:
-        """The same, marked complete."""
+        """The layout marked complete."""
         return replace(self, complete=True)
 
 
-def as_place(store: Place | str | os.PathLike[str]) -> Place:
-    """A place, from a place, a path or a URL."""
-    return place_of(store) if isinstance(store, str | os.PathLike) else store
+def as_storage(store: Storage | str | os.PathLike[str]) -> Storage:
+    """The storage at a path or URL, or the storage given."""
+    return storage_at(store) if isinstance(store, str | os.PathLike) else store
 
 
-def is_store(place: Place) -> bool:
-    """Whether a store of paths is there, of any schema, complete or not."""
-    return _is_ours(read_json(place, "zarr.json"))
+def is_store(storage: Storage) -> bool:
+    """Whether a location holds a store of paths, of any schema, complete or not."""
+    return _is_ours(read_json(storage, "zarr.json"))
 
 
-def read_layout(store: Place | str | os.PathLike[str]) -> Layout:
-    """Read what a store says it holds.
+def read_layout(store: Storage | str | os.PathLike[str]) -> Layout:
+    """Read the layout of a store.
 
     Raises
     ------
     RepdynError
-        If it is missing, something else, damaged, or written by a newer repdyn.
+        If the store is missing, damaged, of another kind, or written by a newer repdyn.
     """
-    place = as_place(store)
-    return layout_of(place, read_json(place, "zarr.json"))
+    storage = as_storage(store)
+    return layout_of(storage, read_json(storage, "zarr.json"))
 
 
-def layout_of(place: Place, document: dict[str, Any] | None) -> Layout:
-    """What a store's ``zarr.json``, already read, says it holds; see :func:`read_layout`."""
+def layout_of(storage: Storage, document: dict[str, Any] | None) -> Layout:
+    """The layout from the contents of a store's ``zarr.json``; see :func:`read_layout`."""
     if document is None:
-        if not place.exists():
-            raise RepdynError(f"{place}: there is no such store of paths; repdyn trace makes one")
+        if not storage.exists():
+            raise RepdynError(f"{storage}: there is no store of paths; repdyn trace writes one")
         what = "is not a store of paths (it has no readable zarr.json)"
-        if any(read_json(place, f"{name}/zarr.json") is not None for name in ("paths", "ids", "lengths")):
+        if any(read_json(storage, f"{name}/zarr.json") is not None for name in ("paths", "ids", "lengths")):
             what = (
                 "has lost its attributes (zarr.json is missing or truncated); trace or save the paths again"
             )
-        raise RepdynError(f"{place}: {what}")
+        raise RepdynError(f"{storage}: {what}")
     if not _is_ours(document):
-        raise RepdynError(f"{place}: is a Zarr store of something else; repdyn trace makes stores of paths")
+        raise RepdynError(
+            f"{storage}: is a Zarr store, but not of paths; repdyn trace writes stores of paths"
+        )
     known = document["attributes"]["repdyn"]
     schema = known.get("schema")
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         raise RepdynError(
-            f"{place}: was written by a newer repdyn (schema {schema}, this one reads up to "
+            f"{storage}: was written by a newer repdyn (schema {schema}, this one reads up to "
             f"{SCHEMA_VERSION}); upgrade repdyn"
         )
     try:
@@ -241,7 +252,7 @@ def layout_of(place: Place, document: dict[str, Any] | None) -> Layout:
             meta=_mapping(known["meta"]),
             complete=bool(known["complete"]),
         )
-        # A JSON object has no order that must be kept; the points have.
+        # JSON objects are unordered; the points are ordered by depth.
         ordered = {point: layout.widths[point] for point in layout.points}
         if not layout.points or not set(layout.tokens) <= set(layout.points):
             raise ValueError
@@ -250,21 +261,21 @@ def layout_of(place: Place, document: dict[str, Any] | None) -> Layout:
         if layout.chunks > _MOST_CHUNKS:
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
-        raise RepdynError(f"{place}: its attributes are damaged; trace or save the paths again") from None
+        raise RepdynError(f"{storage}: its attributes are damaged; trace or save the paths again") from None
     if changed:
         raise RepdynError(
-            f"{place}: its attributes are damaged, they are not those that were written; trace or save the "
-            "paths again, or take sha256 out of them (zarr.json) if they were changed on purpose"
+            f"{storage}: its attributes are damaged, they differ from those that were written; trace or save "
+            "the paths again, or remove sha256 from them (zarr.json) if the change was intended"
         )
     return replace(layout, widths=ordered)
 
 
 def rows_per_chunk(size: int, row_bytes: int) -> int:
-    """Samples in a chunk: about 32 MiB, fewer where that would make less than some sixteen chunks."""
+    """Samples in a chunk: about 32 MiB, or fewer for at least about sixteen chunks."""
     by_bytes = max(_CHUNK_BYTES // max(row_bytes, 1), 1)
     rows = min(by_bytes, -(-size // _CHUNKS_WANTED))
     if rows > _ROWS_WANTED:
-        # Up for small stores, down for wide rows: both keep to the limit of bytes.
+        # Rounded up for small stores and down for wide rows, within the limit of bytes.
         up = -(-rows // _ROWS_WANTED) * _ROWS_WANTED
         rows = up if up <= by_bytes else rows // _ROWS_WANTED * _ROWS_WANTED
     else:
@@ -273,7 +284,7 @@ def rows_per_chunk(size: int, row_bytes: int) -> int:
 
 
 def _whole(value: Any) -> int:
-    """A whole number from 1, of what JSON may hold in its place."""
+    """A whole number from 1, of what JSON may hold in its storage."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**62:
         raise ValueError
     return value
@@ -294,3 +305,86 @@ def _digest(attributes: Mapping[str, Any]) -> str:
 def _is_ours(document: dict[str, Any] | None) -> bool:
     attributes = document.get("attributes") if document else None
     return isinstance(attributes, dict) and isinstance(attributes.get("repdyn"), dict)
+
+
+def array_metadata(shape: Sequence[int], chunks: Sequence[int], dtype: str) -> dict[str, Any]:
+    """``zarr.json`` of an array: uncompressed, little-endian, C order; ``dtype`` may be ``"string"``.
+
+    Zarr has no bfloat16. Such an array has type uint16 and the attribute ``bits_of``.
+    """
+    text, bits = dtype == "string", dtype == "bfloat16"
+    codec: dict[str, Any] = (
+        {"name": "vlen-utf8", "configuration": {}}
+        if text
+        else {"name": "bytes", "configuration": {"endian": "little"}}
+    )
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": "uint16" if bits else dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "" if text else 0 if bits or dtype.startswith("int") else 0.0,
+        "codecs": [codec],
+        "attributes": {"bits_of": dtype} if bits else {},
+        "storage_transformers": [],
+    }
+
+
+def group_metadata(
+    attributes: Mapping[str, Any], consolidated: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """``zarr.json`` of a group, with consolidated metadata if given."""
+    document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    if consolidated is not None:
+        document["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": dict(consolidated),
+        }
+    return document
+
+
+def encode_strings(values: Iterable[str]) -> bytes:
+    """A chunk of strings in the ``vlen-utf8`` codec: the count, then length and bytes of each string."""
+    # File names need not be UTF-8; characters that cannot be encoded are escaped.
+    encoded = [value.encode(errors="backslashreplace") for value in values]
+    parts = [struct.pack("<I", len(encoded))]
+    for item in encoded:
+        parts += [struct.pack("<I", len(item)), item]
+    return b"".join(parts)
+
+
+def decode_strings(data: bytes, source: object) -> list[str]:
+    """Read a chunk of strings; an error names ``source``."""
+    try:
+        (count,) = struct.unpack_from("<I", data, 0)
+        position, strings = 4, []
+        for _ in range(count):
+            (length,) = struct.unpack_from("<I", data, position)
+            position += 4 + length
+            if position > len(data):
+                raise struct.error
+            strings.append(data[position - length : position].decode())
+    except (struct.error, UnicodeDecodeError):
+        raise RepdynError(f"{source}: is truncated or damaged; trace or save these paths again") from None
+    return strings
+
+
+def write_json(storage: Storage, name: str, document: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically."""
+    storage.write(name, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def read_json(storage: Storage, name: str) -> dict[str, Any] | None:
+    """Read a JSON object; ``None`` if there is none or it is not readable."""
+    try:
+        document = json.loads(storage.read(name))
+    except (OSError, ValueError, RecursionError) as error:  # the last: JSON nested a thousand deep
+        refuse_exhaustion(error)
+        # Storage that cannot be reached raises; a file that is missing or not JSON gives None.
+        if isinstance(error, RepdynError):
+            raise
+        return None
+    return document if isinstance(document, dict) else None

@@ -1,4 +1,4 @@
-"""One store of several: the same model at the same points, every sample once."""
+"""Merging stores of one model, traced at the same points, into one store."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.paths.arrays import MAY_DIFFER
 from repdyn.paths.chunks import read_content
 from repdyn.paths.columns import Rows
 from repdyn.paths.layout import read_layout
-from repdyn.paths.origin import MAY_DIFFER
 from repdyn.paths.paths import RepresentationPaths
-from repdyn.paths.places import place_of
+from repdyn.paths.storage import storage_at
 from repdyn.paths.store import open_paths
 from repdyn.paths.writer import PathsWriter
 from repdyn.progress import track
 
 __all__ = ["merge_paths"]
 
-# Other samples are what is merged; all else that is remembered must agree.
+# Metadata that may differ between merged stores, because their samples do; all other metadata must agree.
 _MAY_DIFFER = {*MAY_DIFFER, "data", "merged", "identity"}
 
 
@@ -33,20 +33,20 @@ def merge_paths(stores: Iterable[str | os.PathLike[str]], out: str | os.PathLike
     Parameters
     ----------
     stores
-        Two or more stores of one model (by the digest of its weights), traced at the same points in the
-        same way, with no sample (by its id) in two of them.
+        Two or more stores of one model (by the digest of its weights), traced at the same points with the
+        same settings. No sample id may be in two stores.
     out
-        The store to write; one that an interrupted merge left is continued.
+        The store to write. The store of an interrupted merge is continued.
 
     Returns
     -------
     RepresentationPaths
-        ``meta["merged"]`` tells how many samples come from which data.
+        ``meta["merged"]`` lists the number of samples and the data of each store.
 
     Raises
     ------
     RepdynError
-        If the stores differ in what they hold (the first difference is named), or share a sample.
+        If the stores differ (the message names the first difference), or share a sample.
     """
     parts = [open_paths(store) for store in stores]
     if len(parts) < 2:
@@ -88,19 +88,20 @@ def merge_paths(stores: Iterable[str | os.PathLike[str]], out: str | os.PathLike
 
 
 def _content(part: RepresentationPaths) -> str:
-    """The digest of a store's samples, those that were hashed chunk by chunk as they were read included."""
-    told = str(part.meta.get("data"))
+    """Digest of a store's samples, including the digests of its chunks."""
+    data = str(part.meta.get("data"))
     if part.path is None:
-        return told
-    place = place_of(part.path)
-    layout = read_layout(place)
-    chunks = [read_content(place, chunk) for chunk in range(layout.chunks)]
+        return data
+    storage = storage_at(part.path)
+    layout = read_layout(storage)
+    chunks = [read_content(storage, chunk) for chunk in range(layout.chunks)]
     if not any(chunks):
-        return told
-    return hashlib.sha256("\0".join([told, *map(str, chunks)]).encode()).hexdigest()
+        return data
+    return hashlib.sha256("\0".join([data, *map(str, chunks)]).encode()).hexdigest()
 
 
 def _check_same(one: RepresentationPaths, other: RepresentationPaths) -> None:
+    """Raise for the first difference between two stores' contents and metadata."""
     digests = [("digest", one.meta.get("digest"), other.meta.get("digest"))]
     here_has, there_has = _known(one), _known(other)
     pairs = digests + [(key, here_has[key], there_has[key]) for key in here_has]
@@ -112,11 +113,12 @@ def _check_same(one: RepresentationPaths, other: RepresentationPaths) -> None:
         if here != there:
             raise RepdynError(
                 f"{other.path}: its {key} is {str(there)[:80]!r}, that of {one.path} is {str(here)[:80]!r}; "
-                "only paths of one model, traced in the same way, can be merged"
+                "only paths of one model, traced with the same settings, can be merged"
             )
 
 
 def _known(paths: RepresentationPaths) -> dict[str, Any]:
+    """Properties that must agree, by name."""
     kind = None if paths.labels is None else "strings" if paths.labels.dtype.kind == "U" else "integers"
     return {
         "points": paths.points,
@@ -129,6 +131,7 @@ def _known(paths: RepresentationPaths) -> dict[str, Any]:
 
 
 def _check_ids(parts: Sequence[RepresentationPaths]) -> None:
+    """Raise if two stores share a sample id."""
     home: dict[str, int] = {}
     for number, part in enumerate(parts):
         for name in part.ids.tolist():
@@ -136,12 +139,13 @@ def _check_ids(parts: Sequence[RepresentationPaths]) -> None:
             if before != number:
                 raise RepdynError(
                     f"{part.path}: holds sample {name!r}, which {parts[before].path} holds too; trace with "
-                    "ids that tell samples apart, or leave one of the stores out"
+                    "unique ids, or leave one of the stores out"
                 )
 
 
 def _labels(part: RepresentationPaths) -> NDArray[Any]:
-    assert part.labels is not None  # checked to be of one kind
+    """Labels of a store, ``(N,)``."""
+    assert part.labels is not None  # _check_same compared the types
     return part.labels
 
 
@@ -149,7 +153,7 @@ Piece = tuple[RepresentationPaths, NDArray[np.int64]]
 
 
 def _pieces(parts: Sequence[RepresentationPaths], rows: range) -> Iterable[Piece]:
-    """The parts that a chunk's samples come from, with their numbers there."""
+    """The stores of a chunk's samples, each with the samples' row numbers in it."""
     start = 0
     for part in parts:
         low, high = max(rows.start, start), min(rows.stop, start + len(part))
@@ -159,17 +163,19 @@ def _pieces(parts: Sequence[RepresentationPaths], rows: range) -> Iterable[Piece
 
 
 def _values(pieces: Sequence[Piece], point: str) -> Any:
+    """Representations of a chunk at one point: ``(rows, D)``, or a list of ``(T, D)``."""
     if isinstance(pieces[0][0].column(point), Rows):
         return np.concatenate([part.column(point).take(index) for part, index in pieces])
-    found: list[NDArray[Any]] = []
+    tokens: list[NDArray[Any]] = []
     for part, index in pieces:
         column = part.column(point)
         assert not isinstance(column, Rows)
-        found += column.ragged(index)
-    return found
+        tokens += column.ragged(index)
+    return tokens
 
 
 def _logits(pieces: Sequence[Piece]) -> NDArray[Any] | None:
+    """Logits of a chunk ``(rows, C)``, or ``None``."""
     columns = [(part.logits_column, index) for part, index in pieces]
-    found = [column.take(index) for column, index in columns if column is not None]
-    return np.concatenate(found) if found else None
+    logits = [column.take(index) for column, index in columns if column is not None]
+    return np.concatenate(logits) if logits else None

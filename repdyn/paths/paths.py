@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,46 +14,54 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.paths.arrays import parts_in_memory
-from repdyn.paths.checks import check_points
-from repdyn.paths.columns import Index, Rows, Tokens, compose
-from repdyn.paths.description import as_dict, one_screen
-from repdyn.paths.equality import equal_samples
-from repdyn.paths.iterating import Blocks
-from repdyn.paths.sampling import Batch, all_batches, chosen_indices, split_indices
-from repdyn.paths.saving import save_columns
+from repdyn.paths.arrays import check_points, parts_in_memory
+from repdyn.paths.columns import Index, Rows, Tokens, compose, equal_rows
+from repdyn.paths.creation import save_columns
+from repdyn.paths.sampling import (
+    Batch,
+    Blocks,
+    all_batches,
+    chosen_indices,
+    sample_indices,
+    split_indices,
+)
+from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["LOGITS", "RepresentationPaths"]
+__all__ = ["LOGITS", "RepresentationPaths", "equal_samples", "nearby", "project"]
+
+_POINTS_SHOWN = 14  # in the summary
+_ORIGIN_SHOWN = 40  # characters of an entry in the summary: digests and lists of files are long
+_NEARBY_BYTES = 2**28  # of a remote store that is read into memory
 
 LOGITS = "logits"
-"""What :meth:`RepresentationPaths.iterate` reads the model's own outputs as, where no point has that name."""
+"""Name of the model's outputs in :meth:`RepresentationPaths.iterate`, unless a point has it."""
 
 
 class RepresentationPaths:
     """The representation paths :math:`x_0, …, x_L` of N samples through the points of a model.
 
-    Made by :meth:`from_arrays`, by tracing a model, or by opening a store; all three behave the same. What
-    is on disk is read when it is indexed, through memory maps.
+    Made by :meth:`from_arrays`, by tracing a model, or by opening a store, with the same interface. Data on
+    disk are read when they are indexed, through memory maps.
 
     Attributes
     ----------
     points
         Names of the points, in order of depth.
     widths
-        Entries of one vector at each point, ``{point: D}``.
+        Width of the vectors at each point, ``{point: D}``.
     labels
         ``(N,)`` integers or strings, or ``None``.
     ids
-        ``(N,)`` strings, the samples' names.
+        Ids of the samples, ``(N,)`` strings.
     logits
         The model's own outputs ``(N, C)``, or ``None``.
     meta
-        Where they come from: model name and digest, pooling, preprocessing, data, seed, versions.
+        Provenance: model name and digest, pooling, preprocessing, data, seed, versions.
     path
-        The store they are read from (a URL where it is remote), ``None`` in memory.
+        The store, a URL if it is remote; ``None`` in memory.
 
     Examples
     --------
@@ -94,24 +103,24 @@ class RepresentationPaths:
         meta: Mapping[str, Any] | None = None,
         masks: Mapping[str, ArrayLike] | None = None,
     ) -> RepresentationPaths:
-        """Make paths of arrays in memory; nothing is copied that has the right type.
+        """Make paths of arrays in memory. Arrays of the right type are not copied.
 
         Parameters
         ----------
         arrays
-            ``{point: (N, D)}`` in order of depth, or ``(N, T, D)`` where tokens are kept. All points get one
-            floating-point type, the widest given (float32 for integers).
+            ``{point: (N, D)}`` in order of depth, or ``(N, T, D)`` with tokens. All points get
+            the widest floating-point type of the arrays (float32 for integers).
         labels
             ``(N,)`` integers or strings.
         ids
-            ``(N,)`` names of the samples; by default their numbers.
+            Ids of the samples, ``(N,)``; default: their row numbers.
         logits
             ``(N, C)``.
         meta
-            What is known of their origin, JSON-able.
+            Provenance, as JSON values.
         masks
-            For points with tokens, ``{point: (N, T)}``, true where a token is real; by default all are.
-            Padding is not kept: real tokens are moved to the front.
+            For points with tokens, ``{point: (N, T)}``, true for real tokens; default: all are. Padding is
+            not kept: real tokens are moved to the front.
 
         Raises
         ------
@@ -127,35 +136,35 @@ class RepresentationPaths:
         return point in self._columns
 
     def __getitem__(self, point: str) -> NDArray[Any] | Rows | Tokens:
-        """Representations at one point, ``(N, D)``, or ``(N, T, D)`` where tokens are kept.
+        """Representations at one point, ``(N, D)``, or ``(N, T, D)`` with tokens.
 
-        An array in memory; from disk something that is read when indexed or passed to ``np.asarray``.
-        Padding beyond a sample's tokens is zero, see :meth:`mask`.
+        An array in memory. From disk, a column that is read when indexed or passed to ``np.asarray``. Padding
+        is zero, see :meth:`mask`.
         """
         column = self.column(point)
         return np.asarray(column) if self.path is None else column
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """Where the paths come from; read only."""
+        """Provenance of the paths; read only."""
         return MappingProxyType(self._meta)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type that representations are kept in."""
+        """Type of the representations."""
         return next(iter(self._columns.values())).dtype
 
     @cached_property
     def labels(self) -> NDArray[Any] | None:
         """``(N,)`` integers or strings, or ``None``."""
-        found = self._read_labels()
-        return found if found is None or self._index is None else found[self._index]
+        labels = self._read_labels()
+        return labels if labels is None or self._index is None else labels[self._index]
 
     @cached_property
     def ids(self) -> NDArray[np.str_]:
-        """``(N,)`` names of the samples."""
-        found = self._read_ids()
-        return found if self._index is None else found[self._index]
+        """Ids of the samples, ``(N,)``."""
+        ids = self._read_ids()
+        return ids if self._index is None else ids[self._index]
 
     @property
     def logits(self) -> NDArray[Any] | None:
@@ -164,44 +173,44 @@ class RepresentationPaths:
 
     @property
     def logits_column(self) -> Rows | None:
-        """What the logits are read from, for who wants to read them piece by piece."""
+        """Column of the logits, for reading them in parts, or ``None``."""
         return self._logits
 
     @property
     def logits_width(self) -> int | None:
-        """Number of logits C, ``None`` without; nothing is read."""
+        """Number of logits C, or ``None``; without reading them."""
         return None if self._logits is None else self._logits.width
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The points that were kept with all their tokens."""
+        """The points with tokens."""
         return tuple(name for name, column in self._columns.items() if isinstance(column, Tokens))
 
     def mask(self, point: str) -> NDArray[np.bool_]:
-        """Which tokens at a point are real, ``(N, T)``; the others are padding.
+        """Whether each token at a point is real, ``(N, T)``; the others are padding.
 
         Raises
         ------
         RepdynError
-            If the point was pooled: it has one vector a sample and no tokens.
+            If the point was pooled to one vector per sample.
         """
         column = self.column(point)
         if not isinstance(column, Tokens):
-            raise RepdynError(f"point {point!r}: is pooled to one vector a sample, it has no mask")
+            raise RepdynError(f"point {point!r}: is pooled to one vector per sample and has no mask")
         return np.asarray(np.arange(column.shape[1]) < column.shown_lengths()[:, None])
 
     def subset(self, index: ArrayLike | slice) -> RepresentationPaths:
-        """Some of the samples, in the order given; nothing is read or copied.
+        """Some of the samples, in the order given, without reading or copying data.
 
         Parameters
         ----------
         index
-            Numbers of samples, a boolean for each sample, or a slice.
+            Row numbers, one boolean for each sample, or a slice.
 
         Raises
         ------
         RepdynError
-            If a number is out of range or nothing is chosen.
+            If a number is out of range or no sample is selected.
         """
         numbers = chosen_indices(index, len(self))
         return RepresentationPaths(
@@ -219,30 +228,30 @@ class RepresentationPaths:
     ) -> tuple[RepresentationPaths, ...]:
         """Divide the samples at random into parts.
 
-        Equal samples go to one part: a copy of a fitted sample says nothing of new ones. They are told by the
-        last point, which is read for it.
+        Equal samples go to one part, because a copy of a training sample is no test of generalization.
+        They are detected at the last point, which is read.
 
         Parameters
         ----------
         fractions
-            Shares of the parts, positive, summing to 1.
+            Shares of the parts, positive, with sum 1.
         seed
-            Of the random order; the same seed gives the same parts.
+            Seed of the random order; the same seed gives the same parts.
         stratify
-            Whether each part gets its share of each label, where there are labels.
+            Whether each part gets its share of each label, if there are labels.
 
         Returns
         -------
         tuple of RepresentationPaths
-            One for each fraction, in the order of the whole.
+            One for each fraction; the order of the samples is kept.
         """
         parts = split_indices(len(self), fractions, self.labels if stratify else None, seed, self._repeats())
         return tuple(self.subset(part) for part in parts)
 
     def _repeats(self) -> NDArray[np.int64] | None:
-        """Group of equal samples that each belongs to; None where no two are equal."""
-        found = equal_samples(self)
-        return None if int(found.max()) + 1 == len(self) else found
+        """Group of equal samples of each sample, ``(N,)``; ``None`` if no two are equal."""
+        groups = equal_samples(self)
+        return None if int(groups.max()) + 1 == len(self) else groups
 
     def batches(
         self,
@@ -256,15 +265,15 @@ class RepresentationPaths:
         Parameters
         ----------
         batch_size
-            Samples in a batch; the last one is as small as it comes.
+            Samples in a batch; the last one may be smaller.
         points
-            Which points to read, by default all.
+            Points to read; default: all.
         shuffle
-            ``True``: a uniform permutation; ``"blocks"``: an order that reads neighbours together, for data
-            much larger than memory; ``False``: the order of the samples. From a remote store ``True`` means
-            ``"blocks"``, and the next stretch is fetched while this one is used.
+            ``True``: a uniform permutation; ``"blocks"``: an order that reads neighboring samples together,
+            for data much larger than memory; ``False``: the order of the samples. For a remote store ``True``
+            means ``"blocks"``, and the next samples are fetched in the background.
         seed
-            Of the order. Give another in every epoch.
+            Seed of the order. Give another one in every epoch.
 
         Yields
         ------
@@ -276,30 +285,30 @@ class RepresentationPaths:
         return all_batches(columns, len(self), batch_size, shuffle, seed, isinstance(self.path, str))
 
     def iterate(self, points: Sequence[str] | None = None, size: int | None = None) -> Blocks:
-        """Consecutive blocks of samples, in order: every packed row is read once, for all points together.
+        """Consecutive blocks of samples, in order, for data that do not fit into memory.
 
-        This is how to read from beginning to end what does not fit into memory. Of a remote store the next
-        block is fetched while one is used.
+        Every packed row is read once, for all points together. The next block of a remote store is fetched in
+        the background.
 
         Parameters
         ----------
         points
-            Which points to read, by default all. ``"logits"`` among them reads the model's own outputs,
-            unless a point has that name.
+            Points to read; default: all. ``"logits"`` reads the model's outputs, unless a point has
+            that name.
         size
-            Samples in a block, the last one as small as it comes; by default 2048, or what takes 128 MiB.
+            Samples in a block (the last one may be smaller); default: 2048, or fewer for 128 MiB.
 
         Returns
         -------
         Blocks
             An iterator (``len`` is the number of blocks) of ``{point: array (n, D)}`` in the dtype of the
-            paths (``(n, T, D)``, padded, where tokens are kept), with ``rows``, the numbers of the samples,
-            and ``masks``.
+            paths (``(n, T, D)``, padded, with tokens), with ``rows``, the numbers of the samples, and
+            ``masks``.
 
         Raises
         ------
         RepdynError
-            If a point is not on these paths, there are no logits, or ``size`` is below 1.
+            If a point does not exist, there are no logits, or ``size`` is below 1.
 
         Examples
         --------
@@ -313,42 +322,193 @@ class RepresentationPaths:
         return Blocks(columns, len(self), size, isinstance(self.path, str))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write these paths to a store that :func:`open_paths` opens; it appears whole or not at all.
+        """Write these paths to a store, atomically; :func:`open_paths` opens it.
 
         Parameters
         ----------
         path
-            A folder or URL; an earlier store of paths there is replaced, anything else is left alone.
+            A folder or URL. An earlier store of paths is replaced; anything else raises.
 
         Raises
         ------
         RepdynError
-            If something else is in the way, these paths are read from there, or the disk is full.
+            If ``path`` holds something else or the store of these paths, or the disk is full.
         """
         save_columns(path, self._columns, self.ids, self.labels, self._logits, self.meta, self.path)
 
     def column(self, point: str) -> Rows | Tokens:
-        """What one point's representations are read from, for who wants to read them piece by piece."""
+        """Column of one point, for reading its representations in parts."""
         if point not in self._columns:
             known = nearest_names(str(point), self.points)
             raise RepdynError(f"point {point!r}: is not on these paths; {known}")
         return self._columns[point]
 
     def plot(self, seed: int = 0) -> go.Figure:
-        """How the samples move through depth, in a plane that the points share.
+        """Plot the paths of some samples in a plane that all points share.
 
         Parameters
         ----------
         seed
-            Of the samples that are drawn and of the projection.
+            Seed of the samples and of the projection.
         """
-        from repdyn.paths.projection import picture  # loads plotly and scikit-learn
+        from repdyn.views.path_flow import path_flow  # plotly is slow to import
 
-        return picture(self, seed)
+        drawn = self.subset(sample_indices(len(self), seed))
+        (block,) = drawn.iterate(size=len(drawn))
+        columns = {
+            point: Tokens.of(x, block.masks[point]) if point in block.masks else Rows.of(x)
+            for point, x in block.items()
+        }
+        projected, explained = project(columns, seed)
+        return path_flow(projected, drawn.labels, list(drawn.points), explained, total=len(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """What these paths hold, without the numbers, for ``--json``."""
-        return as_dict(self)
+        """Properties of the paths as plain values, for ``--json``."""
+        labels, logits = self.labels, self.logits_column
+        return {
+            "path": None if self.path is None else str(self.path),
+            "size": len(self),
+            "points": list(self.points),
+            "widths": self.widths,
+            "dtype": self.dtype.name,
+            "tokens": list(self.tokens),
+            "classes": None if labels is None else len(np.unique(labels)),
+            "logits_width": None if logits is None else logits.width,
+            "meta": dict(self.meta),
+        }
 
     def __repr__(self) -> str:
-        return one_screen(self.to_dict())
+        return _summary(self.to_dict())
+
+
+def _summary(known: Mapping[str, Any]) -> str:
+    """Summary of paths from the values of :meth:`RepresentationPaths.to_dict`, on one screen."""
+    where = "in memory" if known["path"] is None else f"in {known['path']}"
+    origin = [_short(str(known["meta"][key])) for key in ("model", "data") if known["meta"].get(key)]
+    tokens = set(known["tokens"])
+    shown = [f"{p} {width}{' (tokens)' if p in tokens else ''}" for p, width in known["widths"].items()]
+    if len(shown) > _POINTS_SHOWN:
+        shown = [*shown[: _POINTS_SHOWN - 1], f"… {len(shown) - _POINTS_SHOWN} more …", shown[-1]]
+    count = len(known["points"])
+    lines = [f"RepresentationPaths: {known['size']} samples at {count} points, {known['dtype']}, {where}"]
+    if origin:
+        lines.append(f"  from    {' on '.join(origin)}")
+    lines.append(f"  points  {', '.join(shown)}")
+    lines.append(f"  labels  {'none' if known['classes'] is None else str(known['classes']) + ' classes'}")
+    lines.append(f"  logits  {known['logits_width'] or 'none'}")
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= _ORIGIN_SHOWN else text[: _ORIGIN_SHOWN - 1] + "…"
+
+
+def equal_samples(paths: RepresentationPaths) -> NDArray[np.int64]:
+    """Group of each sample, ``(N,)``; samples that are equal at the last point share a group.
+
+    A dead layer has equal rows for different samples. If two samples are equal, the first point is read too.
+    """
+    groups: NDArray[np.int64] | None = None
+    for point in dict.fromkeys((paths.points[-1], paths.points[0])):
+        own = equal_rows(paths.column(point))
+        groups = own if groups is None else groups_of_equal_rows(np.stack([groups, own], axis=1), 0)
+        if int(groups.max()) + 1 == len(paths):
+            break
+    assert groups is not None
+    return groups
+
+
+def nearby(paths: RepresentationPaths, most: int = _NEARBY_BYTES) -> RepresentationPaths:
+    """Paths in memory if their store is remote and not too large; otherwise the paths themselves.
+
+    For paths that are read several times.
+
+    Parameters
+    ----------
+    paths
+        Any paths.
+    most
+        Largest size in bytes that is read into memory.
+    """
+    if not isinstance(paths.path, str) or paths.tokens:
+        return paths
+    row = sum(paths.widths.values()) * paths.dtype.itemsize + 4 * (paths.logits_width or 0)
+    if len(paths) * row > most:
+        return paths
+    names = [*paths.points, *([LOGITS] if paths.logits_width and LOGITS not in paths.points else [])]
+    (block,) = paths.iterate(names, len(paths))
+    columns = {point: Rows.of(np.ascontiguousarray(x)) for point, x in block.items()}
+    logits = columns.pop(LOGITS, None) if LOGITS not in paths.points else paths.logits_column
+    return RepresentationPaths(
+        columns,
+        logits=logits,
+        read_labels=partial(_labels, paths),
+        read_ids=partial(_ids, paths),
+        meta=paths.meta,
+    )
+
+
+def _labels(paths: RepresentationPaths) -> Any:
+    """Reader of the labels, at module level so that it can be pickled."""
+    return paths.labels
+
+
+def _ids(paths: RepresentationPaths) -> Any:
+    """Reader of the ids."""
+    return paths.ids
+
+
+def project(
+    columns: Mapping[str, Rows | Tokens], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Project all points of paths to one plane.
+
+    Each point is centered and divided by its root mean square norm, because norms grow with depth and would
+    dominate. Consecutive points of one width share one principal component analysis. Where the width changes,
+    the new plane is rotated onto the previous one (orthogonal Procrustes over the samples).
+
+    Parameters
+    ----------
+    columns
+        Representations of N samples at L points, in order of depth; tokens are averaged.
+    seed
+        Seed of the randomized decomposition.
+
+    Returns
+    -------
+    tuple
+        Coordinates ``(L, N, 2)`` and the plane's share of each point's variance, ``(L,)``.
+    """
+    # scikit-learn and torch, which linalg needs, are slow to import: a store opens without them.
+    from sklearn.utils.extmath import randomized_svd
+
+    from repdyn.linalg import polar
+
+    projected: list[NDArray[np.float64]] = []
+    explained: list[float] = []
+    for _, group in groupby(columns.values(), key=lambda column: column.width):
+        stack = np.stack([_standardized(column) for column in group])
+        rows = stack.reshape(-1, stack.shape[-1])
+        # Points are centered, so the leading right singular vectors are the principal axes.
+        axes = randomized_svd(rows, min(2, *rows.shape), random_state=seed)[2]
+        basis = np.zeros((2, stack.shape[-1]))
+        basis[: len(axes)] = axes
+        planes = stack @ basis.T
+        if projected:
+            planes = planes @ polar(planes[0].T @ projected[-1])
+        projected.extend(planes)
+        energy = (stack**2).sum(axis=(1, 2))
+        share = np.divide((planes**2).sum(axis=(1, 2)), energy, out=np.zeros(len(stack)), where=energy > 0)
+        explained.extend(np.minimum(share, 1.0).tolist())
+    return np.stack(projected), np.array(explained)
+
+
+def _standardized(column: Rows | Tokens) -> NDArray[np.float64]:
+    """Centered vectors (mean tokens) ``(N, D)`` with root mean square norm 1."""
+    values: NDArray[np.float64] = np.asarray(column, dtype=np.float64)
+    if isinstance(column, Tokens):
+        values = values.sum(axis=1) / np.maximum(column.shown_lengths(), 1)[:, None]
+    values = values - values.mean(axis=0)
+    norm = float(np.sqrt((values**2).sum(axis=1).mean()))
+    return values / norm if norm > 0 else values

@@ -194,7 +194,7 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     )
     known: NDArray[Any] | None = None
     if labels is not None:
-        from repdyn.paths.checks import check_labels
+        from repdyn.paths.arrays import check_labels
 
         labels = as_array(labels) if isinstance(labels, Tensor) else labels
         shape = labels.shape if isinstance(labels, np.ndarray) else (len(list(labels)),)  # type: ignore[arg-type]

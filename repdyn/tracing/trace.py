@@ -143,7 +143,7 @@ def trace(
             told = {**(meta or {}), **_describe(passes, samples)}
             if out is None:
                 return _to_memory(passes, samples, batch_size, told, start)
-            from repdyn.paths.writing_alone import writing_alone
+            from repdyn.paths.writer import writing_alone
 
             begun = stack.enter_context(writing_alone(out))
             told["identity"] = {**_identity(passes, samples), **before}
@@ -313,9 +313,9 @@ def _start(
 def is_begun(out: str | os.PathLike[str]) -> bool:
     """Whether a store is there that a trace would continue."""
     from repdyn.paths.layout import is_store
-    from repdyn.paths.places import place_of
+    from repdyn.paths.storage import storage_at
 
-    return is_store(place_of(out))
+    return is_store(storage_at(out))
 
 
 def _settings(model: TracedModel) -> str:
@@ -357,7 +357,7 @@ def _check_content(samples: Samples, writer: PathsWriter, batch_size: int) -> No
         else:
             continue
         raise RepdynError(
-            f"{writer.place}: holds another trace, its samples {rows.start} to {rows.stop - 1} {told}; "
+            f"{writer.storage}: holds another trace, its samples {rows.start} to {rows.stop - 1} {told}; "
             "choose another path, or start over with resume=False (--no-resume)"
         )
 

@@ -56,8 +56,8 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> Any:
             module = import_module(f"repdyn.koopman.{name}")
             monkeypatch.setattr(module, "_SETTINGS", settings(held_bytes=0))
             monkeypatch.setattr(module, "nearby", lambda paths, most=0: paths)
-        monkeypatch.setattr("repdyn.paths.equality.HELD", 0)
-        monkeypatch.setattr("repdyn.paths.iterating._ROWS", 64)
+        monkeypatch.setattr("repdyn.paths.columns._HELD_BYTES", 0)
+        monkeypatch.setattr("repdyn.paths.sampling._BLOCK_SAMPLES", 64)
 
     return begin
 

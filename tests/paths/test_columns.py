@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repdyn.paths import RepresentationPaths, open_paths
-from repdyn.paths.columns import Rows, Tokens
-from repdyn.paths.gathering import gather
+from repdyn.paths.columns import Rows, Tokens, gather
 
 SIZE, WIDTHS = 50, (2, 5, 1, 3)
 

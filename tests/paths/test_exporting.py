@@ -98,7 +98,7 @@ def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RepdynError, match="pip install pyarrow"):
         export_paths(made(), tmp_path / "a.parquet")
     clash = RepresentationPaths.from_arrays({"ids": np.ones((2, 2))})
-    with pytest.raises(RepdynError, match="'ids': has a name that safetensors needs"):
+    with pytest.raises(RepdynError, match="'ids': its name is reserved"):
         export_paths(clash, tmp_path / "a.safetensors")
     (tmp_path / "file").write_text("")
     with pytest.raises(RepdynError, match="cannot be written"):

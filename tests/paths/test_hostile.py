@@ -11,7 +11,7 @@ import pytest
 
 from repdyn.errors import RepdynError
 from repdyn.paths import PathsWriter, RepresentationPaths, inspect_paths, open_paths, verify_paths
-from repdyn.paths.places import Folder
+from repdyn.paths.storage import Folder
 from repdyn.writing import hold
 
 VALUES = [None, True, -1, 0, 1.5, float("inf"), float("nan"), 10**18, 10**400, "x", [], [1], {}, {"a": 1}]
@@ -114,5 +114,5 @@ def test_too_few_file_descriptors_are_not_told_as_damage(store):
 
 def test_an_unfinished_store_says_that_another_trace_may_be_at_work(tmp_path):
     writer = PathsWriter.open(tmp_path / "s", points=["a"], widths={"a": 2}, size=4, meta={})
-    with pytest.raises(RepdynError, match="another trace writes here"):
+    with pytest.raises(RepdynError, match="another trace writes to"):
         writer.finish()

@@ -100,7 +100,7 @@ def test_an_unfinished_store_is_verified_as_far_as_it_goes(tmp_path: Path) -> No
     assert verify_paths(tmp_path / "a").sound
     info = inspect_paths(tmp_path / "a")
     assert (info.there, info.size, info.complete) == (64, SIZE, False)
-    assert "unfinished, 64 are there" in repr(info)
+    assert "unfinished, 64 are written" in repr(info)
 
 
 def test_checksums_are_a_zarr_array_of_sha256(out: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_store_without_checksums_is_told(out: Path) -> None:
 
     shutil.rmtree(out / "checksums")
     assert not inspect_paths(out).checksums
-    with pytest.raises(RepdynError, match="has no checksums, an earlier repdyn"):
+    with pytest.raises(RepdynError, match="has no checksums, because an earlier repdyn"):
         verify_paths(out)
 
 
@@ -164,7 +164,7 @@ def test_verbs(out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert json.loads(figures.read_text())["verify"]["damages"][0]["chunk"] == 3
     status, text = run("verify", out.parent / "missing")
     assert status == 2
-    assert "no such store" in text
+    assert "no store of paths" in text
 
 
 def test_every_file_of_a_chunk_is_in_the_checksums() -> None:

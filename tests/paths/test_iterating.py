@@ -146,7 +146,7 @@ def test_errors_name_what_is_wrong() -> None:
         next(paths.iterate(("logits",)))
     with pytest.raises(RepdynError, match="size: 0"):
         next(paths.iterate(size=0))
-    with pytest.raises(RepdynError, match="named 2 times"):
+    with pytest.raises(RepdynError, match="given 2 times"):
         next(paths.iterate(("block 0", "block 0")))
 
 
@@ -174,8 +174,8 @@ def test_a_split_of_what_is_not_held_keeps_equal_samples_together(
     RepresentationPaths.from_arrays({"a": x, "b": 2 * x}).save(tmp_path / "a.paths")
     paths = open_paths(tmp_path / "a.paths")
     expected = [part.ids for part in paths.split(seed=3)]
-    monkeypatch.setattr("repdyn.paths.equality.HELD", 0)
-    monkeypatch.setattr("repdyn.paths.equality._ROWS", 37)
+    monkeypatch.setattr("repdyn.paths.columns._HELD_BYTES", 0)
+    monkeypatch.setattr("repdyn.paths.columns._COMPARED_ROWS", 37)
     parts = paths.split(seed=3)
     for part, ids in zip(parts, expected, strict=True):
         np.testing.assert_array_equal(part.ids, ids)

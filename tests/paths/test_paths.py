@@ -295,7 +295,7 @@ def test_arrays_in_memory_are_not_copied() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arrays": {}}, "there are none"),
+        ({"arrays": {}}, "none is given"),
         ({"arrays": {"": np.zeros((2, 2))}}, "not a name"),
         ({"arrays": {"a": np.zeros(4)}}, r"'a'.*shape \(4,\)"),
         ({"arrays": {"a": np.zeros((0, 3))}}, "'a'.*empty"),
@@ -309,7 +309,7 @@ def test_arrays_in_memory_are_not_copied() -> None:
         ({"logits": np.zeros((SIZE,))}, "logits"),
         ({"logits": np.full((SIZE, 2), np.nan)}, "'logits', sample '0'"),
         ({"masks": {"stem": np.ones((SIZE, 2), bool)}}, "masks: 'stem'"),
-        ({"masks": {"words": np.ones((SIZE, 2), bool)}}, "masks: that of 'words'"),
+        ({"masks": {"words": np.ones((SIZE, 2), bool)}}, "masks: the mask of 'words'"),
         ({"meta": {"a": object()}}, "meta.*JSON"),
     ],
 )

@@ -13,11 +13,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from repdyn.errors import RepdynError
 from repdyn.paths import PathsWriter, RepresentationPaths, inspect_paths, open_paths, sampling, verify_paths
-from repdyn.paths.layout import Layout
-from repdyn.paths.places import Folder, Remote, place_of
-from repdyn.paths.remote import RemoteChunks, fetch_rows
-from repdyn.paths.start import fill_store, plan_layout
-from repdyn.paths.zarr_format import group_metadata, write_json
+from repdyn.paths.columns import fetch_rows
+from repdyn.paths.creation import fill_store, plan_layout
+from repdyn.paths.layout import Layout, group_metadata, write_json
+from repdyn.paths.storage import Folder, Remote, storage_at
+from repdyn.paths.store import RemoteChunks
 
 SIZE = 300
 
@@ -107,7 +107,7 @@ def test_batches_are_the_same_samples(
 
 def test_neighbours_are_fetched_together(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int, int]] = []
-    place = place_of(url)
+    place = storage_at(url)
     assert isinstance(place, Remote)
     whole = np.arange(1000 * 64, dtype="<f4").reshape(1000, 64)
     for chunk in range(10):
@@ -152,13 +152,13 @@ def test_resumes_and_replaces(known: RepresentationPaths, url: str) -> None:
 
 
 def test_what_is_not_a_store_is_told_and_left_alone(url: str) -> None:
-    with pytest.raises(RepdynError, match="there is no such store"):
+    with pytest.raises(RepdynError, match="there is no store of paths"):
         open_paths(url)
     fsspec.filesystem("memory").pipe_file("/bucket/a.paths/thesis.tex", b"years of work")
     with pytest.raises(RepdynError, match="is not a store of paths"):
         open_paths(url)
     for resume in (True, False):
-        with pytest.raises(RepdynError, match="is in the way"):
+        with pytest.raises(RepdynError, match="is not a store of paths"):
             PathsWriter.open(url, ["a"], {"a": 2}, 10, {}, resume=resume)
     assert fsspec.filesystem("memory").cat_file("/bucket/a.paths/thesis.tex") == b"years of work"
 
@@ -188,11 +188,11 @@ def test_unknown_systems_and_missing_packages_are_told(monkeypatch: pytest.Monke
 
 
 def test_places() -> None:
-    assert isinstance(place_of("a/b"), Folder)
-    assert str(place_of("file:///a/b")) == "/a/b"
+    assert isinstance(storage_at("a/b"), Folder)
+    assert str(storage_at("file:///a/b")) == "/a/b"
     # What pathlib does to a URL is undone.
-    assert str(place_of(Path("memory://bucket/a.paths"))) == "memory://bucket/a.paths"
-    assert str(place_of(Path("C:/a"))) == "C:/a"
+    assert str(storage_at(Path("memory://bucket/a.paths"))) == "memory://bucket/a.paths"
+    assert str(storage_at(Path("C:/a"))) == "C:/a"
 
 
 ROWS, POINTS, WIDTH = 5_500_000, 12, 768
@@ -209,7 +209,7 @@ def hundred_gigabytes() -> Layout:
 def test_opening_a_hundred_gigabytes_elsewhere_reads_kilobytes(
     hundred_gigabytes: Layout, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = place_of(url)
+    place = storage_at(url)
     fill_store(place, hundred_gigabytes)
     metadata = hundred_gigabytes.arrays(None)
     write_json(place, "zarr.json", group_metadata(hundred_gigabytes.finished().to_attributes(), metadata))

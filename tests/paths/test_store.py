@@ -13,8 +13,7 @@ import zarr
 
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths, open_paths, store
-from repdyn.paths.layout import rows_per_chunk
-from repdyn.paths.zarr_format import decode_strings, encode_strings
+from repdyn.paths.layout import decode_strings, encode_strings, rows_per_chunk
 
 SIZE = 200
 
@@ -89,7 +88,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_nothing_is_there(tmp_path: Path) -> None:
-    with pytest.raises(RepdynError, match="no such store"):
+    with pytest.raises(RepdynError, match="no store of paths"):
         open_paths(tmp_path / "missing.paths")
 
 
@@ -104,7 +103,7 @@ def test_foreign_things_are_refused(tmp_path: Path) -> None:
         with pytest.raises(RepdynError, match="is not a store of paths"):
             open_paths(tmp_path / name)
     for name in ("group", "array"):
-        with pytest.raises(RepdynError, match="Zarr store of something else"):
+        with pytest.raises(RepdynError, match="but not of paths"):
             open_paths(tmp_path / name)
 
 
@@ -158,7 +157,7 @@ def test_attributes_that_make_sense_but_are_others_are_told(out: Path, key: str)
     known = document["attributes"]["repdyn"]
     known[key] = known["points"][::-1] if key == "points" else known["meta"] | {"model": "another"}
     (out / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(RepdynError, match="not those that were written"):
+    with pytest.raises(RepdynError, match="differ from those that were written"):
         open_paths(out)
     known.pop("sha256")
     (out / "zarr.json").write_text(json.dumps(document))
@@ -178,7 +177,7 @@ def test_logits_that_attributes_do_not_tell_of_are_told(tmp_path: Path) -> None:
     document["attributes"]["repdyn"]["logits_width"] = None
     document["attributes"]["repdyn"].pop("sha256")
     (tmp_path / "s/zarr.json").write_text(json.dumps(document))
-    with pytest.raises(RepdynError, match="has logits that its attributes do not tell of"):
+    with pytest.raises(RepdynError, match="has logits that its attributes do not mention"):
         open_paths(tmp_path / "s")
 
 

@@ -171,9 +171,9 @@ def test_never_touches_what_is_no_store(tmp_path: Path, resume: bool) -> None:
     (tmp_path / "mine/thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("more")
     for name in ("mine", "file"):
-        with pytest.raises(RepdynError, match=f"{name}: is in the way"):
+        with pytest.raises(RepdynError, match=f"{name}: exists and is not a store"):
             start(tmp_path / name, resume=resume)
-        with pytest.raises(RepdynError, match=f"{name}: is in the way"):
+        with pytest.raises(RepdynError, match=f"{name}: exists and is not a store"):
             RepresentationPaths.from_arrays({"a": np.ones((2, 2))}).save(tmp_path / name)
     assert sorted(listing(tmp_path)) == ["file", "mine/thesis.tex"]
 
@@ -297,7 +297,7 @@ def test_values_too_large_for_half_precision_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"points": ("stem", "stem")}, "'stem' is named 2 times"),
+        ({"points": ("stem", "stem")}, "'stem' is given 2 times"),
         ({"points": ()}, "points"),
         ({"widths": {"stem": 4}}, "None for point 'head'"),
         ({"size": 0}, "size"),
@@ -349,3 +349,9 @@ def test_an_earlier_store_is_replaced_by_a_save(tmp_path: Path) -> None:
     assert len(paths) == 20
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
     shutil.rmtree(tmp_path / "a")
+
+
+def test_the_old_name_of_the_storage_works_with_a_warning(tmp_path: Path) -> None:
+    writer = PathsWriter.open(tmp_path / "a.paths", ["a"], {"a": 2}, 3, {})
+    with pytest.warns(DeprecationWarning, match="renamed storage"):
+        assert writer.place is writer.storage

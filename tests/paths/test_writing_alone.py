@@ -12,13 +12,13 @@ from torch import nn
 import repdyn
 from repdyn.errors import RepdynError
 from repdyn.paths import merge_paths
-from repdyn.paths.writing_alone import writing_alone
+from repdyn.paths.writer import writing_alone
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 
 HOLD = """
 import sys
-from repdyn.paths.writing_alone import writing_alone
+from repdyn.paths.writer import writing_alone
 with writing_alone(sys.argv[1]) as begun:
     begun()
     print("held", flush=True)

@@ -1,4 +1,4 @@
-"""Where a store of paths is: a folder of this machine, or a URL that fsspec knows (`s3://`, `gs://`, …)."""
+"""Storage of a store of paths: a local folder, or a URL of an fsspec file system (`s3://`, `gs://`, …)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.writing import hold
 
-__all__ = ["Folder", "Place", "Remote", "as_bytes", "place_of", "refuse_exhaustion", "writing_failed"]
+__all__ = ["Folder", "Remote", "Storage", "as_bytes", "refuse_exhaustion", "storage_at", "writing_failed"]
 
 PARTIAL = ".part"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-# pathlib makes one slash of the two in s3://bucket/a.paths; no folder is called "s3:".
-_SWALLOWED = re.compile(r"^([a-z][a-z0-9+.-]+):/(?=[^/])")
+# pathlib turns s3://bucket/a.paths into s3:/bucket/a.paths; a folder is not called "s3:".
+_ONE_SLASH = re.compile(r"^([a-z][a-z0-9+.-]+):/(?=[^/])")
 
 
-class Place(Protocol):
-    """Named files, each complete or absent, below one root.
+class Storage(Protocol):
+    """Named files below one root, each complete or absent.
 
-    Names are relative, with slashes. What is read and is not there raises :class:`FileNotFoundError`.
+    Names are relative, with slashes. Reading a missing file raises :class:`FileNotFoundError`.
     """
 
     def read(self, name: str) -> bytes: ...
@@ -43,7 +43,7 @@ class Place(Protocol):
 
 
 class Folder:
-    """A folder of this machine."""
+    """A local folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,36 +52,36 @@ class Folder:
         return str(self.path)
 
     def read(self, name: str) -> bytes:
-        """A file's contents; what is no file there, or lies below one, is missing."""
+        """Contents of a file; a folder, or a name below a file, counts as missing."""
         try:
             return (self.path / name).read_bytes()
         except (IsADirectoryError, NotADirectoryError) as error:
             raise FileNotFoundError(error.errno, error.strerror, str(self.path / name)) from None
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
-        """The contents of several files."""
+        """Contents of several files."""
         return [self.read(name) for name in names]
 
     def write(self, name: str, data: bytes | NDArray[Any]) -> None:
-        """Write a file beside its place and move it there, so that it is complete or absent.
+        """Write a file under a temporary name and rename it, so that it is complete or absent.
 
         Raises
         ------
         RepdynError
-            If the disk is full or refuses; what was there before is still there.
+            If writing fails; an earlier file is left unchanged.
         """
         target = self.path / name
         scratch, held = None, None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            # A name that nobody can foresee: no other writer uses it, and nobody can put a link there.
+            # An unpredictable name: no other writer uses it, and no link can be planted there.
             descriptor, name = tempfile.mkstemp(PARTIAL, f".{target.name}-", target.parent)
             scratch = Path(name)
-            held = hold(scratch, wait=True)  # so that another writer does not sweep it
+            held = hold(scratch, wait=True)  # another writer's sweep leaves locked files
             with os.fdopen(descriptor, "wb") as file:
                 file.write(as_bytes(data))
                 file.flush()
-                # Without this a power cut could leave the new name on an empty file.
+                # Without fsync a power failure could leave an empty file under the new name.
                 os.fsync(file.fileno())
             scratch.chmod(0o644)
             scratch.replace(target)
@@ -94,27 +94,27 @@ class Folder:
                 os.close(held)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
         (self.path / name).unlink(missing_ok=True)
 
     def remove_below(self, name: str) -> None:
-        """Remove a folder and all in it, if it is there."""
+        """Remove a folder and its contents, if it exists."""
         shutil.rmtree(self.path / name, ignore_errors=True)
 
     def sizes(self) -> Callable[[str], int | None]:
-        """What tells the size of a file by its name, ``None`` where there is none."""
+        """A function from a file name to its size in bytes, or ``None``."""
         return self._size
 
     def exists(self) -> bool:
-        """Whether anything is there."""
+        """Whether the location exists."""
         return self.path.exists()
 
     def is_empty(self) -> bool:
-        """Whether it is a folder with nothing in it."""
+        """Whether it is an empty folder."""
         return self.path.is_dir() and not any(self.path.iterdir())
 
     def sweep(self) -> None:
-        """Remove what killed writers left half written; what a live one is writing stays."""
+        """Remove temporary files of killed writers; those of running writers are locked and stay."""
         for leftover in self.path.rglob(f".*{PARTIAL}"):
             held = hold(leftover, wait=False)
             if held is not None:
@@ -122,7 +122,7 @@ class Folder:
                 os.close(held)
 
     def scratch(self) -> Folder:
-        """A new folder beside this one, to be filled and then moved here."""
+        """A new temporary folder next to this one, for :meth:`take_over`."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
@@ -132,7 +132,7 @@ class Folder:
         return Folder(made)
 
     def take_over(self, scratch: Folder) -> None:
-        """Move a finished folder here; what was here is removed only after that."""
+        """Rename a finished folder to this path; the earlier folder is removed afterwards."""
         earlier = scratch.path.with_name(scratch.path.name + ".earlier")
         try:
             if self.path.exists():
@@ -145,6 +145,7 @@ class Folder:
         shutil.rmtree(earlier, ignore_errors=True)
 
     def _size(self, name: str) -> int | None:
+        """Size of a file in bytes, or ``None``."""
         try:
             return (self.path / name).stat().st_size
         except OSError:
@@ -152,7 +153,7 @@ class Folder:
 
 
 class Remote:
-    """What fsspec reaches by a URL: an object is put there in one piece, so it is complete or absent."""
+    """An fsspec file system at a URL. Objects are put in one piece, so each is complete or absent."""
 
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
@@ -161,7 +162,7 @@ class Remote:
         try:
             self.fs, root = url_to_fs(url)
         except ImportError as error:
-            # fsspec names the package: "Install s3fs to access S3".
+            # The message of fsspec names the package: "Install s3fs to access S3".
             raise RepdynError(f"{url}: {str(error).rstrip('.')}, with pip") from None
         except ValueError as error:
             raise RepdynError(f"{url}: {scheme}:// cannot be reached ({error})") from None
@@ -172,54 +173,55 @@ class Remote:
         return self._url
 
     def at(self, name: str) -> str:
-        """A file's name as the file system knows it."""
+        """Full name of a file in the file system."""
         return f"{self.root}/{name}" if name else self.root
 
     def read(self, name: str) -> bytes:
-        """An object's contents."""
+        """Contents of an object."""
         try:
             return bytes(self.fs.cat_file(self.at(name)))
         except FileNotFoundError:
             raise
-        except Exception as error:  # every service has its own exceptions, few of them are OSError
+        except Exception as error:  # services raise exceptions of their own, few of them OSError
             raise RepdynError(f"{self}/{name}: cannot be read ({_reason(error)})") from None
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
-        """The contents of several objects, asked for together."""
+        """Contents of several objects, requested concurrently."""
         return self.fetch([(name, None, None) for name in names])
 
     def fetch(self, ranges: Sequence[tuple[str, int | None, int | None]]) -> list[bytes]:
-        """Read parts of objects, ``(name, start, stop)`` each, asked for together."""
+        """Read parts ``(name, start, stop)`` of objects, requested concurrently."""
         names, starts, stops = zip(*ranges)
         try:
-            found = self.fs.cat_ranges([self.at(name) for name in names], list(starts), list(stops))
+            parts = self.fs.cat_ranges([self.at(name) for name in names], list(starts), list(stops))
         except Exception as error:  # as above
             raise RepdynError(f"{self}: cannot be read ({_reason(error)})") from None
-        for name, part in zip(names, found):
+        for name, part in zip(names, parts):
             if isinstance(part, FileNotFoundError):
                 raise FileNotFoundError(f"{self}/{name}")
             if isinstance(part, Exception):
                 raise RepdynError(f"{self}/{name}: cannot be read ({_reason(part)})")
-        return [bytes(part) for part in found]
+        return [bytes(part) for part in parts]
 
     def write(self, name: str, data: bytes | NDArray[Any]) -> None:
-        """Put an object, in one piece."""
+        """Put an object in one piece."""
         try:
             try:
                 self.fs.pipe_file(self.at(name), bytes(as_bytes(data)))
             except FileNotFoundError:
-                # A system of folders wants them made; a bucket that does not exist is not ours to make.
+                # File systems with folders need them created; a missing bucket is not created.
                 if not self.fs.exists(self.root.partition("/")[0] or "/"):
                     raise
                 self.fs.makedirs(self.at(name).rpartition("/")[0], exist_ok=True)
                 self.fs.pipe_file(self.at(name), bytes(as_bytes(data)))
         except Exception as error:  # as above
             raise RepdynError(
-                f"{self}/{name}: cannot be written ({_reason(error)}); is the address right, may you write?"
+                f"{self}/{name}: cannot be written ({_reason(error)}); check the address and the "
+                "permission to write"
             ) from None
 
     def remove(self, name: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object, if it exists."""
         try:
             self.fs.rm_file(self.at(name))
         except FileNotFoundError:
@@ -228,7 +230,7 @@ class Remote:
             raise RepdynError(f"{self}/{name}: cannot be removed ({_reason(error)})") from None
 
     def remove_below(self, name: str) -> None:
-        """Remove all below a name, if there is any."""
+        """Remove all objects below a name."""
         try:
             self.fs.invalidate_cache()
             self.fs.rm(self.at(name), recursive=True)
@@ -238,19 +240,19 @@ class Remote:
             raise RepdynError(f"{self}/{name}: cannot be removed ({_reason(error)})") from None
 
     def sizes(self) -> Callable[[str], int | None]:
-        """What tells the size of an object by its name: one listing, taken now."""
+        """A function from an object name to its size in bytes, or ``None``, from one listing."""
         self.fs.invalidate_cache()
         try:
-            found = self.fs.find(self.root, detail=True)
+            listing = self.fs.find(self.root, detail=True)
         except FileNotFoundError:
-            found = {}
+            listing = {}
         except Exception as error:  # as above
             raise RepdynError(f"{self}: cannot be listed ({_reason(error)})") from None
         start = len(self.root) + 1
-        return {str(name)[start:]: int(known["size"]) for name, known in found.items()}.get
+        return {str(name)[start:]: int(known["size"]) for name, known in listing.items()}.get
 
     def exists(self) -> bool:
-        """Whether anything is there."""
+        """Whether the location exists."""
         self.fs.invalidate_cache()
         try:
             return bool(self.fs.exists(self.root))
@@ -258,37 +260,37 @@ class Remote:
             raise RepdynError(f"{self}: cannot be reached ({_reason(error)})") from None
 
     def is_empty(self) -> bool:
-        """Whether there is nothing below it."""
+        """Whether it is a folder without objects."""
         self.fs.invalidate_cache()
         return self.exists() and self.fs.isdir(self.root) and not self.fs.find(self.root)
 
     def sweep(self) -> None:
-        """Nothing: what was not put whole is not there."""
+        """Do nothing: objects are complete or absent."""
 
 
-def place_of(path: str | os.PathLike[str]) -> Folder | Remote:
-    """The place that a path or URL names.
+def storage_at(path: str | os.PathLike[str]) -> Folder | Remote:
+    """The storage at a path or URL.
 
     Raises
     ------
     RepdynError
-        If the URL's file system is unknown or its package is not installed (it is named).
+        If the file system of the URL is unknown, or its package is not installed (the message names it).
     """
     text = os.fspath(path)
     if not isinstance(path, str):
-        text = _SWALLOWED.sub(r"\1://", text)
+        text = _ONE_SLASH.sub(r"\1://", text)
     if text.startswith("file://"):
         return Folder(Path(text.removeprefix("file://")))
     return Remote(text.rstrip("/")) if "://" in text else Folder(Path(text))
 
 
 def as_bytes(data: bytes | NDArray[Any]) -> bytes | memoryview:
-    """The bytes of an array in C order, not copied."""
+    """The bytes of an array in C order, without a copy."""
     return data.reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else data
 
 
 def refuse_exhaustion(error: Exception) -> None:
-    """Say that a process has too many files open, which is no damage of what it could not open."""
+    """Raise if the process has too many open files, which is no damage of the file."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         raise RepdynError(
             f"{error.filename}: cannot be opened, this process has too many files open; raise `ulimit -n`"
@@ -296,14 +298,15 @@ def refuse_exhaustion(error: Exception) -> None:
 
 
 def writing_failed(target: Path, error: OSError) -> RepdynError:
-    """Say in one line why something could not be written."""
+    """The error for a failed write, in one line."""
     if error.errno in _NO_SPACE:
         return RepdynError(
-            f"{target}: no space left on the disk; what was complete is kept, free some space and run again"
+            f"{target}: no space left on the disk; complete chunks are kept, free some space and run again"
         )
     refuse_exhaustion(error)
     return RepdynError(f"{target}: cannot be written ({error.strerror or error}); choose another path")
 
 
 def _reason(error: Exception) -> str:
+    """Message of an exception in one line, or its class name."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,162 @@
+"""What the studies share: where data lie, rows that are kept, parts that are made once, tables.
+
+A study is a loop over cells. Each cell is a row of a ``.jsonl`` file, and an interrupted study goes on
+where it was. A row carries a digest of the code that made it: rows of other code are not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+__all__ = ["Rows", "code_of", "data", "made_once", "once_json", "seconds", "table"]
+
+Row = dict[str, Any]
+Made = TypeVar("Made")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def data(*parts: str) -> Path:
+    """A path below the folder of shared data: ``$REPDYN_DATA``, else ``shared/data`` beside the project.
+
+    Raises
+    ------
+    SystemExit
+        If it is not there.
+    """
+    path = Path(os.environ.get("REPDYN_DATA") or ROOT.parent / "shared" / "data").joinpath(*parts)
+    if not path.exists():
+        raise SystemExit(f"{path}: is not there; set REPDYN_DATA to the folder of the data")
+    return path
+
+
+@cache
+def code_of(*sources: str) -> str:
+    """Digest of source files: paths from the project's root, folders with all Python files in them.
+
+    Examples
+    --------
+    >>> code_of("repdyn/ood", "benchmarks/ood.py") == code_of("repdyn/ood", "benchmarks/ood.py")
+    True
+    """
+    digest = hashlib.sha256()
+    for source in sources:
+        path = ROOT / source
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        for file in files:
+            digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+class Rows:
+    """Rows of a study in a ``.jsonl`` file, each appended when it is done.
+
+    Parameters
+    ----------
+    file
+        The file; it need not be there.
+    key
+        Names of the entries that tell cells apart.
+    sources
+        What makes a row, for :func:`code_of`. Rows of other code are left out; none are where this is empty.
+    """
+
+    def __init__(self, file: Path, key: Sequence[str], sources: Sequence[str] = ()) -> None:
+        self.file, self.key = file, tuple(key)
+        self.code = code_of(*sources) if sources else None
+        self.rows, other = [], 0
+        for row in _lines(file):
+            if self.code in (None, row.get("code")):
+                self.rows.append(row)
+            else:
+                other += 1
+        if other:
+            print(f"{file}: {other} rows of other code are not used", flush=True)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def get(self, *key: Any) -> Row | None:
+        """The last row of a cell."""
+        for row in reversed(self.rows):
+            if tuple(row.get(name) for name in self.key) == key:
+                return row
+        return None
+
+    def add(self, row: Row) -> Row:
+        """Append a row. It is on disk when this returns."""
+        row = row if self.code is None else {**row, "code": self.code}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+        self.rows.append(row)
+        return row
+
+    def once(self, *key: Any, make: Callable[[], Row]) -> Row:
+        """The row of a cell, made and appended if it is missing."""
+        found = self.get(*key)
+        return self.add(dict(zip(self.key, key)) | make()) if found is None else found
+
+
+def _lines(file: Path) -> Iterator[Row]:
+    """Rows of a file; a last line that was cut short by an interrupt is left out."""
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def made_once(path: Path, make: Callable[[Path], object]) -> Path:
+    """A file or a folder that ``make`` writes at the path that it is given, if it is not there.
+
+    An interrupted ``make`` leaves nothing at ``path``; what it had written is beside it, and is given to the
+    next ``make``, which may resume.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f"{path.stem}.partial{path.suffix}")
+        make(scratch)
+        scratch.rename(path)
+    return path
+
+
+def once_json(
+    file: Path,
+    make: Callable[[], Made],
+    sources: Sequence[str] = (),
+    default: Callable[[Any], Any] | None = None,
+) -> Made:
+    """JSON values of a file, made if it is not there.
+
+    Its name gains the digest of ``sources``, so that figures of other code are made anew.
+    """
+    if sources:
+        file = file.with_stem(f"{file.stem}-{code_of(*sources)}")
+    made_once(file, lambda scratch: scratch.write_text(json.dumps(make(), indent=1, default=default)))
+    found: Made = json.loads(file.read_text())
+    return found
+
+
+@contextmanager
+def seconds() -> Iterator[Callable[[], float]]:
+    """Processor seconds of this process since the block began."""
+    begun = time.process_time()
+    yield lambda: time.process_time() - begun
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; numbers with three decimals."""
+
+    def cell(value: object) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    lines = [header, ["---"] * len(header), *([cell(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,88 @@
+"""A study goes on where it was, and never uses a row of other code."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FILE = Path(__file__).parents[1] / "benchmarks" / "harness.py"
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("repdyn_harness", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "repdyn_harness", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    return module
+
+
+def test_a_cell_is_computed_once(harness: Any, tmp_path: Path) -> None:
+    made = []
+
+    def make() -> dict[str, int]:
+        made.append(1)
+        return {"found": len(made)}
+
+    for _ in range(2):
+        rows = harness.Rows(tmp_path / "out.jsonl", ("kind", "seed"))
+        assert rows.once("a", 1, make=make) == {"kind": "a", "seed": 1, "found": 1}
+    assert len(made) == 1
+    rows.once("a", 2, make=make)
+    assert [row["found"] for row in harness.Rows(tmp_path / "out.jsonl", ("kind", "seed"))] == [1, 2]
+
+
+def test_rows_of_other_code_are_not_used(harness: Any, tmp_path: Path) -> None:
+    source = tmp_path / "room" / "estimator.py"
+    source.parent.mkdir()
+    source.write_text("answer = 1\n")
+    harness.Rows(tmp_path / "out.jsonl", ("kind",), ["room"]).once("a", make=lambda: {"x": 1})
+    harness.code_of.cache_clear()
+    assert harness.Rows(tmp_path / "out.jsonl", ("kind",), ["room"]).get("a")["x"] == 1
+    source.write_text("answer = 2\n")
+    harness.code_of.cache_clear()
+    again = harness.Rows(tmp_path / "out.jsonl", ("kind",), ["room"])
+    assert again.get("a") is None
+    assert again.once("a", make=lambda: {"x": 2})["x"] == 2
+
+
+def test_a_line_that_was_cut_short_is_computed_again(harness: Any, tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    file.write_text('{"kind": "a", "x": 1}\n{"kind": "b", "x')
+    rows = harness.Rows(file, ("kind",))
+    assert rows.get("a") == {"kind": "a", "x": 1}
+    assert rows.get("b") is None
+
+
+def test_what_was_interrupted_leaves_nothing_and_may_resume(harness: Any, tmp_path: Path) -> None:
+    seen = []
+
+    def make(scratch: Path) -> None:
+        seen.append(scratch.exists())
+        scratch.write_text("half")
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        scratch.write_text("whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        harness.made_once(tmp_path / "x.npz", make)
+    assert not (tmp_path / "x.npz").exists()
+    assert harness.made_once(tmp_path / "x.npz", make).read_text() == "whole"
+    assert seen == [False, True]
+
+
+def test_data_that_is_not_there_is_named(harness: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("REPDYN_DATA", str(tmp_path))
+    with pytest.raises(SystemExit, match="set REPDYN_DATA"):
+        harness.data("images", "mnist.npz")
+
+
+def test_a_table_is_markdown(harness: Any) -> None:
+    assert harness.table(["a", "b"], [["x", 0.12345]]) == "| a | b |\n| --- | --- |\n| x | 0.123 |"
