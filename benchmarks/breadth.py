@@ -26,7 +26,6 @@ import numpy as np
 import timm
 import torch
 import transformers
-from harness import Rows
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -34,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from breadth_cases_timm import NO_HEAD, TIMM
 from breadth_cases_transformers import KINDS, NO_STATES, SIGNALS
 from breadth_heads import TASKS, Found, check, classes, section
+from harness import Rows
 
 import repdyn
 from repdyn.tracing import TracedModel

@@ -21,7 +21,7 @@ import numpy as np
 from harness import Rows
 from scipy import stats
 
-from repdyn.disentangle.metrics import SwapTable, published_score, strict_score
+from repdyn.disentangle.interventions import SwapTable, published_score, strict_score
 from repdyn.intervals import (
     Estimate,
     bootstrap_mean,
@@ -39,7 +39,7 @@ SOURCES = (
     "repdyn/intervals.py",
     "repdyn/ranking.py",
     "repdyn/repeats.py",
-    "repdyn/disentangle/metrics.py",
+    "repdyn/disentangle/interventions.py",
 )
 SIZES = (20, 50, 200, 1000, 5000)
 TRUTHS = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
@@ -166,6 +166,12 @@ def swap_at_chance(g: np.random.Generator, n: int, truth: float) -> tuple[Estima
     return table.score(), published_score(accuracy, KEPT, CLASSES)
 
 
+def swap_strict_at_chance(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
+    """Strict score with replaced factors at chance, where each of them can only score too little."""
+    table, accuracy = _swaps(g, n, truth, 0.0)
+    return table.strict(), strict_score(accuracy, KEPT, CLASSES)
+
+
 def mean(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
     """Mean of exponential values (a divergence, a drift)."""
     return bootstrap_mean(truth * g.exponential(size=n)), truth
@@ -187,6 +193,7 @@ KINDS: dict[str, Trial] = {
     "swap score": swap_score,
     "swap score, strict": swap_strict,
     "swap score, at chance": swap_at_chance,
+    "swap score, strict, at chance": swap_strict_at_chance,
 }
 
 
@@ -200,6 +207,7 @@ SLOW = (
     "swap score",
     "swap score, strict",
     "swap score, at chance",
+    "swap score, strict, at chance",
     *SCALED,
 )
 """Kinds that resample or integrate: fewer repeats of the larger sizes."""

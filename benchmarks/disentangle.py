@@ -50,25 +50,22 @@ from harness import Rows, data
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from repdyn.datasets import LabeledClips, dsprites, moving_dsprites, sprites
 from repdyn.disentangle import (
     SKD,
     SSMSKD,
     Factors,
     Judge,
-    LabelledClips,
     Weights,
     brute_force,
-    dsprites,
     explore,
     frame_consistency,
     leakage,
-    moving_dsprites,
     multifactor_table,
-    sprites,
     static_dynamic_table,
 )
-from repdyn.disentangle.static import static_mode, static_modes
-from repdyn.disentangle.structured import StructuredKoopman
+from repdyn.disentangle.models import StructuredKoopman
+from repdyn.disentangle.spectral import static_mode, static_modes
 
 DATA = data()
 
@@ -109,7 +106,7 @@ def main() -> None:
     report([row for row in rows if row["setting"] in asked], arguments.data)
 
 
-def parts(data: str, scale: Scale) -> tuple[LabelledClips, LabelledClips, LabelledClips]:
+def parts(data: str, scale: Scale) -> tuple[LabeledClips, LabeledClips, LabeledClips]:
     """Training, validation and test clips."""
     if data == "sprites":
         path = DATA / "images" / "sprites_layers.npz"
@@ -125,7 +122,7 @@ def parts(data: str, scale: Scale) -> tuple[LabelledClips, LabelledClips, Labell
     return training, validation, test
 
 
-def judges(arguments: argparse.Namespace, scale: Scale, training: LabelledClips) -> Judge:
+def judges(arguments: argparse.Namespace, scale: Scale, training: LabeledClips) -> Judge:
     """Trained on training clips, or read from beside the output where they were trained already."""
     worn = "".join(map(str, scale.items))
     sizes = f"{worn}-{scale.clips}-{scale.size}-{scale.judge_epochs}"
@@ -163,8 +160,8 @@ def build(name: str, found: Settings, scale: Scale) -> StructuredKoopman:
 def fit(
     model: StructuredKoopman,
     setting: dict[str, Any],
-    training: LabelledClips,
-    validation: LabelledClips,
+    training: LabeledClips,
+    validation: LabeledClips,
     device: str | None,
     out: Path,
 ) -> tuple[StructuredKoopman, float]:
@@ -189,7 +186,7 @@ def fit(
 
 
 def run(
-    model: StructuredKoopman, passes: int, judge: Judge, validation: LabelledClips, test: LabelledClips
+    model: StructuredKoopman, passes: int, judge: Judge, validation: LabeledClips, test: LabeledClips
 ) -> dict[str, Any]:
     """Find a fitted model's groups on validation clips, and read the test clips."""
 
@@ -264,8 +261,8 @@ def oracle(
     found: Factors,
     known: Factors,
     judged: Callable[[NDArray[np.float32]], dict[str, NDArray[np.int64]]],
-    validation: LabelledClips,
-    test: LabelledClips,
+    validation: LabeledClips,
+    test: LabeledClips,
     passes: int,
 ) -> dict[str, Any]:
     """What all 2^s sets of static factors, tried on validation clips, would have given on test clips."""

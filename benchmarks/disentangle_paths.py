@@ -31,7 +31,7 @@ from koopman_models import DATA, SETTINGS, load, traced
 from numpy.typing import NDArray
 
 from repdyn.disentangle import SKD, depth_factors, depth_swaps
-from repdyn.disentangle.depth_swaps import Head
+from repdyn.disentangle.depth import Head
 from repdyn.intervals import Estimate
 from repdyn.koopman.readout import LinearProbe
 from repdyn.paths import RepresentationPaths

@@ -28,10 +28,9 @@ from typing import Any
 import numpy as np
 from harness import Rows
 
-from repdyn.topology import FlowAutoencoder, LevelSetTree
-from repdyn.topology.complexes import alpha_persistence
+from repdyn.datasets import PLANTED
+from repdyn.topology import FlowAutoencoder, LevelSetTree, alpha_persistence
 from repdyn.topology.distance import constrained_edit_distance
-from repdyn.topology.planted import PLANTED
 
 POINTS = 4000
 NEIGHBORS = 120

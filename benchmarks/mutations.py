@@ -114,7 +114,7 @@ def _reader(room: str, name: str) -> Use:
 def kinds() -> dict[str, tuple[Callable[[Path], object], Use]]:
     """How each kind of result is made and saved, and how it is loaded and used."""
     from repdyn import disentangle, fields, koopman, ood, topology, translation
-    from repdyn.disentangle.grid import SwapGrid
+    from repdyn.disentangle.swaps import SwapGrid
     from repdyn.koopman.attack import attack
     from repdyn.koopman.spectrum import KoopmanSpectrum
 
@@ -293,7 +293,7 @@ def kinds() -> dict[str, tuple[Callable[[Path], object], Use]]:
         ),
         "swap_grid": (
             lambda p: grid().save(p),
-            room("repdyn.disentangle.grid", "SwapGrid"),
+            room("repdyn.disentangle.swaps", "SwapGrid"),
         ),
         "path detector": (detector(ood.PathDetector), use_detector),
         "relative path detector": (detector(ood.RelativePathDetector), use_detector),

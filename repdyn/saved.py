@@ -21,12 +21,7 @@ _ESTIMATORS = {
     "surrogate": ("repdyn.fields", "SurrogateAutoencoder.load"),
     "flow": ("repdyn.topology", "FlowAutoencoder.load"),
     # Results that are not yet a Result.
-    "depth factors": ("repdyn.disentangle", "DepthFactors.load"),
-    "persistence": ("repdyn.topology", "PathPersistence.load"),
-    "swap": ("repdyn.disentangle", "Swap.load"),
-    "swap_grid": ("repdyn.disentangle.grid", "SwapGrid.load"),
     "tree_match": ("repdyn.translation", "TreeMatch.load"),
-    "tree": ("repdyn.topology", "LevelSetTree.load"),
 }
 
 

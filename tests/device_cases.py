@@ -122,7 +122,7 @@ def derivatives_of_a_field(device: str) -> Any:
     )
 
 
-@case("LatentField.double", tolerance=1e-6)
+@case("LatentField.as_float64", "LatentField.double", tolerance=1e-6)
 def a_field_in_double(device: str) -> Any:
     z = normal(7, 3).to(device)
     found = bistable(device).as_float64(z)
@@ -130,7 +130,7 @@ def a_field_in_double(device: str) -> Any:
     return [] if found is None else [found(devices.double(z)).dtype == torch.float64]
 
 
-@case("LatentField.place", "LatentField.from_autoencoder")
+@case("LatentField.on_device", "LatentField.from_autoencoder", "LatentField.place")
 def where_a_field_is(device: str) -> Any:
     field = autoencoder(device)
     assert field.device.type == device
@@ -286,8 +286,8 @@ def saved_on_one_device_and_read_on_another(device: str) -> Any:
             )
             assert SurrogateAutoencoder.load(f"{folder}/surrogate", device=where).field().device.type == where
             assert FlowAutoencoder.load(f"{folder}/flow", device=where).encode(x).device.type == "cpu"
-            assert SKD.from_pretrained(f"{folder}/SKD", device=where).place.type == where
-            assert SSMSKD.from_pretrained(f"{folder}/SSMSKD", device=where).place.type == where
+            assert SKD.from_pretrained(f"{folder}/SKD", device=where).device.type == where
+            assert SSMSKD.from_pretrained(f"{folder}/SSMSKD", device=where).device.type == where
             last = KoopmanAutoencoder.from_pretrained(f"{folder}/kae").encode(x, "p1")
     return last.detach().numpy(), again.encode(x.to(device), "p1")
 
@@ -447,16 +447,16 @@ def clips(count: int = 24) -> Tensor:
 
 @case(
     "SKD.fit", "SKD.encode", "SKD.decode", "SKD.reconstruct", "SKD.predict", "SKD.factors", "SKD.swap",
-    "SKD.sample", "SKD.read", "SKD.operators", "SKD.standardise", "SKD.restore_scale", "swap_grid",
+    "SKD.sample", "SKD.read", "SKD.operators", "SKD.standardize", "SKD.restore_scale", "swap_grid",
     tolerance=2e-2,
 )  # fmt: skip
 def a_structured_koopman_autoencoder(device: str) -> Any:
     x = normal(24, 5, 4)
     found = SKD(latent_dim=4, static_dim=1, hidden=8).fit(x, epochs=2, device=device)
-    assert found.place.type == device
+    assert found.device.type == device
     z = found.encode(x.to(device))
     found.factors(x)
-    assert found.place.type == device  # reading leaves the model where it is
+    assert found.device.type == device  # reading leaves the model where it is
     mask = torch.ones(24, 5, dtype=torch.bool).to(device)
     assert found.operators(devices.double(z), mask).device.type == device
     first, second = x[:3].to(device), x[3:6].to(device)
@@ -495,7 +495,7 @@ def depth(device: str) -> Any:
     found = disentangle.depth_factors(
         model, some_paths(), some_paths(), lambda x: x[:, :3] - x[:, :3].mean(axis=0)
     )
-    assert model.place.type == device
+    assert model.device.type == device
     return sorted(found.to_dict())
 
 

@@ -16,7 +16,7 @@ from repdyn.koopman.operators import LeastSquares
 from repdyn.koopman.resdmd import left_vectors
 from repdyn.koopman.spectrum import decompose
 from repdyn.paths import RepresentationPaths
-from repdyn.topology.flow_training import geodesic_coordinates
+from repdyn.topology.flow_network import geodesic_coordinates
 
 UNITS = (1e-60, 1e-20, 1e-10, 1e10, 1e60)
 

@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from repdyn.datasets import PLANTED
 from repdyn.topology import FlowAutoencoder, LevelSetTree, knn_density
-from repdyn.topology.planted import PLANTED
 
 OUT = Path(__file__).with_name("flow-latents.png")
 SEED, POINTS, NEIGHBORS = 10, 4000, 120

@@ -10,7 +10,7 @@ import typer
 from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
 if TYPE_CHECKING:
-    from repdyn.disentangle.depth_swaps import Head
+    from repdyn.disentangle.depth import Head
 
 __all__ = ["fit"]
 

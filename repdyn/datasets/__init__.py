@@ -9,11 +9,19 @@ from repdyn.datasets.corpus import (
     letter_statistics,
     shuffled_characters,
 )
+from repdyn.datasets.planted import PLANTED, PlantedSet
+from repdyn.datasets.sprites import LabeledClips, dsprites, moving_dsprites, sprites
 
 __all__ = [
+    "PLANTED",
     "Corpus",
+    "LabeledClips",
+    "PlantedSet",
     "code_snippets",
     "documentation_corpus",
+    "dsprites",
     "letter_statistics",
+    "moving_dsprites",
     "shuffled_characters",
+    "sprites",
 ]

@@ -1,35 +1,39 @@
-"""Disentangling sequences: what stays and what changes, in clips or along a network's depth."""
+"""Disentangling sequences: static and dynamic parts of clips, or of paths with depth as time."""
 
 from __future__ import annotations
 
-from repdyn.disentangle.depth import DepthFactors, depth_factors
-from repdyn.disentangle.depth_swaps import depth_swaps
-from repdyn.disentangle.exploration import Exploration, brute_force, explore
+import warnings
+from importlib import import_module
+from typing import Any
+
+from repdyn.disentangle.depth import DepthFactors, depth_factors, depth_swaps
 from repdyn.disentangle.factors import Factors
-from repdyn.disentangle.grid import SwapGrid, swap_grid
-from repdyn.disentangle.judges import Judge
-from repdyn.disentangle.leakage import Leakage, coordinate_information, leakage
-from repdyn.disentangle.losses import Weights
-from repdyn.disentangle.metrics import (
+from repdyn.disentangle.interventions import (
+    Consistency,
+    Exploration,
     SwapTable,
+    brute_force,
+    explore,
     frame_consistency,
     multifactor_table,
     published_score,
     static_dynamic_table,
     strict_score,
 )
+from repdyn.disentangle.judges import Judge
+from repdyn.disentangle.leakage import Leakage, coordinate_information, leakage
+from repdyn.disentangle.losses import Weights
 from repdyn.disentangle.models import SKD, SSMSKD
-from repdyn.disentangle.sprites import LabelledClips, dsprites, moving_dsprites, sprites
-from repdyn.disentangle.swaps import Swap
+from repdyn.disentangle.swaps import Swap, SwapGrid, swap_grid
 
 __all__ = [
     "SKD",
     "SSMSKD",
+    "Consistency",
     "DepthFactors",
     "Exploration",
     "Factors",
     "Judge",
-    "LabelledClips",
     "Leakage",
     "Swap",
     "SwapGrid",
@@ -39,15 +43,31 @@ __all__ = [
     "coordinate_information",
     "depth_factors",
     "depth_swaps",
-    "dsprites",
     "explore",
     "frame_consistency",
     "leakage",
-    "moving_dsprites",
     "multifactor_table",
     "published_score",
-    "sprites",
     "static_dynamic_table",
     "strict_score",
     "swap_grid",
 ]
+
+_MOVED = {
+    "LabelledClips": "LabeledClips",
+    "dsprites": "dsprites",
+    "moving_dsprites": "moving_dsprites",
+    "sprites": "sprites",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Data sets under their old names; they moved to :mod:`repdyn.datasets`."""
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{__name__}.{name} moved to repdyn.datasets.{_MOVED[name]} and will be removed in the next release",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return getattr(import_module("repdyn.datasets"), _MOVED[name])

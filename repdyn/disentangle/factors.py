@@ -1,7 +1,8 @@
-"""Static and dynamic parts of latents: what is exchanged, replaced and measured."""
+"""Static and dynamic parts of latents."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.disentangle.static import static_modes
+from repdyn.disentangle.spectral import static_modes
 from repdyn.errors import RepdynError
 
 __all__ = ["Factors", "split"]
@@ -17,7 +18,7 @@ __all__ = ["Factors", "split"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Factors:
-    """Latents of sequences as a sum: single static factors, and a dynamic part.
+    """Latents of sequences as the sum of single static factors and a dynamic part.
 
     Attributes
     ----------
@@ -26,8 +27,8 @@ class Factors:
     mask
         Which frames are real, shape ``(N, T)``.
     modes
-        Shape ``(s, N, T, k)``: the static part mode by mode, where factors are modes; None where they are
-        latent coordinates.
+        Static part by mode, shape ``(s, N, T, k)``, if single factors are modes; None if they are latent
+        coordinates.
     """
 
     static: NDArray[np.float32]
@@ -53,13 +54,13 @@ class Factors:
         modes = None if self.modes is None else self.modes[:, rows]
         return Factors(self.static[rows], self.dynamic[rows], self.mask[rows], modes)
 
-    def some(self, chosen: str | Sequence[int]) -> NDArray[np.float32]:
-        """The sum of chosen parts, shape ``(N, T, k)``.
+    def part(self, chosen: str | Sequence[int]) -> NDArray[np.float32]:
+        """The sum of the chosen parts, shape ``(N, T, k)``.
 
         Parameters
         ----------
         chosen
-            ``"static"``, ``"dynamic"``, or numbers of single static factors (none gives zeros).
+            ``"static"``, ``"dynamic"``, or numbers of single static factors (an empty list gives zeros).
 
         Raises
         ------
@@ -72,19 +73,24 @@ class Factors:
             return self.static if chosen == "static" else self.dynamic
         numbers = sorted(set(chosen))
         if numbers and not 0 <= numbers[0] <= numbers[-1] < self.count:
-            raise RepdynError(f"there are static factors 0 to {self.count - 1}, got {list(chosen)}")
+            raise RepdynError(f"factors: expected static factors 0 to {self.count - 1}, got {list(chosen)}")
         if self.modes is not None:
-            found: NDArray[np.float32] = self.modes[numbers].sum(axis=0)
-            return found
+            chosen_modes: NDArray[np.float32] = self.modes[numbers].sum(axis=0)
+            return chosen_modes
         kept = np.zeros(self.static.shape[2], dtype=self.static.dtype)
         kept[numbers] = 1
         return self.static * kept
 
     @property
     def static_share(self) -> float:
-        """Variance of the static part over that of both parts, over sequences and time; from 0 to 1."""
+        """Variance of the static part, over sequences and time, relative to the sum of both parts."""
         static, dynamic = (x[self.mask].var(axis=0).sum() for x in (self.static, self.dynamic))
         return float(static / max(static + dynamic, np.finfo(np.float32).tiny))
+
+    def some(self, chosen: str | Sequence[int]) -> NDArray[np.float32]:
+        """Old name of :meth:`part`."""
+        warnings.warn("Factors.some was renamed part", DeprecationWarning, stacklevel=2)
+        return self.part(chosen)
 
     def __repr__(self) -> str:
         kind = "latent coordinates" if self.modes is None else "modes"
@@ -106,7 +112,7 @@ def split(
     operators
         ``(N, k, k)``, or ``(1, k, k)`` for all.
     static_dim
-        s.
+        Number of static factors.
     extraction
         ``"eigenvector"`` or ``"coordinate"``.
 
@@ -114,15 +120,15 @@ def split(
     -------
     Factors
     """
-    found = static_modes(operators, static_dim)
-    coordinates = z.astype(np.float64) @ found.right
-    static = (coordinates @ found.left).astype(z.dtype)
+    modes = static_modes(operators, static_dim)
+    coordinates = z.astype(np.float64) @ modes.right
+    static = (coordinates @ modes.left).astype(z.dtype)
     if extraction == "coordinate":
         return Factors(static, z - static, mask)
-    modes = np.stack(
+    by_mode = np.stack(
         [
-            ((coordinates * (found.factor == number)[:, None, :]) @ found.left).astype(z.dtype)
+            ((coordinates * (modes.factor == number)[:, None, :]) @ modes.left).astype(z.dtype)
             for number in range(static_dim)
         ]
     )
-    return Factors(static, z - static, mask, modes)
+    return Factors(static, z - static, mask, by_mode)

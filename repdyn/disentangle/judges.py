@@ -1,4 +1,4 @@
-"""Judges: classifiers of clips that say which factors they see, trained on training clips only."""
+"""Judges: classifiers that predict the factors of clips, trained on training clips only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from repdyn.devices import device_of, to
-from repdyn.disentangle.networks import FrameEncoder
+from repdyn.disentangle.sequence_autoencoder import FrameEncoder
 from repdyn.disentangle.sequences import read_sequences
+from repdyn.disentangle.settings import EVALUATION, TRAINING
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.progress import track
@@ -23,17 +24,14 @@ from repdyn.seeding import drawing
 
 __all__ = ["Judge"]
 
-_FEATURES = 40  # of a frame, as published
-_HIDDEN = 128
-_GRADIENT_NORM = 1.0
-_BATCH = 256  # clips at a time when judging
+_FEATURES, _HIDDEN = EVALUATION.judge_features, EVALUATION.judge_hidden
 
 
 class Judge(nn.Module):
     """A CNN over frames and a BiLSTM over time, with a head for each factor; and heads of single frames.
 
-    As published, but for the softmax that was applied twice. The heads of single frames read static factors
-    off each frame alone, for :func:`~repdyn.disentangle.metrics.frame_consistency`.
+    As published, except that the softmax is applied once, not twice. The heads of single frames predict
+    static factors from each frame alone, for :func:`~repdyn.disentangle.frame_consistency`.
 
     Parameters
     ----------
@@ -45,7 +43,7 @@ class Judge(nn.Module):
     classes_ : dict
         Number of classes of each factor.
     static_ : tuple of str
-        Factors that single frames are judged by.
+        Factors that are also predicted from single frames.
 
     Examples
     --------
@@ -79,7 +77,7 @@ class Judge(nn.Module):
         learning_rate: float = 1e-3,
         device: torch.device | str | None = None,
     ) -> Judge:
-        """Learn to see every factor, from training clips.
+        """Train on labeled clips.
 
         Parameters
         ----------
@@ -88,30 +86,30 @@ class Judge(nn.Module):
         labels
             ``{factor: (N,)}``, whole numbers from 0.
         static
-            Factors that single frames are to be judged by as well.
+            Factors to predict from single frames as well.
         epochs, seed, batch_size, learning_rate
-            Of the training, by Adam along one cosine.
+            Of the training, by Adam with a cosine schedule.
         device
-            Where to train, and where the judge stays; default: where ``clips`` are.
+            Device of the training and of the fitted judge; default: the device of ``clips``.
         """
         where = device_of(clips) if device is None else torch.device(device)
         x = to(read_sequences(clips).values, where)
         wanted = {name: torch.as_tensor(as_array(label)).long().to(where) for name, label in labels.items()}
         for name, label in wanted.items():
             if len(label) != len(x) or int(label.min()) < 0:
-                raise RepdynError(f"labels {name!r} must be {len(x)} whole numbers from 0")
+                raise RepdynError(f"labels {name!r}: expected {len(x)} whole numbers from 0")
         unknown = set(static) - set(wanted)
         if unknown:
-            raise RepdynError(f"static factors {sorted(unknown)} have no labels; known: {sorted(wanted)}")
+            raise RepdynError(f"static: factors {sorted(unknown)} have no labels; there are {sorted(wanted)}")
         self.classes_ = {name: int(label.max()) + 1 for name, label in wanted.items()}
         self.static_ = tuple(static)
         with drawing(seed):
             self._build(x.shape[2:])
         self.to(where)
         generator = torch.Generator().manual_seed(seed)
-        optimiser = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
         steps = epochs * max(1, len(x) // batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         self.train()
         for _ in track(range(epochs), "training the judge"):
             order = torch.randperm(len(x), generator=generator).to(where)
@@ -121,10 +119,10 @@ class Judge(nn.Module):
                 for name in self.static_:
                     repeated = wanted[name][rows].repeat_interleave(x.shape[1])
                     losses.append(functional.cross_entropy(frame[name].flatten(0, 1), repeated))
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 torch.autograd.backward(torch.stack(losses).sum())
-                torch.nn.utils.clip_grad_norm_(self.parameters(), _GRADIENT_NORM)
-                optimiser.step()
+                torch.nn.utils.clip_grad_norm_(self.parameters(), EVALUATION.judge_gradient_norm)
+                optimizer.step()
                 schedule.step()
         return self.eval()
 
@@ -132,9 +130,9 @@ class Judge(nn.Module):
         """Logits of clips ``{factor: (N, C)}``, and of frames ``{static factor: (N, T, C)}``."""
         features = self.frames_(x.flatten(0, 1)).reshape(*x.shape[:2], _FEATURES)
         rows = self.recurrent_(features)[0]
-        # Forward's last state and backward's: each has seen the whole clip.
-        seen = torch.cat([rows[:, -1, :_HIDDEN], rows[:, 0, _HIDDEN:]], dim=1)
-        clip = {name: head(seen) for name, head in self.heads_.items()}
+        # The last states of both directions: each depends on the whole clip.
+        states = torch.cat([rows[:, -1, :_HIDDEN], rows[:, 0, _HIDDEN:]], dim=1)
+        clip = {name: head(states) for name, head in self.heads_.items()}
         return clip, {name: head(features) for name, head in self.frame_heads_.items()}
 
     def predict(self, clips: Any) -> dict[str, NDArray[np.int64]]:
@@ -146,23 +144,25 @@ class Judge(nn.Module):
         return self._predict(clips, 1)
 
     def accuracy(self, clips: Any, labels: Mapping[str, ArrayLike], seed: int = 0) -> dict[str, Estimate]:
-        """How often it is right about each factor, with intervals over clips."""
-        called = self.predict(clips)
+        """Accuracy for each factor, with intervals over clips."""
+        predicted = self.predict(clips)
         groups = groups_of_equal_rows(as_array(read_sequences(clips).values))
         return {
-            name: mean_of_groups(called[name] == as_array(wanted), groups, seed=seed)
+            name: mean_of_groups(predicted[name] == as_array(wanted), groups, seed=seed)
             for name, wanted in labels.items()
         }
 
     @torch.no_grad()
     def _predict(self, clips: Any, which: int) -> dict[str, NDArray[np.int64]]:
+        """Classes by the heads of clips (0) or of single frames (1)."""
         if not hasattr(self, "classes_"):
             raise RepdynError("this Judge is not fitted yet; call fit(clips, labels) first")
         x = to(read_sequences(clips).values, device_of(self))
-        parts = [self(x[start : start + _BATCH])[which] for start in range(0, len(x), _BATCH)]
+        parts = [self(x[start : start + TRAINING.batch])[which] for start in range(0, len(x), TRAINING.batch)]
         return {name: as_array(torch.cat([part[name].argmax(-1) for part in parts])) for name in parts[0]}
 
     def _build(self, frame: Sequence[int]) -> None:
+        """Create the networks for frames ``(channels, height, width)``."""
         self.frames_ = FrameEncoder(frame, _FEATURES, self.channels)
         self.recurrent_ = nn.LSTM(_FEATURES, _HIDDEN, batch_first=True, bidirectional=True)
         self.heads_ = nn.ModuleDict(

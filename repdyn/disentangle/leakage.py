@@ -1,4 +1,4 @@
-"""What parts of the latents tell about factors that they should not carry."""
+"""Information in parts of the latents about factors that they should not carry."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.disentangle.factors import Factors
+from repdyn.disentangle.settings import EVALUATION
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
+from repdyn.results import Result
 
 __all__ = ["Leakage", "coordinate_information", "leakage"]
 
-_FOLDS = 5
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Leakage:
+class Leakage(Result, kind="leakage"):
     """Information in each group of static factors about each factor of the data.
 
     Attributes
@@ -30,7 +30,7 @@ class Leakage:
         Names of rows and columns.
     information
         Shape ``(groups, factors)``: a lower bound of the mutual information as a share of the factor's
-        entropy, from 0 (nothing that a linear classifier reads) to 1.
+        entropy, from 0 (a linear classifier reads nothing) to 1.
     """
 
     groups: tuple[str, ...]
@@ -38,7 +38,7 @@ class Leakage:
     information: NDArray[np.float64]
 
     def to_dict(self) -> dict[str, Any]:
-        """By group, by factor."""
+        """Information by group and factor."""
         return {
             group: {name: round(float(value), 4) for name, value in zip(self.factors, row)}
             for group, row in zip(self.groups, self.information)
@@ -49,7 +49,7 @@ class Leakage:
         lines = [" " * (width + 2) + "".join(f"{name[:11]:>12}" for name in self.factors)]
         for name, row in zip(self.groups, self.information):
             lines.append(f"  {name:<{width}}" + "".join(f"{value:>12.3f}" for value in row))
-        return "\n".join(["Leakage (share of each factor's entropy that is told)", *lines])
+        return "\n".join(["Leakage (information as a share of the entropy of each factor)", *lines])
 
 
 def leakage(
@@ -59,7 +59,7 @@ def leakage(
     *,
     seed: int = 0,
 ) -> Leakage:
-    r"""How much each group of parts tells about each factor of the data.
+    r"""Information of each group of parts about each factor of the data.
 
     The variational bound :math:`I(Z; Y) \ge H(Y) - \mathbb{E}[-\log q(y|z)]` with q a linear classifier of
     the flattened part, its cross-entropy measured out of fold, over :math:`H(Y)`.
@@ -67,11 +67,11 @@ def leakage(
     Parameters
     ----------
     parts
-        Of sequences of one length.
+        Parts of sequences of one length.
     groups
-        ``{name: what}``: ``"static"``, ``"dynamic"`` or numbers of single static factors.
+        ``{name: parts}``: ``"static"``, ``"dynamic"`` or numbers of single static factors.
     labels
-        ``{factor: (N,)}``, every class at least five times.
+        ``{factor: (N,)}``, each class at least five times.
     seed
         Of the folds.
 
@@ -85,28 +85,28 @@ def leakage(
     from sklearn.preprocessing import StandardScaler
 
     if not groups or not labels:
-        raise RepdynError("leakage needs at least one group and one factor with labels")
+        raise RepdynError("groups, labels: expected at least one of each")
     table = np.zeros((len(groups), len(labels)))
-    # Equal sequences are in one fold: q would know by heart what it is judged on.
-    alike = groups_of_equal_rows(parts.latents)
-    repeated = int(alike.max()) + 1 < len(alike)
+    # Equal sequences are in one fold, so that no test sequence was in the training folds.
+    groups_of_rows = groups_of_equal_rows(parts.latents)
+    repeated = int(groups_of_rows.max()) + 1 < len(groups_of_rows)
     kind = StratifiedGroupKFold if repeated else StratifiedKFold
-    folds = kind(_FOLDS, shuffle=True, random_state=seed)
-    for row, what in enumerate(groups.values()):
-        x = parts.some(what).reshape(len(parts), -1)
-        for column, (name, wanted) in enumerate(labels.items()):
-            classes, y, count = np.unique(as_array(wanted), return_inverse=True, return_counts=True)
-            if len(y) != len(x) or count.min() < _FOLDS:
+    folds = kind(EVALUATION.folds, shuffle=True, random_state=seed)
+    for row, chosen in enumerate(groups.values()):
+        x = parts.part(chosen).reshape(len(parts), -1)
+        for column, (name, label) in enumerate(labels.items()):
+            classes, y, count = np.unique(as_array(label), return_inverse=True, return_counts=True)
+            if len(y) != len(x) or count.min() < EVALUATION.folds:
                 raise RepdynError(
-                    f"labels {name!r}: {len(y)} for {len(x)} sequences, rarest class {count.min()} times; "
-                    f"each class is needed {_FOLDS} times"
+                    f"labels {name!r}: got {len(y)} for {len(x)} sequences, the rarest class {count.min()} "
+                    f"times; each class is needed {EVALUATION.folds} times"
                 )
             entropy = -(count / len(y) * np.log(count / len(y))).sum()
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # an unconverged q is still a bound
+                warnings.simplefilter("ignore")  # a q that has not converged is still a bound
                 chances = cross_val_predict(
-                    model, x, y, groups=alike if repeated else None, cv=folds, method="predict_proba"
+                    model, x, y, groups=groups_of_rows if repeated else None, cv=folds, method="predict_proba"
                 )
             loss = -np.log(chances[np.arange(len(y)), y].clip(1e-12)).mean()
             table[row, column] = max(0.0, float(1 - loss / entropy)) if len(classes) > 1 else 0.0
@@ -116,13 +116,13 @@ def leakage(
 def coordinate_information(parts: Factors, *, seed: int = 0) -> NDArray[np.float64]:
     """Mutual information in nats between single static factors' values at the last frame.
 
-    Kraskov's nearest-neighbour estimate for each pair, symmetrised; the diagonal is not a number. A single
-    factor's value is its latent coordinate, or its mode's first principal coordinate.
+    Kraskov's nearest-neighbor estimate for each pair, symmetrized. The diagonal is NaN. The value of a
+    single factor is its latent coordinate, or the first principal coordinate of its mode.
 
     Parameters
     ----------
     parts
-        Of sequences of one length.
+        Parts of sequences of one length.
     seed
         Of the estimator's tie-breaking noise.
 
@@ -142,8 +142,8 @@ def coordinate_information(parts: Factors, *, seed: int = 0) -> NDArray[np.float
     else:
         columns = []
         for mode in parts.modes[:, :, -1]:
-            centred = mode - mode.mean(axis=0)
-            columns.append(centred @ np.linalg.svd(centred, full_matrices=False)[2][0])
+            centered = mode - mode.mean(axis=0)
+            columns.append(centered @ np.linalg.svd(centered, full_matrices=False)[2][0])
         values = np.stack(columns, axis=1)
     count = values.shape[1]
     table = np.full((count, count), np.nan)
@@ -153,5 +153,5 @@ def coordinate_information(parts: Factors, *, seed: int = 0) -> NDArray[np.float
             table[others, target] = mutual_info_regression(
                 values[:, others], values[:, target], random_state=seed
             )
-    found: NDArray[np.float64] = (table + table.T) / 2
-    return found
+    symmetric: NDArray[np.float64] = (table + table.T) / 2
+    return symmetric

@@ -1,4 +1,4 @@
-"""What both models minimise: reconstruction, prediction, the spectrum; and two losses of our own."""
+"""Losses of SKD and SSM-SKD: reconstruction, prediction, spectrum; and two that are not published."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from repdyn.devices import double
-from repdyn.disentangle.operators import batch_operator, one_step, sequence_operators
-from repdyn.disentangle.spectral import spectral_loss
-from repdyn.disentangle.static import static_mode, static_modes
+from repdyn.disentangle.settings import TRAINING
+from repdyn.disentangle.spectral import one_step, operators_of, spectral_loss, static_mode, static_modes
 
 __all__ = [
     "LOSSES",
     "Weights",
     "constancy_loss",
+    "drop_latents",
     "exchange_static",
+    "forward_operators",
     "masked_error",
     "motion_loss",
-    "operators_of",
     "sequence_losses",
 ]
 
 LOSSES = ("reconstruction", "prediction", "spectral", "constancy", "motion")
-_DROPOUT = 0.2  # on the latent that is reconstructed, as published
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,9 @@ class Weights:
     spectral
         :func:`~repdyn.disentangle.spectral.spectral_loss`.
     constancy
-        :func:`constancy_loss`, through the differentiable static mode; none as published.
+        :func:`constancy_loss`, through the differentiable static mode. 0 as published.
     motion
-        :func:`motion_loss`, of sequences whose static parts were exchanged; none as published.
+        :func:`motion_loss`, of sequences whose static parts were exchanged. 0 as published.
     """
 
     reconstruction: float = 16.0
@@ -53,20 +52,15 @@ class Weights:
     motion: float = 0.0
 
 
-def operators_of(z: Tensor, mask: Tensor, kind: str) -> Tensor:
-    """The operator of the batch, ``(1, k, k)``, or one of each sequence, ``(B, k, k)``."""
-    return batch_operator(z, mask) if kind == "batch" else sequence_operators(z, mask)
-
-
-def masked_error(found: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+def masked_error(x: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error over real frames, shapes ``(B, T, …)`` and ``(B, T)``."""
     if mask.all():
-        return functional.mse_loss(found, wanted)
-    return functional.mse_loss(found[mask], wanted[mask])
+        return functional.mse_loss(x, target)
+    return functional.mse_loss(x[mask], target[mask])
 
 
 def constancy_loss(z: Tensor, mask: Tensor, operators: Tensor) -> Tensor:
-    r"""How much the static representation moves within a clip, as a share of its own size.
+    r"""Variance of the static representation within a clip, relative to its squared norm.
 
     :math:`\sum_t \|s_t - \bar s\|^2 / (\sum_t \|s_t\|^2 + \epsilon)` with
     :math:`s_t = (z_t \cdot v)\, u^\top` along the differentiable mode
@@ -88,21 +82,18 @@ def constancy_loss(z: Tensor, mask: Tensor, operators: Tensor) -> Tensor:
     """
     right, _, _ = static_mode(operators)
     real = double(mask)
-    # The left vector scales both sums alike, so that the coordinate along the right one is all it takes.
+    # The left vector scales both sums equally, so the coordinate along the right vector suffices.
     coordinate = (double(z) @ right[..., None])[..., 0] * real
     count = real.sum(dim=1)
     mean = coordinate.sum(dim=1) / count
     moved = ((coordinate - mean[:, None]).square() * real).sum(dim=1)
-    return (moved / (coordinate.square().sum(dim=1) + _FLOOR)).mean()
-
-
-_FLOOR = 1e-6  # a clip whose static coordinate is nothing at all is constant
+    return (moved / (coordinate.square().sum(dim=1) + TRAINING.least_static)).mean()
 
 
 def exchange_static(z: Tensor, mask: Tensor, operators: Tensor, static_dim: int) -> tuple[Tensor, Tensor]:
-    """Latents with the static part of the sequence before; and where both of them are real.
+    """Latents with the static part of the previous sequence, and the frames that are real in both.
 
-    Projectors are taken as they are: no gradient passes through eigenvectors. Shapes ``(B, T, k)`` and
+    Projectors are constants: no gradient passes through eigenvectors. Shapes ``(B, T, k)`` and
     ``(B, T)``.
     """
     projectors = torch.from_numpy(static_modes(operators.detach(), static_dim).projectors).to(z)
@@ -111,13 +102,13 @@ def exchange_static(z: Tensor, mask: Tensor, operators: Tensor, static_dim: int)
 
 
 def motion_loss(exchanged: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-    r"""How much of what moves, once the static part is another's, moves elsewhere than it did.
+    r"""Change of the place of motion when the static part is exchanged.
 
-    Where a sequence moves is :math:`m_t = |x_{t+1} - x_t| / (|x_{t+1} - x_t| + \tau)`, the mean over channels
-    first: near one wherever something changes, however bright it is. The loss is
-    :math:`1 - \langle \tilde m, m \rangle / (\|\tilde m\| \|m\|)` of a sequence and of what it became, mean
-    over sequences. Without it, whatever does not change by itself (the way a figure faces) stays in the
-    static part, though all that moves depends on it.
+    The motion map is :math:`m_t = |x_{t+1} - x_t| / (|x_{t+1} - x_t| + \tau)`, after a mean over channels. It
+    is close to one wherever something changes, independent of brightness. The loss is :math:`1 - \langle
+    \tilde m, m \rangle / (\|\tilde m\| \|m\|)` between a sequence and the exchanged one, mean over sequences.
+    Without it, a factor that is constant in time but determines the motion (the direction that a figure
+    faces) stays in the static part.
 
     Parameters
     ----------
@@ -134,23 +125,19 @@ def motion_loss(exchanged: Tensor, x: Tensor, mask: Tensor) -> Tensor:
         A scalar in [0, 1].
     """
     steps = (mask[:, 1:] & mask[:, :-1])[..., None]
-    found, wanted = (_moving(frames) * steps for frames in (exchanged, x))
-    still = _RESTING**2 * found[0].numel()
-    sizes = [(moves.square().sum(dim=(1, 2)) + still).sqrt() for moves in (found, wanted)]
-    return (1 - (found * wanted).sum(dim=(1, 2)) / (sizes[0] * sizes[1])).mean()
-
-
-_FAINT = 0.02  # a change of so much counts half; of pixels in [0, 1], or of coordinates of unit spread
-_RESTING = 1e-2  # mean motion below which a clip is taken to rest, and which one cannot be divided by
+    after, before = (_moving(frames) * steps for frames in (exchanged, x))
+    still = TRAINING.least_motion**2 * after[0].numel()
+    sizes = [(moves.square().sum(dim=(1, 2)) + still).sqrt() for moves in (after, before)]
+    return (1 - (after * before).sum(dim=(1, 2)) / (sizes[0] * sizes[1])).mean()
 
 
 def _moving(x: Tensor) -> Tensor:
-    """Where sequences change, in [0, 1], shape ``(B, T - 1, places)``."""
+    """Motion maps in [0, 1], shape ``(B, T - 1, pixels or coordinates)``."""
     change = (x[:, 1:] - x[:, :-1]).abs()
     if change.ndim == 5:
         change = change.mean(dim=2)
     change = change.flatten(2)
-    return change / (change + _FAINT)
+    return change / (change + TRAINING.faint_motion)
 
 
 def sequence_losses(
@@ -164,7 +151,7 @@ def sequence_losses(
     threshold: float,
     weights: Weights,
 ) -> dict[str, Tensor]:
-    """Each loss, weighted.
+    """The weighted losses, by name.
 
     Parameters
     ----------
@@ -173,7 +160,7 @@ def sequence_losses(
     decoded
         Reconstruction from the latents after dropout.
     predicted
-        Latents one step ahead, and what they decode to.
+        Latents one step ahead, and the decoded ones.
     operators
         ``(1, k, k)`` or ``(B, k, k)``.
     static_dim, threshold
@@ -181,24 +168,26 @@ def sequence_losses(
     weights
         Their weights.
     """
-    ahead, shown = predicted
-    found = {
+    ahead, decoded_ahead = predicted
+    losses = {
         "reconstruction": weights.reconstruction * masked_error(decoded, x, mask),
-        "prediction": weights.prediction / 2 * (masked_error(shown, x, mask) + masked_error(ahead, z, mask)),
+        "prediction": weights.prediction
+        / 2
+        * (masked_error(decoded_ahead, x, mask) + masked_error(ahead, z, mask)),
         "spectral": weights.spectral * spectral_loss(operators, static_dim, threshold),
     }
     if weights.constancy:
-        found["constancy"] = weights.constancy * constancy_loss(z, mask, operators)
-    return found
+        losses["constancy"] = weights.constancy * constancy_loss(z, mask, operators)
+    return losses
 
 
 def drop_latents(z: Tensor, generator: torch.Generator) -> Tensor:
-    """Dropout from a generator of our own, so that the global stream stays as it was."""
-    kept = torch.rand(z.shape, generator=generator) >= _DROPOUT
-    return z * kept.to(z.device) / (1 - _DROPOUT)
+    """Dropout of latents from a given generator, which leaves the global one unchanged."""
+    kept = torch.rand(z.shape, generator=generator) >= TRAINING.latent_dropout
+    return z * kept.to(z.device) / (1 - TRAINING.latent_dropout)
 
 
 def forward_operators(z: Tensor, mask: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Operators and the latents that they predict."""
+    """Operators, and the latents ``(B, T, k)`` that they predict one step ahead."""
     operators = operators_of(z, mask, kind)
     return operators, one_step(z, operators)

@@ -1,4 +1,4 @@
-"""What users call sequences, as one padded tensor with a mask: checked before work starts."""
+"""Sequences of all accepted forms as one padded tensor with a mask, checked before training."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Sequences:
         return bool(self.mask.all())
 
     def take(self, rows: Any) -> Sequences:
-        """Some of them."""
+        """The selected sequences."""
         return Sequences(self.values[rows], self.mask[rows])
 
 
 def read_sequences(sequences: Any, frames: PointFrames | None = None) -> Sequences:
-    """Sequences from what users have.
+    """Sequences from arrays, tensors, lists or paths.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def read_sequences(sequences: Any, frames: PointFrames | None = None) -> Sequenc
         without the first axis, of any lengths; or pooled representation paths, with depth as time. Integers
         are pixels of 0 to 255.
     frames
-        For paths: what carries every point to one space, already fitted.
+        For paths: fitted maps of every point to one space.
 
     Returns
     -------
@@ -90,23 +90,24 @@ def read_sequences(sequences: Any, frames: PointFrames | None = None) -> Sequenc
             "width), or a list of sequences without the first axis"
         )
     if 0 in values.shape:
-        raise RepdynError(f"sequences have shape {tuple(values.shape)}: there is nothing in them")
+        raise RepdynError(f"sequences: expected at least one value, got shape {tuple(values.shape)}")
     return _checked(values, torch.ones(values.shape[:2], dtype=torch.bool))
 
 
-def warn_of_few_transitions(latent_dim: int, found: Sequences, per_sequence: bool) -> None:
-    """Say where an operator has fewer transitions than rows: it is then a matter of the ridge."""
-    counts = found.mask.sum(dim=1) - 1
+def warn_of_few_transitions(latent_dim: int, data: Sequences, per_sequence: bool) -> None:
+    """Warn if an operator has fewer transitions than rows, so that the ridge determines the rest."""
+    counts = data.mask.sum(dim=1) - 1
     transitions = int(counts.min() if per_sequence else counts.sum())
     if latent_dim > transitions:
         warnings.warn(
             f"latent_dim={latent_dim} is more than the {transitions} transitions an operator is solved from: "
-            "it is determined by its ridge in the other directions, and that many eigenvalues are zero",
+            "the ridge determines the other directions, and their eigenvalues are zero",
             stacklevel=4,
         )
 
 
 def _of_paths(paths: RepresentationPaths, frames: PointFrames | None) -> Sequences:
+    """Pooled paths, with depth as time, in one space ``(N, points, width)``."""
     if len(paths.points) < _FEWEST_FRAMES:
         raise RepdynError(f"the path has one point, {paths.points[0]!r}; depth as time needs at least two")
     states = read_points(paths)
@@ -123,6 +124,7 @@ def _of_paths(paths: RepresentationPaths, frames: PointFrames | None) -> Sequenc
 
 
 def _of_list(sequences: Sequence[Any]) -> Sequences:
+    """Sequences of different lengths, padded to the longest."""
     if not sequences:
         raise RepdynError("there is no sequence; give at least two")
     parts = [_floats(sequence) for sequence in sequences]
@@ -141,13 +143,17 @@ def _of_list(sequences: Sequence[Any]) -> Sequences:
 
 
 def _floats(x: Any) -> Tensor:
-    found = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(as_array(x)))
-    if found.is_complex() or found.dtype == torch.bool:
-        raise RepdynError(f"sequences are of type {found.dtype}; expected real numbers")
-    return found.float() if found.is_floating_point() else found.float() / 255
+    """Values as float32 on the CPU; integers are pixels and divided by 255."""
+    values = (
+        x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(as_array(x)))
+    )
+    if values.is_complex() or values.dtype == torch.bool:
+        raise RepdynError(f"sequences: expected real numbers, got type {values.dtype}")
+    return values.float() if values.is_floating_point() else values.float() / 255
 
 
 def _checked(values: Tensor, mask: Tensor) -> Sequences:
+    """Sequences, or an error that names the first one that is too short, not finite, or out of range."""
     lengths = mask.sum(dim=1)
     if int(lengths.min()) < _FEWEST_FRAMES:
         row = int(lengths.argmin())

@@ -9,7 +9,6 @@ from repdyn.fields.alignment import FieldAlignment, align_fields
 from repdyn.fields.attractors import Attractors, assign_basins
 from repdyn.fields.classification import STATUSES, lyapunov_exponents
 from repdyn.fields.field import LatentField
-from repdyn.fields.map import SelfMap
 from repdyn.fields.memorization import Memorization, memorization
 from repdyn.fields.probing import Probing, probe_without_data
 from repdyn.fields.search import find_attractors
@@ -28,7 +27,6 @@ __all__ = [
     "Memorization",
     "Probing",
     "SearchSettings",
-    "SelfMap",
     "SurrogateAutoencoder",
     "SurrogateSettings",
     "SurrogateWarning",

@@ -1,4 +1,4 @@
-"""What a level-set tree's nodes look like in space, in quantities that no change of basis changes."""
+"""Attributes of the nodes of a level-set tree that do not depend on the basis."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
+from repdyn.results import Result
 from repdyn.topology.neighbors import as_points
 from repdyn.topology.tree import LevelSetTree
 
@@ -20,28 +21,28 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class NodeAttributes:
-    """Attributes of the M nodes of a tree; all but ``centroid`` are free of the basis.
+class NodeAttributes(Result, kind="node_attributes"):
+    """Attributes of the M nodes of a tree. All except ``centroid`` are independent of the basis.
 
     Attributes
     ----------
     centroid : (M, D) array
         Mean of the points in the branch.
     spectrum : (M, S) array
-        Largest eigenvalues of the points' covariance, falling, 0 where a branch has too few points.
+        Largest eigenvalues of the covariance of the points, descending; 0 where a branch has too few points.
     spread : (M,) array
-        Trace of the covariance: what the spectrum is a part of.
+        Trace of the covariance.
     distances : (M, M) array
-        Between centroids.
+        Distances between centroids.
     mass, height, saddle, persistence, intrinsic_dimension : (M,) arrays
         As in the tree.
     attractors : (M,) array
-        Effective number of attractors that draw the branch's points, the exponential of the entropy of their
-        shares; 1 where all go to one, NaN where none is known.
+        Effective number of attractors of the points of the branch: the exponential of the entropy of their
+        shares. 1 if all points reach one, NaN if none is known.
     drawn : (M,) array
-        Share of the branch's points that reach an attractor; NaN without attractors.
+        Share of the points of the branch that reach an attractor; NaN without attractors.
     contraction : (M,) array
-        Mean leading multiplier (modulus) of the attractors that the points reach; NaN where none is known.
+        Mean modulus of the leading multiplier of the attractors that the points reach; NaN if none is known.
     """
 
     centroid: Array
@@ -67,7 +68,7 @@ class NodeAttributes:
             f"NodeAttributes of {nodes} nodes in {width} dimensions, "
             f"{self.spectrum.shape[1]} eigenvalues each: "
             f"spread {self.spread.min():.3g} to {self.spread.max():.3g}, "
-            f"centroids {self.distances.max():.3g} apart at most"
+            f"largest distance of centroids {self.distances.max():.3g}"
         )
 
 
@@ -78,7 +79,7 @@ def node_attributes(
     basin: ArrayLike | None = None,
     multipliers: ArrayLike | None = None,
 ) -> NodeAttributes:
-    r"""Describe every node of a tree by the points in its branch.
+    r"""Attributes of every node of a tree, from the points in its branch.
 
     .. math:: \Sigma_v = \frac{1}{n_v} \sum_{i \in v} (x_i - \mu_v)(x_i - \mu_v)^\top
 
@@ -89,7 +90,7 @@ def node_attributes(
     x
         The points, shape ``(N, D)``.
     spectrum
-        S, eigenvalues to keep.
+        Number S of eigenvalues.
     basin
         Attractor that each point reaches, -1 for none, shape ``(N,)``: ``field.attractors(x).basin`` of a
         :class:`~repdyn.fields.LatentField`.
@@ -103,18 +104,18 @@ def node_attributes(
     Raises
     ------
     RepdynError
-        If the points are not as many as the tree's, or basins and multipliers do not belong to them.
+        If the tree has another number of points, or basins and multipliers do not match them.
 
     Notes
     -----
-    Scatter matrices of children add up to their parent's, so every point is visited once; at most as many
-    D × D matrices live as branches are open, heavier children first.
+    The scatter matrix of a parent follows from those of its children, so every point is used once. Children
+    with more leaves come first, so that few D × D matrices are in memory.
     """
     points = as_points(x, "node_attributes")
     if len(points) != len(tree.assignment):
         raise RepdynError(
             f"node_attributes: x has {len(points)} points, the tree {len(tree.assignment)}; "
-            "give the tree's own"
+            "give the points of the tree"
         )
     if spectrum < 1:
         raise RepdynError(f"node_attributes: spectrum={spectrum}; expected 1 or more")
@@ -159,7 +160,8 @@ def node_attributes(
 def _attractor_data(
     tree: LevelSetTree, basin: ArrayLike | None, multipliers: ArrayLike | None
 ) -> tuple[Array, Array, Array]:
-    """Effective number of attractors, share of points drawn, and mean leading multiplier of each branch."""
+    """Effective number of attractors, share of points that reach one, mean multiplier; shape ``(M,)``
+    each."""
     unknown = np.full(len(tree.parent), np.nan)
     if basin is None:
         return unknown, unknown, unknown
@@ -170,9 +172,9 @@ def _attractor_data(
             f"expected an attractor's number or -1 for each of {len(tree.assignment)} points"
         )
     count = int(reached.max(initial=-1)) + 1
-    told = reached >= 0
+    known_points = reached >= 0
     held = np.zeros((len(tree.parent), count))
-    np.add.at(held, (tree.assignment[told], reached[told]), 1)
+    np.add.at(held, (tree.assignment[known_points], reached[known_points]), 1)
     for node, parent in enumerate(tree.parent[:-1]):  # children come before their parent
         held[parent] += held[node]
     total = held.sum(axis=1)
@@ -188,7 +190,7 @@ def _attractor_data(
                 f"node_attributes: multipliers have shape {np.shape(multipliers)}; "
                 f"expected a row for each of {count} attractors"
             )
-        # What has no multiplier, a chaotic set, takes no part in the mean.
+        # Chaotic sets have no multiplier and are left out of the mean.
         finite = np.isfinite(leading[:count])
         weight = held[:, finite].sum(axis=1)
         some = weight > 0
@@ -197,7 +199,7 @@ def _attractor_data(
 
 
 def _children_first(tree: LevelSetTree) -> list[int]:
-    """Nodes in an order that keeps few branches open: the child with more leaves is walked first."""
+    """Nodes, children before parents; of two children, the one with more leaves comes first."""
     leaves = tree.leaf.astype(int)
     for node, parent in enumerate(tree.parent[:-1]):
         leaves[parent] += leaves[node]

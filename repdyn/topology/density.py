@@ -1,4 +1,4 @@
-"""Log-densities of a set of points: the functions whose superlevel sets a tree describes."""
+"""Log-densities of points, whose superlevel sets a tree describes, and intrinsic dimension."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ Index = NDArray[np.int64]
 
 
 def knn_density(x: ArrayLike, neighbors: int = 15, dimension: float | None = None) -> Array:
-    r"""Estimate the log-density at every point from the distance to its k-th neighbour.
+    r"""Log-density at every point, estimated from the distance to its k-th neighbor.
 
     .. math:: \log f(x_i) = \psi(k) - \log(N - 1) - \log V_d - d \log r_k(x_i)
 
-    with :math:`V_d` the volume of the unit ball. The estimate adapts to the density (the ball grows where
-    points are few) and to the data's intrinsic dimension *d*: in a wide space the points of a
-    representation fill far fewer dimensions than it has, and with the width in the place of *d* every
-    difference of density would be exaggerated. With the right *d* its noise is
-    :math:`\sqrt{\psi'(k)} \approx 1/\sqrt{k}`, whatever the dimension.
+    with :math:`V_d` the volume of the unit ball. The estimate adapts to the density (the ball is larger where
+    points are few) and to the intrinsic dimension *d* of the data. Representations fill far fewer dimensions
+    than their width; with the width in place of *d*, differences of density would be exaggerated. With the
+    correct *d* the standard error is :math:`\sqrt{\psi'(k)} \approx 1/\sqrt{k}` in any dimension.
 
     Parameters
     ----------
@@ -38,14 +37,13 @@ def knn_density(x: ArrayLike, neighbors: int = 15, dimension: float | None = Non
     neighbors
         k, below N.
     dimension
-        *d*; estimated by :func:`intrinsic_dimension` unless given.
+        *d*; default: estimated by :func:`intrinsic_dimension`.
 
     Returns
     -------
     (N,) array
-        In natural logarithm. Equal points are taken as one point that occurs several times: neighbours are
-        counted among different points, and how often those around occur enters as a factor,
-        by its geometric mean.
+        Natural logarithm. Equal points are one point with a multiplicity: neighbors are counted among
+        different points, and the geometric mean of the multiplicities around a point is a factor.
 
     Raises
     ------
@@ -71,17 +69,17 @@ def knn_density(x: ArrayLike, neighbors: int = 15, dimension: float | None = Non
     groups = groups_of_equal_rows(points)
     _, first, count = np.unique(groups, return_index=True, return_counts=True)
     if len(first) == 1:
-        return np.zeros(len(points))  # all points are one: no difference of density to tell
+        return np.zeros(len(points))  # all points are equal
     distances, indices = nearest_neighbors(points[first], min(neighbors, len(first) - 1))
     return density_from_distances(distances, dimension, crowding(count, indices))[groups]
 
 
 def crowding(count: Index, indices: Index) -> Array:
-    """Mean logarithm of how often each point and those around it occur ``(N,)``.
+    """Mean logarithm of the multiplicity of each point and its neighbors ``(N,)``.
 
-    Equal points are no neighbours of each other: the distance is taken among different ones, and their number
-    enters here. Copies of all points then change nothing, values rounded to a grid keep their density, and
-    one point that occurs very often makes no peak of all that surround it.
+    Distances are taken among different points, and multiplicities enter here. Copies of all points then
+    change nothing, values rounded to a grid keep their density, and a single frequent point makes no peak of
+    its surroundings.
     """
     often = np.log(count)
     return np.asarray((often + often[indices].sum(axis=1)) / (1 + indices.shape[1]))
@@ -90,7 +88,7 @@ def crowding(count: Index, indices: Index) -> Array:
 def density_from_distances(
     distances: Array, dimension: float | None = None, crowded: Array | None = None
 ) -> Array:
-    """Apply the formula of :func:`knn_density` to known distances ``(N, k)``, ascending in each row."""
+    """The formula of :func:`knn_density` for given distances ``(N, k)``, ascending in each row."""
     count, neighbors = distances.shape
     d = intrinsic_dimension(distances) if dimension is None else dimension
     if not d > 0:
@@ -98,29 +96,29 @@ def density_from_distances(
     radius = distances[:, -1]
     positive = radius[radius > 0]
     if len(positive) == 0:
-        return np.zeros(count)  # all points are one: no difference of density to tell
+        return np.zeros(count)  # all points are equal
     radius = np.maximum(radius, positive.min())
     volume = d / 2 * np.log(np.pi) - gammaln(d / 2 + 1)
-    found = digamma(neighbors) - np.log(max(count - 1, 1)) - volume - d * np.log(radius)
-    return np.asarray(found if crowded is None else found + crowded)
+    density = digamma(neighbors) - np.log(max(count - 1, 1)) - volume - d * np.log(radius)
+    return np.asarray(density if crowded is None else density + crowded)
 
 
 def intrinsic_dimension(distances: ArrayLike) -> float:
-    r"""Estimate the dimension that points fill, by maximum likelihood from distances to neighbours.
+    r"""Intrinsic dimension of points, by maximum likelihood from distances to neighbors.
 
     .. math:: 1/\hat d = \frac{1}{N (k - 1)} \sum_i \sum_{j<k} \log \frac{r_k(x_i)}{r_j(x_i)}
 
-    (the average over points is taken of the inverse, as MacKay and Ghahramani showed it must be).
+    (the average over points is that of the inverse, after MacKay and Ghahramani).
 
     Parameters
     ----------
     distances
-        Of each point to its neighbours, ascending, shape ``(N, k)`` with k of 2 or more.
+        Of each point to its neighbors, ascending, shape ``(N, k)`` with k of 2 or more.
 
     Returns
     -------
     float
-        The dimension; 1.0 where all distances are equal to 0 and nothing can be said.
+        The dimension; 1.0 if all distances are 0.
 
     Examples
     --------
@@ -137,9 +135,9 @@ def intrinsic_dimension(distances: ArrayLike) -> float:
 
 
 def inverse_dimension(distances: Array) -> Array:
-    """Each point's own estimate of 1/d ``(N,)``: noisy, but its mean over any set of points is not.
+    """Estimate of 1/d at each point ``(N,)``. Single values are noisy, means over many points are precise.
 
-    NaN where a point has only duplicates, or one neighbour: they tell nothing of the dimension.
+    NaN if a point has only duplicates, or one neighbor.
     """
     if distances.ndim != 2 or distances.shape[0] == 0:
         raise RepdynError(
@@ -154,7 +152,7 @@ def inverse_dimension(distances: Array) -> Array:
 
 
 def dimension_of(inverse: Array) -> float:
-    """The dimension of a set of points from :func:`inverse_dimension` of each; 1.0 where nothing is known."""
+    """The dimension of a set of points from :func:`inverse_dimension` of each; 1.0 without any estimate."""
     known = inverse[np.isfinite(inverse)]
     mean = float(known.mean()) if len(known) else 0.0
     return 1 / mean if mean > 0 else 1.0
@@ -166,11 +164,12 @@ def mixture_density(
     covariance: str = "full",
     seed: int = 0,
 ) -> Callable[[ArrayLike], Array]:
-    r"""Fit a Gaussian mixture whose number of components is the one that explains held-out points best.
+    r"""Gaussian mixture whose number of components has the largest held-out likelihood.
 
     .. math:: \log f(x) = \log \sum_c \pi_c \, \mathcal{N}(x; \mu_c, \Sigma_c)
 
-    Numbers are tried in ascending order until two in succession explain the held-out fifth no better.
+    Numbers are tried in ascending order until two in succession do not improve the likelihood of the held-out
+    fifth.
 
     Parameters
     ----------
@@ -199,24 +198,25 @@ def mixture_density(
     points = as_points(x, "mixture_density")
     if len(points) < 5:
         raise RepdynError(f"mixture_density: {len(points)} points; at least 5 are needed to hold some out")
-    # In units of the data's own scale, so that constant columns and other units change nothing.
-    centre = points.mean(axis=0)
-    size = float(np.abs(points - centre).max()) or 1.0
-    size *= float(np.sqrt(np.mean(((points - centre) / size) ** 2))) or 1.0
+    # In units of the scale of the data, so that the result does not depend on units.
+    center = points.mean(axis=0)
+    size = float(np.abs(points - center).max()) or 1.0
+    size *= float(np.sqrt(np.mean(((points - center) / size) ** 2))) or 1.0
     shift = points.shape[1] * np.log(size)
-    points = (points - centre) / size
+    points = (points - center) / size
     groups = groups_of_equal_rows(points)
-    if int(groups.max()) + 1 < len(points):  # equal points are on one side
+    if int(groups.max()) + 1 < len(points):  # equal points stay on one side
         out = folds_by_group(groups, 5, np.random.default_rng(seed)) == 0
         held_out, used = np.flatnonzero(out), np.flatnonzero(~out)
         if not (len(held_out) and len(used)):
-            held_out = used = np.arange(len(points))  # all points are one
+            held_out = used = np.arange(len(points))  # all points are equal
     else:
         shuffled = np.random.default_rng(seed).permutation(len(points))
         held_out, used = np.split(shuffled, [len(points) // 5])
     ridge = 1e-4
 
     def fitted(count: int, sample: Array) -> Any:
+        """A mixture of this number of components."""
         return GaussianMixture(count, covariance_type=covariance, reg_covar=ridge, random_state=seed).fit(
             sample
         )
@@ -225,7 +225,7 @@ def mixture_density(
 
     best, best_score, worse = 1, -np.inf, 0
     with warnings.catch_warnings():
-        # A mixture of too many components may not converge; its held-out likelihood judges it.
+        # A mixture with too many components may not converge. Its held-out likelihood decides.
         warnings.simplefilter("ignore")
         for count in components:
             if count > len(np.unique(groups[used])) // 2:
@@ -240,14 +240,15 @@ def mixture_density(
         model = fitted(best, points)
 
     def log_density(points: ArrayLike) -> Array:
-        standard = (as_points(points, "mixture_density") - centre) / size
+        """Log-density of points ``(n, D)``, shape ``(n,)``."""
+        standard = (as_points(points, "mixture_density") - center) / size
         return np.asarray(model.score_samples(standard) - shift, dtype=np.float64)
 
     return log_density
 
 
 def noise_persistence(points: int, neighbors: int) -> float:
-    """Rise above its saddle that noise alone gives the most persistent peak of a kNN log-density."""
+    """Persistence of the highest spurious peak that noise alone gives a kNN log-density."""
     return float(np.sqrt(2 * np.log(points) * polygamma(1, neighbors))) if neighbors else 0.0
 
 
@@ -258,10 +259,10 @@ def values_of(
     groups: Index,
     seed: int,
 ) -> Array:
-    """Log-density at every point, however it is told.
+    """Log-density at every point ``(N,)``, from a name, a function or values.
 
-    ``graph`` holds distances to the neighbours and their numbers ``(U, k)`` among different points, and how
-    often each of these occurs ``(U,)``; ``groups`` which of them each point is ``(N,)``.
+    ``graph`` holds distances and indices of the neighbors ``(U, k)`` among different points, and their
+    multiplicities ``(U,)``. ``groups`` holds the different point of each point ``(N,)``.
     """
     if isinstance(density, str):
         if density == "knn":

@@ -1,4 +1,4 @@
-"""How far two level-set trees are from each other, as trees."""
+"""Distances between level-set trees."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ Array = NDArray[np.float64]
 
 
 def merge_tree_distance(one: LevelSetTree, other: LevelSetTree) -> float:
-    r"""Compute the Wasserstein distance between merge trees.
+    r"""Wasserstein distance between merge trees.
 
     .. math:: W(S, T)^2 = \min_\phi \sum_{(s, t) \in \phi} \lVert s - t \rVert^2
         + \sum_{\text{unmatched } r} \frac{(b_r - d_r)^2}{2}
 
-    over the branches' points (birth, death) in the persistence diagram, where :math:`\phi` matches the
-    roots and, below matched branches, any of their child branches one to one; a branch that is not
-    matched goes to the diagonal with all below it. A branch is the child of the one it joins by the elder
-    rule. Without the constraint of descent this is the Wasserstein distance of diagrams, which it bounds
-    from above.
+    over the points (birth, death) of branches in the persistence diagram. :math:`\phi` matches the roots and,
+    below matched branches, their child branches one to one. Unmatched branches go to the diagonal with all
+    their descendants. A branch is the child of the one that it joins by the elder rule. The Wasserstein
+    distance of diagrams, which has no constraint on descent, is a lower bound.
 
     Parameters
     ----------
@@ -42,11 +41,11 @@ def merge_tree_distance(one: LevelSetTree, other: LevelSetTree) -> float:
     """
     births, deaths = zip(one.diagram.T, other.diagram.T)
     children = _child_branches(one), _child_branches(other)
-    # What it costs to send a branch and all below it to the diagonal.
+    # Cost of matching a branch and all its descendants to the diagonal.
     removal = [_totals(kids, (b - d) ** 2 / 2) for kids, b, d in zip(children, births, deaths)]
     apart = (births[0][:, None] - births[1]) ** 2 + (deaths[0][:, None] - deaths[1]) ** 2
     cost = np.zeros_like(apart)
-    # Children have larger numbers than their elders: from the last to the first, they are known.
+    # Children have larger numbers than their elders, so from the last to the first they are known.
     for s in reversed(range(len(births[0]))):
         for t in reversed(range(len(births[1]))):
             cost[s, t] = apart[s, t] + _assigned(cost, children[0][s], children[1][t], removal)
@@ -54,16 +53,16 @@ def merge_tree_distance(one: LevelSetTree, other: LevelSetTree) -> float:
 
 
 def merge_tree_edit_distance(one: LevelSetTree, other: LevelSetTree) -> float:
-    r"""Compute the edit distance between merge trees.
+    r"""Edit distance between merge trees.
 
     .. math:: E(S, T) = \min_M \sum_{(s, t) \in M} \min \Big( \lVert s - t \rVert_\infty,
         \frac{\pi_s + \pi_t}{2} \Big) + \sum_{\text{unmatched } r} \frac{\pi_r}{2}
 
-    over the constrained edit mappings *M* of nodes (see :func:`constrained_edit_distance`). A node is a
-    peak, a join, or the lowest level, which is the root; it stands at the birth and death of the branch that
-    is born or dies there, and :math:`\pi` is the branch's persistence, so a branch that comes or goes costs
-    its persistence. Beside :func:`merge_tree_distance`, which compares branches, this one compares joins too,
-    and sums where that takes squares.
+    over the constrained edit mappings *M* of nodes (see :func:`constrained_edit_distance`). A node is a peak,
+    a join, or the lowest level, which is the root. Its point is the birth and death of the branch that is
+    born or dies there, and :math:`\pi` is the persistence of that branch, which is the cost of adding or
+    removing a branch. :func:`merge_tree_distance` compares branches by squares; this distance also compares
+    joins, and sums absolute values.
 
     Parameters
     ----------
@@ -90,17 +89,17 @@ def merge_tree_edit_distance(one: LevelSetTree, other: LevelSetTree) -> float:
 def constrained_edit_distance(
     children: list[list[int]], others: list[list[int]], removed: Array, added: Array, changed: Array
 ) -> float:
-    """Compute the least cost of changing one rooted tree into another, children in no order.
+    """Constrained edit distance between rooted trees with unordered children.
 
-    Nodes are mapped one to one, ancestors to ancestors, and separate subtrees to separate subtrees, under
-    which the distance is found in polynomial time.
+    Nodes are mapped one to one, ancestors to ancestors, and separate subtrees to separate subtrees. Under
+    these constraints the distance takes polynomial time.
 
     Parameters
     ----------
     children, others
         For each node of either tree its children, which have smaller numbers; the root is the last.
     removed, added
-        Cost of taking out a node of the first ``(n,)``, of putting in one of the second ``(m,)``.
+        Cost of removing a node of the first tree ``(n,)``, and of adding one of the second ``(m,)``.
     changed
         Cost of mapping one to the other ``(n, m)``.
 
@@ -118,7 +117,7 @@ def constrained_edit_distance(
     ----------
     Zhang, K. (1996). A constrained edit distance between unordered labeled trees. Algorithmica 15(3).
     """
-    # What it costs to take out (put in) all below a node, and the node with them.
+    # Cost of removing (adding) the descendants of a node, and the node with them.
     forests = [np.zeros(len(children)), np.zeros(len(others))]
     trees = [np.array(removed, dtype=np.float64), np.array(added, dtype=np.float64)]
     for forest, tree, below in zip(forests, trees, (children, others)):
@@ -128,7 +127,7 @@ def constrained_edit_distance(
     tree, forest = np.zeros((2, len(children), len(others)))
     for s, left in enumerate(children):
         for t, right in enumerate(others):
-            # One side's children all go into one child's of the other, whose node and siblings are new.
+            # All children of one side map into one child of the other, whose node and siblings are added.
             into = [forest[s, kid] - forests[1][kid] for kid in right]
             outof = [forest[kid, t] - forests[0][kid] for kid in left]
             forest[s, t] = min(
@@ -167,14 +166,15 @@ def _child_branches(tree: LevelSetTree) -> list[list[int]]:
     """For each leaf the leaves that join it by the elder rule; leaf 0, the highest, is the root."""
     merging = tree.merging
     peaks = merging.basin[tree.peak[tree.leaf]]
-    place = {int(peak): leaf for leaf, peak in enumerate(peaks)}
+    leaf_of = {int(peak): leaf for leaf, peak in enumerate(peaks)}
     children: list[list[int]] = [[] for _ in peaks]
     for leaf, peak in enumerate(peaks[1:], 1):
-        children[place[int(merging.elder[peak])]].append(leaf)
+        children[leaf_of[int(merging.elder[peak])]].append(leaf)
     return children
 
 
 def _totals(children: list[list[int]], own: Array) -> Array:
+    """Sums ``(n,)`` of the values of each branch and its descendants."""
     total = own.copy()
     for branch in reversed(range(len(own))):
         total[branch] += total[children[branch]].sum()
@@ -182,11 +182,11 @@ def _totals(children: list[list[int]], own: Array) -> Array:
 
 
 def _assigned(cost: Array, left: list[int], right: list[int], removal: list[Array]) -> float:
-    """Least cost of matching some children one to one and removing the others."""
+    """Smallest cost of matching children one to one and removing the others."""
     gone = float(removal[0][left].sum() + removal[1][right].sum())
     if not left or not right:
         return gone
-    # A pair is worth matching by what it saves over removing both; at least nothing.
+    # Cost that matching a pair saves over removing both.
     saved = removal[0][left][:, None] + removal[1][right] - cost[np.ix_(left, right)]
     rows, columns = linear_sum_assignment(-np.maximum(saved, 0.0))
     return gone - float(np.maximum(saved, 0.0)[rows, columns].sum())

@@ -1,4 +1,4 @@
-"""A flow auto-encoder: few latent dimensions whose density is known, the rest Gaussian noise."""
+"""A flow autoencoder: a few latent dimensions with known density, and Gaussian noise in all others."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ from repdyn.devices import as_given, device_of, to
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 from repdyn.seeding import drawing
-from repdyn.topology.flow_network import FlowNetwork, Prior
-from repdyn.topology.flow_training import marginal_log_density, pad, start_at_geodesics, train
+from repdyn.topology.flow_network import (
+    FlowNetwork,
+    Prior,
+    marginal_log_density,
+    pad,
+    start_at_geodesics,
+    train,
+)
 from repdyn.topology.neighbors import as_points
+from repdyn.topology.settings import FLOW
 from repdyn.topology.tree import LevelSetTree
 
 __all__ = ["FlowAutoencoder"]
@@ -37,53 +44,44 @@ _SAVED: dict[str, Any] = {
 }
 Points = TypeVar("Points", torch.Tensor, NDArray[np.float64])
 
-HELD_OUT = 0.2
-# A further latent dimension must explain held-out points better by so many standard errors, and so many nats
-# a point: what noise that is not quite Gaussian gains is real and small (.1 to .25 along a knot), and is no
-# dimension; the least that one of a planted set gained was .48 (.55 on the seeds that this was set on).
-BETTER_BY = 2.0
-LEAST_GAIN = 0.4
-# A peak of a known density is told from the graph's own unevenness at e^.5 times its saddle's density.
-KNOWN_PERSISTENCE = 0.5
-
 
 class FlowAutoencoder:
-    r"""Send data through an invertible map to a few free dimensions and Gaussian noise in all others.
+    r"""An invertible map of data to a few free dimensions and Gaussian noise in all others.
 
     .. math:: f(x) = (u, w), \quad
         \log p(x) = \log p(u) + \log \mathcal{N}(w; 0, \operatorname{diag} s^2) + \log |\det Df(x)|
 
-    is maximised. With ``volume="preserved"`` the determinant is one wherever the data's scale is, so the
-    superlevel sets of p(x) and of p(u) have the same tree: each is the other times a noise ball that
-    shrinks to a point. An invertible map of the points themselves cannot undo a knot, nor take more from a
-    curved set than its space has room for; so points are *augmented*: as many coordinates of known Gaussian
-    noise *e* as the latent has stand beside them, :math:`p(x, e) = p(x) \, p(e)` has the tree of p(x), and
-    the map of both together can be that of any auto-encoder. It starts at geodesic distances (Isomap),
-    which see no knots. The prior p(u) decides what topology the latent can have:
+    is maximized. With ``volume="preserved"`` the determinant is one, in units of the scale of the data. The
+    superlevel sets of p(x) and of p(u) then have the same tree, since they differ by a contractible noise
+    ball. An invertible map of the points alone cannot undo a knot, nor flatten a curved set beyond the room
+    in its space. Points are therefore *augmented* by coordinates of known Gaussian noise *e*, as many as the
+    latent has: :math:`p(x, e) = p(x) \, p(e)` has the tree of p(x), and the map of both can be any
+    autoencoder. Training starts from geodesic distances (Isomap), which do not depend on knots. The prior
+    p(u) limits the topology of the latent:
 
-    - ``"free"``: none is imposed; p(u) is the nearest-neighbour density of the latents themselves, within
-      the batch while training. Maximum likelihood then asks only that the noise be Gaussian and tell
-      nothing of u.
+    - ``"free"``: no limit. p(u) is the nearest-neighbor density of the latents, within the batch during
+      training. Maximum likelihood then only requires Gaussian noise that is independent of u.
     - ``"mixture"``: a Gaussian mixture, known in closed form.
-    - ``"gaussian"``: one Gaussian, whose superlevel sets are balls: the control that must fail wherever
-      the data's are not.
+    - ``"gaussian"``: one Gaussian, whose superlevel sets are balls. It is the control, which must fail for
+    all other
+      data.
 
     Parameters
     ----------
     latent_dim
-        Number of free dimensions; None to find it: dimensions are added until the next one explains points
-        that were held out better by less than .4 nats each.
+        Number of free dimensions. None: dimensions are added until the next one improves the held-out
+        log-likelihood by less than .4 nats per point.
     prior
-        Of the latent.
+        Prior of the latent.
     volume
         ``"preserved"`` (additive couplings and rotations) or ``"tracked"`` (affine couplings).
     components
-        Of the mixture.
+        Number of components of a mixture prior.
     layers, hidden
         Number of couplings, and the widths of their networks.
     augmented
-        Whether noise is added. Without, :meth:`log_density` is exact in closed form and not a mean over
-        noise, and the latent is limited to what an invertible map of the points can do; more layers help.
+        Whether noise is added. Without it, :meth:`log_density` is exact in closed form, not a mean over
+        noise, but the latent is limited by invertible maps of the points. More layers help.
 
     Attributes
     ----------
@@ -92,7 +90,8 @@ class FlowAutoencoder:
     noise_ : (D,) or (D - latent_dim_,) array
         Standard deviation of each noise dimension, in units of the data; D of them when augmented.
     held_out_ : dict of int to float
-        Mean held-out log-likelihood for each number of dimensions that was tried; empty where it was given.
+        Mean held-out log-likelihood for each number of dimensions that was tried; empty if the number was
+        given.
 
     Examples
     --------
@@ -151,17 +150,17 @@ class FlowAutoencoder:
         x
             Shape ``(N, D)``, D of 2 or more; an array, or a tensor of any device.
         steps
-            Gradient steps of maximum likelihood, for each number of dimensions that is tried.
+            Gradient steps of maximum likelihood, for each number of dimensions.
         start_steps
-            Steps before, in which an augmented map learns geodesic coordinates.
+            Earlier steps, in which an augmented map learns geodesic coordinates.
         batch_size
-            Points of a step; a free prior sees no detail finer than the neighbours in a batch.
+            Points per step. A free prior resolves no detail finer than the neighbors in a batch.
         learning_rate
-            At the start; it falls to 0 along a cosine.
+            Learning rate at the start; it falls to 0 along a cosine.
         seed
-            Same seed, same model.
+            Of weights, batches and noise.
         device
-            Where to train, and where the model stays; default: where ``x`` is.
+            Device of the training and of the fitted model; default: the device of ``x``.
 
         Returns
         -------
@@ -176,15 +175,15 @@ class FlowAutoencoder:
         points = as_points(x, "FlowAutoencoder.fit")
         self._check(points)
         width = points.shape[1]
-        self._centre = points.mean(axis=0)
-        self._scale = float(np.sqrt(np.mean((points - self._centre) ** 2))) or 1.0
-        # Leading axes first: the last, in which the points vary least, start as the noise.
-        _, _, axes = np.linalg.svd(points - self._centre, full_matrices=width > len(points))
+        self._center = points.mean(axis=0)
+        self._scale = float(np.sqrt(np.mean((points - self._center) ** 2))) or 1.0
+        # Leading axes first. The last ones, with the smallest variance, start as the noise.
+        _, _, axes = np.linalg.svd(points - self._center, full_matrices=width > len(points))
         self._axes = axes
-        table = torch.from_numpy(((points - self._centre) @ axes.T / self._scale).astype(np.float32))
+        table = torch.from_numpy(((points - self._center) @ axes.T / self._scale).astype(np.float32))
         generator = torch.Generator().manual_seed(seed)
         shuffled = torch.randperm(len(table), generator=generator)
-        few = 0 if self.latent_dim else max(1, int(HELD_OUT * len(table)))
+        few = 0 if self.latent_dim else max(1, int(FLOW.held_out * len(table)))
         held_out, used = (to(table[rows], where) for rows in (shuffled[:few], shuffled[few:]))
         self.held_out_ = {}
         kept: FlowNetwork | None = None
@@ -211,25 +210,26 @@ class FlowAutoencoder:
         return self._through(lambda tensor: self._split(tensor)[0], x)
 
     def decode(self, u: Points) -> Points:
-        """Map latents to points at zero noise: the middle of the fibre over ``u``."""
+        """Map latents to points at zero noise."""
 
         def back(latents: torch.Tensor) -> torch.Tensor:
+            """Points ``(n, D)`` of latents at zero noise."""
             noise = latents.new_zeros(len(latents), len(self.noise_))
             points = self._network_.inverse(torch.cat([latents, noise], dim=1))
             inner = points[:, self._network_.padding :] * self._scale
-            return inner @ _like(latents, self._axes) + _like(latents, self._centre)
+            return inner @ _like(latents, self._axes) + _like(latents, self._center)
 
         return self._through(back, u)
 
     def noise(self, x: Points) -> Points:
-        """Noise coordinates of points, each in its standard deviations, as many as :attr:`noise_`."""
+        """Noise coordinates of points in units of their standard deviations; as many as :attr:`noise_`."""
         return self._through(lambda tensor: self._split(tensor)[1] / self._network_.noise_scale(), x)
 
     def log_density(self, x: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
-        r"""Log-density at points ``(n, D)``; give it as ``density`` to :meth:`LevelSetTree.fit`.
+        r"""Log-density at points ``(n, D)``, which :meth:`LevelSetTree.fit` takes as ``density``.
 
-        Exact for a plain map. For an augmented one, whose density of point and noise together is exact, a
-        mean over draws of the noise, which is unbiased on the scale of densities:
+        It is exact for a plain map. For an augmented map the joint density of point and noise is exact, and
+        the result is a mean over draws of the noise, unbiased on the scale of densities:
 
         .. math:: p(x) = \int p(x, e) \, de = \mathbb{E}_{e \sim q} \left[ p(x, e) / q(e) \right]
 
@@ -241,13 +241,13 @@ class FlowAutoencoder:
             Of the draws.
         """
         self._fitted()
-        inner = self._inner(self._placed(as_points(x, "log_density")))
+        inner = self._inner(self._on_device(as_points(x, "log_density")))
         density = marginal_log_density(self._network_, inner, self._reference, seed)
-        return as_array(density, np.float64) - len(self._centre) * math.log(self._scale)
+        return as_array(density, np.float64) - len(self._center) * math.log(self._scale)
 
     def latent_log_density(self, u: ArrayLike) -> NDArray[np.float64]:
         """Log-density of the latent at ``u`` ``(n, latent_dim_)``."""
-        latents = self._placed(as_points(u, "latent_log_density"))
+        latents = self._on_device(as_points(u, "latent_log_density"))
         known = self._network_.split(self._reference)[0]
         return as_array(self._network_.prior_log_density(latents, known), np.float64)
 
@@ -259,24 +259,24 @@ class FlowAutoencoder:
         Parameters
         ----------
         neighbors, persistence
-            As in :meth:`LevelSetTree.fit`; by default a known density is simplified at 0.5, because the
-            graph of its samples, not its values, is uncertain.
+            As in :meth:`LevelSetTree.fit`. Default for a known density: 0.5, because the graph of its
+            samples, not its values, is uncertain.
         samples
-            Points drawn from a mixture or a Gaussian: on data alone, a gap that the density does not know
-            would pass for a saddle.
+            Number of samples of a mixture or a Gaussian. On the data alone, a gap between points would count
+            as a saddle.
         seed
             Of the samples.
         """
         drawn = self.sample_latents(samples, seed)
         if self.prior == "free":
             return LevelSetTree.fit(drawn, "knn", neighbors, persistence)
-        simplified = KNOWN_PERSISTENCE if persistence is None else persistence
+        simplified = FLOW.known_persistence if persistence is None else persistence
         return LevelSetTree.fit(drawn, self.latent_log_density, neighbors, simplified)
 
     def sample_latents(self, samples: int = 4000, seed: int = 0) -> NDArray[np.float64]:
         """Points of the latent density ``(samples, latent_dim_)``.
 
-        A free latent is known at the training points, and those are given, all of them.
+        A free latent is known at the training points only; all of them are returned.
         """
         self._fitted()
         if self.prior == "free":
@@ -292,7 +292,7 @@ class FlowAutoencoder:
         config |= {"fitted": self.latent_dim_, "scale": self._scale}
         config["held_out"] = {str(dimension): score for dimension, score in self.held_out_.items()}
         tensors = {f"network.{name}": as_array(value) for name, value in self._network_.state_dict().items()}
-        tensors |= {"centre": self._centre, "axes": self._axes, "reference": as_array(self._reference)}
+        tensors |= {"centre": self._center, "axes": self._axes, "reference": as_array(self._reference)}
         save_artifact(path, "flow", config, tensors)
 
     @classmethod
@@ -315,11 +315,11 @@ class FlowAutoencoder:
             held_out = {int(name): float(score) for name, score in config.pop("held_out").items()}
             model = cls(**{**config, "hidden": tuple(config["hidden"])})
             model.held_out_, model._scale = held_out, scale
-            model._centre, model._axes = tensors["centre"], tensors["axes"]
+            model._center, model._axes = tensors["centre"], tensors["axes"]
             reference = torch.from_numpy(tensors["reference"])
         except (KeyError, TypeError) as error:
             raise RepdynError(f"{path}: is not a whole flow ({error}); save it again") from None
-        network = model._network(len(model._centre), fitted, 0)
+        network = model._network(len(model._center), fitted, 0)
         fresh = {name: held.clone() for name, held in network.named_buffers() if name.endswith("mask")}
         prefix = "network."
         network.load_state_dict(
@@ -341,17 +341,19 @@ class FlowAutoencoder:
         if not hasattr(self, "latent_dim_"):
             return f"FlowAutoencoder(latent_dim={self.latent_dim}, {settings}), not fitted"
         tried = ", ".join(f"{d}: {score:.3f}" for d, score in self.held_out_.items())
-        found = f"; held-out log-likelihood by dimensions {tried}" if tried else ""
+        held_out = f"; held-out log-likelihood by dimensions {tried}" if tried else ""
         return (
-            f"FlowAutoencoder(latent_dim={self.latent_dim_}, {settings}): {len(self._centre)} dimensions, "
-            f"noise {np.round(self.noise_, 4).tolist()}{found}"
+            f"FlowAutoencoder(latent_dim={self.latent_dim_}, {settings}): {len(self._center)} dimensions, "
+            f"noise {np.round(self.noise_, 4).tolist()}{held_out}"
         )
 
     def _fitted(self) -> None:
+        """Raise an error for a model that is not fitted."""
         if not hasattr(self, "latent_dim_"):
             raise RepdynError("FlowAutoencoder: not fitted; call fit first")
 
     def _check(self, points: NDArray[np.float64]) -> None:
+        """Raise an error that names a setting or a shape out of range."""
         count, width = points.shape
         if width < 2 or count < 20:
             raise RepdynError(
@@ -371,6 +373,7 @@ class FlowAutoencoder:
             raise RepdynError(f"FlowAutoencoder: volume={self.volume!r}; expected 'preserved' or 'tracked'")
 
     def _network(self, width: int, dimension: int, seed: int) -> FlowNetwork:
+        """An untrained network for points of this width."""
         with drawing(seed):
             return FlowNetwork(
                 width,
@@ -384,35 +387,44 @@ class FlowAutoencoder:
             )
 
     def _keep(self, network: FlowNetwork, reference: torch.Tensor) -> None:
+        """Keep a trained network, and the points at which a free latent is known."""
         self._network_ = network.eval().requires_grad_(False)
         self._reference = reference
         self.latent_dim_ = network.dimension
         self.noise_ = as_array(network.noise_scale(), np.float64) * self._scale
 
     def _inner(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - _like(x, self._centre)) @ _like(x, self._axes).T / self._scale
+        """Points ``(n, D)`` in the units and axes of the network."""
+        return (x - _like(x, self._center)) @ _like(x, self._axes).T / self._scale
 
-    def _placed(self, x: NDArray[np.float64]) -> torch.Tensor:
+    def _on_device(self, x: NDArray[np.float64]) -> torch.Tensor:
+        """An array as a tensor on the device of the network."""
         return to(torch.from_numpy(x), device_of(self._network_), torch.float32)  # type: ignore[no-any-return]
 
     def _split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # An augmented map codes a point at the middle of the noise.
+        """Latents ``(n, d)`` and noise of points ``(n, D)``."""
+        # An augmented map encodes a point at zero noise.
         padded = torch.cat([x.new_zeros(len(x), self._network_.padding), self._inner(x)], dim=1)
         latents, noise, _ = self._network_.split(padded)
         return latents, noise
 
     def _through(self, function: Any, x: Points) -> Points:
+        """Apply a function of tensors to arrays or tensors; the result is of the same kind."""
         self._fitted()
         if isinstance(x, torch.Tensor):
             moved = to(x, device_of(self._network_), torch.float32)
             return as_given(function(moved), x)  # type: ignore[no-any-return]
-        return as_array(function(self._placed(as_points(x, "FlowAutoencoder"))), np.float64)
+        return as_array(function(self._on_device(as_points(x, "FlowAutoencoder"))), np.float64)
 
 
 def _like(x: torch.Tensor, known: NDArray[np.float64]) -> torch.Tensor:
+    """An array as a tensor of the device and type of ``x``."""
     return to(torch.from_numpy(known.astype(np.float64, copy=False)), x.device, x.dtype)  # type: ignore[no-any-return]
 
 
 def _better(score: torch.Tensor, best: torch.Tensor) -> bool:
+    """Whether held-out log-likelihoods ``(n,)`` are better than the best before, significantly and enough."""
     gain = score - best
-    return float(gain.mean()) > max(LEAST_GAIN, BETTER_BY * float(gain.std()) / math.sqrt(len(gain)))
+    return float(gain.mean()) > max(
+        FLOW.least_gain, FLOW.least_errors * float(gain.std()) / math.sqrt(len(gain))
+    )

@@ -1,55 +1,54 @@
-"""The level-set tree of a density: which regions are denser than what separates them."""
+"""The level-set tree of a density: regions that are denser than their surroundings, and their stability."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.paths import drawn_rows
 from repdyn.paths.columns import Rows
+from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
+from repdyn.results import Result
 from repdyn.topology.density import inverse_dimension, noise_persistence, values_of
-from repdyn.topology.merging import Merging, merge_superlevel_sets, nodes_of
+from repdyn.topology.merge_tree import Merging, branches_of, merge_superlevel_sets
 from repdyn.topology.neighbors import as_points, component_bridges, nearest_neighbors
+from repdyn.topology.settings import NEIGHBORS, PERSISTENCE
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["LevelSetTree"]
+__all__ = ["LevelSetTree", "leaf_support"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-# Of a store's samples in float64: of 768 dimensions about as many as are compared each with each.
-HELD_BYTES = 120_000_000
 _HELD = ("peak", "birth", "death", "elder", "beside", "order", "basin")  # of a merging, on disk
 
 
 @dataclass(frozen=True, eq=False)
-class LevelSetTree:
+class LevelSetTree(Result, kind="tree"):
     r"""Merge tree of the superlevel sets of a density, simplified by persistence.
 
     .. math:: \{x : \log f(x) \ge \lambda\}, \quad \lambda \text{ from } \infty \text{ to } -\infty
 
     As the level falls, components are born at peaks and join at saddles. A leaf is a peak that rises at
-    least ``threshold`` above the saddle where it joins a higher one; an inner node is a join. The tree
-    depends on no basis: any rotation, shift or scaling of the space gives the same one.
+    least ``threshold`` above the saddle where it joins a higher one. An inner node is a join. The tree is
+    invariant under rotation, shift and scaling of the space.
 
     Attributes
     ----------
     parent : (M,) array
         Node that each node joins; -1 at the root, which is the last. Leaves come first, by falling height.
     height : (M,) array
-        Log-density where the branch begins: a leaf's peak, an inner node's join.
+        Log-density at the start of the branch: the peak of a leaf, the join of an inner node.
     saddle : (M,) array
         Log-density where the branch joins its parent; at the root, the lowest of all points.
     persistence : (M,) array
@@ -57,26 +56,26 @@ class LevelSetTree:
     mass : (M,) array
         Fraction of the points in the branch; 1 at the root.
     intrinsic_dimension : (M,) array
-        Dimension that the points of the branch fill.
+        Intrinsic dimension of the points of the branch.
     leaf : (M,) array of bool
     peak : (M,) array
         Point at the branch's highest peak.
     assignment : (N,) array
-        Leaf of each point; of a store too large to hold, of each point drawn, see ``rows``.
+        Leaf of each point; of each drawn point if the store is too large, see ``rows``.
     density : (N,) array
         Log-density at each point.
     inverse_dimension : (N,) array
-        Each point's estimate of 1 over the intrinsic dimension; only means over many points are exact.
+        Estimate of 1 over the intrinsic dimension at each point; only means over many points are precise.
     threshold
-        Persistence that leaves have at least.
+        Smallest persistence of a leaf.
     neighbors
-        Neighbours of each point, among different points, in the graph that the tree lives on.
+        Number of neighbors of each different point in the graph.
     merging
         The complete tree before simplification.
     rows : (N,) array or None
-        Which samples of the store the points are, where not all were taken.
+        Indices of the points in the store, if not all were used.
     total
-        Samples in the store, where not all were taken.
+        Number of samples in the store, if not all were used.
 
     Examples
     --------
@@ -118,24 +117,24 @@ class LevelSetTree:
         persistence: float | None = None,
         seed: int = 0,
     ) -> LevelSetTree:
-        r"""Estimate the density, build the exact tree on the graph of nearest neighbours, simplify it.
+        r"""Estimate the density, build the exact tree on the nearest-neighbor graph, and simplify it.
 
         Parameters
         ----------
         x
-            Points, shape ``(N, D)``. Equal points are one vertex of the graph. Of a point of a store that
-            takes more than 120 MB in float64, as many samples as fit are drawn, and the tree says so.
+            Points, shape ``(N, D)``. Equal points are one vertex of the graph. If a point of a store takes
+            more than 120 MB in float64, as many samples as fit are drawn, and the tree reports it.
         density
             ``"knn"`` (:func:`knn_density`), ``"mixture"`` (:func:`mixture_density`), a function from
             points to log-densities, or log-densities ``(N,)``.
         neighbors
-            Of each point in the graph, and k of the kNN density; fewer where there are fewer points.
+            Number of neighbors in the graph, and k of the kNN density; fewer if there are fewer points.
         persistence
-            Peaks that rise less above their saddle are joined to it. By default what noise makes of a
-            kNN density, :math:`\sqrt{2 \log N \, \psi'(k)}` (its standard error times the height that
-            the largest of N errors reaches), and 0 for any other density.
+            Peaks that rise less above their saddle are removed. Default: for a kNN density the persistence of
+            peaks by noise, :math:`\sqrt{2 \log N \, \psi'(k)}` (its standard error times the expected
+            largest of N errors); 0 for any other density.
         seed
-            Of the mixture, and of the samples that are drawn.
+            Of the mixture, and of the drawn samples.
 
         Returns
         -------
@@ -148,7 +147,7 @@ class LevelSetTree:
         """
         total, rows = len(x) if isinstance(x, Rows) else None, None
         if isinstance(x, Rows):
-            rows = drawn_rows(len(x), max(1, HELD_BYTES // (8 * x.width)), seed)
+            rows = drawn_rows(len(x), max(1, NEIGHBORS.held_bytes // (8 * x.width)), seed)
             x = np.asarray(x) if rows is None else x.take(rows)
             if rows is not None and not (isinstance(density, str) or callable(density)):
                 density = as_array(density)[rows]
@@ -159,9 +158,9 @@ class LevelSetTree:
             raise RepdynError(f"LevelSetTree.fit: persistence={persistence}; expected a number of 0 or more")
         groups = groups_of_equal_rows(points)
         _, first, often = np.unique(groups, return_index=True, return_counts=True)
-        different = points[first]  # the graph joins different points: copies would be each other's neighbors
+        different = points[first]  # copies would be each other's only neighbors
         count = min(neighbors, len(different) - 1)
-        if count == 0:  # one point: one leaf, of which nothing more can be said
+        if count == 0:  # one different point: a single leaf
             distances, indices = np.empty((1, 0)), np.empty((1, 0), dtype=np.int64)
         else:
             distances, indices = nearest_neighbors(different, count)
@@ -172,13 +171,15 @@ class LevelSetTree:
                 if isinstance(density, str) and density == "knn"
                 else 0.0
             )
-        top = np.lexsort((np.arange(len(points)), -values, groups))  # of equal points, the highest stands
+        top = np.lexsort(
+            (np.arange(len(points)), -values, groups)
+        )  # the highest of equal points represents them
         top = top[np.r_[True, np.diff(groups[top]) > 0]]
         merging = merge_superlevel_sets(values[top], indices, component_bridges(different, indices))
         merging = merging.repeated(values[top], top, groups)
         kept = merging.persistence >= persistence
-        found = _view(merging, kept, values, inverse_dimension(distances)[groups], persistence, count)
-        return found if rows is None else replace(found, rows=rows, total=total)
+        tree = _view(merging, kept, values, inverse_dimension(distances)[groups], persistence, count)
+        return tree if rows is None else replace(tree, rows=rows, total=total)
 
     @property
     def leaves(self) -> Index:
@@ -187,7 +188,7 @@ class LevelSetTree:
 
     @property
     def n_peaks(self) -> int:
-        """Peaks before simplification: the finest granularity there is."""
+        """Number of peaks before simplification, the finest granularity."""
         return len(self.merging.peak)
 
     @property
@@ -197,7 +198,7 @@ class LevelSetTree:
 
     @property
     def components(self) -> int:
-        """Connected components of the neighbour graph; they join at the lowest density, near ones first."""
+        """Number of components of the neighbor graph. They join at the lowest density, close ones first."""
         return self.merging.components
 
     @property
@@ -207,44 +208,44 @@ class LevelSetTree:
         return np.column_stack([self.merging.birth[peaks], self.merging.death[peaks]])
 
     def simplify(self, persistence: float) -> LevelSetTree:
-        """Keep the leaves of at least this persistence; a smaller one than ``threshold`` brings leaves back.
+        """Keep the leaves of at least this persistence. A value below ``threshold`` restores leaves.
 
         Parameters
         ----------
         persistence
-            In units of log-density. The highest peak always stays.
+            In units of log-density. The highest peak is always kept.
         """
         if not persistence >= 0:
             raise RepdynError(f"simplify: persistence={persistence}; expected a number of 0 or more")
         return self._kept(self.merging.persistence >= persistence, persistence)
 
     def prune(self, n_leaves: int) -> LevelSetTree:
-        """Keep the most persistent leaves, so many.
+        """Keep this number of leaves, the most persistent ones.
 
         Parameters
         ----------
         n_leaves
-            From 1 to :attr:`n_peaks`; not limited by the present simplification.
+            From 1 to :attr:`n_peaks`, independent of the present simplification.
 
         Raises
         ------
         RepdynError
-            If the density has not so many peaks.
+            If the density has fewer peaks.
         """
         if not 1 <= n_leaves <= self.n_peaks:
             raise RepdynError(
-                f"the density has {self.n_peaks} peaks on this graph, {n_leaves} leaves were asked for; "
-                "ask for fewer, or fit with fewer neighbors"
+                f"n_leaves: expected 1 to {self.n_peaks}, the peaks of the density on this graph, got "
+                f"{n_leaves}; fewer neighbors give more peaks"
             )
         persistence = self.merging.persistence
-        # Stable: among equals the higher peak stays, so that no leaf is left without its elder.
+        # Stable: among equal ones the higher peak is kept, so that every leaf keeps its elder.
         chosen = np.argsort(-persistence, kind="stable")[:n_leaves]
         kept = np.zeros(self.n_peaks, dtype=bool)
         kept[chosen] = True
         return self._kept(kept, float(persistence[chosen[-1]]))
 
     def cut(self, n_leaves: int) -> Index:
-        """Cluster labels at a granularity: each point's leaf when the most persistent leaves are kept.
+        """Cluster labels at a granularity: the leaf of each point after :meth:`prune`.
 
         Parameters
         ----------
@@ -260,7 +261,7 @@ class LevelSetTree:
 
     def plot(self) -> Figure:
         """Draw the tree, its height the log-density."""
-        from repdyn.views.trees import tree  # imported here: plotly only when something is drawn
+        from repdyn.views.trees import tree  # plotly is slow to import
 
         return tree(self._drawn())
 
@@ -278,46 +279,37 @@ class LevelSetTree:
             **{name: np.asarray(value).tolist() for name, value in self._drawn().items() if name != "label"},
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the tree, complete, to a folder (kind ``"tree"``)."""
+    def _record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The complete merging and the kept peaks; the arrays over nodes follow from them."""
         merging = self.merging
         kept = np.zeros(self.n_peaks, dtype=bool)
         kept[merging.basin[self.peak[self.leaf]]] = True
         config: dict[str, Any] = {"threshold": self.threshold, "neighbors": self.neighbors}
         tensors = {name: getattr(merging, name) for name in _HELD}
-        points: dict[str, NDArray[Any]] = {
-            "density": self.density,
-            "inverse_dimension": self.inverse_dimension,
-        }
+        tensors |= {"density": self.density, "inverse_dimension": self.inverse_dimension, "kept": kept}
         if self.rows is not None:
-            config["total"], points["rows"] = self.total, self.rows
-        save_artifact(path, "tree", config, {**tensors, **points, "kept": kept})
+            config["total"], tensors["rows"] = self.total, self.rows
+        return config, tensors
 
     @classmethod
-    @refuses_damage
-    def load(cls, path: str | os.PathLike[str]) -> LevelSetTree:
-        """Read a tree that :meth:`save` wrote."""
-        artifact = load_artifact(path, "tree")
-        held, config = artifact.tensors, artifact.config
-        try:
-            merging = Merging(**{name: held[name] for name in _HELD})
-            points = held["kept"], held["density"], held["inverse_dimension"]
-            settings = float(config["threshold"]), int(config["neighbors"])
-        except KeyError as missing:
-            raise RepdynError(f"{path}: is not a whole tree, {missing} is missing; save it again") from None
-        tree = _view(merging, *points, *settings)
-        if "rows" not in held:
-            return tree
-        check_values(config, total=int)
-        check_arrays(held, rows=f"{len(tree.assignment)}")
-        return replace(tree, rows=held["rows"], total=int(config["total"]))
+    def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """The tree of what :meth:`_record` gave."""
+        merging = Merging(**{name: tensors[name] for name in _HELD})
+        points = tensors["kept"], tensors["density"], tensors["inverse_dimension"]
+        tree = _view(merging, *points, float(config["threshold"]), int(config["neighbors"]))
+        if "rows" in tensors:
+            check_values(config, total=int)
+            check_arrays(tensors, rows=f"{len(tree.assignment)}")
+            tree = replace(tree, rows=tensors["rows"], total=int(config["total"]))
+        return tree  # type: ignore[return-value]  # no class derives from it
 
     def _counted(self) -> str:
+        """Words for the number of points."""
         count = f"{len(self.assignment)} points"
         return count if self.total is None else f"{count} drawn from {self.total}"
 
     def _drawn(self) -> dict[str, Any]:
-        """The arrays that a picture needs."""
+        """Arrays for a picture, by node."""
         return {
             "parent": self.parent,
             "height": self.height,
@@ -329,6 +321,7 @@ class LevelSetTree:
         }
 
     def _kept(self, kept: NDArray[np.bool_], threshold: float) -> LevelSetTree:
+        """The tree whose leaves are the kept peaks ``(P,)``."""
         tree = _view(self.merging, kept, self.density, self.inverse_dimension, threshold, self.neighbors)
         return replace(tree, rows=self.rows, total=self.total)
 
@@ -340,7 +333,7 @@ class LevelSetTree:
             f"intrinsic dimension {self.dimension:.1f}"
         ]
         if self.components > 1:
-            lines.append(f"  the neighbour graph has {self.components} components")
+            lines.append(f"  the neighbor graph has {self.components} components")
         largest = leaves[np.argsort(-self.mass[leaves], kind="stable")][:8]
         born = self.diagram
         lines += [
@@ -361,27 +354,27 @@ def _view(
     threshold: float,
     neighbors: int,
 ) -> LevelSetTree:
-    """The tree whose leaves are the kept peaks."""
+    """The tree whose leaves are the kept peaks ``(P,)``, from arrays over points ``(N,)``."""
     kept = kept.copy()
-    kept[0] = True  # the highest peak has nothing to join
-    nodes = nodes_of(merging, kept)
+    kept[0] = True  # the highest peak joins no other
+    nodes = branches_of(merging, kept)
     leaves = (len(nodes.parent) + 1) // 2
     assignment = nodes.leaf_of_peak[merging.basin]
     known = np.isfinite(inverse)
-    # Points, points that tell a dimension, and what they tell: sums over leaves, then over branches.
+    # Counts of points, counts and sums of known estimates: first over leaves, then over branches.
     weights = (np.ones(len(inverse)), known, np.where(known, inverse, 0.0))
     sums = np.zeros((3, len(nodes.parent)))
     sums[:, :leaves] = [np.bincount(assignment, weight, minlength=leaves) for weight in weights]
     for node, parent in enumerate(nodes.parent[:-1]):  # children come before their parent
         sums[:, parent] += sums[:, node]
-    told = sums[2] > 0
+    positive = sums[2] > 0
     return LevelSetTree(
         parent=nodes.parent,
         height=nodes.height,
         saddle=nodes.saddle,
         persistence=merging.birth[nodes.peak] - nodes.saddle,
         mass=sums[0] / len(assignment),
-        intrinsic_dimension=np.where(told, sums[1] / np.where(told, sums[2], 1.0), 1.0),
+        intrinsic_dimension=np.where(positive, sums[1] / np.where(positive, sums[2], 1.0), 1.0),
         leaf=np.arange(len(nodes.parent)) < leaves,
         peak=merging.peak[nodes.peak],
         assignment=assignment,
@@ -391,3 +384,73 @@ def _view(
         neighbors=neighbors,
         merging=merging,
     )
+
+
+def leaf_support(
+    tree: LevelSetTree,
+    x: ArrayLike,
+    density: str | Callable[[Array], ArrayLike] | ArrayLike = "knn",
+    resamples: int = 20,
+    seed: int = 0,
+) -> Array:
+    r"""Share of bootstrap samples whose tree has each leaf too.
+
+    .. math:: s_\ell = \frac1B \sum_b \left[ \max_m
+        \frac{|\ell \cap b \cap m|}{|(\ell \cap b) \cup m|} > \frac12 \right]
+
+    over the leaves *m* of the tree of sample *b*. Samples are drawn with replacement, and each point is used
+    once, because copies would be their own nearest neighbors. The tree of a sample is simplified at the same
+    persistence.
+
+    Parameters
+    ----------
+    tree
+        A tree of these points.
+    x
+        The points ``(N, D)``.
+    density
+        As in :meth:`LevelSetTree.fit` of the tree.
+    resamples
+        Number B of samples.
+    seed
+        Of the samples.
+
+    Returns
+    -------
+    (L,) array
+        Between 0 and 1, in the order of the leaves.
+
+    Raises
+    ------
+    RepdynError
+        If the tree has another number of points.
+
+    References
+    ----------
+    Felsenstein, J. (1985). Confidence limits on phylogenies: an approach using the bootstrap. Evolution 39.
+    Hennig, C. (2007). Cluster-wise assessment of cluster stability. Computational Statistics and Data
+    Analysis 52.
+    """
+    points = as_points(x, "leaf_support")
+    if len(points) != len(tree.assignment):
+        raise RepdynError(
+            f"leaf_support: x has {len(points)} points, the tree {len(tree.assignment)}; give the points of "
+            "the tree"
+        )
+    if resamples < 1:
+        raise RepdynError(f"leaf_support: resamples={resamples}; expected 1 or more")
+    generator = np.random.default_rng(seed)
+    count = len(tree.leaves)
+    returned = np.zeros(count)
+    for _ in track(range(resamples), "bootstrapping leaves"):
+        drawn = np.unique(generator.integers(len(points), size=len(points)))
+        given = density if isinstance(density, str) or callable(density) else as_array(density)[drawn]
+        other = LevelSetTree.fit(
+            points[drawn], given, max(tree.neighbors, 1), persistence=tree.threshold, seed=seed
+        )
+        leaves = len(other.leaves)
+        shared = np.zeros((count, leaves))
+        np.add.at(shared, (tree.assignment[drawn], other.assignment), 1)
+        union = shared.sum(axis=1, keepdims=True) + shared.sum(axis=0) - shared
+        returned += (shared / union).max(axis=1) > PERSISTENCE.same_leaf
+    return returned / resamples

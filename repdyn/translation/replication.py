@@ -115,7 +115,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     # What either search has found besides has had as many chances as the map itself.
     others += [candidate.maps for search in searches for candidate in search.found[:FOLLOWED]]
     maps = both.settle(maps)
-    maps, own, rivals, composition = both.compared(maps, others, MOST_HOPS)
+    maps, own, rivals, composition = both.compared(maps, others, MOST_HOPS, shared=recovered >= FOUND)
     judgment = judge(recovered, own, rivals, composition)
     evidence = {
         "retrieval between halves": recovered,

@@ -89,7 +89,7 @@ def test_the_label_is_read_where_it_was_put(found: DepthFactors) -> None:
     assert found.explained.value == pytest.approx(1, abs=1e-6)
     # The label has variance 1 of 73.
     assert found.static_share["spectral"].value == pytest.approx(1 / 73, rel=0.3)
-    assert "static parts swapped" in repr(found)
+    assert "swap of static parts" in repr(found)
 
 
 def test_the_head_follows_whoever_gave_the_label(found: DepthFactors) -> None:
@@ -110,9 +110,9 @@ def test_parts_are_exchanged_at_any_point(model: Known) -> None:
     assert swaps["spectral"]["donor"].value == 1
     # The first that the head is given is what was there.
     assert seen[0] == pytest.approx(np.asarray(TEST["block2"]), abs=1e-4)
-    with pytest.raises(RepdynError, match="no point 'block9'"):
+    with pytest.raises(RepdynError, match="point: there is no 'block9'"):
         depth_swaps(model, TEST, TRAIN, middle, point="block9")
-    with pytest.raises(RepdynError, match="says the same of every"):
+    with pytest.raises(RepdynError, match="the same class for every"):
         depth_swaps(model, TEST, TRAIN, lambda x: np.eye(2)[np.zeros(len(x), dtype=int)])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repdyn.disentangle import Judge, moving_dsprites
+from repdyn.datasets import moving_dsprites
+from repdyn.disentangle import Judge
 from repdyn.errors import RepdynError
 
 

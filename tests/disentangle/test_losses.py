@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from repdyn.disentangle.losses import constancy_loss, exchange_static, motion_loss, operators_of
-from repdyn.disentangle.static import static_modes
+from repdyn.disentangle.losses import constancy_loss, exchange_static, motion_loss
+from repdyn.disentangle.spectral import operators_of, static_modes
 
 CLIPS = torch.rand(3, 6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 REAL = torch.ones(3, 6, dtype=torch.bool)

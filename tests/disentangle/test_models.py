@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from repdyn.disentangle import SKD, SSMSKD, Weights, training
-from repdyn.disentangle.structured import StructuredKoopman
+from repdyn.disentangle.models import StructuredKoopman
+from repdyn.disentangle.settings import TrainingSettings
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths
 from tests.disentangle.planted import planted_sequences
@@ -38,7 +39,7 @@ def test_sequences_are_reconstructed_and_their_parts_sum(
     assert error < 0.2  # the mean has 1
     parts = model.factors(x)
     assert parts.static + parts.dynamic == pytest.approx(model.encode(x), abs=1e-5)
-    assert sum(parts.some([n]) for n in range(parts.count)) == pytest.approx(parts.static, abs=1e-4)
+    assert sum(parts.part([n]) for n in range(parts.count)) == pytest.approx(parts.static, abs=1e-4)
     assert 0 <= parts.static_share <= 1
     assert model.predict(x).shape == x.shape
     assert model.predict(x)[:, 0] == pytest.approx(model.reconstruct(x)[:, 0], abs=1e-5)
@@ -148,9 +149,9 @@ def test_more_latents_than_transitions_work_with_a_warning() -> None:
         ([np.zeros((4, 3)), np.zeros((1, 3))], "sequence 1 has length 1"),
         ([np.zeros((4, 3)), np.zeros((4, 2))], "one shape for all"),
         (np.zeros((5, 3), np.float32), "expected \\(N, T, width\\)"),
-        (np.zeros((0, 4, 3), np.float32), "nothing in them"),
+        (np.zeros((0, 4, 3), np.float32), "at least one value"),
         ([], "no sequence"),
-        (np.zeros((1, 4, 3), np.float32), "too few"),
+        (np.zeros((1, 4, 3), np.float32), "at least two"),
         (np.zeros((5, 4, 1, 20, 20), np.float32), "16 must divide"),
         (np.full((5, 4, 1, 16, 16), 2, np.float32), "expected floats in \\[0, 1\\]"),
     ],
@@ -174,7 +175,7 @@ def test_a_value_that_is_not_finite_is_named() -> None:
         ({"static_dim": 0}, "static_dim=0"),
         ({"latent_dim": 0}, "must be positive"),
         ({"extraction": "eigenvectors"}, "nearest: 'eigenvector'"),
-        ({"static_dim": 2, "weights": Weights(constancy=1.0)}, "follows one static mode"),
+        ({"static_dim": 2, "weights": Weights(constancy=1.0)}, "needs one static mode"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], says: str) -> None:
@@ -205,11 +206,13 @@ def test_a_smaller_learning_rate_starts_from_the_best_weights(monkeypatch: pytes
         seen.append([p.detach().clone() for p in model.parameters()])
         return 1.0 + len(seen)  # never better than after the first epoch
 
-    monkeypatch.setattr(training, "_judge", judge)
-    monkeypatch.setattr(training, "_PLATEAU_PATIENCE", 2)
-    monkeypatch.setattr(training, "_PLATEAU_FACTOR", 1e-12)
+    monkeypatch.setattr(training, "_validation_loss", judge)
+    settings = TrainingSettings(plateau_patience=2, plateau_factor=1e-12)
     x = np.random.default_rng(0).standard_normal((12, 5, 3)).astype("float32")
-    SSMSKD(latent_dim=3, hidden=4).fit(x, epochs=5)
+    training.fit(
+        SSMSKD(latent_dim=3, hidden=4), x, epochs=5, seed=0, batch_size=32, learning_rate=1e-3,
+        validation=None, device=None, settings=settings,
+    )  # fmt: skip
     # Epochs 2, 3 and 4 are worse; in the fifth the rate is next to nothing, so what it starts from remains.
     assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(seen[4], seen[0]))
     assert not all(torch.allclose(p, q, atol=1e-6) for p, q in zip(seen[3], seen[0]))

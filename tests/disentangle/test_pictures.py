@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import repdyn
-from repdyn.disentangle import SSMSKD, Swap, SwapGrid, moving_dsprites, swap_grid
+from repdyn.datasets import moving_dsprites
+from repdyn.disentangle import SSMSKD, Swap, SwapGrid, swap_grid
 from repdyn.disentangle.swaps import exchange
 from repdyn.errors import RepdynError
 

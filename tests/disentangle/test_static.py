@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repdyn.disentangle.static import static_mode, static_modes
+from repdyn.disentangle.spectral import static_mode, static_modes
 
 
 def _operators(seed: int, count: int = 5, width: int = 6) -> torch.Tensor:

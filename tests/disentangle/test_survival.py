@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from repdyn.disentangle import SKD, SSMSKD, Weights
+from repdyn.disentangle.models import StructuredKoopman
 from repdyn.disentangle.sequences import Sequences, read_sequences
-from repdyn.disentangle.structured import StructuredKoopman
 from repdyn.disentangle.training import batch_losses
 from tests.disentangle.planted import hard_sequences
 

@@ -14,7 +14,7 @@ from repdyn.topology import (
     sparse_persistence,
 )
 from repdyn.topology.homology import vietoris_rips
-from repdyn.topology.merging import merge_superlevel_sets
+from repdyn.topology.merge_tree import merge_superlevel_sets
 
 
 def ring(n=200, noise=0.05, seed=0):

@@ -11,7 +11,8 @@ from scipy.spatial.distance import cdist
 
 from repdyn.paths import RepresentationPaths, open_paths
 from repdyn.topology import LevelSetTree, PathPersistence, persistence
-from repdyn.topology.landmarks import covering_radius
+from repdyn.topology.homology import covering_radius
+from repdyn.topology.settings import NeighborSettings, PersistenceSettings
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_a_tree_of_drawn_samples_says_which(
     assert whole.rows is None
     assert whole.total is None
     np.testing.assert_array_equal(whole.assignment, LevelSetTree.fit(np.asarray(store["two"])).assignment)
-    monkeypatch.setattr("repdyn.topology.tree.HELD_BYTES", 300 * 3 * 8)
+    monkeypatch.setattr("repdyn.topology.tree.NEIGHBORS", NeighborSettings(held_bytes=300 * 3 * 8))
     tree = LevelSetTree.fit(store["two"], seed=3)
     assert tree.rows is not None
     assert (len(tree.rows), tree.total, len(tree.assignment)) == (300, 900, 300)
@@ -56,7 +57,7 @@ def test_a_tree_of_drawn_samples_says_which(
 def test_what_is_in_memory_is_taken_whole(
     store: RepresentationPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repdyn.topology.tree.HELD_BYTES", 300 * 3 * 8)
+    monkeypatch.setattr("repdyn.topology.tree.NEIGHBORS", NeighborSettings(held_bytes=300 * 3 * 8))
     assert len(LevelSetTree.fit(np.asarray(store["two"])).assignment) == 900
 
 
@@ -66,8 +67,8 @@ def test_persistence_of_drawn_samples_covers_all(
 ) -> None:
     whole = persistence(store, resamples=3, landmarks=30)
     module = import_module("repdyn.topology.persistence")
-    monkeypatch.setattr(module, "HELD_BYTES", 300 * 3 * 8)
-    monkeypatch.setattr(module, "SAMPLE_POINTS", 200)
+    settings = PersistenceSettings(held_bytes=300 * 3 * 8, sample_points=200)
+    monkeypatch.setattr(module, "PERSISTENCE", settings)
     if single:
         found = persistence(store["ring"], resamples=3, landmarks=30)
         assert "300 samples drawn from 900" in repr(found)

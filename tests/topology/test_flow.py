@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from repdyn.datasets import PLANTED
 from repdyn.errors import RepdynError
 from repdyn.topology import FlowAutoencoder, LevelSetTree
 from repdyn.topology.flow_network import FlowNetwork, neighbor_log_density
-from repdyn.topology.planted import PLANTED
 
 
 def bent(n=600, seed=0):

@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 from repdyn.topology import LevelSetTree, knn_density, mixture_density, nearest_neighbors
 from repdyn.topology import neighbors as room
 from repdyn.topology.neighbors import component_bridges
+from repdyn.topology.settings import NeighborSettings
 
 
 @pytest.mark.parametrize("times", [2, 10, 40])
@@ -127,8 +128,7 @@ def test_neighbors_nearer_than_float64_products_can_tell():
 
 
 def test_neighbors_by_cells_in_clusters_far_apart(monkeypatch):
-    monkeypatch.setattr(room, "EXACT_POINTS", 500)
-    monkeypatch.setattr(room, "CANDIDATES", 1500)
+    monkeypatch.setattr(room, "NEIGHBORS", NeighborSettings(exact_points=500, candidates=1500))
     g = np.random.default_rng(7)
     x = g.normal(size=(3000, 12))
     x[::3] += 1e4

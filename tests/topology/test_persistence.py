@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths
 from repdyn.topology import PathPersistence, Persistence, farthest_points, persistence
-from repdyn.topology.homology import betti_curve, bottleneck_distance, gaussian_twin, vietoris_rips
+from repdyn.topology.homology import betti_curve, bottleneck_distance, gaussian_null, vietoris_rips
 
 
 def circle(n=200, width=2, noise=0.0, seed=0):
@@ -77,9 +77,9 @@ def test_betti_curve_counts_what_is_alive():
     assert betti_curve(diagram, np.array([0.0, 0.2, 0.3, 0.6])).tolist() == [1, 2, 1, 0]
 
 
-def test_gaussian_twin_has_the_covariance():
+def test_gaussian_null_has_the_covariance():
     x = np.random.default_rng(0).normal(size=(4000, 3)) @ np.diag([1, 2, 3]) + 5
-    twin = gaussian_twin(x, np.random.default_rng(1))
+    twin = gaussian_null(x, np.random.default_rng(1))
     np.testing.assert_allclose(np.cov(twin.T), np.cov(x.T), atol=0.5)
     np.testing.assert_allclose(twin.mean(0), x.mean(0), atol=0.3)
 
@@ -95,7 +95,7 @@ def test_finds_the_depth_where_topology_changes(tmp_path):
     found.save(tmp_path / "p")
     loaded = PathPersistence.load(tmp_path / "p")
     assert loaded.to_dict() == found.to_dict()
-    assert "change from the point before" in repr(loaded)
+    assert "change from the previous point" in repr(loaded)
     with pytest.raises(RepdynError, match="through depth"):
         Persistence.load(tmp_path / "p")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from repdyn.errors import RepdynError
 from repdyn.topology import LevelSetTree, nearest_neighbors
-from repdyn.topology.merging import merge_superlevel_sets
+from repdyn.topology.merge_tree import merge_superlevel_sets
 
 
 def blobs(sizes=(300, 300, 300), dimensions=5, distance=8.0, seed=0):

@@ -1,4 +1,4 @@
-"""Generated clips of the literature: dSprites in motion, drawn by us, and Sprites from their layers."""
+"""Clips with known factors: dSprites in motion, which are drawn here, and Sprites from their layers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from repdyn.errors import RepdynError
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["LabelledClips", "dsprites", "moving_dsprites", "sprites"]
+__all__ = ["LabeledClips", "dsprites", "moving_dsprites", "sprites"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LabelledClips:
-    """Clips with the factors they were made from; usable as a ``torch`` map-style data set.
+class LabeledClips:
+    """Clips and the factors that they were made from; a map-style data set for ``torch``.
 
     Attributes
     ----------
@@ -47,18 +47,18 @@ class LabelledClips:
         """Static and dynamic factors together."""
         return {**self.static, **self.dynamic}
 
-    def take(self, rows: Any) -> LabelledClips:
-        """Some of the clips."""
-        return LabelledClips(
+    def take(self, rows: Any) -> LabeledClips:
+        """The selected clips."""
+        return LabeledClips(
             self.clips[rows],
             {name: label[rows] for name, label in self.static.items()},
             {name: label[rows] for name, label in self.dynamic.items()},
         )
 
-    def split(self, shares: Sequence[float], seed: int = 0) -> tuple[LabelledClips, ...]:
-        """Disjoint random parts, say ``(0.7, 0.1, 0.2)``: selection never sees the test part."""
+    def split(self, shares: Sequence[float], seed: int = 0) -> tuple[LabeledClips, ...]:
+        """Disjoint random parts, such as ``(0.7, 0.1, 0.2)`` for training, validation and test."""
         if min(shares) <= 0 or sum(shares) > 1 + 1e-9:
-            raise RepdynError(f"shares must be positive and sum to at most 1, got {tuple(shares)}")
+            raise RepdynError(f"shares: expected positive numbers that sum to at most 1, got {tuple(shares)}")
         order = np.random.default_rng(seed).permutation(len(self))
         ends = (np.cumsum([0.0, *shares]) * len(self)).round().astype(int)
         return tuple(self.take(order[a:b]) for a, b in pairwise(ends))
@@ -78,14 +78,12 @@ class LabelledClips:
 
     def __repr__(self) -> str:
         return (
-            f"LabelledClips: {len(self)} of shape {self.clips.shape[1:]}, static {list(self.static)}, "
+            f"LabeledClips: {len(self)} of shape {self.clips.shape[1:]}, static {list(self.static)}, "
             f"dynamic {list(self.dynamic)}"
         )
 
 
-_COLOURS = np.array(
-    [(102, 205, 170), (255, 165, 0), (0, 255, 0), (0, 0, 255), (30, 144, 255), (255, 20, 147)]
-)
+_COLORS = np.array([(102, 205, 170), (255, 165, 0), (0, 255, 0), (0, 0, 255), (30, 144, 255), (255, 20, 147)])
 _SHAPES = ("square", "ellipse", "heart")
 _GRID = 32  # positions in each direction
 _FRAMES = 8
@@ -104,8 +102,8 @@ _COURSES = np.array(
 )
 
 
-def dsprites(count: int | None = None, *, size: int = 64, seed: int = 0) -> LabelledClips:
-    """Coloured dSprites that stay in place and change size: 6 × 3 × 8 × 8 static, 10 courses of scale.
+def dsprites(count: int | None = None, *, size: int = 64, seed: int = 0) -> LabeledClips:
+    """Colored dSprites that stay in place and change size: 6 × 3 × 8 × 8 static, 10 courses of scale.
 
     Shapes are drawn to a geometry fitted to the original pictures (intersection over union .97 square, .97
     ellipse, .92 heart): close, not identical. Courses of scale are drawn from ``seed`` in the published way
@@ -114,7 +112,7 @@ def dsprites(count: int | None = None, *, size: int = 64, seed: int = 0) -> Labe
     Parameters
     ----------
     count
-        How many of the 11 520 clips, drawn at random; default: all.
+        Number of clips, drawn at random from all 11 520; default: all.
     size
         Height and width in pixels; 64 as published.
     seed
@@ -126,15 +124,15 @@ def dsprites(count: int | None = None, *, size: int = 64, seed: int = 0) -> Labe
     """
     courses = _scale_courses(seed)
     index = _drawn((6, 3, 8, 8, 10), count, seed)
-    place = index[:, 2:4] * 4 + 2
-    rows = np.repeat(place[:, :, None], _FRAMES, axis=2)
+    positions = index[:, 2:4] * 4 + 2
+    rows = np.repeat(positions[:, :, None], _FRAMES, axis=2)
     clips = _draw(index[:, 0], index[:, 1], courses[index[:, 4]], rows[:, 0], rows[:, 1], size)
     names = ("colour", "shape", "position_x", "position_y")
-    return LabelledClips(clips, dict(zip(names, index.T[:4])), {"scale": index[:, 4]})
+    return LabeledClips(clips, dict(zip(names, index.T[:4])), {"scale": index[:, 4]})
 
 
-def moving_dsprites(count: int | None = None, *, size: int = 64, seed: int = 0) -> LabelledClips:
-    """Coloured dSprites that move and change size: 6 × 3 static; 10 courses of scale, 8 × 8 of position.
+def moving_dsprites(count: int | None = None, *, size: int = 64, seed: int = 0) -> LabeledClips:
+    """Colored dSprites that move and change size: 6 × 3 static; 10 courses of scale, 8 × 8 of position.
 
     Parameters
     ----------
@@ -152,7 +150,7 @@ def moving_dsprites(count: int | None = None, *, size: int = 64, seed: int = 0) 
         index[:, 0], index[:, 1], courses[index[:, 2]], _COURSES[index[:, 3]], _COURSES[index[:, 4]], size
     )
     dynamic = dict(zip(("scale", "position_x", "position_y"), index.T[2:]))
-    return LabelledClips(clips, {"colour": index[:, 0], "shape": index[:, 1]}, dynamic)
+    return LabeledClips(clips, {"colour": index[:, 0], "shape": index[:, 1]}, dynamic)
 
 
 _LAYERS = ("body", "bottomwear", "topwear", "hair")
@@ -166,12 +164,12 @@ def sprites(
     *,
     items: int | Sequence[int] = _ITEMS,
     size: int = 64,
-) -> tuple[LabelledClips, LabelledClips]:
+) -> tuple[LabeledClips, LabeledClips]:
     """Training and test clips of Li and Mandt's Sprites, composed of their layers.
 
     The layers are those of the Liberated Pixel Cup characters: ``https://github.com/YingzhenLi/Sprites`` (CC
     BY-SA 3.0 or GPL 3.0, credit to the LPC artists). Shoes of item 1 are worn by all. With all six items the
-    split is the published one, 1000 and 296 characters; with fewer, about a quarter is for tests.
+    split is the published one, 1000 and 296 characters. With fewer, about a quarter is the test part.
 
     Parameters
     ----------
@@ -179,14 +177,13 @@ def sprites(
         ``{"body", "bottomwear", "topwear", "hair", "shoes"}``, each ``(items, 3 actions, 3 directions, 8
         frames, 64, 64, RGBA)``, uint8.
     items
-        How many items of each layer make characters, or which: their number to the fourth, with nine clips
-        each.
+        Number of items of each layer, or their indices. n items give n⁴ characters with nine clips each.
     size
-        Height and width in pixels: 64, or what divides it, by averaging.
+        Height and width in pixels: 64, or a divisor of it, by averaging.
 
     Returns
     -------
-    tuple of LabelledClips
+    tuple of LabeledClips
         Training and test clips, of different characters.
     """
     missing = {*_LAYERS, "shoes"} - set(layers)
@@ -199,6 +196,7 @@ def sprites(
             f"sprites: items must be 2 to 6 of the {held} in every layer, and size divide 64; "
             f"got {items} and {size}"
         )
+    # The legacy generator, because the published split was drawn by it.
     order = np.random.RandomState(_ORDER).permutation(len(worn) ** 4)
     aside = _TRAINING if len(worn) == _ITEMS else round(len(worn) ** 4 * 0.75)
     return tuple(_characters(layers, part, worn, size) for part in (order[:aside], order[aside:]))  # type: ignore[return-value]
@@ -206,7 +204,8 @@ def sprites(
 
 def _characters(
     layers: Mapping[str, NDArray[np.uint8]], numbers: NDArray[np.int64], items: Sequence[int], size: int
-) -> LabelledClips:
+) -> LabeledClips:
+    """Nine clips of each of the numbered characters."""
     wears = np.stack(np.unravel_index(numbers, (len(items),) * 4), axis=1)
     clips = np.empty((len(numbers), 9, _FRAMES, 3, size, size), dtype=np.uint8)
     for row, chosen in enumerate(wears):
@@ -219,35 +218,36 @@ def _characters(
         small = picture.reshape(9, _FRAMES, size, fold, size, fold, 3).mean(axis=(3, 5))
         clips[row] = small.round().transpose(0, 1, 4, 2, 3)
     static = {name: wears[:, column].repeat(9) for column, name in enumerate(_LAYERS)}
-    return LabelledClips(
+    return LabeledClips(
         clips.reshape(-1, *clips.shape[2:]), static, {"action": np.tile(np.arange(9), len(numbers))}
     )
 
 
 def _drawn(shape: tuple[int, ...], count: int | None, seed: int) -> NDArray[np.int64]:
+    """Combinations of factors ``(count, factors)`` in random order, given the number of classes of each."""
     index = np.array(list(product(*map(range, shape))))
     if count is not None and not 1 <= count <= len(index):
-        raise RepdynError(f"count must be from 1 to {len(index)}, got {count}")
+        raise RepdynError(f"count: expected 1 to {len(index)}, got {count}")
     order = np.random.default_rng(seed).permutation(len(index))
     return index[order[:count]]
 
 
 def _scale_courses(seed: int) -> NDArray[np.int64]:
-    """Ten courses of the six scales: a triangle wave walked at a speed that itself walks."""
+    """Ten courses of the six scales, ``(10, 8)``: a triangle wave at a speed that changes at random."""
     generator = np.random.default_rng(seed)
     wave, speeds = np.array([0, 1, 2, 3, 4, 5, 4, 3, 2, 1]), np.array([2, 1, 0, -1, -2, -1, 0, 1])
     courses = np.empty((10, _FRAMES), dtype=np.int64)
     for course in courses:
-        place, pace = int(generator.integers(6)), int(generator.integers(5))
+        phase, pace = int(generator.integers(6)), int(generator.integers(5))
         for frame in range(_FRAMES):
-            course[frame] = wave[-place % len(wave)]
-            place += int(speeds[-pace % len(speeds)])
+            course[frame] = wave[-phase % len(wave)]
+            phase += int(speeds[-pace % len(speeds)])
             pace += int(generator.choice([0, 0, 1, -1]))
     return courses
 
 
 def _draw(
-    colour: NDArray[np.int64],
+    color: NDArray[np.int64],
     shape: NDArray[np.int64],
     scale: NDArray[np.int64],
     x: NDArray[np.int64],
@@ -256,12 +256,12 @@ def _draw(
 ) -> NDArray[np.uint8]:
     """Clips ``(N, T, 3, size, size)`` of shapes at courses of scale and position, each ``(N, T)``."""
     if size < 8:
-        raise RepdynError(f"size must be at least 8 pixels, got {size}")
-    clips = np.empty((len(colour), _FRAMES, 3, size, size), dtype=np.uint8)
+        raise RepdynError(f"size: expected at least 8 pixels, got {size}")
+    clips = np.empty((len(color), _FRAMES, 3, size, size), dtype=np.uint8)
     grid = (np.arange(size) + 0.5) * 64 / size - 0.5
-    for row in range(len(colour)):
+    for row in range(len(color)):
         masks = _masks(int(shape[row]), 0.5 + scale[row] / 10, x[row], y[row], grid)
-        clips[row] = masks[:, None] * _COLOURS[colour[row]][:, None, None]
+        clips[row] = masks[:, None] * _COLORS[color[row]][:, None, None]
     return clips
 
 
@@ -272,10 +272,10 @@ def _masks(
     y: NDArray[np.int64],
     grid: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    """Where the shape is, ``(T, size, size)``, in the pixels of the 64 × 64 original."""
-    centre = [15.5 + 32 * place / (_GRID - 1) for place in (x, y)]
-    across = grid[None, None, :] - centre[0][:, None, None]
-    down = grid[None, :, None] - centre[1][:, None, None]
+    """Masks ``(T, size, size)`` of the shape; lengths are in pixels of the 64 × 64 original."""
+    center = [15.5 + 32 * position / (_GRID - 1) for position in (x, y)]
+    across = grid[None, None, :] - center[0][:, None, None]
+    down = grid[None, :, None] - center[1][:, None, None]
     scale = scale[:, None, None]
     if _SHAPES[shape] == "square":
         return (np.abs(across) <= 9.6 * scale) & (np.abs(down) <= 9.6 * scale)
@@ -287,6 +287,7 @@ def _masks(
 
 
 def _heart(across: NDArray[np.float64], up: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether points lie inside the heart curve, by its height over each x."""
     turn = np.linspace(0, np.pi, 721)
     outline_x = 16 * np.sin(turn) ** 3
     outline_y = 13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repdyn.disentangle.sprites import dsprites, moving_dsprites, sprites
+from repdyn.datasets.sprites import dsprites, moving_dsprites, sprites
 from repdyn.errors import RepdynError
 
 
@@ -57,13 +57,13 @@ def test_parts_are_disjoint_and_repeatable() -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(RepdynError, match="count must be from 1 to 11520"):
+    with pytest.raises(RepdynError, match="count: expected 1 to 11520"):
         dsprites(0)
     with pytest.raises(RepdynError, match="at least 8"):
         dsprites(1, size=4)
     with pytest.raises(RepdynError, match="are missing"):
         sprites({})
-    with pytest.raises(RepdynError, match="shares must be positive"):
+    with pytest.raises(RepdynError, match="shares: expected positive"):
         moving_dsprites(4, size=8).split((0.9, 0.2))
 
 

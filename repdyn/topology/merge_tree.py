@@ -1,4 +1,4 @@
-"""The exact merge tree of a function's superlevel sets on a graph: arrays in, arrays out."""
+"""The exact merge tree of the superlevel sets of a function on a graph, from arrays to arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Merging", "Nodes", "merge_superlevel_sets", "nodes_of"]
+__all__ = ["Branches", "Merging", "branches_of", "merge_superlevel_sets"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -15,7 +15,7 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Merging:
-    """Which peak of a function joins which higher one, and where: the elder rule, complete.
+    """The higher peak that each peak of a function joins, and the level, by the elder rule.
 
     Peaks are numbered by decreasing height; 0 is the highest.
 
@@ -24,16 +24,15 @@ class Merging:
     peak
         The point at the top, shape ``(P,)``.
     birth, death
-        Height of the peak, and level at which its component joins one with a higher peak ``(P,)``. What
-        the graph leaves unconnected joins at the function's minimum.
+        Height of the peak, and level at which its component joins one with a higher peak ``(P,)``.
+        Unconnected components join at the minimum of the function.
     elder
         The peak whose component it joins ``(P,)``; -1 for the highest.
     beside
-        The peak of the basin on the other side of that saddle ``(P,)``, where its points go if it is
-        simplified away: between it and its elder other peaks may lie. -1 for the highest.
+        The peak of the basin on the other side of that saddle ``(P,)``, which gets its points if the peak is
+        removed. Other peaks may lie between it and the elder. -1 for the highest.
     order
-        When it joins ``(P,)``: the number of higher points, N or more where only a bridge does; -1 for
-        the highest.
+        Number of points above the join ``(P,)``; N or more if only a bridge joins; -1 for the highest.
     basin
         The peak that steepest ascent from each point reaches ``(N,)``.
     """
@@ -52,14 +51,14 @@ class Merging:
         return self.birth - self.death
 
     def repeated(self, values: Array, point: Index, vertex: Index) -> Merging:
-        """The same of points of which several may be one vertex.
+        """The same merging for points of which several can be one vertex.
 
         Parameters
         ----------
         values
             The function at each vertex ``(U,)``.
         point
-            The point that stands for each vertex ``(U,)``.
+            The point that represents each vertex ``(U,)``.
         vertex
             Vertex of each point ``(N,)``.
         """
@@ -74,12 +73,12 @@ class Merging:
 
     @property
     def components(self) -> int:
-        """Connected components of the graph, bridges not counted."""
+        """Number of connected components of the graph without bridges."""
         return 1 + int((self.order >= len(self.basin)).sum())
 
 
 @dataclass(frozen=True, eq=False)
-class Nodes:
+class Branches:
     """A binary tree of branches: leaves first, then merges from the highest to the lowest, the root last.
 
     Attributes
@@ -91,7 +90,7 @@ class Nodes:
     peak
         Number of the highest peak in the branch.
     leaf_of_peak
-        For every peak, also those simplified away, the leaf that its points belong to ``(P,)``.
+        For every peak, removed ones included, the leaf that has its points ``(P,)``.
     """
 
     parent: Index
@@ -102,7 +101,7 @@ class Nodes:
 
 
 def merge_superlevel_sets(values: Array, neighbors: Index, bridges: Index | None = None) -> Merging:
-    """Sweep the level downwards: where are components of ``{values >= level}`` born, where do they join?
+    """Sweep the level downwards and record the births and joins of components of ``{values >= level}``.
 
     Parameters
     ----------
@@ -112,7 +111,7 @@ def merge_superlevel_sets(values: Array, neighbors: Index, bridges: Index | None
         Vertices that each vertex is joined to ``(N, k)``; edges count in both directions.
     bridges
         Pairs of vertices ``(B, 2)`` that join components of the graph below every level, in this order.
-        Components that they leave apart join the one of the highest peak.
+        Components that are still separate join that of the highest peak.
 
     Returns
     -------
@@ -159,12 +158,12 @@ def merge_superlevel_sets(values: Array, neighbors: Index, bridges: Index | None
     root = list(range(len(peak)))
     for at, a, b in zip(level.tolist(), left.tolist(), right.tolist()):
         root_a, root_b = _find(root, a), _find(root, b)
-        if root_a == root_b:  # a bridge within what is one already
+        if root_a == root_b:  # a bridge within one component
             continue
         older, younger, across = (root_a, root_b, a) if root_a < root_b else (root_b, root_a, b)
         root[younger] = older
         elder[younger], beside[younger], joined[younger] = older, across, at
-    # At one saddle point several components may join at once: all of them join the highest.
+    # Several components can join at one saddle point: all of them join the highest.
     for younger in range(1, len(peak)):
         older = elder[younger]
         while older > 0 and joined[older] == joined[younger]:
@@ -176,7 +175,7 @@ def merge_superlevel_sets(values: Array, neighbors: Index, bridges: Index | None
     return Merging(peak, values[peak].astype(np.float64), death, elder, beside, joined, basin)
 
 
-def nodes_of(merging: Merging, kept: NDArray[np.bool_]) -> Nodes:
+def branches_of(merging: Merging, kept: NDArray[np.bool_]) -> Branches:
     """Build the tree of branches whose leaves are the kept peaks.
 
     Parameters
@@ -189,12 +188,12 @@ def nodes_of(merging: Merging, kept: NDArray[np.bool_]) -> Nodes:
 
     Returns
     -------
-    Nodes
+    Branches
     """
     leaves = np.flatnonzero(kept)
     count = len(leaves)
     target = np.where(kept, np.arange(len(kept)), merging.beside)
-    while not kept[target].all():  # pointer doubling; every chain climbs to an elder and ends at a kept peak
+    while not kept[target].all():  # pointer doubling: every chain ends at a kept peak
         target = target[target]
     leaf_of_peak = np.cumsum(kept)[target] - 1
 
@@ -205,7 +204,7 @@ def nodes_of(merging: Merging, kept: NDArray[np.bool_]) -> Nodes:
     height[:count], top[:count] = merging.birth[leaves], leaves
     branch = {int(peak): leaf for leaf, peak in enumerate(leaves)}
     younger = leaves[1:]
-    # By falling level; at one saddle point the youngest first, so that an elder is still its own branch.
+    # By falling level; at one saddle point the youngest first, while its elder still has its own branch.
     merges = younger[np.lexsort((-younger, merging.order[younger]))]
     for node, peak in enumerate(merges.tolist(), count):
         older = int(merging.elder[peak])
@@ -214,7 +213,7 @@ def nodes_of(merging: Merging, kept: NDArray[np.bool_]) -> Nodes:
         height[node], top[node] = merging.death[peak], older
         branch[older] = node
     saddle = np.where(parent >= 0, height[parent], merging.death[0])
-    return Nodes(parent, height, saddle, top, leaf_of_peak)
+    return Branches(parent, height, saddle, top, leaf_of_peak)
 
 
 def _basin_edges(rank: Index, basin: Index, neighbors: Index, peaks: int) -> tuple[Index, Index, Index]:
@@ -248,6 +247,7 @@ def _basin_edges(rank: Index, basin: Index, neighbors: Index, peaks: int) -> tup
 
 
 def _find(root: list[int], a: int) -> int:
+    """Root of the component of ``a`` in a union-find forest."""
     while root[a] != a:
         root[a] = root[root[a]]  # path halving
         a = root[a]
