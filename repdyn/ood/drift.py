@@ -13,9 +13,9 @@ from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, share_interval
 from repdyn.ood.calibration import false_positive_interval
-from repdyn.ood.chunks import LOWEST
 from repdyn.ood.detector import Detector
 from repdyn.ood.detectors import DensityDetector
+from repdyn.ood.path_chunks import LOWEST
 from repdyn.ood.settings import VERDICT
 from repdyn.results import Result
 

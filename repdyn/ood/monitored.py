@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from repdyn import devices
 from repdyn.errors import RepdynError
-from repdyn.ood.chunks import LOGITS, select_points
 from repdyn.ood.detector import Detector
+from repdyn.ood.path_chunks import LOGITS, select_points
 from repdyn.tracing.reader import Reader, Reading, Turn
 from repdyn.tracing.registry import traced
 

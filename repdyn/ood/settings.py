@@ -1,6 +1,6 @@
 """Tuned numbers of out-of-distribution detection, each with the study that it comes from.
 
-Numbers that decide a verdict stand in :class:`EvaluationSettings`.
+Numbers that decide a verdict stand in :class:`DetectionVerdictSettings`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ __all__ = [
     "ORBIT",
     "PSEUDO_OOD",
     "VERDICT",
+    "DetectionVerdictSettings",
     "DetectorSettings",
-    "EvaluationSettings",
     "OrbitSettings",
     "PseudoOODSettings",
 ]
@@ -105,7 +105,7 @@ class PseudoOODSettings:
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
+class DetectionVerdictSettings:
     """Numbers that decide a verdict."""
 
     level: float = 0.95
@@ -124,4 +124,4 @@ class EvaluationSettings:
 
 
 FIT, ORBIT = DetectorSettings(), OrbitSettings()
-PSEUDO_OOD, VERDICT = PseudoOODSettings(), EvaluationSettings()
+PSEUDO_OOD, VERDICT = PseudoOODSettings(), DetectionVerdictSettings()

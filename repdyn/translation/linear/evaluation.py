@@ -141,7 +141,7 @@ def evaluate_translation(
     Raises
     ------
     RepdynError
-        On items that are not paired or not of the translation's widths, and on a ceiling that is nothing but
+        On items that are not paired or not of the translation's widths, and on a ceiling that holds only
         evaluation items.
     """
     if labels is None:

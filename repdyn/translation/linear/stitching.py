@@ -106,8 +106,8 @@ class StitchedModel(nn.Module):
         if axis is None or (self._orders[1] is None and moved[1] == moved[-1]):
             name = (self.points or ("", ""))[0 if axis is None else 1]
             raise RepdynError(
-                f"stitch: at {name!r} shape {tuple(moved)} does not tell which axis holds the channels; "
-                "call predict with inputs once, which finds it out, or wrap the model with Points of a layout"
+                f"stitch: at {name!r} shape {tuple(moved)} leaves open which axis holds the channels; "
+                "call predict with inputs once to determine it, or wrap the model with Points of a layout"
             )
         return axis
 

@@ -48,8 +48,8 @@ class TreeMatch(Result, kind="tree_match"):
     Attributes
     ----------
     pairs
-        Node of A and node of B, shape ``(P, 2)``: leaves first, or at a coarser granularity the branches that
-        are its leaves, then inner nodes below them.
+        Node of A and node of B, shape ``(P, 2)``: leaves (at a coarser granularity the branches that are its
+        leaves), then inner nodes.
     confidence
         Of each pair, from 0 to 1, shape ``(P,)``: for leaves the share of independent matchings that
         contain it, for inner nodes the mean over their leaves times the overlap.
@@ -62,22 +62,21 @@ class TreeMatch(Result, kind="tree_match"):
         log-distances where only a part is shared.
     traits
         Mean rank correlation of mass, persistence and spread of matched leaves, which the matching does not
-        look at; median over matchings.
+        use; median over matchings.
     score
-        Objective plus ``0.2 * traits``, median over matchings: what is tested. Where only a part is shared,
-        how well the kept pairs agree, of the most that all leaves could.
+        The test statistic: objective plus ``0.2 * traits``, median over matchings. Where only a part is
+        shared, the agreement of the kept pairs as a share of its maximum for all leaves.
     p_value
-        Of the score among the surrogates of the null that reaches it most often, which were matched at as
-        many granularities: (1 + how many reach it) / (1 + n); NaN where none was measured.
+        Of the score, (1 + number of surrogates that reach it) / (1 + n), for the null with the largest p.
+        Surrogates are matched at the same granularities. NaN where it was not measured.
     surrogates
-        Scores of the surrogates, ``(3, n)``: leaves as far from the mean in random directions, random fine
-        geometry within the same few groups, and angles or distances shuffled within these.
+        Scores of the surrogates, ``(3, n)``: random directions at the same distances from the mean, random
+        fine geometry within the same few groups, and angles or distances shuffled within these.
     tree_a, tree_b
-        The trees as arrays, for the picture.
+        The trees as arrays, for the plot.
     alternatives
         Matchings of the same leaves that fit as well within the noise, shape ``(M, L)``: the node of B for
-        the node of A of each of the L leading pairs, those of leaves or branches. Empty where the match is
-        unique.
+        the node of A of each of the L leading pairs. Empty where the match is unique.
     """
 
     pairs: Index
@@ -110,7 +109,7 @@ class TreeMatch(Result, kind="tree_match"):
         Parameters
         ----------
         names_a, names_b
-            What to call the nodes of each tree, one name for each; default: their numbers.
+            Names of the nodes of each tree. Default: their numbers.
         """
         from repdyn.views.trees import two_trees  # loads plotly
 
@@ -149,15 +148,15 @@ def match_trees(
     .. math:: \max_\pi \operatorname{corr}_{i<j} \big(A_{ij}, B_{\pi(i)\pi(j)}\big)
 
     over injective maps of the smaller set of leaves. With points, A and B are cosines between the leaves'
-    centroids about their common mean; without, the tree alone: how high the lowest join above two leaves
-    lies. No basis is assumed, and the two trees may stand in spaces of different width. What else is known
-    of a leaf (its mass, persistence and spread) takes no part in the matching and so bears witness to it.
+    centroids about their common mean. Without points, they are heights of the lowest join above two leaves.
+    No basis is assumed, and the spaces of the two trees may differ in width. Mass, persistence and spread of
+    the leaves are not used in the matching, so their agreement is independent evidence for it.
 
-    Where the whole sets do not match (leaves that the other tree lacks move the common mean), what they share
-    is looked for, given points, among up to thirty leaves of each: pairs whose distances agree with one
-    another. Then both are tried at coarser granularities, with two thirds of the leaves and so on: the trees
-    as given are the finest. Of all these the one counts that lies farthest above its surrogates, and the
-    farthest of the surrogates, at any granularity, must not lie as far.
+    Where the whole sets do not match (leaves that one tree lacks move the common mean), and points are given,
+    a common part is searched among up to thirty leaves of each: pairs whose distances agree with one another.
+    Then both ways are tried at coarser granularities, with two thirds of the leaves each time; the trees as
+    given are the finest granularity. Of all these candidates the one with the highest standardized score is
+    tested against the highest standardized scores of the surrogates over all granularities.
 
     Parameters
     ----------
@@ -169,8 +168,8 @@ def match_trees(
         Of starts, bootstraps and surrogates.
     nodes_a, nodes_b
         :func:`repdyn.topology.node_attributes` of both trees, made with the basins and multipliers of each
-        model's latent field (those of :func:`repdyn.fields.align_fields`, for one): how many attractors draw
-        a leaf, how much of it and how fast then bear witness too.
+        model's latent field (for example those of :func:`repdyn.fields.align_fields`). The number of
+        attractors of a leaf, the share of it that they attract and the contraction are then traits too.
 
     Returns
     -------
@@ -178,7 +177,7 @@ def match_trees(
         ``"found"`` where no surrogate of any null reaches the score (p = .01 for whole trees as given, .005
         for parts of them, .005 for the coarser granularities), independent matchings agree, and no other
         matching of the same leaves fits as well within the noise for half of their mass or more.
-        ``"ambiguous"`` where the last fails: ``alternatives`` has the matchings that cannot be told apart.
+        ``"ambiguous"`` where only the last fails: ``alternatives`` has the matchings that fit as well.
         Leaves without a partner are in no pair.
 
     Raises
@@ -231,7 +230,7 @@ def match_trees(
     nodes_of_a, nodes_of_b = tree_a.leaves, tree_b.leaves
     if tested.p_value <= MATCH.significant and tested.best.match.agreement >= MATCH.agreement:
         verdict = "found"
-    # Not for trees alone: heights of joins are often equal, which no surrogate's distances are.
+    # Not for trees without points: heights of joins are often equal, and surrogates' distances never are.
     elif x_a is not None and x_b is not None:
         cuts = granularities(tree_a, tree_b, PAIRING.max_leaves, MATCH.min_coarser)
         for some in (cuts[:1], cuts[1:]):
@@ -253,7 +252,7 @@ def match_trees(
     match = tested.best.match
     confidence = match.confidence
     tied = np.empty((0, len(match.pairs)), dtype=np.int64)
-    # Matchings of a symmetric set agree with the angles, but not with each other.
+    # Restarts on a symmetric set agree with the angles, but not with each other.
     symmetric = match.objective >= MATCH.symmetric and tested.p_value <= MATCH.symmetric_p
     if verdict == "found" or symmetric:
         tied = tied_matchings(match, PAIRING.traits, generator)
@@ -261,7 +260,7 @@ def match_trees(
     if len(tied):
         unchanged = (tied == np.arange(len(match.pairs))).all(0)
         share = float(match.weight[unchanged].sum() / match.weight.sum())
-        # A pair is one of as many partners as tied matchings give its leaf.
+        # The confidence of a pair is divided by the number of partners that tied matchings give its leaf.
         partners = np.array([len({k, *column.tolist()}) for k, column in enumerate(tied.T)])
         confidence = confidence / partners
         if share < MATCH.unique_mass:
@@ -302,7 +301,7 @@ def _candidates(
     x_b: ArrayLike,
     generator: np.random.Generator,
 ) -> list[MatchCandidate]:
-    """What two trees share at a granularity, and all their leaves unless it is the one given."""
+    """Candidates at a granularity: the common part, and whole sets unless the trees are those given."""
     a, b = Leaves.of(cut[0], x_a, "x_a"), Leaves.of(cut[1], x_b, "x_b")
     shared = shared_pairs(a.as_given(x_a), b.as_given(x_b), generator)
     found = [MatchCandidate(shared, shared_by_chance, cut)]
@@ -312,6 +311,7 @@ def _candidates(
 
 
 def _arrays(tree: LevelSetTree) -> dict[str, NDArray[Any]]:
+    """Arrays of a tree that a plot needs."""
     return {
         "parent": tree.parent,
         "height": tree.height,

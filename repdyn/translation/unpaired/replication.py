@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.progress import track
 from repdyn.translation.coordinates import Cloud, unit_rows
+from repdyn.translation.unpaired.map_search import Search
 from repdyn.translation.unpaired.refine import nearest_orthogonal, recovered_rows, retrieval
-from repdyn.translation.unpaired.search import Search
 from repdyn.translation.unpaired.settings import REPLICATION, SEARCH
 from repdyn.translation.unpaired.verdict import agreed_directions, judge
 

@@ -20,8 +20,8 @@ __all__ = [
     "RefinementSettings",
     "ReplicationSettings",
     "SampleSettings",
-    "SearchSettings",
     "TranslationVerdictSettings",
+    "UnpairedSearchSettings",
 ]
 
 
@@ -155,7 +155,7 @@ class ReplicationSettings:
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class UnpairedSearchSettings:
     """How maps are proposed and refined (``benchmarks/translation.py``, docs/translation.md).
 
     Attributes
@@ -309,4 +309,4 @@ class RefinementSettings:
 
 
 PAIRED, SAMPLES, REPLICATION = PairedVerdictSettings(), SampleSettings(), ReplicationSettings()
-SEARCH, CONSENSUS, REFINEMENT = SearchSettings(), ConsensusSettings(), RefinementSettings()
+SEARCH, CONSENSUS, REFINEMENT = UnpairedSearchSettings(), ConsensusSettings(), RefinementSettings()

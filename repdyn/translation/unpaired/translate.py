@@ -223,8 +223,10 @@ def _with_sampling(found: LinearTranslation, drawn: Mapping[str, float]) -> Line
     if not drawn:
         return found
     counts = list(drawn.items())
-    said = [f"{kept:.0f} of {held:.0f} {name}" for (_, kept), (name, held) in zip(counts[::2], counts[1::2])]
-    reason = f"{found.reason}; drawn at random: {' and '.join(said)}"
+    numbers = [
+        f"{kept:.0f} of {held:.0f} {name}" for (_, kept), (name, held) in zip(counts[::2], counts[1::2])
+    ]
+    reason = f"{found.reason}; drawn at random: {' and '.join(numbers)}"
     return replace(found, reason=reason, evidence={**found.evidence, **drawn})
 
 

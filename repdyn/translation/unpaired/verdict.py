@@ -97,8 +97,9 @@ def judge(
 
     .. math:: m = \min_{k \text{ different}} \rho_k / \rho - 1
 
-    and the confidence a logistic function of m, the retrieval between halves, the agreement with all
-    maps that fit, and what other compositions say, fitted to pairs of models whose true translation is known.
+    and the confidence a logistic function of m, the retrieval between halves, the agreement with all maps
+    that fit, and the lead and stability on other compositions. Its weights are fitted to pairs of models
+    whose true translation is known.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def judge(
     nearest = min(margin, clusters)
     rival = f"for the best different map this distance is {nearest:+.1%}"
     if nearest >= 1:
-        rival = "no different map comes near"
+        rival = "no different map has less than twice this distance"
     reason = (
         f"{reasons[verdict]}: translated points lie {own.excess:.2f} times as far from real ones as these "
         f"from each other, {rival}, and maps from disjoint halves "

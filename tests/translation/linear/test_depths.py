@@ -84,3 +84,12 @@ def test_what_is_no_cycle_is_told() -> None:
         cycle_consistency([eye], np.zeros((5, 2)))
     with pytest.raises(RepdynError, match="finite"):
         cycle_consistency([eye], x * np.nan)
+
+
+def test_the_old_names_of_the_agreement_warn(planted) -> None:
+    a, b, pairs = related(planted, 100)
+    path = translate_path(a, b, pairs=pairs)
+    for old, new in (("along", path.path_agreement), ("own", path.self_agreement)):
+        with pytest.warns(DeprecationWarning, match=f"{old} was renamed"):
+            np.testing.assert_array_equal(getattr(path, old), new)
+        assert path.to_dict()[old] == new.tolist()

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from repdyn.artifacts import save_artifact
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths, open_paths
 from repdyn.translation import LinearTranslation, fit_affine, fit_orthogonal, fit_ridge
@@ -155,3 +156,19 @@ def test_bad_input_is_told() -> None:
         fit_ridge(np.full((3, 2), np.inf), np.zeros((3, 2)))
     with pytest.raises(RepdynError, match="weights"):
         fit_orthogonal(np.eye(3), np.eye(3), weights=[-1, 1, 1])
+
+
+def test_a_verdict_of_version_01_is_read_in_its_present_spelling(tmp_path, monkeypatch) -> None:
+    t = LinearTranslation(
+        np.eye(3), np.zeros(3), np.ones(3), 0.5, "neighborhoods", "r", {"settled directions": 2.0}
+    )
+    config = {**t.to_dict(), "verdict": "neighbourhoods"}
+    arrays = {name: getattr(t, name) for name in ("matrix", "offset_a", "offset_b")}
+    with monkeypatch.context() as patch:
+        patch.setattr("repdyn.artifacts.SCHEMA_VERSION", 1)
+        save_artifact(tmp_path / "t", "translation", config, arrays)
+    again = LinearTranslation.load(tmp_path / "t")
+    assert (again.verdict, dict(again.evidence)) == ("neighborhoods", {"agreed directions": 2.0})
+    np.testing.assert_array_equal(again.matrix, t.matrix)
+    with pytest.raises(RepdynError, match="verdict must be one of"):
+        LinearTranslation(np.eye(3), np.zeros(3), np.ones(3), 0.5, "neighbourhoods")

@@ -3,12 +3,12 @@ import numpy as np
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.unpaired.refine import (
     _nearest,
+    final_refinement,
     fit_without_pairs,
     joint_similarity,
     mutual_neighbors,
     nearest_orthogonal,
     refine,
-    settle,
 )
 
 
@@ -109,10 +109,10 @@ def test_settling_averages_over_draws(planted) -> None:
     rough = nearest_orthogonal(q + 0.3 * np.random.default_rng(0).normal(size=q.shape) / np.sqrt(24))
     averaged, single = [], []
     for seed in range(5):
-        averaged.append(agreement(x, settle([x], [y], [rough], 8, batch=150, seed=seed)[0], q))
+        averaged.append(agreement(x, final_refinement([x], [y], [rough], 8, batch=150, seed=seed)[0], q))
         last = [rough]
         for step in range(8):
-            last = settle([x], [y], last, 1, batch=150, seed=100 * seed + step)
+            last = final_refinement([x], [y], last, 1, batch=150, seed=100 * seed + step)
         single.append(agreement(x, last[0], q))
     assert np.mean(averaged) > np.mean(single) + 0.002
 

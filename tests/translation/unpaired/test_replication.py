@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from repdyn.translation.unpaired.map_search import ProposedMap
 from repdyn.translation.unpaired.refine import nearest_orthogonal
 from repdyn.translation.unpaired.replication import _explored
-from repdyn.translation.unpaired.search import ProposedMap
 
 PROBES = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
 TRUTH = np.eye(8, dtype=np.float32)

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from repdyn.translation.coordinates import Cloud, unit_rows
+from repdyn.translation.unpaired.map_search import ProposedMap, Search
 from repdyn.translation.unpaired.nodes import GeometricNodes
 from repdyn.translation.unpaired.proposals import guided_gain
 from repdyn.translation.unpaired.refine import nearest_orthogonal, retrieval
-from repdyn.translation.unpaired.search import ProposedMap, Search
 
 NO_PAIRS = np.empty((0, 2), dtype=np.int64)
 

@@ -7,9 +7,9 @@ import pytest
 
 from repdyn.ood import PathDetector, UnionDetector
 from repdyn.ood.calibration import smooth_log_p_values
-from repdyn.ood.chunks import Chunk, read_chunks
 from repdyn.ood.detectors import RelativePathDetector
 from repdyn.ood.gaussian import ShrunkGaussian
+from repdyn.ood.path_chunks import Chunk, read_chunks
 from repdyn.paths import RepresentationPaths
 
 CLASSES = 6
