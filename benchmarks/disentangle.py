@@ -56,7 +56,7 @@ from repdyn.disentangle import (
     SSMSKD,
     Factors,
     Judge,
-    Weights,
+    LossWeights,
     brute_force,
     explore,
     frame_consistency,
@@ -149,7 +149,7 @@ def rarest(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 def build(name: str, found: Settings, scale: Scale) -> StructuredKoopman:
     """One of the models of the ablation."""
     mode, motion = name in ("ssm-skd-mode", "ssm-skd-motion"), name == "ssm-skd-motion"
-    weights = Weights(*found.weights, CONSTANCY if mode else 0.0, MOTION if motion else 0.0)
+    weights = LossWeights(*found.weights, CONSTANCY if mode else 0.0, MOTION if motion else 0.0)
     sizes = (found.static_dim, found.latent_dim, found.hidden)
     common: dict[str, Any] = {"channels": scale.channels, "weights": weights, "threshold": found.threshold}
     if name.startswith("ssm"):

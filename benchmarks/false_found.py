@@ -147,7 +147,7 @@ def fidelity(g: np.random.Generator, draw: Draw) -> bool:
 class _Arbitrary(KNNDetector):
     """A score that is the same for equal rows and says nothing of any."""
 
-    def _score(self, batch: Chunk) -> np.ndarray:
+    def score_chunk(self, batch: Chunk) -> np.ndarray:
         x = np.asarray(batch[self.points_[0]], dtype=np.float64)
         return np.sin(1e5 * (x @ np.random.default_rng(self.k).normal(size=x.shape[1])))
 

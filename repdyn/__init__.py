@@ -15,11 +15,12 @@ _ROOMS = {
     "repdyn.paths": ("RepresentationPaths", "merge_paths", "open_paths", "verify_paths"),
     "repdyn.tracing": ("TracedModel", "load", "trace", "wrap"),
     "repdyn.koopman": ("KoopmanAutoencoder", "controls"),
-    "repdyn.fields": ("LatentField",),
+    "repdyn.fields": ("LatentField", "memorization"),
     "repdyn.disentangle": ("SKD", "SSMSKD"),
-    "repdyn.ood": ("PathDetector", "evaluate"),
+    "repdyn.ood": ("PathDetector", "UnionDetector", "evaluate", "load_detector"),
     "repdyn.topology": ("LevelSetTree", "persistence"),
-    "repdyn.translation": ("match_trees", "stitch", "translate", "translate_path"),
+    "repdyn.translation": ("evaluate_translation", "match_trees", "stitch", "translate", "translate_path"),
+    "repdyn.datasets": (),
     "repdyn.reporting": ("report",),
     "repdyn.saved": ("load_result",),
     "repdyn.errors": ("RepdynError",),
@@ -30,6 +31,8 @@ __all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:
+    if f"repdyn.{name}" in _ROOMS:  # repdyn.koopman, … without an import of their own
+        return import_module(f"repdyn.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'repdyn' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

@@ -447,7 +447,8 @@ def clips(count: int = 24) -> Tensor:
 
 @case(
     "SKD.fit", "SKD.encode", "SKD.decode", "SKD.reconstruct", "SKD.predict", "SKD.factors", "SKD.swap",
-    "SKD.sample", "SKD.read", "SKD.operators", "SKD.standardize", "SKD.restore_scale", "swap_grid",
+    "SKD.sample", "SKD.read", "SKD.operators", "SKD.standardise",
+    "SKD.standardize", "SKD.restore_scale", "swap_grid",
     tolerance=2e-2,
 )  # fmt: skip
 def a_structured_koopman_autoencoder(device: str) -> Any:

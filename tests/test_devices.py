@@ -135,7 +135,6 @@ BY_OTHERS = {
             "reconstruct",
             "restore_scale",
             "sample",
-            "check_fitted",
             "standardise",
             "standardize",
             "swap",

@@ -6,6 +6,7 @@ import warnings
 from importlib import import_module
 from typing import Any
 
+from repdyn.deprecation import renamed
 from repdyn.disentangle.depth import DepthFactors, depth_factors, depth_swaps
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.interventions import (
@@ -22,7 +23,7 @@ from repdyn.disentangle.interventions import (
 )
 from repdyn.disentangle.judges import Judge
 from repdyn.disentangle.leakage import Leakage, coordinate_information, leakage
-from repdyn.disentangle.losses import Weights
+from repdyn.disentangle.losses import LossWeights
 from repdyn.disentangle.models import SKD, SSMSKD
 from repdyn.disentangle.swaps import Swap, SwapGrid, swap_grid
 
@@ -35,10 +36,10 @@ __all__ = [
     "Factors",
     "Judge",
     "Leakage",
+    "LossWeights",
     "Swap",
     "SwapGrid",
     "SwapTable",
-    "Weights",
     "brute_force",
     "coordinate_information",
     "depth_factors",
@@ -53,6 +54,7 @@ __all__ = [
     "swap_grid",
 ]
 
+_renamed = renamed(__name__, {"Weights": "LossWeights"})
 _MOVED = {
     "LabelledClips": "LabeledClips",
     "dsprites": "dsprites",
@@ -64,7 +66,7 @@ _MOVED = {
 def __getattr__(name: str) -> Any:
     """Data sets under their old names; they moved to :mod:`repdyn.datasets`."""
     if name not in _MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _renamed(name)
     warnings.warn(
         f"{__name__}.{name} moved to repdyn.datasets.{_MOVED[name]} and will be removed in the next release",
         DeprecationWarning,

@@ -94,14 +94,14 @@ class Judge(nn.Module):
         """
         where = device_of(clips) if device is None else torch.device(device)
         x = to(read_sequences(clips).values, where)
-        wanted = {name: torch.as_tensor(as_array(label)).long().to(where) for name, label in labels.items()}
-        for name, label in wanted.items():
+        targets = {name: torch.as_tensor(as_array(label)).long().to(where) for name, label in labels.items()}
+        for name, label in targets.items():
             if len(label) != len(x) or int(label.min()) < 0:
                 raise RepdynError(f"labels {name!r}: expected {len(x)} whole numbers from 0")
-        unknown = set(static) - set(wanted)
+        unknown = set(static) - set(targets)
         if unknown:
-            raise RepdynError(f"static: factors {sorted(unknown)} have no labels; there are {sorted(wanted)}")
-        self.classes_ = {name: int(label.max()) + 1 for name, label in wanted.items()}
+            raise RepdynError(f"static: no labels for {sorted(unknown)}; there are {sorted(targets)}")
+        self.classes_ = {name: int(label.max()) + 1 for name, label in targets.items()}
         self.static_ = tuple(static)
         with drawing(seed):
             self._build(x.shape[2:])
@@ -115,9 +115,9 @@ class Judge(nn.Module):
             order = torch.randperm(len(x), generator=generator).to(where)
             for rows in torch.split(order, batch_size)[: max(1, len(x) // batch_size)]:
                 clip, frame = self(x[rows])
-                losses = [functional.cross_entropy(clip[name], wanted[name][rows]) for name in wanted]
+                losses = [functional.cross_entropy(clip[name], targets[name][rows]) for name in targets]
                 for name in self.static_:
-                    repeated = wanted[name][rows].repeat_interleave(x.shape[1])
+                    repeated = targets[name][rows].repeat_interleave(x.shape[1])
                     losses.append(functional.cross_entropy(frame[name].flatten(0, 1), repeated))
                 optimizer.zero_grad()
                 torch.autograd.backward(torch.stack(losses).sum())
@@ -148,8 +148,8 @@ class Judge(nn.Module):
         predicted = self.predict(clips)
         groups = groups_of_equal_rows(as_array(read_sequences(clips).values))
         return {
-            name: mean_of_groups(predicted[name] == as_array(wanted), groups, seed=seed)
-            for name, wanted in labels.items()
+            name: mean_of_groups(predicted[name] == as_array(label), groups, seed=seed)
+            for name, label in labels.items()
         }
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from repdyn.disentangle.spectral import one_step, operators_of, spectral_loss, s
 
 __all__ = [
     "LOSSES",
-    "Weights",
+    "LossWeights",
     "constancy_loss",
     "drop_latents",
     "exchange_static",
@@ -28,7 +28,7 @@ LOSSES = ("reconstruction", "prediction", "spectral", "constancy", "motion")
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """Weights of the losses; the first three as published for SSM-SKD on Sprites.
 
     Attributes
@@ -149,7 +149,7 @@ def sequence_losses(
     operators: Tensor,
     static_dim: int,
     threshold: float,
-    weights: Weights,
+    weights: LossWeights,
 ) -> dict[str, Tensor]:
     """The weighted losses, by name.
 

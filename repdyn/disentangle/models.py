@@ -19,7 +19,7 @@ from repdyn.conformity import check_sizes, check_types, check_values
 from repdyn.devices import as_given, double, to
 from repdyn.disentangle import swaps, training
 from repdyn.disentangle.factors import Factors, split
-from repdyn.disentangle.losses import Weights
+from repdyn.disentangle.losses import LossWeights
 from repdyn.disentangle.sequence_autoencoder import SequenceAutoencoder
 from repdyn.disentangle.sequences import Sequences as SequenceBatch
 from repdyn.disentangle.sequences import read_sequences
@@ -159,7 +159,7 @@ class StructuredKoopman(SequenceAutoencoder):
 
         A tensor gives a tensor of its device and dtype, everything else a float32 array.
         """
-        self.check_fitted()
+        self._check_fitted()
         rows = torch.as_tensor(as_array(z), dtype=torch.float32)
         parts = [
             as_array(self.restore_scale(self.decoder_(rows[start : start + TRAINING.batch].to(self.device))))
@@ -180,7 +180,7 @@ class StructuredKoopman(SequenceAutoencoder):
 
     def operators(self, z: Tensor, mask: Tensor) -> Tensor:
         """The operators of latents: one of each sequence, or that of the training set; ``(B or 1, k, k)``."""
-        self.check_fitted()
+        self._check_fitted()
         return (
             double(self.operator_.to(z.device))
             if self.operator == "batch"
@@ -236,7 +236,7 @@ class StructuredKoopman(SequenceAutoencoder):
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write settings and weights to a folder, ``config.json`` and ``model.safetensors``."""
-        self.check_fitted()
+        self._check_fitted()
         save_artifact(path, "disentangle", *_describe(self))
 
     @classmethod
@@ -256,7 +256,7 @@ class StructuredKoopman(SequenceAutoencoder):
 
     def read(self, sequences: Any) -> SequenceBatch:
         """Checked sequences, whose frames have the shape that this model was fitted to."""
-        self.check_fitted()
+        self._check_fitted()
         # A copy, since `to` would move the submodule of the model.
         frames = None if self.frames_ is None else copy.deepcopy(self.frames_).to("cpu")
         data = read_sequences(sequences, frames)
@@ -305,9 +305,9 @@ class SKD(StructuredKoopman):
         channels: Sequence[int] | None = None,
         extraction: str = "eigenvector",
         threshold: float = 0.5,
-        weights: Weights | None = None,
+        weights: LossWeights | None = None,
     ) -> None:
-        published = Weights(15.0, 1.0, 1.0) if weights is None else weights
+        published = LossWeights(15.0, 1.0, 1.0) if weights is None else weights
         super().__init__(static_dim, latent_dim, hidden, channels, extraction, threshold, published)
 
 
@@ -341,9 +341,9 @@ class SSMSKD(StructuredKoopman):
         channels: Sequence[int] | None = None,
         extraction: str = "coordinate",
         threshold: float = 0.75,
-        weights: Weights | None = None,
+        weights: LossWeights | None = None,
     ) -> None:
-        published = Weights() if weights is None else weights
+        published = LossWeights() if weights is None else weights
         super().__init__(static_dim, latent_dim, hidden, channels, extraction, threshold, published)
 
 
@@ -389,7 +389,7 @@ def _restore(
         raise RepdynError(f"{path}: holds a {config.get('model')!r}; load it with that class")
     try:
         check_values(config, **_SAVED)
-        weights, widths = Weights(**config["weights"]), config["widths"]
+        weights, widths = LossWeights(**config["weights"]), config["widths"]
         check_types(weights)
         own = None if widths is None else dict(widths)
         check_values({"widths": own}, widths=dict[str, int] | None)

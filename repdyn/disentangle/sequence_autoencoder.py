@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from repdyn.disentangle.losses import Weights
+from repdyn.disentangle.losses import LossWeights
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.koopman.frames import PointFrames
 from repdyn.seeding import drawing
@@ -55,7 +55,7 @@ class SequenceAutoencoder(nn.Module):
         channels: Sequence[int] | None,
         extraction: str,
         threshold: float,
-        weights: Weights,
+        weights: LossWeights,
     ) -> None:
         super().__init__()
         self.static_dim = static_dim
@@ -105,7 +105,7 @@ class SequenceAutoencoder(nn.Module):
         """The inverse of :meth:`standardize`."""
         return x * self.scale_ + self.mean_
 
-    def check_fitted(self) -> None:
+    def _check_fitted(self) -> None:
         """Raise an error for a model that is not fitted."""
         if not hasattr(self, "frame_"):
             raise RepdynError(f"this {type(self).__name__} is not fitted yet; call fit(sequences) first")
@@ -193,8 +193,8 @@ class SequenceDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Sequences ``(B, T, …)`` from latents ``(B, T, k)``."""
         rows = self.recurrent(z)[0]
-        found: Tensor = self.frames(rows.flatten(0, 1))
-        return found.reshape(*rows.shape[:2], *found.shape[1:])
+        frames: Tensor = self.frames(rows.flatten(0, 1))
+        return frames.reshape(*rows.shape[:2], *frames.shape[1:])
 
 
 class FrameEncoder(nn.Sequential):

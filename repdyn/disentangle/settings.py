@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["EVALUATION", "SPECTRUM", "TRAINING", "EvaluationSettings", "SpectrumSettings", "TrainingSettings"]
+__all__ = [
+    "EVALUATION",
+    "OPERATORS",
+    "TRAINING",
+    "EvaluationSettings",
+    "OperatorSettings",
+    "TrainingSettings",
+]
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class SpectrumSettings:
+class OperatorSettings:
     """How operators are solved for and their spectra split. Not studied, except where a test is named.
 
     Attributes
@@ -115,4 +122,4 @@ class EvaluationSettings:
     judge_gradient_norm: float = 1.0
 
 
-TRAINING, SPECTRUM, EVALUATION = TrainingSettings(), SpectrumSettings(), EvaluationSettings()
+TRAINING, OPERATORS, EVALUATION = TrainingSettings(), OperatorSettings(), EvaluationSettings()

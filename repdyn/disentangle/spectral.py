@@ -15,7 +15,7 @@ from scipy.linalg import lapack, schur
 from torch import Tensor
 
 from repdyn.devices import double, to
-from repdyn.disentangle.settings import SPECTRUM
+from repdyn.disentangle.settings import OPERATORS
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 
@@ -48,7 +48,7 @@ def operators_of(z: Tensor, mask: Tensor, kind: str) -> Tensor:
     return batch_operator(z, mask) if kind == "batch" else sequence_operators(z, mask)
 
 
-def batch_operator(z: Tensor, mask: Tensor, ridge: float = SPECTRUM.ridge) -> Tensor:
+def batch_operator(z: Tensor, mask: Tensor, ridge: float = OPERATORS.ridge) -> Tensor:
     r"""The operator that all sequences share (SKD).
 
     :math:`K = (X^\top X + \varepsilon I)^{-1} X^\top Y` with one row of X and of Y for each transition of
@@ -84,7 +84,7 @@ def batch_operator(z: Tensor, mask: Tensor, ridge: float = SPECTRUM.ridge) -> Te
     return _primal(x.flatten(0, 1)[None], y.flatten(0, 1)[None], ridge)
 
 
-def sequence_operators(z: Tensor, mask: Tensor, ridge: float = SPECTRUM.ridge) -> Tensor:
+def sequence_operators(z: Tensor, mask: Tensor, ridge: float = OPERATORS.ridge) -> Tensor:
     r"""An operator for each sequence (SSM-SKD), from its own transitions.
 
     :math:`K_b = X_b^\top (X_b X_b^\top + \varepsilon I)^{-1} Y_b`, the same matrix as by the primal normal
@@ -141,7 +141,7 @@ def _primal(x: Tensor, y: Tensor, ridge: float) -> Tensor:
 
 def _ridged(gram: Tensor, ridge: float) -> Tensor:
     """Gram matrices ``(B, n, n)`` with the absolute and the relative ridge on their diagonals."""
-    size = ridge + SPECTRUM.relative_ridge * gram.detach().diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    size = ridge + OPERATORS.relative_ridge * gram.detach().diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return gram + size[:, None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
 
 
@@ -162,8 +162,8 @@ class RealSchur:
     @property
     def pairs(self) -> NDArray[np.bool_]:
         """Where a 2×2 block begins, shape ``(B, k - 1)``."""
-        found: NDArray[np.bool_] = np.diagonal(self.triangle, offset=-1, axis1=1, axis2=2) != 0
-        return found
+        begins: NDArray[np.bool_] = np.diagonal(self.triangle, offset=-1, axis1=1, axis2=2) != 0
+        return begins
 
 
 def real_schur(operators: Tensor) -> RealSchur:
@@ -245,7 +245,7 @@ def static_weights(distance: Tensor, static_dim: int) -> Tensor:
     """
     ordered, order = distance.detach().sort(dim=1)
     begins = torch.ones_like(ordered, dtype=torch.long)
-    begins[:, 1:] = (ordered.diff(dim=1) >= SPECTRUM.cluster).long()
+    begins[:, 1:] = (ordered.diff(dim=1) >= OPERATORS.cluster).long()
     cluster = begins.cumsum(dim=1)
     cut = cluster[:, static_dim - 1 : static_dim]
     inside = cluster == cut
@@ -387,11 +387,11 @@ def static_mode(operators: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     identity = torch.eye(operators.shape[-1], dtype=operators.dtype, device=operators.device)
     centered = operators - identity
-    shifted = centered @ centered + SPECTRUM.shift**2 * identity
+    shifted = centered @ centered + OPERATORS.shift**2 * identity
     right, left = _inverse_iteration(shifted), _inverse_iteration(shifted.mT)
     overlap = (right * left).sum(dim=1, keepdim=True)
     # 1/overlap, bounded where left and right are almost orthogonal (a defective eigenvalue).
-    left = left * overlap / (overlap.square() + SPECTRUM.least_overlap)
+    left = left * overlap / (overlap.square() + OPERATORS.least_overlap)
     value = (left[:, None] @ operators @ right[..., None])[:, 0, 0]
     return right, left, value
 
@@ -401,18 +401,18 @@ def _inverse_iteration(shifted: Tensor) -> Tensor:
     width = shifted.shape[-1]
     # Tikhonov by QR of the stacked system: normal equations would square its condition. At norm one, no
     # solution is shorter than its right-hand side unless the system is singular.
-    shifted = shifted / (shifted.detach().flatten(1).norm(dim=1)[:, None, None] + SPECTRUM.shift**2)
+    shifted = shifted / (shifted.detach().flatten(1).norm(dim=1)[:, None, None] + OPERATORS.shift**2)
     identity = torch.eye(width, dtype=shifted.dtype, device=shifted.device)
     columns, triangle = torch.linalg.qr(
-        torch.cat([shifted, SPECTRUM.tikhonov * identity.expand_as(shifted)], dim=1)
+        torch.cat([shifted, OPERATORS.tikhonov * identity.expand_as(shifted)], dim=1)
     )
     inverse = torch.linalg.solve_triangular(triangle, columns[:, :width].mT, upper=True)
     # The start needs a component along the mode; this one is along no axis and does not depend on data.
     start = torch.cos(torch.arange(width, dtype=shifted.dtype, device=shifted.device) + 1.0)
     vector: Tensor = (start / start.norm()).expand(len(shifted), -1)
-    for _ in range(SPECTRUM.iterations):
+    for _ in range(OPERATORS.iterations):
         vector = (inverse @ vector[..., None])[..., 0]
-        vector = vector / vector.norm(dim=1, keepdim=True).clamp(min=SPECTRUM.least_norm)
+        vector = vector / vector.norm(dim=1, keepdim=True).clamp(min=OPERATORS.least_norm)
     return vector
 
 
@@ -472,4 +472,4 @@ def _eigenbasis(block: NDArray[np.float64]) -> NDArray[np.float64]:
     columns = [vectors[:, i].real if values[i].imag >= 0 else vectors[:, i].imag for i in order]
     change = np.stack(columns, axis=1)
     change /= np.linalg.norm(change, axis=0).clip(min=1e-300)
-    return change if np.linalg.cond(change) < SPECTRUM.worst_condition else np.eye(len(block))
+    return change if np.linalg.cond(change) < OPERATORS.worst_condition else np.eye(len(block))

@@ -6,12 +6,12 @@ moves slowly is never called an attractor.
 """
 
 from repdyn.fields.alignment import FieldAlignment, align_fields
+from repdyn.fields.attractor_search import find_attractors
 from repdyn.fields.attractors import Attractors, assign_basins
 from repdyn.fields.classification import STATUSES, lyapunov_exponents
 from repdyn.fields.field import LatentField
 from repdyn.fields.memorization import Memorization, memorization
 from repdyn.fields.probing import Probing, probe_without_data
-from repdyn.fields.search import find_attractors
 from repdyn.fields.settings import SearchSettings, SurrogateSettings
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
 from repdyn.fields.tracking import AttractorHistory, AttractorTracker

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
+from repdyn.fields.attractor_search import find_attractors
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.classification import integrate_orbits, lyapunov_exponents
 from repdyn.fields.map import SelfMap
-from repdyn.fields.search import find_attractors
 from repdyn.reading import as_array
 
 __all__ = ["LatentField"]

@@ -256,8 +256,8 @@ def set_regions(
                 radius[index] /= 2
     held = [index for index in range(len(sets)) if not rejected[index] and radius[index] >= gaps[index]]
     if not held:
-        nobody = torch.zeros(0, dtype=torch.long, device=like.device)
-        return TrappingRegions(like[:0], nobody, radius[:0], radius[:0])
+        no_owner = torch.zeros(0, dtype=torch.long, device=like.device)
+        return TrappingRegions(like[:0], no_owner, radius[:0], radius[:0])
     points = torch.cat([sets[index] for index in held])
     owner = torch.cat([torch.full((len(sets[index]),), index) for index in held]).to(points.device)
     least = gaps.clamp_min(settings.radius * scale / 2**settings.halvings)

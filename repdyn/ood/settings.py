@@ -82,9 +82,9 @@ class PseudoOODSettings:
     min_groups: int = 5
     """Smallest number of classes or clusters. Not studied."""
     max_paths: int = 3000
-    """Largest number of paths that are used, which bounds the time (docs/ood-study.md)."""
+    """Largest number of paths that are used, which bounds the time (docs/studies/ood.md)."""
     held_out_groups: float = 0.2
-    """Share of the groups that is held out (docs/ood-study.md)."""
+    """Share of the groups that is held out (docs/studies/ood.md)."""
     min_known_share: float = 0.5
     """Share of the paths that must be in groups that are not held out. One wide coordinate makes two clusters
     of nearly all paths, and what was left without them was too little to calibrate on
@@ -94,12 +94,12 @@ class PseudoOODSettings:
     test_share: float = 0.3
     """Share of the known groups' paths that no detector is fitted on. Not studied."""
     partial_shuffle: float = 0.1
-    """Share of the coordinates that are shuffled in the harder far set (docs/ood-study.md)."""
+    """Share of the coordinates that are shuffled in the harder far set (docs/studies/ood.md)."""
     draws: int = 2
     """Draws of held-out groups in a recommendation. Not studied."""
     weight_penalty: float = 0.02
     """L2 penalty towards equal ensemble weights. Removing a member must improve the log-loss by at least 0.01
-    nat per sample (docs/ood-study.md)."""
+    nat per sample (docs/studies/ood.md)."""
     min_weight: float = 0.02
     """Ensemble weight, as a share of the largest, below which a member is dropped. Not studied."""
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from repdyn.disentangle import SKD, SSMSKD, Weights, training
+from repdyn.disentangle import SKD, SSMSKD, LossWeights, training
 from repdyn.disentangle.models import StructuredKoopman
 from repdyn.disentangle.settings import TrainingSettings
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths
 from tests.disentangle.planted import planted_sequences
 
-SMALL = Weights(reconstruction=4.0)
+SMALL = LossWeights(reconstruction=4.0)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_a_value_that_is_not_finite_is_named() -> None:
         ({"static_dim": 0}, "static_dim=0"),
         ({"latent_dim": 0}, "must be positive"),
         ({"extraction": "eigenvectors"}, "nearest: 'eigenvector'"),
-        ({"static_dim": 2, "weights": Weights(constancy=1.0)}, "needs one static mode"),
+        ({"static_dim": 2, "weights": LossWeights(constancy=1.0)}, "needs one static mode"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], says: str) -> None:

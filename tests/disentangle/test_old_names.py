@@ -25,6 +25,11 @@ def test_data_sets_are_found_where_they_were(old: str, new: str) -> None:
         assert getattr(repdyn.disentangle, old) is getattr(repdyn.datasets, new)
 
 
+def test_loss_weights_are_found_under_their_old_name() -> None:
+    with pytest.warns(DeprecationWarning, match="LossWeights"):
+        assert repdyn.disentangle.Weights is repdyn.disentangle.LossWeights
+
+
 def test_a_name_that_never_was_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'sprite'"):
         _ = repdyn.disentangle.sprite

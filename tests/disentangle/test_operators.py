@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from repdyn.disentangle.settings import SPECTRUM
+from repdyn.disentangle.settings import OPERATORS
 from repdyn.disentangle.spectral import batch_operator, one_step, sequence_operators
 
 
@@ -32,7 +32,7 @@ def test_the_operator_of_a_linear_system_is_that_system() -> None:
 def test_the_dual_form_is_the_primal_one(length: int) -> None:
     z = torch.randn(5, length, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     x, y = z[:, :-1], z[:, 1:]
-    primal = torch.linalg.solve(x.mT @ x + SPECTRUM.ridge * torch.eye(7, dtype=torch.float64), x.mT @ y)
+    primal = torch.linalg.solve(x.mT @ x + OPERATORS.ridge * torch.eye(7, dtype=torch.float64), x.mT @ y)
     assert torch.allclose(sequence_operators(z, _whole(z)), primal, atol=1e-7)
 
 
@@ -57,4 +57,4 @@ def test_gradients_stay_bounded_as_sequences_come_to_rest(noise: float) -> None:
         assert gradient.isfinite().all()
         # Without the ridge it grows like one over the noise: 8e5 at 1e-5. With it, it is largest at noise of
         # about the ridge's square root.
-        assert float(gradient.norm()) < (1 if noise < SPECTRUM.ridge else 1e3)
+        assert float(gradient.norm()) < (1 if noise < OPERATORS.ridge else 1e3)

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from repdyn.disentangle import SKD, SSMSKD, Weights
+from repdyn.disentangle import SKD, SSMSKD, LossWeights
 from repdyn.disentangle.models import StructuredKoopman
 from repdyn.disentangle.sequences import Sequences, read_sequences
 from repdyn.disentangle.training import batch_losses
@@ -20,7 +20,7 @@ def _model(name: str) -> StructuredKoopman:
     if name == "SKD":
         return SKD(static_dim=3, latent_dim=6, hidden=6)
     added = {"SSMSKD": {}, "SSMSKD with its mode": {"constancy": 1.0}, "SSMSKD with motion": {"motion": 1.0}}
-    return SSMSKD(latent_dim=6, hidden=6, weights=Weights(**added[name]))
+    return SSMSKD(latent_dim=6, hidden=6, weights=LossWeights(**added[name]))
 
 
 def _train(model: StructuredKoopman, batch: Sequences, steps: int, seed: int) -> bool:
