@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = ["VERDICTS", "check_arrays", "check_sizes", "check_types", "check_values"]
 
-VERDICTS = ("found", "neighbourhoods", "ambiguous", "inconclusive", "not found")
+VERDICTS = ("found", "neighborhoods", "ambiguous", "inconclusive", "not found")
 """Words of a verdict, unless its field is declared as a ``Literal`` of others."""
 
 _LARGEST = 2**63  # whole numbers beyond are in no result

@@ -1,6 +1,6 @@
 """Tuned numbers of out-of-distribution detection, each with the study that it comes from.
 
-Numbers that decide a verdict stand in :class:`VerdictSettings`.
+Numbers that decide a verdict stand in :class:`DetectionVerdictSettings`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ __all__ = [
     "ORBIT",
     "PSEUDO_OOD",
     "VERDICT",
-    "FitSettings",
+    "DetectionVerdictSettings",
+    "DetectorSettings",
     "OrbitSettings",
     "PseudoOODSettings",
-    "VerdictSettings",
 ]
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class DetectorSettings:
     """Settings of density and nearest-neighbor detectors."""
 
     folds: int = 5
@@ -105,7 +105,7 @@ class PseudoOODSettings:
 
 
 @dataclass(frozen=True)
-class VerdictSettings:
+class DetectionVerdictSettings:
     """Numbers that decide a verdict."""
 
     level: float = 0.95
@@ -123,5 +123,5 @@ class VerdictSettings:
     """Smallest number of samples in a drift window: below it, intervals of small shares are uninformative."""
 
 
-FIT, ORBIT = FitSettings(), OrbitSettings()
-PSEUDO_OOD, VERDICT = PseudoOODSettings(), VerdictSettings()
+FIT, ORBIT = DetectorSettings(), OrbitSettings()
+PSEUDO_OOD, VERDICT = PseudoOODSettings(), DetectionVerdictSettings()
