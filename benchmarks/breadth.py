@@ -40,8 +40,9 @@ from repdyn.tracing import TracedModel
 from repdyn.tracing.hooks import left_as_found, unwrap
 from repdyn.tracing.pooling import as_tokens
 from repdyn_adapters.interleaving import logits
+from repdyn_adapters.shared import quietly
 from repdyn_adapters.timm import TimmAdapter
-from repdyn_adapters.transformers import TransformersAdapter, quietly
+from repdyn_adapters.transformers import TransformersAdapter
 
 INPUTS, BATCH = 4, 3
 

@@ -23,7 +23,8 @@ from transformers.models.auto import modeling_auto
 
 import repdyn
 from repdyn.tracing.hooks import left_as_found
-from repdyn_adapters.transformers import FINAL, TransformersAdapter, _shell, quietly
+from repdyn_adapters.shared import quietly
+from repdyn_adapters.transformers import FINAL, TransformersAdapter, _shell
 
 TASKS = {
     "causal": "CAUSAL_LM",

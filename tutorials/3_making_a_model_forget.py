@@ -95,7 +95,7 @@ print(f"{'all others':<12} after the random edit {recognised(damaged, ~mine)}")
 # %%
 again = LogisticRegression(max_iter=2000).fit(edited.predict(train[first]), train.labels)
 relearned = (again.predict(after[mine]) == target).astype(float)
-print(f"a judge retrained on edited outputs recognises {target} in {bootstrap_mean(relearned, seed=0)}")
+print(f"a judge retrained on edited outputs recognizes {target} in {bootstrap_mean(relearned, seed=0)}")
 
 # %% [markdown]
 # ## What was not found

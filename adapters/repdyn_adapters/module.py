@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +14,11 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import LAYOUTS
+from repdyn_adapters import nnsight
 from repdyn_adapters.blocks import channels_of, find_blocks, find_choices, own_layout
+from repdyn_adapters.shared import stack, stack_wide
 
-__all__ = ["ModuleAdapter", "stack"]
+__all__ = ["ModuleAdapter"]
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 WHOLE = "output"
@@ -111,28 +112,8 @@ class ModuleAdapter:
         )
 
     def interventions(self) -> ModuleType:
-        """What steps into the forward pass of any module; imported when asked for."""
-        return importlib.import_module("repdyn_adapters.nnsight")
-
-
-def stack(samples: Sequence[Any]) -> Tensor:
-    """Tensors and arrays of one shape, stacked; float64 becomes float32, as torch's own layers expect."""
-    batch = _stacked(samples)
-    return batch.float() if batch.dtype == torch.float64 else batch
-
-
-def stack_wide(samples: Sequence[Any]) -> Tensor:
-    """Tensors and arrays of one shape, stacked in their own type, for models in float64."""
-    return _stacked(samples)
-
-
-def _stacked(samples: Sequence[Any]) -> Tensor:
-    try:
-        return torch.stack([sample if isinstance(sample, Tensor) else _tensor(sample) for sample in samples])
-    except RuntimeError as error:
-        raise RepdynError(
-            f"inputs: samples of different shapes cannot be stacked ({error}); pass prepare="
-        ) from None
+        """The module whose ``run_from`` and ``patched`` change forward passes of any module."""
+        return nnsight
 
 
 def _is_double(module: nn.Module) -> bool:
@@ -144,16 +125,6 @@ def _is_double(module: nn.Module) -> bool:
 
 def _told(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _tensor(sample: Any) -> Tensor:
-    try:
-        return torch.as_tensor(np.asarray(sample))
-    except TypeError:
-        raise RepdynError(
-            f"inputs: a {type(sample).__name__} is no tensor; pass prepare= to repdyn.wrap, a function "
-            "from a list of samples to the model's inputs"
-        ) from None
 
 
 def _point(path: str, part: nn.Module) -> Point:

@@ -21,6 +21,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn_adapters.interleaving import Change, changed, run
+from repdyn_adapters.nnsight_remote import run_remote
 
 __all__ = ["patched", "run_from"]
 
@@ -122,8 +123,6 @@ def _change(model: TracedModel, name: str, function: Callable[[Tensor], Tensor])
 def _runner(model: TracedModel, changes: Sequence[Change], remote: bool | str) -> Callable[[Any], Tensor]:
     if not remote:
         return partial(run, model, changes)
-    from repdyn_adapters.nnsight_remote import run_remote
-
     return partial(run_remote, model, changes, remote)
 
 

@@ -13,7 +13,7 @@ import repdyn_adapters
 from repdyn.errors import RepdynError
 from repdyn.tracing.model import TracedModel
 from repdyn_adapters.interleaving import Change, final_point, interleaved, logits, positional_and_named
-from repdyn_adapters.transformers import quietly
+from repdyn_adapters.shared import quietly
 
 __all__ = ["run_remote"]
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.model import TracedModel
+from repdyn_adapters.shared import quietly
 from repdyn_adapters.timm import TimmAdapter
-from repdyn_adapters.transformers import TransformersAdapter, quietly
+from repdyn_adapters.transformers import TransformersAdapter
 
 __all__ = ["PackagedAdapter", "cache_folder"]
 

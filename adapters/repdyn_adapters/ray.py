@@ -21,8 +21,11 @@ import numpy as np
 
 from repdyn.errors import RepdynError
 from repdyn.progress import track
-from repdyn.tracing.engines import Job, Stretch
+from repdyn.tracing.engines import Job, Shard
+from repdyn.tracing.passes import Passes
+from repdyn.tracing.registry import traced
 from repdyn.tracing.samples import Samples
+from repdyn.tracing.trace import write_chunks
 
 __all__ = ["RayEngine"]
 
@@ -115,8 +118,6 @@ class _Worker:
 
     def write(self, outfit: _Outfit, rows: range, items: Any, samples: Samples) -> None:
         """Trace the samples of one chunk and write it."""
-        from repdyn.tracing.trace import write_chunks
-
         if self._passes is None:
             self._passes = self._open(outfit)
         job = outfit.job
@@ -125,9 +126,6 @@ class _Worker:
 
     def _open(self, outfit: _Outfit) -> Any:
         import torch
-
-        from repdyn.tracing.passes import Passes
-        from repdyn.tracing.registry import traced
 
         torch.set_num_threads(outfit.threads)
         if os.path.isdir(outfit.folder):  # so that relative paths mean what they mean to the user
@@ -152,12 +150,12 @@ def _write_all(
     busy: dict[Any, tuple[Any, range]] = {}
     lost: Counter[int] = Counter()
     # What cannot be cut (a data set, pictures that are opened when read) is put where all workers find it.
-    shared = None if Stretch.cuts(samples.items) else ray.put(samples.items)
+    shared = None if Shard.cuts(samples.items) else ray.put(samples.items)
     try:
         while waiting or busy:
             while idle and waiting:
                 rows, actor = waiting.popleft(), idle.pop()
-                items = Stretch.of(samples.items, rows) if shared is None else shared
+                items = Shard.of(samples.items, rows) if shared is None else shared
                 busy[actor.write.remote(outfit, rows, items, _part(samples, rows))] = (actor, rows)
             (finished, *_), _ = ray.wait(list(busy), num_returns=1)
             actor, rows = busy.pop(finished)
@@ -186,8 +184,8 @@ def _write_all(
 
 def _part(samples: Samples, rows: range) -> Samples:
     """Names and labels of the samples of one chunk, under their own numbers; the items go apart."""
-    ids = Stretch.of(samples.ids, rows)
-    labels = None if samples.labels is None else Stretch.of(samples.labels, rows)
+    ids = Shard.of(samples.ids, rows)
+    labels = None if samples.labels is None else Shard.of(samples.labels, rows)
     return replace(samples, items=(), ids=ids, labels=labels, workers=0)
 
 

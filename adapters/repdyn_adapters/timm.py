@@ -94,7 +94,7 @@ class TimmAdapter:
                 ) from None
         return self.wrap(module.eval(), name)
 
-    def recognises(self, module: nn.Module) -> bool:
+    def recognizes(self, module: nn.Module) -> bool:
         """Whether a module is one of timm's models; imports nothing."""
         return type(module).__module__.startswith("timm.models.") and hasattr(module, "get_classifier")
 

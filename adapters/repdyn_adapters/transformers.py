@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from repdyn.tracing.hooks import Point
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import Layout
 from repdyn_adapters.blocks import channels_of, find_blocks, find_choices, own_layout
+from repdyn_adapters.shared import quietly
 from repdyn_adapters.transformers_inputs import (
     REREAD,
     arguments_of,
@@ -28,7 +28,7 @@ from repdyn_adapters.transformers_inputs import (
 )
 from repdyn_adapters.transformers_weights import check_depth, check_weights, load_weights
 
-__all__ = ["TransformersAdapter", "quietly"]
+__all__ = ["TransformersAdapter"]
 
 CHANNELS_SECOND = frozenset(
     {"bit", "convnext", "convnextv2", "cvt", "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilevit"}
@@ -123,7 +123,7 @@ class TransformersAdapter:
         check_weights(name, found, missing)
         return found
 
-    def recognises(self, module: nn.Module) -> bool:
+    def recognizes(self, module: nn.Module) -> bool:
         """Whether a module is one of transformers'; imports nothing."""
         return any(
             kind.__module__.startswith("transformers.") and kind.__name__ == "PreTrainedModel"
@@ -246,22 +246,6 @@ def _with_peft(base: TracedModel, name: str) -> Any:
         ) from None
     whole = base.weights or base.module
     return _or_error(name, lambda: PeftModel.from_pretrained(whole, name)).get_base_model().eval()
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Within this context transformers shows no progress bars and reports errors only."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _model_class(transformers: Any, config: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 from repdyn.tracing.pooling import POOLINGS, Pooling, Tokens, find_pooling
-from repdyn_adapters.module import stack
+from repdyn_adapters.shared import stack
 
 __all__ = [
     "REREAD",

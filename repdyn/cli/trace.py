@@ -132,20 +132,20 @@ def trace(
 
 
 def _without_bad(model: Any, found: Data) -> Data:
-    """The samples that the model can be given; the others are told of."""
+    """The samples that the model can be given; the others are reported."""
     from repdyn.tracing.stream import unprepared
 
     return _chosen(model, found, unprepared(model, found.inputs))
 
 
 def _without_failing(model: Any, found: Data, how: Mapping[str, Any]) -> Data:
-    """The samples that the model runs with; the others are told of. All of them where none fails."""
+    """The samples that the model runs with; the others are reported. All of them where none fails."""
     from repdyn.errors import RepdynError
     from repdyn.tracing.stream import unfit
-    from repdyn.tracing.trace import computed_in, kept_as
+    from repdyn.tracing.trace import checked_compute_dtype, checked_dtype
 
     own = {key: how[key] for key in ("points", "pool", "device")}
-    own.update(dtype=kept_as(how["dtype"]), compute=computed_in(how["compute_dtype"]))
+    own.update(dtype=checked_dtype(how["dtype"]), compute=checked_compute_dtype(how["compute_dtype"]))
     try:
         bad = unfit(model, found.inputs, how["batch_size"], own)
     except RepdynError:  # an argument is wrong, or the model takes none of them: the trace says so

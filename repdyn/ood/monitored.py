@@ -12,7 +12,7 @@ from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.ood.detector import Detector
 from repdyn.ood.path_chunks import LOGITS, select_points
-from repdyn.tracing.reader import Reader, Reading, Turn
+from repdyn.tracing.reader import Reader, Reading, ReadLock
 from repdyn.tracing.registry import traced
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class MonitoredModel(nn.Module):
         self.detector = _module(detector, subject.device)
         wanted = (*detector.points_, *(() if subject.head is None or subject.final is None else (LOGITS,)))
         points, pool = what_to_read(subject, wanted, str(detector.source_.get("pooling", "auto")))
-        self._turn = Turn()
+        self._turn = ReadLock()
         self._reader = Reader(subject, points, pool, output=True)
 
     def forward(self, samples: Sequence[Any]) -> Monitored:

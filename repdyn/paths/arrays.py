@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import NotFiniteError, RepdynError
-from repdyn.paths.columns import Rows, Tokens
+from repdyn.paths.columns import TokenColumn, VectorColumn
 from repdyn.reading import as_array
 
 __all__ = [
@@ -58,11 +58,11 @@ def parts_in_memory(
     if known_logits is not None:
         check_finite(known_logits, "logits", names)
     widths = {name: column.width for name, column in columns.items()}
-    tokens = [name for name, column in columns.items() if isinstance(column, Tokens)]
+    tokens = [name for name, column in columns.items() if isinstance(column, TokenColumn)]
     dtype = next(iter(columns.values())).dtype.name
     return {
         "columns": columns,
-        "logits": None if known_logits is None else Rows.of(known_logits),
+        "logits": None if known_logits is None else VectorColumn.of(known_logits),
         "read_labels": partial(_known, known_labels),
         "read_ids": partial(_known, names),
         "meta": complete_meta(meta, columns, widths, tokens, dtype),
@@ -71,7 +71,7 @@ def parts_in_memory(
 
 def columns_of_arrays(
     arrays: Mapping[str, ArrayLike], masks: Mapping[str, ArrayLike], ids: ArrayLike | None
-) -> tuple[dict[str, Rows | Tokens], NDArray[np.str_]]:
+) -> tuple[dict[str, VectorColumn | TokenColumn], NDArray[np.str_]]:
     """Check arrays ``(N, D)`` or ``(N, T, D)`` and make columns of one floating-point type.
 
     Parameters
@@ -117,12 +117,12 @@ def columns_of_arrays(
             raise RepdynError(f"masks: {point!r} is not a point with tokens (N, T, D); leave its mask out")
     dtype = _common_dtype(checked)
     names = check_ids(ids, size)
-    columns: dict[str, Rows | Tokens] = {}
+    columns: dict[str, VectorColumn | TokenColumn] = {}
     for point, array in checked.items():
         values = array.astype(dtype, copy=False)
         if array.ndim == 2:
             check_finite(values, point, names)
-            columns[point] = Rows.of(values)
+            columns[point] = VectorColumn.of(values)
             continue
         mask = as_array(masks.get(point, np.ones(array.shape[:2], dtype=bool)))
         if mask.shape != array.shape[:2] or mask.dtype != np.bool_:
@@ -132,7 +132,7 @@ def columns_of_arrays(
             )
         # Padding is not kept, so its values are not checked.
         check_finite(np.where(mask[..., None], values, 0), point, names)
-        columns[point] = Tokens.of(values, mask)
+        columns[point] = TokenColumn.of(values, mask)
     return columns, names
 
 

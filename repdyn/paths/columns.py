@@ -22,8 +22,8 @@ __all__ = [
     "Fetching",
     "Index",
     "RowBlocks",
-    "Rows",
-    "Tokens",
+    "TokenColumn",
+    "VectorColumn",
     "compose",
     "distinguishing_rows",
     "equal_rows",
@@ -62,7 +62,7 @@ class Column(NDArrayOperatorsMixin):
 
 
 @dataclass(frozen=True, eq=False)
-class Rows(Column):
+class VectorColumn(Column):
     """One vector per sample, ``(N, D)``: entries ``low`` to ``high`` of packed rows.
 
     Attributes
@@ -90,7 +90,7 @@ class Rows(Column):
     index: Index | None = None
 
     @classmethod
-    def of(cls, array: NDArray[Any]) -> Rows:
+    def of(cls, array: NDArray[Any]) -> VectorColumn:
         """One array ``(N, D)`` in memory, as a column."""
         return cls([array], max(len(array), 1), len(array), 0, array.shape[1], array.dtype)
 
@@ -112,7 +112,7 @@ class Rows(Column):
     def __len__(self) -> int:
         return self.size if self.index is None else len(self.index)
 
-    def subset(self, index: Index) -> Rows:
+    def subset(self, index: Index) -> VectorColumn:
         """The column of these rows."""
         return replace(self, index=compose(self.index, index))
 
@@ -137,7 +137,7 @@ class Rows(Column):
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens(Column):
+class TokenColumn(Column):
     """Several vectors per sample: stored without padding, padded to ``(N, T, D)`` when read.
 
     Attributes
@@ -164,7 +164,7 @@ class Tokens(Column):
     index: Index | None = None
 
     @classmethod
-    def of(cls, array: NDArray[Any], mask: NDArray[np.bool_]) -> Tokens:
+    def of(cls, array: NDArray[Any], mask: NDArray[np.bool_]) -> TokenColumn:
         """An array ``(N, T, D)`` and its mask ``(N, T)`` in memory, as a column."""
         lengths = mask.sum(axis=1).astype(np.int64)
         return cls([array[mask]], max(len(array), 1), lengths, array.shape[2], array.dtype)
@@ -182,12 +182,12 @@ class Tokens(Column):
     def __len__(self) -> int:
         return len(self.lengths) if self.index is None else len(self.index)
 
-    def subset(self, index: Index) -> Tokens:
+    def subset(self, index: Index) -> TokenColumn:
         """The column of these samples."""
         return replace(self, index=compose(self.index, index))
 
     def shown_lengths(self) -> Index:
-        """Tokens of each sample that this column shows, ``(N,)``."""
+        """Number of tokens of each sample, ``(N,)``."""
         return self.lengths if self.index is None else self.lengths[self.index]
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
@@ -231,9 +231,9 @@ class Tokens(Column):
         return f"<{rows} x up to {tokens} tokens x {width} {self.dtype}, read when indexed>"
 
 
-def distinguishing_rows(column: Rows | Tokens) -> NDArray[Any]:
+def distinguishing_rows(column: VectorColumn | TokenColumn) -> NDArray[Any]:
     """Rows ``(N, d)`` that differ for different samples: the vectors, or number and mean of the tokens."""
-    if isinstance(column, Rows):
+    if isinstance(column, VectorColumn):
         return np.asarray(column)
     lengths = column.shown_lengths()
     rows = np.zeros((len(column), 1 + column.shape[2]))
@@ -251,7 +251,7 @@ def compose(outer: Index | None, index: Index) -> Index:
     return index if outer is None else outer[index]
 
 
-def _getitem(column: Rows | Tokens, key: Any) -> NDArray[Any]:
+def _getitem(column: VectorColumn | TokenColumn, key: Any) -> NDArray[Any]:
     """NumPy indexing: the first axis selects the rows to read, the other axes index the result."""
     first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
     if first is Ellipsis or first is None:
@@ -265,7 +265,7 @@ def _getitem(column: Rows | Tokens, key: Any) -> NDArray[Any]:
     return np.asarray(values[rest]) if rest else values
 
 
-def gather(columns: Mapping[str, Rows | Tokens], index: Index) -> dict[str, NDArray[Any]]:
+def gather(columns: Mapping[str, VectorColumn | TokenColumn], index: Index) -> dict[str, NDArray[Any]]:
     """Read the same samples of several columns; neighboring columns of a packed row with one read.
 
     Parameters
@@ -283,18 +283,18 @@ def gather(columns: Mapping[str, Rows | Tokens], index: Index) -> dict[str, NDAr
     groups: dict[int, list[str]] = {}
     arrays: dict[str, NDArray[Any]] = {}
     for name, column in columns.items():
-        if isinstance(column, Rows):
+        if isinstance(column, VectorColumn):
             groups.setdefault(id(column.blocks), []).append(name)
         else:
             lengths = column.shown_lengths()[index]
             arrays[name] = column.take(index, int(lengths.max()) if len(lengths) else 0)
     for names in groups.values():
-        rows = {name: column for name in names if isinstance(column := columns[name], Rows)}
+        rows = {name: column for name in names if isinstance(column := columns[name], VectorColumn)}
         arrays.update(_take_packed(rows, index))
     return {name: arrays[name] for name in columns}
 
 
-def take_rows(rows: Rows, index: Index) -> NDArray[Any]:
+def take_rows(rows: VectorColumn, index: Index) -> NDArray[Any]:
     """Read rows of a column by number (ignoring its ``index``) into new memory, ``(n, D)``."""
     if isinstance(rows.blocks, Fetching):
         fetched = fetch_rows(rows.blocks, rows.block_rows, index)[:, rows.low : rows.high]
@@ -321,7 +321,7 @@ def is_run(index: Index) -> bool:
     return bool((np.diff(index) == 1).all())
 
 
-def _take_packed(columns: Mapping[str, Rows], index: Index) -> dict[str, NDArray[Any]]:
+def _take_packed(columns: Mapping[str, VectorColumn], index: Index) -> dict[str, NDArray[Any]]:
     """Read the same rows of columns that share their blocks."""
     first = next(iter(columns.values()))
     low, high = min(c.low for c in columns.values()), max(c.high for c in columns.values())
@@ -341,7 +341,7 @@ def _take_packed(columns: Mapping[str, Rows], index: Index) -> dict[str, NDArray
     return {name: packed[back, c.low - low : c.high - low] for name, c in columns.items()}
 
 
-def _take_sorted(rows: Rows, index: Index) -> NDArray[Any]:
+def _take_sorted(rows: VectorColumn, index: Index) -> NDArray[Any]:
     """Read rows with ascending numbers: each block once, in the order of the disk."""
     values = np.empty((len(index), rows.width), rows.dtype)
     for number, part, target in _visits(rows, index):
@@ -354,7 +354,7 @@ def _take_sorted(rows: Rows, index: Index) -> NDArray[Any]:
     return values
 
 
-def _visits(rows: Rows, index: Index) -> Iterator[tuple[int, Index, slice]]:
+def _visits(rows: VectorColumn, index: Index) -> Iterator[tuple[int, Index, slice]]:
     """For ascending row numbers: each block's number, its rows to read, and their slice of the result."""
     numbers = index // rows.block_rows
     cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(index)]
@@ -391,7 +391,7 @@ def fetch_rows(chunks: Fetching, chunk_rows: int, index: Index) -> NDArray[Any]:
     return np.asarray(np.concatenate(chunks.fetch(spans))[back])
 
 
-def equal_rows(column: Rows | Tokens) -> NDArray[np.int64]:
+def equal_rows(column: VectorColumn | TokenColumn) -> NDArray[np.int64]:
     """Group of each sample, ``(N,)``; equal samples share a group.
 
     Samples with tokens are compared by number and mean of their tokens.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.paths.arrays import MAY_DIFFER, check_points, complete_meta, storage_dtype
 from repdyn.paths.chunks import seal, write_chunk
-from repdyn.paths.columns import Rows, Tokens
+from repdyn.paths.columns import TokenColumn, VectorColumn
 from repdyn.paths.layout import Layout, group_metadata, is_store, read_json, rows_per_chunk, write_json
 from repdyn.paths.storage import Folder, Remote, Storage, storage_at
 
@@ -33,10 +33,10 @@ _TOKENS_ASSUMED = 128
 
 def save_columns(
     out: str | os.PathLike[str],
-    columns: Mapping[str, Rows | Tokens],
+    columns: Mapping[str, VectorColumn | TokenColumn],
     ids: NDArray[np.str_],
     labels: NDArray[Any] | None,
-    logits: Rows | None,
+    logits: VectorColumn | None,
     meta: Mapping[str, Any],
     source: Path | str | None,
 ) -> None:
@@ -61,7 +61,7 @@ def save_columns(
         raise RepdynError(f"{target}: is the store that these paths are read from; choose another path")
     check_storage(target)
     widths = {point: column.width for point, column in columns.items()}
-    tokens = [point for point, column in columns.items() if isinstance(column, Tokens)]
+    tokens = [point for point, column in columns.items() if isinstance(column, TokenColumn)]
     dtype = next(iter(columns.values())).dtype.name
     outputs = None if logits is None else logits.width
     layout = plan_layout(list(columns), widths, len(ids), meta, dtype, outputs, tokens)
@@ -82,10 +82,10 @@ def save_columns(
 def _write(
     storage: Storage,
     layout: Layout,
-    columns: Mapping[str, Rows | Tokens],
+    columns: Mapping[str, VectorColumn | TokenColumn],
     ids: NDArray[np.str_],
     labels: NDArray[Any] | None,
-    logits: Rows | None,
+    logits: VectorColumn | None,
 ) -> None:
     """Write all chunks of columns to a new store and mark it complete."""
     for rows in map(layout.rows, range(layout.chunks)):
@@ -94,7 +94,7 @@ def _write(
             storage,
             layout,
             rows.start,
-            {p: c.take(here) if isinstance(c, Rows) else c.ragged(here) for p, c in columns.items()},
+            {p: c.take(here) if isinstance(c, VectorColumn) else c.ragged(here) for p, c in columns.items()},
             ids[here],
             None if labels is None else labels[here],
             None if logits is None else logits.take(here),

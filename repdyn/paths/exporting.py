@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.columns import Rows, Tokens
+from repdyn.paths.columns import TokenColumn, VectorColumn
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.storage import as_bytes, writing_failed
 from repdyn.progress import track
@@ -89,7 +89,7 @@ def _write_parquet(paths: RepresentationPaths, file: BinaryIO) -> None:
                 columns.append(pa.array(paths.labels[index].tolist()))
             for point in paths.points:
                 column = paths.column(point)
-                if isinstance(column, Tokens):
+                if isinstance(column, TokenColumn):
                     ragged = column.ragged(index)
                     ends = np.cumsum([0, *map(len, ragged)]).astype(np.int32)
                     columns.append(pa.ListArray.from_arrays(pa.array(ends), vectors(np.concatenate(ragged))))
@@ -115,13 +115,13 @@ def _write_safetensors(paths: RepresentationPaths, file: BinaryIO) -> None:
             classes, codes = np.unique(codes, return_inverse=True)
             metadata["classes"] = json.dumps(classes.tolist())
         small["labels"] = codes.astype(np.int64)
-    columns: dict[str, Rows | Tokens] = {point: paths.column(point) for point in paths.points}
+    columns: dict[str, VectorColumn | TokenColumn] = {point: paths.column(point) for point in paths.points}
     if paths.logits_column is not None:
         columns["logits"] = paths.logits_column
     shapes = {}
     for name, column in columns.items():
         rows = len(column)
-        if isinstance(column, Tokens):
+        if isinstance(column, TokenColumn):
             small[f"{name}.lengths"] = column.shown_lengths()
             rows = int(column.shown_lengths().sum())
         shapes[name] = ((rows, column.width), column.dtype.name)
@@ -151,7 +151,7 @@ def _write_safetensors(paths: RepresentationPaths, file: BinaryIO) -> None:
             continue
         for index in _groups(paths):
             column = columns[name]
-            parts = column.ragged(index) if isinstance(column, Tokens) else [column.take(index)]
+            parts = column.ragged(index) if isinstance(column, TokenColumn) else [column.take(index)]
             for part in parts:
                 file.write(as_bytes(_little(part)))
 

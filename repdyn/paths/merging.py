@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.paths.arrays import MAY_DIFFER
 from repdyn.paths.chunks import read_content
-from repdyn.paths.columns import Rows
+from repdyn.paths.columns import VectorColumn
 from repdyn.paths.layout import read_layout
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.storage import storage_at
@@ -164,12 +164,12 @@ def _pieces(parts: Sequence[RepresentationPaths], rows: range) -> Iterable[Piece
 
 def _values(pieces: Sequence[Piece], point: str) -> Any:
     """Representations of a chunk at one point: ``(rows, D)``, or a list of ``(T, D)``."""
-    if isinstance(pieces[0][0].column(point), Rows):
+    if isinstance(pieces[0][0].column(point), VectorColumn):
         return np.concatenate([part.column(point).take(index) for part, index in pieces])
     tokens: list[NDArray[Any]] = []
     for part, index in pieces:
         column = part.column(point)
-        assert not isinstance(column, Rows)
+        assert not isinstance(column, VectorColumn)
         tokens += column.ragged(index)
     return tokens
 

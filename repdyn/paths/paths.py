@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import check_points, parts_in_memory
-from repdyn.paths.columns import Index, Rows, Tokens, compose, equal_rows
+from repdyn.paths.columns import Index, TokenColumn, VectorColumn, compose, equal_rows
 from repdyn.paths.creation import save_columns
 from repdyn.paths.sampling import (
     Batch,
@@ -74,9 +74,9 @@ class RepresentationPaths:
 
     def __init__(
         self,
-        columns: Mapping[str, Rows | Tokens],
+        columns: Mapping[str, VectorColumn | TokenColumn],
         *,
-        logits: Rows | None,
+        logits: VectorColumn | None,
         read_labels: Callable[[], NDArray[Any] | None],
         read_ids: Callable[[], NDArray[np.str_]],
         meta: Mapping[str, Any],
@@ -135,7 +135,7 @@ class RepresentationPaths:
     def __contains__(self, point: object) -> bool:
         return point in self._columns
 
-    def __getitem__(self, point: str) -> NDArray[Any] | Rows | Tokens:
+    def __getitem__(self, point: str) -> NDArray[Any] | VectorColumn | TokenColumn:
         """Representations at one point, ``(N, D)``, or ``(N, T, D)`` with tokens.
 
         An array in memory. From disk, a column that is read when indexed or passed to ``np.asarray``. Padding
@@ -172,7 +172,7 @@ class RepresentationPaths:
         return None if self._logits is None else np.asarray(self._logits)
 
     @property
-    def logits_column(self) -> Rows | None:
+    def logits_column(self) -> VectorColumn | None:
         """Column of the logits, for reading them in parts, or ``None``."""
         return self._logits
 
@@ -184,7 +184,7 @@ class RepresentationPaths:
     @property
     def tokens(self) -> tuple[str, ...]:
         """The points with tokens."""
-        return tuple(name for name, column in self._columns.items() if isinstance(column, Tokens))
+        return tuple(name for name, column in self._columns.items() if isinstance(column, TokenColumn))
 
     def mask(self, point: str) -> NDArray[np.bool_]:
         """Whether each token at a point is real, ``(N, T)``; the others are padding.
@@ -195,7 +195,7 @@ class RepresentationPaths:
             If the point was pooled to one vector per sample.
         """
         column = self.column(point)
-        if not isinstance(column, Tokens):
+        if not isinstance(column, TokenColumn):
             raise RepdynError(f"point {point!r}: is pooled to one vector per sample and has no mask")
         return np.asarray(np.arange(column.shape[1]) < column.shown_lengths()[:, None])
 
@@ -336,7 +336,7 @@ class RepresentationPaths:
         """
         save_columns(path, self._columns, self.ids, self.labels, self._logits, self.meta, self.path)
 
-    def column(self, point: str) -> Rows | Tokens:
+    def column(self, point: str) -> VectorColumn | TokenColumn:
         """Column of one point, for reading its representations in parts."""
         if point not in self._columns:
             known = nearest_names(str(point), self.points)
@@ -356,7 +356,7 @@ class RepresentationPaths:
         drawn = self.subset(sample_indices(len(self), seed))
         (block,) = drawn.iterate(size=len(drawn))
         columns = {
-            point: Tokens.of(x, block.masks[point]) if point in block.masks else Rows.of(x)
+            point: TokenColumn.of(x, block.masks[point]) if point in block.masks else VectorColumn.of(x)
             for point, x in block.items()
         }
         projected, explained = project(columns, seed)
@@ -438,7 +438,7 @@ def nearby(paths: RepresentationPaths, most: int = _NEARBY_BYTES) -> Representat
         return paths
     names = [*paths.points, *([LOGITS] if paths.logits_width and LOGITS not in paths.points else [])]
     (block,) = paths.iterate(names, len(paths))
-    columns = {point: Rows.of(np.ascontiguousarray(x)) for point, x in block.items()}
+    columns = {point: VectorColumn.of(np.ascontiguousarray(x)) for point, x in block.items()}
     logits = columns.pop(LOGITS, None) if LOGITS not in paths.points else paths.logits_column
     return RepresentationPaths(
         columns,
@@ -460,7 +460,7 @@ def _ids(paths: RepresentationPaths) -> Any:
 
 
 def project(
-    columns: Mapping[str, Rows | Tokens], seed: int
+    columns: Mapping[str, VectorColumn | TokenColumn], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Project all points of paths to one plane.
 
@@ -504,10 +504,10 @@ def project(
     return np.stack(projected), np.array(explained)
 
 
-def _standardized(column: Rows | Tokens) -> NDArray[np.float64]:
+def _standardized(column: VectorColumn | TokenColumn) -> NDArray[np.float64]:
     """Centered vectors (mean tokens) ``(N, D)`` with root mean square norm 1."""
     values: NDArray[np.float64] = np.asarray(column, dtype=np.float64)
-    if isinstance(column, Tokens):
+    if isinstance(column, TokenColumn):
         values = values.sum(axis=1) / np.maximum(column.shown_lengths(), 1)[:, None]
     values = values - values.mean(axis=0)
     norm = float(np.sqrt((values**2).sum(axis=1).mean()))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.paths.columns import Index, Rows, Tokens, gather
+from repdyn.paths.columns import Index, TokenColumn, VectorColumn, gather
 
 if TYPE_CHECKING:
     import torch
@@ -222,7 +222,7 @@ def batch_indices(size: int, batch_size: int, shuffle: bool | str, seed: int) ->
 
 
 def all_batches(
-    columns: Mapping[str, Rows | Tokens],
+    columns: Mapping[str, VectorColumn | TokenColumn],
     size: int,
     batch_size: int,
     shuffle: bool | str,
@@ -236,14 +236,16 @@ def all_batches(
     return read_batches(columns, batch_indices(size, batch_size, shuffle, seed))
 
 
-def read_batches(columns: Mapping[str, Rows | Tokens], orders: Iterator[Index]) -> Iterator[Batch]:
+def read_batches(
+    columns: Mapping[str, VectorColumn | TokenColumn], orders: Iterator[Index]
+) -> Iterator[Batch]:
     """Read mini-batches of columns in the given order, as float32 tensors."""
     for index in orders:
         yield _batch(columns, gather(columns, index), index)
 
 
 def read_ahead(
-    columns: Mapping[str, Rows | Tokens], stretches: Iterator[Index], batch_size: int
+    columns: Mapping[str, VectorColumn | TokenColumn], stretches: Iterator[Index], batch_size: int
 ) -> Iterator[Batch]:
     """Read mini-batches of slow storage: many batches per request, with the next request in the background.
 
@@ -283,14 +285,16 @@ def sample_indices(size: int, seed: int) -> Index:
     return np.sort(np.random.default_rng(seed).choice(size, _SAMPLES_PLOTTED, replace=False))
 
 
-def _batch(columns: Mapping[str, Rows | Tokens], arrays: dict[str, NDArray[Any]], index: Index) -> Batch:
+def _batch(
+    columns: Mapping[str, VectorColumn | TokenColumn], arrays: dict[str, NDArray[Any]], index: Index
+) -> Batch:
     """A mini-batch of gathered arrays as float32 tensors, with token masks."""
     # torch is slow to import, and inspecting a store does not need it.
     import torch
 
     masks = {}
     for point, column in columns.items():
-        if isinstance(column, Tokens):
+        if isinstance(column, TokenColumn):
             lengths = column.shown_lengths()[index]
             longest = int(lengths.max()) if len(lengths) else 0
             arrays[point] = arrays[point][:, :longest]
@@ -345,7 +349,7 @@ class Blocks(Iterator[Block]):
     """
 
     def __init__(
-        self, columns: Mapping[str, Rows | Tokens], size: int, rows: int | None, remote: bool
+        self, columns: Mapping[str, VectorColumn | TokenColumn], size: int, rows: int | None, remote: bool
     ) -> None:
         rows = default_rows(columns) if rows is None else rows
         if rows < 1:
@@ -360,22 +364,22 @@ class Blocks(Iterator[Block]):
         return next(self._blocks)
 
 
-def default_rows(columns: Mapping[str, Rows | Tokens]) -> int:
+def default_rows(columns: Mapping[str, VectorColumn | TokenColumn]) -> int:
     """Default number of samples in a block: 2048, or fewer if these exceed 128 MiB in float32."""
     width = 0
     for column in columns.values():
-        tokens = 1 if isinstance(column, Rows) else max(1, column.shape[1])
+        tokens = 1 if isinstance(column, VectorColumn) else max(1, column.shape[1])
         width += column.width * tokens
     return max(1, min(_BLOCK_SAMPLES, _BLOCK_BYTES // (4 * max(width, 1))))
 
 
-def _in_turn(columns: Mapping[str, Rows | Tokens], ranges: Sequence[range]) -> Iterator[Block]:
+def _in_turn(columns: Mapping[str, VectorColumn | TokenColumn], ranges: Sequence[range]) -> Iterator[Block]:
     """Read blocks one after the other."""
     for rows in ranges:
         yield _block(columns, rows)
 
 
-def _ahead(columns: Mapping[str, Rows | Tokens], ranges: Sequence[range]) -> Iterator[Block]:
+def _ahead(columns: Mapping[str, VectorColumn | TokenColumn], ranges: Sequence[range]) -> Iterator[Block]:
     """Read each block in a background thread while the previous one is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="repdyn-fetch") as pool:
         ahead = pool.submit(_block, columns, ranges[0])
@@ -386,12 +390,12 @@ def _ahead(columns: Mapping[str, Rows | Tokens], ranges: Sequence[range]) -> Ite
         yield ahead.result()
 
 
-def _block(columns: Mapping[str, Rows | Tokens], rows: range) -> Block:
+def _block(columns: Mapping[str, VectorColumn | TokenColumn], rows: range) -> Block:
     """Read one block of consecutive samples, with token masks."""
     index = np.arange(rows.start, rows.stop)
     masks = {}
     for name, column in columns.items():
-        if isinstance(column, Tokens):
+        if isinstance(column, TokenColumn):
             lengths = column.shown_lengths()[index]
             masks[name] = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
     return Block(gather(columns, index), rows, masks)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.paths.chunks import chunk_is_whole, read_chunk_lengths
-from repdyn.paths.columns import Index, Rows, Tokens
+from repdyn.paths.columns import Index, TokenColumn, VectorColumn
 from repdyn.paths.layout import Layout, decode_strings, layout_of, read_json
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.storage import Folder, Remote, Storage, refuse_exhaustion, storage_at
@@ -62,7 +62,7 @@ def open_paths(path: str | os.PathLike[str]) -> RepresentationPaths:
     if isinstance(storage, Folder):
         _check_chunks(storage, layout, labels)
     lengths = _read_lengths(storage, layout)
-    columns: dict[str, Rows | Tokens] = {}
+    columns: dict[str, VectorColumn | TokenColumn] = {}
     dtype, shown = np.dtype(layout.dtype), layout.shown_dtype
     whole = [layout.chunk_rows] * layout.chunks
     packed = _chunks(storage, "paths/c/{}/0", whole, layout.row_width, dtype)
@@ -71,18 +71,18 @@ def open_paths(path: str | os.PathLike[str]) -> RepresentationPaths:
         width = layout.widths[point]
         if point in offsets:
             low = offsets[point]
-            columns[point] = Rows(packed, layout.chunk_rows, layout.size, low, low + width, shown)
+            columns[point] = VectorColumn(packed, layout.chunk_rows, layout.size, low, low + width, shown)
         else:
             number = layout.tokens.index(point)
             own = np.ascontiguousarray(lengths[:, number])
             counts = [int(own[r.start : r.stop].sum()) for r in map(layout.rows, range(layout.chunks))]
             files = _chunks(storage, f"tokens/{number}/{{}}/c/0/0", counts, width, dtype)
-            columns[point] = Tokens(files, layout.chunk_rows, own, width, shown)
+            columns[point] = TokenColumn(files, layout.chunk_rows, own, width, shown)
     logits = None
     if layout.logits_width is not None:
         wide, kind = layout.logits_width, np.dtype(np.float32)
         outputs = _chunks(storage, "logits/c/{}/0", whole, wide, kind)
-        logits = Rows(outputs, layout.chunk_rows, layout.size, 0, wide, kind)
+        logits = VectorColumn(outputs, layout.chunk_rows, layout.size, 0, wide, kind)
     return RepresentationPaths(
         columns,
         logits=logits,

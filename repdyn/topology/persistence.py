@@ -21,7 +21,7 @@ from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.paths import RepresentationPaths, drawn_rows, nearby
-from repdyn.paths.columns import Rows
+from repdyn.paths.columns import VectorColumn
 from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
@@ -107,7 +107,7 @@ def persistence(
         raise RepdynError(f"persistence: resamples={resamples}; expected 2 or more, for the intervals")
     if isinstance(x, RepresentationPaths):
         return PathPersistence(_through_depth(x, max_dim, landmarks, resamples, seed))
-    if isinstance(x, Rows) and (rows := _drawn(len(x), x.width, seed)) is not None:
+    if isinstance(x, VectorColumn) and (rows := _drawn(len(x), x.width, seed)) is not None:
         measured, chosen = _measure(x.take(rows), max_dim, landmarks, resamples, seed)
         blocks = (x[start : start + PERSISTENCE.block] for start in range(0, len(x), PERSISTENCE.block))
         radius = max(covering_radius(block, chosen) for block in blocks)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.paths import drawn_rows
-from repdyn.paths.columns import Rows
+from repdyn.paths.columns import VectorColumn
 from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
@@ -149,8 +149,8 @@ class LevelSetTree(Result, kind="tree"):
         RepdynError
             On a wrong shape, values that are not finite, or an unknown density.
         """
-        total, rows = len(x) if isinstance(x, Rows) else None, None
-        if isinstance(x, Rows):
+        total, rows = len(x) if isinstance(x, VectorColumn) else None, None
+        if isinstance(x, VectorColumn):
             rows = drawn_rows(len(x), max(1, NEIGHBORS.held_bytes // (8 * x.width)), seed)
             x = np.asarray(x) if rows is None else x.take(rows)
             if rows is not None and not (isinstance(density, str) or callable(density)):

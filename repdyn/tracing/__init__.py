@@ -1,7 +1,7 @@
-"""Tracing: from any model and any inputs to representation paths.
+"""Tracing: representation paths of any model and any inputs.
 
-Holds what a traced model is (:class:`TracedModel`), how it is found (:func:`load`, :func:`wrap`), how its
-representations are pooled (:mod:`repdyn.tracing.pooling`) and the loop that reads them (:func:`trace`).
+:func:`load` and :func:`wrap` make a :class:`TracedModel`, :mod:`repdyn.tracing.pooling` pools its
+representations, :class:`Reader` reads batches, and :func:`trace` reads all samples to representation paths.
 """
 
 from __future__ import annotations

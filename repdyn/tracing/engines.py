@@ -1,8 +1,7 @@
-"""Where a trace runs: here, or on workers that an engine of the entry-point group ``repdyn.engines`` reaches.
+"""Engines that trace the chunks of a store on workers (entry-point group ``repdyn.engines``).
 
-A store is traced chunk by chunk, and what a chunk holds depends on its own samples alone: how they are
-sorted, put into batches and padded. So chunks may be traced anywhere, in any order and again, and give the
-same numbers; an engine decides where.
+The numbers of a chunk depend on its own samples alone: on their order, batches and padding. Chunks can
+thus be traced on any machine, in any order and repeatedly, with the same numbers.
 """
 
 from __future__ import annotations
@@ -11,41 +10,39 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.paths import PathsWriter
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.samples import Samples
 
-if TYPE_CHECKING:
-    from repdyn.paths import PathsWriter
-
-__all__ = ["Engine", "Job", "Stretch", "engine_class", "find_engine"]
+__all__ = ["Engine", "Job", "Shard", "engine_class", "find_engine"]
 
 GROUP = "repdyn.engines"
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What a worker must know to trace chunks of a store.
+    """Description of a trace for workers.
 
     Attributes
     ----------
     model
-        Its name, by which every worker loads it itself, or the model, to be sent.
+        Name of the model, which every worker loads, or the model itself, which is sent.
     digest
-        Of its weights: a worker that loads others must refuse.
+        Digest of the weights. A worker that loads other weights must raise.
     samples
-        All of them.
+        All samples.
     batch_size
-        Samples in one forward pass.
+        Samples per forward pass.
     writer
-        Of the store, which is there already; can be sent.
+        Writer of the existing store; can be sent.
     how
-        The rest of what :class:`repdyn.tracing.passes.Passes` takes, by name.
+        Further arguments of :class:`repdyn.tracing.passes.Passes`, by name.
     """
 
     model: TracedModel | str
@@ -57,16 +54,16 @@ class Job:
 
 
 class Engine(Protocol):
-    """What has the missing chunks of a job's store written."""
+    """Has the missing chunks of a job's store written."""
 
     def run(self, job: Job) -> None:
-        """Return when all are; raise :class:`repdyn.RepdynError` where that cannot be."""
+        """Return when all chunks are written; raise :class:`repdyn.RepdynError` otherwise."""
 
 
-class Stretch:
-    """Some consecutive entries of a sequence, under the numbers they have in the whole.
+class Shard:
+    """Consecutive entries of a sequence, indexed by their numbers in the whole sequence.
 
-    What is sent to a worker that traces these samples and no others.
+    A worker is sent only the samples of its chunk.
     """
 
     def __init__(self, values: Any, rows: range, size: int) -> None:
@@ -76,12 +73,12 @@ class Stretch:
 
     @staticmethod
     def cuts(values: Any) -> bool:
-        """Whether a part of these can be taken without reading them."""
+        """Whether a slice of the values can be taken without reading them."""
         return isinstance(values, list | tuple | np.ndarray | Tensor)
 
     @classmethod
     def of(cls, values: Any, rows: range) -> Any:
-        """Some of the values; all, as they are, where they cannot be cut."""
+        """The values of some rows; all values if they cannot be sliced."""
         return cls(values[rows.start : rows.stop], rows, len(values)) if cls.cuts(values) else values
 
     def __len__(self) -> int:
@@ -97,26 +94,26 @@ class Stretch:
 
 
 def find_engine(engine: Engine | str | None, out: str | os.PathLike[str] | None) -> Engine | None:
-    """The engine of that name; ``None`` for here.
+    """The engine with a name; ``None`` for this process.
 
     Raises
     ------
     RepdynError
-        If no installed package brings one of that name, or there is no store for it to write.
+        If no installed package provides an engine of this name, or ``out`` is None.
     """
     if engine is None:
         return None
     if out is None:
-        raise RepdynError("engine: workers write to a store; say where with out=")
+        raise RepdynError("engine: workers write to a store; give its path as out=")
     if not isinstance(engine, str):
         return engine
-    found: Engine = engine_class(engine)()
-    return found
+    instance: Engine = engine_class(engine)()
+    return instance
 
 
 def engine_class(name: str) -> Any:
-    """The class of engine that an installed package brings under this name."""
+    """The engine class that an installed package provides under a name."""
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in known:
-        raise RepdynError(f"engine {name!r}: there is none of that name; {nearest_names(name, known)}")
+        raise RepdynError(f"engine {name!r}: no such engine is installed; {nearest_names(name, known)}")
     return known[name].load()

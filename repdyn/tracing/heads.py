@@ -1,4 +1,4 @@
-"""A model's head on what was read: its logits, and whether they are those that the model itself gives."""
+"""Logits of a model's head, and their comparison with the logits of the whole model."""
 
 from __future__ import annotations
 
@@ -9,50 +9,51 @@ from torch import Tensor
 from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
-from repdyn.tracing.model import TracedModel
+from repdyn.tracing.spec import ModelSpec
 
 __all__ = ["check_logits", "head_logits", "real_parts"]
 
 
-def head_logits(model: TracedModel, x: Tensor) -> Tensor:
-    """What the model's head gives of the pooled final point, on the device of ``x``.
+def head_logits(model: ModelSpec, x: Tensor) -> Tensor:
+    """Logits ``(N, classes)`` of the model's head for the pooled final point ``(N, D)``.
 
     Raises
     ------
     RepdynError
-        If the head is a function that works on another device.
+        If the head is a function on another device, or does not return logits.
     """
     assert model.head is not None
     try:
-        found = devices.call(model.head, x)
+        logits = devices.call(model.head, x)
     except RuntimeError as error:
         if "same device" not in str(error):
             raise
         raise RepdynError(
-            f"{model.name}: its head is not on {x.device}, where {model.final!r} is read "
+            f"{model.name}: its head is not on {x.device}, the device of {model.final!r} "
             f"({str(error).splitlines()[0]}); move the head there, or make it a torch.nn.Module, "
-            "whose input is moved to it"
+            "whose input is moved to its device"
         ) from error
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(x):
-        told = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise RepdynError(
-            f"{model.name}: its head gives {told} of {tuple(x.shape)}; expected logits ({len(x)}, classes)"
+            f"{model.name}: its head returns {given} for {tuple(x.shape)}; expected logits "
+            f"({len(x)}, classes)"
         )
-    return found
+    return logits
 
 
-def check_logits(model: TracedModel, x: Tensor, own: Tensor | None) -> Tensor:
-    """The head's logits of the final point, which must be the model's ``own`` where those are known.
+def check_logits(model: ModelSpec, x: Tensor, own: Tensor | None) -> Tensor:
+    """The head's logits of the final point, compared with the model's ``own`` logits if known.
 
     Raises
     ------
     RepdynError
-        If the head cannot read the point, or gives other logits.
+        If the head cannot read the point, or its logits differ.
     """
     remedy = "trace the blocks by name, or drop the head: replace(model, head=None)"
     try:
         logits = head_logits(model, x)
-    except Exception as error:  # whatever a head says of a representation that is not its own
+    except Exception as error:  # a head may raise anything for an input it does not support
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RepdynError(
             f"{model.name}: its head cannot read {model.final!r} ({reason}); {remedy}"
@@ -67,12 +68,12 @@ def check_logits(model: TracedModel, x: Tensor, own: Tensor | None) -> Tensor:
         np.isfinite(expected).all() and not np.abs(expected - given).max() <= allowed
     ):
         raise RepdynError(
-            f"{model.name}: its head gives other logits of {model.final!r} than the model itself does of "
-            f"the same {len(given)} samples, so that it is not all that follows this point; {remedy}"
+            f"{model.name}: its head's logits of {model.final!r} differ from those of the whole model "
+            f"for the same {len(given)} samples, so the head is not all that follows this point; {remedy}"
         )
     return logits
 
 
 def real_parts(x: Tensor) -> Tensor:
-    """Complex numbers as real ones, twice as wide: real parts first, then imaginary ones."""
+    """Complex values ``(…, D)`` as real ones ``(…, 2 D)``: real parts first, then imaginary parts."""
     return torch.cat([x.real, x.imag], dim=-1) if x.is_complex() else x

@@ -1,4 +1,4 @@
-"""Reading a model while it runs: forward hooks that pool inside and are always taken away again."""
+"""Forward hooks that read representations, and contexts that restore the state of a model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from repdyn.errors import RepdynError
 from repdyn.tracing.pooling import Layout
 
 __all__ = [
-    "Dice",
     "Hooks",
     "Point",
+    "RandomState",
     "cuda_devices",
     "evaluating",
     "in_evaluation",
@@ -31,29 +31,29 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A place in a model where its representation is read.
+    """A point of a model at which a representation is read.
 
     Attributes
     ----------
     module
         Name of the module, as in ``named_modules()``; empty for the model itself.
     layout
-        What its axes mean.
+        Meaning of the axes.
     prefix
-        Number of leading tokens that are no place of the input (class and register tokens).
+        Number of leading tokens without a position in the input (class and register tokens).
     mask
-        Which of the prepared inputs marks its real tokens, or a function from the prepared inputs to
-        that mask; None where there is no padding.
+        Name of the prepared input that marks real tokens, or a function from the prepared inputs to that
+        mask; None without padding.
     reads
         The module's ``"output"``, or the first argument of its call, its ``"input"``.
     part
-        Which member of a tuple output is the representation; None for the first tensor in it.
+        Index of the representation in a tuple output; None for the first tensor.
     channels
-        How many channels the module's own last layer gives, where the layout is not declared.
+        Output channels of the module's last layer, if the layout is not declared.
     trust
-        ``"declared"``: the layout is what it is. ``"family"``: other points of this kind of model have it,
-        and it holds if the module's own layers or the number of positions say the same. ``"guess"``: nobody
-        knows. What does not hold is found by running the model at another size of input.
+        ``"declared"``: the layout is certain. ``"family"``: other points of this kind of model have it, and
+        the module's layers or the number of positions must agree. ``"guess"``: unknown. An uncertain layout
+        is determined by running the model at another input size.
     """
 
     module: str
@@ -66,21 +66,21 @@ class Point:
     trust: Literal["declared", "family", "guess"] = "declared"
 
 
-class _Enough(Exception):
-    """Raised in a hook once the last wanted point is read: the rest of the model need not run."""
+class _StopForward(Exception):
+    """Raised in a hook after the last point is read, to end the forward pass."""
 
 
 class Hooks:
-    """The forward hooks of one reading: while they are attached, passes hand over what the hooks reduced.
+    """Forward hooks that reduce each representation inside the forward pass.
 
     Parameters
     ----------
     module
         The model.
     points
-        What to read, under the names it should have.
+        Points to read, by name.
     reduce
-        Called inside the hook with name, point and tensor; what it returns is kept, the tensor is not.
+        Function of name, point and tensor, called inside the hook. Its result is kept, the tensor is not.
     """
 
     def __init__(
@@ -92,23 +92,23 @@ class Hooks:
         self.module, self.points, self._reduce = module, points, reduce
         self._calls: list[tuple[str, Any]] = []
         self._counts: dict[str, int] = defaultdict(int)
-        # The thread that runs a pass: one that another thread runs through the same modules is not read.
+        # The thread of the current pass: passes of other threads through the same modules are not read.
         self._thread: int | None = None
         self.repeated: frozenset[str] = frozenset()
-        """Points known to be called several times, though a pass that stops early may see one call."""
+        """Points that are called several times; a pass that ends early may see only one call."""
         self.stop_after: str | None = None
         """A read name (``blocks.3``, ``layer#7``) after which the forward pass may end."""
         self.may_skip: Callable[[str, RepdynError], bool] = lambda name, error: False
-        """Whether a pass goes on without a point that gives no tensor."""
+        """Whether a pass continues without a point that returns no tensor."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Within this context the hooks are in place; they are removed when it ends, whatever happens in it.
+        """A context in which the hooks are attached; they are removed at its end, also after an error.
 
         Raises
         ------
         RepdynError
-            If a point names no module, or a scripted one.
+            If a point is not a module, or a scripted one.
         """
         handles = []
         try:
@@ -125,14 +125,14 @@ class Hooks:
         Returns
         -------
         dict
-            What each point was reduced to, in order of execution. A module that was called several
+            The reduced representation of each point, in order of execution. A module that was called several
             times has one entry per call, ``name#0``, ``name#1``, ….
         """
         self._calls.clear()
         self._counts.clear()
         self._thread = get_ident()
         try:
-            with suppress(_Enough):
+            with suppress(_StopForward):
                 call()
         finally:
             self._thread = None
@@ -146,15 +146,15 @@ class Hooks:
         return result
 
     def _attach(self, name: str, point: Point) -> torch.utils.hooks.RemovableHandle:
-        place = _part(self.module, name, point)
-        if isinstance(place, torch.jit.ScriptModule):
+        target = _part(self.module, name, point)
+        if isinstance(target, torch.jit.ScriptModule):
             raise RepdynError(
-                f"point {name!r}: is scripted (torch.jit), and what it gives cannot be read; pass the "
-                "model that it was made from"
+                f"point {name!r}: is scripted (torch.jit), so its output cannot be read; pass the model "
+                "that it was made from"
             )
 
         def keep(value: object) -> None:
-            if self._thread != get_ident():  # a head that is applied by hand is a module with a hook, too
+            if self._thread != get_ident():  # a head that is called separately has a hook, too
                 return
             count = self._counts[name]
             self._counts[name] = count + 1
@@ -167,43 +167,43 @@ class Hooks:
             else:
                 self._calls.append((name, self._reduce(name, point, tensor)))
             if self.stop_after in (name, f"{name}#{count}"):
-                raise _Enough
+                raise _StopForward
 
         if point.reads == "output":
-            return place.register_forward_hook(lambda _module, _args, output: keep(output))
-        return place.register_forward_pre_hook(
+            return target.register_forward_hook(lambda _module, _args, output: keep(output))
+        return target.register_forward_pre_hook(
             lambda _module, args, kwargs: keep(args[0] if args else next(iter(kwargs.values()))),
             with_kwargs=True,
         )
 
 
 def _part(module: nn.Module, name: str, point: Point) -> nn.Module:
-    """The module of a point, by the names of ``named_modules``."""
-    found: nn.Module | None = module
+    """The module of a point, by its name in ``named_modules``."""
+    part: nn.Module | None = module
     for step in point.module.split(".") if point.module else ():
-        # Of a scripted module the parts are no dictionary.
-        found = None if found is None else dict(found._modules.items()).get(step)
-    if found is None:
+        # The parts of a scripted module are not a dictionary, but have items().
+        part = None if part is None else dict(part._modules.items()).get(step)
+    if part is None:
         raise RepdynError(f"point {name!r}: the model has no module {point.module!r}")
-    return found
+    return part
 
 
 @contextmanager
 def reading(
     module: nn.Module, points: Mapping[str, Point], reduce: Callable[[str, Point, Tensor], Any]
 ) -> Iterator[Hooks]:
-    """Within this context, forward passes of a module are read at the given points; see :class:`Hooks`."""
+    """A context with hooks attached to a module at the given points; see :class:`Hooks`."""
     hooks = Hooks(module, points, reduce)
     with hooks.attached():
         yield hooks
 
 
 def unwrap(value: object, name: str = "the module") -> Tensor:
-    """The tensor in what a module returned: the one place that knows about tuples and model outputs.
+    """The representation in the output of a module.
 
-    Libraries change what a block returns between versions (transformers' BERT layers: a tuple in 4, a
-    tensor in 5). The representation is the tensor itself, the first tensor of a sequence, or of a
-    mapping or dataclass its ``last_hidden_state`` or else the first tensor.
+    A tensor is the representation itself. Of a sequence it is the first tensor. Of a mapping or dataclass it
+    is ``last_hidden_state``, or else the first tensor. Output types change between versions of libraries
+    (BERT layers of transformers: a tuple in 4, a tensor in 5), and only this function depends on them.
 
     Raises
     ------
@@ -212,10 +212,10 @@ def unwrap(value: object, name: str = "the module") -> Tensor:
     """
     if isinstance(value, Tensor):
         if value.is_nested:
-            raise RepdynError(f"{name}: gives a nested tensor; read a module that gives a padded tensor")
+            raise RepdynError(f"{name}: returns a nested tensor; read a module that returns a padded tensor")
         return value
     if isinstance(value, nn.utils.rnn.PackedSequence):
-        raise RepdynError(f"{name}: gives a packed sequence; read a module that gives a padded tensor")
+        raise RepdynError(f"{name}: returns a packed sequence; read a module that returns a padded tensor")
     parts: list[object] = []
     if isinstance(value, Mapping):
         parts = [value.get("last_hidden_state"), *value.values()]
@@ -229,12 +229,12 @@ def unwrap(value: object, name: str = "the module") -> Tensor:
     for part in parts:
         if isinstance(part, (tuple, list, Mapping)) and part:
             return unwrap(part, name)
-    raise RepdynError(f"{name}: gives a {type(value).__name__} without a tensor in it")
+    raise RepdynError(f"{name}: returns a {type(value).__name__} without a tensor in it")
 
 
 @contextmanager
 def in_evaluation(*modules: nn.Module) -> Iterator[None]:
-    """Within this context the modules are in evaluation mode; afterwards every part's flag is what it was."""
+    """A context in which modules are in evaluation mode; the mode of every part is restored afterwards."""
     modes = [
         (part, part.training)
         for module in modules
@@ -254,16 +254,16 @@ def in_evaluation(*modules: nn.Module) -> Iterator[None]:
 
 
 def cuda_devices(module: nn.Module) -> list[int]:
-    """The CUDA devices that hold parts of a module, whose random states a pass may advance."""
+    """Indices of the CUDA devices with parameters of a module, whose random states a pass may advance."""
     devices = {parameter.device for parameter in module.parameters() if parameter.device.type == "cuda"}
     return sorted(device.index or 0 for device in devices)
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within this context the module is in evaluation mode and has its own dice.
+    """A context in which the module is in evaluation mode with its own random state.
 
-    Afterwards every submodule's training flag and the global random state are what they were.
+    The training flag of every submodule and the global random state are restored afterwards.
     """
     with torch.random.fork_rng(devices=cuda_devices(module)), in_evaluation(module):
         yield
@@ -271,31 +271,31 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def uncached(module: nn.Module) -> Iterator[None]:
-    """Afterwards, tensors that modules cached in their forward passes are dropped."""
-    found = [(part, type(part), dict(vars(part)), dict(part._buffers)) for part in module.modules()]
+    """A context after which tensors that modules cached in forward passes are dropped."""
+    before = [(part, type(part), dict(vars(part)), dict(part._buffers)) for part in module.modules()]
     try:
         yield
     finally:
-        for part, kind, attributes, buffers in found:
-            if type(part) is kind:  # a lazy module becomes another class when it learns its shapes
+        for part, kind, attributes, buffers in before:
+            if type(part) is kind:  # a lazy module changes its class when it is initialized
                 _reset(part, attributes, buffers)
 
 
 @contextmanager
 def left_as_found(module: nn.Module) -> Iterator[None]:
-    """As :func:`evaluating`, and without gradients; tensors that modules cache are dropped.
+    """:func:`evaluating` and :func:`uncached`, without gradients.
 
-    Gradients are off by :func:`torch.no_grad`. Under :func:`torch.inference_mode` a tensor that a module
-    caches in its forward pass would be an inference tensor, which a later training step cannot use.
+    Gradients are disabled by :func:`torch.no_grad`. Under :func:`torch.inference_mode` a cached tensor would
+    be an inference tensor, which a later training step cannot use.
     """
     with uncached(module), evaluating(module), torch.no_grad():
         yield
 
 
-class Dice:
-    """The random state of a reading, its own: what it draws moves no other draw, nor is moved by one.
+class RandomState:
+    """A random state of its own for a series of forward passes.
 
-    The first pass starts from the global state, each later one where the last ended.
+    The first pass starts from the global state, each later one from the end of the previous one.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -303,8 +303,8 @@ class Dice:
         self._states: list[Tensor] = []
 
     @contextmanager
-    def rolling(self) -> Iterator[None]:
-        """Within this context torch draws from this state; afterwards the global one is what it was."""
+    def scope(self) -> Iterator[None]:
+        """A context in which torch draws from this state; the global state is restored afterwards."""
         with torch.random.fork_rng(devices=self._devices):
             if self._states:
                 torch.set_rng_state(self._states[0])
@@ -318,7 +318,7 @@ class Dice:
 
 
 def _reset(part: nn.Module, attributes: dict[str, Any], buffers: dict[str, Tensor | None]) -> None:
-    """Undo what a forward pass cached: all attributes of a module in which a tensor was put."""
+    """Restore the attributes of a module if a forward pass stored a tensor in one of them."""
     own = vars(part)
     changed = [name for name, value in own.items() if attributes.get(name, own) is not value]
     replaced = [name for name, value in part._buffers.items() if buffers.get(name, part) is not value]
@@ -333,6 +333,7 @@ def _reset(part: nn.Module, attributes: dict[str, Any], buffers: dict[str, Tenso
 
 
 def _holds_tensor(value: object) -> bool:
+    """Whether a value is a tensor or a container of one."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):

@@ -1,8 +1,7 @@
-"""What makes a trace this trace and no other: the content of samples, functions and settings, hashed.
+"""Identity of a trace: hashes of the content of samples, functions and settings.
 
-A trace that is continued must go on with the same samples, labels, preparation, pooling and model. Each of
-them is hashed by its content. What cannot be hashed raises :class:`Unhashable`, and such a trace is not
-continued.
+A continued trace must have the same samples, labels, preparation, pooling and model. Each is hashed by its
+content. Content that cannot be hashed raises :class:`Unhashable`, and the trace cannot be continued.
 """
 
 from __future__ import annotations
@@ -29,38 +28,38 @@ __all__ = [
     "NOT_HASHED",
     "Unhashable",
     "fingerprint",
+    "fingerprint_or_reason",
     "hash_tensor",
     "sample_digest",
     "settings_digest",
-    "told_fingerprint",
 ]
 
 _OWN = frozenset(vars(nn.Module())) | {"_hf_hook", "_old_forward", "_is_hf_initialized", "hf_device_map"}
-"""Attributes of every module, and those that accelerate adds."""
+"""Attributes of every module, and those added by accelerate."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 _VOLATILE = frozenset({"_name_or_path", "name_or_path", "transformers_version", "_commit_hash"})
-"""Entries of transformers' configurations that change no value."""
+"""Entries of transformers' configurations that do not affect values."""
 
 _LIBRARIES = ("site-packages", "dist-packages", os.path.dirname(os.__file__))
 
 
 NOT_HASHED = "not hashed: "
-"""What stands in place of a digest, before the reason, where there is none."""
+"""Prefix of the reason that replaces a digest if there is none."""
 
 
 class Unhashable(Exception):
-    """Something has no content that could be hashed; the message says what."""
+    """Raised for a value whose content cannot be hashed."""
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 of the content of a value: numbers, arrays, pictures, functions with what they refer to.
+    """SHA-256 of the content of a value: numbers, arrays, pictures, functions with their references.
 
     Raises
     ------
     Unhashable
-        If a part of it has no content that can be hashed.
+        If the content of a part cannot be hashed.
 
     Examples
     --------
@@ -75,7 +74,7 @@ def fingerprint(value: Any) -> str:
 
 
 def sample_digest(sample: Any) -> str:
-    """:func:`fingerprint` of a sample; the bytes of a file count where the sample is its name."""
+    """:func:`fingerprint` of a sample; for a file name, including the bytes of the file."""
     total = _Hash()
     total.feed(sample)
     if isinstance(sample, str | os.PathLike):
@@ -85,8 +84,8 @@ def sample_digest(sample: Any) -> str:
     return total.hexdigest()
 
 
-def told_fingerprint(value: Any) -> str:
-    """:func:`fingerprint`, or why there is none, after :data:`NOT_HASHED`."""
+def fingerprint_or_reason(value: Any) -> str:
+    """:func:`fingerprint`, or the reason why there is none, after :data:`NOT_HASHED`."""
     try:
         return fingerprint(value)
     except Unhashable as error:
@@ -96,11 +95,11 @@ def told_fingerprint(value: Any) -> str:
 def settings_digest(module: nn.Module) -> str:
     """SHA-256 of what a model's values depend on besides its weights.
 
-    The classes of all modules, their plain attributes (sizes, constants, activations, configurations), the
-    buffers that are not saved with the weights, and the user's own forward hooks. Attributes and buffers
-    with ``cache`` in their names are left out: they depend on what the model has seen.
+    Included are the classes of all modules, their attributes (sizes, constants, activations, configurations),
+    buffers that are not saved with the weights, and the user's forward hooks. Attributes and buffers with
+    ``cache`` in their names are excluded, because they depend on earlier inputs.
 
-    Where an attribute has no content that can be hashed, the result says so, after :data:`NOT_HASHED`.
+    If an attribute cannot be hashed, the result is the reason, after :data:`NOT_HASHED`.
     """
     total = _Hash()
     try:
@@ -111,7 +110,7 @@ def settings_digest(module: nn.Module) -> str:
 
 
 def hash_tensor(total: Any, tensor: Tensor) -> None:
-    """Feed type, shape and values of any tensor: dense, quantised, sparse or a subclass made of others."""
+    """Hash type, shape and values of a tensor: dense, quantized, sparse, or made of other tensors."""
     total.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
     tensor = tensor.detach()
     inner = getattr(tensor, "__tensor_flatten__", None)
@@ -152,11 +151,11 @@ def hash_tensor(total: Any, tensor: Tensor) -> None:
 
 
 class _Hash:
-    """A SHA-256 that is fed with values of any kind."""
+    """A SHA-256 of values of any type."""
 
     def __init__(self) -> None:
         self._total = hashlib.sha256()
-        # The value is kept beside its digest, so that its identity stays its own.
+        # The value is kept with its digest, so that its id is not reused.
         self._known: dict[int, tuple[bytes, Any]] = {}
 
     def update(self, data: Any) -> None:
@@ -166,7 +165,7 @@ class _Hash:
         return self._total.hexdigest()
 
     def feed(self, value: Any) -> None:
-        """Add a value, under its type."""
+        """Add a value with its type."""
         kind = type(value)
         self._total.update(f"<{kind.__qualname__}>".encode())
         if isinstance(value, Enum):
@@ -189,13 +188,13 @@ class _Hash:
             self._compound(value)
 
     def feed_file(self, name: str | bytes) -> None:
-        """Add the bytes of a file, if there is one of that name."""
+        """Add the bytes of a file, if it exists."""
         if os.path.isfile(name):
             with open(name, "rb") as file:
                 self._bytes(hashlib.file_digest(file, "sha256").digest())
 
     def feed_settings(self, module: nn.Module) -> None:
-        """Add what a module is besides its weights; see :func:`settings_digest`."""
+        """Add a module without its weights; see :func:`settings_digest`."""
         names = {id(part): name for name, part in module.named_modules()}
         saved = set(module.state_dict())
         for name, part in module.named_modules():
@@ -207,7 +206,7 @@ class _Hash:
                 if key == "forward" and "_hf_hook" in vars(part):
                     continue
                 held = vars(part)[key]
-                if isinstance(held, torch.ScriptObject):  # packed weights, which the digest covers
+                if isinstance(held, torch.ScriptObject):  # part of the digest of the weights
                     continue
                 self._bytes(key.encode())
                 try:
@@ -222,7 +221,7 @@ class _Hash:
                 hash_tensor(self._total, buffer)
 
     def _compound(self, value: Any) -> None:
-        """A value made of others: hashed apart and once, however often it is referred to."""
+        """Add a value made of others; it is hashed once, however often it is referenced."""
         if id(value) not in self._known:
             self._known[id(value)] = (f"inside {len(self._known)}".encode(), value)
             inner = _Hash()
@@ -232,6 +231,7 @@ class _Hash:
         self._total.update(self._known[id(value)][0])
 
     def _parts(self, value: Any) -> None:
+        """Add the parts of a compound value, by its type."""
         kind = type(value)
         if kind.__module__.startswith("PIL."):
             self._picture(value)
@@ -267,13 +267,14 @@ class _Hash:
         elif hasattr(value, "backend_tokenizer"):
             self._tokenizer(value)
         elif kind.__module__.startswith("transformers.") and callable(getattr(value, "to_dict", None)):
-            told = value.to_dict()
+            config = value.to_dict()
             self._bytes(kind.__qualname__.encode())
-            self.feed({key: held for key, held in told.items() if key not in _VOLATILE})
+            self.feed({key: held for key, held in config.items() if key not in _VOLATILE})
         else:
             self._object(value)
 
     def _object(self, value: Any) -> None:
+        """Add an object by its class and attributes; by its pickle if it is written in C."""
         kind = type(value)
         self._bytes(_named(kind).encode())
         self._own_code(kind)
@@ -289,33 +290,37 @@ class _Hash:
             return
         try:
             self._bytes(pickle.dumps(value, 4))
-        except Exception as error:  # whatever an object says of being copied
+        except Exception as error:  # an object may raise anything when it is pickled
             reason = " ".join(str(error).split()) or type(error).__name__
             raise Unhashable(f"a {_named(kind)} has no content that can be hashed ({reason})") from None
 
     def _picture(self, value: Any) -> None:
+        """Add a PIL image by mode, size, pixels and palette."""
         try:
             self.feed([value.mode, value.size, value.tobytes(), value.getpalette()])
-        except AttributeError:  # a PIL object that is no picture
+        except AttributeError:  # a PIL object that is not an image
             self._object(value)
 
     def _tokenizer(self, value: Any) -> None:
-        told = json.loads(value.backend_tokenizer.to_str())
-        told.pop("truncation", None)  # these two are those of the last call
-        told.pop("padding", None)
+        """Add a fast tokenizer by its serialized backend."""
+        document = json.loads(value.backend_tokenizer.to_str())
+        document.pop("truncation", None)  # truncation and padding are those of the last call
+        document.pop("padding", None)
         self._bytes(type(value).__qualname__.encode())
-        self.feed([told, value.special_tokens_map, value.padding_side, value.truncation_side])
+        self.feed([document, value.special_tokens_map, value.padding_side, value.truncation_side])
 
     def _array(self, value: np.ndarray[Any, Any]) -> None:
+        """Add an array by type, shape and bytes."""
         self._total.update(f"{value.dtype.str}|{value.shape}|".encode())
         if value.dtype.hasobject:
             for part in value.reshape(-1).tolist():
                 self.feed(part)
         else:
-            # NumPy has no buffer of dates: bytes are those of any type.
+            # NumPy exports no buffer of dates; a view as bytes works for every type.
             self._total.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
     def _function(self, value: types.FunctionType) -> None:
+        """Add a function: the name of a library function, else code, globals, defaults and closure."""
         if _of_library(value.__module__):
             self._bytes(f"{value.__module__}.{value.__qualname__}".encode())
         else:
@@ -331,13 +336,14 @@ class _Hash:
                 self._total.update(b"empty")
 
     def _code(self, value: types.CodeType) -> None:
+        """Add compiled code with its names and constants."""
         self._bytes(value.co_code)
         self.feed([value.co_names, value.co_varnames, value.co_freevars])
         for constant in value.co_consts:
             self.feed(constant)
 
     def _own_code(self, kind: type) -> None:
-        """The methods of a class that is the user's own: an edit changes what it computes."""
+        """Add the methods of a user-defined class, because an edit changes its values."""
         for base in kind.__mro__:
             if _of_library(base.__module__):
                 continue
@@ -348,6 +354,7 @@ class _Hash:
                     self._code(function.__code__)
 
     def _unordered(self, values: Any) -> None:
+        """Add values independently of their order."""
         digests = []
         for part in values:
             inner = _Hash()
@@ -358,35 +365,39 @@ class _Hash:
             self._total.update(digest)
 
     def _bytes(self, data: bytes) -> None:
+        """Add bytes with their length."""
         self._total.update(f"{len(data)}:".encode())
         self._total.update(data)
 
 
 _WRITTEN_IN_PYTHON = 1 << 9
-"""CPython's flag of a class that a class statement made."""
+"""CPython's flag of a class that was made by a class statement."""
 
 
 def _listed(slots: Any) -> tuple[str, ...]:
+    """Names in ``__slots__``, which may be a single string."""
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _named(kind: type) -> str:
+    """Name of a class, with its module for a library class."""
     return f"{kind.__module__}.{kind.__qualname__}" if _of_library(kind.__module__) else kind.__qualname__
 
 
 def _names(code: types.CodeType) -> set[str]:
-    found = set(code.co_names)
+    """Names that code and its inner functions refer to."""
+    names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            found |= _names(constant)
-    return found
+            names |= _names(constant)
+    return names
 
 
 def _of_library(name: str | None) -> bool:
-    """Whether a module is installed, and known by its version, rather than the user's own."""
+    """Whether a module belongs to an installed library, which its version identifies."""
     if name is None or name.partition(".")[0] in ("repdyn", "repdyn_adapters", "builtins"):
         return True
     file = getattr(sys.modules.get(name), "__file__", None)
     if name == "__main__" or file is None:
         return name in sys.builtin_module_names or name.partition(".")[0] in sys.stdlib_module_names
-    return any(place in str(Path(file)) for place in _LIBRARIES)
+    return any(folder in str(Path(file)) for folder in _LIBRARIES)

@@ -1,7 +1,7 @@
-"""Which axis of a representation holds the channels: found by running the model at another size of input.
+"""Which axis of a representation holds the channels, determined from runs at several input sizes.
 
-Axes that follow the size of the input are positions, the axis that does not is that of the channels. Where a
-model takes one size only, its own layers and the points beside it are asked. What stays open is refused.
+Axes that change with the input size are positions; the remaining axis holds the channels. If a model takes
+one size only, its layers and the shapes of other points decide. An undetermined layout raises.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CHANNELS_LAST: dict[int, Layout] = {3: "NLC", 4: "NHWC"}
 
 
 def layout_of(axes: int, channels: int, samples: int = 0) -> Layout | None:
-    """The layout of so many axes with the channels at one and the samples at another; None if there is none.
+    """The layout with a number of axes, the channels at one and the samples at another; None if unsupported.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def layout_of(axes: int, channels: int, samples: int = 0) -> Layout | None:
 
 
 def positions(layout: Layout, shape: Shape) -> Shape:
-    """The sizes of the axes that are neither samples nor channels.
+    """Sizes of the axes that are neither samples nor channels.
 
     Examples
     --------
@@ -66,20 +66,20 @@ def positions(layout: Layout, shape: Shape) -> Shape:
 
 
 def from_sizes(shape: Shape, count: int, others: Iterable[tuple[Shape, int]]) -> tuple[Layout | None, bool]:
-    """The layout that the shapes at several sizes of input leave.
+    """The layout that is consistent with the shapes at several input sizes.
 
     Parameters
     ----------
     shape, count
-        What was given for so many samples.
+        Shape of the representation for ``count`` samples.
     others
-        The same at other sizes of input.
+        Shapes and counts at other input sizes.
 
     Returns
     -------
-    layout, settled
-        The layout, if the shapes settle it. ``settled`` without a layout: the channels stand where no layout
-        has them.
+    layout, decided
+        The layout, if the shapes decide it. ``decided`` without a layout: no supported layout has the
+        channels at that axis.
 
     Examples
     --------
@@ -106,49 +106,49 @@ def from_sizes(shape: Shape, count: int, others: Iterable[tuple[Shape, int]]) ->
 
 
 def from_evidence(point: Point, shape: Shape, known: Iterable[Shape]) -> Layout | None:
-    """The layout that a module's own layers and the positions of other points tell; None if they do not.
+    """The layout from a module's layers and the positions of other points; None if they do not decide it.
 
     Parameters
     ----------
     point
-        Its ``channels`` are those of its own last layer.
+        The point; ``channels`` are those of its last layer.
     shape
-        What it gives, samples first.
+        Shape of its representation, samples first.
     known
-        Sizes of the positions of inputs and points that are certain.
+        Positions of inputs and of points with certain layouts.
     """
-    told = {_by_channels(point, shape), _by_positions(shape, known)} - {None}
-    return next(iter(told)) if len(told) == 1 else None
+    candidates = {_by_channels(point, shape), _by_positions(shape, known)} - {None}
+    return next(iter(candidates)) if len(candidates) == 1 else None
 
 
 def agreeing(point: Point, shape: Shape, known: Iterable[Shape]) -> bool:
-    """Whether that evidence says the same as what was declared for the family of the model."""
-    found = from_evidence(point, shape, known)
-    return found is not None and (found[1] == "C") == (point.layout[1] == "C")
+    """Whether :func:`from_evidence` agrees with the layout of the model's family."""
+    layout = from_evidence(point, shape, known)
+    return layout is not None and (layout[1] == "C") == (point.layout[1] == "C")
 
 
 def refusal(name: str, shape: Shape) -> RepdynError:
-    """Why a point cannot be pooled whose axes nobody knows."""
+    """The error for a point with an undetermined layout."""
     base = name.partition("#")[0]
     return RepdynError(
-        f"point {base!r}: gives shape {shape}; which axis holds the channels cannot be told, neither from "
-        "other sizes of input nor from its own layers; declare it, "
+        f"point {base!r}: has shape {shape}, and neither other input sizes nor its layers determine which "
+        "axis holds the channels; declare it, "
         f"repdyn.wrap(module, points={{{base!r}: 'NLC'}}) or another layout, or leave the point out"
     )
 
 
 def other_sizes(prepared: Any, count: int, lengthen: bool) -> Iterator[tuple[Any, int]]:
-    """The same inputs with another number of samples and of positions, with how many samples there are.
+    """Inputs with another number of samples and of positions, and the number of samples.
 
     Parameters
     ----------
     prepared
-        What the model is called with.
+        Arguments of the model.
     count
-        Samples in it.
+        Number of samples in them.
     lengthen
-        Whether axes may be made longer, too. An embedding of positions that is asked for more than it has
-        stops a GPU.
+        Whether axes may also be lengthened. A position embedding that is indexed out of range breaks a GPU
+        context.
     """
     tensors = list(_tensors(prepared))
     wide = [tensor for tensor in tensors if tensor.ndim > 1]
@@ -164,12 +164,14 @@ def other_sizes(prepared: Any, count: int, lengthen: bool) -> Iterator[tuple[Any
 
 
 def _tried(axes: int) -> list[tuple[int, ...]]:
+    """Sets of axes to resize, for tensors of a number of axes."""
     single: list[tuple[int, ...]] = [(axis,) for axis in range(1, axes)]
     together: dict[int, list[tuple[int, ...]]] = {4: [(2, 3), (1, 2)], 5: [(3, 4), (2, 3, 4), (1, 2, 3)]}
     return together.get(axes, []) + single
 
 
 def _resized(value: Any, count: int, number: int, sizes: Mapping[int, int], longer: bool) -> Any:
+    """Inputs for ``number`` samples, with axes of these sizes halved or doubled."""
     if isinstance(value, Mapping):
         return {name: _resized(part, count, number, sizes, longer) for name, part in value.items()}
     if isinstance(value, tuple):
@@ -185,6 +187,7 @@ def _resized(value: Any, count: int, number: int, sizes: Mapping[int, int], long
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in prepared inputs."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping | tuple):
@@ -193,6 +196,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _by_channels(point: Point, shape: Shape) -> Layout | None:
+    """The layout whose channel axis has the size of the last layer, if there is one such axis."""
     second, last = (shape[axis] == point.channels for axis in (1, -1))
     if second == last:
         return None
@@ -200,6 +204,7 @@ def _by_channels(point: Point, shape: Shape) -> Layout | None:
 
 
 def _by_positions(shape: Shape, known: Iterable[Shape]) -> Layout | None:
+    """The layout whose positions have known sizes, if there is one."""
     sizes = set(known)
     last, second = shape[1:-1] in sizes, shape[2:] in sizes
     if second == last:

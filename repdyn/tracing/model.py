@@ -1,157 +1,64 @@
-"""What a traced model is: all that repdyn needs to know of a model, and no more."""
+"""Traced models: read batches, run from a representation, patch representations."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from repdyn.devices import check_device, device_of
-from repdyn.errors import RepdynError, nearest_names
-from repdyn.tracing.hooks import Point
-from repdyn.tracing.identity import Unhashable, fingerprint, hash_tensor
+from repdyn.tracing.plugins import interventions
 from repdyn.tracing.pooling import Pooling
+from repdyn.tracing.reader import Reader, Reading
+from repdyn.tracing.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from repdyn.tracing.reader import Reader, Reading
-
-__all__ = ["TracedModel", "digest", "stands_for_many"]
+__all__ = ["TracedModel"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TracedModel:
-    """A model that can be traced; adapters build it.
+class TracedModel(ModelSpec):
+    """A model that can be traced. Adapters build it.
 
     Attributes
     ----------
     name
-        As a user says it, ``"timm:resnet18"``.
+        Name for :func:`repdyn.load`, such as ``"timm:resnet18"``.
     module
-        What runs: called with the prepared inputs, positionally, or by keyword where they are a mapping.
+        The module that runs. It is called with the prepared inputs: positionally, or by keyword if they are a
+        mapping.
     points
-        All that can be read, by name.
+        All points that can be read, by name.
     default_points
-        What is read unless something else is asked for: the output of every block, then the pooled last.
+        The points that are read by default: the output of every block, then the pooled last one.
     prepare
-        From what a user has (strings, pictures, arrays), a list of samples, to a batch of model inputs.
+        Function from a list of samples (strings, pictures, arrays) to a batch of model inputs.
     pooling
-        What ``pool="auto"`` means: what the model's own head, or its users, pool by.
+        The pooling of ``pool="auto"``: that of the model's own head, or of its usual users.
     final
-        The point from which ``head`` goes on, pooled by ``pooling``; the last of the default points.
+        The point that ``head`` reads, pooled by ``pooling``; the last of the default points.
     head
-        From the pooled last point ``(N, D)`` to logits ``(N, classes)``; None where the model has none.
+        Function from the pooled last point ``(N, D)`` to logits ``(N, classes)``; None without a head.
     weights
-        What the digest is taken of, where it is more than ``module``.
+        Module whose weights the digest covers; default: ``module``.
     own_logits
-        From prepared inputs to the logits that the whole model gives, which ``head`` is checked against
-        when a trace begins; None where the model says nothing of them.
+        Function from prepared inputs to the logits of the whole model, which are compared with those of
+        ``head`` when a trace begins; None if unknown.
     choices
         Names for groups of points: ``"stages"``, ``"attention"``, ``"mlp"``.
     preprocessing
-        How inputs are prepared, in words, for the record.
+        Description of the preparation of inputs, for the metadata.
     blank
-        From a number of positions (tokens) to one sample without content, as ``prepare`` takes it; what
-        :meth:`run_from` starts from where it is given no inputs. None where only the user knows.
+        Function from a number of positions (tokens) to one sample without content, for ``prepare``.
+        :meth:`run_from` uses it if it is given no inputs. None if unknown.
     lengths
-        How long samples are to the model, in tokens: those of nearly equal length share a batch. None
-        where it cannot tell.
+        Function from samples to their lengths in tokens: samples of similar length share a batch. None if
+        unknown.
     padded
-        Whether shorter samples may be padded to the length of longer ones. Where the model takes no mask of
-        padding, a batch holds samples of one length.
+        Whether shorter samples may be padded to the length of longer ones. If the model takes no padding
+        mask, a batch holds samples of one length.
     """
-
-    name: str
-    module: nn.Module
-    points: Mapping[str, Point]
-    default_points: tuple[str, ...]
-    prepare: Callable[[Sequence[Any]], Any]
-    pooling: str | Pooling = "mean"
-    final: str | None = None
-    head: Callable[[Tensor], Tensor] | None = None
-    weights: nn.Module | None = None
-    own_logits: Callable[[Any], Any] | None = None
-    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    preprocessing: str = ""
-    blank: Callable[[int], Tensor] | None = None
-    lengths: Callable[[Sequence[Any]], Sequence[int]] | None = None
-    padded: bool = True
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of names, types, shapes and bytes of all weights, as they are now."""
-        return digest(self.module if self.weights is None else self.weights)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model's first weight lives; the CPU for a model without weights.
-
-        Where accelerate keeps weights elsewhere until they are needed (a device map), the device on which
-        it runs the model's first part.
-        """
-        return device_of(self.module)
-
-    def to(self, device: torch.device | str) -> TracedModel:
-        """Move the model, with its head where that is a module of its own, to a device; it stays there.
-
-        Returns
-        -------
-        TracedModel
-            Itself.
-
-        Raises
-        ------
-        RepdynError
-            If there is no such device, or the model cannot be moved to it.
-        """
-        there = check_device(device)
-        for part in self.parts:
-            try:
-                part.to(there)
-            except (RuntimeError, NotImplementedError) as error:
-                reason = str(error).splitlines()[0]
-                raise RepdynError(
-                    f"device {str(device)!r}: {self.name} cannot be moved there ({reason})"
-                ) from None
-        return self
-
-    @property
-    def parts(self) -> tuple[nn.Module, ...]:
-        """The modules that make up the model: what runs, all its weights, and a head of its own."""
-        held = (self.module, self.weights, self.head)
-        return tuple({id(part): part for part in held if isinstance(part, nn.Module)}.values())
-
-    def find_points(self, points: str | Sequence[str] | None = None) -> tuple[str, ...]:
-        """The names that a choice of points stands for, in the order of the model's modules.
-
-        Parameters
-        ----------
-        points
-            None or ``"blocks"`` for the default points; ``"all"``; one of :attr:`choices`; a name; a
-            pattern (``blocks.*.attn``, where ``*`` stays within one step of the name and ``**`` does
-            not); or a list of those. ``name#2`` is the third call of a module that is called several
-            times in one pass.
-
-        Raises
-        ------
-        RepdynError
-            If something stands for no point; lists the nearest names.
-        """
-        if points is None or points == "blocks":
-            return self.default_points
-        wanted = [points] if isinstance(points, str) else list(points)
-        if not wanted:
-            raise RepdynError("points: the list is empty; leave it out for the output of every block")
-        found: dict[str, None] = {}
-        for name in wanted:
-            found.update(dict.fromkeys(self._matching(name)))
-        position = {name: number for number, name in enumerate(self.points)}
-        return tuple(sorted(found, key=lambda name: position[name.partition("#")[0]]))
 
     def reader(
         self,
@@ -161,23 +68,23 @@ class TracedModel:
         grad: bool = False,
         device: torch.device | str | None = None,
     ) -> Reader:
-        """A context in which batches are read as tensors, where the model is: one forward pass each.
+        """A context that reads batches as tensors on the model's device, with one forward pass each.
 
         Parameters
         ----------
         points, pool
-            As :func:`repdyn.trace` takes them.
+            As in :func:`repdyn.trace`.
         grad
-            Keep the graph: gradients flow from what is read to the weights and to prepared inputs.
+            Keep the graph: gradients flow from the representations to the weights and prepared inputs.
         device
-            Where the model runs within the context; afterwards it is back where it was. Default: where it is.
+            Device of the model within the context; it is moved back afterwards. Default: its current device.
 
         Returns
         -------
         Reader
-            ``read(samples)`` prepares samples and reads them, ``read.prepared(inputs, count)`` what the
-            module itself takes. Each gives a :class:`~repdyn.tracing.reader.Reading`: a mapping from
-            points to tensors ``(N, D)`` on the model's device, with ``.logits``.
+            ``read(samples)`` prepares and reads samples, ``read.prepared(inputs, count)`` reads inputs of the
+            module. Each returns a :class:`~repdyn.tracing.reader.Reading`: a mapping from points to tensors
+            ``(N, D)`` on the model's device, with ``.logits``.
 
         Raises
         ------
@@ -189,18 +96,16 @@ class TracedModel:
         >>> import repdyn
         >>> model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)))
         >>> with model.reader() as read:
-        ...     found = [read(batch)["1"] for batch in torch.zeros(2, 4, 2)]
-        >>> found[1].shape
+        ...     readings = [read(batch)["1"] for batch in torch.zeros(2, 4, 2)]
+        >>> readings[1].shape
         torch.Size([4, 3])
         """
-        from repdyn.tracing.reader import Reader  # which itself needs to know what a traced model is
-
         return Reader(self, points, pool, grad=grad, device=device)
 
     def read(
         self, inputs: Sequence[Any], points: str | Sequence[str] | None = None, pool: str | Pooling = "auto"
     ) -> Reading:
-        """Read some samples, not yet prepared, in one forward pass; see :meth:`reader`.
+        """Prepare and read samples in one forward pass; see :meth:`reader`.
 
         Examples
         --------
@@ -216,35 +121,34 @@ class TracedModel:
         r"""Continue a forward pass from a given representation.
 
         With :math:`f = h \circ g_p`, where :math:`g_p` leads to the point and :math:`h` from there to the
-        logits, gives :math:`h(x)`. The model runs in evaluation mode and is left as it was found;
-        gradients flow from the logits to ``x``. The first call from a point runs the whole model, to learn
-        which blocks before it later calls can leave out.
+        logits, returns :math:`h(x)`. The model runs in evaluation mode and its state is restored. Gradients
+        flow from the logits to ``x``. The first call from a point runs the whole model, to find which blocks
+        before the point later calls can skip.
 
         Parameters
         ----------
         point
             A name in :attr:`points`; ``name#1`` for the second call of a module that is called twice.
         x
-            The representation as the module gives it, not pooled: ``(N, L, C)``, ``(N, C, H, W)``, … by
-            the point's declared layout. Where a module gives several tensors, the first is replaced.
+            The module's output without pooling: ``(N, L, C)``, ``(N, C, H, W)``, …, in the point's layout. If
+            the module returns several tensors, the first is replaced.
         inputs
-            The prepared inputs that ``x`` belongs to. Needed wherever something passes the point by: the
-            mask of padded texts, what an encoder gives to a decoder. Without them, blank ones are taken,
-            and it is checked that the logits do not depend on them.
+            The prepared inputs that ``x`` belongs to. They are needed if information bypasses the point: the
+            padding mask, or the output of an encoder for a decoder. Without them, blank inputs are used, and
+            the logits are checked not to depend on them.
         remote
-            Passed on to nnsight: true, or the address of a host, runs a model of the Hugging Face hub
-            there; ``"local"`` rehearses that here.
+            Passed on to nnsight: true, or the address of a host, runs a model of the Hugging Face hub there.
+            ``"local"`` runs the same request on this machine.
 
         Returns
         -------
         Tensor
-            ``(N, classes)``: what ``head`` gives of the pooled last point; for a model without a head, its
-            own output.
+            Logits ``(N, classes)`` of the head; for a model without a head, its output.
 
         Raises
         ------
         RepdynError
-            If there is no such point, ``x`` does not fit there, or inputs are needed and not given.
+            If the point does not exist, ``x`` has another shape, or inputs are needed and not given.
 
         Examples
         --------
@@ -255,33 +159,33 @@ class TracedModel:
         >>> torch.equal(model.run_from("0", x, z), model.module(z))
         True
         """
-        found: Tensor = _interventions().run_from(self, point, x, inputs, remote)
-        return found
+        logits: Tensor = interventions().run_from(self, point, x, inputs, remote)
+        return logits
 
     def patched(
         self, functions: Mapping[str, Callable[[Tensor], Tensor]], *, remote: bool | str = False
     ) -> Callable[[Any], Tensor]:
-        """The model with functions of its representations in place.
+        """The model with functions applied to its representations.
 
         Parameters
         ----------
         functions
-            For each point a function from its representation, not pooled, to another of the same shape.
-            At a module that is called several times it acts on every call, or under ``name#1`` on the
-            second. Functions see what those before them have changed.
+            For each point a function from its representation (not pooled) to one of the same shape. For a
+            module that is called several times it applies to every call, or as ``name#1`` to the second.
+            Functions receive representations that earlier functions have changed.
         remote
             Passed on to nnsight, as in :meth:`run_from`.
 
         Returns
         -------
         callable
-            From prepared inputs (:attr:`prepare`) to logits, as :meth:`run_from` gives them. The module
+            Function from prepared inputs (:attr:`prepare`) to the logits of :meth:`run_from`. The module
             itself is not changed.
 
         Raises
         ------
         RepdynError
-            If there is no such point or it is never called, or a function gives another shape.
+            If a point does not exist or is never called, or a function returns another shape.
 
         Examples
         --------
@@ -290,88 +194,5 @@ class TracedModel:
         >>> model.patched({"0": torch.zeros_like})(torch.randn(5, 2)).shape
         torch.Size([5, 4])
         """
-        found: Callable[[Any], Tensor] = _interventions().patched(self, functions, remote)
-        return found
-
-    def _matching(self, name: str) -> Sequence[str]:
-        if not isinstance(name, str):
-            raise RepdynError(f"points: expected names, got {name!r}")
-        if name == "blocks":
-            return self.default_points
-        if name == "all":
-            return tuple(self.points)
-        if name in self.choices:
-            return self.choices[name]
-        base, _, call = name.partition("#")
-        if base in self.points and (not call or call.isdigit()):
-            return (name,)
-        if "*" in name or "?" in name:
-            matches = [known for known in self.points if _matches(known, name)]
-            if matches:
-                return matches
-        raise RepdynError(
-            f"points: {self.name} has no point {name!r}; {nearest_names(name, [*self.points, *self.choices])}"
-        )
-
-    def __repr__(self) -> str:
-        head = "a head" if self.head is not None else "no head"
-        shown = self.default_points
-        names = ", ".join(shown if len(shown) <= 4 else [*shown[:2], "…", shown[-1]])
-        return f"TracedModel({self.name}: {len(self.points)} points, default {len(shown)} ({names}), {head})"
-
-
-def digest(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of a module's weights and buffers.
-
-    What quantised modules keep packed beside them counts as weights.
-
-    Examples
-    --------
-    >>> digest(nn.Identity())[:8]
-    'e3b0c442'
-    """
-    total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        total.update(f"{name}|".encode())
-        if not isinstance(tensor, Tensor):
-            total.update(_packed(name, tensor).encode())
-            continue
-        hash_tensor(total, _offloaded(module, name) if tensor.device.type == "meta" else tensor)
-    return total.hexdigest()
-
-
-def stands_for_many(point: str) -> bool:
-    """Whether a name is that of all points, or a pattern: what of them can be read is meant."""
-    return point == "all" or "*" in point or "?" in point
-
-
-def _packed(name: str, state: Any) -> str:
-    try:
-        return fingerprint(state)
-    except Unhashable as error:
-        raise RepdynError(f"model: its state {name!r} cannot be hashed ({error})") from None
-
-
-def _interventions() -> Any:
-    from repdyn.tracing.registry import interventions
-
-    return interventions()
-
-
-def _offloaded(module: nn.Module, name: str) -> Tensor:
-    """A weight that accelerate keeps in memory or on disk and puts in place while its module runs."""
-    part, _, own = name.rpartition(".")
-    kept = getattr(getattr(module.get_submodule(part), "_hf_hook", None), "weights_map", None)
-    if kept is None:
-        raise RepdynError(
-            f"model: its weight {name!r} is on the meta device, and nothing says where it is kept"
-        )
-    found: Tensor = kept[own]
-    return found
-
-
-def _matches(name: str, pattern: str) -> bool:
-    if "**" in pattern:
-        return fnmatchcase(name, pattern.replace("**", "*"))
-    steps, wanted = name.split("."), re.split(r"\.", pattern)
-    return len(steps) == len(wanted) and all(map(fnmatchcase, steps, wanted))
+        function: Callable[[Any], Tensor] = interventions().patched(self, functions, remote)
+        return function

@@ -1,8 +1,8 @@
 """Pooling: from a representation of many positions to one vector per sample.
 
-A representation has samples, channels and, in between, any number of positions: tokens, pixels, frames.
-Which axis is which is *declared* by the adapter as a layout, never guessed from the number of axes (a
-Swin block gives NHWC and a ResNet block NCHW, both with four).
+A representation has an axis of samples, an axis of channels, and any number of positions: tokens, pixels,
+frames. The adapter *declares* the meaning of the axes as a layout. The number of axes does not determine it:
+a Swin block returns NHWC and a ResNet block NCHW.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["LAYOUTS", "POOLINGS", "Layout", "Pooling", "Tokens", "as_tokens", "f
 
 Layout = Literal["NC", "NLC", "LNC", "NLSC", "NCL", "NCHW", "NHWC", "N*C", "NC*"]
 """Order of the axes: N samples, C channels, L tokens, S streams of one token, H height, W width, ``*`` any
-number of positions. The streams of a token stand side by side in its vector."""
+number of positions. The streams of a token are concatenated in its vector."""
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
@@ -34,11 +34,11 @@ class Tokens:
     values
         ``(N, L, C)``.
     mask
-        ``(N, L)`` boolean, true where there is a real token; None where every one is.
+        ``(N, L)`` boolean, true for real tokens; None if all are real.
     prefix
-        How many of the first positions belong to no place of the input (class and register tokens).
+        Number of leading positions without a position in the input (class and register tokens).
     spatial
-        Whether positions exist at all; false for layout ``NC``, where every pooling is the identity.
+        Whether there are positions; false for layout ``NC``, for which every pooling is the identity.
     """
 
     values: Tensor
@@ -48,27 +48,27 @@ class Tokens:
 
 
 Pooling = Callable[[Tokens], Tensor]
-"""Takes :class:`Tokens`, gives ``(N, D)``."""
+"""Function from :class:`Tokens` to ``(N, D)``."""
 
 
 def as_tokens(values: Tensor, layout: Layout, mask: Tensor | None = None, prefix: int = 0) -> Tokens:
-    """Read a representation by its declared layout.
+    """Samples, positions and channels of a representation, by its declared layout.
 
     Parameters
     ----------
     values
-        What a module gave.
+        Output of a module.
     layout
-        The meaning of its axes.
+        Meaning of its axes.
     mask
-        ``(N, L)``, true at real tokens.
+        ``(N, L)``, true for real tokens.
     prefix
         Number of leading positions that are class or register tokens.
 
     Raises
     ------
     RepdynError
-        If the number of axes contradicts the layout, or the mask has another length.
+        If the number of axes does not match the layout, or the mask has another length.
 
     Examples
     --------
@@ -102,12 +102,12 @@ def as_tokens(values: Tensor, layout: Layout, mask: Tensor | None = None, prefix
 
 
 def find_pooling(name: str | Pooling) -> Pooling:
-    """The pooling of that name, or the callable itself.
+    """The pooling with a name, or the function itself.
 
     Raises
     ------
     RepdynError
-        If there is none of that name.
+        If the name is unknown.
     """
     if callable(name):
         return name
@@ -128,7 +128,7 @@ def mean_token(tokens: Tokens) -> Tensor:
 
 
 def last_token(tokens: Tokens) -> Tensor:
-    """The last real token: what a causal language model predicts from."""
+    """The last real token, from which a causal language model predicts the next one."""
     if tokens.mask is None:
         return tokens.values[:, -1]
     length = tokens.mask.shape[1]
@@ -138,13 +138,13 @@ def last_token(tokens: Tokens) -> Tensor:
 
 
 def spatial_mean(tokens: Tokens) -> Tensor:
-    """The mean over places of the input: class and register tokens do not count."""
+    """The mean over positions of the input, without class and register tokens."""
     mask = None if tokens.mask is None else tokens.mask[:, tokens.prefix :]
     return _masked_mean(tokens.values[:, tokens.prefix :], mask)
 
 
 def flattened(tokens: Tokens) -> Tensor:
-    """All positions one after another, ``(N, L * C)``; for inputs of one length only."""
+    """All positions concatenated, ``(N, L * C)``, for inputs of one length only."""
     if tokens.mask is not None:
         raise RepdynError("pool: 'flatten' needs inputs of one length; use 'mean', 'last' or 'none'")
     return tokens.values.flatten(1)
@@ -160,10 +160,11 @@ POOLINGS: dict[str, Pooling] = {
 
 
 def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    # Half precision holds 3 digits: a sum over some hundred tokens would lose all of them.
+    """Mean over real positions, ``(N, C)``, in float32 for half precision."""
+    # Half precision has 3 digits, and a sum over some hundred tokens would lose them.
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     if mask is None:
         return values.mean(dim=1)
-    # where, not a product: what stands in padding may be NaN.
+    # torch.where instead of a product, because padding may hold NaN.
     real = torch.where(mask.unsqueeze(-1), values, values.new_zeros(()))
     return real.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)

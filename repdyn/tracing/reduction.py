@@ -1,77 +1,77 @@
-"""What a hook makes of a representation: pooled by its layout, in memory of its own."""
+"""Pooling of representations inside hooks, and determination of layouts that are not declared."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.tracing import layouts
 from repdyn.tracing.hooks import Point
-from repdyn.tracing.model import TracedModel
 from repdyn.tracing.pooling import POOLINGS, Layout, Pooling, as_tokens, find_pooling
+from repdyn.tracing.spec import ModelSpec
 
-__all__ = ["WHOLE", "Reduction"]
+__all__ = ["WHOLE", "Reduction", "determine_layouts"]
 
 WHOLE = "whole"
-"""In place of a pooling: what the module gives, as :meth:`TracedModel.run_from` takes it."""
+"""In place of a pooling: the module's output, as :meth:`TracedModel.run_from` takes it."""
 
 
 class Reduction:
-    """Pools what the hooks of one model see, batch by batch; :class:`~repdyn.tracing.hooks.Hooks` calls it.
+    """Pools the representations of one model, batch by batch; called by :class:`~repdyn.tracing.hooks.Hooks`.
 
     Parameters
     ----------
     model
-        Whose points are read.
+        The model.
     pool
-        As :func:`repdyn.trace` takes it, or :data:`WHOLE`.
+        As in :func:`repdyn.trace`, or :data:`WHOLE`.
     """
 
-    def __init__(self, model: TracedModel, pool: str | Pooling) -> None:
+    def __init__(self, model: ModelSpec, pool: str | Pooling) -> None:
         self._is_auto = isinstance(pool, str) and pool == "auto"
         self.model = model
         self.pool = model.pooling if self._is_auto else pool
         self._pooling = None if self.pool in ("none", WHOLE) else find_pooling(self.pool)
         self.layouts: dict[str, Layout] = {}
-        """Found by running the model, by name and number of call: ``blocks.0#0``."""
+        """Layouts determined by running the model, by name and number of call: ``blocks.0#0``."""
         self.mode = ""
-        """``"shapes"``: only shapes are kept. ``"tentative"``: a layout that cannot be may be another."""
+        """``"shapes"``: only shapes are recorded. ``"tentative"``: layouts may still change."""
         self.shapes: dict[str, layouts.Shape] = {}
-        """Of the representations of this pass, in either mode."""
+        """Shapes of the representations of this pass, in either mode."""
         self.witness = ""
-        """A point of which only the shape is looked at."""
+        """A point of which only the shape is recorded."""
         self.refused: RepdynError | None = None
-        """What a tentative pass could not pool."""
+        """Error of a point that a tentative pass could not pool."""
         self.optional: frozenset[str] = frozenset()
-        """Points that are asked for together with others, and left out where they cannot be read."""
+        """Points selected by a pattern, which are left out if they cannot be read."""
         self.left_out: dict[str, str] = {}
-        """Those of them that are left out, and why."""
+        """Points that are left out, with the reason."""
         self.learning = True
-        """Whether the first samples run: after them, no further point is left out."""
+        """Whether the first samples run. Later, no further point is left out."""
         self._count = 0
         self._called: Counter[str] = Counter()
         self._masks: dict[object, Tensor | None] = {}
 
     def begin(self, inputs: Any, count: int, device: torch.device, names: Iterable[str]) -> None:
-        """Expect a pass over so many samples.
+        """Prepare for a pass.
 
         Parameters
         ----------
         inputs
-            What the model is called with, before it is moved: a mask on the CPU is looked at there.
+            Arguments of the model before they are moved: a mask on the CPU is inspected there.
         count
-            Samples in it.
+            Number of samples.
         device
-            Where the model is.
+            Device of the model.
         names
-            The points that are read.
+            Points to read.
         """
         self._count = count
         self._called.clear()
@@ -88,7 +88,7 @@ class Reduction:
             self._masks[key] = None if real is None or bool(real.all()) else devices.to(real, device)
 
     def __call__(self, name: str, point: Point, value: Tensor) -> Any:
-        """A tensor, or :class:`~repdyn.tracing.pooling.Tokens` where tokens are kept."""
+        """Reduce a representation to a tensor ``(N, D)``, or to :class:`~repdyn.tracing.pooling.Tokens`."""
         key = f"{name}#{self._called[name]}"
         self._called[name] += 1
         if self.mode:
@@ -101,34 +101,35 @@ class Reduction:
         try:
             return self._pooled(name, point, value, layout)
         except RepdynError as error:
-            told = RepdynError(f"point {name!r}: {error}")
+            named = RepdynError(f"point {name!r}: {error}")
             if self.mode == "tentative" and point.trust != "declared" and value.ndim > 2:
-                self.refused = told  # the layout may be another one
+                self.refused = named  # the layout may be another one
                 return None
-            if not self.leaves_out(name, told):
-                raise told from None
+            if not self.leaves_out(name, named):
+                raise named from None
             return None
 
     def leaves_out(self, name: str, error: RepdynError) -> bool:
-        """Whether a point that cannot be read is one of many that are read where they can be."""
+        """Whether a point that cannot be read is left out, because a pattern selected it."""
         base = name.partition("#")[0]
         if self.learning and base in self.optional:
             self.left_out.setdefault(base, str(error).removeprefix(f"point {base!r}: "))
         return base in self.left_out
 
     def _pooled(self, name: str, point: Point, value: Tensor, layout: Layout) -> Any:
+        """The pooled representation, or its tokens, in memory of its own."""
         mask = self._masks.get(point.mask)
         axis = layout.index("N")
         if value.ndim <= axis or value.shape[axis] != self._count:
             raise RepdynError(
-                f"gives shape {tuple(value.shape)} for {self._count} samples: no axis of it is the "
-                "samples' (a module inside windows or groups?); read the block around it"
+                f"has shape {tuple(value.shape)} for {self._count} samples: no axis is that of the "
+                "samples (a module inside windows or groups?); read the block around it"
             )
-        # Without positions, every pooling by name is the vector itself.
+        # Without positions, every named pooling is the identity.
         flat = value.ndim == 2 and (layout == "NC" or "*" in layout) and isinstance(self.pool, str)
         if flat or self.pool == WHOLE:
             return value.clone()
-        grid = value.ndim > 3  # which has no class token
+        grid = value.ndim > 3  # a grid has no class token
         tokens = as_tokens(value, layout, mask, 0 if grid else point.prefix)
         if self._pooling is None:
             return replace(tokens, values=_owned(tokens.values, value))
@@ -136,13 +137,140 @@ class Reduction:
         pooled = POOLINGS["gap"](tokens) if own else self._pooling(tokens)
         if pooled.ndim != 2 or len(pooled) != self._count:
             raise RepdynError(
-                f"pool: the function gave shape {tuple(pooled.shape)} at {name!r}, "
+                f"pool: the function returned shape {tuple(pooled.shape)} at {name!r}, "
                 f"expected ({self._count}, D)"
             )
         return _owned(pooled, value)
 
 
 def _owned(kept: Tensor, value: Tensor) -> Tensor:
-    """What is kept, in memory of its own: the model may go on to change its tensors in place."""
+    """A tensor in memory of its own, because the model may change its tensors in place."""
     shared = kept.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
     return kept.clone() if shared or kept._is_view() else kept
+
+
+Forward = Callable[[Any, int], object]
+"""Runs the model over prepared inputs of some number of samples."""
+
+
+def determine_layouts(reduction: Reduction, inputs: Any, count: int, forward: Forward) -> bool:
+    """Determine the layouts that are not certain, in the reduction and its model.
+
+    Parameters
+    ----------
+    reduction
+        Reduction after a tentative pass over the inputs.
+    inputs
+        Prepared inputs.
+    count
+        Number of samples in them.
+    forward
+        Function that runs the model on prepared inputs with a number of samples.
+
+    Returns
+    -------
+    bool
+        Whether a layout differs from the assumed one.
+
+    Raises
+    ------
+    RepdynError
+        If the layout of a point cannot be determined.
+    """
+    model = reduction.model
+    open_ = {
+        key: shape
+        for key, shape in reduction.shapes.items()
+        if len(shape) > 2 and model.points[key.partition("#")[0]].trust != "declared"
+    }
+    if not open_ or reduction.pool == "flatten":
+        return False
+    before, shapes = dict(reduction.layouts), dict(reduction.shapes)
+    for _ in range(2):  # a second round uses the positions of points that became certain in the first
+        known = _known_positions(reduction, inputs, shapes, open_)
+        for key, shape in list(open_.items()):
+            point = model.points[key.partition("#")[0]]
+            if point.trust == "family" and layouts.agreeing(point, shape, known):
+                del open_[key]
+                layout = layouts.from_evidence(point, shape, known)
+                if layout is not None and len(point.layout) != len(shape) and point.mask is None:
+                    reduction.layouts[key] = layout  # a grid instead of a sequence of tokens
+    open_.pop(f"{reduction.witness}#0", None)
+    if open_:
+        _probe(reduction, inputs, count, open_, forward)
+    reduction.shapes = shapes
+    reduction.model, changed = _declared(model, before, reduction.layouts)
+    return changed
+
+
+def _declared(
+    model: ModelSpec, before: Mapping[str, Layout], determined: Mapping[str, Layout]
+) -> tuple[ModelSpec, bool]:
+    """The model with the determined layouts, and whether one differs from the assumed layout."""
+    points, changed = dict(model.points), False
+    for key, layout in determined.items():
+        assumed = before.get(key, points[key.partition("#")[0]].layout)
+        changed |= (layout[0], layout[1] == "C") != (assumed[0], assumed[1] == "C")
+    for key, layout in determined.items():
+        base, _, call = key.partition("#")
+        if call == "0":
+            points[base] = replace(points[base], layout=layout, trust="declared")
+    return replace(model, points=points), changed
+
+
+def _known_positions(
+    reduction: Reduction, inputs: Any, shapes: Mapping[str, layouts.Shape], open_: Mapping[str, object]
+) -> set[layouts.Shape]:
+    """Positions of inputs and of points with certain layouts."""
+    known = set()
+    if isinstance(inputs, Mapping) and isinstance(ids := inputs.get("input_ids"), Tensor):
+        known.add(tuple(ids.shape[1:]))
+    for key, shape in shapes.items():
+        point = reduction.model.points[key.partition("#")[0]]
+        layout = reduction.layouts.get(key, point.layout)
+        if key not in open_ and len(shape) > 2 and ("*" in layout or len(layout) == len(shape)):
+            known.add(layouts.positions(layout, shape))
+    return known
+
+
+def _probe(
+    reduction: Reduction, inputs: Any, count: int, open_: Mapping[str, layouts.Shape], forward: Forward
+) -> None:
+    """Determine layouts by other input sizes; by :func:`layouts.from_evidence` if the model takes none."""
+    model = reduction.model
+    seen: dict[str, list[tuple[layouts.Shape, int]]] = {key: [] for key in open_}
+    tables = any(isinstance(part, nn.Embedding) for part in model.module.modules())
+    lengthen = not (tables and model.device.type != "cpu")
+    waiting, base_shapes = dict(open_), dict(reduction.shapes)
+    reduction.mode = "shapes"
+    for resized, number in layouts.other_sizes(inputs, count, lengthen):
+        try:
+            forward(resized, number)
+        except Exception:  # a model may raise anything for an unsupported size
+            continue
+        for key, shape in list(waiting.items()):
+            if key not in reduction.shapes:
+                continue
+            seen[key].append((reduction.shapes[key], number))
+            layout, decided = layouts.from_sizes(shape, count, seen[key])
+            if layout is not None:
+                reduction.layouts[key] = layout
+            elif not decided:
+                continue
+            elif not reduction.leaves_out(key, refused := layouts.refusal(key, shape)):
+                raise refused
+            del waiting[key]
+        if not waiting:
+            return
+    known = _known_positions(reduction, inputs, base_shapes, waiting)
+    for key, shape in waiting.items():
+        point = model.points[key.partition("#")[0]]
+        if point.layout[0] != "N":
+            continue  # the layout is torch's convention
+        layout = layouts.from_evidence(point, shape, known) if shape[0] == count else None
+        if layout is None and shape[0] == count:
+            refused = layouts.refusal(key, shape)
+            if not reduction.leaves_out(key, refused):
+                raise refused
+        if layout is not None:
+            reduction.layouts[key] = layout

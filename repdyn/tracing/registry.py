@@ -1,7 +1,7 @@
-"""Finding the adapter for a model: by the scheme of its name, or by recognising a module.
+"""Loading and wrapping models: the adapter is selected by the scheme of a name, or by the module.
 
-An adapter is a class in the entry-point group ``repdyn.adapters``, under the name of its scheme. Any
-installed package can bring one:
+An adapter is a class in the entry-point group ``repdyn.adapters``, named by its scheme. Any installed package
+can provide one:
 
 .. code-block:: toml
 
@@ -13,8 +13,8 @@ makes ``repdyn.load("myhub:NAME")`` call ``MyHubAdapter().load("NAME")``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 import torch
@@ -23,28 +23,27 @@ from torch import Tensor, nn
 from repdyn.devices import check_device
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.tracing.model import TracedModel
+from repdyn.tracing.plugins import adapters
 
 __all__ = ["Adapter", "load", "traced", "wrap"]
 
-GROUP = "repdyn.adapters"
-
 
 class Adapter(Protocol):
-    """What makes models of one library traceable.
+    """Makes models of one library traceable.
 
-    ``recognises`` is optional: an adapter without it only loads by name.
+    ``recognizes`` is optional: an adapter without it only loads by name.
     """
 
     scheme: str
 
     def load(self, name: str, **options: Any) -> TracedModel:
-        """Load what stands after ``scheme:``."""
+        """Load the model of a name without its ``scheme:``."""
 
-    def recognises(self, module: nn.Module) -> bool:
-        """Whether :meth:`wrap` knows this module's library. Must not import that library to say no."""
+    def recognizes(self, module: nn.Module) -> bool:
+        """Whether :meth:`wrap` supports the module's library, without importing that library."""
 
     def wrap(self, module: nn.Module) -> TracedModel:
-        """Make a module that was recognised traceable."""
+        """Make a recognized module traceable."""
 
 
 def load(spec: str, *, device: torch.device | str | None = None, **options: Any) -> TracedModel:
@@ -56,9 +55,9 @@ def load(spec: str, *, device: torch.device | str | None = None, **options: Any)
         ``timm:NAME[@CHECKPOINT]``, ``hf:NAME_OR_DIR``, ``module:package.attr``, ``packaged:NAME``, or
         the scheme of any other installed adapter.
     device
-        Where the model is put once it is loaded; default where its adapter puts it, the CPU as a rule.
+        Device of the loaded model; default: that of the adapter, usually the CPU.
     options
-        What else that adapter's ``load`` takes; ``hf`` passes them on to ``from_pretrained``
+        Further arguments of the adapter's ``load``. ``hf`` passes them on to ``from_pretrained``
         (``device_map="auto"``, ``dtype``, ``quantization_config``).
 
     Returns
@@ -68,11 +67,11 @@ def load(spec: str, *, device: torch.device | str | None = None, **options: Any)
     Raises
     ------
     RepdynError
-        If the scheme or the name is unknown; lists those there are. If the device cannot be used.
+        If the scheme or the name is unknown (the message lists the schemes), or the device cannot be used.
     """
-    there = None if device is None else check_device(device)
+    target = None if device is None else check_device(device)
     scheme, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    known = _adapters()
+    known = adapters()
     if not colon or not name:
         raise RepdynError(
             f"model {spec!r}: expected SCHEME:NAME, with a scheme of {', '.join(sorted(known))}"
@@ -84,12 +83,12 @@ def load(spec: str, *, device: torch.device | str | None = None, **options: Any)
         )
     adapter: Adapter = known[scheme].load()()
     try:
-        found = adapter.load(name, **options)
+        model = adapter.load(name, **options)
     except TypeError:
         if not options or scheme == "hf":
             raise
         raise RepdynError(f"model {spec!r}: {scheme} takes no {', '.join(options)}") from None
-    return found if there is None else found.to(there)
+    return model if target is None else model.to(target)
 
 
 def wrap(
@@ -105,10 +104,10 @@ def wrap(
     module
         Any :class:`torch.nn.Module`.
     prepare
-        From a list of samples to what the module is called with: a tensor, a tuple of positional, or a
+        Function from a list of samples to the arguments of the module: a tensor, a tuple of positional, or a
         mapping of keyword arguments. Default: tensors and arrays are stacked.
     head
-        From the last of the points, pooled, to logits.
+        Function from the pooled last point to logits.
     points
         The default points, in any order: names, or names with the layout of each (``"NCHW"``). Default:
         the outputs of the longest chain of sibling modules of one type.
@@ -120,29 +119,35 @@ def wrap(
     Raises
     ------
     RepdynError
-        If it is not a module, or a point names none of its modules.
+        If it is not a module, or a point is not one of its modules.
     """
     if not isinstance(module, nn.Module):
         raise RepdynError(f"model: expected a torch.nn.Module, got {type(module).__name__}")
     module = _unwrapped(module)
-    adapter: Any = _adapters()["module"].load()()
+    adapter: Any = adapters()["module"].load()()
     result: TracedModel = adapter.wrap(module, prepare=prepare, head=head, points=points)
     return result
 
 
 def traced(model: TracedModel | nn.Module | str) -> TracedModel:
-    """A traced model from a traced model, a module of any library, or a name."""
+    """A traced model from a traced model, a module of any library, or a name.
+
+    Raises
+    ------
+    RepdynError
+        If it is none of these, or no adapter can load or wrap it.
+    """
     if isinstance(model, TracedModel):
         return model
     if isinstance(model, str):
         return load(model)
     if isinstance(model, nn.Module):
         model = _unwrapped(model)
-        for entry in _adapters().values():
+        for entry in adapters().values():
             if entry.name == "module":
                 continue
             adapter = entry.load()()
-            if hasattr(adapter, "recognises") and adapter.recognises(model):
+            if _recognizes(adapter, model):
                 result: TracedModel = adapter.wrap(model)
                 return result
         return wrap(model)
@@ -152,15 +157,26 @@ def traced(model: TracedModel | nn.Module | str) -> TracedModel:
     )
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The model inside of what torch.compile, data parallelism and PEFT put around it, with all its weights.
+def _recognizes(adapter: Any, module: nn.Module) -> bool:
+    """Whether an adapter knows the library of a module; one without the method does not."""
+    if hasattr(adapter, "recognizes"):
+        return bool(adapter.recognizes(module))
+    if hasattr(adapter, "recognises"):
+        kind = type(adapter).__qualname__
+        warnings.warn(f"{kind}.recognises was renamed recognizes", DeprecationWarning, stacklevel=2)
+        return bool(adapter.recognises(module))
+    return False
 
-    PEFT's low-rank and similar adapters are parts of the model inside; its learned prompts are not.
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The model inside the wrappers of torch.compile, data parallelism and PEFT.
+
+    Low-rank and similar adapters of PEFT are part of the inner model; learned prompts are not.
     """
     while True:
         if isinstance(module, torch.jit.ScriptModule):
             raise RepdynError(
-                "model: is scripted (torch.jit), and what its parts give cannot be read; pass the module "
+                "model: is scripted (torch.jit), so the outputs of its parts cannot be read; pass the module "
                 "that it was made from"
             )
         inner = getattr(module, "_orig_mod", None)
@@ -175,15 +191,3 @@ def _unwrapped(module: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return module
         module = inner
-
-
-def interventions() -> Any:
-    """What runs models with their representations replaced: the module adapter knows where it is."""
-    return _adapters()["module"].load()().interventions()
-
-
-def _adapters() -> dict[str, EntryPoint]:
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if not found:
-        raise RepdynError("no adapters are installed; reinstall repdyn, which brings some")
-    return found

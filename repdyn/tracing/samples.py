@@ -1,4 +1,4 @@
-"""The samples of a trace: any sequence or data set, with labels and ids, checked before work starts."""
+"""The samples of a trace: any sequence or data set, with checked labels and ids, and their batches."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from repdyn.errors import RepdynError
+from repdyn.paths.arrays import check_labels
 from repdyn.reading import as_array
 from repdyn.tracing.identity import NOT_HASHED, Unhashable, sample_digest
 
@@ -23,19 +24,19 @@ __all__ = ["Samples", "as_samples", "batches"]
 Index = NDArray[np.int64]
 
 SHORT = 64
-"""A batch may hold ``batch_size`` times so many positions whatever the number of its samples. One thread
-does MiniLM's products of 32 × 11 tokens a fifth slower, per token, than those of 128 × 11; beyond some
-thousand rows nothing is gained."""
+"""A batch may hold ``batch_size * SHORT`` tokens, whatever the number of its samples. With one thread,
+MiniLM takes a fifth longer per token for 32 × 11 tokens than for 128 × 11; beyond some thousand rows the time
+per token is constant."""
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What is traced.
+    """The samples of a trace.
 
     Attributes
     ----------
     items
-        Anything with a length that is indexed by number.
+        A sequence with a length, indexed by number.
     labels
         ``(N,)``, or None.
     ids
@@ -43,7 +44,7 @@ class Samples:
     labelled
         Whether each item is a pair of sample and label (a torch data set).
     workers
-        Processes that read items ahead; 0 for a thread beside the model.
+        Number of processes that read items ahead; 0: a background thread.
     """
 
     items: Any
@@ -56,32 +57,33 @@ class Samples:
         return len(self.ids)
 
     def take(self, index: NDArray[np.int64]) -> list[Any]:
-        """The samples of these numbers."""
-        found = [self._item(int(number)) for number in index]
-        return [item[0] for item in found] if self.labelled else found
+        """The samples with these numbers."""
+        taken = [self._item(int(number)) for number in index]
+        return [item[0] for item in taken] if self.labelled else taken
 
     def _item(self, number: int) -> Any:
+        """One item; an error names its sample."""
         try:
             return self.items[number]
-        except Exception as error:  # whatever a data set says of one that it cannot read
+        except Exception as error:  # a data set may raise anything for an unreadable item
             raise self.unreadable(number, _reason(error)) from error
 
     def unreadable(self, number: int, reason: str) -> RepdynError:
-        """What is said of one sample that cannot be read."""
+        """The error for a sample that cannot be read."""
         return RepdynError(f"sample {number} (id {str(self.ids[number])!r}): {reason}")
 
     def read(
         self, plan: Iterable[tuple[range, NDArray[np.int64]]]
     ) -> Iterator[tuple[range, Index, list[Any]]]:
-        """Go through planned batches of numbers, and take the samples of each.
+        """Yield the samples of planned batches, in order.
 
-        With ``workers``, processes of a torch ``DataLoader`` read ahead; the order is the plan's.
+        With ``workers``, processes of a torch ``DataLoader`` read ahead.
         """
         if not self.workers:
             for rows, index in plan:
                 yield rows, index, self.take(index)
             return
-        # The loader runs through the plan ahead of what it gives back.
+        # The loader consumes the plan ahead of the batches that it returns.
         ours, theirs = tee(plan)
         loader = DataLoader(
             _Numbered(self.items),
@@ -89,22 +91,22 @@ class Samples:
             num_workers=self.workers,
             collate_fn=list,
         )
-        for (rows, index), found in zip(ours, loader, strict=True):
-            for number, item in zip(index.tolist(), found, strict=True):
+        for (rows, index), items in zip(ours, loader, strict=True):
+            for number, item in zip(index.tolist(), items, strict=True):
                 if isinstance(item, _Unread):
                     raise self.unreadable(number, item.reason)
-            yield rows, index, [item[0] for item in found] if self.labelled else found
+            yield rows, index, [item[0] for item in items] if self.labelled else items
 
     @property
     def in_memory(self) -> bool:
-        """Whether all samples are arrays, texts or numbers in memory, so that hashing them reads nothing."""
+        """Whether all samples are arrays, texts or numbers in memory, which can be hashed without reading."""
         if isinstance(self.items, (np.ndarray, Tensor)):
             return not (isinstance(self.items, np.ndarray) and self.items.dtype.hasobject)
         kinds = (str, bytes, int, float, np.ndarray, np.generic, Tensor)
         return isinstance(self.items, (list, tuple)) and all(isinstance(item, kinds) for item in self.items)
 
     def digest(self) -> str:
-        """SHA-256 of ids and of the content of all samples; of ids alone where these must be read first."""
+        """SHA-256 of the ids, and of all samples if they are in memory."""
         total = hashlib.sha256("\0".join(self.ids).encode("utf-8", "surrogatepass"))
         if self.in_memory:
             for number in range(len(self)):
@@ -112,7 +114,7 @@ class Samples:
         return total.hexdigest()
 
     def sample_digest(self, number: int, sample: Any) -> str:
-        """SHA-256 of the content of one sample, which was read already; or why there is none."""
+        """SHA-256 of the content of one sample, or the reason why there is none."""
         own = getattr(self.items, "sample_digest", None)
         try:
             return str(own(number)) if callable(own) else sample_digest(sample)
@@ -120,7 +122,7 @@ class Samples:
             return f"{NOT_HASHED}{error}"
 
     def chunk_digest(self, digests: Mapping[int, str]) -> str:
-        """SHA-256 of the content of a chunk, from those of its samples by number; or why there is none."""
+        """SHA-256 of a chunk, from the digests of its samples, or the reason why there is none."""
         for number, digest in digests.items():
             if digest.startswith(NOT_HASHED):
                 return f"{NOT_HASHED}sample {str(self.ids[number])!r}: {digest.removeprefix(NOT_HASHED)}"
@@ -128,7 +130,7 @@ class Samples:
         return hashlib.sha256(joined.encode()).hexdigest()
 
     def read_chunk_digest(self, rows: range, batch_size: int) -> str:
-        """The same, of samples that are read for this alone."""
+        """SHA-256 of a chunk whose samples are read for this purpose."""
         starts = range(rows.start, rows.stop, batch_size)
         plan = ((rows, np.arange(start, min(start + batch_size, rows.stop))) for start in starts)
         digests: dict[int, str] = {}
@@ -139,7 +141,7 @@ class Samples:
 
 
 def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | None = None) -> Samples:
-    """Check inputs, labels and ids against each other.
+    """Samples from inputs, labels and ids, which are checked against each other.
 
     Parameters
     ----------
@@ -151,12 +153,12 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     labels
         One per sample.
     ids
-        One per sample, all different; default their numbers.
+        One per sample, all different; default: row numbers.
 
     Raises
     ------
     RepdynError
-        If there are no samples, or another number of labels or ids.
+        If there are no samples, or the number of labels or ids differs.
     """
     indexed = isinstance(inputs, Sized) and hasattr(inputs, "__getitem__")
     if isinstance(inputs, str) or not (indexed or isinstance(inputs, (Iterable, Dataset))):
@@ -194,18 +196,16 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     )
     known: NDArray[Any] | None = None
     if labels is not None:
-        from repdyn.paths.arrays import check_labels
-
         labels = as_array(labels) if isinstance(labels, Tensor) else labels
         shape = labels.shape if isinstance(labels, np.ndarray) else (len(list(labels)),)  # type: ignore[arg-type]
         if len(shape) != 1 or shape[0] != size:
-            raise RepdynError(f"labels: {shape[0]} of them for {size} samples; there must be one per sample")
+            raise RepdynError(f"labels: {shape[0]} labels for {size} samples; give one per sample")
         known = check_labels(labels, size)
     if names.ndim != 1 or len(names) != size:
-        raise RepdynError(f"ids: {len(names)} of them for {size} samples; there must be one per sample")
+        raise RepdynError(f"ids: {len(names)} ids for {size} samples; give one per sample")
     if len(set(names.tolist())) < size:
         repeated = Counter(names.tolist()).most_common(1)[0][0]
-        raise RepdynError(f"ids: {repeated!r} is there twice; every sample needs its own")
+        raise RepdynError(f"ids: {repeated!r} occurs twice; give every sample its own")
     return Samples(items, known, names, labelled, workers)
 
 
@@ -216,22 +216,22 @@ def batches(
     lengths: Callable[[Sequence[Any]], Sequence[int]] | None = None,
     padded: bool = True,
 ) -> list[Index]:
-    """The numbers of some samples, batch by batch; texts by decreasing length, with little padding.
+    """Numbers of some samples, batch by batch; texts by decreasing length, for little padding.
 
-    Which samples share a batch depends on these samples alone: a run that is resumed forms the same.
+    The batches depend on these samples alone, so a resumed run forms the same ones.
 
     Parameters
     ----------
     samples
-        What is traced. Those that have no length (pictures) stay in their order.
+        The samples. Samples without a length (pictures) keep their order.
     rows
-        Those of them to form batches of.
+        Samples to form batches of.
     batch_size
-        Samples in a batch. Where lengths are known, a batch of short samples holds more of them, up to
-        ``batch_size * SHORT`` positions: matrix products of a few hundred rows are slow.
+        Samples in a batch. With known lengths, a batch of short samples holds more, up to
+        ``batch_size * SHORT`` tokens, because matrix products of a few hundred rows are slow.
     lengths
-        How long samples are to the model, in tokens; None for the characters of texts, which sort almost
-        as well, but say nothing of how many fit into a batch.
+        Function from samples to lengths in tokens. None: texts are sorted by their number of characters, and
+        batches are not enlarged.
     padded
         Whether samples of different lengths may share a batch.
     """
@@ -241,24 +241,25 @@ def batches(
     taken = samples.take(index)
     known = np.array([len(item) for item in taken] if lengths is None else _lengths(samples, index, lengths))
     index, known = index[np.argsort(-known, kind="stable")], -np.sort(-known)
-    found, start = [], 0
+    plan, start = [], 0
     while start < len(index):
         more = 0 if lengths is None else batch_size * SHORT // max(int(known[start]), 1)
         stop = start + max(batch_size, more)
         if not padded and lengths is not None:
             stop = min(stop, start + int(np.searchsorted(-known[start:], -known[start], side="right")))
-        found.append(index[start:stop])
-        start += len(found[-1])
-    return found
+        plan.append(index[start:stop])
+        start += len(plan[-1])
+    return plan
 
 
 def _lengths(
     samples: Samples, index: Index, lengths: Callable[[Sequence[Any]], Sequence[int]]
 ) -> Sequence[int]:
+    """Lengths of samples in tokens; an error names the sample without one."""
     taken = samples.take(index)
     try:
         return lengths(taken)
-    except Exception:  # which of them has none is asked of each
+    except Exception:  # the samples are then tried one by one
         for number, item in zip(index.tolist(), taken, strict=True):
             try:
                 lengths([item])
@@ -268,18 +269,19 @@ def _lengths(
 
 
 def _in_its_order(loader: DataLoader[Any]) -> Any:
+    """Data set of a loader that keeps its order; raise for other loaders."""
     if isinstance(loader.dataset, IterableDataset):
         return list(loader.dataset)
     if not isinstance(loader.sampler, SequentialSampler) or loader.drop_last:
         raise RepdynError(
-            "inputs: the DataLoader shuffles or leaves samples out, so that ids and resuming would mean "
-            "nothing; pass its dataset, or make it without shuffle, sampler and drop_last"
+            "inputs: the DataLoader shuffles or leaves samples out, so ids would not identify samples; pass "
+            "its dataset, or create it without shuffle, sampler and drop_last"
         )
     return loader.dataset
 
 
 def _labels(items: Any, size: int) -> list[Any]:
-    """Labels of a labelled data set; torchvision's keep them apart, others are read through for them."""
+    """Labels of a labelled data set: its ``targets`` if it has them, else those of all items."""
     kept = getattr(items, "targets", None)
     if kept is not None and getattr(items, "target_transform", None) is None and len(kept) == size:
         return list(kept)
@@ -287,38 +289,41 @@ def _labels(items: Any, size: int) -> list[Any]:
 
 
 def _read_one(items: Any, number: int) -> Any:
+    """One item; an error names its sample."""
     try:
         return items[number]
-    except Exception as error:  # whatever a data set says of one that it cannot read
+    except Exception as error:  # a data set may raise anything for an unreadable item
         raise RepdynError(f"sample {number}: {_reason(error)}") from error
 
 
 def _listed(items: Iterable[Any]) -> list[Any]:
-    found: list[Any] = []
+    """All items of an iterable; an error names the sample."""
+    listed: list[Any] = []
     try:
         for item in items:
-            found.append(item)  # noqa: PERF402 - how many there are is told where it fails
-    except Exception as error:  # whatever a generator says of one that it cannot make
-        raise RepdynError(f"sample {len(found)}: {_reason(error)}") from error
-    return found
+            listed.append(item)  # noqa: PERF402 - the length is needed in the except clause
+    except Exception as error:  # a generator may raise anything
+        raise RepdynError(f"sample {len(listed)}: {_reason(error)}") from error
+    return listed
 
 
 @dataclass(frozen=True)
 class _Unread:
-    """Stands in for a sample that a loader's worker could not read."""
+    """Placeholder for a sample that a worker could not read."""
 
     reason: str
 
 
 def _reason(error: Exception) -> str:
-    told = " ".join(str(error).split()) or type(error).__name__
-    return told if isinstance(error, RepdynError) else f"{type(error).__name__}: {told}"
+    """Message of an exception in one line, with its type unless it is a RepdynError."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, RepdynError) else f"{type(error).__name__}: {text}"
 
 
 class _Numbered(Dataset[Any]):
-    """Anything indexed by number, as the data set that a loader's workers are given.
+    """Data set of a sequence, for the workers of a loader.
 
-    A sample that cannot be read is told of in its place: a worker's own error would not say which it is.
+    A sample that cannot be read gives an :class:`_Unread`, because a worker's error does not name the sample.
     """
 
     def __init__(self, items: Any) -> None:
@@ -327,7 +332,7 @@ class _Numbered(Dataset[Any]):
     def __getitem__(self, number: int) -> Any:
         try:
             return self.items[number]
-        except Exception as error:  # whatever a data set says of one that it cannot read
+        except Exception as error:  # a data set may raise anything for an unreadable item
             return _Unread(_reason(error))
 
     def __len__(self) -> int:

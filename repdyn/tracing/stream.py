@@ -1,4 +1,4 @@
-"""The streaming loop: batches planned, made ready ahead, run through the model, put back in order."""
+"""The streaming loop: batches are planned, prepared in the background, run, and returned in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from repdyn.errors import NotFiniteError, RepdynError
 from repdyn.progress import track
 from repdyn.tracing.model import TracedModel
-from repdyn.tracing.passes import Batch, Passes
+from repdyn.tracing.passes import HostBatch, Passes
 from repdyn.tracing.samples import Samples, as_samples, batches
 
 __all__ = [
@@ -30,27 +30,27 @@ __all__ = [
 ]
 
 SORTED_TOGETHER = 2048
-"""Texts are sorted by length among so many, enough for batches of nearly equal length."""
+"""Samples among which texts are sorted by length, enough for batches of similar lengths."""
 
 PREPARED_AHEAD = 2
-"""Batches made while the model runs: one that is ready, one in the making."""
+"""Batches prepared while the model runs: one that is ready and one in preparation."""
 
 MOST_TRIED = 64
-"""Samples that are tried one by one for the first that a model takes; a wrong argument fails with all."""
+"""Samples that are tried one by one until the model accepts one; an invalid argument fails for all."""
 
 
 @dataclass(frozen=True, eq=False)
 class FirstBatch:
-    """The samples that a trace begins with.
+    """The first samples of a trace.
 
     Attributes
     ----------
     index
-        Their numbers.
+        Numbers of the samples.
     taken
-        Themselves.
+        The samples.
     check
-        Two of them; where samples have lengths, the longest and the shortest of the first chunk.
+        Two samples for the check of the head; with lengths, the longest and the shortest of the first chunk.
     """
 
     index: NDArray[np.int64]
@@ -61,7 +61,7 @@ class FirstBatch:
 def first_batch(
     samples: Samples, batch_size: int, model: TracedModel, alone: bool, *, several: bool = False
 ) -> FirstBatch:
-    """The first batch of a trace, or the first sample ``alone``; ``several`` of them where there are two."""
+    """The first batch of a trace; only its first sample with ``alone``, at least two with ``several``."""
     one = np.arange(1)
     if alone:
         taken = samples.take(one)
@@ -75,7 +75,7 @@ def first_batch(
         far = model.lengths is not None and model.padded and len(plan) > 1
         last = samples.take(plan[-1][-1:])[0] if far else taken[-1]
         check = [taken[0], *([last] if len(samples) > 1 else [])]
-    except Exception:  # which sample cannot be read, or has no length, shows in its turn
+    except Exception:  # a sample that cannot be read is identified when its batch is read
         taken = samples.take(one)
         return FirstBatch(one, taken, taken)
     return FirstBatch(plan[0], taken, check)
@@ -88,14 +88,14 @@ def read_chunks(
     batch_size: int,
     hashed: bool = False,
     start: FirstBatch | None = None,
-) -> Iterator[tuple[range, Batch, str | None]]:
-    """Whole chunks, one after the other, each in the order of its samples.
+) -> Iterator[tuple[range, HostBatch, str | None]]:
+    """Yield whole chunks, each in the order of its samples.
 
-    With ``hashed``, each comes with the digest of its samples' content. What ``passes`` learned from the
-    ``start`` is not computed again.
+    With ``hashed``, a chunk comes with the digest of its samples. The result of the first batch, ``start``,
+    is taken from ``passes`` and not computed again.
     """
     missing = sum(map(len, chunks))
-    gathered: list[tuple[NDArray[np.int64], Batch]] = []
+    gathered: list[tuple[NDArray[np.int64], HostBatch]] = []
     digests: dict[int, str] = {}
     count = 0
     for step in track(
@@ -106,14 +106,14 @@ def read_chunks(
     ):
         if step is None:
             continue
-        rows, index, inputs, found = step
-        digests.update(found)
+        rows, index, inputs, digests_of_step = step
+        digests.update(digests_of_step)
         try:
             if inputs is None and passes.learned is not None:
                 batch, passes.learned = passes.learned, None
             else:
                 batch = passes.run(inputs, len(index))
-        except Exception as error:  # whatever a model says of a sample that is not for it
+        except Exception as error:  # a model may raise anything for an unsupported sample
             taken = samples.take(index)
             raise _blamed(
                 lambda sample: passes.run(passes.prepare([sample]), 1), samples, index, taken, error
@@ -128,7 +128,7 @@ def read_chunks(
 
 
 Step = tuple[range, NDArray[np.int64], Any, dict[int, str]]
-"""A chunk, the samples of one batch in it, what the model is called with for them, and their digests."""
+"""A chunk, numbers and prepared inputs of one of its batches, and digests of the samples."""
 
 
 def _steps(
@@ -139,7 +139,7 @@ def _steps(
     hashed: bool,
     start: FirstBatch | None,
 ) -> Iterator[Step]:
-    """All batches in turn, planned chunk by chunk, decoded and tokenised."""
+    """All batches in turn, planned chunk by chunk, read and prepared."""
     model = passes.model
     plan = (
         (rows, index)
@@ -153,7 +153,7 @@ def _steps(
         if not _is_learned(passes, index, start):
             try:
                 inputs = passes.prepare(taken)
-            except Exception as error:  # whatever a preparation says of a sample that is not for it
+            except Exception as error:  # prepare may raise anything for an unsupported sample
                 raise _blamed(
                     lambda sample: passes.prepare([sample]), samples, index, taken, error
                 ) from error
@@ -163,7 +163,7 @@ def _steps(
 def _read(
     samples: Samples, plan: Iterator[tuple[range, NDArray[np.int64]]], start: FirstBatch | None
 ) -> Iterator[tuple[range, NDArray[np.int64], list[Any]]]:
-    """The samples of each batch in the plan; those that it starts with are there already."""
+    """The samples of each batch in the plan; those of the first batch were read already."""
     first = next(plan, None)
     if first is None:
         return
@@ -175,40 +175,41 @@ def _read(
 
 
 def _is_learned(passes: Passes, index: NDArray[np.int64], start: FirstBatch | None) -> bool:
+    """Whether the result of a batch is known from the start of the passes."""
     return passes.learned is not None and start is not None and np.array_equal(index, start.index)
 
 
 def unprepared(model: TracedModel, inputs: Any, batch_size: int = 32) -> dict[int, str]:
-    """The samples, by number, that cannot be read or made inputs of a model, and why."""
+    """Numbers of the samples that cannot be read or prepared, with the reason."""
     bad: dict[int, str] = {}
     for start in range(0, len(inputs), batch_size):
         rows = range(start, min(start + batch_size, len(inputs)))
         try:
             model.prepare([inputs[number] for number in rows])
             continue
-        except Exception:  # which of them it is, and why, is asked of each
+        except Exception:  # the samples are then tried one by one
             pass
         for number in rows:
             try:
                 model.prepare([inputs[number]])
             except Exception as error:
-                bad[number] = _told(error)
+                bad[number] = _message(error)
     return bad
 
 
 def unfit(model: TracedModel, inputs: Any, batch_size: int, how: Mapping[str, Any]) -> dict[int, str]:
-    """The samples, by number, that a model fails with or gives no finite values for, and why.
+    """Numbers of the samples for which a model fails or returns values that are not finite, with the reason.
 
-    Every batch is run as a trace runs it; where one fails, its samples are run one by one.
+    Batches are run as in a trace. The samples of a failing batch are run one by one.
 
     Parameters
     ----------
     model
-        What runs.
+        The model.
     inputs
-        The samples, all of which can be read and prepared.
+        Samples that can be read and prepared.
     batch_size
-        Samples in one forward pass.
+        Samples per forward pass.
     how
         Further arguments of :class:`repdyn.tracing.passes.Passes`.
     """
@@ -229,18 +230,18 @@ def unfit(model: TracedModel, inputs: Any, batch_size: int, how: Mapping[str, An
                 try:
                     run(index)
                     continue
-                except Exception:  # which of them it is, and why, is asked of each
+                except Exception:  # the samples are then tried one by one
                     pass
                 for number in index:
                     try:
                         run(np.array([number]))
                     except Exception as error:
-                        bad[int(number)] = _told(error).partition("; leave the sample out")[0]
+                        bad[int(number)] = _message(error).partition("; leave the sample out")[0]
     return dict(sorted(bad.items()))
 
 
 def _entered(stack: ExitStack, model: TracedModel, samples: Samples, how: Mapping[str, Any]) -> Passes:
-    """The passes of a model, learned from the first sample that it takes."""
+    """Passes that were opened with the first sample that the model accepts."""
     failed: Exception | None = None
     for number in range(min(len(samples), MOST_TRIED)):
         try:
@@ -259,28 +260,30 @@ def _blamed(
     taken: list[Any],
     error: Exception,
 ) -> RepdynError:
-    """The error of a batch as that of the first sample in it that fails alone."""
+    """The error of a batch, attributed to the first of its samples that fails alone."""
     for number, sample in sorted(zip(index.tolist(), taken, strict=True), key=lambda pair: pair[0]):
         try:
             attempt(sample)
-        except Exception as own:  # the same error, as a rule
+        except Exception as own:  # usually the same error
             return RepdynError(
-                f"sample {number} (id {str(samples.ids[number])!r}): {_told(own)}; mend it or leave it out"
+                f"sample {number} (id {str(samples.ids[number])!r}): {_message(own)}; "
+                "correct it or leave it out"
             )
     first, last = int(index.min()), int(index.max())
     return RepdynError(
-        f"samples {first} to {last}: {_told(error)}; each of them alone passes, so that they do not fit "
-        "into one batch; pad them in prepare=, or take batch_size=1"
+        f"samples {first} to {last}: {_message(error)}; each of them passes alone, so they do not fit "
+        "into one batch; pad them in prepare=, or use batch_size=1"
     )
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
+    """Message of an exception in one line, with its type unless it is a RepdynError."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, RepdynError) else f"{type(error).__name__}: {text}"
 
 
 def _ahead(steps: Iterator[Step]) -> Iterator[Step]:
-    """The same, the next ones made in a thread while the model runs on this one."""
+    """The same steps; the next ones are prepared in a thread while the model runs."""
     with ThreadPoolExecutor(1, thread_name_prefix="repdyn-prepare") as pool:
         waiting = deque(pool.submit(next, steps, None) for _ in range(PREPARED_AHEAD))
         while (step := waiting.popleft().result()) is not None:
@@ -289,32 +292,34 @@ def _ahead(steps: Iterator[Step]) -> Iterator[Step]:
 
 
 def _by_sample(steps: Iterator[Step]) -> Iterator[Step | None]:
-    """Each batch, then nothing for every further sample in it: progress counts samples."""
+    """Each step, followed by None for every further sample of its batch, because progress counts samples."""
     for step in steps:
         yield step
         yield from repeat(None, len(step[1]) - 1)
 
 
-def _in_order(passes: Passes, rows: range, gathered: list[tuple[NDArray[np.int64], Batch]]) -> Batch:
+def _in_order(passes: Passes, rows: range, gathered: list[tuple[NDArray[np.int64], HostBatch]]) -> HostBatch:
+    """The batches of a chunk as one, in the order of its samples."""
     order = np.concatenate([index for index, _ in gathered])
-    place = np.argsort(order, kind="stable")
+    back = np.argsort(order, kind="stable")
     values: dict[str, Any] = {}
     for name in passes.points:
         pieces = [batch.values[name] for _, batch in gathered]
         if isinstance(pieces[0], list):
             ragged = [row for piece in pieces for row in piece]
-            values[name] = [ragged[number] for number in place]
+            values[name] = [ragged[number] for number in back]
         else:
-            values[name] = np.concatenate(pieces)[place]
+            values[name] = np.concatenate(pieces)[back]
     logits = [batch.logits for _, batch in gathered if batch.logits is not None]
-    return Batch(values, np.concatenate(logits)[place] if logits else None)
+    return HostBatch(values, np.concatenate(logits)[back] if logits else None)
 
 
-def _check_finite(passes: Passes, samples: Samples, index: NDArray[np.int64], batch: Batch) -> None:
-    found: dict[str, Any] = dict(batch.values)
+def _check_finite(passes: Passes, samples: Samples, index: NDArray[np.int64], batch: HostBatch) -> None:
+    """Raise for the first value of a batch that is not finite."""
+    arrays: dict[str, Any] = dict(batch.values)
     if batch.logits is not None:
-        found["logits"] = batch.logits
-    for name, value in found.items():
+        arrays["logits"] = batch.logits
+    for name, value in arrays.items():
         for row, number in zip(value, index, strict=True) if isinstance(value, list) else ():
             if not np.isfinite(row).all():
                 raise _not_finite(passes, samples, name, int(number))
@@ -324,8 +329,9 @@ def _check_finite(passes: Passes, samples: Samples, index: NDArray[np.int64], ba
 
 
 def _not_finite(passes: Passes, samples: Samples, name: str, number: int) -> RepdynError:
+    """The error for a value of a sample that is not finite."""
     advice = (
-        "leave the sample out, or keep values as float32, where float16 may overflow"
+        "leave the sample out, or store float32, because float16 may overflow"
         if passes.dtype == np.float16
         else "leave the sample out, or run the model in a wider type"
     )

@@ -15,8 +15,9 @@ from torch import nn
 
 import repdyn
 from repdyn.errors import RepdynError
+from repdyn_adapters.shared import quietly
 from repdyn_adapters.timm import TimmAdapter
-from repdyn_adapters.transformers import TransformersAdapter, quietly
+from repdyn_adapters.transformers import TransformersAdapter
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(5, 4, generator=GENERATOR)

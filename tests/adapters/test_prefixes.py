@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import repdyn
-from repdyn_adapters.transformers import quietly
+from repdyn_adapters.shared import quietly
 
 PREFIXES = ["_orig_mod.", "module.", "module._orig_mod.", "model."]
 X = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)

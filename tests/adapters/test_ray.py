@@ -215,7 +215,7 @@ def test_more_workers_than_there_are_are_refused(
 
 
 def test_memory_is_no_place_for_workers(model: Any, texts: list[str]) -> None:
-    with pytest.raises(RepdynError, match="say where with out="):
+    with pytest.raises(RepdynError, match="give its path as out="):
         trace(model, texts, engine=RayEngine())
 
 
@@ -257,4 +257,4 @@ def test_the_verb(
     status, told = run("--out", "c.paths", "--ray-address", "auto")
     assert (status, "--engine ray" in told) == (2, True)
     status, told = run("--out", "c.paths", "--engine", "dask")
-    assert (status, "there is none of that name" in told) == (2, True)
+    assert (status, "no such engine is installed" in told) == (2, True)

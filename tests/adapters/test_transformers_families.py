@@ -13,7 +13,8 @@ import transformers
 
 import repdyn
 from repdyn.errors import RepdynError
-from repdyn_adapters.transformers import TransformersAdapter, quietly
+from repdyn_adapters.shared import quietly
+from repdyn_adapters.transformers import TransformersAdapter
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}

@@ -11,7 +11,8 @@ import transformers
 
 import repdyn
 from repdyn.errors import RepdynError
-from repdyn_adapters.transformers import TransformersAdapter, quietly
+from repdyn_adapters.shared import quietly
+from repdyn_adapters.transformers import TransformersAdapter
 
 SIZES = {
     "vocab_size": 60,
@@ -102,7 +103,7 @@ def test_a_generator_without_a_body_of_its_own_gives_the_states_before_its_vocab
 
 def test_a_head_that_is_not_the_models_is_refused():
     model = TransformersAdapter().wrap(build("LlamaForCausalLM"))
-    with pytest.raises(RepdynError, match="gives other logits"):
+    with pytest.raises(RepdynError, match="differ from those of the whole model"):
         repdyn.trace(dataclasses.replace(model, head=lambda x: model.head(x) * 2), ROWS)
     with pytest.raises(RepdynError, match="head cannot read"):
         repdyn.trace(dataclasses.replace(model, head=torch.nn.Linear(3, 2)), ROWS)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import repdyn
 from repdyn.errors import RepdynError
-from repdyn_adapters.transformers import quietly
+from repdyn_adapters.shared import quietly
 
 TEXT = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES = {**TEXT, "intermediate_size": 24}

@@ -16,7 +16,7 @@ from torch import nn
 
 import repdyn
 from repdyn.paths import open_paths
-from repdyn_adapters.transformers import quietly
+from repdyn_adapters.shared import quietly
 
 WORDS = [f"w{number}" for number in range(40)]
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -87,7 +87,7 @@ def test_token_ids_out_of_range(command, tmp_path, models_here):
     found = command(
         "trace", "module:test_bad_samples.of_ids", f"npz:{tmp_path}/a.npz#X", "--out", tmp_path / "a"
     )
-    assert_one_line(found, "sample 41", "mend it or leave it out")
+    assert_one_line(found, "sample 41", "correct it or leave it out")
 
 
 @pytest.mark.parametrize("wrong", [[41], [0], [0, 1, 33, 69]])

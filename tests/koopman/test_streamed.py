@@ -149,13 +149,16 @@ def test_a_spectrum_is_the_same(kind: str, streaming: Any, tmp_path: Any) -> Non
 
 
 def test_a_value_that_is_not_finite_is_named(streaming: Any) -> None:
-    from repdyn.paths.columns import Rows
+    from repdyn.paths.columns import VectorColumn
 
     paths = planted()
     x = np.array(paths["layer2"])
     x[321, 4] = np.inf
     bad = RepresentationPaths(
-        {point: Rows.of(x if point == "layer2" else np.asarray(paths[point])) for point in paths.points},
+        {
+            point: VectorColumn.of(x if point == "layer2" else np.asarray(paths[point]))
+            for point in paths.points
+        },
         logits=None,
         read_labels=lambda: None,
         read_ids=lambda: np.array([f"image {k}" for k in range(SIZE)]),

@@ -128,13 +128,16 @@ def test_wide_points_are_fitted_one_after_the_other(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_not_finite_is_named_by_its_sample(streaming: Any) -> None:
-    from repdyn.paths.columns import Rows
+    from repdyn.paths.columns import VectorColumn
 
     paths = planted("plain")
     x = np.array(paths["block 1"])
     x[333, 2] = np.nan
     bad = RepresentationPaths(
-        {point: Rows.of(x if point == "block 1" else np.asarray(paths[point])) for point in paths.points},
+        {
+            point: VectorColumn.of(x if point == "block 1" else np.asarray(paths[point]))
+            for point in paths.points
+        },
         logits=None,
         read_labels=lambda: None,
         read_ids=lambda: np.arange(SIZE).astype(str),

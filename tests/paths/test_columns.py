@@ -8,18 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repdyn.paths import RepresentationPaths, open_paths
-from repdyn.paths.columns import Rows, Tokens, gather
+from repdyn.paths.columns import TokenColumn, VectorColumn, gather
 
 SIZE, WIDTHS = 50, (2, 5, 1, 3)
 
 
-def packed(block_rows: int) -> tuple[np.ndarray, list[Rows]]:
+def packed(block_rows: int) -> tuple[np.ndarray, list[VectorColumn]]:
     """An array cut into blocks, the last one padded, and the columns of its four points."""
     whole = np.random.default_rng(0).normal(size=(SIZE, sum(WIDTHS)))
     padded = np.concatenate([whole, np.full((-SIZE % block_rows, whole.shape[1]), np.nan)])
     blocks = np.split(padded, len(padded) // block_rows)
     ends = np.cumsum(WIDTHS).tolist()
-    columns = [Rows(blocks, block_rows, SIZE, e - w, e, whole.dtype) for e, w in zip(ends, WIDTHS)]
+    columns = [VectorColumn(blocks, block_rows, SIZE, e - w, e, whole.dtype) for e, w in zip(ends, WIDTHS)]
     return whole, columns
 
 
@@ -71,7 +71,7 @@ def test_a_subset_of_a_subset(block_rows: int, first: list[int], data: st.DataOb
 def test_tokens_move_to_the_front(seed: int) -> None:
     generator = np.random.default_rng(seed)
     values, mask = generator.normal(size=(SIZE, 4, 3)), generator.random((SIZE, 4)) < 0.5
-    column = Tokens.of(values, mask)
+    column = TokenColumn.of(values, mask)
     index = generator.integers(0, SIZE, 20)
     for sample, tokens in zip(index, column.ragged(index)):
         np.testing.assert_array_equal(tokens, values[sample][mask[sample]])

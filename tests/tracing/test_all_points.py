@@ -67,7 +67,7 @@ def test_a_pattern_leaves_out_and_a_name_does_not():
     assert paths.meta["left_out"]["blocks"] == "never called"
     with pytest.raises(RepdynError, match="'spare': the module is never called"):
         repdyn.trace(Listed(), X, points=["all", "spare"])
-    with pytest.raises(RepdynError, match=r"none of 1 can be read \('told': told: gives a str"):
+    with pytest.raises(RepdynError, match=r"none of 1 can be read \('told': told: returns a str"):
         repdyn.trace(Listed(), X, points=["tol?"])
 
 

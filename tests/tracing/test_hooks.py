@@ -52,7 +52,7 @@ def test_nothing_to_unwrap(value):
 
 def test_packed_sequence_is_refused_by_name():
     packed = nn.utils.rnn.pack_sequence([X, X[:1]])
-    with pytest.raises(RepdynError, match="lstm: gives a packed sequence"):
+    with pytest.raises(RepdynError, match="lstm: returns a packed sequence"):
         unwrap(packed, "lstm")
 
 

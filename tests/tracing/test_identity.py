@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 import repdyn
 from repdyn.errors import RepdynError
 from repdyn.tracing.identity import Unhashable, fingerprint, sample_digest, settings_digest
-from repdyn.tracing.model import digest
+from repdyn.tracing.spec import digest
 
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(size=(2, 70, 4)).astype(np.float32)

@@ -140,7 +140,8 @@ def test_a_sample_that_a_loader_cannot_read_is_named(workers):
 def roberta():
     import transformers
 
-    from repdyn_adapters.transformers import TransformersAdapter, quietly
+    from repdyn_adapters.shared import quietly
+    from repdyn_adapters.transformers import TransformersAdapter
 
     sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.RobertaConfig(**sizes, intermediate_size=24, max_position_embeddings=14)

@@ -8,7 +8,7 @@ from torch import nn
 
 import repdyn
 from repdyn.errors import RepdynError
-from repdyn.tracing.model import digest
+from repdyn.tracing.spec import digest
 
 
 class Block(nn.Module):

@@ -172,7 +172,7 @@ def test_a_head_that_is_elsewhere_says_so():
     def head(x):
         raise RuntimeError("Expected all tensors to be on the same device, but found cuda:0 and cpu!")
 
-    with pytest.raises(RepdynError, match=r"head is not on cpu, where '3' is read.*torch.nn.Module"):
+    with pytest.raises(RepdynError, match=r"head is not on cpu, the device of '3'.*torch.nn.Module"):
         mlp(head).read(X)
 
 

@@ -315,7 +315,7 @@ def test_shared_unused_and_windowed_modules():
     assert only.points == ("shared#1",)
     with pytest.raises(RepdynError, match="never called"):
         repdyn.trace(Odd(), X, points=["unused"])
-    with pytest.raises(RepdynError, match=r"'windows'.*no axis of it is the samples'"):
+    with pytest.raises(RepdynError, match=r"'windows'.*no axis is that of the samples"):
         repdyn.trace(Odd(), X, points=["windows"])
     with pytest.raises(RepdynError, match="called 3 times"):
         repdyn.trace(Odd(), X, points=["shared#3"])
@@ -362,7 +362,7 @@ def test_own_pooling():
         expected = module[0](torch.from_numpy(pictures)).amax((2, 3)).numpy()
     np.testing.assert_array_equal(np.asarray(paths["0"]), expected)
     assert "largest" in paths.meta["pooling"]
-    with pytest.raises(RepdynError, match="the function gave shape"):
+    with pytest.raises(RepdynError, match="the function returned shape"):
         repdyn.trace(module, pictures, pool=lambda tokens: tokens.values)
 
 
@@ -372,8 +372,8 @@ def test_own_pooling():
         ({"inputs": []}, "no samples"),
         ({"inputs": "one text"}, "a sequence of samples"),
         ({"inputs": 3}, "a sequence of samples"),
-        ({"labels": [1, 2]}, "labels: 2 of them for 11 samples"),
-        ({"ids": ["a"] * 11}, "'a' is there twice"),
+        ({"labels": [1, 2]}, "labels: 2 labels for 11 samples"),
+        ({"ids": ["a"] * 11}, "'a' occurs twice"),
         ({"points": ["1", "nowhere"]}, "nearest"),
         ({"points": []}, "the list is empty"),
         ({"points": "nothing.*"}, "no point 'nothing"),

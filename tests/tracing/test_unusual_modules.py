@@ -101,7 +101,7 @@ def test_refused_by_name_and_the_model_left_as_it_was(kind):
     model.blocks[0].eval()
     model.idle.weight.requires_grad_(False)
     before, dice = state_of(model), torch.get_rng_state()
-    with pytest.raises(RepdynError, match=f"blocks.0.*gives a {kind}"):
+    with pytest.raises(RepdynError, match=f"blocks.0.*returns a {kind}"):
         repdyn.trace(model, X, points=["blocks.*"])
     assert state_of(model) == before
     assert torch.equal(torch.get_rng_state(), dice)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from plotly.graph_objects import Figure
 
-    from repdyn.paths.columns import Rows, Tokens
+    from repdyn.paths.columns import TokenColumn, VectorColumn
     from repdyn.translation.linear.modules import TranslationModule
 
 __all__ = [
@@ -137,7 +137,7 @@ class LinearTranslation(Result, kind="translation"):
         )
 
     @overload
-    def __call__(self, x: NDArray[Any] | Rows | Tokens) -> NDArray[Any]: ...
+    def __call__(self, x: NDArray[Any] | VectorColumn | TokenColumn) -> NDArray[Any]: ...
     @overload
     def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
     def __call__(self, x: Any) -> Any:

@@ -20,6 +20,7 @@ from repdyn.tracing.hooks import in_evaluation
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.reduction import WHOLE
 from repdyn.tracing.samples import as_samples, batches
+from repdyn.tracing.spec import ModelSpec
 from repdyn.tracing.trace import trace
 from repdyn.translation.linear.maps import LinearTranslation
 from repdyn.translation.linear.modules import affine, register_affine
@@ -227,7 +228,7 @@ def stitch(
     return StitchedModel(model_a, t, model_b, points)
 
 
-def _order(model: TracedModel, name: str, known: bool = False) -> Order | None:
+def _order(model: ModelSpec, name: str, known: bool = False) -> Order | None:
     """The axes of a point's samples and channels; None where its layout is neither declared nor known."""
     point = model.points[name]
     if point.trust != "declared" and not known:

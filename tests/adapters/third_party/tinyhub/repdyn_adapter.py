@@ -28,7 +28,7 @@ class TinyHubAdapter:
             raise RepdynError(f"tiny:{name}: there is no such network; {nearest_names(name, tinyhub.NAMES)}")
         return self.wrap(tinyhub.pretrained(name))
 
-    def recognises(self, module: nn.Module) -> bool:
+    def recognizes(self, module: nn.Module) -> bool:
         """Whether a module is one of tinyhub's, told without importing it."""
         return type(module).__module__.partition(".")[0] == "tinyhub"
 

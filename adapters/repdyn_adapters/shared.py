@@ -1,0 +1,61 @@
+"""Helpers of several adapters: stacking samples, and a quiet transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repdyn.errors import RepdynError
+
+__all__ = ["quietly", "stack", "stack_wide"]
+
+
+def stack(samples: Sequence[Any]) -> Tensor:
+    """Tensors and arrays of one shape, stacked; float64 becomes float32, as torch's own layers expect."""
+    batch = _stacked(samples)
+    return batch.float() if batch.dtype == torch.float64 else batch
+
+
+def stack_wide(samples: Sequence[Any]) -> Tensor:
+    """Tensors and arrays of one shape, stacked in their own type, for models in float64."""
+    return _stacked(samples)
+
+
+def _stacked(samples: Sequence[Any]) -> Tensor:
+    try:
+        return torch.stack([sample if isinstance(sample, Tensor) else _tensor(sample) for sample in samples])
+    except RuntimeError as error:
+        raise RepdynError(
+            f"inputs: samples of different shapes cannot be stacked ({error}); pass prepare="
+        ) from None
+
+
+def _tensor(sample: Any) -> Tensor:
+    try:
+        return torch.as_tensor(np.asarray(sample))
+    except TypeError:
+        raise RepdynError(
+            f"inputs: a {type(sample).__name__} is no tensor; pass prepare= to repdyn.wrap, a function "
+            "from a list of samples to the model's inputs"
+        ) from None
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Within this context transformers shows no progress bars and reports errors only."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
