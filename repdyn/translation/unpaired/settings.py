@@ -114,7 +114,8 @@ class SampleSettings:
     max_samples
         Most samples of either model, or pairs.
     max_depths
-        Depths matched together, evenly spread; more depths cost time and add little (docs/studies/translation.md).
+        Depths matched together, evenly spread; more depths cost time and add little
+        (docs/studies/translation.md).
     """
 
     min_points: int = 200
