@@ -26,7 +26,7 @@ from repdyn.koopman import KoopmanAutoencoder
 from repdyn.koopman.fidelity import KOOPMAN
 from repdyn.koopman.spectrum import decompose
 from repdyn.ood import DriftMonitor, KNNDetector, MahalanobisDetector, PathDetector, evaluate, recommend
-from repdyn.ood.chunks import Chunk
+from repdyn.ood.path_chunks import Chunk
 from repdyn.paths import RepresentationPaths
 from repdyn.topology import LevelSetTree, persistence
 from repdyn.translation import match_trees

@@ -45,8 +45,8 @@ from scipy.spatial import cKDTree
 
 from repdyn.topology import LevelSetTree
 from repdyn.translation import match_trees
-from repdyn.translation.assignment import quadratic_assignment
-from repdyn.translation.leaves import Leaves, cosines, standardised
+from repdyn.translation.trees.assignment import quadratic_assignment
+from repdyn.translation.trees.leaves import Leaves, cosines, standardized
 
 Array = NDArray[Any]
 
@@ -257,7 +257,7 @@ def matchers() -> str:
 def assigned(near: Array, far: Array, mass: Array, other: Array, apart: Array) -> Array:
     """Quadratic assignment, as a plan."""
     size = max(len(near), len(far))
-    found, _ = quadratic_assignment(standardised(near, size), standardised(far, size), polished=2)
+    found, _ = quadratic_assignment(standardized(near, size), standardized(far, size), polished=2)
     return np.eye(size)[found[0]][: len(near), : len(far)]
 
 

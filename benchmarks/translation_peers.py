@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from repdyn.translation import LinearTranslation, fit_orthogonal
-from repdyn.translation.assignment import quadratic_assignment
+from repdyn.translation.trees.assignment import quadratic_assignment
 
 __all__ = ["gromov_wasserstein", "kmeans_aligner"]
 

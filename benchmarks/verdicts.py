@@ -27,7 +27,7 @@ from verdict_pairs import Pair, names, pair
 from repdyn.paths import RepresentationPaths
 from repdyn.translation import LinearTranslation, translate
 from repdyn.translation.coordinates import outlier_shrink, unit_rows
-from repdyn.translation.verdict import Figures, confidence_of, verdict_of
+from repdyn.translation.unpaired.verdict import Figures, confidence_of, verdict_of
 
 Floats = NDArray[np.float64]
 
@@ -149,7 +149,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
     given = [row["verdict"] for row in rows]
     seconds = np.array([row["seconds"] for row in rows])
     alone = ["found" if r["evidence"][FIGURES[0]] >= REPLICATION_ALONE else "other" for r in rows]
-    verdicts = ("found", "neighbourhoods", "ambiguous", "inconclusive", "not found")
+    verdicts = ("found", "neighborhoods", "ambiguous", "inconclusive", "not found")
     head = "| share of the ceiling | runs | " + " | ".join(verdicts) + " | found by replication alone |"
     lines = [head, "| --- " * 8 + "|"]
     for low, high in BANDS:

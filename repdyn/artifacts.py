@@ -1,6 +1,6 @@
 """Fitted results on disk: a folder with ``config.json`` and ``model.safetensors``, never a pickle.
 
-Every result that can be saved uses this layout, so that a report can be told *what* a folder is before
+Every result that can be saved uses this layout, so that a report knows *what* a folder is before
 anything is loaded from it. config.json keeps a SHA-256 of both files: what was changed or damaged since is
 refused. Results of version 0.1 have none and are checked by their types and shapes alone, as all are.
 """

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = ["VERDICTS", "check_arrays", "check_sizes", "check_types", "check_values"]
 
-VERDICTS = ("found", "neighbourhoods", "ambiguous", "inconclusive", "not found")
+VERDICTS = ("found", "neighborhoods", "ambiguous", "inconclusive", "not found")
 """Words of a verdict, unless its field is declared as a ``Literal`` of others."""
 
 _LARGEST = 2**63  # whole numbers beyond are in no result
@@ -96,8 +96,8 @@ def check_arrays(arrays: Mapping[str, Any], finite: bool = False, /, **axes: str
             known = int(axis) if axis.isdigit() else lengths.setdefault(axis, length)
             fits &= known == length
         if not fits:
-            told = ", ".join(f"{a}={lengths[a]}" if a in lengths else a for a in expected)
-            raise ValueError(f"{name} has shape {array.shape}, expected ({told})")
+            shape = ", ".join(f"{a}={lengths[a]}" if a in lengths else a for a in expected)
+            raise ValueError(f"{name} has shape {array.shape}, expected ({shape})")
         if array.dtype.kind not in "fciub":
             raise ValueError(f"{name} holds {array.dtype}, expected numbers")
         if finite and not np.isfinite(array).all():

@@ -1,4 +1,4 @@
-"""Devices: where a model or a tensor is, and calls that answer where and in what type they were asked.
+"""Devices: where a model or a tensor is, and calls that answer on the device and in the dtype of their input.
 
 The one module that moves tensors between devices. A user's model stays where it is, unless a function takes
 ``device=``; what a function is given is moved to the model once, and its answer is moved back once.

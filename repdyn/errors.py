@@ -9,7 +9,7 @@ __all__ = ["NotFiniteError", "RepdynError", "nearest_names"]
 
 
 class RepdynError(ValueError):
-    """Bad input, told in one line.
+    """Bad input, described in one line.
 
     Raised before work starts wherever that is possible. The command line prints the message and exits
     with status 2; from Python it is an ordinary :class:`ValueError`.

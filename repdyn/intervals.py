@@ -44,7 +44,7 @@ class Estimate:
     low, high
         Ends of the interval.
     level
-        Its nominal coverage, 0.95 unless told.
+        Its nominal coverage; default: 0.95.
     """
 
     value: float
@@ -229,7 +229,7 @@ def bounded_interval(value: float, replicates: NDArray[Any], count: int, *, leve
     """Interval of a figure between 0 and 1 from its bootstrap replicates, of positive width at 0 and 1 too.
 
     The figure is taken for a share of as many samples as give the replicates' variance. Near 0 and 1, where
-    replicates tell little or nothing of it, that number is drawn to ``count``.
+    replicates hold little or no information on it, that number is drawn to ``count``.
 
     Parameters
     ----------
@@ -291,25 +291,25 @@ def ratio_interval(
     return Estimate(value * unit, low * unit, high * unit, level)
 
 
-def variance_interval(value: float, variance: float, told: float, count: int, level: float) -> Estimate:
+def variance_interval(value: float, variance: float, discordant: float, count: int, level: float) -> Estimate:
     """Interval of a figure between 0 and 1: that of a share of as many samples as give its variance.
 
-    ``told`` discordant samples are behind the variance; the fewer, the more that of ``count`` samples counts.
+    The variance comes from ``discordant`` samples; the fewer, the more that of ``count`` samples counts.
     """
     middle = (value * count + 0.5) / (count + 1)
     binomial = middle * (1 - middle)
-    variance = (variance * uncertainty(told, level) * told + binomial / count) / (told + 1)
+    variance = (variance * uncertainty(discordant, level) * discordant + binomial / count) / (discordant + 1)
     effective = max(binomial / variance, 1.0)
     low, high = _binomial(value * effective, effective, level)
     return Estimate(value, min(low, value), max(high, value), level)
 
 
-def uncertainty(told: float, level: float) -> float:
+def uncertainty(discordant: float, level: float) -> float:
     """What a variance estimated from so many discordant samples is raised by, as Student's quantile is."""
     from scipy.stats import norm, t
 
     tail = (1 + level) / 2
-    return float((t.ppf(tail, 6 + told) / norm.ppf(tail)) ** 2)
+    return float((t.ppf(tail, 6 + discordant) / norm.ppf(tail)) ** 2)
 
 
 def difference_interval(one: Estimate, other: Estimate, correlation: float) -> Estimate:

@@ -43,12 +43,12 @@ def polar(m: Matrix) -> Matrix:
 
 
 def procrustes(x: Floats, y: Floats, weights: Floats | None = None) -> tuple[Floats, float]:
-    """Orthogonal map and scale that bring centred rows nearest to others: ``min |s x Q - y|``.
+    """Orthogonal map and scale that bring centered rows nearest to others: ``min |s x Q - y|``.
 
     Parameters
     ----------
     x, y
-        Paired centred rows, shapes ``(n, p)`` and ``(n, q)``.
+        Paired centered rows, shapes ``(n, p)`` and ``(n, q)``.
     weights
         Shape ``(n,)``; equal where not given.
 
@@ -141,7 +141,7 @@ def ridge_by_leave_one_out(x: Floats, y: Floats, penalties: Floats) -> Floats:
     Parameters
     ----------
     x, y
-        Rows that were centred by their own means, shapes ``(n, p)`` and ``(n, q)``.
+        Rows that were centered by their own means, shapes ``(n, p)`` and ``(n, q)``.
     penalties
         To choose from; fractions of the mean eigenvalue of ``X'X``.
 

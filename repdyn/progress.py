@@ -1,4 +1,4 @@
-"""Progress without printing: long loops report, whoever listens shows it.
+"""Progress without printing: long loops report, a listener shows it.
 
 A library that prints cannot be embedded. Loops in repdyn wrap their iterables in :func:`track`; nothing
 happens until someone listens. The command line listens with a progress bar.
@@ -30,7 +30,7 @@ def track(
     start: int = 0,
     detail: Callable[[], str] | None = None,
 ) -> Iterator[T]:
-    """Yield the items of an iterable and tell the listener, if there is one, how far it is.
+    """Yield the items of an iterable and report progress to the listener, if there is one.
 
     Parameters
     ----------

@@ -57,13 +57,13 @@ def auroc_interval(above: NDArray[Any], below: NDArray[Any], *, level: float = 0
         spread = 1 + share * (1 - theta) / (2 - theta) + share * theta / (1 + theta)
         return theta * (1 - theta) / (m * n) * spread
 
-    told = 2 * min(m, n) * min(value, 1 - value)
+    discordant = 2 * min(m, n) * min(value, 1 - value)
     own = variance(value)
     z = float(norm.ppf((1 + level) / 2))
     inner = (value * min(m, n) + 0.5) / (min(m, n) + 1)
     expected = max(_normal_variance(inner, _relative_spread(above, below), m, n) / variance(inner), 1.0)
-    measured = delong / own * uncertainty(told, level) if own > 0 else expected
-    ratio = (measured * told + 3 * expected) / (told + 3)
+    measured = delong / own * uncertainty(discordant, level) if own > 0 else expected
+    ratio = (measured * discordant + 3 * expected) / (discordant + 3)
 
     def end(inside: float, outside: float) -> float:
         for _ in range(60):

@@ -83,7 +83,7 @@ class Entry:
 def report(
     results: Mapping[str, Any] | Iterable[Any], out: str | os.PathLike[str], *, force: bool = False
 ) -> Path:
-    """Any results on one HTML page that asks the network for nothing.
+    """Any results on one HTML page that opens without a network.
 
     Parameters
     ----------

@@ -21,7 +21,6 @@ _ESTIMATORS = {
     "surrogate": ("repdyn.fields", "SurrogateAutoencoder.load"),
     "flow": ("repdyn.topology", "FlowAutoencoder.load"),
     # Results that are not yet a Result.
-    "tree_match": ("repdyn.translation", "TreeMatch.load"),
 }
 
 

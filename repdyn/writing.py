@@ -15,7 +15,7 @@ from pathlib import Path
 
 __all__ = ["Scratch", "earlier_of", "hold", "replace_folder", "scratch_folder", "sweep_scratch", "whole_file"]
 
-_MARK = ".repdyn-"  # between the name of the destination and eight characters that nobody can guess
+_MARK = ".repdyn-"  # between the name of the destination and eight random characters
 _EARLIER = ".earlier"
 _ATTEMPTS = 100  # of a swap, while other writers swap the same folder
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux' renameat2

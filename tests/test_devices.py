@@ -24,7 +24,7 @@ from tests.stand_in import NAME, moves, on_stand_in, refused
 
 ROOMS = (repdyn, paths, tracing, koopman, fields, ood, topology, translation, disentangle)
 
-OF_RESULTS = {"save", "load", "to_dict", "from_dict", "plot", "record", "revive"}
+OF_RESULTS = {"save", "load", "to_dict", "from_dict", "plot", "record", "revive", "describe", "restore"}
 """Methods that read or write the fields of a result, which are arrays."""
 OF_DETECTORS = {
     "fit",
@@ -118,6 +118,7 @@ OF_ARRAYS = {
 """What takes results of repdyn, or numbers, and computes with arrays."""
 BY_OTHERS = {
     "load",
+    "load_result",
     "Adapter.load",
     "Adapter.recognizes",
     "Adapter.wrap",

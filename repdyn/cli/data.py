@@ -79,7 +79,7 @@ class Data:
         return self.chosen(np.sort(np.random.default_rng(seed).choice(size, limit, replace=False)))
 
     def chosen(self, chosen: NDArray[np.int64], skipped: Mapping[str, str] | None = None) -> Data:
-        """The samples of these numbers; what was left out for being bad is told beside what was before."""
+        """The samples of these numbers; those left out as bad are added to those left out before."""
         inputs = self.inputs
         if isinstance(inputs, Pictures):
             inputs = Pictures([inputs.files[int(k)] for k in chosen])
@@ -101,7 +101,7 @@ def read_data(specification: str, skip_bad: bool = False) -> Data:
         ``csv-latin1:…`` (the same, in latin-1), ``jsonl:FILE#TEXT,LABEL``, ``parquet:FILE#TEXT,LABEL``,
         ``hf:NAME#SPLIT`` (needs ``pip install datasets``),
         ``digits`` (scikit-learn's) or ``docstrings`` (first paragraphs of the installed packages'
-        documentation, labelled by package). Y and LABEL may be left out.
+        documentation, labeled by package). Y and LABEL may be left out.
     skip_bad
         Leave out pictures that cannot be read, or hold several frames, and lines of a CSV with too few or
         too many columns, and say which in ``skipped``. Every picture is then decoded once beforehand.
@@ -114,7 +114,7 @@ def read_data(specification: str, skip_bad: bool = False) -> Data:
     ------
     RepdynError
         On an unknown kind, a missing file, array or column, a line that is no row, or no sample at all.
-        A picture that cannot be read is told of, by its file, when it is its turn.
+        A picture that cannot be read raises, with its file, when it is its turn.
     """
     kind, _, rest = specification.partition(":")
     if kind not in _READERS:
@@ -187,7 +187,7 @@ def _open(file: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, which nobody here reads, and of pixels
+            warnings.simplefilter("ignore")  # of odd metadata, which is not read here, and of pixels
             with Image.open(file) as picture:
                 check_pixels(*picture.size)
                 # A phone's MPO holds a picture first, and then its depth or its preview.
@@ -391,7 +391,7 @@ def _parquet(address: str) -> Data:
 
 
 def _of_rows(path: Path, rows: list[list[Any]], columns: Sequence[str], bad: dict[str, str]) -> Data:
-    """Texts and labels; a row without a text is bad, one without a label is told where labels are checked."""
+    """Texts and labels; a row without a text is bad, one without a label is reported later."""
     good = []
     for number, row in enumerate(rows):
         if isinstance(row[0], str):

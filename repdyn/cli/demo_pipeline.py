@@ -41,7 +41,7 @@ from repdyn.translation import (
 __all__ = ["Walk"]
 
 MODEL_A, MODEL_B = "packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2"
-FITTED, HELD_OUT, FOREIGN = 4000, 1000, 500  # passages: for each model, for nobody, unlike them
+FITTED, HELD_OUT, FOREIGN = 4000, 1000, 500  # passages: for each model, held out of both, out of distribution
 PAIRED = 2000  # passages that B reads as well, for the paired ceiling alone
 EPOCHS = 30  # half the default: the demo is to take minutes
 STARTS = 500  # of the field: enough to see its attractors, few enough for seconds
@@ -194,7 +194,7 @@ class Walk:
 
     @cached_property
     def parts(self) -> tuple[Corpus, ...]:
-        """Passages for A, for B, and for nobody: disjoint."""
+        """Passages for A, for B, and held out of both: disjoint."""
         held_out = min(HELD_OUT, len(self.corpus) // 9)  # an environment with few packages has fewer
         fitted = min(FITTED, (len(self.corpus) - held_out) // 2)
         return self.corpus.split((fitted, fitted, held_out), seed=self.seed)

@@ -34,7 +34,7 @@ def fit(
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Split labelled paths into what stays and what changes, beside controls of the same rank.
+    """Split labeled paths into what stays and what changes, beside controls of the same rank.
 
     Example: repdyn disentangle fit a.paths --out a.skd
     """

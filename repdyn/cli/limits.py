@@ -75,14 +75,14 @@ def read_parquet(path: Path, columns: list[str]) -> list[list[Any]]:
     # What repeats is kept once in the file: it is counted before it is written out row by row.
     with parquet.ParquetFile(path, read_dictionary=columns) as file:
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-        told = sum(
+        unpacked = sum(
             group.column(place).total_uncompressed_size
             for group in groups
             for place in range(group.num_columns)
             if group.column(place).path_in_schema.partition(".")[0] in columns
         )
-        if told > _most(packed):
-            raise _bomb(str(path), told, packed)
+        if unpacked > _most(packed):
+            raise _bomb(str(path), unpacked, packed)
         for batch in file.iter_batches(columns=columns):
             unpacked += sum(_size(batch.column(column)) for column in columns)
             if unpacked > _most(packed):

@@ -30,7 +30,10 @@ def fit(
     paths: PathsStore,
     out: Annotated[Path, typer.Option(help="The folder to write, say a.detector.")],
     detector: Annotated[
-        str, typer.Option(help="path, union, …; default: what tells held-out parts of the paths best.")
+        str,
+        typer.Option(
+            help="path, union, …; default: the one that separates held-out parts of the paths best."
+        ),
     ] = "recommended",
     held_out: Annotated[
         Path | None, typer.Option(help="A store of paths like these, to set the threshold by.")
@@ -52,7 +55,7 @@ def fit(
     named = _named(detector, seed)
     refuse_existing(out, force)
     stored = open_paths(paths)
-    name, fresh, told = (detector, named, None) if named is not None else _recommended(stored, seed)
+    name, fresh, advice = (detector, named, None) if named is not None else _recommended(stored, seed)
     fitted = fresh.fit(stored)
     if held_out is not None:
         fitted.calibrate(open_paths(held_out), false_positive_rate)
@@ -70,7 +73,7 @@ def fit(
         "detector": name,
         "threshold": fitted.threshold_,
         "samples": len(stored),
-        "recommendation": told,
+        "recommendation": advice,
     }
     write_json(json, {"ood": {**figures, "false_positive_rate": false_positive_rate}})
 
@@ -193,18 +196,18 @@ def score(
     flags = np.array(scores) < fitted.threshold_
     share = bootstrap_mean(flags.astype(float))
     # Rows on stdout stay rows: what is said goes elsewhere.
-    tell = (lambda text: print(text, file=sys.stderr)) if live else say
-    tell(f"{int(flags.sum())} of {len(scores)} flagged: share {share}")
-    tell(repr(report))
+    show = (lambda text: print(text, file=sys.stderr)) if live else say
+    show(f"{int(flags.sum())} of {len(scores)} flagged: share {share}")
+    show(repr(report))
     if drift is not None:
         report.save(drift)
     figures = {"flagged": share, "threshold": fitted.threshold_, "scores": scores}
     # Drift is about the data, and no verdict on a claim that one hopes to be found: it is an alarm.
     if report.verdict == "drift found":
         command().alarms.append(report.verdict)
-    told = report.to_dict()
-    told["drift"] = told.pop("verdict")
-    write_json(json, {"ood": {**figures, "report": told}})
+    found = report.to_dict()
+    found["drift"] = found.pop("verdict")
+    write_json(json, {"ood": {**figures, "report": found}})
 
 
 def _parts(

@@ -17,11 +17,11 @@ PLAIN_PROGRESS_SECONDS = 5.0  # without a terminal: a line now and then, not one
 
 def listener() -> Listener:
     """What listens on this machine: bars where stderr is a terminal, lines elsewhere, nothing if quiet."""
-    heard = bars() if sys.stderr.isatty() else lines(sys.stderr)
+    show = bars() if sys.stderr.isatty() else lines(sys.stderr)
 
     def listen(description: str, done: int, total: int | None) -> None:
         if "quiet" not in command().flags:
-            heard(description, done, total)
+            show(description, done, total)
 
     return listen
 
@@ -76,12 +76,12 @@ def lines(stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Listen
             return
         state["said"] = now
         steps, seconds = done - state["from"], now - state["began"]
-        told = f"  {description}: {done}{f' of {total}' if total else ''}"
+        line = f"  {description}: {done}{f' of {total}' if total else ''}"
         if steps > 0 and seconds > 0:
-            told += f", {_rate(steps / seconds)}"
+            line += f", {_rate(steps / seconds)}"
             if total is not None:
-                told += f", {_duration((total - done) * seconds / steps)} left"
-        print(told, file=stream, flush=True)
+                line += f", {_duration((total - done) * seconds / steps)} left"
+        print(line, file=stream, flush=True)
 
     return listen
 

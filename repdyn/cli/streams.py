@@ -117,8 +117,8 @@ def parquet(path: Path) -> Iterator[Part]:
             own = names[sound].tolist()
             yield RepresentationPaths.from_arrays(kept, ids=own, logits=logits, meta=meta), []
         if not sound.all():
-            told = [f"{path}: sample {name!r} is not finite; flagged" for name in names[~sound]]
-            yield Broken(names[~sound].tolist()), told
+            messages = [f"{path}: sample {name!r} is not finite; flagged" for name in names[~sound]]
+            yield Broken(names[~sound].tolist()), messages
 
 
 def parquet_texts(path: Path, column: str, tracer: Tracer, size: int) -> Iterator[Part]:
@@ -149,17 +149,17 @@ def lines(stream: BinaryIO, tracer: Tracer, size: int) -> Iterator[Part]:
 
 
 def data(specification: str, tracer: Tracer, size: int) -> Iterator[Part]:
-    """Samples of a DATA specification, traced as they are read; what cannot be read is told and left out."""
+    """Samples of a DATA specification, traced as they are read; bad ones are reported and left out."""
     from repdyn.cli.data import read_data
 
     found = read_data(specification, skip_bad=True)
-    told = [f"{name}: {reason}; skipped" for name, reason in found.skipped.items()]
+    messages = [f"{name}: {reason}; skipped" for name, reason in found.skipped.items()]
     names = found.ids if found.ids is not None else [str(k) for k in range(len(found.inputs))]
     for start in range(0, len(found.inputs), size):
         block = [(names[k], found.inputs[k]) for k in range(start, min(start + size, len(found.inputs)))]
-        if told:
-            yield None, told
-            told = []
+        if messages:
+            yield None, messages
+            messages = []
         yield from _traced(tracer, block, "", lambda raw: raw)
 
 
@@ -169,7 +169,7 @@ def watched(
     """Pictures and ``.txt`` files (a text each) of a folder and those below it, and those that appear there.
 
     A file is read once, when it has not changed for a second; with ``idle``, all ends after so many seconds
-    without a new one. What is no file, and links to nothing, are told once. Folders behind links are not
+    without a new one. What is no file, and links to nothing, are reported once. Folders behind links are not
     entered.
     """
     if not folder.is_dir():
@@ -195,7 +195,7 @@ class _Watch:
     def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
         self.folder, self.clock = folder, clock
         self.read: set[Path] = set()
-        self.told: set[Path] = set()
+        self.reported: set[Path] = set()
         self.since: dict[Path, tuple[tuple[int, int], float]] = {}
 
     def look(self) -> tuple[list[Path], list[str]]:
@@ -212,7 +212,7 @@ class _Watch:
                 try:
                     status = file.stat()
                 except FileNotFoundError:
-                    # A file that was removed meanwhile is nothing to tell of; a link to nothing is.
+                    # A file that was removed meanwhile is not reported; a link to nothing is.
                     reason = "is a link to nothing" if file.is_symlink() else None
                 except OSError as error:
                     reason = f"cannot be read ({error.strerror})"
@@ -221,8 +221,8 @@ class _Watch:
                         reason = "is no regular file"
                     elif self._settled(file, status):
                         fresh.append(file)
-                if reason is not None and file not in self.told:
-                    self.told.add(file)
+                if reason is not None and file not in self.reported:
+                    self.reported.add(file)
                     complaints.append(f"{file}: {reason}; skipped")
         self.read.update(fresh)
         return sorted(fresh), complaints
@@ -257,7 +257,7 @@ def _traced(
     try:
         paths = tracer(inputs, ids)
     except RepdynError:
-        # One input that the model cannot take does not end the stream; if it takes none, that is told.
+        # One input that the model cannot take does not end the stream; if it takes none, that is an error.
         if not tracer.traced and len(inputs) > 1:
             _first_taken(tracer, inputs, ids)
         yield from _one_by_one(tracer, inputs, ids, where, complaints)

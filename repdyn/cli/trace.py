@@ -132,14 +132,14 @@ def trace(
 
 
 def _without_bad(model: Any, found: Data) -> Data:
-    """The samples that the model can be given; the others are told of."""
+    """The samples that the model can be given; the others are reported."""
     from repdyn.tracing.stream import unprepared
 
     return _chosen(model, found, unprepared(model, found.inputs))
 
 
 def _without_failing(model: Any, found: Data, how: Mapping[str, Any]) -> Data:
-    """The samples that the model runs with; the others are told of. All of them where none fails."""
+    """The samples that the model runs with; the others are reported. All of them where none fails."""
     from repdyn.errors import RepdynError
     from repdyn.tracing.stream import unfit
     from repdyn.tracing.trace import checked_compute_dtype, checked_dtype

@@ -1,4 +1,4 @@
-"""Real labelled text that every machine with a Python environment has: the documentation of its packages.
+"""Real labeled text that every machine with a Python environment has: the documentation of its packages.
 
 The first paragraph of each documentation string in the installed packages' sources is a passage, the
 package is its label. Sources are parsed with :mod:`ast`; nothing is imported or run.
@@ -46,7 +46,7 @@ class Corpus:
     def split(self, sizes: Sequence[int], seed: int) -> tuple[Corpus, ...]:
         """Disjoint random parts of the given sizes."""
         if sum(sizes) > len(self):
-            raise RepdynError(f"corpus: {sum(sizes)} passages were asked for, there are {len(self)}")
+            raise RepdynError(f"corpus: {sum(sizes)} passages were requested, there are {len(self)}")
         order = np.random.default_rng(seed).permutation(len(self))
         bounds = np.cumsum([0, *sizes])
         parts = [np.sort(order[low:high]) for low, high in pairwise(bounds)]
@@ -54,7 +54,7 @@ class Corpus:
 
 
 def documentation_corpus(folder: Path | None = None, packages: int = 30, seed: int = 0) -> Corpus:
-    """Collect first paragraphs of documentation strings, labelled by package.
+    """Collect first paragraphs of documentation strings, labeled by package.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def shuffled_characters(texts: Sequence[str], seed: int) -> tuple[str, ...]:
 
 
 def letter_statistics(texts: Sequence[str]) -> NDArray[np.float64]:
-    """What can be told of a text without reading it: length and shares of kinds of characters."""
+    """Low-level statistics of a text: length and shares of kinds of characters."""
     rows = []
     for text in texts:
         n = len(text)

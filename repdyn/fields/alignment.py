@@ -288,6 +288,7 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def _double(z: torch.Tensor) -> NDArray[np.float64]:
+    """Points ``(N, d)`` as a float64 array of their own."""
     return as_array(z).astype(np.float64)
 
 

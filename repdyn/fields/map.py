@@ -289,6 +289,7 @@ class CountedMap(SelfMap):
         self.original, self.count, self.turns = step, count, turns
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """As :meth:`SelfMap.linearize`; each product counts as an evaluation."""
         image, apply = super().linearize(z)
 
         def counting(direction: Tensor) -> Tensor:
@@ -298,6 +299,7 @@ class CountedMap(SelfMap):
         return image, counting
 
     def power(self, period: int) -> CountedMap:
+        """The map applied ``period`` times, each of which counts."""
         return CountedMap(SelfMap(self.original).power(period).step, self.count, period)
 
 

@@ -59,7 +59,7 @@ class ClassificationSettings:
         evaluations of the map.
     max_extension
         The representative orbit of a set is followed at most this many times longer than a single orbit.
-        docs/fields-study.md, "Following ten thousand starts", step 4.
+        docs/studies/fields.md, "Following ten thousand starts", step 4.
     escape_distance
         An orbit that moves this far from its first point is on its way to infinity.
     approach_steps
@@ -89,7 +89,7 @@ class ClassificationSettings:
 class TrappingSettings:
     """How trapping regions are set and checked (``solver="trapping"``).
 
-    Study: docs/fields-study.md, "Following ten thousand starts".
+    Study: docs/studies/fields.md, "Following ten thousand starts".
 
     Attributes
     ----------
@@ -235,7 +235,7 @@ class SearchSettings:
 class SurrogateSettings:
     """How :class:`repdyn.fields.SurrogateAutoencoder` trains and chooses its penalty.
 
-    Study: docs/fields-study.md, "Surrogates"; fields without a study say so.
+    Study: docs/studies/fields.md, "Surrogates"; fields without a study say so.
 
     Attributes
     ----------

@@ -177,6 +177,7 @@ class SurrogateAutoencoder:
         networks: list[tuple[nn.Sequential, nn.Sequential]] = []
 
         def attempt(penalty: float) -> tuple[int, tuple[str, ...]]:
+            """Fit and try one penalty; the best trial so far and its warnings."""
             encoder, decoder = self._train(train, penalty)
             trials.append(try_field(encoder, decoder, test, penalty, seed=self.seed, settings=settings))
             networks.append((encoder, decoder))

@@ -69,7 +69,7 @@ class FrameSettings:
 class FitSettings:
     """A fit of a Koopman autoencoder, beyond the arguments of ``KoopmanAutoencoder.fit``.
 
-    All values together: benchmarks/koopman_paper.py and koopman_speed.py, tables in docs/koopman-study.md.
+    All values together: benchmarks/koopman_paper.py and koopman_speed.py, tables in docs/studies/koopman.md.
     """
 
     max_latent_dim: int = 256

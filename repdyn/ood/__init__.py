@@ -23,7 +23,7 @@ from repdyn.ood.detectors import (
 )
 from repdyn.ood.drift import DriftMonitor, DriftReport
 from repdyn.ood.evaluation import OODEvaluation, evaluate
-from repdyn.ood.neighbors import EnergyDetector, GuidedEnergyDetector, KNNDetector, energy
+from repdyn.ood.neighbor_detectors import EnergyDetector, GuidedEnergyDetector, KNNDetector, energy
 from repdyn.ood.recommendation import Recommendation, recommend
 from repdyn.ood.trajectories import (
     AttractorDetector,

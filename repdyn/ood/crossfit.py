@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.ood.chunks import HELD, MultiPassReader
 from repdyn.ood.gaussian import ARRAYS, Moments, ShrunkGaussian, Squared, lengths, unit
+from repdyn.ood.path_chunks import HELD, MultiPassReader
 from repdyn.ood.settings import FIT
 from repdyn.paths import nearby
 from repdyn.repeats import folds_by_group

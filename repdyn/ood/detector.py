@@ -16,7 +16,8 @@ from repdyn.artifacts import load_artifact, refuses_damage, refusing_damage, sav
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold
-from repdyn.ood.chunks import (
+from repdyn.ood.gaussian import lengths
+from repdyn.ood.path_chunks import (
     HELD,
     LOGITS,
     LOWEST,
@@ -27,7 +28,6 @@ from repdyn.ood.chunks import (
     read_chunks,
     select_points,
 )
-from repdyn.ood.gaussian import lengths
 from repdyn.ood.settings import FIT
 from repdyn.paths import nearby
 from repdyn.reading import as_array

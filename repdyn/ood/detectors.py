@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
-from repdyn.ood.chunks import Chunk, read_chunks
 from repdyn.ood.crossfit import (
     Density,
     DistanceName,
@@ -39,7 +38,8 @@ from repdyn.ood.crossfit import (
 )
 from repdyn.ood.detector import Detector, NamedDetectors, joint_groups, record_all, restore_all
 from repdyn.ood.gaussian import ShrunkGaussian
-from repdyn.ood.neighbors import KNNDetector
+from repdyn.ood.neighbor_detectors import KNNDetector
+from repdyn.ood.path_chunks import Chunk, read_chunks
 from repdyn.ood.settings import FIT
 
 if TYPE_CHECKING:

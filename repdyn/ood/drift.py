@@ -13,9 +13,9 @@ from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, share_interval
 from repdyn.ood.calibration import false_positive_interval
-from repdyn.ood.chunks import LOWEST
 from repdyn.ood.detector import Detector
 from repdyn.ood.detectors import DensityDetector
+from repdyn.ood.path_chunks import LOWEST
 from repdyn.ood.settings import VERDICT
 from repdyn.results import Result
 
@@ -191,8 +191,8 @@ class DriftMonitor:
         self._recent = np.concatenate([self._recent, far])[-2 * self.window :]
         scored = Scored(np.full(count, LOWEST), np.ones(count, dtype=bool), None, ())
         self._flags.append(scored.flagged)
-        seen = sum(len(flags) for flags in self._flags)
-        self._equal.append(np.array([hash(("broken", seen - k)) for k in range(count)], dtype=np.int64))
+        total = sum(len(flags) for flags in self._flags)
+        self._equal.append(np.array([hash(("broken", total - k)) for k in range(count)], dtype=np.int64))
         return scored
 
     def report(self) -> DriftReport:

@@ -18,7 +18,7 @@ from repdyn.ood.crossfit import draw_folds
 from repdyn.ood.detector import Detector, equal_paths
 from repdyn.ood.detectors import DensityDetector
 from repdyn.ood.gaussian import fit_gaussian
-from repdyn.ood.neighbors import energy
+from repdyn.ood.neighbor_detectors import energy
 from repdyn.ood.settings import FIT
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows

@@ -17,9 +17,9 @@ from torch.nn.functional import normalize
 
 from repdyn.devices import double
 from repdyn.ood.calibration import tail
-from repdyn.ood.chunks import LOGITS, LOWEST
 from repdyn.ood.crossfit import Density, RelativeDensity, TwofoldDensity
 from repdyn.ood.gaussian import ShrunkGaussian
+from repdyn.ood.path_chunks import LOGITS, LOWEST
 
 __all__ = [
     "DensityModule",

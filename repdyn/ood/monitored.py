@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from repdyn import devices
 from repdyn.errors import RepdynError
-from repdyn.ood.chunks import LOGITS, select_points
 from repdyn.ood.detector import Detector
+from repdyn.ood.path_chunks import LOGITS, select_points
 from repdyn.tracing.reader import Reader, Reading, ReadLock
 from repdyn.tracing.registry import traced
 
@@ -86,8 +86,8 @@ class MonitoredModel(nn.Module):
         self.model = subject.weights or subject.module
         self.head = subject.head if isinstance(subject.head, nn.Module) else None
         self.detector = _module(detector, subject.device)
-        asked = (*detector.points_, *(() if subject.head is None or subject.final is None else (LOGITS,)))
-        points, pool = what_to_read(subject, asked, str(detector.source_.get("pooling", "auto")))
+        wanted = (*detector.points_, *(() if subject.head is None or subject.final is None else (LOGITS,)))
+        points, pool = what_to_read(subject, wanted, str(detector.source_.get("pooling", "auto")))
         self._turn = ReadLock()
         self._reader = Reader(subject, points, pool, output=True)
 

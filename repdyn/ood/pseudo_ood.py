@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.ood.chunks import read_point
 from repdyn.ood.comparison import IN_DISTRIBUTION
 from repdyn.ood.gaussian import unit
+from repdyn.ood.path_chunks import read_point
 from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.paths import RepresentationPaths
 from repdyn.repeats import groups_of_equal_rows

@@ -17,7 +17,7 @@ from repdyn.ood.comparison import MEAN, compare
 from repdyn.ood.detector import Detector, equal_paths, from_settings
 from repdyn.ood.detectors import PathDetector
 from repdyn.ood.evaluation import OODEvaluation, evaluation_of, score_all
-from repdyn.ood.neighbors import GuidedEnergyDetector
+from repdyn.ood.neighbor_detectors import GuidedEnergyDetector
 from repdyn.ood.pseudo_ood import draw_paths, find_groups, split_pseudo_ood
 from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.ood.union import UnionDetector

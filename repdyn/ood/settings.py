@@ -1,6 +1,6 @@
 """Tuned numbers of out-of-distribution detection, each with the study that it comes from.
 
-Numbers that decide a verdict stand in :class:`VerdictSettings`.
+Numbers that decide a verdict stand in :class:`DetectionVerdictSettings`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ __all__ = [
     "ORBIT",
     "PSEUDO_OOD",
     "VERDICT",
-    "FitSettings",
+    "DetectionVerdictSettings",
+    "DetectorSettings",
     "OrbitSettings",
     "PseudoOODSettings",
-    "VerdictSettings",
 ]
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class DetectorSettings:
     """Settings of density and nearest-neighbor detectors."""
 
     folds: int = 5
@@ -82,9 +82,9 @@ class PseudoOODSettings:
     min_groups: int = 5
     """Smallest number of classes or clusters. Not studied."""
     max_paths: int = 3000
-    """Largest number of paths that are used, which bounds the time (docs/ood-study.md)."""
+    """Largest number of paths that are used, which bounds the time (docs/studies/ood.md)."""
     held_out_groups: float = 0.2
-    """Share of the groups that is held out (docs/ood-study.md)."""
+    """Share of the groups that is held out (docs/studies/ood.md)."""
     min_known_share: float = 0.5
     """Share of the paths that must be in groups that are not held out. One wide coordinate makes two clusters
     of nearly all paths, and what was left without them was too little to calibrate on
@@ -94,18 +94,18 @@ class PseudoOODSettings:
     test_share: float = 0.3
     """Share of the known groups' paths that no detector is fitted on. Not studied."""
     partial_shuffle: float = 0.1
-    """Share of the coordinates that are shuffled in the harder far set (docs/ood-study.md)."""
+    """Share of the coordinates that are shuffled in the harder far set (docs/studies/ood.md)."""
     draws: int = 2
     """Draws of held-out groups in a recommendation. Not studied."""
     weight_penalty: float = 0.02
     """L2 penalty towards equal ensemble weights. Removing a member must improve the log-loss by at least 0.01
-    nat per sample (docs/ood-study.md)."""
+    nat per sample (docs/studies/ood.md)."""
     min_weight: float = 0.02
     """Ensemble weight, as a share of the largest, below which a member is dropped. Not studied."""
 
 
 @dataclass(frozen=True)
-class VerdictSettings:
+class DetectionVerdictSettings:
     """Numbers that decide a verdict."""
 
     level: float = 0.95
@@ -123,5 +123,5 @@ class VerdictSettings:
     """Smallest number of samples in a drift window: below it, intervals of small shares are uninformative."""
 
 
-FIT, ORBIT = FitSettings(), OrbitSettings()
-PSEUDO_OOD, VERDICT = PseudoOODSettings(), VerdictSettings()
+FIT, ORBIT = DetectorSettings(), OrbitSettings()
+PSEUDO_OOD, VERDICT = PseudoOODSettings(), DetectionVerdictSettings()

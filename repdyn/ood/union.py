@@ -18,7 +18,6 @@ from scipy.special import expit
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.calibration import smooth_log_p_values
-from repdyn.ood.chunks import HELD, LOGITS, Chunk
 from repdyn.ood.comparison import IN_DISTRIBUTION
 from repdyn.ood.crossfit import PathStatistics
 from repdyn.ood.detector import (
@@ -31,7 +30,8 @@ from repdyn.ood.detector import (
     restore_all,
 )
 from repdyn.ood.detectors import PathDetector, RelativePathDetector, last_point_controls, share_densities
-from repdyn.ood.neighbors import EnergyDetector, GuidedEnergyDetector
+from repdyn.ood.neighbor_detectors import EnergyDetector, GuidedEnergyDetector
+from repdyn.ood.path_chunks import HELD, LOGITS, Chunk
 from repdyn.ood.pseudo_ood import draw_paths, find_groups, split_pseudo_ood
 from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.paths import nearby

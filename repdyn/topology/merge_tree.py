@@ -28,7 +28,7 @@ class Merging:
         Unconnected components join at the minimum of the function.
     elder
         The peak whose component it joins ``(P,)``; -1 for the highest.
-    beside
+    across_saddle
         The peak of the basin on the other side of that saddle ``(P,)``, which gets its points if the peak is
         removed. Other peaks may lie between it and the elder. -1 for the highest.
     order
@@ -41,7 +41,7 @@ class Merging:
     birth: Array
     death: Array
     elder: Index
-    beside: Index
+    across_saddle: Index
     order: Index
     basin: Index
 
@@ -152,17 +152,17 @@ def merge_superlevel_sets(values: Array, neighbors: Index, bridges: Index | None
     if bridges is not None:
         level = np.concatenate([level, n + np.arange(len(bridges))])
         left, right = (np.concatenate([side, basin[end]]) for side, end in zip((left, right), bridges.T))
-    elder, beside = np.zeros((2, len(peak)), dtype=np.int64)
+    elder, across_saddle = np.zeros((2, len(peak)), dtype=np.int64)
     joined = np.full(len(peak), n + len(peak), dtype=np.int64)
-    elder[0] = beside[0] = joined[0] = -1
+    elder[0] = across_saddle[0] = joined[0] = -1
     root = list(range(len(peak)))
     for at, a, b in zip(level.tolist(), left.tolist(), right.tolist()):
         root_a, root_b = _find(root, a), _find(root, b)
         if root_a == root_b:  # a bridge within one component
             continue
-        older, younger, across = (root_a, root_b, a) if root_a < root_b else (root_b, root_a, b)
+        older, younger, other_side = (root_a, root_b, a) if root_a < root_b else (root_b, root_a, b)
         root[younger] = older
-        elder[younger], beside[younger], joined[younger] = older, across, at
+        elder[younger], across_saddle[younger], joined[younger] = older, other_side, at
     # Several components can join at one saddle point: all of them join the highest.
     for younger in range(1, len(peak)):
         older = elder[younger]
@@ -172,7 +172,7 @@ def merge_superlevel_sets(values: Array, neighbors: Index, bridges: Index | None
     death = np.full(len(peak), values.min(), dtype=np.float64)
     inside = (joined >= 0) & (joined < n)
     death[inside] = values[order[joined[inside]]]
-    return Merging(peak, values[peak].astype(np.float64), death, elder, beside, joined, basin)
+    return Merging(peak, values[peak].astype(np.float64), death, elder, across_saddle, joined, basin)
 
 
 def branches_of(merging: Merging, kept: NDArray[np.bool_]) -> Branches:
@@ -192,7 +192,7 @@ def branches_of(merging: Merging, kept: NDArray[np.bool_]) -> Branches:
     """
     leaves = np.flatnonzero(kept)
     count = len(leaves)
-    target = np.where(kept, np.arange(len(kept)), merging.beside)
+    target = np.where(kept, np.arange(len(kept)), merging.across_saddle)
     while not kept[target].all():  # pointer doubling: every chain ends at a kept peak
         target = target[target]
     leaf_of_peak = np.cumsum(kept)[target] - 1

@@ -27,7 +27,7 @@ class NeighborSettings:
     kd_tree_dimensions
         A k-d tree is used up to this number of dimensions. In more, a matrix product is faster. Not studied.
     exact_points
-        Up to this number of points all pairs are compared. docs/topology-study.md.
+        Up to this number of points all pairs are compared. docs/studies/topology.md.
     candidates
         Beyond it, each point is compared with this many others, from cells close to its own.
     cell_points
@@ -102,7 +102,7 @@ class PersistenceSettings:
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """How :class:`repdyn.topology.FlowAutoencoder` is trained. Study: docs/topology-study.md.
+    """How :class:`repdyn.topology.FlowAutoencoder` is trained. Study: docs/studies/topology.md.
 
     Attributes
     ----------

@@ -30,7 +30,11 @@ __all__ = ["LevelSetTree", "leaf_support"]
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-_HELD = ("peak", "birth", "death", "elder", "beside", "order", "basin")  # of a merging, on disk
+_HELD = {
+    "peak": "peak", "birth": "birth", "death": "death", "elder": "elder", "across_saddle": "beside",
+    "order": "order", "basin": "basin",
+}  # fmt: skip
+"""Fields of a merging, and their names on disk, which are those of version 0.1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +289,7 @@ class LevelSetTree(Result, kind="tree"):
         kept = np.zeros(self.n_peaks, dtype=bool)
         kept[merging.basin[self.peak[self.leaf]]] = True
         config: dict[str, Any] = {"threshold": self.threshold, "neighbors": self.neighbors}
-        tensors = {name: getattr(merging, name) for name in _HELD}
+        tensors = {saved: getattr(merging, name) for name, saved in _HELD.items()}
         tensors |= {"density": self.density, "inverse_dimension": self.inverse_dimension, "kept": kept}
         if self.rows is not None:
             config["total"], tensors["rows"] = self.total, self.rows
@@ -294,7 +298,7 @@ class LevelSetTree(Result, kind="tree"):
     @classmethod
     def _revive(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
         """The tree of what :meth:`_record` gave."""
-        merging = Merging(**{name: tensors[name] for name in _HELD})
+        merging = Merging(**{name: tensors[saved] for name, saved in _HELD.items()})
         points = tensors["kept"], tensors["density"], tensors["inverse_dimension"]
         tree = _view(merging, *points, float(config["threshold"]), int(config["neighbors"]))
         if "rows" in tensors:

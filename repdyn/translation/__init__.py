@@ -1,19 +1,34 @@
-"""Translation between two models' latent spaces, from no, few or all pairs, and what it is worth.
+"""Translation between two models' latent spaces, from no, few or all pairs, with a verdict and an evaluation.
 
-Match the density trees of two models (:func:`match_trees`), derive a linear map with a verdict
-(:func:`translate`), evaluate it beside its controls (:func:`evaluate_translation`), and let one model's
-head answer for the other (:func:`stitch`, :func:`evaluate_stitching`).
+:func:`match_trees` matches the density trees of two models (:mod:`repdyn.translation.trees`).
+:func:`translate` finds a linear map with a verdict (:mod:`repdyn.translation.unpaired`).
+:func:`evaluate_translation` compares it with controls, and :func:`stitch` feeds one model's translated
+representations into another model's head (:mod:`repdyn.translation.linear`).
 """
 
-from repdyn.translation.alternatives import fit_cca, fit_low_rank, relative_representation
-from repdyn.translation.cycles import cycle_consistency
-from repdyn.translation.depths import PathTranslation
-from repdyn.translation.evaluation import TranslationEvaluation, evaluate_translation
-from repdyn.translation.linear import LinearTranslation, fit_affine, fit_orthogonal, fit_ridge
-from repdyn.translation.matching import TreeMatch, match_trees
-from repdyn.translation.stitching import StitchedModel, stitch
-from repdyn.translation.stitching_evaluation import StitchingEvaluation, evaluate_stitching
-from repdyn.translation.translate import translate, translate_path
+from repdyn.translation.linear.depths import PathTranslation
+from repdyn.translation.linear.evaluation import (
+    TranslationEvaluation,
+    cycle_consistency,
+    evaluate_translation,
+)
+from repdyn.translation.linear.maps import (
+    LinearTranslation,
+    fit_affine,
+    fit_cca,
+    fit_low_rank,
+    fit_orthogonal,
+    fit_ridge,
+    relative_representation,
+)
+from repdyn.translation.linear.stitching import (
+    StitchedModel,
+    StitchingEvaluation,
+    evaluate_stitching,
+    stitch,
+)
+from repdyn.translation.trees.matching import TreeMatch, match_trees
+from repdyn.translation.unpaired.translate import translate, translate_path
 
 __all__ = [
     "LinearTranslation",

@@ -1,4 +1,4 @@
-"""Points of a representation in their own principal coordinates, the frame all matching works in."""
+"""Points of a representation in their own principal coordinates, in which all matching is done."""
 
 from __future__ import annotations
 
@@ -10,36 +10,49 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 
-__all__ = ["Cloud", "outlier_shrink", "unit_rows"]
+__all__ = ["Cloud", "label_means", "outlier_shrink", "unit_rows"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
 
-FAR = 10.0
-"""Distance from the median, in units of the median distance, from which on a row has no part in the center,
-the length and the axes."""
 
-WIDE = 100.0
-"""Variance of an outlier axis over that of all narrower axes together. None of the 45 points of MiniLM-L6,
-paraphrase-L3 and two CIFAR ResNets has such an axis: their clouds are as they were."""
+@dataclass(frozen=True)
+class CloudSettings:
+    """Settings of :class:`Cloud`.
 
-MOST_WIDE = 0.01
-"""Share of the axes that may be outliers, one at least."""
+    Attributes
+    ----------
+    far
+        Distance from the median, in units of the median distance, from which on a row is left out of the
+        center, the length and the axes.
+    wide
+        Variance of an outlier axis over that of all narrower axes together. None of the 45 points of
+        MiniLM-L6, paraphrase-L3 and two CIFAR ResNets has such an axis.
+    max_wide
+        Share of the axes that may be outliers, one at least.
+    rounding
+        Share of the variance below which the remaining variance is rounding.
+    """
 
-NOTHING = 1e-12
-"""Share of the variance below which what is left is rounding."""
+    far: float = 10.0
+    wide: float = 100.0
+    max_wide: float = 0.01
+    rounding: float = 1e-12
+
+
+SETTINGS = CloudSettings()
 
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    r"""Centred points on the unit sphere, rotated to their principal axes.
+    r"""Centered points on the unit sphere, rotated to their principal axes.
 
     .. math:: z_i = V^\top \frac{S (x_i - \mu)}{\lVert S (x_i - \mu) \rVert}
 
-    Directions carry what a representation means, lengths mostly how long or frequent an input is; and in
-    principal coordinates "the first r components" is a slice. S is the identity, but where few axes hold
-    nearly all of the variance, as the outlier coordinates of language models do: beside these all directions
-    would be one. S divides each of them to the variance that all other axes have together.
+    Directions depend on the content of an input, lengths mostly on its length or frequency. In principal
+    coordinates "the first r components" is a slice. S is the identity, except where few axes hold nearly all
+    of the variance, like the outlier coordinates of language models: all directions would be nearly the
+    same. S then scales each of these axes to the variance that all other axes have together.
 
     Attributes
     ----------
@@ -78,21 +91,21 @@ class Cloud:
             raise RepdynError(f"{name}: not finite at row {row}; trace or clean the points first")
         near = _near_rows(raw)
         offset = raw[near].mean(0)
-        centred = raw - offset
-        length = float(np.sqrt((centred[near] ** 2).sum(1).mean()))
+        centered = raw - offset
+        length = float(np.sqrt((centered[near] ** 2).sum(1).mean()))
         if length <= 1e-12 * float(np.abs(offset).max()):
             raise RepdynError(f"{name}: all points are the same; there is nothing to translate")
-        shrink = outlier_shrink(centred[near] / length)
+        shrink = outlier_shrink(centered[near] / length)
         if shrink is not None:
-            centred = centred @ shrink
-            length = float(np.sqrt((centred[near] ** 2).sum(1).mean()))
-        directions = unit_rows(centred)
+            centered = centered @ shrink
+            length = float(np.sqrt((centered[near] ** 2).sum(1).mean()))
+        directions = unit_rows(centered)
         _, axes = np.linalg.eigh(directions.T @ directions)
         basis = np.ascontiguousarray(axes[:, ::-1])
         return cls((directions @ basis).astype(np.float32), offset, basis, length, shrink)
 
     def take(self, index: NDArray[np.int64]) -> Cloud:
-        """The same frame with fewer points."""
+        """The rows of an index, in the same coordinates."""
         return replace(self, points=self.points[index])
 
     @property
@@ -102,26 +115,26 @@ class Cloud:
 
     @property
     def back(self) -> Floats:
-        """Its inverse."""
+        """Inverse of :attr:`into`."""
         turned = self.basis.T
         return turned if self.shrink is None else np.asarray(np.linalg.solve(self.shrink, turned.T).T)
 
 
 def _near_rows(raw: Floats) -> NDArray[np.bool_]:
-    """Rows that are not far outliers: a few of these would decide the center and every axis."""
+    """Mask ``(N,)`` of rows that are not far outliers: a few of these would determine center and axes."""
     distance = np.linalg.norm(raw - np.median(raw, axis=0), axis=1)
     middle = float(np.median(distance))
-    return distance <= FAR * middle if middle > 0 else np.ones(len(raw), dtype=bool)
+    return distance <= SETTINGS.far * middle if middle > 0 else np.ones(len(raw), dtype=bool)
 
 
-def outlier_shrink(centred: Floats) -> Floats | None:
-    """S of :class:`Cloud` for centered points ``(N, D)``; None where no few axes hold nearly all variance."""
-    values, axes = np.linalg.eigh(centred.T @ centred)
+def outlier_shrink(centered: Floats) -> Floats | None:
+    """S of :class:`Cloud` for centered points ``(N, D)``; None where there are no outlier axes."""
+    values, axes = np.linalg.eigh(centered.T @ centered)
     values, axes = np.maximum(values[::-1], 0), axes[:, ::-1]
     rest = values.sum() - np.cumsum(values)
-    most = max(1, int(MOST_WIDE * len(values)))
-    # Rounding of the widest axes must not pass for what is left.
-    apart = (values[:most] > WIDE * rest[:most]) & (rest[:most] > NOTHING * values.sum())
+    most = max(1, int(SETTINGS.max_wide * len(values)))
+    # Rounding errors of the widest axes are not the variance of the others.
+    apart = (values[:most] > SETTINGS.wide * rest[:most]) & (rest[:most] > SETTINGS.rounding * values.sum())
     if not apart.any():
         return None
     count = int(np.flatnonzero(apart)[-1]) + 1
@@ -130,10 +143,18 @@ def outlier_shrink(centred: Floats) -> Floats | None:
     return np.asarray(np.eye(len(values)) - (wide * (1 - factor)) @ wide.T)
 
 
+def label_means(x: NDArray[np.floating], labels: NDArray[np.int64]) -> Floats:
+    """Mean of the points ``(N, D)`` of each label, ``(n, D)``; labels 0 to n − 1, none empty."""
+    counts = np.bincount(labels)
+    indicator = np.zeros((len(counts), len(labels)), dtype=np.float32)
+    indicator[labels, np.arange(len(labels))] = 1
+    return np.asarray(np.asarray(indicator @ x, dtype=np.float64) / counts[:, None])
+
+
 def unit_rows(x: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Rows divided by their length, however small it is; rows of zeros stay zeros."""
+    """Rows divided by their length, without underflow; rows of zeros stay zeros."""
     largest = np.abs(x).max(axis=1, keepdims=True, initial=0)
-    # Squares of very small numbers are zero: rows are scaled to their largest entry first.
+    # Squares of very small numbers underflow: rows are scaled to their largest entry first.
     scaled = x / np.where(largest > 0, largest, 1)
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
     unit: NDArray[np.floating] = scaled / np.where(length > 0, length, 1)

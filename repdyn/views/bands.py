@@ -18,7 +18,7 @@ _CONTROL_ALPHA = 0.07  # bands of many controls lie on each other, and must not 
 
 
 def style(rank: int) -> dict[str, Any]:
-    """Line of the model in question (0), or of its n-th control: grey, told apart by dash."""
+    """Line of the model in question (0), or of its n-th control: grey, distinguished by dash."""
     if rank == 0:
         return {"color": ACCENT, "width": 3, "dash": "solid"}
     return {

@@ -1,4 +1,4 @@
-"""Marks that tree pictures are made of: boxes, hatching, names, and what is told of a node."""
+"""Marks that tree pictures are made of: boxes, hatching, names, and the hover text of a node."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from repdyn.views.icicle import REST, Icicle
 from repdyn.views.theme import plain, veil
 
-__all__ = ["GAP", "box", "filled", "grey_boxes", "ink_on", "leaf_count", "name_of", "told", "write"]
+__all__ = ["GAP", "box", "filled", "grey_boxes", "hover_text", "ink_on", "leaf_count", "name_of", "write"]
 
 GAP = 0.0016  # left free around every box, so that the ground, whichever it is, separates them
 
@@ -32,7 +32,7 @@ def box(
 def grey_boxes(
     figure: go.Figure, boxes: list[tuple[NDArray[np.float64], NDArray[np.float64]]], said: list[str]
 ) -> None:
-    """Inner nodes as one trace, and invisible marks in their middles that tell what they are."""
+    """Inner nodes as one trace, and invisible marks in their middles with their hover text."""
     if not boxes:
         return
     figure.add_scatter(
@@ -63,7 +63,7 @@ def filled(
     *,
     hatched: bool = False,
 ) -> None:
-    """A closed line, filled or hatched, that tells what it is where the pointer rests."""
+    """A closed line, filled or hatched, with a hover text."""
     figure.add_scatter(
         x=x.astype(np.float32),  # half the file, and sharper than any screen
         y=y.astype(np.float32),
@@ -87,7 +87,7 @@ def filled(
 
 
 def write(figure: go.Figure, x: float, y: float, text: str, anchor: str, ink: str | None = None) -> None:
-    """A name beside a place; without ``ink`` in the template's colour."""
+    """A name beside a place; without ``ink`` in the template's color."""
     figure.add_annotation(
         x=x,
         y=y,
@@ -99,7 +99,7 @@ def write(figure: go.Figure, x: float, y: float, text: str, anchor: str, ink: st
 
 
 def ink_on(color: str) -> str:
-    """Black or white, whichever is read better on a colour."""
+    """Black or white, whichever is read better on a color."""
     red, green, blue = (int(color[k : k + 2], 16) / 255 for k in (1, 3, 5))
     return "#111820" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#ffffff"
 
@@ -109,8 +109,8 @@ def name_of(side: str, one: Icicle, row: int) -> str:
     return f"{side}{one.node[row]}" + (f" {plain(one.label[row], 30)}" if one.label[row] else "")
 
 
-def told(side: str, one: Icicle, row: int, lone: bool = False) -> str:
-    """What is told of a node where the pointer rests."""
+def hover_text(side: str, one: Icicle, row: int, lone: bool = False) -> str:
+    """Hover text of a node."""
     if one.node[row] == REST:
         return f"{one.collapsed} smaller leaves, together<br>mass {one.mass[row]:.3g}"
     return (

@@ -21,7 +21,7 @@ _BAR = 0.14  # of a column's width: the clusters themselves, the rest is flow
 
 
 def cluster_flow(membership: ArrayLike, labels: ArrayLike | None, point_names: Sequence[str]) -> go.Figure:
-    """Cluster membership through depth, as flows between neighbouring depths.
+    """Cluster membership through depth, as flows between neighboring depths.
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ def cluster_flow(membership: ArrayLike, labels: ArrayLike | None, point_names: S
         Shape ``(L, N)``, integers: the cluster of each sample at each depth, negative where it has none.
         Indices of different depths need not agree.
     labels
-        Shape ``(N,)``, or ``None``. A band has the colour of its most frequent class, the stronger the
-        purer it is; without labels, the colour of the cluster at the first depth.
+        Shape ``(N,)``, or ``None``. A band has the color of its most frequent class, the stronger the
+        purer it is; without labels, the color of the cluster at the first depth.
     point_names
         The L points in order of depth.
 
@@ -86,7 +86,7 @@ def cluster_flow(membership: ArrayLike, labels: ArrayLike | None, point_names: S
         figure,
         "Clusters through depth",
         "A band is the samples that go from one cluster to another; bands that stay whole are groups that "
-        f"the model keeps together, strong colour means samples of one class.{shown}",
+        f"the model keeps together, strong color means samples of one class.{shown}",
         alt=f"Flow diagram of {samples} samples through the clusters of {len(depths)} depths.",
     )
 

@@ -37,7 +37,7 @@ def add_eigenvalues(
     doubtful: str = OTHER,
     **placement: Any,
 ) -> None:
-    """Eigenvalues, filled where the data certify them and hollow where not; each tells what it is.
+    """Eigenvalues, filled where the data certify them and hollow where not; each has a hover text.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def add_eigenvalues(
     certified
         Shape ``(K,)``.
     residual
-        Shape ``(K,)``, or ``None`` where a mark has no residual to tell.
+        Shape ``(K,)``, or ``None`` where marks have no residual.
     color, doubtful
         Of certified ones, and of all others.
     size
@@ -56,8 +56,8 @@ def add_eigenvalues(
     **placement
         ``row`` and ``col``.
     """
-    told = "|λ| = %{customdata[1]:.3f}, angle %{customdata[2]:.2f} rad per step"
-    told += "" if residual is None else "<br>residual %{customdata[3]:.3g}"
+    hover = "|λ| = %{customdata[1]:.3f}, angle %{customdata[2]:.2f} rad per step"
+    hover += "" if residual is None else "<br>residual %{customdata[3]:.3g}"
     for mask, name, paint, symbol in (
         (~certified, "not certified", doubtful, "circle-open"),
         (certified, "certified", color, "circle"),
@@ -73,6 +73,6 @@ def add_eigenvalues(
             legendgroup=name,
             marker={"size": size, "color": paint, "symbol": symbol, "opacity": 0.9},
             customdata=np.stack(columns, axis=1),
-            hovertemplate=told + "<extra></extra>",
+            hovertemplate=hover + "<extra></extra>",
             **placement,
         )

@@ -37,7 +37,7 @@ def depth_ticks(figure: go.Figure, names: Sequence[str], **placement: Any) -> No
 
 
 def short(name: str, limit: int) -> str:
-    """A point's name cut at its front: what tells ``encoder.layer.4`` from ``encoder.layer.5`` is the end.
+    """A point's name cut at its front: ``encoder.layer.4`` and ``encoder.layer.5`` differ at their ends.
 
     Examples
     --------

@@ -73,8 +73,8 @@ def drift(
     return describe(
         figure,
         "Drift of a stream",
-        f"Verdict: {verdict}. Drift is told where the line's band leaves the expected one; below, the depths "
-        "whose band leaves 0 have moved.",
+        f"Verdict: {verdict}. Drift is found where the line's band leaves the expected one. Depths whose "
+        "band leaves 0 have moved.",
         alt=f"Share flagged in {len(x)} windows; in the last {last[0]:.1%} "
         f"[{last[1]:.1%}, {last[2]:.1%}], expected {value:.1%}.",
     )

@@ -56,7 +56,7 @@ def fidelity(
         shared_xaxes=True,
         vertical_spacing=0.11,
     )
-    # A model has one colour in both panels, whichever of them it appears in.
+    # A model has one color in both panels, whichever of them it appears in.
     names = list(dict.fromkeys(name for models in read for name in models))
     for row, models in enumerate(read, start=1):
         for name, values in models.items():

@@ -110,7 +110,7 @@ def field(
         "Latent vector field and its attractors",
         f"{found}; {lost} of {len(starts)} starts reached none. The plane shows "
         f"{explained:.0%} of the variance. {how}{shown}",
-        alt=f"Scatter plot of {len(drawn)} starts coloured by basin; {found}; "
+        alt=f"Scatter plot of {len(drawn)} starts colored by basin; {found}; "
         f"the largest basin holds {int(sizes.max()) if len(sizes) else 0} starts.",
     )
 

@@ -24,7 +24,7 @@ def memorization(similarity: ArrayLike, null: ArrayLike, verdict: str) -> go.Fig
     null
         Of each unseen sample, shape ``(M,)``.
     verdict
-        Whether memorisation was found.
+        Whether memorization was found.
 
     Returns
     -------

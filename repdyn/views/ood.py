@@ -71,7 +71,7 @@ def ood(
         )
     if not np.isfinite(threshold):
         raise RepdynError(f"ood: threshold must be a finite number, got {threshold}")
-    # In-distribution first: it takes the accent colour and lies beneath.
+    # In-distribution first: it takes the accent color and lies beneath.
     names = [in_distribution, *[name for name in scores if name != in_distribution]]
     read = {name: finite(f"ood: scores of {name!r}", scores[name], shape=(None,)) for name in names}
     cells = _cells(table)
@@ -173,7 +173,7 @@ def _outline(figure: go.Figure, bars: go.Bar, edges: NDArray[np.float64], color:
         x=edges,
         y=np.append(share, share[-1]),
         mode="lines",
-        name=bars.name,  # its line is easier to tell in the legend than the bars' faint fill
+        name=bars.name,  # its line is easier to see in the legend than the bars' faint fill
         legendgroup=bars.name,
         line={"shape": "hv", "color": color, "width": 1.6},
         hoverinfo="skip",

@@ -39,7 +39,7 @@ def path_flow(
     projected
         Shape ``(L, N, 2)``: each sample's coordinates at each depth, all in one plane.
     labels
-        Shape ``(N,)``, or ``None``. The most frequent classes have a colour each, the rest share a grey.
+        Shape ``(N,)``, or ``None``. The most frequent classes have a color each, the rest share a grey.
     point_names
         The L points in order of depth.
     explained
@@ -113,7 +113,7 @@ def path_flow(
 
 
 def _classes(labels: ArrayLike | None, count: int) -> list[tuple[str, str, NDArray[np.bool_]]]:
-    """Name, colour and membership of each group: the largest classes, then all others together."""
+    """Name, color and membership of each group: the largest classes, then all others together."""
     if labels is None:
         return [("samples", CATEGORIES[0], np.ones(count, dtype=bool))]
     given = np.asarray(labels)

@@ -23,7 +23,7 @@ COMPARES = (
 )
 """Words in the names of figures that compare maps with each other."""
 
-COUNTS = ("standard errors", "maps that fit", "settled directions")
+COUNTS = ("standard errors", "maps that fit", "directions")
 """Words in the names of figures that are no shares: these have an axis of their own."""
 
 

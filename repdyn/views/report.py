@@ -29,7 +29,7 @@ _MOST_TEXT = 2_000  # characters of any one text; what is cut is counted
 _TOP = 38  # pixels above a plot once its title has moved into the page: room for panel titles
 _CHIPS = {
     "found": "✓",
-    "neighbourhoods": "≈",
+    "neighborhoods": "≈",
     "ambiguous": "⇄",
     "inconclusive": "?",
     "not found": "✕",
@@ -53,7 +53,7 @@ class Section:
     text
         What it means; blank lines separate paragraphs, and one of several lines keeps them as they are.
     verdict
-        ``"found"``, ``"neighbourhoods"``, ``"ambiguous"``, ``"inconclusive"``, ``"not found"``,
+        ``"found"``, ``"neighborhoods"``, ``"ambiguous"``, ``"inconclusive"``, ``"not found"``,
         ``"drift found"`` (drawn as an alarm), another
         short word, or ``None``.
     """

@@ -1,10 +1,10 @@
 """Colours, templates and the empty figure that every picture starts from.
 
-Three rules keep a figure readable in light, in dark, in print and with a colour-vision deficiency:
+Three rules keep a figure readable in light, in dark, in print and with a color-vision deficiency:
 
 * categories take :data:`CATEGORIES`, whose members stay apart under simulated protanopia, deuteranopia
   and tritanopia (a test checks it), and everything beyond them is :data:`OTHER`, said so in the legend;
-* whatever is neither data nor category (axes, text, tables) takes its colour from the *template*, so that
+* whatever is neither data nor category (axes, text, tables) takes its color from the *template*, so that
   changing the template changes the whole figure;
 * neutral marks that a template cannot reach are translucent greys (:func:`veil`), right on both grounds.
 """
@@ -47,7 +47,7 @@ ACCENT = CATEGORIES[0]
 CONTROL = ("#8A94A3", "#68717F", "#7A8492", "#616A77", "#828C9A", "#707A88")
 INTERVAL_ALPHA = 0.18
 # Light to dark blue, monotone in luminance, hence readable in grey print; the low end is transparent so
-# that an empty cell is the page's own colour, light or dark.
+# that an empty cell is the page's own color, light or dark.
 SEQUENTIAL = (
     (0.0, "rgba(0, 114, 178, 0.03)"),
     (0.5, "rgba(0, 114, 178, 0.55)"),
@@ -72,7 +72,7 @@ def new_figure(title: str, caption: str, *, alt: str | None = None, height: int 
     caption
         One sentence of what to see in it.
     alt
-        What a reader who cannot see it is told; the title and caption where not given.
+        Text for readers who cannot see the picture; default: title and caption.
     height
         In pixels. The width follows the page.
 
@@ -132,7 +132,7 @@ def panels(titles: Sequence[str], *, columns: int, height: int, **layout: Any) -
         rows=-(-len(titles) // columns), cols=columns, subplot_titles=[plain(t, 60) for t in titles], **layout
     )
     for annotation in figure.layout.annotations:
-        # plotly centres panel titles; the eye starts at the left, where the axis is.
+        # plotly centers panel titles; the eye starts at the left, where the axis is.
         left = min(
             (
                 (abs(sum(x.domain) / 2 - annotation.x) + abs(y.domain[1] - annotation.y), x.domain[0])
@@ -150,7 +150,7 @@ def category_colors(count: int) -> list[str]:
 
 
 def translucent(color: str, alpha: float) -> str:
-    """A hexadecimal colour as ``rgba(...)`` with the given opacity.
+    """A hexadecimal color as ``rgba(...)`` with the given opacity.
 
     Examples
     --------
@@ -194,7 +194,7 @@ def template(*, dark: bool) -> go.layout.Template:
     ----------
     dark
         Which of the two grounds. Figures are born light; the report swaps templates to follow the reader's
-        setting, which is all it takes since figures hold no ground-dependent colour of their own.
+        setting, which is all it takes since figures hold no ground-dependent color of their own.
 
     Returns
     -------

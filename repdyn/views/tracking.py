@@ -12,7 +12,7 @@ from repdyn.views.theme import CATEGORIES, OTHER, describe, panels
 __all__ = ["tracking"]
 
 _NAMED = len(CATEGORIES)
-"""Attractors with a colour of their own; the rest are one band."""
+"""Attractors with a color of their own; the rest are one band."""
 
 
 def tracking(steps: ArrayLike, shares: ArrayLike, counts: ArrayLike) -> go.Figure:
@@ -78,7 +78,7 @@ def tracking(steps: ArrayLike, shares: ArrayLike, counts: ArrayLike) -> go.Figur
     return describe(
         figure,
         "Attractors through training",
-        "Bands are basins, one colour an attractor followed by continuation; what is left of the height is "
+        "Bands are basins, one color an attractor followed by continuation; what is left of the height is "
         "starts that reached none. Births, deaths and mergers are counted at the checkpoint that shows them.",
         alt=f"Stacked bands of the basin shares of {shares.shape[1]} attractors at {len(steps)} checkpoints; "
         f"at the last there are {last[0]} attractors.",

@@ -18,7 +18,7 @@ __all__ = ["stitching", "translation", "tree_order"]
 
 _SIDE = 460  # pixels of the confusion matrix
 _GAP = 90  # pixels between panels: a title and tick labels fit
-_SHOWN_CLASSES = 60  # labelled rows that a reader can tell apart at 800 px
+_SHOWN_CLASSES = 60  # labeled rows that a reader can distinguish at 800 px
 
 
 def translation(

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.views.boxes import GAP, box, filled, grey_boxes, ink_on, leaf_count, name_of, told, write
+from repdyn.views.boxes import GAP, box, filled, grey_boxes, hover_text, ink_on, leaf_count, name_of, write
 from repdyn.views.icicle import REST, Icicle, collapse, lay_out, read_tree, untangle
 from repdyn.views.theme import CATEGORIES, OTHER, describe, new_figure, plain, translucent, veil
 
@@ -57,7 +57,7 @@ def two_trees(
     drawn = [k for k, (i, j) in enumerate(given.tolist()) if i in row_a and j in row_b]
     rows = [(row_a[int(given[k, 0])], row_b[int(given[k, 1])]) for k in drawn]
     place_a, place_b = untangle(a, b, rows)
-    # A pair that contains others would lie beneath their ribbons and muddy them: it is told, not drawn.
+    # A pair that contains others would lie beneath their ribbons: it is in the hover text, not drawn.
     outer = {k for k in range(len(rows)) if _contains(a, b, rows[k], rows)}
     inner_a, inner_b = _inner_partners(a, b, rows, outer, trust[drawn])
     shown = [k for k in range(len(rows)) if k not in outer]
@@ -65,7 +65,7 @@ def two_trees(
     leaves_a, leaves_b = int(a.is_leaf.sum()), int(b.is_leaf.sum())
     height = int(np.clip(200 + 22 * max(leaves_a, leaves_b), 460, 980))
     figure = new_figure("", "", height=height)
-    # Colours follow A's order on the face, so that neighbours differ.
+    # Colors follow A's order on the face, so that neighbours differ.
     by_place = sorted(shown, key=lambda k: place_a[rows[k][0]].mean())
     colors = {k: CATEGORIES[rank % len(CATEGORIES)] for rank, k in enumerate(by_place)}
     tint_a, tint_b = _tints(a, b, rows, colors)
@@ -85,9 +85,7 @@ def two_trees(
         len(drawn) < len(given)
     )
     if outer:
-        hidden += (
-            f" Pairs of inner regions that contain these ({len(outer)}) are told where the pointer rests."
-        )
+        hidden += f" Pairs of inner regions that contain these ({len(outer)}) are in the hover text."
     return describe(
         figure,
         "Two latent trees, matched",
@@ -126,13 +124,13 @@ def tree(tree: Mapping[str, Any]) -> go.Figure:
     span = max(float(np.nanmax(end)) - lowest, 1e-12)
     inner = np.flatnonzero(~leaf)
     boxes = [box(start[k], end[k], place[k], gap=GAP * span) for k in inner]
-    grey_boxes(figure, boxes, [told("", one, int(k)) for k in inner])
+    grey_boxes(figure, boxes, [hover_text("", one, int(k)) for k in inner])
     order = np.flatnonzero(leaf)[np.argsort(place[leaf].mean(axis=1))]
     for rank, k in enumerate(order):
         rest = one.node[k] == REST
         color = OTHER if rest else CATEGORIES[rank % len(CATEGORIES)]
         x, y = box(start[k], end[k], place[k], gap=GAP * span)
-        filled(figure, x, y, translucent(color, 0.85), told("", one, int(k)), hatched=bool(rest))
+        filled(figure, x, y, translucent(color, 0.85), hover_text("", one, int(k)), hatched=bool(rest))
         if np.ptp(place[k]) * (height - 150) > _LEGIBLE:
             write(
                 figure,
@@ -177,7 +175,7 @@ def _read_pairs(
 def _tints(
     a: Icicle, b: Icicle, rows: list[tuple[int, int]], colors: Mapping[int, str]
 ) -> tuple[list[str | None], list[str | None]]:
-    """The colour of every node by the pair that it, or the nearest node above it, belongs to."""
+    """The color of every node by the pair that it, or the nearest node above it, belongs to."""
     tints: list[list[str | None]] = []
     for side, one in enumerate((a, b)):
         tint: list[str | None] = [None] * len(one.parent)
@@ -256,7 +254,7 @@ def _half(
         if column[k] * width < stem_end - 1e-9:
             x, y = box(column[k] * width, stem_end, place[k], gap=GAP)
             boxes.append((across(x), y))
-            said.append(told(name, one, k) + partners.get(k, ""))
+            said.append(hover_text(name, one, k) + partners.get(k, ""))
     grey_boxes(figure, boxes, said)
     for k in np.flatnonzero(leaf).tolist():
         x, y = box(_TRUNK, _FACE, place[k], gap=GAP)
@@ -267,7 +265,7 @@ def _half(
             across(x),
             y,
             fill,
-            told(name, one, k, color is None) + partners.get(k, ""),
+            hover_text(name, one, k, color is None) + partners.get(k, ""),
             hatched=color is None,
         )
         if np.ptp(place[k]) * pixels >= _LEGIBLE and one.label[k]:

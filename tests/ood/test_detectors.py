@@ -93,7 +93,7 @@ def test_scale_and_rotation_change_nothing(kind, planted):
 def test_chunks_and_order_change_nothing(kind, planted, monkeypatch):
     detector, test = kind().fit(planted(100)), planted(50, seed=1)
     whole = detector.score_samples(test)
-    monkeypatch.setattr("repdyn.ood.chunks.ROWS", 7)
+    monkeypatch.setattr("repdyn.ood.path_chunks.ROWS", 7)
     np.testing.assert_allclose(detector.score_samples(test), whole, atol=1e-5)
     back = np.arange(50)[::-1]
     np.testing.assert_allclose(detector.score_samples(test.subset(back)), whole[back], atol=1e-5)
@@ -102,7 +102,7 @@ def test_chunks_and_order_change_nothing(kind, planted, monkeypatch):
 def test_scoring_reads_a_chunk_at_a_time(planted, monkeypatch):
     detector, test = PathDetector().fit(planted(100)), planted(50, seed=1)
     seen = []
-    monkeypatch.setattr("repdyn.ood.chunks.ROWS", 8)
+    monkeypatch.setattr("repdyn.ood.path_chunks.ROWS", 8)
     monkeypatch.setattr(detector, "densities_", {p: Spy(g, seen) for p, g in detector.densities_.items()})
     detector.score_samples(test)
     assert max(seen) == 8

@@ -25,8 +25,8 @@ from repdyn.ood import (
     load_detector,
 )
 from repdyn.ood.calibration import smooth_log_p_values
-from repdyn.ood.chunks import Chunk
 from repdyn.ood.gaussian import lengths, unit
+from repdyn.ood.path_chunks import Chunk
 from repdyn.paths import RepresentationPaths
 
 RP = RepresentationPaths.from_arrays

@@ -11,10 +11,10 @@ from sklearn.covariance import ledoit_wolf
 
 from repdyn.errors import RepdynError
 from repdyn.ood import KNNDetector, PathDetector, UnionDetector, load_detector
-from repdyn.ood.chunks import MultiPassReader
 from repdyn.ood.crossfit import cross_fit_points
 from repdyn.ood.detector import equal_paths
 from repdyn.ood.gaussian import Moments
+from repdyn.ood.path_chunks import MultiPassReader
 from repdyn.paths import RepresentationPaths, open_paths
 
 SIZE, WIDTH, CLASSES = 600, 12, 4
@@ -59,8 +59,8 @@ KINDS = [
 @pytest.fixture
 def streaming(monkeypatch: pytest.MonkeyPatch) -> Any:
     def begin(rows: int = 77) -> None:
-        monkeypatch.setattr("repdyn.ood.chunks.HELD", 0)
-        monkeypatch.setattr("repdyn.ood.chunks.ROWS", rows)
+        monkeypatch.setattr("repdyn.ood.path_chunks.HELD", 0)
+        monkeypatch.setattr("repdyn.ood.path_chunks.ROWS", rows)
         for module in ("crossfit", "union", "detector"):
             monkeypatch.setattr(f"repdyn.ood.{module}.HELD", 0)
 

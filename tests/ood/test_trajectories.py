@@ -157,7 +157,7 @@ def test_in_a_union_with_others():
 def test_chunks_change_nothing(monkeypatch):
     detector, test = TrajectoryDetector(Encode(), Decode()).fit(two_wells(60)), two_wells(50, seed=1)
     whole = detector.score_samples(test)
-    monkeypatch.setattr("repdyn.ood.chunks.ROWS", 7)
+    monkeypatch.setattr("repdyn.ood.path_chunks.ROWS", 7)
     np.testing.assert_allclose(detector.score_samples(test), whole, rtol=1e-5)
 
 

@@ -32,7 +32,7 @@ def test_merging_on_a_chain_by_hand():
     assert merging.birth.tolist() == [5, 4, 3]
     assert merging.death.tolist() == [0, 2, 0]
     assert merging.elder.tolist() == [-1, 0, 0]
-    assert merging.beside.tolist() == [-1, 0, 1]
+    assert merging.across_saddle.tolist() == [-1, 0, 1]
     assert merging.order.tolist() == [-1, 3, 5]
     assert merging.components == 1
     assert merging.basin[[0, 1, 3, 5]].tolist() == [0, 0, 1, 2]

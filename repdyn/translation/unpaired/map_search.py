@@ -1,0 +1,342 @@
+"""Unpaired search: propose maps by matching nodes, score them without pairs, refine the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repdyn.topology import LevelSetTree
+from repdyn.translation.coordinates import Cloud, unit_rows
+from repdyn.translation.trees.assignment import quadratic_assignment
+from repdyn.translation.unpaired.nodes import GeometricNodes, flattened_gram, kmeans_centroids
+from repdyn.translation.unpaired.proposals import (
+    consensus_weights,
+    guided_gain,
+    maps_from_nodes,
+    padded,
+    partial_procrustes,
+)
+from repdyn.translation.unpaired.refine import (
+    final_refinement,
+    fit_without_pairs,
+    joint_similarity,
+    nearest_orthogonal,
+    refine,
+)
+from repdyn.translation.unpaired.rivals import Composition, Rival, across_compositions, rivals
+from repdyn.translation.unpaired.settings import SEARCH
+from repdyn.translation.unpaired.verdict import is_different
+
+__all__ = ["ProposedMap", "Search"]
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ProposedMap:
+    """A candidate map.
+
+    Attributes
+    ----------
+    fit
+        Similarity of translated points to real ones, higher is better.
+    maps
+        One ``(D_a, D_b)`` per depth.
+    rounds
+        Rounds of refinement so far.
+    """
+
+    fit: float
+    maps: list[Rows]
+    rounds: int = 0
+
+
+class Search:
+    """Unpaired search for maps at all depths together.
+
+    Parameters
+    ----------
+    a, b
+        Clouds per depth.
+    known
+        Rows known to be pairs, ``(M, 2)``, possibly none.
+    seed
+        Of everything drawn.
+    """
+
+    def __init__(self, a: Sequence[Cloud], b: Sequence[Cloud], known: Index, seed: int) -> None:
+        self.a, self.b, self.known = a, b, known
+        self.points_a, self.points_b = [c.points for c in a], [c.points for c in b]
+        self.generator = np.random.default_rng(seed)
+        self.found: list[ProposedMap] = []
+        self._proposed: list[ProposedMap] = []
+        self._unguided: list[list[Rows]] = []
+        self._trees: dict[tuple[int, int, int], LevelSetTree] = {}
+        self.width = min(min(x.shape[1] for x in self.points_a), min(y.shape[1] for y in self.points_b))
+
+    @property
+    def leaves(self) -> int:
+        """Number of peaks at the last depth, the smaller of both densities."""
+        return min(self._tree(side, len(self.a) - 1, SEARCH.neighbors[0]).n_peaks for side in (0, 1))
+
+    @property
+    def best(self) -> ProposedMap:
+        """The candidate that fits best."""
+        return max(self.found, key=lambda candidate: candidate.fit)
+
+    def fit(self, maps: list[Rows]) -> float:
+        """Score of maps: similarity of translated points to real ones, and of known pairs."""
+        return self._scored(maps).fit
+
+    def explore(self, number: int) -> None:
+        """Add one proposal, pools and consensus in their turn, and refine the best unfinished candidate."""
+        if number == 0 and len(self.known) > 1:
+            self._proposed.append(self.from_known())
+            self.found.append(self._proposed[0])
+        early, pooled = number < SEARCH.unguided, (number + 1) % SEARCH.pool_every == 0
+        guided = pooled and not early
+        self._proposed.append(self.propose(number, self.best if guided else None))
+        self.found.append(self._proposed[-1])
+        if not guided:
+            # Copies, because a view would keep the whole maps in memory.
+            self._unguided.append(
+                [
+                    m[: SEARCH.node_components, : SEARCH.node_components].copy()
+                    for m in self._proposed[-1].maps
+                ]
+            )
+        if pooled:
+            self.found.append(self.pool())
+        if number + 1 == SEARCH.consensus_first or (number + 1) % SEARCH.consensus_every == 0:
+            self.found += self.consensus()
+        self.found = sorted(self.found, key=lambda candidate: -candidate.fit)[: SEARCH.kept]
+        moving = [k for k, candidate in enumerate(self.found) if candidate.rounds < SEARCH.max_rounds]
+        if moving and (early or number % 2 == 0):
+            candidate = self.found[moving[0]]
+            maps = self._refined(candidate.maps, [SEARCH.round], SEARCH.batch)
+            self.found[moving[0]] = replace(self._scored(maps), rounds=candidate.rounds + 1)
+
+    def pool(self) -> ProposedMap:
+        """The mean of the best proposals, refined by one round.
+
+        Each proposal has a few correct directions and independent errors in the others, so the correct part
+        adds up in the mean. Refined candidates are left out, because their errors are not independent.
+        """
+        self._proposed = sorted(self._proposed, key=lambda candidate: -candidate.fit)[: SEARCH.pool_size]
+        mean = [nearest_orthogonal(sum(maps[1:], maps[0])) for maps in zip(*(c.maps for c in self._proposed))]
+        return replace(self._scored(self._refined(mean, [SEARCH.round], SEARCH.batch)), rounds=1)
+
+    def consensus(self) -> list[ProposedMap]:
+        """Maps from the consensus of the unguided proposals, refined by two rounds.
+
+        No single proposal needs to fit. Where all proposals are nearly wrong, pools of the best fail too.
+        """
+        shared = []
+        for weights in consensus_weights(
+            [np.concatenate([m.ravel() for m in maps]) for maps in self._unguided]
+        ):
+            mean = [
+                nearest_orthogonal(np.tensordot(weights, np.stack(maps), axes=1))
+                for maps in zip(*self._unguided)
+            ]
+            maps = [padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(mean, self.points_a, self.points_b)]
+            shared.append(
+                replace(
+                    self._scored(self._refined(maps, [SEARCH.round, SEARCH.round], SEARCH.batch)), rounds=2
+                )
+            )
+        return shared
+
+    def polish(self, maps: list[Rows]) -> ProposedMap:
+        """Refine a map until it no longer drifts, then in more components, then in all."""
+        before: list[NDArray[np.floating]] = []
+        for _ in range(SEARCH.max_rounds):
+            maps = self._refined(maps, [SEARCH.round], SEARCH.batch)
+            before.append(unit_rows(self.points_a[-1][: SEARCH.probed] @ maps[-1]))
+            if len(before) > 2:
+                nearer, farther = (float((before[-1] * before[-k]).sum(1).mean()) for k in (2, 3))
+                if nearer - farther < SEARCH.drift:
+                    break
+        maps = self._refined(maps, SEARCH.wide, SEARCH.batch)
+        seed = int(self.generator.integers(2**31))
+        return self._scored(
+            final_refinement(
+                self.points_a, self.points_b, maps, SEARCH.final_steps, seed=seed, fixed=self._fixed
+            )
+        )
+
+    def final_refinement(self, maps: list[Rows]) -> list[Rows]:
+        """The final refinement on all data."""
+        for batch, steps in SEARCH.final_all:
+            maps = final_refinement(
+                self.points_a,
+                self.points_b,
+                maps,
+                steps,
+                nearest=SEARCH.final_nearest,
+                batch=batch,
+                seed=int(self.generator.integers(2**31)),
+                fixed=self._fixed,
+            )
+        return maps
+
+    def compared(
+        self, maps: list[Rows], others: Sequence[Sequence[Rows]], hops: int, shared: bool
+    ) -> tuple[list[Rows], Rival, list[Rival], Composition]:
+        """Compare a map with rivals; a rival that fits better replaces it and is compared in turn.
+
+        A map that lies far from the real points is replaced only where both halves share it.
+
+        Parameters
+        ----------
+        maps
+            One ``(D_a, D_b)`` per depth.
+        others
+            Other maps that are used as starts of rivals.
+        hops
+            Most replacements.
+        shared
+            Whether the maps of both halves agree.
+
+        Returns
+        -------
+        maps, own, rivals, composition
+            The final map, the same map refined like its rivals, the rivals, and the comparison on samples of
+            other compositions.
+        """
+        orders = [
+            self.generator.permutation(len(x[0]))[: SEARCH.compared] for x in (self.points_a, self.points_b)
+        ]
+        a = [x[orders[0], : SEARCH.compared_width] for x in self.points_a]
+        b = [y[orders[1], : SEARCH.compared_width] for y in self.points_b]
+        places = [{int(row): k for k, row in enumerate(order)} for order in orders]
+        kept = [(places[0][i], places[1][j]) for i, j in self.known if i in places[0] and j in places[1]]
+        fixed = (np.array([i for i, _ in kept]), np.array([j for _, j in kept])) if kept else None
+        narrow, others = _narrowed(maps), [_narrowed(other) for other in others]
+        for hop in range(hops + 1):
+            seed = int(self.generator.integers(2**31))
+            own, found = rivals(a, b, narrow, seed, others=others, fixed=fixed)
+            if hop == hops or not found or found[0].excess > (1 - SEARCH.better) * own.excess:
+                break
+            if own.excess > SEARCH.far and not shared:
+                break
+            narrow, others = found[0].maps, [narrow, *(rival.maps for rival in found[1:4])]
+        if hop > 0:
+            wide = [
+                padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(narrow, self.points_a, self.points_b)
+            ]
+            maps = self.final_refinement(
+                wide
+                if self.width <= SEARCH.compared_width
+                else self._refined(wide, SEARCH.wide, SEARCH.batch)
+            )
+        seed = int(self.generator.integers(2**31))
+        different = [rival for rival in found if is_different(rival)]
+        return maps, own, found, across_compositions(a, b, own, different, seed, fixed)
+
+    @property
+    def _fixed(self) -> tuple[Index, Index] | None:
+        return (self.known[:, 0], self.known[:, 1]) if len(self.known) else None
+
+    def propose(self, number: int, guide: ProposedMap | None = None) -> ProposedMap:
+        """One matching at random settings, shortly refined; ``number`` determines the depth.
+
+        With a guide, matching nodes that its maps send to each other gains in the assignment. The nodes are
+        new, so errors of the guide can be corrected.
+        """
+        generator = self.generator
+        depth = number % len(self.a)
+        leaves = int(np.exp(generator.uniform(*np.log(SEARCH.leaves))))
+        neighbors = int(generator.choice(SEARCH.neighbors))
+        power = float(generator.uniform(*SEARCH.powers))
+        nodes, node_of = [], []
+        # Every depth alternates between the two kinds of nodes.
+        by_means = (number // len(self.a) + depth) % 2 == 1
+        for side, points in enumerate((self.points_a, self.points_b)):
+            if by_means:
+                labels = self._means(side, depth)
+            else:
+                tree = self._tree(side, depth, neighbors)
+                labels = tree.cut(min(leaves, tree.n_peaks))
+            # A node is a set of inputs found at one depth; it has a centroid at every depth.
+            nodes.append(
+                GeometricNodes.from_labels(
+                    [x[: SEARCH.tree_points, : SEARCH.node_components] for x in points], labels
+                )
+            )
+            node_of.append(labels)
+        size = max(map(len, nodes))
+        a, b = (
+            np.stack([flattened_gram(side.mass, c, power, size) for c in side.centroids]) for side in nodes
+        )
+        seed = int(generator.integers(2**31))
+        unary = self._shared_pairs(node_of[0], node_of[1], size)
+        if guide is not None:
+            unary = unary + guided_gain(nodes[0], nodes[1], guide.maps, size)
+        permutations, _ = quadratic_assignment(
+            a, b, unary, SEARCH.starts[by_means], SEARCH.polished[by_means], seed
+        )
+        small = maps_from_nodes(nodes[0], nodes[1], permutations[0])
+        maps = [padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(small, self.points_a, self.points_b)]
+        return self._scored(self._refined(maps, SEARCH.short, SEARCH.scored, SEARCH.known_weight))
+
+    def _refined(
+        self, maps: list[Rows], schedule: Sequence[tuple[int, int]], batch: int, known_share: float = 0.0
+    ) -> list[Rows]:
+        ranks = [min(rank, self.width) for rank, steps in schedule for _ in range(steps)]
+        seed = int(self.generator.integers(2**31))
+        return refine(self.points_a, self.points_b, maps, ranks, batch, seed, self._fixed, known_share)
+
+    def _scored(self, maps: list[Rows]) -> ProposedMap:
+        # The same first rows are used for every candidate, so that scores are comparable.
+        a, b = ([x[: SEARCH.scored] for x in side] for side in (self.points_a, self.points_b))
+        fit = fit_without_pairs(joint_similarity(a, b, maps))
+        if len(self.known):
+            # A wrong map may send points near real ones, but not known points near their partners.
+            a, b = (
+                [x[self.known[:, end]] for x in side]
+                for end, side in enumerate((self.points_a, self.points_b))
+            )
+            share = len(self.known) / (len(self.known) + SEARCH.trusted)
+            fit += share * (float(np.diag(joint_similarity(a, b, maps)).mean()) - fit)
+        return ProposedMap(fit, maps)
+
+    def _shared_pairs(self, of_a: Index, of_b: Index, size: int) -> Floats:
+        """Gain ``(size, size)`` of matching two nodes by the known pairs that they share.
+
+        All pairs together weigh as much as the geometry at all depths, whose matrices have norm 1.
+        """
+        rows = self.known[(self.known < [len(of_a), len(of_b)]).all(1)]
+        gain = np.zeros((size, size))
+        np.add.at(gain, (of_a[rows[:, 0]], of_b[rows[:, 1]]), len(self.a) / max(len(rows), 1))
+        return gain
+
+    def from_known(self) -> ProposedMap:
+        """Procrustes on the known pairs alone."""
+        i, j = self.known[:, 0], self.known[:, 1]
+        return self._scored([partial_procrustes(x[i].T @ y[j]) for x, y in zip(self.points_a, self.points_b)])
+
+    def _means(self, side: int, depth: int) -> Index:
+        """K-means labels ``(n,)`` from one random start; they differ between proposals."""
+        points = (self.points_a, self.points_b)[side][depth][: SEARCH.tree_points, : SEARCH.tree_components]
+        return kmeans_centroids(points, SEARCH.means, self.generator)[1]
+
+    def _tree(self, side: int, depth: int, neighbors: int) -> LevelSetTree:
+        """The density tree of one side at a depth, cached."""
+        key = side, depth, neighbors
+        if key not in self._trees:
+            points = (self.points_a, self.points_b)[side][depth][
+                : SEARCH.tree_points, : SEARCH.tree_components
+            ]
+            self._trees[key] = LevelSetTree.fit(points, neighbors=neighbors)
+        return self._trees[key]
+
+
+def _narrowed(maps: Sequence[Rows]) -> list[Rows]:
+    """Maps restricted to the leading components in which rivals are compared."""
+    return [m[: SEARCH.compared_width, : SEARCH.compared_width] for m in maps]
