@@ -101,8 +101,8 @@ def field(
     how = (
         "Colour is the basin, arrows the velocity."
         if planar
-        else "The dynamics leave this plane, so only places are projected: no velocity, no filled basins, "
-        "and lines that cross need not meet."
+        else "The dynamics leave this plane, so only places are projected: no arrows of the velocity, no filled "
+        "basins, and lines that cross need not meet."
     )
     if velocity is None and np.isfinite(ends[reached < 0]).all(axis=1).any():
         how += " Arrows point from starts that reached no attractor to their last states."
