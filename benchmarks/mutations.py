@@ -199,11 +199,11 @@ def kinds() -> dict[str, tuple[Callable[[Path], object], Use]]:
         return repr(found), rounded(found.reconstruct(clips()))
 
     def use_surrogate(path: Path) -> object:
-        found = fields.SurrogateAutoencoder.load(path)
+        found = fields.SurrogateAutoencoder.from_pretrained(path)
         return repr(found), rounded(found.residual(np.ones((3, 4))))
 
     def use_flow(path: Path) -> object:
-        found = topology.FlowAutoencoder.load(path)
+        found = topology.FlowAutoencoder.from_pretrained(path)
         return repr(found), rounded(found.encode(points()[:5]))
 
     def use_translation(path: Path) -> object:
@@ -265,7 +265,9 @@ def kinds() -> dict[str, tuple[Callable[[Path], object], Use]]:
         ),
         "surrogate": (
             lambda p: (
-                fields.SurrogateAutoencoder(2, (8,), penalty=0.0, epochs=1).fit(labelled(300), "a").save(p)
+                fields.SurrogateAutoencoder(2, (8,), penalty=0.0, epochs=1)
+                .fit(labelled(300), "a")
+                .save_pretrained(p)
             ),
             use_surrogate,
         ),
@@ -313,7 +315,7 @@ def kinds() -> dict[str, tuple[Callable[[Path], object], Use]]:
             lambda p: (
                 topology.FlowAutoencoder(1, layers=1, hidden=(8,), components=2)
                 .fit(points(), steps=2, start_steps=2)
-                .save(p)
+                .save_pretrained(p)
             ),
             use_flow,
         ),

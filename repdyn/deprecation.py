@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["renamed", "renamed_arguments"]
+__all__ = ["old_method", "renamed", "renamed_arguments"]
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -43,6 +43,26 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(sys.modules[module], names[name])
 
     return lookup
+
+
+def old_method(old: str, new: str) -> Callable[..., Any]:
+    """A method under its old name: warns and calls the one of the new name.
+
+    Examples
+    --------
+    >>> class Network:
+    ...     save = old_method("save", "save_pretrained")
+    """
+
+    def method(owner: Any, *args: Any, **kwargs: Any) -> Any:
+        kind = owner if isinstance(owner, type) else type(owner)
+        message = f"{kind.__name__}.{old} was renamed {new} and will be removed in the next release"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return getattr(owner, new)(*args, **kwargs)
+
+    method.__name__ = method.__qualname__ = old
+    method.__doc__ = f"The old name of :meth:`{new}`."
+    return method
 
 
 def renamed_arguments(**names: str) -> Callable[[Callable[Given, Answer]], Callable[Given, Answer]]:

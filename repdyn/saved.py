@@ -18,8 +18,8 @@ _ESTIMATORS = {
     "koopman": ("repdyn.koopman", "KoopmanAutoencoder.from_pretrained"),
     "edited_koopman": ("repdyn.koopman", "EditedKoopman.load"),
     "detector": ("repdyn.ood", "load_detector"),
-    "surrogate": ("repdyn.fields", "SurrogateAutoencoder.load"),
-    "flow": ("repdyn.topology", "FlowAutoencoder.load"),
+    "surrogate": ("repdyn.fields", "SurrogateAutoencoder.from_pretrained"),
+    "flow": ("repdyn.topology", "FlowAutoencoder.from_pretrained"),
     # Results that are not yet a Result.
 }
 

@@ -247,14 +247,14 @@ def a_surrogate(device: str) -> Any:
 
 
 @case(
-    "SurrogateAutoencoder.load",
-    "SurrogateAutoencoder.save",
+    "SurrogateAutoencoder.from_pretrained",
+    "SurrogateAutoencoder.save_pretrained",
     "KoopmanAutoencoder.from_pretrained",
     "KoopmanAutoencoder.save_pretrained",
     "EditedKoopman.load",
     "EditedKoopman.save",
-    "FlowAutoencoder.load",
-    "FlowAutoencoder.save",
+    "FlowAutoencoder.from_pretrained",
+    "FlowAutoencoder.save_pretrained",
     "SKD.from_pretrained",
     "SKD.save_pretrained",
     "SSMSKD.from_pretrained",
@@ -270,9 +270,9 @@ def saved_on_one_device_and_read_on_another(device: str) -> Any:
         surrogate = SurrogateAutoencoder(2, (8,), penalty=0.1, epochs=1).fit(
             some_paths(), "p1", device=device
         )
-        surrogate.save(f"{folder}/surrogate")
+        surrogate.save_pretrained(f"{folder}/surrogate")
         flow = FlowAutoencoder(2, layers=2, hidden=(8,)).fit(x.to(device), steps=1, start_steps=1)
-        flow.save(f"{folder}/flow")
+        flow.save_pretrained(f"{folder}/flow")
         for made in (SKD(latent_dim=4, static_dim=1, hidden=8), SSMSKD(latent_dim=3, hidden=8)):
             made.fit(normal(24, 5, 4), epochs=1, device=device).save_pretrained(
                 f"{folder}/{type(made).__name__}"
@@ -284,8 +284,13 @@ def saved_on_one_device_and_read_on_another(device: str) -> Any:
                 devices.device_of(koopman.EditedKoopman.load(f"{folder}/edited", device=where).kae).type
                 == where
             )
-            assert SurrogateAutoencoder.load(f"{folder}/surrogate", device=where).field().device.type == where
-            assert FlowAutoencoder.load(f"{folder}/flow", device=where).encode(x).device.type == "cpu"
+            assert (
+                SurrogateAutoencoder.from_pretrained(f"{folder}/surrogate", device=where).field().device.type
+                == where
+            )
+            assert (
+                FlowAutoencoder.from_pretrained(f"{folder}/flow", device=where).encode(x).device.type == "cpu"
+            )
             assert SKD.from_pretrained(f"{folder}/SKD", device=where).device.type == where
             assert SSMSKD.from_pretrained(f"{folder}/SSMSKD", device=where).device.type == where
             last = KoopmanAutoencoder.from_pretrained(f"{folder}/kae").encode(x, "p1")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_sizes, check_types, check_values
+from repdyn.deprecation import old_method
 from repdyn.devices import double, to
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
@@ -204,6 +205,7 @@ class SurrogateAutoencoder:
 
     def encode(self, x: Any) -> Tensor:
         """Codes ``(N, latent_dim)`` of representations ``(N, D)`` as traced."""
+        self._check_fitted()
         rows = as_tensor(x)
         if rows.ndim != 2 or rows.shape[1] != self.width_:
             raise RepdynError(f"x: fitted on shape (N, {self.width_}), got {tuple(rows.shape)}")
@@ -213,6 +215,7 @@ class SurrogateAutoencoder:
 
     def decode(self, z: Any) -> Tensor:
         """Representations ``(N, D)`` from codes; their length, which the encoder ignores, is about one."""
+        self._check_fitted()
         with torch.no_grad():
             code = to(as_tensor(z), self.shift_.device, torch.float32)
             rows: Tensor = self.decoder_(code) * self.spread_ + self.shift_
@@ -220,12 +223,18 @@ class SurrogateAutoencoder:
 
     def field(self) -> LatentField:
         """The latent field, in standardized features: decoded ones are not scaled to unit length again."""
+        self._check_fitted()
         return LatentField.from_autoencoder(self.encoder_, self.decoder_)
 
     def residual(self, x: Any) -> Tensor:
         """Length of the first step from each code, shape ``(N,)``; small close to the training samples."""
         length: Tensor = self.field().velocity(self.encode(x)).norm(dim=1)
         return length
+
+    def _check_fitted(self) -> None:
+        """Refuse to go on without networks."""
+        if not hasattr(self, "sweep_"):
+            raise RepdynError("SurrogateAutoencoder: is not fitted; call fit(paths, point) first")
 
     def __repr__(self) -> str:
         if not hasattr(self, "sweep_"):
@@ -243,8 +252,9 @@ class SurrogateAutoencoder:
             )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes_])
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write to a folder, of kind ``"surrogate"``."""
+        self._check_fitted()
         tensors = {"shift": as_array(self.shift_), "spread": as_array(self.spread_)}
         for name, network in (("encoder", self.encoder_), ("decoder", self.decoder_)):
             tensors |= {f"{name}.{key}": as_array(value) for key, value in network.state_dict().items()}
@@ -266,10 +276,10 @@ class SurrogateAutoencoder:
 
     @classmethod
     @refuses_damage
-    def load(
+    def from_pretrained(
         cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
     ) -> SurrogateAutoencoder:
-        """Read what :meth:`save` wrote, onto ``device``; default: the CPU."""
+        """Read what :meth:`save_pretrained` wrote, onto ``device``; default: the CPU."""
         artifact = load_artifact(path, "surrogate")
         config = artifact.config["surrogate"]
         check_values(config, **_SAVED)
@@ -298,6 +308,9 @@ class SurrogateAutoencoder:
             network.eval().requires_grad_(False).to(device)
         surrogate.shift_, surrogate.spread_ = to((surrogate.shift_, surrogate.spread_), device)
         return surrogate
+
+    save = old_method("save", "save_pretrained")
+    load = classmethod(old_method("load", "from_pretrained"))
 
     def _standardize(self, rows: Tensor) -> Tensor:
         """Features ``(N, D)`` scaled to unit length and standardized."""

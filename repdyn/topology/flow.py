@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_sizes, check_values
+from repdyn.deprecation import old_method
 from repdyn.devices import as_given, device_of, to
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
@@ -285,8 +286,9 @@ class FlowAutoencoder:
             drawn = self._network_.sample_prior(samples, seed)
         return as_array(drawn, np.float64)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a folder (kind ``"flow"``)."""
+        self._fitted()
         settings = ("latent_dim", "prior", "volume", "components", "layers", "hidden", "augmented")
         config: dict[str, Any] = {name: getattr(self, name) for name in settings}
         config |= {"fitted": self.latent_dim_, "scale": self._scale}
@@ -297,10 +299,10 @@ class FlowAutoencoder:
 
     @classmethod
     @refuses_damage
-    def load(
+    def from_pretrained(
         cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
     ) -> FlowAutoencoder:
-        """Read a model that :meth:`save` wrote, onto ``device``; default: the CPU."""
+        """Read a model that :meth:`save_pretrained` wrote, onto ``device``; default: the CPU."""
         artifact = load_artifact(path, "flow")
         config, tensors = artifact.config, artifact.tensors
         try:
@@ -335,6 +337,9 @@ class FlowAutoencoder:
             raise RepdynError(f"{path}: its weights are not finite; save it again")
         model._keep(network.to(device), to(reference, device))
         return model
+
+    save = old_method("save", "save_pretrained")
+    load = classmethod(old_method("load", "from_pretrained"))
 
     def __repr__(self) -> str:
         settings = f"prior={self.prior!r}, volume={self.volume!r}"

@@ -82,6 +82,8 @@ def cluster_flow(membership: ArrayLike, labels: ArrayLike | None, point_names: S
     for trace in figure.data[: len(figure.data) - (len(ranked) if labels is not None else 0)]:
         trace.showlegend = False
     shown = "" if len(depths) == len(given) else f" {len(depths)} of {len(given)} depths are drawn."
+    if len(names) > len(ranked) and labels is not None:
+        shown += f" Grey: most frequent is one of the {len(names) - len(ranked)} smaller classes."
     return describe(
         figure,
         "Clusters through depth",

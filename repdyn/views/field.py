@@ -99,11 +99,13 @@ def field(
     lost = int((reached < 0).sum())
     shown = "" if len(drawn) == len(starts) else f" {len(drawn)} of {len(starts)} starts are drawn."
     how = (
-        "Colour is the basin, arrows the velocity."
+        "Color is the basin, arrows the velocity."
         if planar
-        else "The dynamics leave this plane, so only places are projected: no arrows, no filled basins, "
-        "and lines that cross need not meet."
+        else "The dynamics leave this plane, so only places are projected: no arrows of the velocity, no "
+        "filled basins, and lines that cross need not meet."
     )
+    if velocity is None and np.isfinite(ends[reached < 0]).all(axis=1).any():
+        how += " Arrows point from starts that reached no attractor to their last states."
     found = _found(status, stable)
     return describe(
         figure,

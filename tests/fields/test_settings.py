@@ -113,7 +113,7 @@ def test_statuses_of_version_0_1_load_under_the_present_names(tmp_path: Path) ->
 def test_a_surrogate_of_version_0_1_has_its_trials_under_the_present_names() -> None:
     text = (FOLDERS / "surrogate" / "config.json").read_text(encoding="utf-8")
     saved = [trial["settled"] for trial in json.loads(text)["surrogate"]["sweep"]]
-    assert [t.converged for t in SurrogateAutoencoder.load(FOLDERS / "surrogate").sweep_] == saved
+    assert [t.converged for t in SurrogateAutoencoder.from_pretrained(FOLDERS / "surrogate").sweep_] == saved
 
 
 def test_old_names_work_with_a_warning() -> None:

@@ -88,8 +88,8 @@ class TestFit:
         assert surrogate.residual(foreign).median() > surrogate.residual(x).median()
 
     def test_round_trip(self, surrogate: SurrogateAutoencoder, tmp_path: Path) -> None:
-        surrogate.save(tmp_path / "s")
-        again = SurrogateAutoencoder.load(tmp_path / "s")
+        surrogate.save_pretrained(tmp_path / "s")
+        again = SurrogateAutoencoder.from_pretrained(tmp_path / "s")
         x = clustered()["out"][:9]
         torch.testing.assert_close(again.encode(x), surrogate.encode(x), rtol=0, atol=0)
         assert repr(again) == repr(surrogate)

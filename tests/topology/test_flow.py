@@ -111,8 +111,8 @@ def test_is_a_latent_field_whose_points_stay(fitted):
 def test_keeps_types_and_survives_the_disk(fitted, tmp_path):
     model, x, _ = fitted
     assert model.encode(torch.from_numpy(x[:7])).dtype == torch.float64
-    model.save(tmp_path / "flow")
-    loaded = FlowAutoencoder.load(tmp_path / "flow")
+    model.save_pretrained(tmp_path / "flow")
+    loaded = FlowAutoencoder.from_pretrained(tmp_path / "flow")
     np.testing.assert_array_equal(loaded.encode(x), model.encode(x))
     np.testing.assert_array_equal(loaded.decode(loaded.encode(x)), model.decode(model.encode(x)))
     np.testing.assert_array_equal(loaded.log_density(x[:9]), model.log_density(x[:9]))
