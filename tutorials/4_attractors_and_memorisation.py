@@ -143,4 +143,5 @@ print(memory)
 # and more starts reach more, so their number depends on the length of the search. Starts with the status
 # "slow point" or "max_steps reached" are not counted, because they may still be moving. Starts on an
 # "invariant circle" never reach a point. The picture is a projection of ten dimensions, whose share of the
-# variance it states, so it draws no arrows of the velocity: trajectories that cross in the projection do not meet.
+# variance it states, so it draws no arrows of the velocity: trajectories that cross in the projection do
+# not meet.
