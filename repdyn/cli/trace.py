@@ -129,7 +129,7 @@ def trace(
         never = sum(reason == "never called" for reason in left.values())
         say(f"{len(left)} modules left out: {never} are never called, {len(left) - never} cannot be read")
     if samples.skipped:
-        say(f"{len(samples.skipped)} samples left out; they are listed above and in the store")
+        say(f"{len(samples.skipped)} left out; the list is above and in the store")
     write_json(json, {"trace": {**paths.to_dict(), "seconds": seconds, "skipped": samples.skipped}})
 
 
