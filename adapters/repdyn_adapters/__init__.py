@@ -1,4 +1,4 @@
-"""Adapters: models of timm, Hugging Face transformers and plain torch, made traceable.
+"""Adapters: models of timm, Hugging Face transformers and plain torch, as traceable models.
 
-``repdyn`` finds these through the entry-point group ``repdyn.adapters``; nothing in it imports them.
+``repdyn`` loads them through the entry-point group ``repdyn.adapters`` and never imports them directly.
 """

@@ -1,4 +1,4 @@
-"""The rule for models that nobody has declared: blocks are the longest chain of siblings of one type."""
+"""Find the blocks of a model without declared points: the longest chain of siblings of one type."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_blocks(module: nn.Module) -> tuple[str, ...]:
         for pattern, names in chains.items()
         if len(kept := [name for name in names if next(parts[name].children(), None) is not None]) > 1
     }
-    # A convolution with its norm is a layer, not a block: blocks have more than three parts with weights.
+    # A convolution with its norm is a layer and not a block: a block has more than three parts with weights.
     thick = {pattern: names for pattern, names in compound.items() if _layers(names, parts) > 3}
     for candidates in (thick, compound):
         held = {pattern: sum(weights[name] for name in names) for pattern, names in candidates.items()}
@@ -88,7 +88,7 @@ def find_choices(module: nn.Module, blocks: Sequence[str]) -> dict[str, tuple[st
     """
     parts = dict(module.named_modules())
     stages = dict.fromkeys(stage for block in blocks if (stage := _stage(block)))
-    found = {"stages": tuple(stages) if len(stages) > 1 else ()}
+    choices = {"stages": tuple(stages) if len(stages) > 1 else ()}
     for choice, words in (
         ("attention", "attention|attn"),
         ("mlp", r"mlp|feedforward|ffn|\bffw|moe(?!ncoder)"),
@@ -100,12 +100,12 @@ def find_choices(module: nn.Module, blocks: Sequence[str]) -> dict[str, tuple[st
             if name.startswith(block + ".") and re.search(words, type(parts[name]).__name__, re.IGNORECASE)
         ]
         known = set(inside)
-        found[choice] = tuple(name for name in inside if not any(up in known for up in _ancestors(name)))
-    return {choice: names for choice, names in found.items() if names}
+        choices[choice] = tuple(name for name in inside if not any(up in known for up in _ancestors(name)))
+    return {choice: names for choice, names in choices.items() if names}
 
 
 def channels_of(module: nn.Module) -> int | None:
-    """How many channels a module gives, by its last layer with weights; None where that says nothing.
+    """Number of output channels of a module, from its last layer with weights; None if unknown.
 
     Examples
     --------
@@ -114,8 +114,8 @@ def channels_of(module: nn.Module) -> int | None:
     """
     for part in reversed(list(module.modules())):
         for name in ("out_features", "out_channels", "num_features", "num_channels"):
-            if isinstance(found := getattr(part, name, None), int) and part._parameters:
-                return found
+            if isinstance(width := getattr(part, name, None), int) and part._parameters:
+                return width
         shape = getattr(part, "normalized_shape", None)
         if isinstance(shape, int):
             return shape
@@ -125,7 +125,7 @@ def channels_of(module: nn.Module) -> int | None:
 
 
 def own_layout(module: nn.Module) -> Layout | None:
-    """The layout of a layer of torch that says itself which axis its channels are; None for all others.
+    """The layout of a torch layer whose type fixes its channel axis; None for all others.
 
     Examples
     --------
@@ -145,16 +145,18 @@ def own_layout(module: nn.Module) -> Layout | None:
 
 
 def _stage(block: str) -> str | None:
+    """The nearest ancestor of a block whose name contains a number."""
     return next((up for up in _ancestors(block) if re.search(r"\d", up.rpartition(".")[2])), None)
 
 
 def _ancestors(name: str) -> list[str]:
+    """Names of the enclosing modules, innermost first."""
     steps = name.split(".")
     return [".".join(steps[:count]) for count in range(len(steps) - 1, 0, -1)]
 
 
 def _is_numbered(name: str, parts: dict[str, nn.Module]) -> bool:
-    """A member of a list, or a part called a numbered block, stage or layer: not ``conv1`` in a block."""
+    """Whether a module is a list member, or is named a numbered block, stage or layer (not ``conv1``)."""
     parent, _, last = name.rpartition(".")
     if last.isdigit():
         return True
@@ -165,11 +167,12 @@ def _is_numbered(name: str, parts: dict[str, nn.Module]) -> bool:
 
 
 def _layers(names: Sequence[str], parts: dict[str, nn.Module]) -> float:
-    """Parts that hold weights themselves, a member of the chain on average."""
+    """Average number of parts with own weights per member of a chain."""
     inside = [part for name in names for part in parts[name].modules()]
     return sum(1 for part in inside if next(part.parameters(recurse=False), None) is not None) / len(names)
 
 
 def _weights(module: nn.Module) -> int:
+    """Number of weights of a module, without embedding tables."""
     tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     return sum(weight.numel() for weight in module.parameters() if id(weight) not in tables)

@@ -1,4 +1,4 @@
-"""One forward pass through nnsight, with changes at some modules."""
+"""A forward pass through nnsight with changed module inputs or outputs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = [
 ]
 
 _LEFT_BEHIND = ("forward", "__nnsight__")
-"""What nnsight leaves in the instance dictionary of every module it has wrapped."""
+"""Entries that nnsight adds to the instance dictionary of every wrapped module."""
 
 
 class Change(NamedTuple):
-    """What is done at one module in a forward pass."""
+    """A change of one module's input or output in a forward pass."""
 
     name: str
     module: nn.Module
@@ -43,7 +43,7 @@ class Change(NamedTuple):
 
 
 def run(model: TracedModel, changes: Sequence[Change], inputs: Any, once: bool = False) -> Tensor:
-    """One forward pass with the changes in place; the logits.
+    """Logits of one forward pass with the changes applied.
 
     ``once`` refuses a change without a number at a module that is called several times.
     """
@@ -61,14 +61,14 @@ def run(model: TracedModel, changes: Sequence[Change], inputs: Any, once: bool =
 
 
 def final_point(model: TracedModel) -> Point:
-    """Where the logits come from: the head's input, or the model's own output where there is no head."""
+    """The point that gives the logits: the head's input, or the model's output if it has no head."""
     if model.head is None or model.final is None:
         return Point("", "N*C")
     return model.points[model.final]
 
 
 def logits(model: TracedModel, kept: Any, inputs: Mapping[str, Any]) -> Tensor:
-    """From what the final point gave, pooled as tracing does it, to logits."""
+    """Logits from the value at the final point, pooled as in tracing."""
     value = unwrap(kept, model.name)
     if model.head is None or model.final is None:
         return value
@@ -80,7 +80,7 @@ def logits(model: TracedModel, kept: Any, inputs: Mapping[str, Any]) -> Tensor:
 
 
 def changed(name: str, function: Callable[[Tensor], Any], part: int | None, value: Any) -> Any:
-    """What a module gave, with its representation replaced by a function of it."""
+    """A module's output with its representation replaced by a function of it."""
     old = unwrap(value if part is None else value[part], name)
     return _replaced(value, old, function(old))
 
@@ -94,7 +94,7 @@ def interleaved(
     kwargs: Mapping[str, Any],
     **options: Any,
 ) -> tuple[Any, Exception | None]:
-    """Run nnsight's tree with steps at some of its nodes; what the end gives, and what went out of order.
+    """Run nnsight's tree with steps at its nodes; returns the value at ``end``, or an out-of-order error.
 
     ``options`` go to nnsight's ``trace`` (``remote``).
     """
@@ -124,7 +124,7 @@ def interleaved(
 
 
 def positional_and_named(model: TracedModel, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Prepared inputs as a call takes them, where the model lives and in its type."""
+    """Prepared inputs as ``(args, kwargs)``, on the model's device and in its dtype."""
     inputs = devices.to(inputs, model.device, devices.dtype_of(model.module))
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
@@ -133,7 +133,7 @@ def positional_and_named(model: TracedModel, inputs: Any) -> tuple[tuple[Any, ..
 
 @contextmanager
 def _wrapped(module: nn.Module) -> Iterator[tuple[Any, dict[nn.Module, Any]]]:
-    """The module inside nnsight's tree, and the tree's node of every part; undone afterwards."""
+    """nnsight's tree of the module and the node of every part; the wrapping is undone on exit."""
     import nnsight
 
     before = [
@@ -142,8 +142,8 @@ def _wrapped(module: nn.Module) -> Iterator[tuple[Any, dict[nn.Module, Any]]]:
     ]
     try:
         with warnings.catch_warnings():
-            # A part called "output" (every BERT has some) is renamed in the tree, which concerns nobody
-            # here; a loop over all calls of a module always ends by asking for one more.
+            # nnsight warns when it renames a part called "output" (as in BERT) in its tree, which has no
+            # effect here, and when a loop over all calls of a module ends, which it always does.
             warnings.filterwarnings("ignore", "Module .* has a submodule named", UserWarning)
             warnings.filterwarnings("ignore", ".* was never reached: the loop asked", UserWarning)
             root = nnsight.NNsight(module)
@@ -156,6 +156,7 @@ def _wrapped(module: nn.Module) -> Iterator[tuple[Any, dict[nn.Module, Any]]]:
 
 
 def _count(root: Any, envoy: Any, way: str) -> int:
+    """Number of calls of a module in the last forward pass."""
     return int(root.interleaver.counts.get(f"{envoy.path}.{'output' if way == 'output' else 'input'}", 0))
 
 
@@ -170,13 +171,13 @@ def _check_called(change: Change, count: int, once: bool) -> None:
         )
     if once and count > 1 and change.calls.stop is None:
         raise RepdynError(
-            f"point {change.name!r}: the module is called {count} times; say which, {change.name}#0 … "
+            f"point {change.name!r}: the module is called {count} times; name one call, {change.name}#0 … "
             f"{change.name}#{count - 1}"
         )
 
 
 def _replaced(value: Any, old: Tensor, new: Tensor) -> Any:
-    """What a module gave, with one tensor in it replaced wherever it stands."""
+    """A module's output with every occurrence of one tensor replaced."""
     if value is old:
         return new
     if old is new or isinstance(value, Tensor):

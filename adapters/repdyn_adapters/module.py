@@ -1,4 +1,4 @@
-"""Any torch module: by import path, or wrapped."""
+"""Load any torch module by its import path, or wrap one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ModuleAdapter"]
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 WHOLE = "output"
-"""The name of a module's own output as a point, unless one of its parts has that name."""
+"""Point name of the model's output, unless a part has this name."""
 
 
 class ModuleAdapter:
@@ -50,29 +50,31 @@ class ModuleAdapter:
             raise RepdynError(f"model 'module:{name}': expected module:PACKAGE.ATTRIBUTE")
         try:
             home = importlib.import_module(path)
-        except Exception as error:  # a module may raise anything while it is imported
-            raise RepdynError(f"model 'module:{name}': cannot import {path!r} ({_told(error)})") from error
+        except Exception as error:  # an import may raise any exception
+            raise RepdynError(
+                f"model 'module:{name}': cannot import {path!r} ({_one_line(error)})"
+            ) from error
         if not hasattr(home, attribute):
             raise RepdynError(
                 f"model 'module:{name}': {path} has no {attribute!r}; {nearest_names(attribute, dir(home))}"
             )
-        found = getattr(home, attribute)
-        if not isinstance(found, (nn.Module, TracedModel)) and callable(found):
+        model = getattr(home, attribute)
+        if not isinstance(model, (nn.Module, TracedModel)) and callable(model):
             try:
-                found = found()
+                model = model()
             except (Exception, SystemExit) as error:
                 raise RepdynError(
-                    f"model 'module:{name}': calling it failed ({_told(error)}); expected a torch.nn.Module "
-                    "or a function without arguments that returns one"
+                    f"model 'module:{name}': calling it failed ({_one_line(error)}); expected a "
+                    "torch.nn.Module or a function without arguments that returns one"
                 ) from error
-        if isinstance(found, TracedModel):
-            return found
-        if not isinstance(found, nn.Module):
+        if isinstance(model, TracedModel):
+            return model
+        if not isinstance(model, nn.Module):
             raise RepdynError(
-                f"model 'module:{name}': is a {type(found).__name__}, expected a torch.nn.Module or a "
+                f"model 'module:{name}': is a {type(model).__name__}, expected a torch.nn.Module or a "
                 "function that returns one"
             )
-        return self.wrap(found, name=f"module:{name}")
+        return self.wrap(model, name=f"module:{name}")
 
     def wrap(
         self,
@@ -117,21 +119,22 @@ class ModuleAdapter:
 
 
 def _is_double(module: nn.Module) -> bool:
+    """Whether the first floating or complex weight has double precision."""
     kinds = [
         weight.dtype for weight in module.parameters() if weight.is_floating_point() or weight.is_complex()
     ]
     return bool(kinds) and kinds[0] in (torch.float64, torch.complex128)
 
 
-def _told(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _point(path: str, part: nn.Module) -> Point:
-    """Layers of torch say themselves which axis their channels are; of others it is found by running them."""
+    """A module as a point; its layout is declared by the layer's type, or guessed and then checked."""
     own = own_layout(part)
     if own is not None:
         return Point(path, own)
-    # What it is where nothing else can be told of it: channels second where there are convolutions.
+    # Without further evidence: channels are axis 1 if the module holds convolutions, else the last axis.
     convolves = any(isinstance(inside, _CONVOLUTIONS) for inside in part.modules())
     return Point(path, "NC*" if convolves else "N*C", channels=channels_of(part), trust="guess")

@@ -1,7 +1,7 @@
 """Interventions: forward passes with representations replaced, through nnsight.
 
-:meth:`repdyn.TracedModel.patched` and :meth:`repdyn.TracedModel.run_from` come here; nothing else imports
-nnsight, because importing it changes the process (it gives every object a ``save``).
+:meth:`repdyn.TracedModel.patched` and :meth:`repdyn.TracedModel.run_from` use it. No other module imports
+nnsight, because its import adds a ``save`` method to every object of the process.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = ["patched", "run_from"]
 
 @dataclass(frozen=True)
 class Shortcut:
-    """What a first pass from a point has taught: which modules later ones need not run."""
+    """Blocks that later passes from a point can skip, as determined by the first pass."""
 
     shape: torch.Size
     skipped: tuple[str, ...] | None
     """Blocks before the point; None where the whole model must run."""
     version: int
-    """Of the weights: a branch that an untrained model multiplies by zero is none."""
+    """Version of the weights. A shortcut found with zero weights may be wrong after training."""
 
 
 _SHORTCUTS: WeakKeyDictionary[TracedModel, dict[tuple[str, bool], Shortcut]] = WeakKeyDictionary()
@@ -60,12 +60,12 @@ def run_from(
     """See :meth:`repdyn.TracedModel.run_from`."""
     place, _ = _find(model, point)
     x = torch.as_tensor(x)
-    # A layout that was not declared may be another one; what the model gives there is compared below.
+    # A layout that is not declared may be wrong; the shape is compared with the model's below.
     certain = place.trust == "declared" and "*" not in place.layout
     if certain and x.ndim != len(place.layout) and x.ndim != 2:
         raise RepdynError(
             f"run_from: {point!r} has layout {place.layout}, x has shape {tuple(x.shape)}; "
-            "give what the module gives, not pooled"
+            "give the module's output without pooling"
         )
     x = devices.to(x, model.device, devices.dtype_of(model.module))
     if remote and inputs is None:
@@ -94,8 +94,8 @@ def run_from(
         with torch.no_grad():
             if not given and not _alike(logits, run(model, [whole], _blank(model, point, x, 1))):
                 raise RepdynError(
-                    f"run_from: {point!r} does not alone decide what {model.name} gives (another path passes "
-                    "it by); pass inputs=, the prepared inputs that x belongs to"
+                    f"run_from: {point!r} alone does not determine the output of {model.name} (another path "
+                    "bypasses it); pass inputs=, the prepared inputs that x belongs to"
                 )
             skipped = _find_shortcut(model, whole, x, start, logits)
             known[point, given] = Shortcut(seen[0], skipped, version)
@@ -137,9 +137,9 @@ def _checked(name: str, function: Callable[[Tensor], Any], old: Tensor) -> Tenso
 
 
 def _fitting(name: str, point: Point, x: Tensor, shape: torch.Size, given: bool) -> Tensor:
-    """x, if it may stand where something of that shape stood; without real inputs lengths may differ."""
+    """Return x if its shape fits the point; without given inputs, lengths may differ."""
     width = point.layout.index("C") if point.layout[-1] != "C" else -1
-    # A layout that is only guessed leaves two axes that may hold the channels.
+    # With a guessed layout, two axes may hold the channels.
     sides = (width,) if point.trust == "declared" else (min(1, x.ndim - 1), -1)
     fits = x.ndim == len(shape) and (
         x.shape == shape if given else any(x.shape[axis] == shape[axis] for axis in sides)
@@ -155,7 +155,7 @@ def _fitting(name: str, point: Point, x: Tensor, shape: torch.Size, given: bool)
 def _find_shortcut(
     model: TracedModel, change: Change, x: Tensor, inputs: Any, expected: Tensor
 ) -> tuple[str, ...] | None:
-    """The blocks before a point that need not run, if without them all comes out the same to the bit."""
+    """The blocks before a point, if skipping them gives bit-identical logits; else None."""
     if change.way != "output" or "#" in change.name:
         return None
     chain = re.sub(r"\d+", "*", change.name)
@@ -166,24 +166,24 @@ def _find_shortcut(
         if re.sub(r"\d+", "*", name) == chain and names.index(name) < names.index(change.name)
     )
     try:
-        found = run(model, _skipping(model, before, change, x), inputs)
-    except Exception:  # whatever a model does with shapes that it does not expect: it runs whole, then
+        skipped = run(model, _skipping(model, before, change, x), inputs)
+    except Exception:  # any failure on unexpected shapes: the whole model runs instead
         return None
-    return before if torch.equal(found, expected) else None
+    return before if torch.equal(skipped, expected) else None
 
 
 def _skipping(model: TracedModel, names: Sequence[str], change: Change, x: Tensor) -> list[Change]:
-    """Each block hands on its input; the one at the point gives x."""
+    """Changes that make each block return its input, and the block at the point return x."""
     steps = [_change(model, name, lambda old: old) for name in names]
     steps = [step._replace(way="skip", calls=slice(0, 1), function=lambda first: first) for step in steps]
     return [*steps, change._replace(way="skip", calls=slice(0, 1), function=lambda _: x)]
 
 
 def _blank(model: TracedModel, point: str, x: Tensor, variant: int) -> Any:
-    """Prepared inputs without content, for as many samples and positions as x has."""
+    """Prepared blank inputs with as many samples and positions as x."""
     if model.blank is None:
         raise RepdynError(
-            f"run_from: {model.name} does not say what its inputs look like; "
+            f"run_from: the input shape of {model.name} is unknown; "
             "pass inputs=, the prepared inputs that x belongs to"
         )
     layout = model.points[point.partition("#")[0]].layout
@@ -197,6 +197,6 @@ def _blank(model: TracedModel, point: str, x: Tensor, variant: int) -> Any:
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
-    """Equal but for the noise of sums in another order."""
+    """Whether two tensors are equal up to rounding, relative to the largest value."""
     scale = float(a.detach().abs().max().clamp(min=1e-6))
     return torch.allclose(a.float(), b.float(), rtol=0, atol=1e-4 * scale)

@@ -1,4 +1,4 @@
-"""Interventions on a model that runs elsewhere: nnsight's own ``remote`` flag, passed on."""
+"""Interventions on a model that runs on another machine, through nnsight's ``remote`` option."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _TASKS = {
     "ForSequenceClassification": "text-classification",
     "ForImageClassification": "image-classification",
 }
-"""What nnsight's servers call a model by, beside its name: the endings of its class."""
+"""The task that nnsight's servers need in addition to the name, by the suffix of the model's class."""
 
 
 def run_remote(model: TracedModel, changes: Sequence[Change], remote: bool | str, inputs: Any) -> Tensor:
-    """One forward pass of a model of the Hugging Face hub, run where ``remote`` says.
+    """One forward pass of a model of the Hugging Face hub, run on the host given by ``remote``.
 
     The request holds the inputs, the changes as source, and the model's name; it brings back the final
     point, from which the local head gives the logits.
@@ -37,7 +37,7 @@ def run_remote(model: TracedModel, changes: Sequence[Change], remote: bool | str
     model
         Loaded by ``hf:NAME``.
     changes
-        What is done where; the functions in them may use torch, and what they define themselves.
+        The changes; their functions may use torch and names that they define themselves.
     remote
         True for the host that nnsight is configured for, the address of another, or ``"local"``: the
         request is written and read back, and runs here.
@@ -53,9 +53,9 @@ def run_remote(model: TracedModel, changes: Sequence[Change], remote: bool | str
 
     scheme, _, name = model.name.partition(":")
     if scheme != "hf":
-        raise RepdynError(f"remote: {model.name} cannot run elsewhere; only models by name, hf:NAME, can")
+        raise RepdynError(f"remote: {model.name} cannot run remotely; only models by name, hf:NAME, can")
     for package in (repdyn, repdyn_adapters):
-        nnsight.register(package)  # what the request needs of them travels as source
+        nnsight.register(package)  # their source is sent with the request
     whole = model.module if model.weights is None else model.weights
     endings = [task for ending, task in _TASKS.items() if type(whole).__name__.endswith(ending)]
     with warnings.catch_warnings(), quietly():
@@ -64,7 +64,7 @@ def run_remote(model: TracedModel, changes: Sequence[Change], remote: bool | str
         source = name.partition("#")[0]
         task = endings[0] if endings else "feature-extraction"
         root = nnsight.TransformersModel(source, task=task, **_preprocessor(source, model))
-        # What is traced may be a part of what the hub holds: the body of a language model, one tower.
+        # The traced module may be a part of the hub's model: the body of a language model, or one tower.
         own = [path for path, part in root._module.named_modules() if type(part) is type(model.module)]
         names = {part: path for path, part in model.module.named_modules()}
         envoys = {envoy.path.partition(".")[2]: envoy for envoy in root.modules()}
@@ -82,7 +82,7 @@ def run_remote(model: TracedModel, changes: Sequence[Change], remote: bool | str
 
 
 def _preprocessor(source: str, model: TracedModel) -> dict[str, Any]:
-    """What nnsight's wrapper asks for and cannot find by itself with transformers 5; inputs are prepared."""
+    """The preprocessor, which nnsight's wrapper needs and does not find with transformers 5."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
     if getattr(model.module, "main_input_name", "") == "pixel_values":

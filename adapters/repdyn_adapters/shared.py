@@ -1,4 +1,4 @@
-"""Helpers of several adapters: stacking samples, and a quiet transformers."""
+"""Helpers of several adapters: stack samples, and silence transformers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["quietly", "stack", "stack_wide"]
 
 
 def stack(samples: Sequence[Any]) -> Tensor:
-    """Tensors and arrays of one shape, stacked; float64 becomes float32, as torch's own layers expect."""
+    """Stack samples of one shape to ``(N, ...)``; float64 becomes float32, the default of torch's layers."""
     batch = _stacked(samples)
     return batch.float() if batch.dtype == torch.float64 else batch
 
 
 def stack_wide(samples: Sequence[Any]) -> Tensor:
-    """Tensors and arrays of one shape, stacked in their own type, for models in float64."""
+    """Stack samples of one shape to ``(N, ...)`` in their own dtype, for models in float64."""
     return _stacked(samples)
 
 
@@ -40,14 +40,14 @@ def _tensor(sample: Any) -> Tensor:
         return torch.as_tensor(np.asarray(sample))
     except TypeError:
         raise RepdynError(
-            f"inputs: a {type(sample).__name__} is no tensor; pass prepare= to repdyn.wrap, a function "
+            f"inputs: a {type(sample).__name__} is not a tensor; pass prepare= to repdyn.wrap, a function "
             "from a list of samples to the model's inputs"
         ) from None
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Within this context transformers shows no progress bars and reports errors only."""
+    """Context in which transformers shows no progress bars and logs errors only."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

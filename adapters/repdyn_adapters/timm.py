@@ -35,24 +35,24 @@ _CHANNELS_LAST = (
 LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(_TOKENS.split(), "NLC"),
     **dict.fromkeys(_CHANNELS_LAST.split(), "NHWC"),
-    "nest": "N*C",  # samples, windows, places in a window, channels
+    "nest": "N*C",  # samples, windows, positions in a window, channels
 }
-"""What the blocks of each family (timm's module names) give; NCHW for all that are not named."""
+"""Output layout of the blocks of each family (timm's module names); NCHW for all others."""
 
 BLOCK_LAYOUTS: dict[str, Layout] = {"MetaBlock1d": "NLC", "TinyVitBlock": "NHWC"}
-"""Blocks (names of classes) that differ from the others of their family."""
+"""Output layout of block classes that differ from their family."""
 
 LATE_CLASS_TOKEN = frozenset({"cait", "coat", "convit", "volo", "xcit"})
-"""Families that add the class token after most blocks: there the mean over places is taken."""
+"""Families that add the class token after most blocks: for these, the mean over positions is taken."""
 
 TWO_HEADS = frozenset({"efficientformer", "efficientformer_v2", "levit", "swiftformer"})
 """Families with two classifiers of one input, whose logits are averaged."""
 
 MORE_THAN_A_HEAD = frozenset({"volo"})
-"""Families whose logits come from the class token and from every place besides."""
+"""Families whose logits come from the class token and from every other position."""
 
 FINAL = "pooled"
-"""The name of the classifier's input as a point."""
+"""Point name of the classifier's input."""
 
 
 class TimmAdapter:
@@ -73,7 +73,7 @@ class TimmAdapter:
         Raises
         ------
         RepdynError
-            If there is no such model or file, or the weights do not fit; says which.
+            If there is no such model or file, or the weights do not fit; the message names the keys.
         """
         import timm
 
@@ -89,7 +89,7 @@ class TimmAdapter:
             except (OSError, RuntimeError, ValueError) as error:
                 reason = str(error).strip().splitlines()[0]
                 raise RepdynError(
-                    f"model 'timm:{name}': its pretrained weights cannot be had ({reason}); "
+                    f"model 'timm:{name}': its pretrained weights cannot be loaded ({reason}); "
                     f"give a local file, timm:{architecture}@FILE"
                 ) from None
         return self.wrap(module.eval(), name)
@@ -121,7 +121,9 @@ class TimmAdapter:
         default = find_blocks(model)
         choices = find_choices(model, default)
         final, head = _final(model, family)
-        if final is not None and _is_unpooled(model):  # every place is classified: no one vector is
+        if final is not None and _is_unpooled(
+            model
+        ):  # the classifier is applied at every position, so there is no single vector
             channels = getattr(model, "head_hidden_size", None) or getattr(model, "num_features", None)
             final, head = (
                 replace(final, layout=layout, prefix=prefix, channels=channels, trust="family"),
@@ -161,10 +163,11 @@ def _is_unpooled(model: Any) -> bool:
 
 def _final(model: Any, family: str) -> tuple[Point | None, Callable[[Tensor], Tensor] | None]:
     """Where the classifier's input is read, and the classifier."""
-    found = model.get_classifier()
-    heads = list(found) if isinstance(found, (tuple, nn.ModuleList)) and family in TWO_HEADS else [found]
+    classifier = model.get_classifier()
+    several = isinstance(classifier, (tuple, nn.ModuleList)) and family in TWO_HEADS
+    heads = list(classifier) if several else [classifier]
     if not all(isinstance(part, nn.Module) and not isinstance(part, nn.ModuleList) for part in heads):
-        return None, None  # several classifiers of different inputs: no one representation feeds them
+        return None, None  # several classifiers with different inputs have no common representation
     heads = [part.fc if isinstance(getattr(part, "fc", None), nn.Linear) else part for part in heads]
     path = next((path for path, part in model.named_modules() if part is heads[0]), None)
     if path is None:
@@ -198,12 +201,12 @@ def _with_checkpoint(timm: Any, architecture: str, file: Path) -> nn.Module:
         if key in filtered and filtered[key].shape != value.shape
     ]
     if missing or unexpected or wrong:
-        told = [
+        faults = [
             f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
             for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
             if keys
         ]
-        raise RepdynError(f"{file}: does not fit timm's {architecture}: keys {'; '.join(told)}")
+        raise RepdynError(f"{file}: does not fit timm's {architecture}: keys {'; '.join(faults)}")
     module.load_state_dict(filtered)
     return module
 
@@ -211,26 +214,26 @@ def _with_checkpoint(timm: Any, architecture: str, file: Path) -> nn.Module:
 def _read_weights(file: Path) -> Mapping[str, Tensor]:
     if not file.is_file():
         raise RepdynError(f"{file}: there is no such checkpoint")
-    found: Any
+    content: Any
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            found = load_file(file)
+            content = load_file(file)
         else:
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load and safetensors raise what they like on a foreign file
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load and safetensors raise exceptions of many types on foreign files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to load it all the same
+        if isinstance(error, pickle.UnpicklingError):  # torch's message advises to unpickle the file anyway
             reason = "it holds pickled objects, or is damaged; save its state_dict as safetensors"
         raise RepdynError(f"{file}: is not a readable checkpoint of weights alone ({reason})") from None
     for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
             break
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise RepdynError(f"{file}: holds no state dict; expected names and tensors")
-    weights = {str(key): value for key, value in found.items()}
+    weights = {str(key): value for key, value in content.items()}
     prefixes = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
     while prefix := next((p for p in prefixes if weights and all(key.startswith(p) for key in weights)), ""):
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
@@ -238,7 +241,7 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
 
 
 def _classes(timm: Any, architecture: str, weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """The number of classes of a checkpoint, read off the width of its classifier."""
+    """The number of classes of a checkpoint, from the shape of its classifier's weight."""
     with torch.device("meta"):
         model = timm.create_model(architecture, pretrained=False)
     classifier = model.get_classifier()

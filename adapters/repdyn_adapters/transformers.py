@@ -34,10 +34,10 @@ CHANNELS_SECOND = frozenset(
     {"bit", "convnext", "convnextv2", "cvt", "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilevit"}
     | {"mobilevitv2", "poolformer", "pvt", "regnet", "resnet", "swiftformer", "timm_wrapper", "van"}
 )
-"""Vision models (``config.model_type``) whose blocks give NCHW; the blocks of all others give NLC."""
+"""Vision models (``config.model_type``) whose blocks have output layout NCHW; all others have NLC."""
 
 FINAL_CHANNELS_SECOND = CHANNELS_SECOND | {"segformer"}
-"""Those whose own output is NCHW; Segformer's blocks give tokens."""
+"""Vision models whose own output is NCHW. Segformer is listed here only: its blocks give NLC."""
 
 BLOCKS = {
     "resnet": ("ResNetBasicLayer", "ResNetBottleNeckLayer"),
@@ -48,7 +48,7 @@ BLOCKS = {
     "swin": ("SwinLayer",),
     "swinv2": ("Swinv2Layer",),
 }
-"""Classes of blocks where transformers marks whole stages, or nothing, as what may be recomputed."""
+"""Classes of blocks where transformers marks whole stages, or nothing, for gradient checkpointing."""
 
 TOKENS_FIRST = frozenset({"xlnet"})
 """Families whose blocks give LNC."""
@@ -57,22 +57,22 @@ STREAMS = frozenset({"DeepseekV4DecoderLayer", "HYV4DecoderLayer"})
 """Classes of blocks that give several residual streams of every token, (N, L, S, C)."""
 
 ONE_LENGTH = frozenset({"canine"})
-"""Families that join several tokens in one, so that padding changes what is read of a text."""
+"""Families that merge several tokens into one, so that padding changes a text's representation."""
 
 HEAD_OF_POSITION = frozenset({"csm_depth_decoder_model"})
-"""Families whose head is another one at every position: none goes on from one vector."""
+"""Families with a different head at every position, which cannot be applied to a single vector."""
 
 LAST_POSITION = frozenset({"siglip_text_model", "siglip2_text_model"})
 """Text models whose pooler takes the last position, padding or not: texts are padded to their full length."""
 
 OWN_POOLER = frozenset({"clip_text_model", "dinov3_convnext"}) | LAST_POSITION
-"""Models whose own pooler takes one token of a kind of its own (the end of a text, the mean of a picture)."""
+"""Models whose own pooler uses one special token (the end of a text, the mean of a picture)."""
 
 TOKEN_CLASSIFIERS = ("CTRLForSequence", "ModernBertDecoderForSequence")
-"""Causal models with a ``classifier`` of every token, of which the last counts."""
+"""Causal models with a ``classifier`` of every token, where the last token gives the logits."""
 
 FINAL = "last_hidden_state"
-"""The name of a model's own output as a point: after the norm that follows the last block, if any."""
+"""Point name of a model's output, after the norm that follows the last block, if any."""
 
 
 class TransformersAdapter:
@@ -112,16 +112,16 @@ class TransformersAdapter:
             name, lambda: transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **file)
         )
         check_depth(name, config)
-        # The format is llama.cpp's, of language models, and does not name a class.
+        # GGUF, the format of llama.cpp, holds language models and does not name a class.
         chosen = transformers.AutoModelForCausalLM if file else _model_class(transformers, config)
         with torch.random.fork_rng(), quietly():
-            # Weights that the checkpoint lacks (an unused pooler) are drawn at random: always the same.
+            # Fixed seed, because weights that the checkpoint lacks (an unused pooler) are drawn at random.
             torch.manual_seed(0)
             named = None if file else _named_class(transformers, config)
             module, missing = _or_error(name, lambda: load_weights(chosen, folder, given, named))
-        found = self.wrap(module, f"{name}#{tower}" if tower else name)
-        check_weights(name, found, missing)
-        return found
+        model = self.wrap(module, f"{name}#{tower}" if tower else name)
+        check_weights(name, model, missing)
+        return model
 
     def recognizes(self, module: nn.Module) -> bool:
         """Whether a module is one of transformers'; imports nothing."""
@@ -143,7 +143,7 @@ class TransformersAdapter:
         source, _, tower = source.partition("#")
         runs, head, final_point, final = _parts(model, tower)
         family = runs.config.model_type
-        # A decoder that was made for sound reads texts where it is a language model of its own.
+        # A speech model's decoder takes token ids if it is a language model on its own.
         kind = (model if _is_causal(model) and runs is model.base_model else runs).main_input_name
         layout: Layout = "NCHW" if family in CHANNELS_SECOND else "LNC" if family in TOKENS_FIRST else "NLC"
         prefix = _prefix_tokens(runs) if kind == "pixel_values" else 0
@@ -160,7 +160,7 @@ class TransformersAdapter:
             return "NLSC" if type(part).__name__ in STREAMS else own_layout(part)
 
         points = {
-            # A decoder reads one start token: the mask of what the encoder reads is not its own.
+            # A decoder reads one start token, so the encoder's mask does not apply.
             path: Point(
                 path,
                 layout_of(part) or layout,
@@ -268,9 +268,9 @@ def _class_name(config: Any) -> str:
 
 def _named_class(transformers: Any, config: Any) -> Any:
     """The class of transformers that a configuration names, or None."""
-    found = getattr(transformers, _class_name(config), None) if _class_name(config) else None
-    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-    return found if is_model else None
+    named = getattr(transformers, _class_name(config), None) if _class_name(config) else None
+    is_model = isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)
+    return named if is_model else None
 
 
 def _is_causal(model: Any) -> bool:
@@ -300,7 +300,7 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
     score = getattr(model, "score", None)
     if isinstance(score, nn.Linear):  # causal models classify every token and take the last
         return model, _call(score), Point("score", "NLC", mask=_scored(model), reads="input"), "score"
-    # Those with a decoder, which reads the text again, call it by another name.
+    # Encoder-decoder models name the classifier differently.
     decoded = bool(getattr(model.config, "is_encoder_decoder", False))
     named_so = "classification_head" if decoded else "classifier"
     classifier = getattr(model, named_so, None)
@@ -315,11 +315,10 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
             if getattr(model.config, "classifier_pooling", None) == "late":  # the mean of all answers
                 return model, last, Point(path, "NLC", mask="attention_mask", reads="input"), "pooled"
             return model, last, Point(path, "NC", reads="input"), "pooled"
-    if (
-        type(model).__name__ == "BigBirdForQuestionAnswering"
-    ):  # it tells its body which tokens are the question
+    # BigBird passes its body the positions of the question, so the whole model must run.
+    if type(model).__name__ == "BigBirdForQuestionAnswering":
         return model, None, Point("bert", "NLC", mask="attention_mask"), FINAL
-    # Masked, token and question models answer for every token: no head goes on from one vector.
+    # Masked, token and question models predict for every token, so no head applies to a single vector.
     named = type(model).__name__
     if model.base_model is not model and any(word in named for word in ("For", "With", "LMHead")):
         return model.base_model, None, None, FINAL
@@ -333,7 +332,7 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
 
 
 def _scored(model: Any) -> str | Callable[[Any], Tensor | None]:
-    """Which tokens a causal classifier looks at for the last: those that are not padding by their number."""
+    """Mask from which a causal classifier takes the last token: tokens whose id is not padding."""
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
     if pad is None:
         return "attention_mask"
@@ -344,14 +343,14 @@ def _own_logits(model: Any) -> Callable[[Any], Tensor]:
     """The model's own logits of prepared inputs: those of the last real token, or of the sample."""
 
     def logits(inputs: Any) -> Tensor:
-        found: Tensor = model(**inputs).logits
-        if found.ndim == 2:
-            return found
+        scores: Tensor = model(**inputs).logits
+        if scores.ndim == 2:
+            return scores
         mask = inputs.get("attention_mask")
         last = (
-            found.shape[1] - 1 if mask is None else (mask * torch.arange(mask.shape[1]).to(mask)).argmax(-1)
+            scores.shape[1] - 1 if mask is None else (mask * torch.arange(mask.shape[1]).to(mask)).argmax(-1)
         )
-        return found[torch.arange(len(found), device=found.device), last]
+        return scores[torch.arange(len(scores), device=scores.device), last]
 
     return logits
 
@@ -370,7 +369,7 @@ def _blank(runs: Any, kind: str) -> Callable[[int], Tensor] | None:
 def _call(head: nn.Module) -> Callable[[Tensor], Tensor]:
     def apply(x: Tensor) -> Tensor:
         weight = next(head.parameters())
-        # A weight that accelerate keeps elsewhere is put where the head runs, and so is its input.
+        # accelerate moves an offloaded weight (on meta) and its input to the head's device by itself.
         there = None if weight.device.type == "meta" else weight.device
         result: Tensor = head(devices.to(x, there, weight.dtype))
         return result
@@ -379,15 +378,15 @@ def _call(head: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 class _Given(nn.Module):
-    """Stands in for a language model's body: gives the hidden states that it was handed."""
+    """Replaces a language model's body and returns the given hidden states."""
 
     def __init__(self, body: Any) -> None:
         super().__init__()
-        self.__dict__["body"] = body  # not as a part: nothing of it runs
+        self.__dict__["body"] = body  # not a submodule, because it does not run
         self.hidden: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
-        # Heads ask their body for constants; some call its decoder.
+        # Heads read constants from their body; some call its decoder.
         return self if name == "decoder" else getattr(self.__dict__["body"], name)
 
     def forward(self, *_: Any, **__: Any) -> Any:
@@ -409,7 +408,7 @@ class _Output:
 
 
 def _shell(model: Any) -> tuple[Any, _Given] | None:
-    """The model with its body replaced by what gives hidden states; shares all other parts and weights."""
+    """The model with its body replaced by :class:`_Given`; all other parts and weights are shared."""
     body = model.base_model
     path = next((path for path, part in model.named_children() if part is body), None)
     if path is None:
@@ -451,7 +450,7 @@ def _blocks(model: Any) -> tuple[str, ...]:
     if declared:
         return tuple(path for path, part in model.named_modules() if type(part).__name__ in declared)
     # transformers marks what it may recompute, and that is its blocks; a few older families mark none.
-    # The convolutions that cut sound into frames come before depth begins.
+    # The convolutions that cut sound into frames are part of the embedding and not blocks.
     marked = [
         path
         for path, part in model.named_modules()
@@ -482,7 +481,7 @@ def _or_error(name: str, load: Callable[[], Any]) -> Any:
         return load()
     except RepdynError:
         raise
-    except Exception as error:  # a damaged or foreign file makes its readers raise whatever they like
+    except Exception as error:  # readers raise exceptions of many types on damaged or foreign files
         lines = str(error).strip().splitlines()
         # Some name the field on one line and what is wrong with it on the next.
         reason = (

@@ -1,4 +1,4 @@
-"""What transformers models are called with: texts, pictures and signals, made batches."""
+"""Prepare batches for transformers models from texts, pictures and signals."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ __all__ = [
 
 
 REREAD = ("ForSequenceClassification", "ForQuestionAnswering")
-"""Endings of classes whose decoder reads the text that the encoder has read."""
+"""Suffixes of classes whose decoder reads the encoder's text again."""
 
 
 def arguments_of(model: Any) -> frozenset[str]:
-    """Names of the arguments of a model's forward pass; a wrapper hands all of its own to its decoder."""
+    """Names of the arguments of a model's forward pass; a wrapper passes its arguments to its decoder."""
     runs = model.decoder if type(model).__name__.endswith("Wrapper") and hasattr(model, "decoder") else model
     return frozenset(inspect.signature(runs.forward).parameters)
 
 
 def sentence_settings(source: str) -> dict[str, Any]:
-    """What a sentence-transformers folder says of pooling and length."""
-    found: dict[str, Any] = {}
+    """Pooling, maximum length and prompt of a sentence-transformers folder, as far as given."""
+    result: dict[str, Any] = {}
     for file, keep in (("1_Pooling/config.json", "pooling"), ("sentence_bert_config.json", "length")):
         settings = _read_json(source, file)
         if keep == "length" and isinstance(settings.get("max_seq_length"), int):
-            found["length"] = settings["max_seq_length"]
+            result["length"] = settings["max_seq_length"]
         if keep == "pooling" and settings:
-            found["pooling"] = _sentence_pooling(settings)
+            result["pooling"] = _sentence_pooling(settings)
     settings = _read_json(source, "config_sentence_transformers.json")
     prompts, chosen = settings.get("prompts"), settings.get("default_prompt_name")
     prompt = prompts.get(chosen) if isinstance(prompts, dict) and isinstance(chosen, str) else None
     if isinstance(prompt, str) and prompt:
-        found["prompt"] = prompt
-    return found
+        result["prompt"] = prompt
+    return result
 
 
 def _largest(tokens: Tokens) -> Tensor:
-    """The largest value of each channel over real tokens."""
+    """Maximum over real tokens, ``(N, C)``."""
     if tokens.mask is None:
         return tokens.values.amax(dim=1)
     return tokens.values.masked_fill(~tokens.mask.unsqueeze(-1), -torch.inf).amax(dim=1)
 
 
 def _weighted_mean(tokens: Tokens) -> Tensor:
-    """The mean over real tokens, weighted by their position from 1."""
+    """Mean over real tokens, weighted by their position from 1, ``(N, C)``."""
     values = tokens.values.float()
     weight = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)
     weight = weight.expand(values.shape[:2]) if tokens.mask is None else weight * tokens.mask
@@ -68,7 +68,7 @@ def _weighted_mean(tokens: Tokens) -> Tensor:
 
 
 def _root_mean(tokens: Tokens) -> Tensor:
-    """The sum over real tokens by the root of their number."""
+    """Sum over real tokens divided by the square root of their number, ``(N, C)``."""
     mean = POOLINGS["mean"](tokens)
     if tokens.mask is None:
         return mean * tokens.values.shape[1] ** 0.5
@@ -83,11 +83,11 @@ _SENTENCE_POOLINGS: dict[str, str | Pooling] = {
     "weightedmean": _weighted_mean,
     "lasttoken": "last",
 }
-"""sentence-transformers' names, in the order in which it puts several side by side."""
+"""sentence-transformers' names, in the order in which it concatenates several."""
 
 
 def _sentence_pooling(settings: Mapping[str, Any]) -> str | Pooling:
-    """The pooling that a folder asks for: by one name since 5.4, before that by a flag for each."""
+    """The pooling that a folder configures: by name since version 5.4, by one flag per mode before."""
     given = settings.get("pooling_mode")
     if given is None:
         given = [
@@ -99,8 +99,8 @@ def _sentence_pooling(settings: Mapping[str, Any]) -> str | Pooling:
     unknown = wanted - set(_SENTENCE_POOLINGS)
     if unknown or not wanted:
         raise RepdynError(
-            f"model: its 1_Pooling/config.json asks for {', '.join(sorted(unknown)) or 'no pooling'}; "
-            f"known are {', '.join(_SENTENCE_POOLINGS)}"
+            f"model: its 1_Pooling/config.json sets pooling {', '.join(sorted(unknown)) or 'none'}; "
+            f"expected one of {', '.join(_SENTENCE_POOLINGS)}"
         )
     chosen = [pooling for name, pooling in _SENTENCE_POOLINGS.items() if name in wanted]
     if len(chosen) == 1:
@@ -138,7 +138,7 @@ def _read_json(source: str, file: str) -> dict[str, Any]:
 def prepare_texts(
     source: str, model: Any, sentence: Mapping[str, Any]
 ) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], Callable[[Sequence[Any]], list[int]], str]:
-    """How texts become model inputs, how many tokens they have, and what to say of it."""
+    """Functions from texts to model inputs and to token counts, and a description of the preprocessing."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = None
@@ -148,13 +148,13 @@ def prepare_texts(
             file = {"gguf_file": Path(source).name} if source.endswith(".gguf") else {}
             folder = str(Path(source).parent) if file else source
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **file)
-        except Exception as error:  # where there is none, and whatever a damaged one makes its readers raise
+        except Exception as error:  # missing, or damaged, for which readers raise exceptions of many types
             tokenizer, why = None, " ".join(str(error).split())[:120]
     config = model.config
     positions = getattr(config, "max_position_embeddings", None)
     positions = positions or getattr(config, "max_target_positions", None) or 1_000_000
-    positions = positions if positions > 0 else 1_000_000  # XLNet says -1: it has no limit
-    for part in model.modules():  # RoBERTa's positions begin after that of padding
+    positions = positions if positions > 0 else 1_000_000  # XLNet gives -1 for no limit
+    for part in model.modules():  # RoBERTa's positions begin after the padding index
         numbered = getattr(part, "position_embeddings", None)
         if isinstance(numbered, nn.Embedding) and numbered.padding_idx is not None:
             positions = min(positions, numbered.num_embeddings - numbered.padding_idx - 1)
@@ -167,7 +167,7 @@ def prepare_texts(
         ("Wrapper", *REREAD)
     ):
         extra["decoder_input_ids"] = None
-    # Longformer pads to whole windows itself, and its blocks then see more tokens than were given.
+    # Longformer pads to whole windows internally, so that its blocks see more tokens than were given.
     windows = getattr(config, "attention_window", None) or 1
     multiple = windows if isinstance(windows, int) else max(windows)
     start = getattr(config, "decoder_start_token_id", None)
@@ -193,7 +193,7 @@ def prepare_texts(
     words = len(tokenizer) if tokenizer is not None else None
     try:
         table = model.get_input_embeddings()
-    except NotImplementedError:  # bodies that hold a decoder and nothing else; hashed tables of characters
+    except NotImplementedError:  # a body with only a decoder, or hashed character tables
         table = next((part for part in model.modules() if isinstance(part, nn.Embedding)), None)
         table = None if getattr(config, "model_type", "") == "canine" else table
     words = table.num_embeddings if isinstance(table, nn.Embedding) else words
@@ -205,8 +205,7 @@ def prepare_texts(
     def in_table(row: Tensor) -> None:
         if words is not None and (int(row.min()) < 0 or int(row.max()) >= words):
             raise RepdynError(
-                f"inputs: token ids from {int(row.min())} to {int(row.max())}; "
-                f"the model knows 0 to {words - 1}"
+                f"inputs: token ids from {int(row.min())} to {int(row.max())}; expected 0 to {words - 1}"
             )
 
     def prepare(samples: Sequence[Any]) -> dict[str, Any]:
@@ -231,9 +230,9 @@ def prepare_texts(
                     return_tensors="pt",
                 )
             )
-            for row in batch["input_ids"]:  # a GPU would stop, and not say whose token it was
+            for row in batch["input_ids"]:  # checked here, because a GPU error would not name the token
                 in_table(row)
-            if whole:  # what stands after the text is read as a part of it
+            if whole:  # the model attends to the padding
                 batch["attention_mask"] = torch.ones_like(batch["input_ids"])
             empty = ~batch["attention_mask"].bool().any(dim=1)
             if empty.any():
@@ -272,14 +271,14 @@ def prepare_texts(
 
 
 def prepare_pictures(source: str) -> tuple[Callable[[Sequence[Any]], dict[str, Any]], str]:
-    """How pictures become model inputs, by the processor beside the weights if any, and what to say of it."""
+    """A function from pictures to model inputs, by the saved processor if any, and its description."""
     from transformers import AutoImageProcessor
 
     processor: Any = None
     if source:
         try:
             processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
-        except Exception as error:  # where there is none, and whatever a damaged one makes its readers raise
+        except Exception as error:  # missing, or damaged, for which readers raise exceptions of many types
             if (Path(source) / "preprocessor_config.json").is_file():
                 reason = " ".join(str(error).split())[:160]
                 raise RepdynError(

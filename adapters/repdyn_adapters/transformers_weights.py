@@ -1,4 +1,4 @@
-"""Weights of models of transformers: found under a prefix, or refused where the folder lacks them."""
+"""Load weights of transformers models, under a prefix if needed, and refuse incomplete checkpoints."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from repdyn.tracing.model import TracedModel
 __all__ = ["check_depth", "check_weights", "load_weights"]
 
 MOST_LAYERS = 10_000
-"""Of one kind in a configuration. Published models have a few hundred; every one is built as a module."""
+"""Maximum layers of one kind in a configuration. Published models have a few hundred."""
 
 UNUSED = frozenset({"mask_token", "masked_spec_embed"})
-"""Weights of pretraining alone: they stand for what is masked, and no sample of a trace is."""
+"""Weights for masked positions, which occur in pretraining only."""
 
 
 def check_depth(name: str, config: Any) -> None:
-    """Refuse a configuration of more layers than can be meant, before they are built one by one.
+    """Raise if a configuration has implausibly many layers, before they are built.
 
     Parameters
     ----------
     name
-        How the model is called.
+        Name of the model, for the error message.
     config
-        Its configuration, of transformers.
+        The configuration (``transformers.PretrainedConfig``).
     """
     for key, value in _numbers(config.to_dict()):
         if re.search(r"(layers?|depths?|blocks?|stages?|experts|cells?)$", key) and value > MOST_LAYERS:
@@ -59,36 +59,36 @@ def load_weights(chosen: Any, folder: str, given: dict[str, Any], named: Any) ->
     chosen
         The class that loads it.
     folder
-        Where it lies, or its name on the hub.
+        Its folder, or its name on the hub.
     given
         Further arguments of ``from_pretrained``.
     named
         The class that the configuration names, taken where ``chosen`` is another one and finds no weights
         for all of its parts; or None.
     """
-    module, told = chosen.from_pretrained(folder, **given, output_loading_info=True)
-    lacking = _lacking(told["missing_keys"])
+    module, info = chosen.from_pretrained(folder, **given, output_loading_info=True)
+    lacking = _lacking(info["missing_keys"])
     if not lacking:
-        return module, list(told["missing_keys"])
-    prefix = _prefix(lacking, told["unexpected_keys"], folder)
+        return module, list(info["missing_keys"])
+    prefix = _prefix(lacking, info["unexpected_keys"], folder)
     if prefix is not None:
         mapping = {"^" + re.escape(prefix): ""}
-        module, told = chosen.from_pretrained(folder, **given, key_mapping=mapping, output_loading_info=True)
-        return module, list(told["missing_keys"])
+        module, info = chosen.from_pretrained(folder, **given, key_mapping=mapping, output_loading_info=True)
+        return module, list(info["missing_keys"])
     if named is not None and named is not type(module):
         other, again = named.from_pretrained(folder, **given, output_loading_info=True)
         if not _lacking(again["missing_keys"]):
             return other, list(again["missing_keys"])
-    return module, list(told["missing_keys"])
+    return module, list(info["missing_keys"])
 
 
 def check_weights(name: str, traced: TracedModel, missing: Iterable[str]) -> None:
-    """Refuse a model that would be traced with random weights, because its checkpoint lacks them.
+    """Raise if the traced part of a model has weights that the checkpoint lacks, which are random.
 
     Parameters
     ----------
     name
-        How the model is called.
+        Name of the model, for the error message.
     traced
         The model; weights outside of what runs and of its head do not matter.
     missing
@@ -115,26 +115,26 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _lacking(missing: Iterable[str]) -> list[str]:
-    """Those of the missing weights that matter to a body: its pooler, often not saved, is not read."""
+    """The missing weights that a body uses; its pooler is often not saved, and is not read."""
     return [key for key in missing if "pooler" not in key.split(".") and key.rpartition(".")[2] not in UNUSED]
 
 
 def _prefix(missing: Iterable[str], unexpected: Iterable[str], folder: str) -> str | None:
-    """What the checkpoint puts before the names of the missing weights; None where they are not there."""
+    """The prefix under which the checkpoint holds the missing weights; None if it lacks them."""
     wanted = set(missing)
-    found: dict[str, set[str]] = defaultdict(set)
+    by_prefix: dict[str, set[str]] = defaultdict(set)
     for key in unexpected:
         steps = key.split(".")
         for start in range(1, len(steps)):
             rest = ".".join(steps[start:])
             if rest in wanted:
-                found[".".join(steps[:start]) + "."].add(rest)
+                by_prefix[".".join(steps[:start]) + "."].add(rest)
                 break
-    counts = Counter({prefix: len(keys) for prefix, keys in found.items()}).most_common(2)
+    counts = Counter({prefix: len(keys) for prefix, keys in by_prefix.items()}).most_common(2)
     if not counts or counts[0][1] < len(wanted) / 2:
         return None
     best = counts[0][0]
-    if len(counts) == 2 and counts[1][1] == counts[0][1] and found[counts[1][0]] == found[best]:
+    if len(counts) == 2 and counts[1][1] == counts[0][1] and by_prefix[counts[1][0]] == by_prefix[best]:
         raise RepdynError(
             f"model 'hf:{Path(folder)}': its checkpoint holds the same weights as {best + '…'!r} and as "
             f"{counts[1][0] + '…'!r}; keep one of them"

@@ -8,8 +8,8 @@ __all__ = ["main"]
 def main() -> None:
     """The program ``repdyn``.
 
-    Its exit status is 0 when done, 1 when done but ``--strict`` and not every verdict is ``"found"`` or drift
-    was, 2 for bad input, 70 for a fault of repdyn itself, 130 when interrupted.
+    The exit status is 0 on success and 1 if ``--strict`` is given and a verdict is not ``"found"`` or drift
+    was found. It is 2 for bad input, 70 for an internal error of repdyn, and 130 on an interrupt.
     """
     from repdyn.cli.app import app
     from repdyn.cli.console import run

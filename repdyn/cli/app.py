@@ -1,4 +1,4 @@
-"""The program and its verbs. Only signatures are imported here: a verb loads what it needs when it runs."""
+"""The program and its verbs. Only signatures are imported here; a verb imports the rest when it runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from repdyn.cli.verb import Program, verb
 
 __all__ = ["app"]
 
-# A line that starts with \b keeps the lines of its paragraph as they are, however narrow the terminal.
+# A line that starts with \b switches off wrapping for its paragraph, at any width of the terminal.
 _HELP = """\
 How a network's representations move through depth, and how two networks' representations relate.
 
@@ -54,10 +54,10 @@ Every verb takes --quiet, --strict,
 (- for stdout).
 \b
 Exit status: 0 done
-  1 done, but --strict and not every
-    verdict is 'found', or drift
+  1 done, but with --strict a verdict
+    is not 'found', or drift was found
   2 bad input
-  70 a fault of repdyn itself
+  70 internal error of repdyn
   130 interrupted
 """
 
@@ -95,32 +95,32 @@ def _program(
 
 
 koopman_verbs = _group("Is depth linear in a lifted space?")
-koopman_verbs.command("fit", short_help="Fit a Koopman autoencoder, beside controls.")(verb(koopman.fit))
-koopman_verbs.command("spectrum", short_help="Which modes of depth to believe.")(verb(koopman.spectrum))
-koopman_verbs.command("forget", short_help="Forget a class by an edit.")(verb(koopman.forget))
-disentangle_verbs = _group("What stays through depth, and what changes.")
-disentangle_verbs.command("fit", short_help="Split paths, beside controls.")(verb(disentangle.fit))
+koopman_verbs.command("fit", short_help="Fit a Koopman autoencoder and controls.")(verb(koopman.fit))
+koopman_verbs.command("spectrum", short_help="Eigenvalues of depth, with residuals.")(verb(koopman.spectrum))
+koopman_verbs.command("forget", short_help="Unlearn a class by an operator edit.")(verb(koopman.forget))
+disentangle_verbs = _group("Static and dynamic factors through depth.")
+disentangle_verbs.command("fit", short_help="Fit a model of factors and controls.")(verb(disentangle.fit))
 ood_verbs = _group("Inputs unlike the training data.")
 ood_verbs.command("fit", short_help="Fit a detector to in-distribution paths.")(verb(ood.fit))
 ood_verbs.command("score", short_help="Score paths, count those it flags.")(verb(ood.score))
-ood_verbs.command("evaluate", short_help="A detector beside its controls.")(verb(ood.evaluate))
+ood_verbs.command("evaluate", short_help="Compare a detector with its controls.")(verb(ood.evaluate))
 
-paths_verbs = _group("What is in a store of paths, and whether it is sound.")
-paths_verbs.command("info", short_help="What a store holds and where it comes from.")(verb(paths.info))
+paths_verbs = _group("Inspect, verify, merge and export stores of paths.")
+paths_verbs.command("info", short_help="Contents and provenance of a store.")(verb(paths.info))
 paths_verbs.command("verify", short_help="Recompute checksums, name damaged chunks.")(verb(paths.verify))
-paths_verbs.command("merge", short_help="One store of several of the same model.")(verb(paths.merge))
-paths_verbs.command("export", short_help="As Parquet or safetensors.")(verb(paths.export))
+paths_verbs.command("merge", short_help="Merge stores of the same model.")(verb(paths.merge))
+paths_verbs.command("export", short_help="Export to Parquet or safetensors.")(verb(paths.export))
 
-app.command("demo", short_help="The whole chain on two real pretrained models.")(verb(demo.demo))
-app.command("doctor", short_help="What is installed here, and whether it works.")(verb(doctor.doctor))
-app.command("points", short_help="Where a model's path can be read.")(verb(points.points))
-app.command("trace", short_help="A model's paths of some data, kept on disk.")(verb(trace.trace))
+app.command("demo", short_help="Run all steps on two pretrained models.")(verb(demo.demo))
+app.command("doctor", short_help="Check the installation.")(verb(doctor.doctor))
+app.command("points", short_help="List the points of a model.")(verb(points.points))
+app.command("trace", short_help="Trace a model's paths to disk.")(verb(trace.trace))
 app.add_typer(paths_verbs, name="paths")
 app.add_typer(koopman_verbs, name="koopman")
 app.command("field", short_help="Attractors of an encode-decode map.")(verb(field.field))
 app.add_typer(ood_verbs, name="ood")
 app.add_typer(disentangle_verbs, name="disentangle")
 app.command("topology", short_help="Level-set tree, persistence through depth.")(verb(topology.topology))
-app.command("translate", short_help="One model's latents into another's.")(verb(translate.translate))
-app.command("stitch", short_help="B answers for what A has read.")(verb(stitch.stitch))
-app.command("report", short_help="Any results as one HTML page.")(verb(report.report))
+app.command("translate", short_help="Map one model's latents to another's.")(verb(translate.translate))
+app.command("stitch", short_help="Feed A's representations into B's head.")(verb(stitch.stitch))
+app.command("report", short_help="Write results as one HTML page.")(verb(report.report))

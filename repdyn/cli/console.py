@@ -19,13 +19,14 @@ from repdyn.writing import whole_file
 __all__ = ["CRASHED", "run", "say", "say_of_translation", "table", "write_json"]
 
 CRASHED = 70
-"""Exit status of an error that is repdyn's own: EX_SOFTWARE of sysexits.h."""
+"""Exit status of an internal error: EX_SOFTWARE of sysexits.h."""
 
 
 def say(text: str) -> None:
-    """Print a line for the user; labels and names in it are shown as they are, never as markup.
+    """Print a line of plain text; labels and names in it are never parsed as markup.
 
-    With ``--quiet`` nothing, and on stderr where stdout is the figures' (``--json -``).
+    Nothing is printed with ``--quiet``. With ``--json -`` the line goes to stderr, because stdout holds the
+    figures.
     """
     flags = command().flags
     if "quiet" not in flags:
@@ -33,19 +34,19 @@ def say(text: str) -> None:
 
 
 def say_of_translation(verdict: str, reason: str) -> None:
-    """Print the verdict of a translation that is used, with the reason unless it was found."""
+    """Print the verdict of a translation, with the reason if the verdict is not ``"found"``."""
     say("translation: found" if verdict == "found" else f"careful: the translation is {verdict!r}: {reason}")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> None:
-    """Print rows under a header, columns aligned: plain text that survives a pipe."""
+    """Print rows under a header with aligned columns, as plain text that can be piped."""
     widths = [max(len(str(row[k])) for row in (header, *rows)) for k in range(len(header))]
     for row in (header, *rows):
         say(indent + "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 def write_json(path: Path | None, figures: Mapping[str, Any]) -> None:
-    """Keep a verb's figures: in a file or on stdout (``-``), and their verdicts for the exit status.
+    """Write the figures of a verb to a file or stdout (``-``); record their verdicts for the exit status.
 
     Numbers that are not finite become ``null``.
     """
@@ -61,11 +62,11 @@ def write_json(path: Path | None, figures: Mapping[str, Any]) -> None:
 
 
 def run(program: Callable[[], Any]) -> int:
-    """Run a program; its exit status.
+    """Run a program and return its exit status.
 
-    A user's error is one line on stderr and status 2, an interrupt is 130, an error of repdyn itself is one
-    line and 70, and with ``--strict`` a verdict that is not ``"found"``, or an alarm, is 1. With ``--debug``
-    the traceback is shown as well.
+    An error of the user prints one line on stderr and gives status 2. An internal error prints one line and
+    gives 70. An interrupt gives 130. With ``--strict``, a verdict that is not ``"found"``, or an alarm, gives
+    1. With ``--debug``, the traceback is printed as well.
     """
     from repdyn.cli.progress import listener
     from repdyn.progress import listening
@@ -75,10 +76,11 @@ def run(program: Callable[[], Any]) -> int:
         with listening(listener()):
             return _status(program)
     finally:
-        start_command()  # `say` outside of a program is not quiet
+        start_command()  # resets --quiet, so that a later `say` outside of a program prints
 
 
 def _status(program: Callable[[], Any]) -> int:
+    """Run a program and map every exception to an exit status."""
     try:
         program()
     except SystemExit as stopped:
@@ -88,7 +90,7 @@ def _status(program: Callable[[], Any]) -> int:
         return _refuse(str(error))
     except BrokenPipeError:
         _leave_stdout()
-        return 141  # as of a program that SIGPIPE ends: what reads stdout has read enough
+        return 141  # the status of a program that SIGPIPE ends: the reader of stdout has closed the pipe
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _refuse(f"the disk is full ({error.filename or error.strerror}); free some space")
@@ -101,8 +103,8 @@ def _status(program: Callable[[], Any]) -> int:
         print("repdyn: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except MemoryError:
-        return _refuse("the memory is full; give fewer samples, points or a smaller batch")
-    except Exception as error:  # the edge of the program: whatever was not foreseen ends here
+        return _refuse("out of memory; use fewer samples, fewer points or a smaller batch")
+    except Exception as error:  # last handler of the program: everything else is an internal error
         return _crash(error)
     missed = command().failures
     if missed and "strict" in command().flags:
@@ -112,19 +114,22 @@ def _status(program: Callable[[], Any]) -> int:
 
 
 def _refuse(message: str) -> int:
-    _tell(f"error: {message}")
+    """Print an error of the user; return exit status 2."""
+    _print_error(f"error: {message}")
     return 2
 
 
 def _crash(error: Exception) -> int:
-    _tell(
+    """Print an internal error; return exit status 70."""
+    _print_error(
         f"internal error: {type(error).__name__}: {str(error)[:400]}; this is a fault of repdyn, run again "
         "with --debug and report the traceback"
     )
     return CRASHED
 
 
-def _tell(message: str) -> None:
+def _print_error(message: str) -> None:
+    """Print a message as one line on stderr, after the traceback if ``--debug`` is given."""
     if "debug" in command().flags:
         import traceback
 
@@ -134,13 +139,14 @@ def _tell(message: str) -> None:
 
 
 def _leave_stdout() -> None:
-    """Nothing more can be written there, and the interpreter must not try when it ends."""
+    """Redirect stdout to the null device, so that the interpreter's flush at exit does not fail."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _plain(value: Any) -> Any:
-    import numpy as np  # here: `repdyn --help` has no use for it
+    """Convert a value to JSON types; not-finite floats become None, complex numbers ``{"re", "im"}``."""
+    import numpy as np  # imported here, because `repdyn --help` does not need it
 
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

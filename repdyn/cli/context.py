@@ -1,4 +1,4 @@
-"""Options that every verb takes and verdicts that it reached: the state of the command that is running."""
+"""The state of the running command: its common flags and the verdicts that it has recorded."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Command:
     flags
         Names of the flags that were given: ``"quiet"``, ``"strict"``, ``"debug"``, ``"json on stdout"``.
     verdicts
-        All verdicts that the verb reached.
+        All verdicts in the figures of the verb.
     alarms
-        What was found that is bad news, such as drift.
+        Findings that count as failures with ``--strict``, such as drift.
     """
 
     flags: set[str] = field(default_factory=set)
@@ -33,7 +33,7 @@ class Command:
 
     @property
     def failures(self) -> list[str]:
-        """Verdicts that are not ``"found"``, and alarms: with ``--strict`` the exit status is 1 if any."""
+        """Verdicts that are not ``"found"``, and alarms; with ``--strict`` any gives exit status 1."""
         return [verdict for verdict in self.verdicts if verdict != "found"] + self.alarms
 
 
@@ -41,16 +41,16 @@ _present: ContextVar[Command] = ContextVar("command")
 
 
 def start_command() -> Command:
-    """Begin a new command, without flags and verdicts."""
+    """Begin a new command with no flags and no verdicts."""
     started = Command()
     _present.set(started)
     return started
 
 
 def command() -> Command:
-    """The command that is running; a new one outside of a program."""
-    found = _present.get(None)
-    return start_command() if found is None else found
+    """The running command; outside of a program, a new one."""
+    running = _present.get(None)
+    return start_command() if running is None else running
 
 
 def record_verdicts(figures: Mapping[str, Any]) -> None:
@@ -63,6 +63,6 @@ def record_verdicts(figures: Mapping[str, Any]) -> None:
 
 
 def refuse_existing(out: Path | None, force: bool) -> None:
-    """Refuse, before any work, to replace what is at ``--out`` unless ``--force`` was given."""
+    """Raise if ``--out`` exists and ``--force`` was not given, before any work is done."""
     if out is not None and not force and out.exists():
         raise RepdynError(f"--out {out}: exists; give another path, or --force to replace it")

@@ -47,23 +47,23 @@ PICTURE_SUFFIXES = frozenset(
         *_NETPBM,
     }
 )
-"""What counts as a picture in a folder; one that Pillow cannot decode here (heic) is refused."""
+"""Suffixes of picture files in a folder. A file that Pillow cannot decode (heic) raises an error."""
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What a specification led to.
+    """The samples that a DATA specification names.
 
     Attributes
     ----------
     inputs
-        One entry a sample: strings, pictures (opened when read), or an array whose first axis is the sample.
+        One entry per sample: strings, pictures (opened on access), or an array of shape ``(N, ...)``.
     labels
         ``(N,)`` integers or strings, or None.
     ids
-        ``(N,)`` names that a user recognizes, or None.
+        ``(N,)`` sample ids from the data, such as relative file paths, or None.
     skipped
-        ``{name: reason}`` of what could not be read and was left out because that was asked for.
+        ``{name: reason}`` of the samples that could not be read and were left out by ``skip_bad``.
     """
 
     inputs: Sequence[Any] | NDArray[Any]
@@ -72,14 +72,14 @@ class Data:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     def part(self, limit: int, seed: int) -> Data:
-        """A random part of it, in its order; all of it where that is no more than the limit."""
+        """A random subset of at most ``limit`` samples, in the original order."""
         size = len(self.inputs)
         if limit >= size:
             return self
         return self.chosen(np.sort(np.random.default_rng(seed).choice(size, limit, replace=False)))
 
     def chosen(self, chosen: NDArray[np.int64], skipped: Mapping[str, str] | None = None) -> Data:
-        """The samples of these numbers; those left out as bad are added to those left out before."""
+        """The samples at these indices; ``skipped`` is merged into the samples skipped before."""
         inputs = self.inputs
         if isinstance(inputs, Pictures):
             inputs = Pictures([inputs.files[int(k)] for k in chosen])
@@ -91,7 +91,7 @@ class Data:
 
 
 def read_data(specification: str, skip_bad: bool = False) -> Data:
-    """Read what a DATA specification names.
+    """Read the samples that a DATA specification names.
 
     Parameters
     ----------
@@ -103,8 +103,8 @@ def read_data(specification: str, skip_bad: bool = False) -> Data:
         ``digits`` (scikit-learn's) or ``docstrings`` (first paragraphs of the installed packages'
         documentation, labeled by package). Y and LABEL may be left out.
     skip_bad
-        Leave out pictures that cannot be read, or hold several frames, and lines of a CSV with too few or
-        too many columns, and say which in ``skipped``. Every picture is then decoded once beforehand.
+        Leave out pictures that cannot be read or hold several frames, and lines of a CSV with too few or
+        too many columns. ``skipped`` lists them. Every picture is then decoded once beforehand.
 
     Returns
     -------
@@ -113,8 +113,8 @@ def read_data(specification: str, skip_bad: bool = False) -> Data:
     Raises
     ------
     RepdynError
-        On an unknown kind, a missing file, array or column, a line that is no row, or no sample at all.
-        A picture that cannot be read raises, with its file, when it is its turn.
+        On an unknown kind, a missing file, array or column, a malformed line, or data without samples.
+        A picture that cannot be read raises when it is accessed; the message names the file.
     """
     kind, _, rest = specification.partition(":")
     if kind not in _READERS:
@@ -126,11 +126,11 @@ def read_data(specification: str, skip_bad: bool = False) -> Data:
         raise RepdynError(f"data {specification!r}: {kind} takes {'no' if rest else 'an'} address after it")
     try:
         data = _READERS[kind](rest)
-    except OSError as error:  # a name too long, a folder that may not be read, a disk that fails
+    except OSError as error:  # a name that is too long, missing permissions, or a failing disk
         raise RepdynError(f"data {specification!r}: cannot be read ({error.strerror or error})") from None
     if data.skipped and not skip_bad:
         name, reason = next(iter(data.skipped.items()))
-        raise RepdynError(f"{name}: {reason}; mend it, or leave such samples out with --skip-bad")
+        raise RepdynError(f"{name}: {reason}; fix it, or leave such samples out with --skip-bad")
     if skip_bad and isinstance(data.inputs, Pictures):
         data = _without_bad_pictures(data, data.inputs)
     if len(data.inputs) == 0:
@@ -144,16 +144,16 @@ def read_data(specification: str, skip_bad: bool = False) -> Data:
 
 
 def is_data(specification: str) -> bool:
-    """Whether a text names data, in one of the kinds that :func:`read_data` knows."""
+    """Whether a string is a DATA specification of a kind that :func:`read_data` supports."""
     kind, _, rest = specification.partition(":")
     return kind in _READERS and bool(rest) != (kind in _WITHOUT_ADDRESS)
 
 
 class Pictures(Sequence[Any]):
-    """Pictures opened one by one when they are read, so that a folder of any size fits in memory.
+    """Pictures that are opened on access, so that a folder of any size fits in memory.
 
-    Whatever their mode they become RGB as usual: transparency is dropped, 16 bits of grey become 8. Pixels
-    are taken as they are stored: an orientation in the EXIF data turns nothing, as in torchvision and timm.
+    Every mode is converted to RGB: transparency is dropped, and 16-bit gray becomes 8-bit. The EXIF
+    orientation is ignored, as in torchvision and timm.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -163,7 +163,7 @@ class Pictures(Sequence[Any]):
         return len(self.files)
 
     def sample_digest(self, index: int) -> str:
-        """SHA-256 of a picture's file, by which a continued trace knows it again."""
+        """SHA-256 of a picture's file; a continued trace uses it to check that the sample is the same."""
         try:
             with open(self.files[index], "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -173,31 +173,33 @@ class Pictures(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
-        found = _open(self.files[index])
-        if isinstance(found, str):
+        picture = _open(self.files[index])
+        if isinstance(picture, str):
             raise RepdynError(
-                f"{self.files[index]}: {found}; mend it, or leave such pictures out with --skip-bad"
+                f"{self.files[index]}: {picture}; fix it, or leave such pictures out with --skip-bad"
             )
-        return found
+        return picture
 
 
 def _open(file: Path) -> Any:
-    """An RGB picture, or what is wrong with the file."""
+    """The file as an RGB picture; if it cannot be used, the reason as a string."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, which is not read here, and of pixels
+            # Pillow warns of odd metadata, which is not used, and of sizes, which check_pixels limits.
+            warnings.simplefilter("ignore")
             with Image.open(file) as picture:
                 check_pixels(*picture.size)
-                # A phone's MPO holds a picture first, and then its depth or its preview.
+                # The first frame of a phone's MPO is the picture; the others are a depth map or a preview.
                 frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
-                return _rgb(picture) if frames == 1 else f"is animated or has pages, {frames} of them"
-    except Exception as error:  # decoders of broken files raise whatever the bytes led them to
+                return _rgb(picture) if frames == 1 else f"has {frames} frames or pages, expected one"
+    except Exception as error:  # decoders raise exceptions of many types on broken files
         return f"is not a readable picture ({_one_line(error).replace(str(file), 'the file')})"
 
 
 def _rgb(picture: Any) -> Any:
+    """Convert a picture of any mode to 8-bit RGB."""
     from PIL import Image
 
     if picture.mode == "F":
@@ -211,10 +213,11 @@ def _rgb(picture: Any) -> Any:
 
 
 def _without_bad_pictures(data: Data, pictures: Pictures) -> Data:
-    # Decoding does its work outside the interpreter's lock.
+    """The data without the pictures that cannot be read, which are added to ``skipped``."""
+    # Threads help, because Pillow releases the interpreter's lock while it decodes.
     with ThreadPoolExecutor() as pool:
         checks = pool.map(
-            lambda file: found if isinstance(found := _open(file), str) else None, pictures.files
+            lambda file: result if isinstance(result := _open(file), str) else None, pictures.files
         )
         reasons = list(track(checks, "checking pictures", len(pictures)))
     good = [number for number, reason in enumerate(reasons) if reason is None]
@@ -244,7 +247,7 @@ def _images(address: str) -> Data:
     classes = [f.relative_to(folder).parts[0] if f.parent != folder else "" for f in files]
     if any(classes) and not all(classes):
         loose = files[classes.index("")]
-        raise RepdynError(f"{loose}: lies beside folders of classes; put every picture into one, or none")
+        raise RepdynError(f"{loose}: is in no class folder, but others are; put all into folders, or none")
     return Data(
         Pictures(files),
         np.array(classes) if any(classes) else None,
@@ -253,7 +256,7 @@ def _images(address: str) -> Data:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, through links, without hidden folders; no folder is entered twice."""
+    """All files below a folder; links are followed, hidden folders skipped, no folder is entered twice."""
     entered: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -269,7 +272,7 @@ def _npz(address: str) -> Data:
     name, columns = _columns(address, "npz:FILE#X,Y")
     path = _file(name, "npz")
     try:
-        # Opened here: NumPy leaves the file of a damaged archive open.
+        # Opened here, because NumPy does not close the file of a damaged archive.
         with path.open("rb") as file:
             if zipfile.is_zipfile(file):
                 check_archive(path, file, columns)
@@ -302,12 +305,15 @@ def _csv(address: str, form: str = "csv", encoding: str = "utf-8-sig") -> Data:
     opened: Callable[..., Any] = open_gzip if path.suffix == ".gz" else open
     rows: list[list[str]] = []
     bad: dict[str, str] = {}
-    line, limit = 0, csv.field_size_limit(2**31 - 1)  # a text may be longer than csv's 131 072 characters
+    line, limit = (
+        0,
+        csv.field_size_limit(2**31 - 1),
+    )
     try:
         with opened(path, "rt", encoding=encoding, newline="") as lines:
-            head = lines.readline()  # an archive cannot be read from the start again
+            head = lines.readline()  # read once only: a gzip stream is not rewound
             delimiter = _delimiter(head, columns)
-            # Strict: a quote that is never closed would swallow the lines after it.
+            # Strict, because an unclosed quote would otherwise merge the lines after it into one field.
             reader = csv.DictReader(chain([head], lines), delimiter=delimiter, strict=True)
             known = reader.fieldnames or []
             for column in columns:
@@ -339,7 +345,7 @@ def _csv(address: str, form: str = "csv", encoding: str = "utf-8-sig") -> Data:
 
 
 def _delimiter(header: str, columns: Sequence[str]) -> str:
-    """Comma, semicolon or tab: the first one by which the header has the columns."""
+    """The first of comma, semicolon and tab that splits the header into the wanted columns."""
     for delimiter in ",;\t":
         names = next(csv.reader([header], delimiter=delimiter), [])
         if set(columns) <= set(names):
@@ -359,12 +365,12 @@ def _jsonl(address: str) -> Data:
                 if not line.strip():
                     continue
                 try:
-                    found = json.loads(line)
-                    rows.append([found[column] for column in columns])
+                    record = json.loads(line)
+                    rows.append([record[column] for column in columns])
                 except (ValueError, RecursionError):
-                    bad[f"{path}: line {number}"] = "is no JSON"
+                    bad[f"{path}: line {number}"] = "is not JSON"
                 except (KeyError, TypeError, IndexError):
-                    bad[f"{path}: line {number}"] = f"is no object with {' and '.join(columns)}"
+                    bad[f"{path}: line {number}"] = f"is not an object with {' and '.join(columns)}"
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RepdynError(f"{path}: is not readable UTF-8 ({_one_line(error)})") from None
     return _of_rows(path, rows, columns, bad)
@@ -391,7 +397,7 @@ def _parquet(address: str) -> Data:
 
 
 def _of_rows(path: Path, rows: list[list[Any]], columns: Sequence[str], bad: dict[str, str]) -> Data:
-    """Texts and labels; a row without a text is bad, one without a label is reported later."""
+    """Texts and labels of rows; a row whose text is not a string is added to ``bad``."""
     good = []
     for number, row in enumerate(rows):
         if isinstance(row[0], str):
@@ -412,7 +418,7 @@ def _hub(address: str) -> Data:
         raise RepdynError("data hf:…: needs the datasets library: pip install datasets") from None
     try:
         loaded = load_dataset(name, split=split or "train")
-    except Exception as error:  # the library raises many kinds for one meaning: it is not to be had
+    except Exception as error:  # the library raises exceptions of many types if a data set cannot be loaded
         raise RepdynError(f"data hf:{address}: could not be loaded ({_one_line(error)})") from None
     label = next((c for c in ("label", "labels", "fine_label") if c in loaded.column_names), None)
     known = [c for c in ("text", "sentence", "image", "img") if c in loaded.column_names]

@@ -1,4 +1,4 @@
-"""``repdyn demo``: the whole chain on two real sentence encoders and the text that is on every machine."""
+"""``repdyn demo``: all steps on two pretrained sentence encoders and the documentation installed here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["demo"]
 
 def demo(
     out: Annotated[
-        Path, typer.Option(help="Everything is written here; an interrupted demo goes on.")
+        Path, typer.Option(help="Folder for all results; an interrupted demo is continued.")
     ] = Path("repdyn-demo"),
     seed: Seed = 0,
     json: Json = None,

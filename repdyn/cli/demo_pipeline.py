@@ -1,4 +1,4 @@
-"""The demonstration's steps; each keeps its result in the folder and reads back what is there."""
+"""The steps of the demonstration; each saves its result in the folder, or loads the one that is there."""
 
 from __future__ import annotations
 
@@ -41,10 +41,14 @@ from repdyn.translation import (
 __all__ = ["Walk"]
 
 MODEL_A, MODEL_B = "packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2"
-FITTED, HELD_OUT, FOREIGN = 4000, 1000, 500  # passages: for each model, held out of both, out of distribution
-PAIRED = 2000  # passages that B reads as well, for the paired ceiling alone
-EPOCHS = 30  # half the default: the demo is to take minutes
-STARTS = 500  # of the field: enough to see its attractors, few enough for seconds
+FITTED, HELD_OUT, FOREIGN = (
+    4000,
+    1000,
+    500,
+)  # numbers of passages: fitted on per model, held out of both, out of distribution
+PAIRED = 2000  # passages that B reads as well; used for the paired ceiling only
+EPOCHS = 30  # half the default, so that the demo takes minutes
+STARTS = 500  # initial conditions of the field: enough to find its attractors within seconds
 STEPS_OF_THE_FIELD = 1000
 
 R = TypeVar("R")
@@ -60,9 +64,9 @@ class Walk:
     Parameters
     ----------
     out
-        The folder; made where it is not there.
+        The folder; created if it does not exist.
     seed
-        Of everything. A folder of another seed is refused, not mixed.
+        Seed of all steps. A folder that was made with another seed is refused.
     """
 
     def __init__(self, out: Path, seed: int) -> None:
@@ -82,10 +86,10 @@ class Walk:
     # --- the steps ---
 
     def read(self) -> dict[str, Any]:
-        """Collect the passages and say what they are."""
+        """Collect the passages and print their numbers."""
         packages = len(np.unique(self.corpus.labels))
         say(f"  {len(self.corpus)} passages of {packages} packages; {len(self.parts[0])} for model A, others")
-        say(f"  ({len(self.parts[1])}) for model B, {len(self.parts[2])} more that nothing is fitted on")
+        say(f"  ({len(self.parts[1])}) for model B, and {len(self.parts[2])} held out of every fit")
         return {"corpus": {"passages": len(self.corpus), "packages": packages}}
 
     def trace(self) -> dict[str, Any]:
@@ -98,7 +102,7 @@ class Walk:
         return {"trace": {"a": self.a.to_dict(), "b": self.b.to_dict()}}
 
     def koopman(self) -> dict[str, Any]:
-        """Fit the autoencoder to A's paths; fidelity on the held-out ones, beside the controls."""
+        """Fit the autoencoder to A's paths; compare its fidelity on held-out paths with the controls."""
         fidelity = self.fidelity
         _indent(fidelity)
         self._show(fidelity, "Is depth linear?")
@@ -115,32 +119,33 @@ class Walk:
 
     def field(self) -> dict[str, Any]:
         """Iterate the encode-decode map of the last point from A's data."""
-        found = self._kept("a.attractors", Attractors.load, self._find_attractors)
-        _indent(found)
-        self._show(found, "Where the encode-decode map leads")
-        figures = found.to_dict()
-        return {"field": {"attractors": len(found), "status": found.status_counts(), "figures": figures}}
+        attractors = self._kept("a.attractors", Attractors.load, self._find_attractors)
+        _indent(attractors)
+        self._show(attractors, "Where the encode-decode map leads")
+        figures = attractors.to_dict()
+        counts = attractors.status_counts()
+        return {"field": {"attractors": len(attractors), "status": counts, "figures": figures}}
 
     def ood(self) -> dict[str, Any]:
         """Score source code and shuffled characters against held-out prose."""
-        found = self._kept("a.ood", OODEvaluation.load, self._evaluate_detector)
-        _indent(found)
-        self._show(found, "Is this input unlike the training data?")
+        evaluation = self._kept("a.ood", OODEvaluation.load, self._evaluate_detector)
+        _indent(evaluation)
+        self._show(evaluation, "Is this input unlike the training data?")
         row = {
             name: {m: e.to_dict() for m, e in cell.items()}
-            for name, cell in found.table[found.detector].items()
+            for name, cell in evaluation.table[evaluation.detector].items()
         }
         controls = {
             control: {name: {m: e.to_dict() for m, e in cell.items()} for name, cell in cells.items()}
-            for control, cells in found.table.items()
-            if control != found.detector
+            for control, cells in evaluation.table.items()
+            if control != evaluation.detector
         }
         return {
             "ood": {
                 "auroc": {name: cell["auroc"] for name, cell in row.items()},
                 "fpr95": {name: cell["fpr95"] for name, cell in row.items()},
                 "controls": controls,
-                "verdict": found.verdict,
+                "verdict": evaluation.verdict,
             }
         }
 
@@ -156,46 +161,46 @@ class Walk:
             "ab.translation", LinearTranslation.load, lambda: translate(self.a, self.b, seed=self.seed)
         )
         _indent(translation)
-        found = self._kept(
+        evaluation = self._kept(
             "ab.evaluation", TranslationEvaluation.load, lambda: self._evaluate_translation(translation)
         )
-        _indent(found)
+        _indent(evaluation)
         match = self._kept(
             "ab.match", TreeMatch.load, partial(match_trees, tree_a, tree_b, a, b, seed=self.seed)
         )
         _indent(match)
         names = leaf_names(tree_a, self.parts[0].labels), leaf_names(tree_b, self.parts[1].labels)
         self._show(match, "Two trees, matched", match.plot(*names))
-        self._show(found, "Two models, no pairs")
+        self._show(evaluation, "Two models, no pairs")
         low, high = translation.interval or (float("nan"),) * 2
         return {
             "translation": {
-                "top1": found.top1["translation"].to_dict(),
-                "paired": found.top1["paired"].to_dict(),
-                "random": found.top1["random"].to_dict(),
+                "top1": evaluation.top1["translation"].to_dict(),
+                "paired": evaluation.top1["paired"].to_dict(),
+                "random": evaluation.top1["random"].to_dict(),
                 "verdict": translation.verdict,
                 "confidence": {"value": translation.confidence, "low": low, "high": high},
-                "evaluation": found.to_dict(),
+                "evaluation": evaluation.to_dict(),
             }
         }
 
-    # --- what the steps stand on ---
+    # --- inputs of the steps ---
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The passages: read from the installed packages once, then from the folder."""
+        """The passages; collected from the installed packages once, then loaded from the folder."""
         kept = self.out / "passages.json"
         if kept.is_file():
-            found = json.loads(kept.read_text())
-            return Corpus(tuple(found["texts"]), np.array(found["labels"]))
+            document = json.loads(kept.read_text())
+            return Corpus(tuple(document["texts"]), np.array(document["labels"]))
         corpus = documentation_corpus(seed=self.seed)
         _write(kept, {"texts": list(corpus.texts), "labels": corpus.labels.tolist()})
         return corpus
 
     @cached_property
     def parts(self) -> tuple[Corpus, ...]:
-        """Passages for A, for B, and held out of both: disjoint."""
-        held_out = min(HELD_OUT, len(self.corpus) // 9)  # an environment with few packages has fewer
+        """Three disjoint sets of passages: for A, for B, and held out of both."""
+        held_out = min(HELD_OUT, len(self.corpus) // 9)  # smaller in an environment with few packages
         fitted = min(FITTED, (len(self.corpus) - held_out) // 2)
         return self.corpus.split((fitted, fitted, held_out), seed=self.seed)
 
@@ -211,7 +216,7 @@ class Walk:
 
     @cached_property
     def held_out(self) -> tuple[RepresentationPaths, RepresentationPaths]:
-        """Both models' paths of the passages that nothing is fitted on."""
+        """Both models' paths of the held-out passages."""
         texts, labels = self.parts[2].texts, self.parts[2].labels
         return (
             self._traced("held-out-a.paths", MODEL_A, texts, labels),
@@ -242,20 +247,21 @@ class Walk:
         return write_page(self.entries, self.out / "report.html", force=True)
 
     def meaning(self, figures: dict[str, Any]) -> tuple[str, ...]:
-        """What the figures mean, in four sentences."""
+        """A summary of the figures in four sentences."""
         return meaning(self.fidelity, figures)
 
     # --- helpers ---
 
     def _claim(self) -> None:
+        """Create the folder and mark it with seed and version; refuse a folder of anything else."""
         self.out.mkdir(parents=True, exist_ok=True)
         mark = self.out / "demo.json"
         mine = {"seed": self.seed, "version": repdyn.__version__}
         if mark.is_file():
             if json.loads(mark.read_text()) != mine:
-                raise RepdynError(f"{self.out}: holds a demo with other settings; choose another --out")
+                raise RepdynError(f"{self.out}: holds a demo of another seed or version; give another --out")
         elif any(self.out.iterdir()):
-            raise RepdynError(f"{self.out}: is not empty and not a demo's; choose another --out")
+            raise RepdynError(f"{self.out}: is neither empty nor the folder of a demo; give another --out")
         else:
             _write(mark, mine)
 
@@ -266,6 +272,7 @@ class Walk:
         make: Callable[[], R],
         save: Callable[[R, Path], None] = _save,
     ) -> R:
+        """Load the result of this name from the folder, or make and save it."""
         path = self.out / name
         if path.exists():
             return load(path)
@@ -276,16 +283,17 @@ class Walk:
     def _traced(
         self, name: str, model: str, texts: Sequence[str], labels: NDArray[np.str_] | None = None
     ) -> RepresentationPaths:
+        """Trace a model on texts into a store of this name, or open the finished store."""
         path = self.out / name
         if path.exists():
             try:
                 return open_paths(path)
             except RepdynError:
-                pass  # unfinished: traced on below, and refused there if it is anything else
+                pass  # an unfinished store is continued below; anything else is refused there
         if model not in self._models:
             self._models[model] = load(model)
         traced = self._models[model]
-        # The embeddings too: translation matches all depths together, and the first is the easiest to match.
+        # Embeddings are included: translation matches all depths jointly, and the first is the easiest.
         blocks = [point for point in traced.default_points if point != traced.final]
         points = ["embeddings", *blocks]
         return trace(traced, list(texts), points=points, labels=labels, out=path, batch_size=64)
@@ -318,7 +326,7 @@ class Walk:
         )
 
     def _evaluate_translation(self, translation: LinearTranslation) -> TranslationEvaluation:
-        # Pairs serve the ceiling alone: B reads A's passages too, after everything is fitted.
+        # Pairs are used for the paired ceiling only: B reads A's passages after all fits are done.
         texts = self.parts[0].texts[:PAIRED]
         paired = self._traced("a-read-by-b.paths", MODEL_B, texts)
         return evaluate_translation(

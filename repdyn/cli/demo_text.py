@@ -1,4 +1,4 @@
-"""What the demonstration's figures mean, in words."""
+"""A summary of the demonstration's figures in sentences."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["leaf_names", "meaning"]
 
 
 def meaning(fidelity: Fidelity, figures: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the figures mean, in four sentences: one for each question that has an answer.
+    """A summary of the figures: one sentence each for the autoencoder, the field, OOD and translation.
 
     Parameters
     ----------
     fidelity
-        Of the Koopman autoencoder.
+        Fidelity of the Koopman autoencoder on held-out paths.
     figures
-        Of the steps ``field``, ``ood`` and ``translation``, as the demonstration writes them.
+        Figures of the steps ``field``, ``ood`` and ``translation``, as the steps return them.
     """
     ood, translation = figures["ood"], figures["translation"]
     name = next(iter(fidelity.fvu))
@@ -38,9 +38,9 @@ def meaning(fidelity: Fidelity, figures: Mapping[str, Any]) -> tuple[str, ...]:
         f"{figures['field']['attractors'] or 'no'} attractors that could be verified.",
         "The path detector beats every control on "
         + (", ".join(beaten) if beaten else "no set")
-        + "; where a control that never sees the model does as well, the task was easy.",
-        f"Without a single pair the verdict of the translation is {translation['verdict']!r}: retrieval is "
-        f"expected at {translation['confidence']['value']:.0%} of what pairs reach "
+        + "; if a control without access to the model scores as high, the task is easy.",
+        f"Without pairs, the verdict of the translation is {translation['verdict']!r}: the expected "
+        f"top-1 retrieval is {translation['confidence']['value']:.0%} of that with pairs "
         f"(95 % interval {translation['confidence']['low']:.0%} to {translation['confidence']['high']:.0%}). "
         f"On held-out pairs it is {translation['top1']['value']:.3f}; a map fitted to pairs reaches "
         f"{translation['paired']['value']:.3f}, a random one {translation['random']['value']:.3f}.",
@@ -48,7 +48,7 @@ def meaning(fidelity: Fidelity, figures: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def leaf_names(tree: LevelSetTree, labels: NDArray[np.str_]) -> list[str]:
-    """Call each leaf by its most frequent label. The labels name the leaves; nothing is matched by them."""
+    """Name each leaf by its most frequent label. Labels are used for names only, not for the matching."""
     names = ["" for _ in tree.parent]
     for leaf in tree.leaves:
         known, count = np.unique(labels[tree.assignment == leaf], return_counts=True)

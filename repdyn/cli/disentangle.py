@@ -1,4 +1,4 @@
-"""``repdyn disentangle fit``: what of a path stays through depth, and which part carries the label."""
+"""``repdyn disentangle fit``: static and dynamic factors of paths, and which of them encodes the label."""
 
 from __future__ import annotations
 
@@ -19,22 +19,27 @@ def fit(
     paths: PathsStore,
     out: Annotated[Path, typer.Option(help="The folder to write, say a.skd.")],
     model: Annotated[
-        str, typer.Option(help="skd: one operator for all paths. ssm-skd: one for each.")
+        str, typer.Option(help="skd: one operator for all paths. ssm-skd: one operator per path.")
     ] = "skd",
-    static_dim: Annotated[int, typer.Option(min=1, help="Eigenvalues that are drawn to one.")] = 4,
+    static_dim: Annotated[
+        int, typer.Option(min=1, help="Number of static factors (eigenvalues trained towards one).")
+    ] = 4,
     latent_dim: Annotated[int, typer.Option(min=1, help="Width of the latents.")] = 16,
     hidden: Annotated[int, typer.Option(min=1, help="Width of the networks.")] = 128,
     epochs: Annotated[int, typer.Option(min=1)] = 60,
     head: Annotated[
-        str | None, typer.Option(help="The MODEL that was traced: its own head judges swaps of static parts.")
+        str | None,
+        typer.Option(help="The traced MODEL; its head classifies paths with swapped factors."),
     ] = None,
-    test: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share kept for the figures.")] = 0.25,
+    test: Annotated[
+        float, typer.Option(min=0.01, max=0.9, help="Share of the paths held out for the figures.")
+    ] = 0.25,
     force: Force = False,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Split labeled paths into what stays and what changes, beside controls of the same rank.
+    """Split labeled paths into static and dynamic factors; compare with controls of the same rank.
 
     Example: repdyn disentangle fit a.paths --out a.skd
     """
@@ -50,26 +55,26 @@ def fit(
         raise RepdynError(f"--model: there is no model {model!r}; {nearest_names(model, kinds)}")
     stored = open_paths(paths)
     if stored.labels is None:
-        raise RepdynError(f"{paths}: has no labels to probe for; trace data with labels")
+        raise RepdynError(f"{paths}: has no labels, which the probes need; trace data with labels")
     judge = None if head is None else _head(head, stored.points[-1], device)
     refuse_existing(out, force)
     training, held_out = stored.split((1 - test, test), seed=seed, stratify=False)
     kind = kinds[model]
     fitted = kind(static_dim=static_dim, latent_dim=latent_dim, hidden=hidden)
     fitted.fit(training, epochs=epochs, seed=seed, device=device)
-    fitted.save_pretrained(out)  # before it is judged: what has been fitted is not lost with the judging
+    fitted.save_pretrained(out)  # saved before the evaluation, so that a failure there does not lose the fit
     try:
-        found = depth_factors(fitted, held_out, training, judge, seed=seed)
+        factors = depth_factors(fitted, held_out, training, judge, seed=seed)
     except RepdynError as error:
         raise RepdynError(f"{error} (the model itself is fitted and saved: {out})") from error
-    found.save(out / "depth")
-    say(repr(found))
+    factors.save(out / "depth")
+    say(repr(factors))
     say(f"{out}: the model and its figures on {len(held_out)} held-out paths")
-    write_json(json, {"disentangle": found.to_dict()})
+    write_json(json, {"disentangle": factors.to_dict()})
 
 
 def _head(name: str, last: str, device: str | None) -> Head:
-    """A model's own head, which reads its pooled last point."""
+    """The head of a model as a function from pooled last points ``(N, D)`` to logits ``(N, K)``."""
     import torch
 
     import repdyn

@@ -1,4 +1,4 @@
-"""``repdyn doctor``: what is installed here, and whether it works."""
+"""``repdyn doctor``: check the installed versions, devices and adapters, and run a self-test."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _PACKAGES = ("repdyn", "torch", "numpy", "scikit-learn", "timm", "transformers",
 
 
 def doctor(json: Json = None) -> None:
-    """Say which versions, devices, adapters and extras are here, and try the chain on a tiny model.
+    """Print versions, devices, adapters and extras, and run a self-test on a tiny model.
 
-    The self-test traces a small network over scikit-learn's digits, fits, detects, builds a tree and
-    writes a report into a temporary folder: about ten seconds. Where a step fails, the exit status is 1.
+    The self-test traces a small network on scikit-learn's digits, fits an autoencoder and a detector, builds
+    a tree and writes a report into a temporary folder. It takes about ten seconds. If a step fails, the exit
+    status is 1.
 
     Example: repdyn doctor
 
@@ -31,7 +32,7 @@ def doctor(json: Json = None) -> None:
 
     say(f"python    {platform.python_version()} on {platform.system()} {platform.machine()}")
     versions = {name: _version(name) for name in _PACKAGES}
-    _listing("versions", {name: found or "not installed" for name, found in versions.items()}, say)
+    _listing("versions", {name: number or "not installed" for name, number in versions.items()}, say)
     devices = _devices()
     _listing("devices", devices, say)
     adapters = _adapters()
@@ -63,8 +64,8 @@ def doctor(json: Json = None) -> None:
 def _listing(title: str, entries: dict[str, str], say: Callable[[str], None]) -> None:
     say(title)
     width = max((len(name) for name in entries), default=0)
-    for name, found in entries.items():
-        say(f"  {name.ljust(width)}  {found}")
+    for name, status in entries.items():
+        say(f"  {name.ljust(width)}  {status}")
 
 
 def _version(name: str) -> str | None:
@@ -79,31 +80,31 @@ def _version(name: str) -> str | None:
 def _devices() -> dict[str, str]:
     import torch
 
-    found = {"cpu": f"{torch.get_num_threads()} threads"}
+    devices = {"cpu": f"{torch.get_num_threads()} threads"}
     for k in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(k)
-        found[f"cuda:{k}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        devices[f"cuda:{k}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if torch.backends.mps.is_available():
-        found["mps"] = "Apple GPU"
-    return found
+        devices["mps"] = "Apple GPU"
+    return devices
 
 
 def _adapters() -> dict[str, str]:
     from importlib.metadata import entry_points
 
-    found = {}
+    adapters = {}
     for entry in entry_points(group="repdyn.adapters"):
         try:
             entry.load()
-            says = "loads"
-        except Exception as error:  # a third party's module may raise anything: that is the finding
-            says = f"does not load: {type(error).__name__}: {error}"
-        found[entry.name] = f"{says} (from {entry.dist.name if entry.dist else 'an unknown package'})"
-    return dict(sorted(found.items()))
+            status = "loads"
+        except Exception as error:  # a third party's module may raise any exception; it is reported
+            status = f"does not load: {type(error).__name__}: {error}"
+        adapters[entry.name] = f"{status} (from {entry.dist.name if entry.dist else 'an unknown package'})"
+    return dict(sorted(adapters.items()))
 
 
 def _extras() -> dict[str, tuple[str, ...]]:
-    """What each extra of this installation still lacks; versions are not compared."""
+    """The missing packages of each extra; versions are not compared."""
     import re
     from importlib.metadata import PackageNotFoundError, metadata
 
@@ -120,6 +121,7 @@ def _extras() -> dict[str, tuple[str, ...]]:
 
 
 def _self_test(say: Callable[[str], None]) -> dict[str, str]:
+    """Run every step; ``{step: error}``, with an empty string if the step succeeded."""
     import time
     from functools import partial
 
@@ -137,18 +139,18 @@ def _self_test(say: Callable[[str], None]) -> dict[str, str]:
         try:
             partial(step, kept)()
             outcome[name] = ""
-        except Exception as error:  # whatever fails is what the user wants to read
+        except Exception as error:  # any failure is a result of the test
             outcome[name] = f"{type(error).__name__}: {error}"
-        said = outcome[name] or f"works ({time.perf_counter() - began:.1f} s)"
-        say(f"  {name.ljust(8)}  {said}")
+        line = outcome[name] or f"works ({time.perf_counter() - began:.1f} s)"
+        say(f"  {name.ljust(8)}  {line}")
     return outcome
 
 
 class _Kept(dict[str, Any]):
-    """What the steps have made so far."""
+    """Results of the previous steps by name; a missing one means that its step failed."""
 
     def __missing__(self, name: str) -> Any:
-        raise RuntimeError(f"not tried, it needs the {name} of a step that failed")
+        raise RuntimeError(f"skipped: needs {name}, whose step failed")
 
 
 def _try_trace(kept: dict[str, Any]) -> None:
@@ -190,7 +192,7 @@ def _try_ood(kept: dict[str, Any]) -> None:
     paths = kept["paths"]
     flagged = (repdyn.PathDetector().fit(paths).predict(paths) == -1).mean()
     if not 0 < flagged < 0.2:
-        raise ArithmeticError(f"{flagged:.0%} of the detector's own data is flagged, near 5 % is expected")
+        raise ArithmeticError(f"{flagged:.0%} of the training data is flagged, expected about 5 %")
 
 
 def _try_topology(kept: dict[str, Any]) -> None:

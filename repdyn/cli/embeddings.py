@@ -1,4 +1,4 @@
-"""Embeddings in files that other programs write: ``.npy`` matrices and Parquet columns of vectors."""
+"""Translate files of embeddings: ``.npy`` matrices and Parquet columns of vectors."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from repdyn.writing import whole_file
 __all__ = ["translate_file"]
 
 ROWS = 65_536
-"""Translated at a time: files may be larger than memory."""
+"""Rows translated at a time, because files may be larger than memory."""
 
 
 def translate_file(
     apply: Callable[[NDArray[Any]], NDArray[Any]], source: Path, target: Path, column: str | None = None
 ) -> int:
-    """Write a file like the source whose vectors are translated.
+    """Write a copy of a file with translated vectors.
 
     Parameters
     ----------
     apply
-        From ``(N, D_a)`` to ``(N, D_b)``.
+        The translation, from ``(N, D_a)`` to ``(N, D_b)``.
     source
         ``.npy`` with a matrix, or ``.parquet`` with a column of vectors; other columns are kept.
     target
-        Of the same ending.
+        File to write, with the same suffix as the source.
     column
-        Name of the vectors' column in Parquet; where not given, the one column that holds vectors.
+        Name of the Parquet column of vectors. Default: the only column that holds vectors.
 
     Returns
     -------
     int
-        Vectors translated.
+        Number of translated vectors.
 
     Raises
     ------
     RepdynError
-        On endings that are unknown or differ, a missing file or column, or vectors of unequal widths.
+        If the suffixes are unknown or differ, a file or column is missing, or vectors differ in width.
     """
     endings = source.suffix.lower(), target.suffix.lower()
     if endings[0] != endings[1] or endings[0] not in (".npy", ".parquet"):
@@ -51,7 +51,7 @@ def translate_file(
     if not source.is_file():
         raise RepdynError(f"{source}: there is no such file")
     if source.resolve() == target.resolve():
-        raise RepdynError(f"{target}: is the source; give another name")
+        raise RepdynError(f"{target}: is the source file; give another name")
     with whole_file(target) as scratch:
         return (_npy if endings[0] == ".npy" else _parquet)(apply, source, scratch, column)
 
@@ -62,23 +62,23 @@ def _npy(
     if column is not None:
         raise RepdynError(f"{source}: a .npy file has no column {column!r}")
     try:
-        held = np.load(source, mmap_mode="r", allow_pickle=False)
+        vectors = np.load(source, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise RepdynError(f"{source}: is not a plain .npy matrix ({error})") from None
-    if held.ndim != 2 or not np.issubdtype(held.dtype, np.floating):
-        raise RepdynError(f"{source}: expected floats (N, D), got {held.dtype} of shape {held.shape}")
+    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
+        raise RepdynError(f"{source}: expected floats (N, D), got {vectors.dtype} of shape {vectors.shape}")
     made: NDArray[Any] | None = None
-    for start in track(range(0, len(held), ROWS), "translating"):
-        part = apply(_finite(np.asarray(held[start : start + ROWS]), source, start))
+    for start in track(range(0, len(vectors), ROWS), "translating"):
+        part = apply(_finite(np.asarray(vectors[start : start + ROWS]), source, start))
         if made is None:
             made = np.lib.format.open_memmap(
-                target, mode="w+", dtype=held.dtype, shape=(len(held), part.shape[1])
+                target, mode="w+", dtype=vectors.dtype, shape=(len(vectors), part.shape[1])
             )
         made[start : start + ROWS] = part
     if made is None:
-        raise RepdynError(f"{source}: holds no vector")
+        raise RepdynError(f"{source}: holds no vectors")
     made.flush()  # type: ignore[attr-defined]
-    return len(held)
+    return len(vectors)
 
 
 def _parquet(
@@ -111,7 +111,7 @@ def _parquet(
         if writer is not None:
             writer.close()
     if writer is None:
-        raise RepdynError(f"{source}: holds no vector")
+        raise RepdynError(f"{source}: holds no vectors")
     return count
 
 
@@ -121,6 +121,7 @@ def _batches(file: Any) -> Iterator[Any]:
 
 
 def _vector_column(pa: Any, schema: Any, column: str | None, source: Path) -> str:
+    """Name of the column of vectors: the given one, or the only one."""
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     vectors = [
         field.name
@@ -129,16 +130,19 @@ def _vector_column(pa: Any, schema: Any, column: str | None, source: Path) -> st
     ]
     if column is None:
         if len(vectors) != 1:
-            raise RepdynError(f"{source}: holds the vectors {vectors or 'nowhere'}; name one with --column")
+            raise RepdynError(
+                f"{source}: expected one column of vectors, found {vectors or 'none'}; name one with --column"
+            )
         return str(vectors[0])
     if column not in vectors:
-        raise RepdynError(f"{source}: has no vectors in {column!r}; {nearest_names(column, vectors)}")
+        raise RepdynError(f"{source}: has no column of vectors {column!r}; {nearest_names(column, vectors)}")
     return column
 
 
 def _matrix(column: Any, source: Path, name: str) -> NDArray[Any]:
+    """An Arrow column of N vectors as ``(N, D)``."""
     if column.null_count:
-        raise RepdynError(f"{source}: {name!r} has {column.null_count} missing vectors; leave those rows out")
+        raise RepdynError(f"{source}: {name!r} has {column.null_count} missing vectors; drop those rows")
     values = column.flatten().to_numpy(zero_copy_only=False)
     lengths = np.unique(np.asarray(column.value_lengths())) if len(column) else np.array([0])
     if len(lengths) != 1 or lengths[0] == 0:
@@ -148,8 +152,9 @@ def _matrix(column: Any, source: Path, name: str) -> NDArray[Any]:
 
 
 def _finite(vectors: NDArray[Any], source: Path, start: int) -> NDArray[Any]:
+    """The vectors ``(N, D)``; raises if one is not finite. ``start`` is the file's row of the first."""
     good = np.isfinite(vectors).all(1)
     if not good.all():
         row = start + int(np.flatnonzero(~good)[0])
-        raise RepdynError(f"{source}: vector {row} is not finite; clean the file first")
+        raise RepdynError(f"{source}: vector {row} is not finite; remove or replace it")
     return vectors

@@ -1,4 +1,4 @@
-"""``repdyn field``: where an encode-decode map sends a model's representations when it is iterated."""
+"""``repdyn field``: attractors of the iterated encode-decode map of a Koopman autoencoder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ def field(
     kae: Annotated[Path, typer.Argument(help="A Koopman autoencoder that `repdyn koopman fit` wrote.")],
     paths: PathsStore,
     point: Annotated[str | None, typer.Option(help="The point to iterate at; default: the last one.")] = None,
-    starts: Annotated[int, typer.Option(min=1, help="At most so many of the paths are starts.")] = 1000,
+    starts: Annotated[
+        int, typer.Option(min=1, help="Maximum number of initial conditions, drawn from the paths.")
+    ] = 1000,
     max_steps: Annotated[int, typer.Option(min=1)] = 3000,
-    out: Annotated[Path | None, typer.Option(help="Keep the attractors in this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Save the attractors in this folder.")] = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Find the attractors of a Koopman autoencoder's encode-decode map, started from data.
+    """Find the attractors of a Koopman autoencoder's encode-decode map, with initial conditions from data.
 
     Example: repdyn field a.kae a.paths --out a.attractors
     """
@@ -45,8 +47,8 @@ def field(
             np.sort(np.random.default_rng(seed).choice(len(stored), starts, replace=False))
         )
     codes = model.encode(np.asarray(stored[where]), where)
-    found = model.field(where).attractors(codes, max_steps=max_steps, seed=seed)
-    say(repr(found))
+    attractors = model.field(where).attractors(codes, max_steps=max_steps, seed=seed)
+    say(repr(attractors))
     if out is not None:
-        found.save(out)
-    write_json(json, {"field": found.to_dict()})
+        attractors.save(out)
+    write_json(json, {"field": attractors.to_dict()})

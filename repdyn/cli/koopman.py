@@ -1,4 +1,4 @@
-"""``repdyn koopman``: a space in which depth acts linearly, its spectrum, and forgetting by an edit of it."""
+"""``repdyn koopman``: fit a Koopman autoencoder, certify its spectrum, and unlearn a class by an edit."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ def fit(
     paths: PathsStore,
     out: Annotated[Path, typer.Option(help="The folder to write, say a.kae.")],
     latent_dim: Annotated[
-        int | None, typer.Option(min=1, help="Number of observables; twice the width, at most 256.")
+        int | None, typer.Option(min=1, help="Number of observables; default: twice the width, at most 256.")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 60,
-    isometry: Annotated[float, typer.Option(min=0, help="Weight that keeps distances.")] = 1.0,
-    test: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share kept for the figures.")] = 0.2,
+    isometry: Annotated[
+        float, typer.Option(min=0, help="Weight of the isometry loss, which preserves distances.")
+    ] = 1.0,
+    test: Annotated[
+        float, typer.Option(min=0.01, max=0.9, help="Share of the paths held out for the figures.")
+    ] = 0.2,
     force: Force = False,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Fit a Koopman autoencoder and print its fidelity beside the controls, on paths it has not seen.
+    """Fit a Koopman autoencoder; compare its fidelity on held-out paths with the controls.
 
     Example: repdyn koopman fit a.paths --out a.kae
     """
@@ -45,7 +49,7 @@ def fit(
     training, held_out = stored.split((1 - test, test), seed=seed, stratify=False)
     kae = KoopmanAutoencoder(latent_dim=latent_dim, isometry=isometry)
     kae.fit(training, epochs=epochs, seed=seed, device=device)
-    kae.save_pretrained(out)  # before it is judged: what has been fitted is not lost with the judging
+    kae.save_pretrained(out)  # saved before the evaluation, so that a failure there does not lose the fit
     try:
         fidelity = kae.fidelity(held_out, seed=seed)
     except RepdynError as error:
@@ -64,13 +68,13 @@ def spectrum(
         float, typer.Option(min=0, help="A pair with a larger residual is not certified.")
     ] = 0.1,
     resamples: Annotated[int, typer.Option(min=2, help="Bootstrap replicates.")] = 100,
-    top: Annotated[int, typer.Option(min=1, help="Inputs to name for each mode.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of inputs listed per mode.")] = 5,
     force: Force = False,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Eigenvalues of depth, which of them the data certify, and the inputs that excite them.
+    """Compute eigenvalues of depth, their certified residuals, and the inputs that excite each mode.
 
     Example: repdyn koopman spectrum a.kae a.paths --out a.spectrum
     """
@@ -82,14 +86,14 @@ def spectrum(
 
     refuse_existing(out, force)
     fitted, stored = KoopmanAutoencoder.from_pretrained(kae, device=device), open_paths(paths)
-    found = fitted.spectrum(stored, threshold=threshold, resamples=resamples, seed=seed)
-    found.save(out)
-    modes = excitation(found, fitted, stored, count=top, seed=seed)
+    spectral = fitted.spectrum(stored, threshold=threshold, resamples=resamples, seed=seed)
+    spectral.save(out)
+    modes = excitation(spectral, fitted, stored, count=top, seed=seed)
     modes.save(out / "excitation")
-    say(repr(found))
+    say(repr(spectral))
     say(repr(modes))
-    say(f"{out}: the spectrum, and which inputs excite which mode")
-    write_json(json, {"spectrum": found.to_dict(), "excitation": modes.to_dict()})
+    say(f"{out}: the spectrum, and the inputs that excite each mode")
+    write_json(json, {"spectrum": spectral.to_dict(), "excitation": modes.to_dict()})
 
 
 def forget(
@@ -97,24 +101,28 @@ def forget(
     paths: PathsStore,
     out: Annotated[Path, typer.Option(help="The folder to write, say a.edit.")],
     label: Annotated[
-        list[str], typer.Option(help="The class to forget; give it again for more.", show_default=False)
+        list[str], typer.Option(help="The class to forget; repeat for more classes.", show_default=False)
     ],
     redirect: Annotated[
-        str, typer.Option(help="Where its samples go: mean, nearest, or another class.")
+        str, typer.Option(help="Target of its samples: mean, nearest, or another class.")
     ] = "mean",
     quantile: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Part of the class that is redirected; chosen unless given."),
+        typer.Option(min=0, max=1, help="Share of the class to redirect; default: chosen on the data."),
     ] = None,
     attacked: Annotated[
-        bool, typer.Option("--attack", help="Try to recover the class, on a third of the paths kept for it.")
+        bool,
+        typer.Option(
+            "--attack",
+            help="Try to recover the class from a held-out third of the paths.",
+        ),
     ] = False,
     force: Force = False,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Make a class no longer arrive where it did, by an edit of the operator, and report what that cost.
+    """Unlearn a class by an edit of the operator, and report the effect on the other classes.
 
     Example: repdyn koopman forget a.kae a.paths --label 3 --out a.edit
     """
@@ -137,14 +145,14 @@ def forget(
         tried = attack(edited, kept, wanted, seed=seed)
         tried.save(out / "attack")
         say(repr(tried))
-        # That the class can be had back is not hoped for: no verdict that --strict may ask to be found.
+        # A successful attack is bad news, so its verdict must not count as success with --strict.
         figures["attack"] = {k: v for k, v in tried.to_dict().items() if k != "verdict"}
-    say(f"{out}: the edited autoencoder; {kae} is as it was")
+    say(f"{out}: the edited autoencoder; {kae} is unchanged")
     write_json(json, figures)
 
 
 def _own(name: str, labels: Any) -> Any:
-    """A label as the paths have it: the command line knows strings only."""
+    """A label in the type of the paths' labels; the command line gives strings only."""
     return (
         int(name) if labels is not None and labels.dtype.kind in "iu" and name.lstrip("-").isdigit() else name
     )

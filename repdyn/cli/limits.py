@@ -1,4 +1,4 @@
-"""How much a small file may unpack to: what was made to fill the memory is refused before it does."""
+"""Limits on decompressed sizes, so that a decompression bomb is refused before it fills the memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from repdyn.errors import RepdynError
 __all__ = ["MOST_PIXELS", "check_archive", "check_pixels", "open_gzip", "read_parquet"]
 
 MOST_PIXELS = 2**27
-"""Of one picture: 134 megapixels take 400 MB as RGB."""
+"""Maximum pixels of one picture: 134 megapixels take 400 MB as RGB."""
 MOST_BYTES = 2**28
-"""What a file may unpack to at any rate; above this, no more than :data:`MOST_TIMES` its own size."""
+"""Decompressed bytes that are always allowed; above, at most :data:`MOST_TIMES` the file's size."""
 MOST_TIMES = 100
-"""Real data are compressed ten times, rarely thirty; deflate can reach a thousand with nothing but zeros."""
+"""Maximum compression ratio. Real data reach 10, rarely 30; deflate reaches 1000 on zeros."""
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Refuse a picture of too many pixels, before it is decoded."""
+    """Raise if a picture has too many pixels, before it is decoded."""
     if width * height > MOST_PIXELS:
         raise ValueError(
             f"it has {width} x {height} pixels, more than {MOST_PIXELS / 1e6:.0f} million; make it smaller"
@@ -29,16 +29,16 @@ def check_pixels(width: int, height: int) -> None:
 
 
 def check_archive(path: Path, file: BinaryIO, names: list[str]) -> None:
-    """Refuse an npz archive whose arrays would unpack to far more than they take.
+    """Raise if arrays of an npz archive exceed the limit on decompressed size.
 
     Parameters
     ----------
     path
-        How the archive is called.
+        Path of the archive, for the error message.
     file
-        The archive, opened; its position is as before afterwards.
+        The open archive; its position is restored.
     names
-        Of the arrays that will be read.
+        Names of the arrays that will be read.
     """
     position = file.tell()
     with zipfile.ZipFile(file) as archive:
@@ -46,33 +46,33 @@ def check_archive(path: Path, file: BinaryIO, names: list[str]) -> None:
             try:
                 member = archive.getinfo(f"{name}.npy")
             except KeyError:
-                continue  # the reader says which array is missing
+                continue  # the reader reports the missing array
             if member.file_size > _most(member.compress_size):
                 raise _bomb(f"{path}: {name!r}", member.file_size, member.compress_size)
     file.seek(position)
 
 
 def open_gzip(path: Path, mode: str, **options: Any) -> io.TextIOWrapper:
-    """A gzip file as text, which refuses to unpack to far more than it takes."""
+    """Open a gzip file as text; reading raises beyond the limit on decompressed size."""
     return io.TextIOWrapper(io.BufferedReader(_Bounded(path)), **options)
 
 
 def read_parquet(path: Path, columns: list[str]) -> list[list[Any]]:
-    """Columns of a Parquet file as lists, which refuses to unpack to far more than it takes.
+    """Columns of a Parquet file as lists; raises beyond the limit on decompressed size.
 
     Parameters
     ----------
     path
         The file.
     columns
-        Their names, which it has.
+        Names of columns of the file.
     """
     from pyarrow import parquet
 
     packed = path.stat().st_size
-    found: list[list[Any]] = [[] for _ in columns]
+    values: list[list[Any]] = [[] for _ in columns]
     unpacked = 0
-    # What repeats is kept once in the file: it is counted before it is written out row by row.
+    # Dictionary-encoded values are counted before they are repeated row by row.
     with parquet.ParquetFile(path, read_dictionary=columns) as file:
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
         unpacked = sum(
@@ -87,13 +87,13 @@ def read_parquet(path: Path, columns: list[str]) -> list[list[Any]]:
             unpacked += sum(_size(batch.column(column)) for column in columns)
             if unpacked > _most(packed):
                 raise _bomb(str(path), unpacked, packed)
-            for values, column in zip(found, columns, strict=True):
-                values.extend(batch.column(column).to_pylist())
-    return found
+            for column_values, column in zip(values, columns, strict=True):
+                column_values.extend(batch.column(column).to_pylist())
+    return values
 
 
 def _size(array: Any) -> int:
-    """Bytes of an array of Arrow once each of its values stands for itself, with a pointer to each."""
+    """Bytes of an Arrow array after dictionary decoding, plus eight bytes of pointer per value."""
     import pyarrow
     from pyarrow import compute
 
@@ -105,6 +105,8 @@ def _size(array: Any) -> int:
 
 
 class _Bounded(io.RawIOBase):
+    """A decompressing stream that raises once it has given more bytes than the limit."""
+
     def __init__(self, path: Path) -> None:
         self._path, self._packed, self._read = path, path.stat().st_size, 0
         self._file = gzip.GzipFile(path)
@@ -125,11 +127,12 @@ class _Bounded(io.RawIOBase):
 
 
 def _most(packed: int) -> int:
+    """Maximum decompressed bytes of a file of ``packed`` bytes."""
     return max(MOST_BYTES, MOST_TIMES * packed)
 
 
 def _bomb(what: str, unpacked: int, packed: int) -> RepdynError:
     return RepdynError(
         f"{what}: {packed / 2**20:.1f} MiB unpack to more than {min(unpacked, 2**60) / 2**20:.0f} MiB; if "
-        "the data are meant to be so, unpack them first"
+        "this is intended, decompress the file first"
     )

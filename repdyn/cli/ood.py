@@ -1,4 +1,4 @@
-"""``repdyn ood``: inputs unlike the training data, beside what a detector must beat."""
+"""``repdyn ood``: fit, apply and evaluate out-of-distribution detectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["evaluate", "fit", "score"]
 
 Saved = Annotated[Path, typer.Argument(help="A detector that `repdyn ood fit` wrote.", show_default=False)]
 Rate = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Share of data like the training's that may be flagged.")
+    float, typer.Option(min=0.0, max=1.0, help="Expected share of in-distribution data that is flagged.")
 ]
 
 
@@ -31,19 +31,17 @@ def fit(
     out: Annotated[Path, typer.Option(help="The folder to write, say a.detector.")],
     detector: Annotated[
         str,
-        typer.Option(
-            help="path, union, …; default: the one that separates held-out parts of the paths best."
-        ),
+        typer.Option(help="path, union, …; default: the best one in pseudo-OOD validation on the paths."),
     ] = "recommended",
     held_out: Annotated[
-        Path | None, typer.Option(help="A store of paths like these, to set the threshold by.")
+        Path | None, typer.Option(help="A store of held-out in-distribution paths; they set the threshold.")
     ] = None,
     false_positive_rate: Rate = 0.05,
     force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Fit a detector to in-distribution paths; by default, the one that validation on them recommends.
+    """Fit a detector to in-distribution paths; default: the detector that pseudo-OOD validation recommends.
 
     Example: repdyn ood fit a.paths --out a.detector
     """
@@ -65,9 +63,10 @@ def fit(
     points = [point for point in fitted.points_ if point in stored.points]
     say(f"{out}: {name} detector over {len(points)} points, fitted on {len(stored)} paths")
     low, high = false_positive_interval(len(fitted.calibration_scores_), false_positive_rate)
+    interval = f"95 % interval {low:.1%} to {high:.1%}" if held_out is not None else "by cross-fitting"
     say(
-        f"  threshold {fitted.threshold_:.4g}: of paths like these {false_positive_rate:.3g} are flagged"
-        + (f" ({low:.3f} to {high:.3f})" if held_out is not None else ", by cross-fitting")
+        f"  threshold {fitted.threshold_:.4g}: expected false-positive rate {false_positive_rate:.1%} "
+        f"({interval})"
     )
     figures = {
         "detector": name,
@@ -79,7 +78,7 @@ def fit(
 
 
 def _named(name: str, seed: int) -> Detector | None:
-    """The detector of a name, unfitted; ``None`` where the paths are to recommend one."""
+    """The unfitted detector of this name; None for ``"recommended"``."""
     from repdyn.errors import RepdynError, nearest_names
     from repdyn.ood import (
         EnergyDetector,
@@ -102,7 +101,7 @@ def _named(name: str, seed: int) -> Detector | None:
         "guided energy": GuidedEnergyDetector,
         "energy of the head": EnergyDetector,
     }
-    name = {"nearest neighbours": "nearest neighbors"}.get(name, name)  # as version 0.1 spelled it
+    name = {"nearest neighbours": "nearest neighbors"}.get(name, name)  # the spelling of version 0.1
     if name in kinds:
         kind = kinds[name]
         return kind(**({"seed": seed} if "seed" in inspect.signature(kind).parameters else {}))
@@ -112,17 +111,18 @@ def _named(name: str, seed: int) -> Detector | None:
 
 
 def _recommended(stored: Any, seed: int) -> tuple[str, Detector, Any]:
+    """Name, unfitted detector and figures of the recommendation; the path detector if there is none."""
     from repdyn.cli.console import say
     from repdyn.errors import RepdynError
     from repdyn.ood import PathDetector, recommend
 
     try:
-        found = recommend(stored, seed=seed)
+        advice = recommend(stored, seed=seed)
     except RepdynError as why:
-        say(f"no comparison, so the path detector: {why}")
+        say(f"detectors were not compared; the path detector is used: {why}")
         return "path", PathDetector(seed=seed), None
-    say(repr(found))
-    return found.best, found.detector, found.to_dict()
+    say(repr(advice))
+    return advice.best, advice.detector, advice.to_dict()
 
 
 def score(
@@ -135,21 +135,24 @@ def score(
         ),
     ],
     model: Annotated[
-        str | None, typer.Option(help="What traces the stream: the model that was fitted on.")
+        str | None,
+        typer.Option(
+            help="The MODEL that traces the stream: the one whose paths the detector was fitted on."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write a row for each sample to this CSV; streams write to stdout.")
+        Path | None, typer.Option(help="Write one row per sample to this CSV; default for streams: stdout.")
     ] = None,
-    window: Annotated[int, typer.Option(help="Samples in a window of the drift report.")] = 500,
-    drift: Annotated[Path | None, typer.Option(help="Keep the drift report in this folder.")] = None,
+    window: Annotated[int, typer.Option(help="Samples per window of the drift report.")] = 500,
+    drift: Annotated[Path | None, typer.Option(help="Save the drift report in this folder.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     idle: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop watching after so many seconds without a new file.")
+        float | None, typer.Option(min=0.0, help="Stop watching after this many seconds without a new file.")
     ] = None,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Score paths or a stream by a fitted detector, count what it flags, and report drift.
+    """Score paths or a stream with a fitted detector, count the flagged samples, and report drift.
 
     Example: repdyn ood score a.detector new.paths --out scores.csv
 
@@ -176,7 +179,7 @@ def score(
         parts = _parts(source, fitted, model, batch_size, idle, device, closing)
         file: TextIO | None = None
         if out is not None:
-            scratch = closing.enter_context(whole_file(out))  # replaces `out` once all rows are in it
+            scratch = closing.enter_context(whole_file(out))  # replaces `out` when all rows are written
             file = closing.enter_context(
                 scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace")
             )
@@ -185,29 +188,29 @@ def score(
         writer = None if file is None else csv.writer(file)
         if writer is not None:
             writer.writerow(["id", "score", "flagged", "p_value", "depth"])
-        for ids, scored in _told(parts, monitor, endless=source == "-" or source.startswith("watch:")):
+        for ids, scored in _scored(parts, monitor, endless=source == "-" or source.startswith("watch:")):
             scores += scored.scores.tolist()
             if writer is not None and file is not None:
                 writer.writerows(_rows(ids, scored, fitted))
                 file.flush()
         if not scores:
-            raise RepdynError(f"{source}: held no sample that could be scored ({monitor.skipped} skipped)")
+            raise RepdynError(f"{source}: has no sample that can be scored ({monitor.skipped} skipped)")
     report = monitor.report()
     flags = np.array(scores) < fitted.threshold_
     share = bootstrap_mean(flags.astype(float))
-    # Rows on stdout stay rows: what is said goes elsewhere.
+    # If stdout holds the rows, messages go to stderr.
     show = (lambda text: print(text, file=sys.stderr)) if live else say
     show(f"{int(flags.sum())} of {len(scores)} flagged: share {share}")
     show(repr(report))
     if drift is not None:
         report.save(drift)
     figures = {"flagged": share, "threshold": fitted.threshold_, "scores": scores}
-    # Drift is about the data, and no verdict on a claim that one hopes to be found: it is an alarm.
+    # Drift is bad news, so it is recorded as an alarm and not as a verdict.
     if report.verdict == "drift found":
         command().alarms.append(report.verdict)
-    found = report.to_dict()
-    found["drift"] = found.pop("verdict")
-    write_json(json, {"ood": {**figures, "report": found}})
+    fields = report.to_dict()
+    fields["drift"] = fields.pop("verdict")
+    write_json(json, {"ood": {**figures, "report": fields}})
 
 
 def _parts(
@@ -219,6 +222,7 @@ def _parts(
     device: str | None,
     closing: ExitStack,
 ) -> Iterator[Part]:
+    """The source as parts to score: a store, a Parquet file, or a stream that ``model`` traces."""
     import sys
 
     from repdyn.cli import streams
@@ -228,11 +232,11 @@ def _parts(
     file, _, column = source.partition("#")
     parquet = file.endswith(".parquet")
     watching = source.startswith("watch:")
-    # A folder of one letter is no scheme, and what is there is a store, whatever it is called.
+    # A path that exists is a store, even if its name looks like a DATA specification.
     data = not watching and not Path(source).exists() and is_data(source)
     streaming = source == "-" or watching or data or (parquet and bool(column))
     if streaming and model is None:
-        raise RepdynError(f"{source}: holds inputs, not paths; give the model to trace them by, with --model")
+        raise RepdynError(f"{source}: holds inputs, not paths; give the model that traces them with --model")
     if not streaming:
         return streams.parquet(Path(file)) if parquet else streams.store(source)
     pool = str(fitted.source_.get("pooling", "auto"))
@@ -246,10 +250,10 @@ def _parts(
     return streams.watched(Path(source.removeprefix("watch:")), tracer, size, idle)
 
 
-def _told(parts: Iterator[Part], monitor: DriftMonitor, endless: bool) -> Iterator[tuple[Any, Any]]:
-    """What was scored of a stream, part by part; complaints go to stderr.
+def _scored(parts: Iterator[Part], monitor: DriftMonitor, endless: bool) -> Iterator[tuple[Any, Any]]:
+    """Ids and scores of each part; messages about unreadable inputs go to stderr.
 
-    A stream without an end is ended by Ctrl-C, wherever it comes, and what was seen of it is reported.
+    Ctrl-C ends an endless stream normally, and the report covers the samples before it.
     """
     import sys
 
@@ -273,6 +277,7 @@ def _told(parts: Iterator[Part], monitor: DriftMonitor, endless: bool) -> Iterat
 
 
 def _rows(ids: Any, scored: Any, fitted: Detector) -> list[list[Any]]:
+    """CSV rows: id, score, flagged, conformal p-value, and the point of the largest deviation."""
     from repdyn.ood import conformal_p_values
 
     p_values = conformal_p_values(fitted.calibration_scores_, scored.scores)
@@ -287,7 +292,7 @@ def _rows(ids: Any, scored: Any, fitted: Detector) -> list[list[Any]]:
 
 
 def _cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula; a number stays as it is."""
+    """Escape a text that a spreadsheet would parse as a formula; numbers are unchanged."""
     try:
         float(text)
     except ValueError:
@@ -299,12 +304,15 @@ def evaluate(
     detector: Saved,
     paths: PathsStore,
     against: Annotated[
-        list[str], typer.Option(help="NAME=STORE of an out-of-distribution set; repeat for more.")
+        list[str], typer.Option(help="NAME=STORE of an out-of-distribution set; repeat for more sets.")
     ],
     training: Annotated[
-        Path, typer.Option(help="The store the detector was fitted on; the controls fit it too.")
+        Path,
+        typer.Option(
+            help="The store that the detector was fitted on; the controls are fitted on it as well."
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Keep the evaluation in this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Save the evaluation in this folder.")] = None,
     force: Force = False,
     seed: Seed = 0,
     json: Json = None,
@@ -332,8 +340,8 @@ def evaluate(
         "kNN": KNNDetector(seed=seed).fit(fitted_on),
         "Mahalanobis": MahalanobisDetector(seed=seed).fit(fitted_on),
     }
-    found = measure(load_detector(detector), open_paths(paths), sets, controls=controls, seed=seed)
-    say(repr(found))
+    evaluation = measure(load_detector(detector), open_paths(paths), sets, controls=controls, seed=seed)
+    say(repr(evaluation))
     if out is not None:
-        found.save(out)
-    write_json(json, {"ood": found.to_dict()})
+        evaluation.save(out)
+    write_json(json, {"ood": evaluation.to_dict()})

@@ -1,4 +1,4 @@
-"""Options that every verb takes, said once."""
+"""Options that several verbs share."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ def _to_stdout(path: Path | None) -> Path | None:
 def _known_device(name: str | None) -> str | None:
     if name is None:
         return None
-    from repdyn.devices import check_device  # here: `repdyn --help` has no use for torch
+    from repdyn.devices import check_device  # imported here, because `repdyn --help` does not need torch
 
     check_device(name, "--device")
     return name
 
 
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same numbers.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Random seed; the same seed gives the same numbers.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at --out.")]
 Device = Annotated[
     str | None,
@@ -39,7 +41,7 @@ Json = Annotated[
         "--json",
         metavar="FILE",
         callback=_to_stdout,
-        help="Write the figures to this file, machine-readable; - for stdout, the rest to stderr.",
+        help="Write the figures as JSON to this file; - for stdout, then other output goes to stderr.",
     ),
 ]
 PathsStore = Annotated[Path, typer.Argument(help="A store that `repdyn trace` wrote.", show_default=False)]

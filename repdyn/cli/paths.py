@@ -1,4 +1,4 @@
-"""``repdyn paths``: what a store holds, whether it is sound, several made one, and other formats."""
+"""``repdyn paths``: inspect, verify, merge and export stores."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ Store = Annotated[str, typer.Argument(help="A store that `repdyn trace` wrote: a
 
 
 def info(store: Store, json: Json = None) -> None:
-    """Say what a store holds and where it comes from; only its metadata are read.
+    """Print the contents and the provenance of a store; only its metadata are read.
 
     Example: repdyn paths info a.paths
     """
     from repdyn.cli.console import say, write_json
     from repdyn.paths import inspect_paths
 
-    found = inspect_paths(store)
-    say(repr(found))
-    write_json(json, {"paths": found.to_dict()})
+    contents = inspect_paths(store)
+    say(repr(contents))
+    write_json(json, {"paths": contents.to_dict()})
 
 
 def verify(store: Store, json: Json = None) -> None:
-    """Recompute the checksums of all files; exit status 1 if one is not as it was written.
+    """Recompute the checksums of all files; the exit status is 1 if one differs.
 
     Example: repdyn paths verify a.paths
     """
     from repdyn.cli.console import say, write_json
     from repdyn.paths import verify_paths
 
-    found = verify_paths(store)
-    say(repr(found))
-    write_json(json, {"verify": found.to_dict()})
-    if not found.sound:
+    check = verify_paths(store)
+    say(repr(check))
+    write_json(json, {"verify": check.to_dict()})
+    if not check.sound:
         raise typer.Exit(1)
 
 
@@ -47,7 +47,7 @@ def merge(
     out: Annotated[str, typer.Option(help="The store to write; an unfinished one is continued.")],
     json: Json = None,
 ) -> None:
-    """Make one store of several: same model and points, every sample once.
+    """Merge stores of the same model and points into one; every sample is kept once.
 
     Example: repdyn paths merge monday.paths tuesday.paths --out both.paths
     """
@@ -64,7 +64,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="FILE.parquet or FILE.safetensors.")],
     json: Json = None,
 ) -> None:
-    """Write a store as Parquet (a row for each sample) or safetensors (a tensor for each point).
+    """Export a store to Parquet (one row per sample) or safetensors (one tensor per point).
 
     Example: repdyn paths export a.paths a.parquet
     """

@@ -1,4 +1,4 @@
-"""``repdyn points``: where a model's path can be read."""
+"""``repdyn points``: list the points of a model at which it can be traced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["points"]
 
 EXAMPLE_POSITIONS = 8
-"""Shapes are those of one sample; of a text, one with so many tokens."""
+"""Tokens of the blank text that gives the printed shapes."""
 
 
 def points(
@@ -24,7 +24,7 @@ def points(
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Show a model's points as a tree, with shapes, and what each choice would read.
+    """Print a model's points as a tree with shapes, and the points of each named choice.
 
     Example: repdyn points timm:resnet18
     """
@@ -44,27 +44,27 @@ def points(
     for name, kind, shape in rows:
         say(f"{name.ljust(wide)}  {kind.ljust(kinds)}  {shape}".rstrip())
     choices = {"blocks": traced.default_points, **traced.choices, "all": tuple(traced.points)}
-    say(f"{len(traced.points)} points, * those read by default")
+    say(f"{len(traced.points)} points; * marks the defaults")
     for choice, names in choices.items():
         shown = ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])
         say(f"--point {choice}: {len(names)} ({shown})")
     if traced.head is None and traced.final == traced.default_points[-1] and len(traced.default_points) > 1:
-        say(f"a trace leaves out {traced.final} where it repeats {traced.default_points[-2]} to the bit")
+        say(f"a trace omits {traced.final} if it equals {traced.default_points[-2]} bit for bit")
     if not shapes:
-        say("no shapes: only the user knows what this model's inputs look like")
+        say("shapes are unknown, because the shape of this model's inputs is unknown")
     write_json(
         json,
         {
             "points": list(traced.points),
             "default": list(traced.default_points),
             "choices": {choice: list(names) for choice, names in choices.items()},
-            "shapes": {name: [list(shape) for shape in found] for name, found in shapes.items()},
+            "shapes": {name: [list(shape) for shape in calls] for name, calls in shapes.items()},
         },
     )
 
 
 def _shapes(traced: TracedModel) -> dict[str, list[tuple[int, ...]]]:
-    """For each point the shape of every call, in a pass over one sample without content."""
+    """For each point the shapes of its calls, in a forward pass of one blank sample."""
     from collections.abc import Mapping
     from contextlib import suppress
 
@@ -73,11 +73,11 @@ def _shapes(traced: TracedModel) -> dict[str, list[tuple[int, ...]]]:
 
     if traced.blank is None:
         return {}
-    found: dict[str, list[tuple[int, ...]]] = {}
+    shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def note(name: str, value: Any) -> None:
-        with suppress(RepdynError):  # a module that gives no tensor has no shape
-            found.setdefault(name, []).append(tuple(unwrap(value).shape))
+        with suppress(RepdynError):  # a module that returns no tensor has no shape
+            shapes.setdefault(name, []).append(tuple(unwrap(value).shape))
 
     inputs = traced.prepare([traced.blank(EXAMPLE_POSITIONS)])
     modules = dict(traced.module.named_modules(remove_duplicate=False))
@@ -99,7 +99,7 @@ def _shapes(traced: TracedModel) -> dict[str, list[tuple[int, ...]]]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return shapes
 
 
 def _described(shapes: list[tuple[int, ...]] | None) -> str:

@@ -1,4 +1,4 @@
-"""Progress with rate and time left: a bar on a terminal, a plain line now and then without one."""
+"""Progress with rate and remaining time: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from repdyn.progress import DETAIL, Listener
 
 __all__ = ["bars", "lines", "listener"]
 
-PLAIN_PROGRESS_SECONDS = 5.0  # without a terminal: a line now and then, not one a step
+PLAIN_PROGRESS_SECONDS = 5.0  # interval of plain lines, so that a log does not fill with one line per step
 
 
 def listener() -> Listener:
-    """What listens on this machine: bars where stderr is a terminal, lines elsewhere, nothing if quiet."""
+    """The listener for stderr: bars on a terminal, lines elsewhere, nothing with ``--quiet``."""
     show = bars() if sys.stderr.isatty() else lines(sys.stderr)
 
     def listen(description: str, done: int, total: int | None) -> None:
@@ -27,7 +27,7 @@ def listener() -> Listener:
 
 
 def bars(console: Any = None) -> Listener:
-    """A bar with count, rate and time left; the innermost loop has it.
+    """A bar with count, rate and remaining time, for the innermost loop.
 
     Parameters
     ----------
@@ -57,24 +57,24 @@ def bars(console: Any = None) -> Listener:
 
 
 def lines(stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Listener:
-    """A line every few seconds: what, how far, how fast, how long still.
+    """A line every few seconds with description, count, rate and remaining time.
 
     Parameters
     ----------
     stream
-        Where to.
+        Stream to print to.
     clock
-        Seconds, rising.
+        Monotonic time in seconds.
     """
-    state: dict[str, Any] = {"said": clock(), "description": None, "began": 0.0, "from": 0}
+    state: dict[str, Any] = {"printed": clock(), "description": None, "began": 0.0, "from": 0}
 
     def listen(description: str, done: int, total: int | None) -> None:
         now, loop = clock(), description.partition(DETAIL)[0]
         if state["description"] != loop:
             state.update(description=loop, began=now, **{"from": done})
-        if now - state["said"] < PLAIN_PROGRESS_SECONDS:
+        if now - state["printed"] < PLAIN_PROGRESS_SECONDS:
             return
-        state["said"] = now
+        state["printed"] = now
         steps, seconds = done - state["from"], now - state["began"]
         line = f"  {description}: {done}{f' of {total}' if total else ''}"
         if steps > 0 and seconds > 0:
@@ -105,7 +105,7 @@ def _progress(console: Any) -> Any:
             return Text("" if not task.speed else _rate(task.speed))
 
     shown = Console(stderr=True) if console is None else console
-    # A narrow terminal keeps the words and the time left; the bar is the first to go.
+    # On a narrow terminal the bar is dropped, and description and remaining time are kept.
     narrow = shown.width < 70
     words = Column(no_wrap=True, overflow="ellipsis", ratio=1 if narrow else None)
     columns: list[ProgressColumn] = [TextColumn("{task.description}", table_column=words, markup=False)]

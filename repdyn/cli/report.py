@@ -1,4 +1,4 @@
-"""``repdyn report``: any results in one self-contained page."""
+"""``repdyn report``: write results as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["report"]
 def report(
     results: Annotated[list[Path], typer.Argument(help="Stores and folders that other verbs wrote.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
-    force: Annotated[bool, typer.Option(help="Replace a report that is there.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace an existing report.")] = False,
 ) -> None:
-    """Write one HTML file with a picture for each result; it opens without a network.
+    """Write one HTML file with a picture for each result; the file needs no network.
 
     Example: repdyn report a.paths a.kae a.attractors ab.translation --out report.html
     """

@@ -1,4 +1,4 @@
-"""``repdyn stitch``: model A's body, a translation, model B's head; with labels, beside B's own answers."""
+"""``repdyn stitch``: feed A's translated representations into B's head, and evaluate with labels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ __all__ = ["stitch"]
 
 def stitch(
     model_a: Annotated[str, typer.Argument(help="The MODEL that reads the inputs.", show_default=False)],
-    translation: Annotated[Path, typer.Argument(help="What repdyn translate wrote.", show_default=False)],
-    model_b: Annotated[str, typer.Argument(help="The MODEL whose head answers.", show_default=False)],
-    data: Annotated[str, typer.Argument(help="DATA to answer for.", show_default=False)],
+    translation: Annotated[
+        Path, typer.Argument(help="A translation that `repdyn translate` wrote.", show_default=False)
+    ],
+    model_b: Annotated[
+        str, typer.Argument(help="The MODEL whose head gives the logits.", show_default=False)
+    ],
+    data: Annotated[str, typer.Argument(help="DATA to predict.", show_default=False)],
     points: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            metavar="A B", help="Leave A and enter B at these points instead of A's last point and B's head."
+            metavar="A B",
+            help="Read A at the first point and enter B at the second; default: A's last point and B's head.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Keep the accuracies beside their controls in this folder.")
+        Path | None, typer.Option(help="Save the accuracies and their controls in this folder.")
     ] = None,
     logits: Annotated[Path | None, typer.Option(help="Write B's logits to this .npy file.")] = None,
     force: Force = False,
@@ -32,9 +37,9 @@ def stitch(
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Feed A's translated representations into B's head; where DATA has labels, beside B's own accuracy.
+    """Feed A's translated representations into B's head; labels in DATA give accuracies with controls.
 
-    Labels must be B's class numbers. Stitched between --points, the accuracy stands alone.
+    Labels must be B's class numbers. With --points, the accuracy is given without controls.
 
     Example: repdyn stitch timm:resnet18 ab.translation timm:resnet34 images:photos --out ab.stitching
     """
@@ -56,19 +61,19 @@ def stitch(
     a, b = (repdyn.load(name, device=device) for name in (model_a, model_b))
     labels = held.labels if held.labels is not None and held.labels.dtype.kind in "iu" else None
     if out is not None and (points or labels is None):
-        raise RepdynError(f"--out {out}: needs DATA with class numbers as labels, and B entered at its head")
+        raise RepdynError(f"--out {out}: needs DATA with class numbers as labels, and no --points")
     stitched = repdyn.stitch(a, map_ab, b, points)
     figures: dict[str, Any] = {"samples": len(held.inputs), "translation": stitched.verdict}
     if labels is not None and not points:
-        found = evaluate_stitching(a, map_ab, b, held.inputs, labels, seed=seed)
-        say(repr(found))
-        figures |= found.to_dict()
+        evaluation = evaluate_stitching(a, map_ab, b, held.inputs, labels, seed=seed)
+        say(repr(evaluation))
+        figures |= evaluation.to_dict()
         if out is not None:
-            found.save(out)
-            say(f"the accuracies are in {out}")
+            evaluation.save(out)
+            say(f"accuracies: {out}")
     if logits is not None or points or labels is None:
         answers = as_array(stitched.predict(held.inputs))
-        say(f"{model_b} has answered for {len(answers)} samples read by {model_a}")
+        say(f"{len(answers)} samples predicted by the head of {model_b} from {model_a}")
         if labels is not None and points:
             accuracy = bootstrap_mean(answers.argmax(1) == labels, seed=seed)
             figures["accuracy"] = accuracy.to_dict()
@@ -76,6 +81,6 @@ def stitch(
         if logits is not None:
             with whole_file(logits) as scratch, scratch.open("wb") as file:
                 np.save(file, answers)
-            say(f"logits are in {logits}")
+            say(f"logits: {logits}")
     say_of_translation(map_ab.verdict, map_ab.reason)
     write_json(json, figures)

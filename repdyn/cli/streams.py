@@ -1,4 +1,4 @@
-"""Where paths to score come from: a store, a Parquet file, DATA, lines on stdin, a folder that is watched."""
+"""Sources of paths to score: a store, a Parquet file, DATA, lines on stdin, or a watched folder."""
 
 from __future__ import annotations
 
@@ -20,29 +20,26 @@ if TYPE_CHECKING:
 __all__ = ["Broken", "Part", "Tracer", "data", "lines", "parquet", "parquet_texts", "store", "watched"]
 
 CHUNK = 2048
-"""Paths that are scored at once where they need no tracing."""
+"""Paths per part of a source that needs no tracing."""
 POLL = 0.5
-"""Seconds between looks at a watched folder."""
+"""Seconds between two scans of a watched folder."""
 SETTLED = 1.0
-"""Seconds since a file last changed after which it is taken to be written to the end."""
+"""Seconds without a change after which a file counts as completely written."""
 
 
 @dataclass(frozen=True)
 class Broken:
-    """Samples whose representation is not finite: a detector cannot read them, and all are flagged."""
+    """Samples with a representation that is not finite; they have no score, and all are flagged."""
 
     ids: list[str]
 
 
 Part = tuple["RepresentationPaths | Broken | None", list[str]]
-"""Some paths, in the order they came, and a line about each input that could not be read or is not finite."""
+"""Paths in the order of the source, and a message for each input that is unreadable or not finite."""
 
 
 class Tracer:
-    """A model and what is read of it, by one reader for the life of the stream.
-
-    The points and the pooling are those that a detector was fitted on.
-    """
+    """Traces inputs at the points and with the pooling of a detector, with one open reader per stream."""
 
     def __init__(
         self, model: str | TracedModel, points: Iterable[str], pool: str, device: str | None
@@ -62,14 +59,14 @@ class Tracer:
         self._trace.__exit__(*exception)
 
     def __call__(self, inputs: list[Any], ids: list[str]) -> RepresentationPaths:
-        """Paths of a few inputs."""
-        found = self._trace(inputs, ids)
+        """Trace a batch of inputs."""
+        paths = self._trace(inputs, ids)
         self.traced += len(inputs)
-        return found
+        return paths
 
 
 def store(path: str) -> Iterator[Part]:
-    """Paths of a store, a chunk at a time."""
+    """Paths of a store, :data:`CHUNK` at a time."""
     import numpy as np
 
     from repdyn.paths import open_paths
@@ -80,7 +77,7 @@ def store(path: str) -> Iterator[Part]:
 
 
 def parquet(path: Path) -> Iterator[Part]:
-    """Paths that were exported to Parquet: a row for each sample, a column of vectors for each point."""
+    """Paths from an exported Parquet file: one row per sample, one column of vectors per point."""
     import json
 
     import numpy as np
@@ -136,11 +133,11 @@ def parquet_texts(path: Path, column: str, tracer: Tracer, size: int) -> Iterato
 
 
 def lines(stream: BinaryIO, tracer: Tracer, size: int) -> Iterator[Part]:
-    """Lines of a stream: each the name of a picture's file that exists, or else a text."""
+    """Lines of a stream; a line is the file name of a picture, or a text."""
     waiting: list[tuple[str, Any]] = []
     for number, line in enumerate(stream, start=1):
         waiting.append((f"line {number}", line))
-        # A reader on a terminal or a slow pipe sees an answer as soon as nothing more is waiting to be read.
+        # A batch that is not full is scored if no more input is waiting, so that a slow pipe gets its scores.
         if len(waiting) >= size or not _more(stream):
             yield from _traced(tracer, waiting, "", _line)
             waiting = []
@@ -152,11 +149,12 @@ def data(specification: str, tracer: Tracer, size: int) -> Iterator[Part]:
     """Samples of a DATA specification, traced as they are read; bad ones are reported and left out."""
     from repdyn.cli.data import read_data
 
-    found = read_data(specification, skip_bad=True)
-    messages = [f"{name}: {reason}; skipped" for name, reason in found.skipped.items()]
-    names = found.ids if found.ids is not None else [str(k) for k in range(len(found.inputs))]
-    for start in range(0, len(found.inputs), size):
-        block = [(names[k], found.inputs[k]) for k in range(start, min(start + size, len(found.inputs)))]
+    samples = read_data(specification, skip_bad=True)
+    messages = [f"{name}: {reason}; skipped" for name, reason in samples.skipped.items()]
+    names = samples.ids if samples.ids is not None else [str(k) for k in range(len(samples.inputs))]
+    for start in range(0, len(samples.inputs), size):
+        stop = min(start + size, len(samples.inputs))
+        block = [(names[k], samples.inputs[k]) for k in range(start, stop)]
         if messages:
             yield None, messages
             messages = []
@@ -166,11 +164,11 @@ def data(specification: str, tracer: Tracer, size: int) -> Iterator[Part]:
 def watched(
     folder: Path, tracer: Tracer, size: int, idle: float | None, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Part]:
-    """Pictures and ``.txt`` files (a text each) of a folder and those below it, and those that appear there.
+    """Pictures and ``.txt`` files (one text each) below a folder, including those that appear later.
 
-    A file is read once, when it has not changed for a second; with ``idle``, all ends after so many seconds
-    without a new one. What is no file, and links to nothing, are reported once. Folders behind links are not
-    entered.
+    A file is read once, when it has not changed for a second. With ``idle``, the stream ends after this many
+    seconds without a new file. Special files and broken links are reported once. Links to folders are not
+    followed.
     """
     if not folder.is_dir():
         raise RepdynError(f"watch:{folder}: there is no such folder")
@@ -190,7 +188,7 @@ def watched(
 
 
 class _Watch:
-    """What has been seen of a folder, and since when each file of it has not changed."""
+    """The state of a watched folder: the files that were read or reported, and when each last changed."""
 
     def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
         self.folder, self.clock = folder, clock
@@ -199,7 +197,7 @@ class _Watch:
         self.since: dict[Path, tuple[tuple[int, int], float]] = {}
 
     def look(self) -> tuple[list[Path], list[str]]:
-        """The files that can be read now, and a line about each thing that never can."""
+        """New files that can be read now, and a message for each that cannot be read."""
         from repdyn.cli.data import PICTURE_SUFFIXES
 
         fresh, complaints = [], []
@@ -212,13 +210,13 @@ class _Watch:
                 try:
                     status = file.stat()
                 except FileNotFoundError:
-                    # A file that was removed meanwhile is not reported; a link to nothing is.
-                    reason = "is a link to nothing" if file.is_symlink() else None
+                    # A file that was removed since the scan is not reported; a broken link is.
+                    reason = "is a broken link" if file.is_symlink() else None
                 except OSError as error:
                     reason = f"cannot be read ({error.strerror})"
                 else:
                     if not stat.S_ISREG(status.st_mode):
-                        reason = "is no regular file"
+                        reason = "is not a regular file"
                     elif self._settled(file, status):
                         fresh.append(file)
                 if reason is not None and file not in self.reported:
@@ -228,7 +226,7 @@ class _Watch:
         return sorted(fresh), complaints
 
     def _settled(self, file: Path, status: os.stat_result) -> bool:
-        """Whether a file has not changed for a second, by its own time or, where that lies ahead, by ours."""
+        """Whether a file is unchanged for a second: by its mtime, or by our clock if that lies ahead."""
         if 0 <= time.time() - status.st_mtime < SETTLED:
             return False
         if status.st_mtime <= time.time():
@@ -244,6 +242,7 @@ class _Watch:
 def _traced(
     tracer: Tracer, given: list[tuple[str, Any]], where: str, read: Callable[[Any], Any]
 ) -> Iterator[Part]:
+    """Read and trace a batch; unreadable inputs become messages, and failing ones are isolated."""
     ids, inputs, complaints = [], [], []
     for name, raw in given:
         try:
@@ -257,7 +256,7 @@ def _traced(
     try:
         paths = tracer(inputs, ids)
     except RepdynError:
-        # One input that the model cannot take does not end the stream; if it takes none, that is an error.
+        # One input that the model fails on does not end the stream. If it fails on all, that is an error.
         if not tracer.traced and len(inputs) > 1:
             _first_taken(tracer, inputs, ids)
         yield from _one_by_one(tracer, inputs, ids, where, complaints)
@@ -266,13 +265,13 @@ def _traced(
 
 
 def _first_taken(tracer: Tracer, inputs: list[Any], ids: list[str]) -> None:
-    """Raise the model's reason where it takes none of the inputs: then it is not they that are wrong."""
+    """Raise the first error if the model fails on every input; then the model or its setup is at fault."""
     error: RepdynError | None = None
     for x, name in zip(inputs, ids):
         try:
             tracer([x], [name])
         except NotFiniteError:
-            return  # the model took it
+            return  # the forward pass succeeded
         except RepdynError as refusal:
             error = error or refusal
         else:
@@ -284,6 +283,7 @@ def _first_taken(tracer: Tracer, inputs: list[Any], ids: list[str]) -> None:
 def _one_by_one(
     tracer: Tracer, inputs: list[Any], ids: list[str], where: str, complaints: list[str]
 ) -> Iterator[Part]:
+    """Trace inputs one at a time, to separate good ones, not finite ones and failing ones."""
     good, broken, flagged = [], [], []
     for k, (x, name) in enumerate(zip(inputs, ids)):
         try:
@@ -302,7 +302,7 @@ def _one_by_one(
 
 
 class _Unreadable(Exception):
-    """What is wrong with one input; the stream goes on."""
+    """The reason why one input is skipped."""
 
 
 def _text(raw: Any) -> str:
@@ -341,15 +341,15 @@ def _picture(file: Path) -> Any:
     from repdyn.cli.data import Pictures
 
     if file.exists() and not file.is_file():
-        raise _Unreadable("is no regular file")  # a pipe would be waited for
+        raise _Unreadable("is not a regular file")  # opening a pipe would block
     try:
         return Pictures([file])[0]
     except RepdynError as error:
-        raise _Unreadable(str(error).removeprefix(f"{file}: ").partition("; mend it")[0]) from None
+        raise _Unreadable(str(error).removeprefix(f"{file}: ").partition("; fix it")[0]) from None
 
 
 def _more(stream: BinaryIO) -> bool:
-    """Whether a line is waiting to be read at once."""
+    """Whether a line can be read without blocking."""
     import select
 
     peek = getattr(stream, "peek", None)
@@ -358,12 +358,13 @@ def _more(stream: BinaryIO) -> bool:
     try:
         ready = select.select([stream], [], [], 0)[0]
     except (OSError, ValueError):
-        return True  # not a pipe: a file or bytes in memory, which never wait
+        return True  # a file or bytes in memory, which never block
     return bool(ready) or bool(_buffered(stream))
 
 
 def _buffered(stream: Any) -> bytes:
-    # Peeking reads from the pipe only when the buffer is empty, and would then block.
+    """Bytes that can be read without blocking."""
+    # Peeking into an empty buffer reads from the pipe, which would block.
     import io
     import os
 

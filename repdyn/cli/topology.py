@@ -1,4 +1,4 @@
-"""``repdyn topology``: the shape of a representation, and how it changes through depth."""
+"""``repdyn topology``: level-set tree of one point, and persistent homology of every point."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["topology"]
 def topology(
     paths: PathsStore,
     point: Annotated[
-        str | None, typer.Option(help="Where the tree is built; default: the last point.")
+        str | None, typer.Option(help="Point of the level-set tree; default: the last point.")
     ] = None,
     max_dim: Annotated[int, typer.Option(min=0, max=2, help="Highest homology dimension.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Keep tree and persistence in this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Save tree and persistence in this folder.")] = None,
     force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Build the level-set tree at one point and the persistence at every point.
+    """Build the level-set tree at one point and compute persistent homology at every point.
 
     Example: repdyn topology a.paths --out a.topology
     """

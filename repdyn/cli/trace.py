@@ -1,4 +1,4 @@
-"""``repdyn trace``: how a model moves its inputs through depth, kept on disk."""
+"""``repdyn trace``: trace a model's representation paths to a store on disk."""
 
 from __future__ import annotations
 
@@ -47,19 +47,21 @@ def trace(
             help="Precision of the forward pass: bfloat16 or float16; default: the type of the weights."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take a random part of the data.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Trace a random subset of this size.")] = None,
     skip_bad: Annotated[
         bool,
         typer.Option(
-            "--skip-bad", help="Leave out, and list, what cannot be read or what the model fails with."
+            "--skip-bad",
+            help="Leave out and list the samples that cannot be read or on which the model fails.",
         ),
     ] = False,
     resume: Annotated[bool, typer.Option(help="Continue an unfinished store.")] = True,
     engine: Annotated[
-        str | None, typer.Option(help="ray: workers of a Ray cluster trace and write. Default: here.")
+        str | None,
+        typer.Option(help="ray: trace with the workers of a Ray cluster. Default: in this process."),
     ] = None,
     ray_address: Annotated[
-        str | None, typer.Option(help="Of the cluster; default one on this machine, for this trace.")
+        str | None, typer.Option(help="Address of the Ray cluster; default: a local one, for this trace.")
     ] = None,
     seed: Seed = 0,
     device: Device = None,
@@ -77,10 +79,10 @@ def trace(
     from repdyn.errors import RepdynError
     from repdyn.tracing.trace import is_begun
 
-    found = read_data(data, skip_bad)
-    for name, reason in found.skipped.items():
+    samples = read_data(data, skip_bad)
+    for name, reason in samples.skipped.items():
         say(f"skipped {name}: {reason}")
-    found = found if limit is None else found.part(limit, seed)
+    samples = samples if limit is None else samples.part(limit, seed)
     subject: Any = model
     how: dict[str, Any] = {
         "points": points,
@@ -93,53 +95,53 @@ def trace(
     begun = skip_bad and resume and is_begun(out)
     if skip_bad:
         subject = repdyn.load(model)
-        found = _without_bad(subject, found)
-        # What an earlier run began was made without the samples that the model fails with.
-        found = _without_failing(subject, found, how) if begun else found
+        samples = _without_bad(subject, samples)
+        # The earlier run of this store has left out the samples on which the model fails.
+        samples = _without_failing(subject, samples, how) if begun else samples
     started = time.perf_counter()
 
-    def traced(found: Data, resume: bool) -> RepresentationPaths:
+    def traced(samples: Data, resume: bool) -> RepresentationPaths:
         paths: RepresentationPaths = repdyn.trace(
             subject if engine is None else model,
-            found.inputs,
-            labels=found.labels,
-            ids=found.ids,
+            samples.inputs,
+            labels=samples.labels,
+            ids=samples.ids,
             out=out,
             resume=resume,
             engine=_engine(engine, ray_address),
-            meta={"skipped": dict(found.skipped)} if found.skipped else None,
+            meta={"skipped": dict(samples.skipped)} if samples.skipped else None,
             **how,
         )
         return paths
 
     try:
-        paths = traced(found, resume)
+        paths = traced(samples, resume)
     except RepdynError:
-        good = _without_failing(subject, found, how) if skip_bad and not begun else found
-        if good is found:
+        good = _without_failing(subject, samples, how) if skip_bad and not begun else samples
+        if good is samples:
             raise
-        found = good
-        paths = traced(found, False)  # what the failed run began, it began from other samples
+        samples = good
+        paths = traced(samples, False)  # not resumed, because the failed run began with other samples
     seconds = time.perf_counter() - started
     say(repr(paths))
     say(f"{out}: {len(paths)} paths in {seconds:.1f} s")
     if left := paths.meta.get("left_out"):
         never = sum(reason == "never called" for reason in left.values())
         say(f"{len(left)} modules left out: {never} are never called, {len(left) - never} cannot be read")
-    if found.skipped:
-        say(f"{len(found.skipped)} left out, which are listed above and in the store")
-    write_json(json, {"trace": {**paths.to_dict(), "seconds": seconds, "skipped": found.skipped}})
+    if samples.skipped:
+        say(f"{len(samples.skipped)} left out; the list is above and in the store")
+    write_json(json, {"trace": {**paths.to_dict(), "seconds": seconds, "skipped": samples.skipped}})
 
 
-def _without_bad(model: Any, found: Data) -> Data:
-    """The samples that the model can be given; the others are reported."""
+def _without_bad(model: Any, samples: Data) -> Data:
+    """The samples that the model's `prepare` accepts; the others are reported."""
     from repdyn.tracing.stream import unprepared
 
-    return _chosen(model, found, unprepared(model, found.inputs))
+    return _chosen(model, samples, unprepared(model, samples.inputs))
 
 
-def _without_failing(model: Any, found: Data, how: Mapping[str, Any]) -> Data:
-    """The samples that the model runs with; the others are reported. All of them where none fails."""
+def _without_failing(model: Any, samples: Data, how: Mapping[str, Any]) -> Data:
+    """The samples on which the model's forward pass succeeds; the others are reported."""
     from repdyn.errors import RepdynError
     from repdyn.tracing.stream import unfit
     from repdyn.tracing.trace import checked_compute_dtype, checked_dtype
@@ -147,26 +149,27 @@ def _without_failing(model: Any, found: Data, how: Mapping[str, Any]) -> Data:
     own = {key: how[key] for key in ("points", "pool", "device")}
     own.update(dtype=checked_dtype(how["dtype"]), compute=checked_compute_dtype(how["compute_dtype"]))
     try:
-        bad = unfit(model, found.inputs, how["batch_size"], own)
-    except RepdynError:  # an argument is wrong, or the model takes none of them: the trace says so
-        return found
-    return _chosen(model, found, bad)
+        bad = unfit(model, samples.inputs, how["batch_size"], own)
+    except RepdynError:  # a wrong argument, or the model fails on all samples: the trace raises the error
+        return samples
+    return _chosen(model, samples, bad)
 
 
-def _chosen(model: Any, found: Data, bad: Mapping[int, str]) -> Data:
+def _chosen(model: Any, samples: Data, bad: Mapping[int, str]) -> Data:
+    """The data without the samples in ``bad`` (``{index: reason}``), which are printed."""
     import numpy as np
 
     from repdyn.cli.console import say
     from repdyn.errors import RepdynError
 
-    named = {str(number) if found.ids is None else found.ids[number]: why for number, why in bad.items()}
+    named = {str(number) if samples.ids is None else samples.ids[number]: why for number, why in bad.items()}
     for name, reason in named.items():
         say(f"skipped {name}: {reason}")
-    if len(bad) == len(found.inputs):
-        raise RepdynError(f"data: none of the {len(bad)} samples can be given to {model.name}")
+    if len(bad) == len(samples.inputs):
+        raise RepdynError(f"data: {model.name} accepts none of the {len(bad)} samples")
     if not bad:
-        return found
-    return found.chosen(np.setdiff1d(np.arange(len(found.inputs)), list(bad)), named)
+        return samples
+    return samples.chosen(np.setdiff1d(np.arange(len(samples.inputs)), list(bad)), named)
 
 
 def _engine(name: str | None, ray_address: str | None) -> Engine | None:
@@ -174,8 +177,8 @@ def _engine(name: str | None, ray_address: str | None) -> Engine | None:
     from repdyn.tracing.engines import engine_class
 
     if ray_address is not None and name != "ray":
-        raise RepdynError("--ray-address: is for --engine ray; give both, or neither")
+        raise RepdynError("--ray-address: needs --engine ray; give both, or neither")
     if name is None:
         return None
-    found: Engine = engine_class(name)(**({} if ray_address is None else {"address": ray_address}))
-    return found
+    chosen: Engine = engine_class(name)(**({} if ray_address is None else {"address": ray_address}))
+    return chosen

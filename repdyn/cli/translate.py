@@ -1,4 +1,4 @@
-"""``repdyn translate``: a linear map between two models' latents, with or without pairs."""
+"""``repdyn translate``: fit or apply a linear map between two models' latents, with or without pairs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def translate(
         ),
     ],
     target: Annotated[
-        Path | None, typer.Argument(help="Model B's store; it may hold other samples.", show_default=False)
+        Path | None,
+        typer.Argument(help="Model B's store; its samples may differ from A's.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The folder to write, say ab.translation; with --apply, the file.")
     ] = None,
-    paired: Annotated[bool, typer.Option(help="Samples of equal id are pairs; fit on them.")] = False,
+    paired: Annotated[bool, typer.Option(help="Fit on pairs; samples of equal id form a pair.")] = False,
     held_out: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -37,14 +38,14 @@ def translate(
         ),
     ] = None,
     apply: Annotated[
-        Path | None, typer.Option(help="Translate a file of embeddings by this finished translation.")
+        Path | None, typer.Option(help="Apply this saved translation to a file of embeddings.")
     ] = None,
     column: Annotated[str | None, typer.Option(help="With --apply: the vectors' column in Parquet.")] = None,
     force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Derive a translation from A's last point to B's, and its verdict; or apply one to stored embeddings.
+    """Fit a translation from A's last point to B's, with a verdict, or apply one to stored embeddings.
 
     Example: repdyn translate a.paths b.paths --out ab.translation
 
@@ -55,11 +56,13 @@ def translate(
     from repdyn.errors import RepdynError
 
     if out is None:
-        raise RepdynError("translate: --out is missing; say where to write")
+        raise RepdynError("translate: --out is missing; give the folder or file to write")
     refuse_existing(out, force)
     if apply is not None:
         if target is not None or paired or held_out is not None:
-            raise RepdynError("translate: --apply takes one file of embeddings, and nothing is fitted")
+            raise RepdynError(
+                "translate: --apply takes one file of embeddings; omit B's store, --paired and --held-out"
+            )
         write_json(json, _applied(apply, source, out, column))
         return
     if target is None:
@@ -76,27 +79,28 @@ def translate(
     figures: dict[str, Any] = {"translation": translation.to_dict()}
     if held_out is not None:
         read_by_a, read_by_b = (open_paths(store) for store in held_out)
-        found = evaluate_translation(translation, read_by_a, read_by_b, seed=seed)
-        found.save(out / "evaluation")
-        say(repr(found))
-        figures["evaluation"] = found.to_dict()
+        evaluation = evaluate_translation(translation, read_by_a, read_by_b, seed=seed)
+        evaluation.save(out / "evaluation")
+        say(repr(evaluation))
+        figures["evaluation"] = evaluation.to_dict()
     write_json(json, figures)
 
 
 def _applied(translation: Path, source: Path, out: Path, column: str | None) -> dict[str, Any]:
-    """Translate a file; a translation that was not found is applied too, but never silently."""
+    """Translate a file of embeddings, and print a warning if the verdict is not ``"found"``."""
     from repdyn.cli.console import say, say_of_translation
     from repdyn.cli.embeddings import translate_file
     from repdyn.translation import LinearTranslation
 
     t = LinearTranslation.load(translation)
     count = translate_file(t, source, out, column)
-    say(f"{count} vectors of width {t.matrix.shape[0]} are now of width {t.matrix.shape[1]}, in {out}")
+    say(f"{out}: {count} vectors, translated from width {t.matrix.shape[0]} to {t.matrix.shape[1]}")
     say_of_translation(t.verdict, t.reason)
     return {"vectors": count, "verdict": t.verdict}
 
 
 def _pairs(a: RepresentationPaths, b: RepresentationPaths) -> Any:
+    """Indices ``(P, 2)`` of the samples of equal id in A and B."""
     import numpy as np
 
     from repdyn.errors import RepdynError

@@ -1,4 +1,4 @@
-"""What every verb has: ``--quiet``, ``--strict`` and ``--debug``, and an interrupt that says how to go on."""
+"""What all verbs share: ``--quiet``, ``--strict``, ``--debug``, and the handling of interrupts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from repdyn.provenance import sign
 
 __all__ = ["Program", "verb"]
 
-_NARROWEST, _WIDEST = 24, 88  # columns: less cannot hold an option, more is hard to read
+_NARROWEST, _WIDEST = 24, 88  # columns: an option needs 24, and lines above 88 are hard to read
 _EVERYWHERE = {
     "quiet": "Print nothing but errors; --json and --out still write.",
-    "strict": "Exit with status 1 where a verdict is not 'found'.",
+    "strict": "Exit with status 1 if a verdict is not 'found'.",
     "debug": "Show the traceback behind a one-line error.",
 }
 
 
 class Program(TyperGroup):
-    """Verbs in the order in which a user meets them."""
+    """The program; it lists its verbs in the order of a typical session."""
 
     order = (
         "demo",
@@ -46,19 +46,19 @@ class Program(TyperGroup):
     )
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """As it is, but help as narrow as the terminal: the parser's own never goes below 50 columns."""
+        """As in the base class, but help wraps at the terminal's width also below the parser's 50 columns."""
         columns = shutil.get_terminal_size().columns
         extra.setdefault("terminal_width", max(_NARROWEST, min(columns, _WIDEST) - 1))
         return super().make_context(info_name, args, parent, **extra)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Those of ``order`` first, any others after them."""
+        """Names in ``order`` first, then all others."""
         known = list(super().list_commands(ctx))
         return [name for name in self.order if name in known] + [n for n in known if n not in self.order]
 
 
 def verb(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A command that takes the options of all commands, beside its own."""
+    """Wrap a function as a command that also takes the common options."""
     hints = get_type_hints(function, include_extras=True)
     own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values()]
     common = [
@@ -66,9 +66,9 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=False,
-            annotation=Annotated[bool, typer.Option(f"--{name}", help=says)],
+            annotation=Annotated[bool, typer.Option(f"--{name}", help=text)],
         )
-        for name, says in _EVERYWHERE.items()
+        for name, text in _EVERYWHERE.items()
     ]
 
     def command(**given: Any) -> Any:
@@ -82,7 +82,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
                 sign(given["out"], given.get("seed"))
             return result
         except KeyboardInterrupt:
-            # Here, because what the parser makes of Ctrl-C differs between its versions.
+            # Handled here, because versions of the parser differ in their handling of Ctrl-C.
             print("repdyn: interrupted; run the same command again to continue", file=sys.stderr)
             raise SystemExit(130) from None
 
@@ -93,9 +93,9 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_json(path: Path | None) -> None:
-    """Refuse a place for the figures that cannot be written, before hours are spent on them."""
+    """Raise if the path of ``--json`` cannot be written, before the computation starts."""
     if path is None or str(path) == "-":
         return
     above = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
     if path.is_dir() or not above.is_dir():
-        raise RepdynError(f"--json {path}: is a folder, or lies below a file; give the name of a file")
+        raise RepdynError(f"--json {path}: is a folder or lies below a file; give the path of a file")

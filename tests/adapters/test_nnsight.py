@@ -272,7 +272,7 @@ def test_without_inputs_where_something_passes_by():
         expected = model.patched({name: keep(name) for name in names})(prepared)
         for name in names:
             assert torch.equal(model.run_from(name, kept[name], prepared), expected)
-        with pytest.raises(RepdynError, match="another path passes it by"):
+        with pytest.raises(RepdynError, match="another path bypasses it"):
             model.run_from("decoder.block.0", kept["decoder.block.0"])
 
 

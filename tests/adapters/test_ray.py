@@ -208,7 +208,7 @@ def test_a_workers_complaint_is_ones_own(cluster: None, tmp_path: Path) -> None:
 def test_more_workers_than_there_are_are_refused(
     model: Any, texts: list[str], cluster: None, tmp_path: Path
 ) -> None:
-    with pytest.raises(RepdynError, match="3 workers of 1 CPUs each were asked for, the cluster has 2"):
+    with pytest.raises(RepdynError, match="3 workers need 1 CPUs each, but the cluster has 2"):
         trace(model, texts, out=tmp_path / "a.paths", engine=RayEngine(workers=3))
     with pytest.raises(RepdynError, match="GPUs"):
         RayEngine()._count({"CPU": 2.0}, 1)

@@ -101,9 +101,9 @@ def save_bad_pictures(folder):
     (folder / "a/cut.jpg").write_bytes((folder / "a/cut.jpg").read_bytes()[:600])
     (folder / "a/empty.png").write_bytes(b"")
     return {
-        "a/moves.gif": "3 of them",
-        "a/moves.png": "3 of them",
-        "a/moves.webp": "3 of them",
+        "a/moves.gif": "has 3 frames",
+        "a/moves.png": "has 3 frames",
+        "a/moves.webp": "has 3 frames",
         "a/cut.jpg": "not a readable picture",
         "a/empty.png": "not a readable picture",
     }

@@ -84,7 +84,7 @@ def test_a_quote_that_is_never_closed_swallows_nothing(tmp_path):
 
 def test_rows_without_a_text_or_a_label_are_told(tmp_path):
     file = tmp_path / "a.jsonl"
-    file.write_text('{"text": "a", "label": 1}\n{"text": null, "label": 2}\nno JSON\n')
+    file.write_text('{"text": "a", "label": 1}\n{"text": null, "label": 2}\nnot JSON\n')
     with pytest.raises(RepdynError, match="skip-bad"):
         read_data(f"jsonl:{file}#text,label")
     data = read_data(f"jsonl:{file}#text,label", skip_bad=True)

@@ -28,7 +28,7 @@ def test_the_last_sentences_say_the_verdict_and_what_to_expect_of_it() -> None:
     for verdict in ("found", "ambiguous", "not found"):
         *_, last = sentences(verdict)
         assert repr(verdict) in last
-        assert "31% of what pairs reach" in last
+        assert "31% of that with pairs" in last
         assert "0% to 55%" in last
         assert "0.042" in last
 

@@ -53,7 +53,7 @@ def test_a_gzip_bomb_is_refused_while_it_is_read(tmp_path, small, kind):
         file.write((b"text\n" if kind == "csv" else b"") + row * (16 * 2**20 // len(row)))
     with pytest.raises(RepdynError, match="unpack to more than") as told:
         list(read_data(f"{kind}:{tmp_path / f'bomb.{kind}.gz'}#text").inputs)
-    assert "unpack them first" in str(told.value)
+    assert "decompress the file first" in str(told.value)
 
 
 def test_a_picture_of_169_megapixels_is_not_decoded(tmp_path, command):
@@ -84,7 +84,7 @@ def test_a_parquet_bomb_is_refused_before_it_is_unpacked(tmp_path, small, codec,
     parquet.write_table(table, tmp_path / "bomb.parquet", compression=codec)
     assert (tmp_path / "bomb.parquet").stat().st_size < 50_000
     with pytest.raises(
-        RepdynError, match=r"bomb\.parquet: .* unpack to more than .* unpack them first"
+        RepdynError, match=r"bomb\.parquet: .* unpack to more than .* decompress the file first"
     ) as told:
         read_data(f"parquet:{tmp_path / 'bomb.parquet'}#text")
     assert "\n" not in str(told.value)

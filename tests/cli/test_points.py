@@ -53,12 +53,12 @@ def test_the_tree_with_shapes_and_choices(monkeypatch, capsys, tmp_path, checkpo
     assert found["choices"]["attention"][0] == "blocks.0.attn"
 
 
-def test_a_model_whose_inputs_only_the_user_knows(monkeypatch, capsys):
+def test_a_model_whose_input_shape_is_unknown(monkeypatch, capsys):
     layer = nn.Linear(2, 2)
     home = SimpleNamespace(made=nn.Sequential(layer, nn.ReLU(), layer), __name__="home")
     monkeypatch.setitem(sys.modules, "repdyn_test_points", home)
     assert not run(monkeypatch, "points", "module:repdyn_test_points.made")
-    assert "no shapes" in capsys.readouterr().out
+    assert "shapes are unknown" in capsys.readouterr().out
 
 
 SCHEMES = st.sampled_from(["timm:", "hf:", "module:", "packaged:", "", ":", "timm:test_vit@", "third:"])

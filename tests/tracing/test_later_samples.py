@@ -154,7 +154,7 @@ def roberta():
     ("bad", "message"),
     [
         (np.full(13, 7), r"sample 3 .*13 token ids; the model has 12 positions"),
-        (np.array([7, 60]), r"sample 3 .*token ids from 7 to 60; the model knows 0 to 59"),
+        (np.array([7, 60]), r"sample 3 .*token ids from 7 to 60; expected 0 to 59"),
         (np.array([-1, 7]), r"sample 3 .*token ids from -1 to 7"),
         (None, r"sample 3 .*NoneType"),
         (np.zeros(0, int), r"sample 3 .*shape \(0,\)"),
