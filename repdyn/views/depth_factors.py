@@ -81,7 +81,7 @@ def depth_factors(
     )
     return describe(
         figure,
-        "What stays through depth",
+        "Static and dynamic factors through depth",
         f"Verdict: {verdict}. Accuracy of a linear probe for the label. The solid line of the static part "
         "should lie above the controls', splits of the same rank that know nothing of dynamics; dotted: "
         "always the commonest label. Bands are confidence intervals.",
