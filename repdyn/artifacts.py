@@ -49,7 +49,7 @@ _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a saved result holds.
+    """The contents of a saved result.
 
     Attributes
     ----------
@@ -150,14 +150,14 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
     if document is None:
         raise RepdynError(f"{folder}: is not a repdyn result (no readable config.json of ours)")
     header = document.pop("repdyn")
-    found, schema = header["kind"], header["schema"]
+    saved_kind, schema = header["kind"], header["schema"]
     if schema > SCHEMA_VERSION:
         raise RepdynError(
             f"{folder}: written by a newer repdyn (schema {schema}, this one reads up to "
             f"{SCHEMA_VERSION}); upgrade repdyn"
         )
-    if kind is not None and found != kind:
-        raise RepdynError(f"{folder}: holds a {found!r}, expected a {kind!r}")
+    if kind is not None and saved_kind != kind:
+        raise RepdynError(f"{folder}: holds a {saved_kind!r}, expected a {kind!r}")
     try:
         tensors = load_file(folder / _TENSORS)
         sound = "sha256" not in header or header["sha256"] == _digest(_read(folder), folder / _TENSORS)
@@ -170,22 +170,22 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
             f"{folder}: model.safetensors is missing or truncated ({error}); save it again"
         ) from None
     except (SafetensorError, *_DAMAGE) as error:
-        # The others: dtypes that NumPy lacks, headers of a wrong form, a config nested too deep for a digest.
+        # Also dtypes that NumPy lacks, malformed headers, and a config nested too deeply for the digest.
         raise RepdynError(
             f"{folder}: model.safetensors is truncated or damaged ({error}); save it again"
         ) from None
     if not sound:
         raise RepdynError(
-            f"{folder}: was damaged or changed after it was saved (its SHA-256 is another); save it again, "
-            'or take "sha256" out of its config.json to read it as it is'
+            f"{folder}: was damaged or changed after it was saved (its SHA-256 differs); save it again, "
+            'or remove "sha256" from its config.json to read it anyway'
         )
-    return Artifact(found, document, tensors, schema)
+    return Artifact(saved_kind, document, tensors, schema)
 
 
 def refuses_damage(
     load: Callable[Concatenate[type[Owner], str | os.PathLike[str], Given], Found],
 ) -> Callable[Concatenate[type[Owner], str | os.PathLike[str], Given], Found]:
-    """Make a class method that reads a saved result refuse contents of a wrong type or form in one line.
+    """Decorate a class method that reads a saved result, so that wrong contents raise a one-line error.
 
     Fields of a dataclass must be of the types that it declares, and a result must be able to print itself
     and to give its figures.
@@ -201,12 +201,12 @@ def refuses_damage(
         cls: type[Owner], path: str | os.PathLike[str], *args: Given.args, **kwargs: Given.kwargs
     ) -> Found:
         with refusing_damage(path, cls.__name__):
-            found = load(cls, path, *args, **kwargs)
-            check_types(found)
-            repr(found)
-            if hasattr(found, "to_dict"):
-                found.to_dict()
-        return found
+            result = load(cls, path, *args, **kwargs)
+            check_types(result)
+            repr(result)
+            if hasattr(result, "to_dict"):
+                result.to_dict()
+        return result
 
     return refusing  # type: ignore[return-value]  # the names of its first two arguments are free
 
@@ -219,14 +219,14 @@ def refusing_damage(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     except RepdynError:
         raise
     except (*_DAMAGE, MemoryError) as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise RepdynError(
-            f"{os.fspath(path)}: the saved {what} is damaged ({said[:200]}); save it again"
+            f"{os.fspath(path)}: the saved {what} is damaged ({reason[:200]}); save it again"
         ) from error
 
 
 def _document(folder: Path) -> dict[str, Any] | None:
-    """The folder's config, or None where it is not one that we wrote."""
+    """The config of a folder that repdyn wrote, or None."""
     try:
         document = _decoded(_read(folder))
     except (OSError, ValueError, RecursionError):  # the last: JSON nested a thousand deep
@@ -265,7 +265,7 @@ def _encoded(value: Any) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """What :func:`_encoded` was given; bare NaN of earlier versions is a number already."""
+    """The inverse of :func:`_encoded`; bare NaN of earlier versions is a number already."""
     if isinstance(value, dict):
         if len(value) == 1 and isinstance(value.get("float"), str) and value["float"] in _NOT_FINITE:
             return _NOT_FINITE[value["float"]]

@@ -1,4 +1,4 @@
-"""Whether what was read from a saved result has the types and the shapes that its class declares."""
+"""Check that a loaded result has the types and shapes that its class declares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 __all__ = ["VERDICTS", "check_arrays", "check_sizes", "check_types", "check_values"]
 
 VERDICTS = ("found", "neighborhoods", "ambiguous", "inconclusive", "not found")
-"""Words of a verdict, unless its field is declared as a ``Literal`` of others."""
+"""Allowed verdicts, unless the field is declared as another ``Literal``."""
 
 _LARGEST = 2**63  # whole numbers beyond are in no result
 # kinds of arrays that may stand for a declared one: whole numbers for fractions, never the other way round
@@ -143,7 +143,7 @@ def check_sizes(tensors: Mapping[str, NDArray[Any]], **sizes: int | Sequence[int
 
 @cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Annotations of a dataclass's fields; those that name what is imported for types alone are left out."""
+    """Annotations of a dataclass's fields; names imported for type checking only are left out."""
     try:
         known = get_type_hints(kind)
     except NameError:

@@ -46,7 +46,7 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def old_method(old: str, new: str) -> Callable[..., Any]:
-    """A method under its old name: warns and calls the one of the new name.
+    """A method under its old name, which warns and calls the method of the new name.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Devices: where a model or a tensor is, and calls that answer on the device and in the dtype of their input.
+"""Devices of models and tensors, and calls that return on the device and in the dtype of their input.
 
 The one module that moves tensors between devices. A user's model stays where it is, unless a function takes
 ``device=``; what a function is given is moved to the model once, and its answer is moved back once.
@@ -24,7 +24,7 @@ WITHOUT_DOUBLE = {"mps"}
 
 
 def device_of(holder: Any, default: torch.device = CPU) -> torch.device:
-    """Where a tensor or a module is.
+    """The device of a tensor or a module.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def device_of(holder: Any, default: torch.device = CPU) -> torch.device:
         keeps weights elsewhere until they are needed (a device map), the device on which it runs the first
         part of the module.
     default
-        The answer for what says nothing of a device: a function, an array, a module without weights.
+        The result for a function, an array or a module without weights, which have no device.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def device_of(holder: Any, default: torch.device = CPU) -> torch.device:
 
 
 def dtype_of(holder: Any) -> torch.dtype | None:
-    """The type of a tensor, or of a module's first floating-point weight; None where there is none.
+    """The dtype of a tensor, or of a module's first floating-point weight; None if there is none.
 
     Examples
     --------
@@ -113,12 +113,12 @@ def to(value: Any, device: torch.device | str | None, dtype: torch.dtype | None 
 
 
 def call(module: Callable[[Tensor], Any], x: Any) -> Any:
-    """Call a module where it is, and answer where, and in what type, the input was.
+    """Call a module on its own device, and return on the device and in the dtype of the input.
 
     Parameters
     ----------
     module
-        From a tensor to a tensor. A function that is no module says nothing of its device or type: the input
+        From a tensor to a tensor. A function that is not a module has no device or dtype: the input
         reaches it as it is.
     x
         A tensor, of any device and floating-point type; or an array, which is answered by an array. An
@@ -148,7 +148,7 @@ def call(module: Callable[[Tensor], Any], x: Any) -> Any:
 
 
 def as_given(found: Any, x: Any) -> Any:
-    """An answer in kind: where ``x`` is a tensor, one on its device, in its type if both are floating point.
+    """A result like ``x``: for a tensor, on its device, and in its dtype if both are floating point.
 
     Parameters
     ----------

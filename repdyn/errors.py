@@ -1,4 +1,4 @@
-"""Errors that speak to a user: what was given, what was expected, what to do."""
+"""Errors for users: the value given, the value expected, and what to do."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class RepdynError(ValueError):
 
 
 class NotFiniteError(RepdynError):
-    """A sample's representation is NaN or infinite: a layer that died or exploded."""
+    """A sample's representation is NaN or infinite: a layer has died or diverged."""
 
 
 def nearest_names(wanted: str, known: Iterable[str], count: int = 3) -> str:
-    """Say which known names are nearest to a wrong one, for the end of an error message.
+    """The known names nearest to a wrong one, as the end of an error message.
 
     Parameters
     ----------
     wanted
-        The name that was not found.
+        The unknown name.
     known
         All names that would have been accepted.
     count

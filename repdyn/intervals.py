@@ -1,4 +1,4 @@
-"""Confidence intervals over samples: a figure never stands alone.
+"""Confidence intervals over samples, for every figure.
 
 Shares get a binomial interval, ratios and means of unbounded values a studentized bootstrap; other statistics
 the percentile bootstrap. Figures of a ranking have theirs in :mod:`repdyn.ranking`.
@@ -279,7 +279,7 @@ def ratio_interval(
     top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     if top.shape != bottom.shape or top.ndim != 1 or len(top) == 0:
         raise RepdynError(f"ratio_interval: expected two arrays (N,), got {top.shape} and {bottom.shape}")
-    size = float(np.abs(bottom).max())  # so that no square leaves the number format
+    size = float(np.abs(bottom).max())  # scaled, so that squares do not overflow
     if not size > 0:
         return Estimate(float("nan"), float("nan"), float("nan"), level)
     peak = float(np.abs(top).max())
@@ -305,7 +305,7 @@ def variance_interval(value: float, variance: float, discordant: float, count: i
 
 
 def uncertainty(discordant: float, level: float) -> float:
-    """What a variance estimated from so many discordant samples is raised by, as Student's quantile is."""
+    """Inflation factor of a variance estimated from few discordant samples, as in Student's quantile."""
     from scipy.stats import norm, t
 
     tail = (1 + level) / 2
@@ -350,7 +350,7 @@ def _studentized(
     generator = np.random.default_rng(seed)
 
     def parts(index: NDArray[np.int64] | slice) -> tuple[Array, Array]:
-        """Statistic, and what each sample moves it by, over the last axis."""
+        """Statistic and the influence of each sample, over the last axis."""
         x = top[index]
         if bottom is None:
             return x.mean(axis=-1), x
@@ -376,7 +376,7 @@ def _studentized(
                 replicates[start : start + size] = np.where(own > 0, (found - value) / own, np.nan)
             replicates = replicates[np.isfinite(replicates)]
             if len(replicates) < resamples / 2:
-                replicates = np.array([-2.0, 2.0])  # nearly all samples are one: the normal interval
+                replicates = np.array([-2.0, 2.0])  # nearly all weight is on one sample: the normal interval
             low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
             low, high = (end * _tail_factor(parts(slice(None))[1], level) for end in (low, high))
             ends = value - max(high, 0.0) * error, value - min(low, 0.0) * error
@@ -385,7 +385,7 @@ def _studentized(
 
 
 def _tail_factor(part: Array, level: float) -> float:
-    """How much wider an interval is for samples whose tails are heavy: those to come are partly unseen.
+    """Widening factor of an interval for heavy-tailed samples, whose tail is only partly observed.
 
     The variance of n samples with excess kurtosis k is as uncertain as that of 2 n / (2 + k) normal ones: the
     ratio of Student's quantiles for these two numbers.

@@ -18,7 +18,7 @@ Listener = Callable[[str, int, int | None], None]
 """Called with (what is being done, steps done, steps in all or None). First call has 0 done."""
 
 DETAIL = " | "
-"""Begins what changes from step to step in what is being done; what stands before it names the loop."""
+"""Separates the name of the loop from the part of a description that changes from step to step."""
 
 _listener: ContextVar[Listener | None] = ContextVar("repdyn_progress_listener", default=None)
 
@@ -59,7 +59,7 @@ def track(
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Within this context every :func:`track` reports to ``listener``."""
+    """Context in which every :func:`track` reports to ``listener``."""
     token = _listener.set(listener)
     try:
         yield

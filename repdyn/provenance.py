@@ -19,7 +19,7 @@ _ABSOLUTE = re.compile(r"(?:(?<=^)|(?<=[\s=:@'\"(,])|(?<=file://))(?:[A-Za-z]:[\
 
 
 def without_folders(text: str) -> str:
-    """A command or a source as it may be passed on: of each path from the root, what is not of this machine.
+    """A command or a source for publication: absolute paths lose the folders of this machine.
 
     A path below the present folder becomes relative to it, any other is cut down to its last part.
     """
@@ -35,12 +35,12 @@ def without_folders(text: str) -> str:
 
 
 def present_command() -> str:
-    """The present command, as it may be passed on."""
+    """The present command without folders of this machine."""
     return shlex.join(["repdyn", *map(without_folders, sys.argv[1:])])
 
 
 def sign(folder: Path, seed: int | None) -> None:
-    """Write beside a result how it was made: command, seed, version. Stores of paths know it themselves."""
+    """Write beside a result how it was made: command, seed, version. Stores of paths record it themselves."""
     from repdyn import __version__
 
     if folder.is_dir() and not (folder / "zarr.json").exists():
@@ -50,7 +50,7 @@ def sign(folder: Path, seed: int | None) -> None:
 
 
 def made_by(folder: Path) -> dict[str, Any]:
-    """What :func:`sign` wrote in a folder, or in the one that it is a part of; empty where nothing is."""
+    """The record that :func:`sign` wrote in a folder or its parent; empty if there is none."""
     for place in (folder, folder.absolute().parent):
         try:
             found = json.loads((place / _SIGNATURE).read_text())

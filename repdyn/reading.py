@@ -1,4 +1,4 @@
-"""Arrays from whatever holds numbers: NumPy's, torch's of any type, also on a device or in a graph."""
+"""NumPy arrays from arrays, and from torch tensors of any dtype, on any device and with a graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["as_array"]
 
 
 def as_array(x: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
-    """An array of the numbers that ``x`` holds, out of any graph and on the host.
+    """The values of ``x`` as a NumPy array on the host, detached from any graph.
 
     Parameters
     ----------
@@ -41,10 +41,10 @@ def as_array(x: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
         if x.is_floating_point() and (x.element_size() == 1 or str(x.dtype) == "torch.bfloat16"):
             x = x.float()
         x = x.numpy()
-    found = np.asarray(x)
-    if found.dtype.kind == "V" and found.dtype.names is None and found.dtype.name.startswith(_NARROW):
-        found = found.astype(np.float32)
-    return found if dtype is None else found.astype(dtype, copy=False)
+    array = np.asarray(x)
+    if array.dtype.kind == "V" and array.dtype.names is None and array.dtype.name.startswith(_NARROW):
+        array = array.astype(np.float32)
+    return array if dtype is None else array.astype(dtype, copy=False)
 
 
 _NARROW = ("bfloat16", "float8", "float6", "float4")  # of ml_dtypes

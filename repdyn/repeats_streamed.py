@@ -1,4 +1,4 @@
-"""Equal rows of data that pass by in blocks: as :mod:`repdyn.repeats`, without holding the rows."""
+"""Groups of equal rows in data read block by block: :mod:`repdyn.repeats` without holding the rows."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def groups_in_blocks(
 
 
 class _Search:
-    """The search in one array: what is kept of the rows that went by."""
+    """The search in one array: the state kept of the rows read so far."""
 
     def __init__(self, size: int, tolerance: float) -> None:
         self.tolerance = tolerance
@@ -102,7 +102,7 @@ class _Search:
         self.deviations: list[list[NDArray[np.float64]]] = []
 
     def see(self, start: int, x: NDArray[Any]) -> None:
-        """First pass: what equal rows share, and some rows for the scale."""
+        """First pass: digests of rows, and a sample of rows for the scale."""
         stop = start + len(x)
         self.digests[start:stop] = np.frombuffer(b"".join(digests(x)), np.uint64).reshape(-1, 2)
         finite = self.finite[start:stop] = np.isfinite(x).all(axis=1)
@@ -133,19 +133,19 @@ class _Search:
         del self.digests
 
     def see_hidden(self, x: NDArray[Any]) -> None:
-        """Keep the deviations of coordinates that were constant where the scale was looked for."""
+        """Keep the deviations of coordinates that were constant in the sample for the scale."""
         values = np.abs(np.asarray(x[:, self.hidden], dtype=np.float64) - self.center[self.hidden])
         for own, column in zip(self.deviations, values.T):
             own.append(column[np.isfinite(column) & (column > 0)])
 
     def settle_hidden(self) -> None:
-        """The typical one of these deviations."""
+        """Typical deviation of these coordinates."""
         for column, own in zip(self.hidden, self.deviations):
             self.scale[column] = median_of_positive(np.concatenate(own)[:, None])[0]
         self.deviations.clear()
 
     def project(self, start: int, x: NDArray[Any]) -> None:
-        """Last pass: where every row lies along a few directions."""
+        """Last pass: projections of every row on a few directions."""
         used = np.flatnonzero(self.scale > 0)
         with np.errstate(all="ignore"):
             self.projected[start : start + len(x)] = self._standard(x) @ directions(len(used))

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "entry", "open_result", "report", "write_page"]
 
-# Headings, by class; a class without one is headed by the title of its picture.
+# Headings by class; the default heading is the title of the picture.
 _TITLES = {
-    "AttackReport": "Can the forgotten class be had back?",
+    "AttackReport": "Can the forgotten class be recovered?",
     "AttractorHistory": "Attractors through training",
-    "Attractors": "Where the encode-decode map leads",
+    "Attractors": "Attractors of the encode-decode map",
     "Autonomy": "Does one map serve every depth?",
-    "DepthFactors": "What stays through depth",
+    "DepthFactors": "Static and dynamic factors through depth",
     "DriftReport": "Have the inputs drifted?",
-    "EditedKoopman": "What an edit forgot and what it cost",
+    "EditedKoopman": "Accuracy before and after an unlearning edit",
     "Excitation": "Which inputs excite which mode",
     "Fidelity": "Is depth linear in a lifted space?",
     "FieldAlignment": "Do two fields move the same data alike?",
@@ -40,25 +40,23 @@ _TITLES = {
     "OODEvaluation": "Is this input unlike the training data?",
     "PathPersistence": "Shape through depth",
     "Probing": "What is known without data",
-    "StitchingEvaluation": "Model B answers for model A",
+    "StitchingEvaluation": "B's head on A's translated representations",
     "Swap": "Swaps",
-    "SwapGrid": "Swaps, each with each",
+    "SwapGrid": "Swaps between all pairs",
     "TranslationEvaluation": "How good the translation is",
     "TreeMatch": "Two trees, matched",
     "RepresentationPaths": "Representation paths",
 }
-# Kinds that are fitted, not found: the figures measured on them have pictures.
+# Kinds of estimators, which have no picture; the results computed with them have one.
 _ESTIMATORS = ("detector", "disentangle", "flow", "koopman", "surrogate")
-# Results that verbs keep in the folder of what they measure.
+# Subfolders in which verbs save results about the folder's estimator.
 _WITHIN = ("fidelity", "evaluation", "tree", "persistence", "excitation", "attack", "depth")
-# Of the metadata of paths, what is shown.
+# Metadata of paths that the page shows.
 _ORIGIN = ("model", "digest", "pooling", "preprocessing", "data", "seed", "dtype", "versions")
-# Results whose "found" is bad news: what the page calls their verdicts.
-_ALARMING = {"DriftReport": {"found": "drift found", "not found": "no drift found"}}
-# Results whose picture holds the table that they print, each row indented by four spaces.
+# Results whose picture contains their printed table, whose rows are indented by four spaces.
 _TABLED = ("OODEvaluation",)
-_CLUSTERS = 8  # as many as the palette has colors
-_CLUSTERED = 2000  # samples drawn: with more, bands of single samples are too thin to see
+_CLUSTERS = 8  # the number of colors in the palette
+_CLUSTERED = 2000  # maximum samples drawn, so that the band of a single sample stays visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +121,7 @@ def report(
             entries.append(entry(result, _TITLES.get(type(result).__name__, ""), name))
         else:
             raise RepdynError(
-                f"report: a {type(result).__name__} has no picture of its own; give what was measured with "
+                f"report: a {type(result).__name__} has no picture; give a result computed with "
                 "it, such as kae.fidelity(paths), or a folder that a result was saved in"
             )
     return write_page(entries, Path(out), force=force, made="repdyn.report, from Python")
@@ -154,19 +152,17 @@ def entry(
     from repdyn.views.report import Section
 
     verdict = getattr(result, "verdict", None)
-    if type(result).__name__ in _ALARMING:
-        verdict = _ALARMING[type(result).__name__].get(str(verdict), verdict)
-    if isinstance(verdict, Mapping):  # one for each set; the mean of sets speaks for all
+    if isinstance(verdict, Mapping):  # one verdict per set; the mean over sets represents all
         verdict = verdict.get("mean of sets", next(iter(verdict.values()), None))
     lines = without_folders(repr(result)).splitlines()
-    if type(result).__name__ in _TABLED:  # the picture holds the table already
+    if type(result).__name__ in _TABLED:  # the picture contains the table
         lines = [line for line in lines if not line.startswith("    ")]
     meta = getattr(result, "meta", {})
     if figure is None:
         try:
             figure = result.plot()
         except RepdynError as error:
-            # A translation that was not derived has no evidence to draw, and still has something to say.
+            # A translation without a map has nothing to draw, but a reason to print.
             if verdict != "inconclusive" or getattr(result, "evidence", True):
                 raise
             lines += ["", f"There is no picture: {getattr(result, 'reason', '') or error}"]
@@ -216,8 +212,8 @@ def open_result(path: Path) -> list[Entry]:
     kind = load_artifact(path).kind
     if kind in _ESTIMATORS and not within:
         raise RepdynError(
-            f"{path}: a {kind!r} has no picture of its own; give the figures measured on it: koopman fit "
-            "keeps them in its folder, ood evaluate --out writes them"
+            f"{path}: a {kind!r} has no picture; give the results computed with it: koopman fit "
+            "saves them in its folder, ood evaluate --out writes them"
         )
     if kind in _ESTIMATORS:
         return within
@@ -251,7 +247,7 @@ def write_page(entries: Sequence[Entry], out: Path, *, force: bool, made: str = 
 
 
 def _clusters(paths: RepresentationPaths, name: str) -> list[Entry]:
-    """Which samples stay together through depth; nothing where there are too few, or tokens were kept."""
+    """Entry for the flow of clusters through depth; empty for too few samples or paths of tokens."""
     import numpy as np
     from sklearn.cluster import MiniBatchKMeans
 

@@ -20,7 +20,6 @@ _ESTIMATORS = {
     "detector": ("repdyn.ood", "load_detector"),
     "surrogate": ("repdyn.fields", "SurrogateAutoencoder.from_pretrained"),
     "flow": ("repdyn.topology", "FlowAutoencoder.from_pretrained"),
-    # Results that are not yet a Result.
 }
 
 

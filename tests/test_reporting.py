@@ -22,7 +22,7 @@ FITTED = {"detector", "disentangle", "flow", "koopman", "surrogate"}
 def test_every_saved_result_has_a_section_and_what_was_fitted_says_what_to_give(name):
     kind = load_artifact(FOLDERS / name).kind
     if kind in FITTED:
-        with pytest.raises(RepdynError, match="has no picture of its own"):
+        with pytest.raises(RepdynError, match="has no picture"):
             open_result(FOLDERS / name)
         return
     first = open_result(FOLDERS / name)[0]
@@ -32,7 +32,7 @@ def test_every_saved_result_has_a_section_and_what_was_fitted_says_what_to_give(
 
 def test_a_result_without_a_picture_says_what_to_give_instead(tmp_path):
     save_artifact(tmp_path / "a.detector", "detector", {}, {"x": np.zeros(1)})
-    with pytest.raises(RepdynError, match="'detector' has no picture of its own"):
+    with pytest.raises(RepdynError, match="'detector' has no picture"):
         open_result(tmp_path / "a.detector")
 
 

@@ -121,7 +121,7 @@ class Walk:
         """Iterate the encode-decode map of the last point from A's data."""
         attractors = self._kept("a.attractors", Attractors.load, self._find_attractors)
         _indent(attractors)
-        self._show(attractors, "Where the encode-decode map leads")
+        self._show(attractors, "Attractors of the encode-decode map")
         figures = attractors.to_dict()
         counts = attractors.status_counts()
         return {"field": {"attractors": len(attractors), "status": counts, "figures": figures}}

@@ -63,5 +63,5 @@ def alignment(
 
 
 def _lowest(lines: Sequence[tuple[str, Sequence[object]]]) -> float:
-    # A map that is far off has no lower bound; the axis stops where nothing is left to read.
+    # Explained variance has no lower bound for a wrong map, so the axis is cut.
     return max(-1.0, float(min(np.nanmin(estimates(values)[0]) for _, values in lines)))

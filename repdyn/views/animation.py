@@ -17,7 +17,7 @@ def player(labels: Sequence[str], motion: Mapping[str, Any], below: int) -> dict
     Parameters
     ----------
     labels
-        What the slider says at each frame.
+        Text of the slider at each frame.
     motion
         ``frame`` and ``transition`` of plotly's animation options.
     below
@@ -26,7 +26,7 @@ def player(labels: Sequence[str], motion: Mapping[str, Any], below: int) -> dict
     Returns
     -------
     dict
-        For ``figure.update_layout``.
+        Arguments of ``figure.update_layout``.
     """
     moving = {**motion, "mode": "immediate"}
     stop = {"frame": {"duration": 0, "redraw": False}, "mode": "immediate"}

@@ -15,7 +15,7 @@ __all__ = ["estimate", "estimates", "finite", "thin"]
 
 
 def estimate(given: object) -> tuple[float, float, float]:
-    """Value and interval of whatever says so.
+    """Value and interval of an estimate.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def finite(name: str, given: ArrayLike, *, shape: tuple[int | None, ...]) -> NDA
     Parameters
     ----------
     name
-        What the error calls it.
+        Name of the argument, for errors.
     given
         The array. Single NaNs are allowed (they leave a gap); only NaNs are not.
     shape
@@ -86,9 +86,9 @@ def finite(name: str, given: ArrayLike, *, shape: tuple[int | None, ...]) -> NDA
         wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
         raise RepdynError(f"{name} must have shape {wanted}, got {array.shape}")
     if array.size == 0:
-        raise RepdynError(f"{name} is empty: there is nothing to draw")
+        raise RepdynError(f"{name} is empty; give at least one number")
     if not np.isfinite(array).any():
-        raise RepdynError(f"{name} holds no finite number: a figure of nothing is not drawn")
+        raise RepdynError(f"{name} has no finite number; give at least one")
     return array
 
 

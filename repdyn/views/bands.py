@@ -1,4 +1,4 @@
-"""Lines with the bands of their intervals: ours strong, controls apart from it and from each other."""
+"""Lines with interval bands: a strong line for ours, distinct gray lines for the controls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["add_band", "add_series", "style", "symbol"]
 
 _DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 _SYMBOLS = ("square", "diamond", "triangle-up", "x", "triangle-down", "cross")
-_CONTROL_ALPHA = 0.07  # bands of many controls lie on each other, and must not bury ours
+_CONTROL_ALPHA = 0.07  # low, because bands of many controls overlap and must not cover ours
 
 
 def style(rank: int) -> dict[str, Any]:
@@ -47,13 +47,13 @@ def add_series(
     Parameters
     ----------
     figure
-        Drawn into.
+        The figure to draw into.
     x
         Shape ``(K,)``.
     estimates
         Shape ``(3, K)``: values, low ends, high ends.
     name
-        In the legend.
+        Name in the legend.
     line
         Its color, width and dash, as of :func:`style`.
     marker
@@ -96,13 +96,13 @@ def add_band(
     Parameters
     ----------
     figure
-        Drawn into.
+        The figure to draw into.
     x, low, high
         Shape ``(K,)`` each.
     color
-        Of the line that the band belongs to.
+        Color of the line of this band.
     alpha
-        How strong it is.
+        Opacity.
     **placement
         Further properties of the trace: ``row``, ``col``, ``legendgroup``, ``name``.
     """

@@ -16,7 +16,7 @@ __all__ = ["add_bars"]
 def add_bars(
     figure: go.Figure, row: int, read: Mapping[str, tuple[float, float, float]], colors: Sequence[str]
 ) -> None:
-    """A bar for each estimate, from above, with its interval and its value beside it.
+    """One bar per estimate, from the top, with its interval and its printed value.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def add_bars(
     read
         ``(value, low, high)`` by name; ends that are not finite are not drawn.
     colors
-        One for each.
+        One color per estimate.
     """
     value, low, high = np.array(list(read.values()), dtype=np.float64).T
     known = np.isfinite(low) & np.isfinite(high)

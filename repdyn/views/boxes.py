@@ -1,4 +1,4 @@
-"""Marks that tree pictures are made of: boxes, hatching, names, and the hover text of a node."""
+"""Drawing parts of tree pictures: boxes, hatching, names, and the hover text of a node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from repdyn.views.theme import plain, veil
 
 __all__ = ["GAP", "box", "filled", "grey_boxes", "hover_text", "ink_on", "leaf_count", "name_of", "write"]
 
-GAP = 0.0016  # left free around every box, so that the ground, whichever it is, separates them
+GAP = 0.0016  # gap around every box, so that the background separates boxes
 
 
 def box(
@@ -30,7 +30,7 @@ def box(
 
 
 def grey_boxes(
-    figure: go.Figure, boxes: list[tuple[NDArray[np.float64], NDArray[np.float64]]], said: list[str]
+    figure: go.Figure, boxes: list[tuple[NDArray[np.float64], NDArray[np.float64]]], hover: list[str]
 ) -> None:
     """Inner nodes as one trace, and invisible marks in their middles with their hover text."""
     if not boxes:
@@ -49,7 +49,7 @@ def grey_boxes(
         y=[float(y[:4].mean()) for _, y in boxes],
         mode="markers",
         marker={"size": 14, "opacity": 0},
-        text=said,
+        text=hover,
         hoverinfo="text",
     )
 
@@ -59,7 +59,7 @@ def filled(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     color: str,
-    said: str,
+    hover: str,
     *,
     hatched: bool = False,
 ) -> None:
@@ -81,13 +81,13 @@ def filled(
         if hatched
         else None,
         hoveron="fills",
-        text=said,
+        text=hover,
         hoverinfo="text",
     )
 
 
 def write(figure: go.Figure, x: float, y: float, text: str, anchor: str, ink: str | None = None) -> None:
-    """A name beside a place; without ``ink`` in the template's color."""
+    """Write a name next to a position; without ``ink``, in the template's color."""
     figure.add_annotation(
         x=x,
         y=y,

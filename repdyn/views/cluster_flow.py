@@ -15,9 +15,9 @@ from repdyn.views.theme import CATEGORIES, OTHER, describe, new_figure, plain, t
 
 __all__ = ["cluster_flow"]
 
-_MOST_CLUSTERS = 8  # per depth; smaller ones share one
+_MOST_CLUSTERS = 8  # drawn per depth; the smaller ones are merged into one
 _MOST_DEPTHS = 12  # columns that fit at 800 px
-_BAR = 0.14  # of a column's width: the clusters themselves, the rest is flow
+_BAR = 0.14  # share of a column's width for the clusters; the rest is for the flow
 
 
 def cluster_flow(membership: ArrayLike, labels: ArrayLike | None, point_names: Sequence[str]) -> go.Figure:
@@ -65,8 +65,8 @@ def cluster_flow(membership: ArrayLike, labels: ArrayLike | None, point_names: S
             x, y = box(k - _BAR / 2, k + _BAR / 2, np.array([low, high]), GAP)
             share = np.bincount(code[inside], minlength=len(names))
             most = int(share.argmax())
-            said = f"{inside.sum()} samples, {share[most] / inside.sum():.0%} {plain(names[most], 30)}"
-            filled(figure, x, y, str(colors[most]), f"{plain(point_names[depths[k]], 30)}<br>{said}")
+            hover = f"{inside.sum()} samples, {share[most] / inside.sum():.0%} {plain(names[most], 30)}"
+            filled(figure, x, y, str(colors[most]), f"{plain(point_names[depths[k]], 30)}<br>{hover}")
     for rank in ranked if labels is not None else []:
         figure.add_scatter(
             x=[None],
@@ -83,7 +83,7 @@ def cluster_flow(membership: ArrayLike, labels: ArrayLike | None, point_names: S
         trace.showlegend = False
     shown = "" if len(depths) == len(given) else f" {len(depths)} of {len(given)} depths are drawn."
     if len(names) > len(ranked) and labels is not None:
-        shown += f" Grey: most frequent is one of the {len(names) - len(ranked)} smaller classes."
+        shown += f" Gray: most frequent is one of the {len(names) - len(ranked)} smaller classes."
     return describe(
         figure,
         "Clusters through depth",

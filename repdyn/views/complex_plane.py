@@ -1,4 +1,4 @@
-"""What every picture of eigenvalues has: the unit circle, and marks that say which of them to believe."""
+"""Parts of eigenvalue pictures: the unit circle, and marks of certified and other eigenvalues."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_eigenvalues(
     Parameters
     ----------
     figure
-        Drawn into.
+        The figure to draw into.
     values
         Shape ``(K,)``.
     certified
@@ -50,9 +50,9 @@ def add_eigenvalues(
     residual
         Shape ``(K,)``, or ``None`` where marks have no residual.
     color, doubtful
-        Of certified ones, and of all others.
+        Colors of certified eigenvalues and of all others.
     size
-        Of a mark, in pixels.
+        Size of a mark in pixels.
     **placement
         ``row`` and ``col``.
     """

@@ -1,4 +1,4 @@
-"""Where through depth a label can be read: from what stays, and from what changes."""
+"""Probe accuracy of the static and the dynamic part at each depth."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def depth_factors(
         The L points in order of depth.
     probes
         Per split, per part, L estimates (mappings or objects with ``value``, ``low``, ``high``). The first
-        split is the one in question, the others are its controls.
+        split is the fitted model, the others are its controls.
     majority
-        What a probe that knows nothing scores.
+        Accuracy at chance.
     verdict
         Whether the static part of the first split beats its controls'.
 
@@ -63,10 +63,10 @@ def depth_factors(
                 raise RepdynError(
                     f"depth_factors: {split!r} has {len(rows[part])} estimates for {len(point_names)} points"
                 )
-            said = split if rank == 0 else f"{split} (control)"
+            legend = split if rank == 0 else f"{split} (control)"
             x, values = np.arange(len(point_names)), estimates(rows[part])
             add_series(
-                figure, x, values, said, style(rank), symbol(rank), showlegend=row == 1, row=row, col=1
+                figure, x, values, legend, style(rank), symbol(rank), showlegend=row == 1, row=row, col=1
             )
     for row in range(1, len(parts) + 1):
         figure.add_hline(y=majority, row=row, col=1, line={"width": 1, "dash": "dot", "color": CONTROL[0]})
@@ -81,7 +81,7 @@ def depth_factors(
     )
     return describe(
         figure,
-        "What stays through depth",
+        "Static and dynamic factors through depth",
         f"Verdict: {verdict}. Accuracy of a linear probe for the label. The solid line of the static part "
         "should lie above the controls', splits of the same rank that know nothing of dynamics; dotted: "
         "always the commonest label. Bands are confidence intervals.",

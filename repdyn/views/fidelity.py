@@ -1,4 +1,4 @@
-"""How well a model of the path predicts it, depth by depth, beside the controls."""
+"""Prediction error of a model of the path at each depth, with controls."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def fidelity(
         )
     else:
         figure.update_yaxes(rangemode="tozero", row=1, col=1)
-    # One row has always variance 1: a model that knows nothing but the mean.
+    # Error 1 is that of predicting the mean.
     figure.add_hline(y=1, row=1, col=1, line={"width": 1, "dash": "dot", "color": CONTROL[0]})
     if accuracy:
         figure.update_yaxes(tickformat=".0%", row=2, col=1)
@@ -109,10 +109,10 @@ def _draw(
     figure: go.Figure, row: int, rank: int, name: str, values: NDArray[np.float64], *, shown: bool, role: str
 ) -> None:
     line = style(rank) if role != "ceiling" else {"color": OTHER, "width": 1, "dash": "solid"}
-    said = name if rank == 0 else f"{name} ({role})"
+    legend = name if rank == 0 else f"{name} ({role})"
     marker = symbol(rank) if role != "ceiling" else "circle"
     at = np.arange(values.shape[1])
-    add_series(figure, at, values, said, line, marker, showlegend=shown, row=row, col=1)
+    add_series(figure, at, values, legend, line, marker, showlegend=shown, row=row, col=1)
 
 
 def _alt(ours: str, fvu: Mapping[str, NDArray[np.float64]], point_names: Sequence[str]) -> str:

@@ -35,20 +35,20 @@ def field(
     velocity: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike] | None,
     planar: bool,
 ) -> go.Figure:
-    r"""Where iterating :math:`z \mapsto z + V(z)` takes each start, in one plane.
+    r"""Endpoints of the iteration :math:`z \mapsto z + V(z)` from each start, in one plane.
 
     Parameters
     ----------
     starts2d, ends2d
-        Shape ``(N, 2)``: where each iteration began and ended.
+        Shape ``(N, 2)``: initial and final points of the iterations.
     attractors2d
         Shape ``(A, 2)``; ``A`` may be 0.
     basin
-        Shape ``(N,)``: which attractor each start reached, -1 where none.
+        Shape ``(N,)``: index of the attractor that each start reached, or -1.
     status
         A statuses, such as ``"fixed point"`` or ``"cycle"``.
     stable
-        Shape ``(A,)``, or ``None`` where stability is not known.
+        Shape ``(A,)``, or ``None`` if stability is unknown.
     explained
         The plane's share of the variance of starts and ends.
     trajectories2d
@@ -106,34 +106,36 @@ def field(
     )
     if velocity is None and np.isfinite(ends[reached < 0]).all(axis=1).any():
         how += " Arrows point from starts that reached no attractor to their last states."
-    found = _found(status, stable)
+    summary = _found(status, stable)
     return describe(
         figure,
         "Latent vector field and its attractors",
-        f"{found}; {lost} of {len(starts)} starts reached none. The plane shows "
+        f"{summary}; {lost} of {len(starts)} starts reached none. The plane shows "
         f"{explained:.0%} of the variance. {how}{shown}",
-        alt=f"Scatter plot of {len(drawn)} starts colored by basin; {found}; "
+        alt=f"Scatter plot of {len(drawn)} starts colored by basin; {summary}; "
         f"the largest basin holds {int(sizes.max()) if len(sizes) else 0} starts.",
     )
 
 
 def _found(status: Sequence[str], stable: ArrayLike | None) -> str:
-    """What was found, in words: attractors by status, and what is not one."""
+    """The numbers of attractors by status and of unstable fixed points, as text."""
     if not len(status):
         return "No attractor found"
     known = np.ones(len(status), dtype=bool) if stable is None else np.asarray(stable, dtype=bool)
     kept = [kind for kind, yes in zip(status, known) if yes]
     kinds = ", ".join(f"{kept.count(kind)} {plain(kind)}" for kind in dict.fromkeys(kept))
-    said = f"{len(kept)} attractor{'s' * (len(kept) != 1)}" + (f" ({kinds})" if kept else "")
-    said += ", stability not known" if stable is None else ""
-    return said + (f" and {(~known).sum()} unstable" if not known.all() else "")
+    text = f"{len(kept)} attractor{'s' * (len(kept) != 1)}" + (f" ({kinds})" if kept else "")
+    text += ", stability unknown" if stable is None else ""
+    return text + (f" and {(~known).sum()} unstable" if not known.all() else "")
 
 
 def _basins(
     figure: go.Figure, starts: NDArray[np.float64], reached: NDArray[np.int64], colors: NDArray[Any]
 ) -> None:
     """Fill the plane by the basin of the nearest start, no further from it than starts usually are."""
-    from scipy.spatial import cKDTree  # here: only this picture needs it, and it is slow to load
+    from scipy.spatial import (
+        cKDTree,
+    )  # imported here, because it is slow to load and only this picture needs it
 
     known = np.isfinite(starts).all(axis=1) & (reached >= 0)
     if known.sum() < 3:
@@ -146,7 +148,7 @@ def _basins(
     distance, nearest = tree.query(grid)
     rank = {color: k for k, color in enumerate([*CATEGORIES, OTHER])}
     code = np.array([rank[c] for c in colors[reached[known]]], dtype=np.float32)[nearest]
-    # Three times the 90 % spacing: gaps inside the cloud close, the outside stays empty.
+    # Three times the 90 % spacing closes gaps inside the cloud and leaves the outside empty.
     code[distance > 3 * max(float(np.quantile(spacing, 0.9)), 1e-12)] = np.nan
     steps = len(rank)
     figure.add_heatmap(

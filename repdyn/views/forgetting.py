@@ -1,4 +1,4 @@
-"""What an edit forgot and what it cost; and which classes excite which mode."""
+"""Accuracy before and after an unlearning edit, attacks on it, and the excitation of modes by class."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Pair = Mapping[str, Mapping[str, float]]
 
 
 def forgetting(forgotten: Pair, retained: Pair, per_class: Mapping[str, Pair]) -> go.Figure:
-    """Accuracy before and after an edit: of what was to go and of what was to stay.
+    """Accuracy of the forgotten and the retained classes before and after an edit.
 
     Parameters
     ----------
     forgotten, retained
         ``{"before": {"value", "low", "high"}, "after": …}``.
     per_class
-        The same for each class that was to stay; of many, those that lost most are drawn.
+        The same for each retained class; of many, those with the largest loss are drawn.
 
     Returns
     -------
@@ -43,29 +43,29 @@ def forgetting(forgotten: Pair, retained: Pair, per_class: Mapping[str, Pair]) -
     after, before = forgotten["after"]["value"], forgotten["before"]["value"]
     figure = new_figure(
         "What the edit forgot",
-        f"What was to go falls from {before:.3f} to {after:.3f}; what was to stay goes from "
-        f"{retained['before']['value']:.3f} to {retained['after']['value']:.3f}. Hollow before the edit, "
-        f"filled after it, with 95 % intervals{left}.",
+        f"Accuracy of the forgotten class: {before:.3f} to {after:.3f}; of the retained classes: "
+        f"{retained['before']['value']:.3f} to {retained['after']['value']:.3f}. Hollow: before the edit; "
+        f"filled: after it; 95 % intervals{left}.",
         alt=f"Accuracy before and after the edit for {len(rows)} groups of samples.",
         height=200 + 34 * len(rows),
     )
     for place, (name, pair, color) in enumerate(rows):
         for when, symbol, beside in (("before", "circle-open", -0.14), ("after", "circle", 0.14)):
-            said = f"{when} the edit"
-            _mark(figure, place + beside, name, pair[when], color, symbol, said, first=place == 0)
+            legend = f"{when} the edit"
+            _mark(figure, place + beside, name, pair[when], color, symbol, legend, first=place == 0)
     _rows(figure, [name for name, _, _ in rows])
     return figure
 
 
 def attack(figures: Mapping[str, Mapping[str, Mapping[str, float]]], chance: float) -> go.Figure:
-    """What attacks recover of a forgotten class, model by model.
+    """Recovery of a forgotten class by attacks, for each model.
 
     Parameters
     ----------
     figures
         ``{model: {figure: {"value", "low", "high"}}}``.
     chance
-        What a guess of the probe reaches.
+        Accuracy of the probe at chance.
 
     Returns
     -------
@@ -75,34 +75,32 @@ def attack(figures: Mapping[str, Mapping[str, Mapping[str, float]]], chance: flo
         raise RepdynError("attack: there is no model to draw")
     whats = list(next(iter(figures.values())))
     figure = new_figure(
-        "Can the forgotten class be had back?",
-        f"Each model under the same attacks, with 95 % intervals. The probe's figure is a balanced accuracy, "
-        f"of which a guess reaches {chance:g}; the others are accuracies. What an edit removed is as hard to "
-        "recover as from a network that never saw it.",
+        "Can the forgotten class be recovered?",
+        f"Each model under the same attacks, with 95 % intervals. The probe's figure is a balanced accuracy "
+        f"(chance: {chance:g}); the others are accuracies. If the class is removed, the attacks recover no "
+        "more than from a network trained without it.",
         alt=f"{len(whats)} figures of {len(figures)} models under attack.",
         height=220 + 18 * len(whats) * len(figures),
     )
     colors = category_colors(len(whats))
     for rank, (what, color) in enumerate(zip(whats, colors)):
-        beside = 0.7 * (
-            (rank + 0.5) / len(whats) - 0.5
-        )  # each attack has a line of its own in the model's row
-        for place, (name, found) in enumerate(figures.items()):
-            _mark(figure, place + beside, plain(name), found[what], color, "circle", what, first=place == 0)
+        beside = 0.7 * ((rank + 0.5) / len(whats) - 0.5)  # each attack has its own line in the model's row
+        for place, (name, values) in enumerate(figures.items()):
+            _mark(figure, place + beside, plain(name), values[what], color, "circle", what, first=place == 0)
     figure.add_vline(x=chance, line={"color": veil(0.9), "width": 1, "dash": "dot"})
     _rows(figure, [plain(name) for name in figures])
     return figure
 
 
 def excitation(by_class: ArrayLike, classes: Sequence[str], certified: ArrayLike) -> go.Figure:
-    """Mean amplitude of each class in each mode, over what is usual for the mode.
+    """Mean amplitude of each class in each mode, relative to the typical amplitude of the mode.
 
     Parameters
     ----------
     by_class
         Shape ``(C, K)``.
     classes
-        Their names.
+        Names of the classes.
     certified
         Shape ``(K,)``: which modes the data certify; marked on the axis.
 
@@ -117,8 +115,8 @@ def excitation(by_class: ArrayLike, classes: Sequence[str], certified: ArrayLike
     shown_modes, shown_classes = min(values.shape[1], _MOST), min(len(classes), _MOST)
     figure = new_figure(
         "Which classes excite which mode",
-        "Mean amplitude of the eigenfunction over a class, 1 being usual for the mode; modes by falling "
-        "modulus of their eigenvalue, a star where the data certify it.",
+        "Mean amplitude of the eigenfunction over a class; 1 is typical for the mode. Modes are sorted by "
+        "falling modulus of their eigenvalue; a star marks certified modes.",
         alt=f"Amplitudes of {values.shape[1]} modes in {len(classes)} classes, {int(true.sum())} certified.",
         height=240 + 18 * shown_classes,
     )
@@ -137,7 +135,7 @@ def excitation(by_class: ArrayLike, classes: Sequence[str], certified: ArrayLike
 
 
 def _rows(figure: go.Figure, names: Sequence[str]) -> None:
-    """Name the rows 0, 1, … from above, on an axis of accuracies."""
+    """Name the rows 0, 1, … from the top, on an axis of accuracies."""
     figure.update_yaxes(
         tickvals=list(range(len(names))),
         ticktext=[name + "  " for name in names],
@@ -152,16 +150,16 @@ def _mark(
     figure: go.Figure,
     place: float,
     row: str,
-    found: Mapping[str, Any],
+    values: Mapping[str, Any],
     color: str,
     symbol: str,
     name: str,
     *,
     first: bool,
 ) -> None:
-    low, high = found.get("low", np.nan), found.get("high", np.nan)
+    low, high = values.get("low", np.nan), values.get("high", np.nan)
     figure.add_scatter(
-        x=[found["value"]],
+        x=[values["value"]],
         y=[place],
         mode="markers",
         name=name,
@@ -171,8 +169,8 @@ def _mark(
         error_x={
             "type": "data",
             "symmetric": False,
-            "array": [max(0.0, high - found["value"])],
-            "arrayminus": [max(0.0, found["value"] - low)],
+            "array": [max(0.0, high - values["value"])],
+            "arrayminus": [max(0.0, values["value"] - low)],
             "color": color,
             "thickness": 1.4,
             "width": 4,

@@ -1,4 +1,4 @@
-"""The geometry of a tree drawn as an icicle: which leaves, in what order, and where each node lies."""
+"""The geometry of a tree drawn as an icicle: selection and order of leaves, and position of nodes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from repdyn.views.arguments import finite
 
 __all__ = ["REST", "Icicle", "collapse", "lay_out", "read_tree", "untangle"]
 
-REST = -2  # the node that stands for all collapsed leaves
-_THICKEST_REST = 0.15  # of the whole: leaves that are drawn matter more than those that are not
-_THINNEST = 0.25  # of an equal share: a leaf of almost no mass can still be seen and pointed at
+REST = -2  # index of the node that replaces all collapsed leaves
+_THICKEST_REST = 0.15  # maximum share of the height for the collapsed leaves
+_THINNEST = 0.25  # minimum height relative to an equal share, so that a leaf of tiny mass stays visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Icicle:
     label
         M names, empty where there is none.
     collapsed
-        How many leaves the collapsed one stands for.
+        Number of collapsed leaves.
     """
 
     node: NDArray[np.int64]
@@ -67,11 +67,11 @@ class Icicle:
 
     def below(self, row: int) -> NDArray[np.int64]:
         """Rows of a node and of all its descendants."""
-        found, frontier = [np.array([row])], np.array([row])
+        rows, frontier = [np.array([row])], np.array([row])
         while len(frontier):
             frontier = np.flatnonzero(np.isin(self.parent, frontier))
-            found.append(frontier)
-        return np.concatenate(found)
+            rows.append(frontier)
+        return np.concatenate(rows)
 
 
 def read_tree(name: str, tree: Mapping[str, Any]) -> Icicle:
@@ -80,7 +80,7 @@ def read_tree(name: str, tree: Mapping[str, Any]) -> Icicle:
     Parameters
     ----------
     name
-        What errors call it.
+        Name of the tree, for errors.
     tree
         ``parent`` (M,), -1 at a root; ``height`` (M,); ``death`` or ``saddle`` (M,); ``mass`` (M,); and,
         optionally, ``label``, M names.
@@ -221,7 +221,7 @@ def lay_out(tree: Icicle, wish: ArrayLike | None = None) -> NDArray[np.float64]:
 def untangle(
     a: Icicle, b: Icicle, pairs: Sequence[tuple[int, int]], rounds: int = 4
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lay out two trees so that few ribbons cross: each in turn by the barycentres of its partners.
+    """Lay out two trees so that few ribbons cross: each in turn by the barycenters of its partners.
 
     Parameters
     ----------
@@ -265,4 +265,4 @@ def _refuse_circles(name: str, parent: NDArray[np.int64]) -> None:
     for _ in range(int(np.ceil(np.log2(len(parent) + 1))) + 1):
         above = np.where(above >= 0, above[above], -1)
     if (above >= 0).any():
-        raise RepdynError(f"{name}: parent runs in a circle at node {int(np.flatnonzero(above >= 0)[0])}")
+        raise RepdynError(f"{name}: parent has a cycle at node {int(np.flatnonzero(above >= 0)[0])}")

@@ -1,4 +1,4 @@
-"""Figures of any result with their intervals, one row for each."""
+"""Bar chart of the figures of any result with their intervals."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def intervals(title: str, figures: Mapping[str, tuple[float, float, float]]) -> 
     Parameters
     ----------
     title
-        Of the picture.
+        Title of the picture.
     figures
-        ``(value, low, high)`` by name; of more than 30 the first are drawn, and the caption says so.
+        ``(value, low, high)`` by name; of more than 30, the first 30 are drawn, which the caption notes.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def intervals(title: str, figures: Mapping[str, tuple[float, float, float]]) -> 
     if not figures:
         raise RepdynError("intervals: there is no figure to draw; give at least one")
     shown = dict(list(figures.items())[:_MOST])
-    left = f" Drawn are the first {_MOST} of {len(figures)} figures." if len(figures) > _MOST else ""
+    left = f" The first {_MOST} of {len(figures)} figures are drawn." if len(figures) > _MOST else ""
     figure = panels([""], columns=1, height=160 + 34 * len(shown))
     add_bars(figure, 1, shown, [CATEGORIES[0]] * len(shown))
     alt = f"{title}: {len(shown)} figures with their intervals."

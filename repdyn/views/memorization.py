@@ -1,4 +1,4 @@
-"""Attractors' nearness to training samples, beside that of anything else."""
+"""Similarity of attractors to training samples, compared with that of unseen samples."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def memorization(similarity: ArrayLike, null: ArrayLike, verdict: str) -> go.Fig
     Parameters
     ----------
     similarity
-        Of each attractor, shape ``(A,)``; may be empty.
+        Cosine of each attractor, shape ``(A,)``; may be empty.
     null
-        Of each unseen sample, shape ``(M,)``.
+        Cosine of each unseen sample, shape ``(M,)``.
     verdict
-        Whether memorization was found.
+        The verdict on memorization.
 
     Returns
     -------
@@ -42,8 +42,8 @@ def memorization(similarity: ArrayLike, null: ArrayLike, verdict: str) -> go.Fig
     edges = {"start": lowest, "end": 1.0 + 1e-9, "size": max(1.0 - lowest, 1e-6) / _BINS}
     figure = new_figure(
         "Are attractors copies of training samples?",
-        f"Verdict: {verdict}. Attractors must lie to the right of unseen samples: by this cosine anything "
-        "has some near neighbour among the training samples.",
+        f"Verdict: {verdict}. Attractors count as copies only if they lie right of unseen samples, "
+        "because every sample has some near neighbor in the training data.",
         alt=f"Histograms: {len(ours)} attractors, mean {np.mean(ours) if len(ours) else float('nan'):.3f}; "
         f"{len(theirs)} unseen samples, mean {np.nanmean(theirs):.3f}.",
     )

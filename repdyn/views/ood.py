@@ -1,4 +1,4 @@
-"""Scores of in-distribution and other data, the threshold between them, and how detectors compare."""
+"""Scores of in-distribution and other data with the threshold, and a comparison of detectors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ood(
     table: Mapping[str, Mapping[str, Mapping[str, object]]],
     profile: Mapping[str, Any] | None = None,
 ) -> go.Figure:
-    """Histograms of a detector's scores with its threshold, and a table of detectors beside controls.
+    """Histograms of a detector's scores with its threshold, and a table of detectors and controls.
 
     In the report, clicking a bar shows the profile through depth of an input in that bar.
 
@@ -49,14 +49,14 @@ def ood(
     scores
         Per data set, ``(N,)`` scores; higher is more normal.
     in_distribution
-        Which of them is the data that the detector was fitted on.
+        Name of the in-distribution set among them.
     threshold
         Scores below it are flagged.
     table
         ``{detector: {data set: {"auroc": ..., "fpr95": ...}}}``, numbers or estimates with ``value``,
-        ``low``, ``high``. The first detector is the one in question, all others are its controls.
+        ``low``, ``high``. The first detector is under evaluation, all others are its controls.
     profile
-        What the score is made of at each depth, or ``None``: ``{"points": (L,) names, "low": (L,),
+        Contribution of each depth to the score, or ``None``: ``{"points": (L,) names, "low": (L,),
         "median": (L,), "high": (L,)}`` over in-distribution data, and, optionally, ``"samples": {data set:
         (N, L)}``, the profile of every scored input.
 
@@ -103,13 +103,13 @@ def ood(
             row=len(panels_used),
             col=1,
         )
-    said = ", ".join(_flagged(name, s[np.isfinite(s)] < threshold) for name, s in read.items())
+    flagged = ", ".join(_flagged(name, s[np.isfinite(s)] < threshold) for name, s in read.items())
     return describe(
         figure,
         "Out-of-distribution scores",
-        f"Left of the dashed threshold inputs are flagged: {said} (95 % intervals). A detector is worth "
-        "having where its AUROC interval lies above that of the controls below it.",
-        alt=f"Overlaid histograms of scores of {len(read)} data sets; flagged: {said}. Table of AUROC and "
+        f"Left of the dashed threshold inputs are flagged: {flagged} (95 % intervals). A detector "
+        "beats its controls if its AUROC interval lies above theirs.",
+        alt=f"Overlaid histograms of scores of {len(read)} data sets; flagged: {flagged}. Table of AUROC and "
         f"FPR@95 of {len(table)} detectors.",
     )
 
@@ -117,7 +117,7 @@ def ood(
 def _histograms(
     figure: go.Figure, read: Mapping[str, NDArray[np.float64]], threshold: float
 ) -> dict[int, tuple[str, list[int]]]:
-    """Draw shares per bin; return, per trace, which input stands for each of its bars."""
+    """Draw shares per bin; return, per trace, the input that represents each bar."""
     known = {name: s[np.isfinite(s)] for name, s in read.items()}
     low = min(threshold, *(float(np.quantile(s, _TAIL)) for s in known.values()))
     high = max(threshold, *(float(np.quantile(s, 1 - _TAIL)) for s in known.values()))
@@ -128,7 +128,7 @@ def _histograms(
         values = np.clip(known[name], edges[0], edges[-1])
         places = np.flatnonzero(np.isfinite(read[name]))
         order = places[np.argsort(read[name][places])]
-        # The median input of each bar stands for it.
+        # The median input represents its bar.
         bar = np.searchsorted(edges[1:-1], np.sort(values), side="right")
         counts = np.bincount(bar, minlength=_BINS)
         median = (np.cumsum(counts) - (counts + 1) // 2)[counts > 0]
@@ -166,7 +166,7 @@ def _histograms(
 
 
 def _outline(figure: go.Figure, bars: go.Bar, edges: NDArray[np.float64], color: str) -> None:
-    """The upper edge of a histogram: where several lie on each other fills mix, edges do not."""
+    """Draw the upper edge of a histogram, which stays readable where fills overlap."""
     share = np.zeros(len(edges) - 1)
     share[np.searchsorted(edges, np.asarray(bars.x)) - 1] = bars.y
     figure.add_scatter(
@@ -233,7 +233,7 @@ def _chosen(
         figure.data[trace].customdata = np.arange(start[trace], start[trace] + len(index))
     if not lines:
         return
-    # To begin with, the input of the last data set that is furthest from normal.
+    # Initially, the most anomalous input of the last data set.
     first = start[max(start)]
     chosen = len(figure.data)
     figure.add_scatter(
@@ -250,7 +250,7 @@ def _chosen(
 
 
 def _flagged(name: str, below: NDArray[np.bool_]) -> str:
-    """The share of inputs that are flagged, with its 95 % interval (Wilson's, right at 0 and 1 too)."""
+    """The share of inputs that are flagged, with its 95 % interval (Wilson's, valid at 0 and 1)."""
     n, share, z = len(below), float(below.mean()), 1.959964
     middle, half = share + z * z / (2 * n), z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
     low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
@@ -258,7 +258,7 @@ def _flagged(name: str, below: NDArray[np.bool_]) -> str:
 
 
 def _lines(cells: Sequence[Sequence[str]]) -> int:
-    """How many lines a table takes where names wrap, at print width: plotly cuts off what does not fit."""
+    """Number of lines of the table with wrapped names, because plotly cuts off overflowing rows."""
     return sum(
         max(1, -(-len(detector.removeprefix("<b>").removesuffix("</b>")) // 21), -(-len(data) // 17))
         for detector, data, *_ in zip(*cells)
@@ -269,9 +269,9 @@ def _cells(table: Mapping[str, Mapping[str, Mapping[str, object]]]) -> list[list
     columns: list[list[str]] = [[], [], [], []]
     for rank, (detector, sets) in enumerate(table.items()):
         for place, (name, figures) in enumerate(sets.items()):
-            said = f"<b>{plain(detector, 40)}</b>" if rank == 0 else plain(detector, 40)
+            shown = f"<b>{plain(detector, 40)}</b>" if rank == 0 else plain(detector, 40)
             row = [
-                said if place == 0 else "",
+                shown if place == 0 else "",
                 plain(name, 26),
                 _cell(figures, "auroc"),
                 _cell(figures, "fpr95"),

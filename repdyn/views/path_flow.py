@@ -1,4 +1,4 @@
-"""Where the samples are at each depth, in one plane, played through depth."""
+"""Positions of samples in one plane, animated through depth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from repdyn.views.theme import CATEGORIES, OTHER, describe, new_figure, plain, t
 
 __all__ = ["path_flow"]
 
-_DRAWN = 1200  # samples: enough for a cloud's shape, few enough to move smoothly as SVG
+_DRAWN = 1200  # samples: enough to show the distribution, few enough for a smooth SVG animation
 _TRAILS = 120  # samples whose whole path is drawn, faint, behind the cloud
 _SMOOTH = {
     "frame": {"duration": 700, "redraw": False},
@@ -39,32 +39,32 @@ def path_flow(
     projected
         Shape ``(L, N, 2)``: each sample's coordinates at each depth, all in one plane.
     labels
-        Shape ``(N,)``, or ``None``. The most frequent classes have a color each, the rest share a grey.
+        Shape ``(N,)``, or ``None``. The most frequent classes have a color each, the rest share a gray.
     point_names
         The L points in order of depth.
     explained
         The plane's share of the variance, ``(L,)`` or one number for all depths; always shown.
     total
-        How many samples there are, where those given are a part of them.
+        Total number of samples, if the given ones are a subset.
 
     Returns
     -------
     plotly.graph_objects.Figure
-        With one frame per depth. At most 1200 samples are drawn, and the caption says how many of how many.
+        With one frame per depth. At most 1200 samples are drawn, and the caption gives both numbers.
     """
     positions = finite("path_flow: projected", projected, shape=(len(point_names), None, 2))
     share = np.broadcast_to(np.asarray(explained, dtype=np.float64), (len(point_names),))
     count = positions.shape[1]
     classes = _classes(labels, count)
     drawn = thin(count, _DRAWN)
-    # float32 halves the file, and a screen has no eight digits.
+    # float32 halves the file and is precise enough for a screen.
     shown = positions[:, drawn].astype(np.float32)
     members = [(name, color, np.flatnonzero(index[drawn])) for name, color, index in classes]
     members = [(name, color, index) for name, color, index in members if len(index)]
 
     figure = new_figure("", "", height=640)
     for _, color, index in members:
-        # The small classes together are often most samples: their trails would cover the others'.
+        # No trails for the small classes: together they are often most samples and would cover the others.
         trailed = index if color != OTHER else index[:0]
         figure.add_scatter(**_trails(shown, trailed, color, len(drawn)))
     for name, color, index in members:
@@ -105,8 +105,8 @@ def path_flow(
         figure,
         "Paths through depth",
         f"Press play or drag the slider: groups that the model separates move apart with depth. {some}; "
-        f"the plane shows {share.min():.0%} to {share.max():.0%} of the variance, so what seems to "
-        f"overlap may be apart in the rest.{_faint(members)}",
+        f"the plane shows {share.min():.0%} to {share.max():.0%} of the variance, so groups that "
+        f"overlap here may be separate in the full space.{_faint(members)}",
         alt=f"Animated scatter plot of {len(drawn)} samples in {len(members)} groups at {len(point_names)} "
         f"depths, from {point_names[0]} to {point_names[-1]}.",
     )
@@ -134,7 +134,7 @@ def _faint(members: Sequence[tuple[str, str, NDArray[np.int64]]]) -> str:
     """The sentence on classes without a color, if there are any."""
     names = [name for name, color, _ in members if color == OTHER]
     return (
-        f" The {len(CATEGORIES)} largest classes are colored; {names[0]} are small grey dots."
+        f" The {len(CATEGORIES)} largest classes are colored; {names[0]} are small gray dots."
         if names
         else ""
     )

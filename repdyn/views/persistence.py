@@ -65,12 +65,12 @@ def persistence(diagrams: Mapping[str, Sequence[ArrayLike]]) -> go.Figure:
     figure.update_yaxes(title_text="death", row=1, col=1)
     if through_depth:
         _summary(figure, rows + 1, read)
-    panels_said = "" if len(chosen) == len(names) else f" {len(chosen)} of {len(names)} depths are drawn."
+    shown = "" if len(chosen) == len(names) else f" {len(chosen)} of {len(names)} depths are drawn."
     return describe(
         figure,
         "Persistence through depth",
-        "Marks far above the diagonal are shape that survives a long range of scales; those along it are "
-        f"what sampling noise makes.{panels_said}",
+        "Features far above the diagonal persist over a long range of scales; features near it may be "
+        f"sampling noise.{shown}",
         alt=f"Persistence diagrams at {len(chosen)} of {len(names)} depths, in up to "
         f"{max(len(d) for d in read.values())} homology dimensions.",
     )

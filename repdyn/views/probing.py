@@ -1,4 +1,4 @@
-"""Error of rebuilding latents from few atoms, for each dictionary."""
+"""Error of sparse reconstruction of latents from few atoms, for each dictionary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def probing(atoms: Sequence[int], error: Mapping[str, Sequence[object]], verdict
         Per dictionary K estimates (mappings or objects with ``value``, ``low``, ``high``); the first is the
         one in question.
     verdict
-        Whether it beats its controls.
+        The verdict on the comparison with the controls.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What the verdict on a translation rests on: whether maps from disjoint halves of the data agree."""
+"""The evidence for the verdict on a translation: agreement of maps from disjoint halves of the data."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ COMPARES = (
     "agreement with rivals",
     "standard errors",
 )
-"""Words in the names of figures that compare maps with each other."""
+"""Substrings in names of figures that compare maps with each other."""
 
 COUNTS = ("standard errors", "maps that fit", "directions")
-"""Words in the names of figures that are no shares: these have an axis of their own."""
+"""Substrings in names of figures that are not shares; these have their own axis."""
 
 
 def replication(evidence: Mapping[str, object], verdict: str, reason: str) -> go.Figure:
@@ -63,7 +63,7 @@ def replication(evidence: Mapping[str, object], verdict: str, reason: str) -> go
     return describe(
         figure,
         "Do independent maps agree, and is there only one?",
-        f"Verdict: {verdict}. {reason[:1].upper()}{reason[1:]}. Blue compares maps with each other; grey "
+        f"Verdict: {verdict}. {reason[:1].upper()}{reason[1:]}. Blue compares maps with each other; gray "
         "describes this map alone.",
         alt=f"Bar chart, verdict {verdict}: " + ", ".join(f"{n} {v[0]:.3g}" for n, v in read.items()) + ".",
     )

@@ -24,8 +24,8 @@ from repdyn.writing import whole_file
 
 __all__ = ["Section", "write_report"]
 
-_MOST_BYTES = 8_000_000  # beyond, mail servers and phones give up; plotly.js alone takes 4.8
-_MOST_TEXT = 2_000  # characters of any one text; what is cut is counted
+_MOST_BYTES = 8_000_000  # larger files fail in mail servers and on phones; plotly.js alone takes 4.8 MB
+_MOST_TEXT = 2_000  # characters of one text; the number of cut characters is printed
 _TOP = 38  # pixels above a plot once its title has moved into the page: room for panel titles
 _CHIPS = {
     "found": "✓",
@@ -34,8 +34,12 @@ _CHIPS = {
     "inconclusive": "?",
     "not found": "✕",
     "drift found": "!",
+    "no drift found": "✓",
+    "recoverable": "!",
+    "not recoverable": "✓",
 }
-_ALARMS = ("drift found",)  # what is found and not hoped for
+_ALARMS = ("drift found", "recoverable")  # verdicts that are bad news
+_CLEARED = ("no drift found", "not recoverable")  # and their opposites
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,13 +144,13 @@ def _page(
         installed = ""
     given = [s.verdict for s in sections if s.verdict]
     counted = [f"{given.count(v)} {v}" for v in dict.fromkeys([*_CHIPS, *given]) if v in given]
-    said = f"{len(sections)} result{'s' * (len(sections) != 1)}" + ": " * bool(counted) + " · ".join(counted)
+    lead = f"{len(sections)} result{'s' * (len(sections) != 1)}" + ": " * bool(counted) + " · ".join(counted)
     links = "".join(f'<a href="#section-{k}">{_text(s.title, 60)}</a>' for k, s in enumerate(sections, 1))
     templates = {name: template(dark=name == "dark").to_plotly_json() for name in ("light", "dark")}
     page = files("repdyn.views").joinpath("report.html").read_text(encoding="utf-8")
     filled = {
         "title": "How representations move",
-        "lead": _text(said),
+        "lead": _text(lead),
         "navigation": f'<nav aria-label="Results">{links}</nav>' if len(sections) > 1 else "",
         "summary": _summary(summary, sections),
         "sections": "\n".join(bodies),
@@ -155,7 +159,7 @@ def _page(
         "plotly": get_plotlyjs(),
         "templates": _json(json.dumps(templates, default=_plain_json)),
     }
-    # One pass: what is filled in is never searched for places to fill.
+    # One pass, so that inserted text is never searched for placeholders.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: filled[place[1]], page)
 
 
@@ -185,7 +189,7 @@ def _section(number: int, section: Section) -> str:
 
 
 def _moved(figure: go.Figure) -> go.Figure:
-    """The figure without its title and template: the page has the one, and sets the other."""
+    """The figure without title and template, which the page provides."""
     moved = go.Figure(figure)
     above = moved.layout.margin.t if moved.layout.margin.t is not None else 100
     if moved.layout.height is not None:
@@ -220,19 +224,19 @@ def _summary(rows: Sequence[Mapping[str, object]], sections: Sequence[Section]) 
 
 
 def _provenance(given: Mapping[str, object]) -> str:
-    # What is said of results, and of which: those of one command share a row.
+    # Results of one command share a row.
     rows: dict[tuple[str, str], list[str]] = {}
     for name, value in given.items():
         if isinstance(value, Mapping):
-            said = "\n".join(f"{key}: {_say(one)}" for key, one in value.items())
-            rows.setdefault(("", said), []).append(name)
+            text = "\n".join(f"{key}: {_say(one)}" for key, one in value.items())
+            rows.setdefault(("", text), []).append(name)
         else:
             rows[name, _say(value)] = [name]
     if not rows:
         return ""
     body = "".join(
-        f"<tr><th scope=row>{'<br>'.join(_text(n, 120) for n in names)}</th><td>{_text(said)}</td></tr>"
-        for (_, said), names in rows.items()
+        f"<tr><th scope=row>{'<br>'.join(_text(n, 120) for n in names)}</th><td>{_text(text)}</td></tr>"
+        for (_, text), names in rows.items()
     )
     heading = '<div class="heading"><h2>Where this comes from</h2></div>'
     table = f"<table><tbody>{body}</tbody></table>"
@@ -251,21 +255,21 @@ def _say(value: object) -> str:
 
 def _chip(verdict: str) -> str:
     kind = verdict.replace(" ", "-") if verdict in _CHIPS else "other"
-    kind = "alarm" if verdict in _ALARMS else kind
+    kind = "alarm" if verdict in _ALARMS else "found" if verdict in _CLEARED else kind
     sign = _CHIPS.get(verdict)
     mark = f'<span aria-hidden="true">{sign}</span>' if sign else ""
     return f'<span class="chip {kind}">{mark}{_text(verdict, 60)}</span>'
 
 
 def _text(given: object, most: int = _MOST_TEXT) -> str:
-    """Anything as text that HTML cannot mistake for markup, in an element or in an attribute."""
+    """Any value as text that is escaped for an element or an attribute of HTML."""
     text = str(given)
     cut = f"… ({len(text) - most} more characters)" if len(text) > most else ""
     return html.escape(text[:most]) + cut
 
 
 def _json(text: str) -> str:
-    """JSON that no HTML parser can end early, whatever strings it holds."""
+    """JSON that is safe inside of an HTML script element."""
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -281,7 +285,7 @@ def _drawable(figure: go.Figure) -> bool:
         numbers = []
         for key in ("x", "y", "z", "u", "v", "r", "theta", "values"):
             given = getattr(trace, key, None) if key in trace else None
-            with contextlib.suppress(TypeError, ValueError):  # categories and dates are no numbers
+            with contextlib.suppress(TypeError, ValueError):  # categories and dates are not numbers
                 if given is not None:
                     numbers.append(np.isfinite(np.asarray(given, dtype=np.float64)))
         flat = [n for n in numbers if n.ndim == 1]

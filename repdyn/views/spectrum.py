@@ -1,4 +1,4 @@
-"""The spectrum of a Koopman operator: which modes last, which turn, and which of them to believe."""
+"""The spectrum of a Koopman operator: decay, rotation and certification of its modes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def spectrum(
     high: ArrayLike | None = None,
     depths: ArrayLike | int = 12,
 ) -> go.Figure:
-    r"""Eigenvalues in the complex plane beside :math:`|\lambda|^t`, what is left of each mode at depth t.
+    r"""Eigenvalues in the complex plane, and the amplitude :math:`|\lambda|^t` of each mode at depth t.
 
     Clicking an eigenvalue in the report highlights its curve.
 
@@ -70,7 +70,7 @@ def spectrum(
     if not np.isfinite(last) or last <= 0:
         raise RepdynError(f"spectrum: depths must end above 0, got {last}")
     t = np.linspace(0, last, _CURVE)
-    # A mode that grows is drawn until it leaves the picture, not until it overflows.
+    # A growing mode is cut at the edge of the picture, before it overflows.
     curves = np.exp(np.clip(np.outer(np.log(np.maximum(np.abs(values), 1e-12)), t), -30, 30))
 
     figure = panels(
@@ -88,10 +88,10 @@ def spectrum(
         figure,
         "Koopman spectrum",
         f"{int(certified.sum())} of {len(values)} eigenvalues are certified (residual up to {threshold:.3g}, "
-        "filled blue); hollow grey ones may be of the dictionary's making. On the circle a mode lasts, "
-        f"inside it fades, away from the real axis it turns. Click an eigenvalue to see its curve.{drawn}",
+        "filled blue); hollow gray ones may be artifacts of the dictionary. A mode persists on the circle, "
+        f"decays inside it, and rotates off the real axis. Click an eigenvalue to see its curve.{drawn}",
         alt=f"{len(values)} eigenvalues in the complex plane, {int(certified.sum())} of them certified, "
-        f"largest modulus {np.abs(values).max():.3f}; beside them the decay of each through depth.",
+        f"largest modulus {np.abs(values).max():.3f}; at their right the decay of each through depth.",
     )
 
 
@@ -124,13 +124,13 @@ def pseudospectrum(
     grid = finite("pseudospectrum: residual", residual, shape=(len(up), len(across)))
     values = np.asarray(eigenvalues, dtype=np.complex128)
     true = np.asarray(certified, dtype=bool)
-    # Below this everything is rounding, and the scale would be spent on it.
+    # Residuals below are rounding errors and would use up the color scale.
     levels = np.log10(np.maximum(grid, 1e-4))
     figure = new_figure(
         "Pseudospectrum",
-        "The stronger the blue, the nearer to an eigenvalue: the smallest relative residual that any "
-        "observable reaches there. Strong blue far from every point means that the operator is not normal, "
-        "and that single eigenvalues say little.",
+        "Color is the smallest relative residual of any observable; strong blue is a small residual. Strong "
+        "blue far from every eigenvalue means that the operator is not normal, so that single eigenvalues "
+        "are unreliable.",
         alt=f"Residual over the complex plane, from {grid.min():.2g} to {grid.max():.2g}, with "
         f"{len(values)} eigenvalues, {int(true.sum())} of them certified.",
         height=560,

@@ -1,4 +1,4 @@
-"""Clips side by side, played together: what a swap of static and dynamic factors makes of two sequences."""
+"""A grid of clips played together: swaps of static and dynamic factors between sequences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from repdyn.views.theme import describe, new_figure, plain
 __all__ = ["swaps"]
 
 _MOST_ROWS, _MOST_COLUMNS, _MOST_FRAMES = 10, 8, 24
-_PIXELS = 560  # of the longer side of a whole frame: a grid is looked at, not measured
+_PIXELS = 560  # maximum length of the longer side of the whole grid
 _AT_ONCE = {"frame": {"duration": 120, "redraw": True}, "transition": {"duration": 0}}
 _GUTTER = 2  # pixels between clips, left transparent so that the page shows through
 
@@ -46,7 +46,7 @@ def swaps(
     Returns
     -------
     plotly.graph_objects.Figure
-        At most 10 rows, 8 columns and 24 frames, evenly spaced in time; the caption says what is left out.
+        At most 10 rows, 8 columns and 24 frames, evenly spaced in time; the caption lists what is left out.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""Colours, templates and the empty figure that every picture starts from.
+"""Colors, templates and the empty figure that every picture starts from.
 
 Three rules keep a figure readable in light, in dark, in print and with a color-vision deficiency:
 
 * categories take :data:`CATEGORIES`, whose members stay apart under simulated protanopia, deuteranopia
-  and tritanopia (a test checks it), and everything beyond them is :data:`OTHER`, said so in the legend;
+  and tritanopia (a test checks it), and everything beyond them is :data:`OTHER`, as named in the legend;
 * whatever is neither data nor category (axes, text, tables) takes its color from the *template*, so that
   changing the template changes the whole figure;
 * neutral marks that a template cannot reach are translucent greys (:func:`veil`), right on both grounds.
@@ -43,10 +43,10 @@ __all__ = [
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#AA3377", "#117733")
 OTHER = "#8A94A3"
 ACCENT = CATEGORIES[0]
-# Controls are grey, so that ours stands out; dashes and marker symbols tell them apart (bands.style).
+# Controls are gray; dashes and marker symbols distinguish them (bands.style).
 CONTROL = ("#8A94A3", "#68717F", "#7A8492", "#616A77", "#828C9A", "#707A88")
 INTERVAL_ALPHA = 0.18
-# Light to dark blue, monotone in luminance, hence readable in grey print; the low end is transparent so
+# Light to dark blue, monotone in luminance, hence readable in gray print; the low end is transparent so
 # that an empty cell is the page's own color, light or dark.
 SEQUENTIAL = (
     (0.0, "rgba(0, 114, 178, 0.03)"),
@@ -132,7 +132,7 @@ def panels(titles: Sequence[str], *, columns: int, height: int, **layout: Any) -
         rows=-(-len(titles) // columns), cols=columns, subplot_titles=[plain(t, 60) for t in titles], **layout
     )
     for annotation in figure.layout.annotations:
-        # plotly centers panel titles; the eye starts at the left, where the axis is.
+        # plotly centers panel titles; they are moved to the left, above the axis.
         left = min(
             (
                 (abs(sum(x.domain) / 2 - annotation.x) + abs(y.domain[1] - annotation.y), x.domain[0])
@@ -145,7 +145,7 @@ def panels(titles: Sequence[str], *, columns: int, height: int, **layout: Any) -
 
 
 def category_colors(count: int) -> list[str]:
-    """Colours of ``count`` categories: the palette, then :data:`OTHER` for all that come after it."""
+    """Colors of ``count`` categories: the palette, then :data:`OTHER` for all that come after it."""
     return [CATEGORIES[k] if k < len(CATEGORIES) else OTHER for k in range(count)]
 
 
@@ -162,7 +162,7 @@ def translucent(color: str, alpha: float) -> str:
 
 
 def veil(alpha: float) -> str:
-    """A translucent grey that reads on a light ground as on a dark one."""
+    """A translucent gray that is readable on light and dark backgrounds."""
     return translucent("#7A8494", alpha)
 
 
@@ -248,7 +248,7 @@ def template(*, dark: bool) -> go.layout.Template:
         margin={"l": 64, "r": 24, "t": 84, "b": 56},
         annotationdefaults={"font": {"color": soft, "size": 13}, "showarrow": False},
         bargap=0.25,
-        # Tick labels of a slider repeat what its current value says, hence transparent.
+        # Tick labels of a slider repeat its current value, so they are transparent.
         sliderdefaults={
             "font": {"color": "rgba(0, 0, 0, 0)", "size": 1},
             "currentvalue": {"font": {"color": ink, "size": 14}},

@@ -1,4 +1,4 @@
-"""Attractors through training: who holds how much, and what happened when."""
+"""Attractors through training: basin shares, births, deaths and mergers."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def tracking(steps: ArrayLike, shares: ArrayLike, counts: ArrayLike) -> go.Figur
     return describe(
         figure,
         "Attractors through training",
-        "Bands are basins, one color an attractor followed by continuation; what is left of the height is "
-        "starts that reached none. Births, deaths and mergers are counted at the checkpoint that shows them.",
+        "Bands are basins; one color is one attractor, tracked by continuation. The remaining height is the "
+        "share of starts that reached none. Births, deaths and mergers are counted per checkpoint.",
         alt=f"Stacked bands of the basin shares of {shares.shape[1]} attractors at {len(steps)} checkpoints; "
         f"at the last there are {last[0]} attractors.",
     )

@@ -1,4 +1,4 @@
-"""What a translation is worth, beside its controls, and which classes it confuses."""
+"""Evaluation of a translation with its controls, and its confusion matrix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def translation(
     verdict: str,
     stitching: Mapping[str, object] | None = None,
 ) -> go.Figure:
-    """Retrieval or accuracy of a translation beside its controls, and its confusion matrix.
+    """Retrieval or accuracy of a translation and its controls, and its confusion matrix.
 
     Parameters
     ----------
@@ -87,15 +87,15 @@ def translation(
         ""
         if matrix is None
         else (
-            " In the matrix below, a strong diagonal means that classes arrive where they should; neighbours "
-            "are classes that are confused."
+            " In the matrix below, the diagonal holds correctly translated classes; adjacent classes "
+            "are often confused."
         )
     )
     return describe(
         figure,
         "Translation between the two models",
-        f"Verdict: {verdict}. ‘{ours}’ reaches {value:.3g}{_interval(low, high)}; it has learned "
-        f"something only where its interval lies clear of the controls' (grey).{reading}",
+        f"Verdict: {verdict}. ‘{ours}’ reaches {value:.3g}{_interval(low, high)}; it beats "
+        f"the controls (gray) only if its interval lies above theirs.{reading}",
         alt=f"Bar chart, verdict {verdict}: "
         + ", ".join(
             f"{name} {value:.3g}" for group in groups.values() for name, (value, _, _) in group.items()
@@ -105,7 +105,7 @@ def translation(
 
 
 def stitching(accuracy: Mapping[str, object], verdict: str) -> go.Figure:
-    """Accuracy of A's body, a translation and B's head, beside controls and bounds.
+    """Accuracy of A's body, a translation and B's head, with controls and bounds.
 
     Parameters
     ----------
@@ -125,10 +125,10 @@ def stitching(accuracy: Mapping[str, object], verdict: str) -> go.Figure:
     ours, (value, low, high) = next(iter(read.items()))
     return describe(
         figure,
-        "Model B answers for model A",
+        "B's head on A's translated representations",
         f"Verdict: {verdict}. With ‘{ours}’ between A's body and B's head "
-        f"{value:.3g}{_interval(low, high)} of the answers are right. Grey: what needs no "
-        "translation, and B's own answers, which bound it.",
+        f"{value:.3g}{_interval(low, high)} of the predictions are correct. Gray: controls "
+        "without a translation, and B's own accuracy as the upper bound.",
         alt=f"Bar chart of accuracies, verdict {verdict}: "
         + ", ".join(f"{name} {one:.3g}" for name, (one, _, _) in read.items())
         + ".",
@@ -142,7 +142,7 @@ def _interval(low: float, high: float) -> str:
 def _read(what: str, given: Mapping[str, object]) -> dict[str, tuple[float, float, float]]:
     read = {str(name): estimate(one) for name, one in given.items()}
     if not any(np.isfinite(value) for value, _, _ in read.values()):
-        raise RepdynError(f"translation: {what} hold no finite number: a figure of nothing is not drawn")
+        raise RepdynError(f"translation: {what} hold no finite number; give at least one")
     return read
 
 

@@ -1,7 +1,7 @@
 """Two level-set trees, leaf against leaf, joined by ribbons; and one tree by itself.
 
 The picture this project is about: each model's latent space as a tree of its dense regions, drawn as an
-icicle that grows inwards from its root, and between the two the correspondence that was found.
+icicle that grows inwards from its root, and between the two the matched pairs.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def two_trees(
     tint_a, tint_b = _tints(a, b, rows, colors)
     for k in sorted(shown, key=lambda k: -np.ptp(place_a[rows[k][0]])):
         i, j = rows[k]
-        said = f"{name_of('A', a, i)} ↔ {name_of('B', b, j)}<br>confidence {trust[drawn[k]]:.2f}"
-        _ribbon(figure, place_a[i], place_b[j], float(trust[drawn[k]]), colors[k], said)
+        hover = f"{name_of('A', a, i)} ↔ {name_of('B', b, j)}<br>confidence {trust[drawn[k]]:.2f}"
+        _ribbon(figure, place_a[i], place_b[j], float(trust[drawn[k]]), colors[k], hover)
     pixels = height - 150
     _half(figure, "A", a, place_a, tint_a, inner_a, pixels, mirror=False)
     _half(figure, "B", b, place_b, tint_b, inner_b, pixels, mirror=True)
@@ -89,12 +89,16 @@ def two_trees(
     return describe(
         figure,
         "Two latent trees, matched",
-        f"Ribbons join regions of A to regions of B ({len(given)} pairs); they are strong and full where "
-        f"the match is trusted and thin to a thread where it is not. Hatched leaves found no partner "
+        f"Ribbons join regions of A to regions of B ({len(given)} pairs); they are opaque and wide where "
+        f"the confidence is high, faint and thin where it is low. Hatched leaves have no partner "
         f"({lone[0]} in A, {lone[1]} in B).{hidden}",
         alt=f"Two mirrored tree diagrams of {leaf_count(a)} and {leaf_count(b)}, joined by "
         f"{len(shown)} ribbons of "
-        + (f"mean confidence {trust.mean():.2f}." if len(trust) else "no confidence: nothing is matched."),
+        + (
+            f"mean confidence {trust.mean():.2f}."
+            if len(trust)
+            else "no confidence, because no pair is matched."
+        ),
     )
 
 
@@ -152,7 +156,7 @@ def tree(tree: Mapping[str, Any]) -> go.Figure:
         figure,
         "Level-set tree",
         f"From left to right the density rises and one region splits into {leaf_count(one)}: long boxes are "
-        "clusters that persist, short ones may be noise; a box is as thick as the mass it holds.",
+        "persistent clusters, short ones may be noise. The thickness of a box is its mass.",
         alt=f"Tree diagram of {leaf_count(one)}; the longest has persistence "
         f"{np.nanmax((end - start)[leaf]):.3g}.",
     )
@@ -197,7 +201,7 @@ def _contains(a: Icicle, b: Icicle, pair: tuple[int, int], rows: list[tuple[int,
 def _inner_partners(
     a: Icicle, b: Icicle, rows: list[tuple[int, int]], outer: set[int], trust: NDArray[np.float64]
 ) -> tuple[dict[int, str], dict[int, str]]:
-    """What to say of inner nodes whose pair is not drawn."""
+    """Hover texts of inner nodes whose pair is not drawn."""
     of_a, of_b = {}, {}
     for k in outer:
         i, j = rows[k]
@@ -212,14 +216,14 @@ def _ribbon(
     right: NDArray[np.float64],
     trust: float,
     color: str,
-    said: str,
+    hover: str,
 ) -> None:
     t = np.linspace(0, 1, 48)
     smooth = t * t * t * (t * (6 * t - 15) + 10)  # Perlin's smootherstep: leaves each leaf at a right angle
     x = _FACE + t * (1 - 2 * _FACE)
     middle = left.mean() + smooth * (right.mean() - left.mean())
     thick = np.ptp(left) + smooth * (np.ptp(right) - np.ptp(left)) - 2 * GAP
-    # A doubtful ribbon thins to a thread halfway: read in grey print too, where opacity is lost.
+    # A ribbon of low confidence is thin in the middle, which is visible in gray print, too.
     waist = 1 - (1 - trust) * 0.92 * np.sin(np.pi * t) ** 1.5
     half = np.maximum(thick, 2 * GAP) * waist / 2
     filled(
@@ -227,7 +231,7 @@ def _ribbon(
         np.concatenate([x, x[::-1]]),
         np.concatenate([middle - half, (middle + half)[::-1]]),
         translucent(color, 0.22 + 0.42 * trust),
-        said,
+        hover,
     )
 
 
@@ -248,14 +252,14 @@ def _half(
     def across(x: NDArray[np.float64]) -> NDArray[np.float64]:
         return 1 - x if mirror else x
 
-    boxes, said = [], []
+    boxes, hover = [], []
     for k in range(len(leaf)):
         stem_end = _TRUNK if leaf[k] else (column[k] + 1) * width
         if column[k] * width < stem_end - 1e-9:
             x, y = box(column[k] * width, stem_end, place[k], gap=GAP)
             boxes.append((across(x), y))
-            said.append(hover_text(name, one, k) + partners.get(k, ""))
-    grey_boxes(figure, boxes, said)
+            hover.append(hover_text(name, one, k) + partners.get(k, ""))
+    grey_boxes(figure, boxes, hover)
     for k in np.flatnonzero(leaf).tolist():
         x, y = box(_TRUNK, _FACE, place[k], gap=GAP)
         color = tint[k]

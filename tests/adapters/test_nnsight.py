@@ -133,7 +133,7 @@ def test_a_module_called_several_times():
     assert torch.equal(model.run_from("layer#1", X, X), layer(X))
     with pytest.raises(RepdynError, match=r"called 3 times; the last is layer#2"):
         model.patched({"layer#3": double})(X)
-    with pytest.raises(RepdynError, match=r"called 3 times; say which, layer#0 … layer#2"):
+    with pytest.raises(RepdynError, match=r"called 3 times; name one call, layer#0 … layer#2"):
         model.run_from("layer", X, X)
 
 

@@ -35,7 +35,7 @@ def test_fit_writes_a_model_and_its_figures(tmp_path: Path) -> None:
     page = tmp_path / "r.html"
     drawn = CliRunner().invoke(app, ["report", str(out), "--out", str(page)])
     assert drawn.exit_code == 0, drawn.output
-    assert "<h2>What stays through depth" in page.read_text()
+    assert "<h2>Static and dynamic factors through depth" in page.read_text()
 
 
 def test_swaps_are_judged_by_the_models_own_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

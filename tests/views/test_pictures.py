@@ -531,4 +531,4 @@ def test_the_many_small_classes_do_not_cover_the_large_ones() -> None:
     assert not [
         t for t in figure.data if t.mode == "lines" and t.line.color == translucent(OTHER, 0.16) and len(t.x)
     ]
-    assert "22 other classes are small grey dots" in figure.layout.meta["caption"]
+    assert "22 other classes are small gray dots" in figure.layout.meta["caption"]

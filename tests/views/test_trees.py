@@ -90,7 +90,7 @@ def test_no_pairs_at_all_is_a_picture_of_two_unmatched_trees(made: Any) -> None:
     figure = two_trees(made.random_tree(0, 5), made.random_tree(1, 4), np.empty((0, 2)), np.empty(0))
     assert ribbons(figure) == []
     assert len(hatched(figure)) == 9
-    assert "nothing is matched" in figure.layout.meta["alt"]
+    assert "no pair is matched" in figure.layout.meta["alt"]
 
 
 def test_a_tree_of_one_node_is_drawn() -> None:
