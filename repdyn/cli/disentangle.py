@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from repdyn.cli.console import say, write_json
+from repdyn.cli.context import refuse_existing
 from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
 if TYPE_CHECKING:
@@ -43,8 +45,6 @@ def fit(
 
     Example: repdyn disentangle fit a.paths --out a.skd
     """
-    from repdyn.cli.console import say, write_json
-    from repdyn.cli.context import refuse_existing
     from repdyn.disentangle import SKD, SSMSKD
     from repdyn.disentangle.depth import depth_factors
     from repdyn.errors import RepdynError, nearest_names

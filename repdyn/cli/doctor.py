@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from repdyn.cli.console import say, write_json
 from repdyn.cli.options import Json
 
 __all__ = ["doctor"]
@@ -27,8 +28,6 @@ def doctor(json: Json = None) -> None:
     """
     import platform
     import sys
-
-    from repdyn.cli.console import say, write_json
 
     say(f"python    {platform.python_version()} on {platform.system()} {platform.machine()}")
     versions = {name: _version(name) for name in _PACKAGES}

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from repdyn.cli.console import say, write_json
+from repdyn.cli.context import refuse_existing
 from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
 __all__ = ["field"]
@@ -32,8 +34,6 @@ def field(
     """
     import numpy as np
 
-    from repdyn.cli.console import say, write_json
-    from repdyn.cli.context import refuse_existing
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.paths import open_paths
 

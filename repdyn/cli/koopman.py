@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from repdyn.cli.console import say, write_json
+from repdyn.cli.context import refuse_existing
 from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
 __all__ = ["fit", "forget", "spectrum"]
@@ -38,8 +40,6 @@ def fit(
 
     Example: repdyn koopman fit a.paths --out a.kae
     """
-    from repdyn.cli.console import say, write_json
-    from repdyn.cli.context import refuse_existing
     from repdyn.errors import RepdynError
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.paths import open_paths
@@ -78,8 +78,6 @@ def spectrum(
 
     Example: repdyn koopman spectrum a.kae a.paths --out a.spectrum
     """
-    from repdyn.cli.console import say, write_json
-    from repdyn.cli.context import refuse_existing
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.koopman.modes import excitation
     from repdyn.paths import open_paths
@@ -126,8 +124,6 @@ def forget(
 
     Example: repdyn koopman forget a.kae a.paths --label 3 --out a.edit
     """
-    from repdyn.cli.console import say, write_json
-    from repdyn.cli.context import refuse_existing
     from repdyn.koopman import KoopmanAutoencoder
     from repdyn.koopman.attack import attack
     from repdyn.paths import open_paths

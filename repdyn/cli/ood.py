@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from repdyn.cli.console import say, write_json
+from repdyn.cli.context import command, refuse_existing
 from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
 if TYPE_CHECKING:
@@ -45,8 +47,6 @@ def fit(
 
     Example: repdyn ood fit a.paths --out a.detector
     """
-    from repdyn.cli.console import say, write_json
-    from repdyn.cli.context import refuse_existing
     from repdyn.ood import conformal_threshold, false_positive_interval
     from repdyn.paths import open_paths
 
@@ -112,7 +112,6 @@ def _named(name: str, seed: int) -> Detector | None:
 
 def _recommended(stored: Any, seed: int) -> tuple[str, Detector, Any]:
     """Name, unfitted detector and figures of the recommendation; the path detector if there is none."""
-    from repdyn.cli.console import say
     from repdyn.errors import RepdynError
     from repdyn.ood import PathDetector, recommend
 
@@ -164,8 +163,6 @@ def score(
 
     import numpy as np
 
-    from repdyn.cli.console import say, write_json
-    from repdyn.cli.context import command
     from repdyn.errors import RepdynError
     from repdyn.intervals import bootstrap_mean
     from repdyn.ood import DriftMonitor, load_detector
@@ -321,8 +318,6 @@ def evaluate(
 
     Example: repdyn ood evaluate a.detector held-out.paths --against code=code.paths --training a.paths
     """
-    from repdyn.cli.console import say, write_json
-    from repdyn.cli.context import refuse_existing
     from repdyn.errors import RepdynError
     from repdyn.ood import KNNDetector, MahalanobisDetector, load_detector
     from repdyn.ood import evaluate as measure

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from repdyn.cli.console import say, write_json
 from repdyn.cli.options import Json
 
 __all__ = ["export", "info", "merge", "verify"]
@@ -19,7 +20,6 @@ def info(store: Store, json: Json = None) -> None:
 
     Example: repdyn paths info a.paths
     """
-    from repdyn.cli.console import say, write_json
     from repdyn.paths import inspect_paths
 
     contents = inspect_paths(store)
@@ -32,7 +32,6 @@ def verify(store: Store, json: Json = None) -> None:
 
     Example: repdyn paths verify a.paths
     """
-    from repdyn.cli.console import say, write_json
     from repdyn.paths import verify_paths
 
     check = verify_paths(store)
@@ -51,7 +50,6 @@ def merge(
 
     Example: repdyn paths merge monday.paths tuesday.paths --out both.paths
     """
-    from repdyn.cli.console import say, write_json
     from repdyn.paths import merge_paths
 
     paths = merge_paths(stores, out)
@@ -68,7 +66,6 @@ def export(
 
     Example: repdyn paths export a.paths a.parquet
     """
-    from repdyn.cli.console import say, write_json
     from repdyn.paths import export_paths, open_paths
 
     paths = open_paths(store)

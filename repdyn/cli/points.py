@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repdyn.cli.console import say, write_json
 from repdyn.cli.options import Device, Json
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ def points(
     Example: repdyn points timm:resnet18
     """
     import repdyn
-    from repdyn.cli.console import say, write_json
 
     traced = repdyn.load(model, device=device)
     chosen = set(traced.default_points)

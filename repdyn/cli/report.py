@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from repdyn.cli.console import say
+
 __all__ = ["report"]
 
 
@@ -19,7 +21,6 @@ def report(
 
     Example: repdyn report a.paths a.kae a.attractors ab.translation --out report.html
     """
-    from repdyn.cli.console import say
     from repdyn.reporting import open_result, write_page
 
     entries = [entry for path in results for entry in open_result(path)]

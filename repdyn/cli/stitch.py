@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from repdyn.cli.console import say, say_of_translation, write_json
+from repdyn.cli.context import refuse_existing
 from repdyn.cli.options import Device, Force, Json, Seed
 
 __all__ = ["stitch"]
@@ -46,8 +48,6 @@ def stitch(
     import numpy as np
 
     import repdyn
-    from repdyn.cli.console import say, say_of_translation, write_json
-    from repdyn.cli.context import refuse_existing
     from repdyn.cli.data import read_data
     from repdyn.errors import RepdynError
     from repdyn.intervals import bootstrap_mean

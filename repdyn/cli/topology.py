@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from repdyn.cli.console import say, write_json
+from repdyn.cli.context import refuse_existing
 from repdyn.cli.options import Force, Json, PathsStore, Seed
 
 __all__ = ["topology"]
@@ -28,8 +30,6 @@ def topology(
     Example: repdyn topology a.paths --out a.topology
     """
     import repdyn
-    from repdyn.cli.console import say, write_json
-    from repdyn.cli.context import refuse_existing
 
     refuse_existing(out, force)
     stored = repdyn.open_paths(paths)

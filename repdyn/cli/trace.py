@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repdyn.cli.console import say, write_json
 from repdyn.cli.options import Device, Json, Seed
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ def trace(
     import time
 
     import repdyn
-    from repdyn.cli.console import say, write_json
     from repdyn.cli.data import read_data
     from repdyn.errors import RepdynError
     from repdyn.tracing.trace import is_begun
@@ -159,7 +159,6 @@ def _chosen(model: Any, samples: Data, bad: Mapping[int, str]) -> Data:
     """The data without the samples in ``bad`` (``{index: reason}``), which are printed."""
     import numpy as np
 
-    from repdyn.cli.console import say
     from repdyn.errors import RepdynError
 
     named = {str(number) if samples.ids is None else samples.ids[number]: why for number, why in bad.items()}

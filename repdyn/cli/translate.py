@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repdyn.cli.console import say, say_of_translation, write_json
+from repdyn.cli.context import refuse_existing
 from repdyn.cli.options import Force, Json, Seed
 
 if TYPE_CHECKING:
@@ -51,8 +53,6 @@ def translate(
 
     Example: repdyn translate stored.parquet --apply ab.translation --out searchable.parquet
     """
-    from repdyn.cli.console import say, write_json
-    from repdyn.cli.context import refuse_existing
     from repdyn.errors import RepdynError
 
     if out is None:
@@ -88,7 +88,6 @@ def translate(
 
 def _applied(translation: Path, source: Path, out: Path, column: str | None) -> dict[str, Any]:
     """Translate a file of embeddings, and print a warning if the verdict is not ``"found"``."""
-    from repdyn.cli.console import say, say_of_translation
     from repdyn.cli.embeddings import translate_file
     from repdyn.translation import LinearTranslation
 

@@ -103,7 +103,7 @@ class EvaluationSettings:
     Attributes
     ----------
     n_resamples
-        Bootstrap samples behind the interval of a score. docs/disentangle.md (``benchmarks/coverage.py``).
+        Bootstrap samples behind the interval of a score. ``benchmarks/coverage.py``, docs/benchmarks.md.
     max_factors
         Static factors up to which brute force, with its 2^s evaluations, is allowed. Not studied.
     folds

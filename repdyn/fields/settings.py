@@ -59,7 +59,7 @@ class ClassificationSettings:
         evaluations of the map.
     max_extension
         The representative orbit of a set is followed at most this many times longer than a single orbit.
-        docs/studies/fields.md, "Following ten thousand starts", step 4.
+        docs/studies/fields.md, "What was tried", step 4.
     escape_distance
         An orbit that moves this far from its first point is on its way to infinity.
     approach_steps

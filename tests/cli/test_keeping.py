@@ -203,7 +203,7 @@ def test_a_watched_folder_survives_what_is_no_file(tmp_path):
     assert not thread.is_alive()
     assert sorted(ids) == ["a.txt", "ahead.txt", "sub/b.txt", "sub/deep/c.txt"]
     assert len(complaints) == 4, complaints  # gone, too long, a link to nothing, a pipe
-    for what in ("link.txt: is a link to nothing", "pipe.png: is no regular file", "more tokens", "gone.txt"):
+    for what in ("link.txt: is a broken link", "pipe.png: is not a regular file", "more tokens", "gone.txt"):
         assert any(what in line for line in complaints), what
 
 

@@ -32,7 +32,7 @@ def test_there_are_six():
         "# Your first path",
         "# Is depth linear?",
         "# Making a model forget",
-        "# Attractors and memorisation",
+        "# Attractors and memorization",
         "# Is this input unlike my data?",
         "# Two models, no pairs",
     ]

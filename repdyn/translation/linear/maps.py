@@ -49,7 +49,7 @@ class FitOptions:
     penalties
         Ridge penalties tried, as fractions of the mean variance of a coordinate. The smallest are for
         coordinates with a standard deviation a million times below the largest, as in language models
-        (docs/translation.md).
+        (docs/studies/translation.md).
     folds
         Folds of the cross-validation of :func:`fit_affine`. Not studied.
     rank_cutoff

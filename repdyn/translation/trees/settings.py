@@ -9,7 +9,7 @@ __all__ = ["MATCH", "PAIRING", "MatchSettings", "PairingSettings"]
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """Numbers that decide the verdict of a tree match (benchmarks/match_trees.py, docs/translation.md).
+    """Numbers that decide the verdict of a tree match (benchmarks/match_trees.py, docs/studies/topology.md).
 
     Attributes
     ----------

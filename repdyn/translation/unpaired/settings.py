@@ -30,7 +30,7 @@ class TranslationVerdictSettings:
     """What decides the verdict of a translation without pairs.
 
     All values were set on the development half of ``benchmarks/verdicts.py``. The final half has networks,
-    clouds and draws of its own, and was read once after that (docs/translation.md).
+    clouds and draws of its own, and was read once after that (docs/studies/translation.md).
 
     Attributes
     ----------
@@ -114,7 +114,8 @@ class SampleSettings:
     max_samples
         Most samples of either model, or pairs.
     max_depths
-        Depths matched together, evenly spread; more depths cost time and add little (docs/translation.md).
+        Depths matched together, evenly spread; more depths cost time and add little
+        (docs/studies/translation.md).
     """
 
     min_points: int = 200
@@ -156,7 +157,7 @@ class ReplicationSettings:
 
 @dataclass(frozen=True)
 class UnpairedSearchSettings:
-    """How maps are proposed and refined (``benchmarks/translation.py``, docs/translation.md).
+    """How maps are proposed and refined (``benchmarks/translation.py``, docs/studies/translation.md).
 
     Attributes
     ----------
@@ -228,7 +229,7 @@ class UnpairedSearchSettings:
         Excess distance from which on a map that the halves do not share is no longer replaced. Of 49
         development pairs whose halves disagree, all that were found lie below 1.32. For the others, the
         replacements took half of the time and changed no verdict to "found" (benchmarks/verdicts.py,
-        docs/translation.md).
+        docs/studies/translation.md).
     """
 
     tree_points: int = 4000
