@@ -101,11 +101,13 @@ def describe(figure: go.Figure, title: str, caption: str, alt: str | None = None
         html.escape(line, quote=False)
         for line in textwrap.wrap(caption[:2000], _CAPTION_WIDTH, max_lines=_CAPTION_LINES, placeholder=" …")
     ]
+    # Titles of panels stand above the plot, where the last line of the caption would be.
+    titled = any(a.yref == "paper" and a.y is not None and a.y > 0.99 for a in figure.layout.annotations)
     figure.update_layout(
         template=template(dark=False),
         meta=meta,
         title={"text": plain(title, 100), "subtitle": {"text": "<br>".join(wrapped)}},
-        margin_t=64 + 17 * len(wrapped),
+        margin_t=64 + 17 * len(wrapped) + 18 * titled,
     )
     return figure
 

@@ -75,7 +75,14 @@ def translation(
     )
     for annotation in figure.layout.annotations:
         annotation.update(x=0, xanchor="left", yshift=4, font={"size": 13})
-    figure.update_layout(height=inside + (140 if matrix is not None else 130))
+    below = 0
+    if matrix is not None:
+        # Labels stand upright below the matrix. Their room is fixed: plotly's own margins shrink the matrix.
+        names = [plain(name, 20) for name in class_names or [str(len(matrix))]]
+        longest = max(map(len, names))
+        below = 50 + 6 * longest
+        figure.update_layout(margin_b=below)
+    figure.update_layout(height=inside + 120 + below)
     for row, read in enumerate(groups.values(), start=1):
         add_bars(figure, row, read, [ACCENT] + [CONTROL[0]] * (len(read) - 1))
     if matrix is not None:
@@ -218,13 +225,17 @@ def _draw_confusion(
     step = max(1, -(-len(matrix) // 30))
     ticks = {"tickvals": index[::step], "ticktext": labels[::step], "showgrid": False, "zeroline": False}
     figure.update_xaxes(
-        title_text="class after translation", tickangle=-90, constrain="domain", row=row, col=1, **ticks
+        title_text="class after translation",
+        tickangle=-90,
+        automargin=False,
+        title_standoff=8 + 6 * max(map(len, labels)),
+        row=row,
+        col=1,
+        **ticks,
     )
     figure.update_yaxes(
         title_text="class of the input",
         autorange="reversed",
-        scaleanchor=f"x{row}",
-        constrain="domain",
         row=row,
         col=1,
         **ticks,

@@ -112,7 +112,7 @@ def test_untangling_never_crosses_more_than_sorting_by_mass() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"parent": [1, 0, 0]}, "circle"),
+        ({"parent": [1, 0, 0]}, "cycle"),
         ({"parent": [7, 2, -1]}, "parent 7 does not exist among 3"),
         ({"mass": [1, 1]}, r"mass must have shape \(3\)"),
         ({"label": ["a"]}, "label has 1 names for 3"),
