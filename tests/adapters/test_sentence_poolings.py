@@ -48,7 +48,7 @@ def test_poolings_are_those_of_sentence_transformers(mode, form, tmp_path):
 
 
 def test_an_unknown_pooling_is_refused(tmp_path):
-    with pytest.raises(RepdynError, match="asks for newest"):
+    with pytest.raises(RepdynError, match="sets pooling newest; expected one of"):
         settings(tmp_path, {"pooling_mode": "newest"})
 
 

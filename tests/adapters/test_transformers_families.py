@@ -276,7 +276,7 @@ def test_tokens_that_the_model_lacks_are_told_before_it_runs(tmp_path, texts):
         lambda _, __, given: lengths.append(int(given["input_ids"].max())), with_kwargs=True
     )
     samples = ["w7 w8", "w4 w5", "w6 w75"] if texts else [[7, 8], [4, 5], [6, 75]]
-    with pytest.raises(RepdynError, match=r"sample 2 .*token ids from 6 to 75; the model knows 0 to 59"):
+    with pytest.raises(RepdynError, match=r"sample 2 .*token ids from 6 to 75; expected 0 to 59"):
         repdyn.trace(model, samples, batch_size=1)
     assert lengths
     assert max(lengths) < 60

@@ -153,7 +153,7 @@ def test_pictures_beside_folders_of_classes(tmp_path):
     (tmp_path / "cat").mkdir()
     for name in ("cat/1.png", "2.png"):
         Image.new("L", (4, 5)).save(tmp_path / name)
-    with pytest.raises(RepdynError, match=r"2\.png: lies beside folders of classes"):
+    with pytest.raises(RepdynError, match=r"2\.png: is in no class folder, but others are"):
         read_data(f"images:{tmp_path}")
     (tmp_path / "cat/1.png").unlink()
     assert read_data(f"images:{tmp_path}").labels is None

@@ -45,7 +45,7 @@ def test_a_step_that_fails_is_named_and_those_that_need_it_are_not_tried(examine
     status, out, found = examine()
     assert status == 1
     assert found["self-test"]["trace"] == "OSError: no memory for it"
-    assert "not tried, it needs the paths" in found["self-test"]["koopman"]
+    assert "skipped: needs paths" in found["self-test"]["koopman"]
     assert "steps failed" in out
 
 

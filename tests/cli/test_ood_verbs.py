@@ -170,7 +170,7 @@ def test_nothing_but_bad_lines_is_an_error(command, detector, monkeypatch):
     monkeypatch.setattr(streams, "Tracer", Reader)
     status, _, err = command("ood", "score", "a.detector", "-", "--model", "m", stdin=b"\n \n")
     assert status == 2
-    assert "no sample that could be scored (2 skipped)" in err
+    assert "has no sample that can be scored (2 skipped)" in err
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_saved_read_again_and_in_the_report(model: SSMSKD, factors: Any, tmp_pat
     assert read.to_dict() == swap.to_dict()
     page = repdyn.report([tmp_path / "a.swap", tmp_path / "a.grid"], tmp_path / "r.html").read_text()
     assert "<h2>Swaps: a.swap</h2>" in page
-    assert "<h2>Swaps, each with each: a.grid</h2>" in page
+    assert "<h2>Swaps between all pairs: a.grid</h2>" in page
 
 
 def test_what_cannot_be_drawn_or_read_is_refused(model: SSMSKD, tmp_path: Path) -> None:
