@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ Found = TypeVar("Found")
 
 # 2: results are laid out by their fields (repdyn.results); 1: by hand, each in its own way.
 SCHEMA_VERSION = 2
+_LOOKS, _PAUSE = 5, 0.02  # times that a folder is read before it is called foreign, and seconds between
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 # JSON has no word for these; {"float": "nan"} is one that any reader can parse.
@@ -97,7 +99,7 @@ def save_artifact(
     from safetensors.numpy import save_file
 
     target = Path(os.path.realpath(path))
-    if target.exists() and _document(target) is None:
+    if _is_foreign(target):
         raise RepdynError(f"{target}: is in the way and is not a repdyn result; choose another path")
     header: dict[str, Any] = {"kind": kind, "schema": SCHEMA_VERSION}
     document = _encoded({"repdyn": header, **config})
@@ -223,6 +225,19 @@ def refusing_damage(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         raise RepdynError(
             f"{os.fspath(path)}: the saved {what} is damaged ({reason[:200]}); save it again"
         ) from error
+
+
+def _is_foreign(target: Path) -> bool:
+    """Whether something that repdyn did not write is at a path.
+
+    Another process may be replacing a result: for a moment there is nothing to read, or half of it. What is
+    foreign stays so.
+    """
+    for _ in range(_LOOKS):
+        if not target.exists() or _document(target) is not None:
+            return False
+        time.sleep(_PAUSE)
+    return True
 
 
 def _document(folder: Path) -> dict[str, Any] | None:

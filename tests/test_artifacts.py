@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from repdyn import artifacts
 from repdyn.artifacts import SCHEMA_VERSION, load_artifact, save_artifact
 from repdyn.errors import RepdynError
 
@@ -41,6 +42,19 @@ def test_a_users_folder_with_its_own_config_is_never_replaced(tmp_path):
     with pytest.raises(RepdynError, match="not a repdyn result"):
         save_artifact(tmp_path / "model", "tree", {}, {"a": np.zeros(1)})
     assert json.loads((tmp_path / "model" / "config.json").read_text()) == {"model_type": "bert"}
+
+
+def test_a_result_that_another_process_is_replacing_is_not_called_foreign(tmp_path, monkeypatch):
+    save_artifact(tmp_path / "x", "tree", {"k": 1}, {"a": np.zeros(1)})
+    read, looks = artifacts._document, []
+
+    def gone_at_first(folder):
+        looks.append(folder)
+        return None if len(looks) < 3 else read(folder)
+
+    monkeypatch.setattr(artifacts, "_document", gone_at_first)
+    save_artifact(tmp_path / "x", "tree", {"k": 2}, {"a": np.zeros(1)})
+    assert load_artifact(tmp_path / "x").config == {"k": 2}
 
 
 def test_a_failed_save_leaves_the_earlier_result(tmp_path):
