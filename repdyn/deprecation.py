@@ -6,9 +6,10 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
+from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["old_method", "renamed", "renamed_arguments"]
+__all__ = ["moved", "old_method", "renamed", "renamed_arguments"]
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -41,6 +42,26 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         message = f"{module}.{name} was renamed {names[name]} and will be removed in the next release"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         return getattr(sys.modules[module], names[name])
+
+    return lookup
+
+
+def moved(module: str, home: str) -> Callable[[str], Any]:
+    """A ``__getattr__`` for a module whose public names are in another one now.
+
+    Parameters
+    ----------
+    module, home
+        Names of the old and of the new module. The new one is imported when a name is looked up.
+    """
+
+    def lookup(name: str) -> Any:
+        target = import_module(home)
+        if name not in target.__all__:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        message = f"{module}.{name} moved to {home}.{name}"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return getattr(target, name)
 
     return lookup
 

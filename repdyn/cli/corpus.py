@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from importlib import import_module
-from typing import Any
+from repdyn.deprecation import moved
 
-
-def __getattr__(name: str) -> Any:
-    found = getattr(import_module("repdyn.datasets"), name)
-    warnings.warn("repdyn.cli.corpus moved to repdyn.datasets", DeprecationWarning, stacklevel=2)
-    return found
+__getattr__ = moved(__name__, "repdyn.datasets")

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from importlib import import_module
-from typing import Any
+from repdyn.deprecation import moved
 
-
-def __getattr__(name: str) -> Any:
-    found = getattr(import_module("repdyn.reporting"), name)
-    warnings.warn("repdyn.cli.gallery moved to repdyn.reporting", DeprecationWarning, stacklevel=2)
-    return found
+__getattr__ = moved(__name__, "repdyn.reporting")

@@ -23,45 +23,9 @@ __all__ = ["ModelSpec", "digest", "stands_for_many"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModelSpec:
-    """What tracing needs of a model. :class:`repdyn.TracedModel` adds reading and interventions.
+    """What tracing needs of a model: the fields that :class:`repdyn.TracedModel` documents.
 
-    Attributes
-    ----------
-    name
-        Name for :func:`repdyn.load`, such as ``"timm:resnet18"``.
-    module
-        The module that runs. It is called with the prepared inputs: positionally, or by keyword if they are a
-        mapping.
-    points
-        All points that can be read, by name.
-    default_points
-        The points that are read by default: the output of every block, then the pooled last one.
-    prepare
-        Function from a list of samples (strings, pictures, arrays) to a batch of model inputs.
-    pooling
-        The pooling of ``pool="auto"``: that of the model's own head, or of its usual users.
-    final
-        The point that ``head`` reads, pooled by ``pooling``; the last of the default points.
-    head
-        Function from the pooled last point ``(N, D)`` to logits ``(N, classes)``; None without a head.
-    weights
-        Module whose weights the digest covers; default: ``module``.
-    own_logits
-        Function from prepared inputs to the logits of the whole model, which are compared with those of
-        ``head`` when a trace begins; None if unknown.
-    choices
-        Names for groups of points: ``"stages"``, ``"attention"``, ``"mlp"``.
-    preprocessing
-        Description of the preparation of inputs, for the metadata.
-    blank
-        Function from a number of positions (tokens) to one sample without content, for ``prepare``.
-        :meth:`run_from` uses it if it is given no inputs. None if unknown.
-    lengths
-        Function from samples to their lengths in tokens: samples of similar length share a batch. None if
-        unknown.
-    padded
-        Whether shorter samples may be padded to the length of longer ones. If the model takes no padding
-        mask, a batch holds samples of one length.
+    ``TracedModel`` adds reading and interventions. The reader takes this class, which lies below both.
     """
 
     name: str
