@@ -170,8 +170,8 @@ def seconds() -> Iterator[Callable[[], float]]:
 def measuring() -> Iterator[Row]:
     """A row that holds, after the block, its seconds and the peak of this process's own memory.
 
-    ``wall`` and ``cpu`` in seconds; ``before`` and ``peak`` in GB, of the memory that no file is behind, asked
-    for every 20 ms: mapped files, whose pages the system takes back when it needs them, do not count.
+    ``wall`` and ``cpu`` in seconds; ``before`` and ``peak`` in GB, of the memory that no file is behind,
+    asked for every 20 ms: mapped files, whose pages the system takes back when it needs them, do not count.
     """
     row: Row = {"before": own_memory() / 1e9}
     peak, stop = [own_memory()], threading.Event()

