@@ -4,9 +4,10 @@
     REPDYN_DATA=… python benchmarks/language_model_scale.py --cache FOLDER --out tokens.jsonl --tokens 50000
 
 Texts are short queries, sentences in five languages and abstracts of up to 779 tokens, in random order. They
-are traced in parts of 50 000 tokens, each a store of its own, so that an interrupted run goes on, and a
-larger one uses the parts of a smaller; the parts are then merged. Each step runs in its own process, and a
-line of ``--out`` is one step: seconds, peak memory (see ``benchmarks/scale.py``) and what was found.
+are traced in parts of 50 000 tokens, each a store of its own in order of length, so that an interrupted run
+goes on, and a larger one uses the parts of a smaller; the parts are then merged. Each step runs in its own
+process, and a line of ``--out`` is one step: seconds, peak memory (see ``benchmarks/scale.py``) and what was
+found.
 
 trace      the parts that are missing
 merge      one store of all texts
@@ -166,7 +167,9 @@ def trace(cache: Path, tokens: int) -> dict[str, Any]:
     with in_bfloat16():
         for number, rows in enumerate(parts(lengths, tokens)):
             place = part_at(cache, number)
-            own, labels = ([all_[k] for k in rows] for all_ in (all_texts, origins))
+            # The texts of a chunk share batches: of like lengths they have little padding.
+            ordered = sorted(rows, key=lambda k: -int(lengths[k]))
+            own, labels = ([all_[k] for k in ordered] for all_ in (all_texts, origins))
             begun = time.process_time()
             repdyn.trace(
                 subject,
@@ -174,7 +177,7 @@ def trace(cache: Path, tokens: int) -> dict[str, Any]:
                 points=POINTS,
                 pool="none",
                 labels=labels,
-                ids=[str(k) for k in rows],
+                ids=[str(k) for k in ordered],
                 out=place,
                 dtype="bfloat16",
             )
@@ -211,7 +214,7 @@ def opened(cache: Path, tokens: int) -> Any:
 def check(cache: Path, tokens: int) -> dict[str, Any]:
     """Stored tokens against the hidden states of the bare model, which reads one text at a time.
 
-    A product of another shape rounds differently, so that stored tokens, whose text shared a padded batch with
+    A product of another shape rounds differently, so that stored tokens, whose text shared a batch with
     others, differ from those of the text alone. By how much bfloat16 differs from float32 is the yardstick;
     the tokens of another text are the control.
     """
