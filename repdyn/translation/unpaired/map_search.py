@@ -117,9 +117,7 @@ class Search:
         self.found = sorted(self.found, key=lambda candidate: -candidate.fit)[: SEARCH.kept]
         moving = [k for k, candidate in enumerate(self.found) if candidate.rounds < SEARCH.max_rounds]
         if moving and (early or number % 2 == 0):
-            candidate = self.found[moving[0]]
-            maps = self._refined(candidate.maps, [SEARCH.round], SEARCH.batch)
-            self.found[moving[0]] = replace(self._scored(maps), rounds=candidate.rounds + 1)
+            self.found[moving[0]] = self._next_round(self.found[moving[0]])
 
     def pool(self) -> ProposedMap:
         """The mean of the best proposals, refined by one round.
@@ -129,10 +127,10 @@ class Search:
         """
         self._proposed = sorted(self._proposed, key=lambda candidate: -candidate.fit)[: SEARCH.pool_size]
         mean = [nearest_orthogonal(sum(maps[1:], maps[0])) for maps in zip(*(c.maps for c in self._proposed))]
-        return replace(self._scored(self._refined(mean, [SEARCH.round], SEARCH.batch)), rounds=1)
+        return self._next_round(ProposedMap(0.0, mean))
 
     def consensus(self) -> list[ProposedMap]:
-        """Maps from the consensus of the unguided proposals, refined by two rounds.
+        """Maps from the consensus of the unguided proposals, refined by one round, the best by two.
 
         No single proposal needs to fit. Where all proposals are nearly wrong, pools of the best fail too.
         """
@@ -145,12 +143,14 @@ class Search:
                 for maps in zip(*self._unguided)
             ]
             maps = [padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(mean, self.points_a, self.points_b)]
-            shared.append(
-                replace(
-                    self._scored(self._refined(maps, [SEARCH.round, SEARCH.round], SEARCH.batch)), rounds=2
-                )
-            )
-        return shared
+            shared.append(self._next_round(ProposedMap(0.0, maps)))
+        best = sorted(shared, key=lambda candidate: -candidate.fit)[: SEARCH.consensus_kept]
+        return [self._next_round(candidate) for candidate in best]
+
+    def _next_round(self, candidate: ProposedMap) -> ProposedMap:
+        """A candidate after one more round of refinement."""
+        maps = self._refined(candidate.maps, [SEARCH.round], SEARCH.exploring_batch)
+        return replace(self._scored(maps), rounds=candidate.rounds + 1)
 
     def polish(self, maps: list[Rows]) -> ProposedMap:
         """Refine a map until it no longer drifts, then in more components, then in all."""

@@ -186,6 +186,8 @@ class UnpairedSearchSettings:
         Directions that matched nodes determine reliably.
     batch
         Points of each side matched per step; the comparison is quadratic in it.
+    exploring_batch
+        The same for the rounds of candidates before one is chosen.
     unguided
         Number of proposals before any is guided by the best candidate. Each of them is followed by one round
         of refinement, later every second proposal is.
@@ -193,6 +195,8 @@ class UnpairedSearchSettings:
         Proposals after which the best are pooled again; one of so many later proposals is guided.
     consensus_first, consensus_every
         Proposals after which the consensus of unguided proposals is computed first, and how often later.
+    consensus_kept
+        Maps of a consensus that are refined by a second round, those that fit best after the first.
     pool_size
         Proposals in a pool.
     kept
@@ -245,10 +249,12 @@ class UnpairedSearchSettings:
     node_components: int = 64
     start_rank: int = 16
     batch: int = 1500
+    exploring_batch: int = 1000
     unguided: int = 12
     pool_every: int = 4
     consensus_first: int = 12
     consensus_every: int = 24
+    consensus_kept: int = 4
     pool_size: int = 8
     kept: int = 48
     short: tuple[tuple[int, int], ...] = ((32, 4), (64, 4))
