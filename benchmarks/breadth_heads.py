@@ -276,7 +276,7 @@ def _own(module: Any, row: Any) -> Any:
 
 
 def _own_padded(module: Any, number: int) -> Any:
-    """The model's own logits of a text at its last token, in one batch with all texts, padded on the right."""
+    """The model's own logits at the last token of a text, in one padded batch with all texts."""
     lengths = [len(row) for row in TEXTS]
     ids, mask = (torch.zeros(len(TEXTS), max(lengths), dtype=torch.long) for _ in range(2))
     for k, row in enumerate(TEXTS):
