@@ -276,7 +276,7 @@ def _own(module: Any, row: Any) -> Any:
 
 
 def _own_padded(module: Any, number: int) -> Any:
-    """The model's own logits of a text at its last token, in one batch with all texts, padded on the right."""
+    """The model's own logits at the last token of a text, in one padded batch with all texts."""
     lengths = [len(row) for row in TEXTS]
     ids, mask = (torch.zeros(len(TEXTS), max(lengths), dtype=torch.long) for _ in range(2))
     for k, row in enumerate(TEXTS):
@@ -340,7 +340,8 @@ def _config(name: str) -> Any:
 
 
 def _short(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__).replace("|", "/")[:120]
+    text = (" ".join(str(error).split()) or type(error).__name__).replace("|", "/")
+    return text if len(text) <= 120 else f"{text[:60]} … {text[-60:]}"
 
 
 def section(found: list[Found]) -> list[str]:
@@ -357,13 +358,14 @@ def section(found: list[Found]) -> list[str]:
         "*Logits*: a trace keeps logits, and they are the model's own. *States*: a trace keeps no logits.",
         "The model's own head, given the last point, gives the model's own answers; of a class without a",
         "body of its own this is not compared. *Refused*: told in one line. *Not built*: not checked,",
-        "because the usual names of sizes make no tiny configuration of it that runs on token ids alone; the",
-        "reason is the error of that attempt. It says nothing about whether the class can be traced.",
+        "because no tiny configuration of it runs on token ids alone: it needs other inputs or another",
+        "library, or fails in transformers itself. The reason is the error of that attempt, and says nothing",
+        "about whether the class can be traced.",
         "",
         "| task | class | | reason |",
         "| --- | --- | --- | --- |",
     ]
-    rest = [entry for entry in found if entry.what not in ("logits", "states")]
+    rest = [entry for entry in found if entry.what not in ("logits", "states") or "itself" in entry.reason]
     return lines + [f"| {entry.task} | `{entry.name}` | {entry.what} | {entry.reason} |" for entry in rest]
 
 

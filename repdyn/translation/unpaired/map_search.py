@@ -26,7 +26,13 @@ from repdyn.translation.unpaired.refine import (
     nearest_orthogonal,
     refine,
 )
-from repdyn.translation.unpaired.rivals import Composition, Rival, across_compositions, rivals
+from repdyn.translation.unpaired.rivals import (
+    Composition,
+    Rival,
+    across_compositions,
+    excess_distance,
+    rivals,
+)
 from repdyn.translation.unpaired.settings import SEARCH
 from repdyn.translation.unpaired.verdict import is_different
 
@@ -88,6 +94,12 @@ class Search:
     def best(self) -> ProposedMap:
         """The candidate that fits best."""
         return max(self.found, key=lambda candidate: candidate.fit)
+
+    @property
+    def excess(self) -> float:
+        """Excess distance of the candidate that fits best, the geometric mean of both ways."""
+        ends = self.points_a[-1], self.points_b[-1], self.best.maps[-1]
+        return float(np.sqrt(np.prod(excess_distance(*ends, SEARCH.scored))))
 
     def fit(self, maps: list[Rows]) -> float:
         """Score of maps: similarity of translated points to real ones, and of known pairs."""

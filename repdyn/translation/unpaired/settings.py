@@ -144,6 +144,13 @@ class ReplicationSettings:
         Larger leads, and those over no different map at all, are reported as this.
     agree
         Retrieval between the halves' best candidates after which no more are tried; chance is one in 500.
+    far
+        Excess distance of the best candidates of both halves from which on, if they disagree, the search ends
+        without rivals: the verdict is "not found". Of the development pairs that are found, those whose
+        halves disagree after eight candidates lie below 1.6, and after twelve below 1.45; of the pairs that
+        are not found, most lie above 1.7 (docs/studies/translation.md).
+    patience
+        Candidates of each half after which it may end so.
     """
 
     averaged: float = 0.5
@@ -153,6 +160,8 @@ class ReplicationSettings:
     max_exchanges: int = 4
     max_reported_lead: float = 20.0
     agree: float = 0.5
+    far: float = 1.7
+    patience: int = 8
 
 
 @dataclass(frozen=True)

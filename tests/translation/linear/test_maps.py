@@ -90,7 +90,8 @@ def test_a_probe_pulled_back_gives_what_it_gives_for_translated_points(a: int, b
     t = LinearTranslation(g.normal(size=(a, b)), g.normal(size=a), g.normal(size=b))
     x, weights, bias = g.normal(size=(6, a)), g.normal(size=(3, b)), g.normal(size=3)
     pulled, constant = t.pull(weights, bias)
-    assert pulled.shape == (3, a) and constant.shape == (3,)
+    assert pulled.shape == (3, a)
+    assert constant.shape == (3,)
     assert np.allclose(x @ pulled.T + constant, t(x) @ weights.T + bias)
     # A direction is the difference of two points: its image is the difference of their images.
     assert np.allclose(t.push(x[0] - x[1]), t(x[0]) - t(x[1]))
@@ -119,7 +120,8 @@ def test_directions_and_probes_keep_the_type_of_a_tensor(dtype: torch.dtype) -> 
     kept = dtype if dtype.is_floating_point else torch.float32
     assert pushed.dtype == pulled.dtype == bias.dtype == kept
     assert pushed.tolist() == [[1.0, 2.0, 0.0], [2.0, 4.0, 0.0]]
-    assert pulled.tolist() == [2.0] and float(bias) == -3.0
+    assert pulled.tolist() == [2.0]
+    assert float(bias) == -3.0
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(2), np.zeros(()), np.zeros((4, 5))])

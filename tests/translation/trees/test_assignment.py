@@ -32,7 +32,7 @@ def test_permuted_geometry_is_recovered() -> None:
     assert np.array_equal(order[found[0]], np.arange(40))
 
 
-@pytest.mark.parametrize("size, layers, linear", [(9, 2, 1.0), (17, 1, 0.0), (24, 4, 30.0)])
+@pytest.mark.parametrize(("size", "layers", "linear"), [(9, 2, 1.0), (17, 1, 0.0), (24, 4, 30.0)])
 def test_no_swap_of_two_improves_what_is_returned(size: int, layers: int, linear: float) -> None:
     # Diagonals are not zero; the last case is nearly a linear assignment.
     a, b = symmetric(size, 0, layers), symmetric(size, 1, layers)
