@@ -193,16 +193,16 @@ def merge(cache: Path, tokens: int) -> dict[str, Any]:
     assert subject.lengths is not None
     count = len(list(parts(np.asarray(subject.lengths(all_texts)), tokens)))
     places = [part_at(cache, number) for number in range(count)]
-    whole = repdyn.paths.merge_paths(places, whole_at(cache, tokens)) if count > 1 else None
-    if whole is None:
+    if count > 1:
+        repdyn.paths.merge_paths(places, whole_at(cache, tokens))
+    elif not whole_at(cache, tokens).exists():
         whole_at(cache, tokens).symlink_to(places[0].absolute())
-        whole = repdyn.open_paths(whole_at(cache, tokens))
+    whole = repdyn.open_paths(whole_at(cache, tokens))
     rows = whole.tokens_as_samples()
     return {
         "texts": len(whole),
         "rows": len(rows),
         "points": len(rows.points),
-        "dtype": str(whole.meta["dtype"]),
     }
 
 
