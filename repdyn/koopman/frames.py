@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from repdyn.devices import CPU, to
 from repdyn.errors import RepdynError
 from repdyn.koopman.settings import FrameSettings
 from repdyn.linalg import polar
@@ -98,7 +99,7 @@ class PointFrames(nn.Module):
         """
         found = np.full(len(self.points) - 1, np.nan)
         for number in range(len(self.points) - 1):
-            one, other = (self.get_buffer(f"basis_{n}").double().cpu() for n in (number, number + 1))
+            one, other = (to(self.get_buffer(f"basis_{n}"), CPU, torch.float64) for n in (number, number + 1))
             if one.shape == other.shape:
                 angles = np.angle(np.linalg.eigvals((one @ other.T).numpy()))
                 found[number] = np.abs(angles).mean() / (2 * np.pi)

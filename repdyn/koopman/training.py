@@ -17,14 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from repdyn.devices import double
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.koopman import optimization
 from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.networks import Lift
 from repdyn.koopman.operators import Direct, LeastSquares, Operator, advance, full_precision
 from repdyn.koopman.settings import FitSettings
-from repdyn.koopman.start import solve_direct, start
+from repdyn.koopman.start import exact, solve_direct, start
 from repdyn.koopman.states import Held, States, Streamed, frame_rows, lifted_bytes, read_points, survey
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
@@ -131,7 +130,12 @@ def fit(
     held_out = held_out[torch.from_numpy(groups)]  # equal samples are in the same part
     held_out = held_out.to(states.device)
     parts = ((~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1))
-    operator = start(encoder, decoder, operators, states, *parts, generator, settings, widths, plan.supervise)
+    operator, left, complete = start(
+        encoder, decoder, operators, states, *parts, generator, settings, widths, plan.supervise
+    )
+    if isinstance(operator, Direct) and encoder.linear.out_features > settings.trained:
+        complete()
+        return operator, {**{name: [] for name in (*_LOSSES, "validation")}, "start": [left]}, -1
     for module in modules:
         module.train()
     history, best = train(
@@ -147,6 +151,8 @@ def fit(
         fabric=fabric,
         settings=settings,
     )
+    if best < 0:
+        complete()
     return operator, history, best
 
 
@@ -371,7 +377,7 @@ class _Run:
                 optimization.linearity(
                     propagated.unflatten(0, (len(self.depths), -1)),
                     z_later.unflatten(0, (len(self.depths), -1)),
-                    self.variance[self.depths],
+                    torch.stack([self.variance[depth] for depth in self.depths]),
                 ),
                 optimization.state(decoded[2], target[1], unit[1]),
                 optimization.isometry(target, z.view(2, count, -1), unit),
@@ -381,7 +387,8 @@ class _Run:
     def _propagators(self) -> Tensor:
         """Flows from the first point to each supervised depth, shape ``(depths, d + 1, d)``."""
         with full_precision(self.device):
-            return self.operator.from_first()[[depth - 1 for depth in self.depths]]
+            flows = self.operator.from_first()
+            return torch.stack([flows[depth - 1] for depth in self.depths])
 
     @torch.no_grad()
     def validate(self) -> None:
@@ -416,7 +423,7 @@ class _Run:
     def _solve(self) -> None:
         """Solve for an operator that is not trained, on the part that is fitted."""
         operator = self.operator
-        if isinstance(operator, Direct):
+        if isinstance(operator, Direct) and self.done:  # the start is solved for
             solve_direct(
                 operator, *(self._observables(rows) for rows in (self.fit_rows, self.validation_rows))
             )
@@ -434,16 +441,20 @@ class _Run:
             first, last = first + z[:-1].sum(dim=1), last + z[1:].sum(dim=1)
         operator.solve_sums(gram, cross, (first, last), len(self.fit_rows))
 
+    @torch.no_grad()
     def _observables(self, rows: Tensor) -> Tensor:
         """Observables of samples at every point, ``(points, n, d)``, float64."""
         few = rows[:: max(1, len(rows) * self.states.points // self.settings.start_rows)]
-        parts = [double(self.encoder(block)) for block in self.states.blocks(few)]
+        parts = [exact(self.encoder(block)) for block in self.states.blocks(few)]
         return torch.cat(parts, dim=1)
 
     def finish(self) -> tuple[Mapping[str, list[float]], int]:
         """Load the best weights; losses by epoch and the best epoch."""
         self.flat.release()
         self.modules.load_state_dict(self.kept)
+        if isinstance(self.operator, Direct) and self.best_epoch >= 0:
+            parts = (self._observables(rows) for rows in (self.fit_rows, self.validation_rows))
+            solve_direct(self.operator, *parts, every=True)
         return self.history, self.best_epoch
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
