@@ -338,7 +338,11 @@ class Direct(_Flow):
         end = self._reached(target)
         if source == 0:
             return end
-        inverse: Tensor = torch.linalg.pinv(self._reached(source), rtol=_WEAK)
+        left, values, right = torch.linalg.svd(self._reached(source), full_matrices=False)
+        kept = values > _WEAK * values[0]  # torch.linalg.pinv makes float64 thresholds, which MPS refuses
+        inverse = (
+            right.T * torch.where(kept, 1 / values.clamp_min(1e-30), torch.zeros_like(values))
+        ) @ left.T
         return inverse @ end
 
     def _reached(self, depth: float) -> Tensor:

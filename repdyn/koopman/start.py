@@ -73,7 +73,8 @@ def start(
     most = max(1, settings.start_rows // states.points)
     chosen = fit_rows[torch.randperm(len(fit_rows), generator=generator)[:most].to(fit_rows.device)]
     unseen = validation_rows[:most]
-    u, judged = _all_points(states, torch.cat([chosen, unseen])).split([len(chosen), len(unseen)], dim=1)
+    both = _all_points(states, torch.cat([chosen, unseen]))
+    u, judged = both[:, : len(chosen)], both[:, len(chosen) :]
     unit = exact(states.variance).clamp_min(torch.finfo(torch.float32).tiny)
     if supervise == "last":
         u, judged, unit = (torch.stack([own[0], own[-1]]) for own in (u, judged, unit))
@@ -107,7 +108,7 @@ def start(
     @torch.no_grad()
     def complete() -> None:
         if isinstance(operator, Direct):
-            solve_direct(operator, *(_encoded(encoder, part) for part in (u, judged)), every=True)
+            solve_direct(operator, _encoded(encoder, u), _encoded(encoder, judged), every=True)
             if found is not None:
                 found.use_all()
                 found.direct(operator, axes)
@@ -234,12 +235,14 @@ class _Units:
     def direct(self, operator: Direct, axes: Tensor) -> None:
         """Set the linear observables that direct maps reach to the predictions of the regression."""
         linear, observed = axes.shape[1], self.features @ self.combined
-        maps = self.solution.unflatten(1, (-1, self.inputs)).movedim(1, 0) * self.scale  # (steps, F, width)
+        maps = (
+            self.solution.view(len(self.solution), -1, self.inputs).movedim(1, 0) * self.scale
+        )  # (steps, F, width)
         if linear < self.inputs:
             return
         coefficients = torch.linalg.lstsq(
             observed, (self.features @ maps[:, self.inputs :]).movedim(0, 1).flatten(1)
-        ).solution.unflatten(1, (-1, self.inputs))
+        ).solution.view(self.combined.shape[1], -1, self.inputs)
         last = linear + observed.shape[1]
         weight, drift = exact(operator.weight).clone(), exact(operator.drift).clone()
         weight[:, :, :linear] = 0

@@ -364,7 +364,7 @@ class _Run:
         z_first, z_later = z.split(count)
         if isinstance(self.operator, LeastSquares) and earlier is not None:
             before, after = (
-                z.unflatten(0, (len(self.depths), -1)) for z in (self.encoder(earlier).float(), z_later)
+                z.view(len(self.depths), -1, z.shape[-1]) for z in (self.encoder(earlier).float(), z_later)
             )
             self.operator.solve(before, after)
         propagated = advance(z_first.view(len(self.depths), -1, z.shape[1]), self._propagators())
@@ -375,8 +375,8 @@ class _Run:
             [
                 optimization.reconstruction(decoded[:2], target, unit),
                 optimization.linearity(
-                    propagated.unflatten(0, (len(self.depths), -1)),
-                    z_later.unflatten(0, (len(self.depths), -1)),
+                    propagated.view(len(self.depths), -1, z.shape[-1]),
+                    z_later.view(len(self.depths), -1, z.shape[-1]),
                     torch.stack([self.variance[depth] for depth in self.depths]),
                 ),
                 optimization.state(decoded[2], target[1], unit[1]),
@@ -424,9 +424,8 @@ class _Run:
         """Solve for an operator that is not trained, on the part that is fitted."""
         operator = self.operator
         if isinstance(operator, Direct) and self.done:  # the start is solved for
-            solve_direct(
-                operator, *(self._observables(rows) for rows in (self.fit_rows, self.validation_rows))
-            )
+            own, judged = self._observables(self.fit_rows), self._observables(self.validation_rows)
+            solve_direct(operator, own, judged)
         if not isinstance(operator, LeastSquares):
             return
         if isinstance(self.states, Held):
@@ -453,8 +452,8 @@ class _Run:
         self.flat.release()
         self.modules.load_state_dict(self.kept)
         if isinstance(self.operator, Direct) and self.best_epoch >= 0:
-            parts = (self._observables(rows) for rows in (self.fit_rows, self.validation_rows))
-            solve_direct(self.operator, *parts, every=True)
+            own, judged = self._observables(self.fit_rows), self._observables(self.validation_rows)
+            solve_direct(self.operator, own, judged, every=True)
         return self.history, self.best_epoch
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
