@@ -489,10 +489,10 @@ class KoopmanAutoencoder(nn.Module):
         self,
         widths: dict[str, int],
         seed: int,
-        hidden: Sequence[int],
-        mirrored: Sequence[int] | None,
-        operator: str,
-        observables: int,
+        hidden: Sequence[int] | None = None,
+        mirrored: Sequence[int] | None = None,
+        operator: str | None = None,
+        observables: int | None = None,
         common: bool | None = None,
     ) -> None:
         """Create untrained modules for points of these widths; called by :meth:`fit` and :meth:`restore`.
@@ -504,21 +504,25 @@ class KoopmanAutoencoder(nn.Module):
         seed
             Seed of the weights.
         hidden, mirrored
-            Widths of the hidden layers of the encoder, and of the decoder if they are not the same reversed.
+            Widths of the hidden layers of the encoder, and of the decoder if they are not the same reversed;
+            default: those of the constructor.
         operator
-            Kind of the operator.
+            Kind of the operator; default: that of the constructor.
         observables
-            The largest number of observables where none was asked for.
+            The largest number of observables where none was asked for; default: any.
         common
             Whether all points share one frame; default: where all widths are equal.
         """
+        if hidden is None:
+            hidden = _SETTINGS.hidden[:1] if self.hidden is None else self.hidden
+        operator = operator or ("generator" if self.operator == AUTO else self.operator)
         self.points_, self.widths_ = tuple(widths), widths
         self.frames_ = PointFrames(
             widths, common=len(set(widths.values())) == 1 if common is None else common
         )
         width = self.frames_.width
         usual = min(width, _SETTINGS.max_linear) + (min(width, _SETTINGS.max_nonlinear) if hidden else 0)
-        self.latent_dim_ = self.latent_dim or min(usual, observables)
+        self.latent_dim_ = self.latent_dim or min(usual, observables or usual)
         with drawing(seed):
             self.encoder_ = Lift(width, self.latent_dim_, hidden)
             self.decoder_ = Lift(self.latent_dim_, width, hidden[::-1] if mirrored is None else mirrored)

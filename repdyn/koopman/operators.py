@@ -340,10 +340,11 @@ class Direct(_Flow):
             return end
         left, values, right = torch.linalg.svd(self._reached(source), full_matrices=False)
         kept = values > _WEAK * values[0]  # torch.linalg.pinv makes float64 thresholds, which MPS refuses
-        inverse = (
+        inverse: Tensor = (
             right.T * torch.where(kept, 1 / values.clamp_min(1e-30), torch.zeros_like(values))
         ) @ left.T
-        return inverse @ end
+        moved: Tensor = inverse @ end
+        return moved
 
     def _reached(self, depth: float) -> Tensor:
         """``[[C, 0], [b, 1]]`` from the first point to a depth."""

@@ -89,6 +89,8 @@ def start(
     if encoder.network is not None and observables > linear:
         found = _Units(encoder, u, judged, generator, settings, widths)
         found.observe(encoder, linear)
+    elif encoder.network is not None and widths:
+        encoder.narrow(widths[0])
     z, z_judged = (_encoded(encoder, part) for part in (u, judged))
     left = []
     for operator in operators:

@@ -55,6 +55,9 @@ def test_the_width_of_the_encoder_is_chosen_and_saved(tmp_path) -> None:
     assert kae.encoder_.network[0].out_features in (256, 1024, 2048)
     kae.save_pretrained(tmp_path / "kae")
     again = KoopmanAutoencoder.from_pretrained(tmp_path / "kae")
+    few = KoopmanAutoencoder(latent_dim=4).fit(bent(100), epochs=1, seed=0)  # no room for nonlinear ones
+    assert few.encoder_.network is not None
+    assert few.encoder_.network[0].out_features == 256
     x = np.asarray(bent(5)["p0"])
     assert np.array_equal(again.propagate(x, "p0", "p3"), kae.propagate(x, "p0", "p3"))
     assert again.chosen_ == kae.chosen_
