@@ -339,13 +339,17 @@ class Autonomy(Result, kind="autonomy"):
     own, shared
         Fraction of variance unexplained at each of these points on test paths, by one map per step and by the
         shared map.
+    relative
+        Whether the shared map is one map only relative to frames that differ between points, because their
+        widths differ (or because version 0.1 computed it).
     """
 
     points: tuple[str, ...]
     own: tuple[Estimate, ...]
     shared: tuple[Estimate, ...]
+    relative: bool = True
 
-    figures: ClassVar = ("points", "own", "shared", "gap")
+    figures: ClassVar = ("points", "own", "shared", "gap", "relative")
 
     @property
     def gap(self) -> tuple[float, ...]:
@@ -355,6 +359,8 @@ class Autonomy(Result, kind="autonomy"):
     def __repr__(self) -> str:
         width = max(len(point) for point in self.points) + 2
         lines = ["Autonomy of depth: FVU of one step from the true representation"]
+        if self.relative:
+            lines.append("  relative to frames: each point has its own rotation and scale")
         lines += [
             f"  {point:{width}} own map {own}   shared map {shared}   {gap:.1f} times"
             for point, own, shared, gap in zip(self.points, self.own, self.shared, self.gap)
@@ -378,9 +384,10 @@ class Autonomy(Result, kind="autonomy"):
 def autonomy(paths: RepresentationPaths, train: RepresentationPaths, *, seed: int = 0) -> Autonomy:
     """Compare one affine map for all steps with one for each, step by step.
 
-    ``u_(l+1) ≈ u_l K`` against ``u_(l+1) ≈ u_l K_l``, in the frames of the controls and with their penalties.
-    The gap is variance that no single operator on these coordinates explains. A lift to more observables may
-    close it; a fitted Koopman autoencoder shows whether it does.
+    ``x_(l+1) ≈ x_l K + b_l`` with one ``K`` against ``x_(l+1) ≈ x_l K_l + b_l``, with the penalties of the
+    controls. Where the widths of the points differ, ``K`` is one map relative to their frames only. The gap
+    is variance that no single operator on these coordinates explains. A lift to more observables may close
+    it; a fitted Koopman autoencoder shows whether it does.
 
     Parameters
     ----------
@@ -419,4 +426,4 @@ def autonomy(paths: RepresentationPaths, train: RepresentationPaths, *, seed: in
         tuple(_unexplained(whole[name, p], whole["spread", p], groups[p], seed) for p in paths.points[1:])
         for name in ("per-step affine", "shared affine")
     )
-    return Autonomy(paths.points[1:], own, shared)
+    return Autonomy(paths.points[1:], own, shared, fitted.relative)
