@@ -52,6 +52,9 @@ class ClassificationSettings:
     cycle_contrast
         It must also return this close in units of its median step, since neighbors on a slow orbit are close
         anyway.
+    neutral_return
+        An orbit that returns this close to itself, in units of the scale, is closed. Of the first thousand
+        returns of a quasi-periodic orbit, the closest is a thousand times further.
     cycle_newton_steps
         Newton steps on a whole turn of a cycle, and turns of plain iteration that check the destination.
     cycle_max_work
@@ -77,6 +80,7 @@ class ClassificationSettings:
     chaos_spread: float = 0.3
     cycle_return: float = 1e-3
     cycle_contrast: float = 0.1
+    neutral_return: float = 1e-6
     cycle_newton_steps: int = 8
     cycle_max_work: int = 2**16
     max_extension: int = 8
