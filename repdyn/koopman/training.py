@@ -314,6 +314,8 @@ class _Run:
         self.patience = plan.patience or max(10, plan.epochs // 4)
         self.history: dict[str, list[float]] = {name: [] for name in (*_LOSSES, "validation")}
         self.done, self.best_epoch, self.stopped = 0, -1, False
+        # Patience counts from the best epoch of training: a high learning rate first leads away from the start.
+        self.reached, self.reached_epoch = math.inf, -1
         self.best = self.unexplained()
         self.history["start"] = [self.best]
         self.kept = self._weights()
@@ -395,10 +397,12 @@ class _Run:
         """Evaluate the validation part: keep the best weights, and stop after ``patience`` epochs without."""
         value = self.unexplained()
         self.history["validation"].append(value)
-        improved = value < self.best
-        if improved:
+        if value < self.best:
             self.best, self.best_epoch, self.kept = value, self.done - 1, self._weights()
-        self.stopped = self.done - 1 - self.best_epoch >= self.patience
+        improved = value < self.reached
+        if improved:
+            self.reached, self.reached_epoch = value, self.done - 1
+        self.stopped = self.done - 1 - self.reached_epoch >= self.patience
         self.schedule.validated(improved)
         latest = ", ".join(f"{name} {self.history[name][-1]:.4g}" for name in self.history)
         _log.info("epoch %d of %d: %s", self.done, self.plan.epochs, latest)
@@ -462,6 +466,8 @@ class _Run:
             "done": self.done,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "reached": self.reached,
+            "reached_epoch": self.reached_epoch,
             "stopped": self.stopped,
             "history": self.history,
             "schedule": self.schedule.state(),
@@ -479,6 +485,7 @@ class _Run:
             return {key.removeprefix(name): t for key, t in tensors.items() if key.startswith(name)}
 
         self.done, self.best, self.best_epoch = progress["done"], progress["best"], progress["best_epoch"]
+        self.reached, self.reached_epoch = progress["reached"], progress["reached_epoch"]
         self.stopped, self.history = progress["stopped"], progress["history"]
         self.schedule.restore(progress["schedule"])
         self.kept = {name: value.to(self.device) for name, value in group("kept.").items()}
