@@ -34,7 +34,7 @@ def meaning(fidelity: Fidelity, figures: Mapping[str, Any]) -> tuple[str, ...]:
         f"From the first point of model A alone, the Koopman autoencoder leaves {unexplained.value:.0%} "
         f"of the last point's variance unexplained, and the best control ({best}) leaves "
         f"{fidelity.fvu[best][-1].value:.0%}.",
-        f"Iterated from {int(share.sum())} passages, its encode-decode map has "
+        f"Iterated from {int(share.sum())} passages, its encode-decode map, projected to the data, has "
         f"{figures['field']['attractors'] or 'no'} attractors that could be verified.",
         "The path detector beats every control on "
         + (", ".join(beaten) if beaten else "no set")
