@@ -26,7 +26,7 @@ from repdyn.fields.field import LatentField
 from repdyn.fields.map import SelfMap, as_tensor, to_index, units_of
 from repdyn.fields.mean_shift import PosteriorMean, in_blocks, settled, spacing_of, spread_of
 from repdyn.fields.scales import ScaleSpace, scale_space
-from repdyn.fields.settings import ENERGY
+from repdyn.fields.settings import ENERGY, SEARCH
 from repdyn.fields.verification import merge_points
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
@@ -187,6 +187,7 @@ class EnergyField(LatentField):
 
     def encode(self, x: Any) -> Tensor:
         """Coordinates ``(N, d)`` of latents ``(N, D)``."""
+        self._check_fitted()
         rows = _floating(x, "x")
         if rows.shape[1] != self.width_:
             raise RepdynError(f"x: fitted on shape (N, {self.width_}), got {tuple(rows.shape)}")
@@ -197,6 +198,7 @@ class EnergyField(LatentField):
 
     def decode(self, z: Any) -> Tensor:
         """Latents ``(N, D)`` in the span of the components; if scaled, of about the usual length."""
+        self._check_fitted()
         points = self._coordinates(z)
         latents: Tensor = as_given((points @ self.axes_.T + self.shift_) * self.units_ * self.length_, z)
         return latents
@@ -247,6 +249,17 @@ class EnergyField(LatentField):
         leaders, member = merge_points(as_array(ends, np.float64), ENERGY.merge_radius * self.sigma_)
         order = np.argsort(-np.bincount(member, minlength=len(leaders)), kind="stable")
         return np.argsort(order)[member], ends[to_index(leaders[order], ends)]
+
+    def power(self, period: int) -> LatentField:
+        """The map applied ``period`` times, as a field without a bank."""
+        return LatentField(SelfMap(self.step).power(period).step)
+
+    @classmethod
+    def from_autoencoder(cls, encode: Any, decode: Any) -> LatentField:
+        """Refused: this field is made from a bank of latents, by :meth:`fit`."""
+        raise RepdynError(
+            "EnergyField: is fitted to a bank; LatentField.from_autoencoder takes two functions"
+        )
 
     def projected(self, field: LatentField, steps: int = 3) -> LatentField:
         r"""The field of another map of these coordinates, followed by steps of this one.
@@ -365,7 +378,7 @@ class EnergyField(LatentField):
         raise RepdynError("EnergyField: is not fitted; call fit(bank) first")
 
     def _check_fitted(self) -> None:
-        if not hasattr(self, "bank_"):
+        if not hasattr(self, "axes_"):
             raise RepdynError("EnergyField: is not fitted; call fit(bank) first")
 
     def _check_parameters(self) -> None:
@@ -381,8 +394,10 @@ class EnergyField(LatentField):
         """Units, mean and principal axes of latents ``(M, D)``."""
         self.total_, self.width_ = len(rows), rows.shape[1]
         units = units_of(rows)
-        # One coordinate of a thousand times the others' spread would be all that distances see.
-        self.units_ = torch.ones_like(rows[0]) if units is None else units
+        # One coordinate of a thousand times the others' spread would be all that distances see: it is brought
+        # down to the spread of the narrow ones.
+        ones = torch.ones_like(rows[0])
+        self.units_ = ones if units is None else torch.where(units > 1, units * SEARCH.wide_spread, ones)
         self.length_ = float((rows / self.units_).norm(dim=1).median()) if self.unit_length else 1.0
         unit = self._unit(rows / self.units_)
         wide = double(unit)

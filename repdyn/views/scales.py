@@ -103,7 +103,9 @@ def scales(
     figure.add_hline(y=float(scale[used]), line={"color": veil(0.5), "width": 1, "dash": "dot"})
     figure.update_xaxes(visible=False)
     figure.update_yaxes(type="log", title_text="scale of the noise")
-    figure.update_layout(legend={"orientation": "h", "y": -0.02, "x": 0, "yanchor": "top"})
+    figure.update_layout(
+        showlegend=names is not None, legend={"orientation": "h", "y": -0.02, "x": 0, "yanchor": "top"}
+    )
     count = len(ranked)
     told = "" if agreement is None else _told(np.asarray(agreement, dtype=np.float64)[used])
     hidden = int((share[ranked] < _THINNEST).sum())
