@@ -314,7 +314,7 @@ class _Run:
         self.patience = plan.patience or max(10, plan.epochs // 4)
         self.history: dict[str, list[float]] = {name: [] for name in (*_LOSSES, "validation")}
         self.done, self.best_epoch, self.stopped = 0, -1, False
-        # Patience counts from the best epoch of training: a high learning rate first leads away from the start.
+        # Patience counts from the best epoch of training: a high learning rate first leads away from it.
         self.reached, self.reached_epoch = math.inf, -1
         self.best = self.unexplained()
         self.history["start"] = [self.best]
