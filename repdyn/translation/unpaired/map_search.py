@@ -161,7 +161,7 @@ class Search:
 
     def _next_round(self, candidate: ProposedMap) -> ProposedMap:
         """A candidate after one more round of refinement."""
-        maps = self._refined(candidate.maps, [SEARCH.round], SEARCH.exploring_batch)
+        maps = self._refined(candidate.maps, [SEARCH.round], SEARCH.batch)
         return replace(self._scored(maps), rounds=candidate.rounds + 1)
 
     def polish(self, maps: list[Rows]) -> ProposedMap:

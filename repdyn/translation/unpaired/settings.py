@@ -195,8 +195,6 @@ class UnpairedSearchSettings:
         Directions that matched nodes determine reliably.
     batch
         Points of each side matched per step; the comparison is quadratic in it.
-    exploring_batch
-        The same for the rounds of candidates before one is chosen.
     unguided
         Number of proposals before any is guided by the best candidate. Each of them is followed by one round
         of refinement, later every second proposal is.
@@ -258,7 +256,6 @@ class UnpairedSearchSettings:
     node_components: int = 64
     start_rank: int = 16
     batch: int = 1500
-    exploring_batch: int = 1000
     unguided: int = 12
     pool_every: int = 4
     consensus_first: int = 12
