@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["Detector", "equal_paths", "joint_groups", "load_detector"]
+__all__ = ["Detector", "equal_paths", "joint_groups", "load_detector", "scorer_of"]
 
 Array = NDArray[np.float64]
 Scorer = Callable[[Chunk], Array]
@@ -415,17 +415,6 @@ class Detector(ABC):
                     f"{self.source_[key]!r}; fit a detector on paths like these"
                 )
 
-    def scorer_of(self, paths: RepresentationPaths) -> Scorer:
-        """What scores chunks of these paths, ``(n,)`` each: several detectors may share one read of them.
-
-        Raises
-        ------
-        RepdynError
-            If the paths lack a point, or are of another model or pooling than those fitted.
-        """
-        self._check_paths(paths)
-        return lambda chunk: self._checked_scores(chunk, self.score_chunk)
-
     def _score_paths(self, paths: RepresentationPaths, score: Scorer) -> Array:
         """Scores ``(N,)`` of paths, chunk by chunk, by a function of a chunk."""
         chunks = read_chunks(paths, self.points_, "scoring paths", allow_nonfinite=True)
@@ -437,6 +426,18 @@ class Detector(ABC):
         with np.errstate(over="ignore", invalid="ignore"):  # only in invalid rows, which are replaced
             scores = np.asarray(score(chunk), dtype=np.float64)
         return np.where(np.isfinite(scores) & self._valid(chunk), np.maximum(scores, LOWEST), LOWEST)
+
+
+def scorer_of(detector: Detector, paths: RepresentationPaths) -> Scorer:
+    """What scores chunks of these paths, ``(n,)`` each: several detectors may share one read of them.
+
+    Raises
+    ------
+    RepdynError
+        If the paths lack a point, or are of another model or pooling than those fitted.
+    """
+    detector._check_paths(paths)
+    return lambda chunk: detector._checked_scores(chunk, detector.score_chunk)
 
 
 def equal_paths(paths: RepresentationPaths, points: Iterable[str]) -> NDArray[np.int64]:

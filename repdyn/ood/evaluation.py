@@ -15,7 +15,7 @@ from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.comparison import IN_DISTRIBUTION, MEAN, Comparison, Positive, compare
 from repdyn.ood.crossfit import draw_folds
-from repdyn.ood.detector import Detector, equal_paths
+from repdyn.ood.detector import Detector, equal_paths, scorer_of
 from repdyn.ood.detectors import DensityDetector
 from repdyn.ood.gaussian import fit_gaussian
 from repdyn.ood.neighbor_detectors import energy
@@ -321,7 +321,7 @@ def _read_once(
     points: set[str] = set()
     for name, detector in detectors.items():
         if isinstance(detector, Detector) and type(detector).score_samples is Detector.score_samples:
-            scorers[name] = detector.scorer_of(paths)
+            scorers[name] = scorer_of(detector, paths)
             points.update(detector.points_)
         else:
             scores[name] = detector.score_samples(paths)
