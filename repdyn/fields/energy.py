@@ -406,7 +406,7 @@ class EnergyField(LatentField):
         values, axes = torch.linalg.eigh(centered.T @ centered)
         kept = min(self.components or self.width_, self.width_)
         values = values.flip(0).clamp_min(0)
-        self.axes_ = axes.flip(1)[:, :kept].to(rows.dtype)
+        self.axes_ = axes.flip(1)[:, :kept].contiguous().to(rows.dtype)
         whole = float(values.sum())
         self.explained_ = float(values[:kept].sum()) / whole if whole > 0 else 1.0
 
