@@ -126,9 +126,11 @@ def _directions(x: Floats, offset: Floats) -> tuple[Floats, Floats]:
 
 
 def figures_of(row: dict[str, Any]) -> Figures | None:
-    """What the verdict rests on; none where no map was sought."""
+    """What the verdict rests on; none where there were no rivals."""
     evidence = row["evidence"]
-    return Figures(*(evidence[name] for name in FIGURES)) if FIGURES[1] in evidence else None
+    return (
+        Figures(*(evidence[name] for name in FIGURES)) if all(name in evidence for name in FIGURES) else None
+    )
 
 
 def tables(rows: list[dict[str, Any]]) -> str:

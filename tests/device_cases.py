@@ -538,12 +538,13 @@ def depth(device: str) -> Any:
 # --- translation, tracing, detectors
 
 
-@case()
+@case("LinearTranslation.pull", "LinearTranslation.push")
 def a_translation(device: str) -> Any:
     t = LinearTranslation(2 * np.eye(3), np.zeros(3), np.ones(3))
     x = normal(4, 3).to(device)
     assert t(x.bfloat16()).dtype == torch.bfloat16
-    return t(x), t.inverse(x)
+    assert t.push(x.bfloat16()).dtype == torch.bfloat16
+    return t(x), t.inverse(x), t.push(x), t.pull(x)
 
 
 @case("trace", "wrap", "TracedModel.run_from", "TracedModel.patched")

@@ -60,6 +60,7 @@ OF_PATHS = {
     "RepresentationPaths.mask",
     "RepresentationPaths.split",
     "RepresentationPaths.subset",
+    "RepresentationPaths.tokens_as_samples",
     "PathsWriter.content",
     "PathsWriter.finish",
     "PathsWriter.open",

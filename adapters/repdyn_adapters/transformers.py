@@ -53,8 +53,12 @@ BLOCKS = {
 TOKENS_FIRST = frozenset({"xlnet"})
 """Families whose blocks give LNC."""
 
-STREAMS = frozenset({"DeepseekV4DecoderLayer", "HYV4DecoderLayer"})
-"""Classes of blocks that give several residual streams of every token, (N, L, S, C)."""
+STREAMS: dict[str, Layout] = {
+    "DeepseekV4DecoderLayer": "NLSC",
+    "HYV4DecoderLayer": "NLSC",
+    "Gemma3nTextDecoderLayer": "SNLC",
+}
+"""Classes of blocks that give several residual streams of every token, and the order of their axes."""
 
 ONE_LENGTH = frozenset({"canine"})
 """Families that merge several tokens into one, so that padding changes a text's representation."""
@@ -157,7 +161,7 @@ class TransformersAdapter:
             mask = _scored(model)
 
         def layout_of(part: nn.Module) -> Layout | None:
-            return "NLSC" if type(part).__name__ in STREAMS else own_layout(part)
+            return STREAMS.get(type(part).__name__) or own_layout(part)
 
         points = {
             # A decoder reads one start token, so the encoder's mask does not apply.

@@ -28,12 +28,19 @@ def meaning(fidelity: Fidelity, figures: Mapping[str, Any]) -> tuple[str, ...]:
     ood, translation = figures["ood"], figures["translation"]
     name = next(iter(fidelity.fvu))
     unexplained, best = fidelity.fvu[name][-1], fidelity.best_control
+    theirs = fidelity.fvu[best][-1].value
+    place = (
+        "less than"
+        if unexplained.value < theirs
+        else "more than"
+        if unexplained.value > theirs
+        else "as much as"
+    )
     share = np.array(list(figures["field"]["status"].values()))
     beaten = [name for name, verdict in ood["verdict"].items() if verdict == "found"]
     return (
-        f"From the first point of model A alone, the Koopman autoencoder leaves {unexplained.value:.0%} "
-        f"of the last point's variance unexplained, and the best control ({best}) leaves "
-        f"{fidelity.fvu[best][-1].value:.0%}.",
+        f"From the first point of model A alone, the Koopman autoencoder leaves {unexplained.value:.1%} "
+        f"of the last point's variance unexplained, {place} the best control ({best}) with {theirs:.1%}.",
         f"Iterated from {int(share.sum())} passages, its encode-decode map, projected to the data, has "
         f"{figures['field']['attractors'] or 'no'} attractors that could be verified.",
         "The path detector beats every control on "

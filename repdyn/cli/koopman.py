@@ -22,7 +22,8 @@ def fit(
     paths: PathsStore,
     out: Annotated[Path, typer.Option(help="The folder to write, say a.kae.")],
     latent_dim: Annotated[
-        int | None, typer.Option(min=1, help="Number of observables; default: twice the width, at most 256.")
+        int | None,
+        typer.Option(min=1, help="Number of observables; default: the width and up to 192 nonlinear ones."),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 60,
     isometry: Annotated[
@@ -75,6 +76,8 @@ def spectrum(
     json: Json = None,
 ) -> None:
     """Compute eigenvalues of depth, their certified residuals, and the inputs that excite each mode.
+
+    Where the points differ in width, eigenvalues are relative to their frames and none is certified.
 
     Example: repdyn koopman spectrum a.kae a.paths --out a.spectrum
     """

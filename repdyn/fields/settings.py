@@ -269,6 +269,8 @@ class SurrogateSettings:
         Smallest acceptable share of starts that reach an attractor.
     crowded
         Attractors per start from which there are "about as many attractors as starts".
+    held_bytes
+        Of the samples in float32; more are drawn. A fit holds about three times as much.
     """
 
     learning_rate: float = 1e-3
@@ -283,6 +285,7 @@ class SurrogateSettings:
     max_diverged: float = 1e-3
     min_converged: float = 0.5
     crowded: float = 0.8
+    held_bytes: int = 2**29
 
 
 @dataclass(frozen=True)

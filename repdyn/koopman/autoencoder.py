@@ -25,7 +25,7 @@ from repdyn.koopman.fidelity import Fidelity, measure
 from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.interfaces import AUTOENCODERS
 from repdyn.koopman.networks import Lift, PointDecoder, PointEncoder, load_weights
-from repdyn.koopman.operators import OPERATORS, Operator
+from repdyn.koopman.operators import OPERATORS, Operator, advance
 from repdyn.koopman.settings import FitSettings
 from repdyn.koopman.spectrum import KoopmanSpectrum, spectrum
 from repdyn.koopman.states import point_number
@@ -38,6 +38,8 @@ __all__ = ["KoopmanAutoencoder"]
 
 _SUPERVISION = ("all", "last")
 _SETTINGS = FitSettings()
+AUTO = "auto"
+_PAIRS_OF_AN_OBSERVABLE = 4  # a spectrum needs two pairs of states for each observable
 _ROUNDING = 1e-9  # a last interval of re-encoding shorter than this is rounding
 
 _SAVED: dict[str, Any] = {
@@ -55,21 +57,26 @@ _SAVED: dict[str, Any] = {
 class KoopmanAutoencoder(nn.Module):
     """Linear dynamics of representations through depth, in a learned space of observables.
 
-    ``x_t ≈ D(E(x_s) K^(t-s))`` for any depths ``s, t`` of a representation path, with ``K^t = expm(t G)``.
-    A fixed frame maps each point into a shared state space (:class:`~repdyn.koopman.frames.PointFrames`). One
-    encoder, one decoder and one operator serve all points.
+    ``x_t ≈ D(E(x_s) K^(t-s) + b)`` for any depths ``s, t`` of a representation path, ``K^t = expm(t G)``.
+    A fixed frame maps the points into a state space (:class:`~repdyn.koopman.frames.PointFrames`): the same
+    one for all points if they have one width. One encoder, one decoder and one operator serve all points. The
+    fit starts at the closed-form solution (:mod:`repdyn.koopman.start`) and is never behind it on the
+    validation part.
 
     Parameters
     ----------
     latent_dim
-        Number of observables; default: twice the width of the state space, at most 256.
+        Number of observables; default: as many linear ones as the state space is wide, at most 576, and as
+        many nonlinear ones, at most 192; fewer for few samples.
     hidden
         Widths of the encoder's hidden layers, mirrored in the decoder. An empty sequence makes both linear.
+        Default: one layer of 256, 1024 or 2048 units, chosen on the validation part; 256 in the decoder.
     operator
         ``"generator"``: one generator for the whole path. ``"per_step"``: one for each step.
         ``"low_rank"``: a shared one with a low-rank correction for each step. ``"least_squares"``: one
-        operator, solved for by ridge regression on every batch. For prediction alone, ``"per_step"`` was best
-        or equal on all data tried; only the spectrum of ``"generator"`` is a spectrum of depth.
+        operator, solved for by ridge regression on every batch. ``"direct"``: one map from the first point
+        to each later one, solved for by ridge regression. Default, ``"auto"``: ``"generator"`` if it is
+        nearly as good on the validation part as ``"direct"``, else ``"direct"``.
     isometry
         Weight of the isometry loss, which preserves distances between samples. The other three losses have
         weight one. All are in units of their target's variance.
@@ -78,6 +85,8 @@ class KoopmanAutoencoder(nn.Module):
 
     Attributes
     ----------
+    chosen_ : str
+        The kind of operator.
     points_ : tuple of str
         Points of the training paths, in order of depth.
     widths_ : dict
@@ -87,7 +96,7 @@ class KoopmanAutoencoder(nn.Module):
     history_ : dict
         Losses by epoch.
     best_epoch_ : int
-        The epoch whose weights were kept.
+        The epoch whose weights were kept; -1 for the closed-form start.
     training_paths_ : RepresentationPaths or None
         The training paths (not saved); :meth:`fidelity` fits probes and controls on them.
 
@@ -111,6 +120,7 @@ class KoopmanAutoencoder(nn.Module):
     encoder_: Lift
     decoder_: Lift
     operator_: Operator
+    chosen_: str
     points_: tuple[str, ...]
     widths_: dict[str, int]
     history_: Mapping[str, list[float]]
@@ -119,14 +129,14 @@ class KoopmanAutoencoder(nn.Module):
     def __init__(
         self,
         latent_dim: int | None = None,
-        hidden: Sequence[int] = (256,),
-        operator: str = "generator",
+        hidden: Sequence[int] | None = None,
+        operator: str = AUTO,
         isometry: float = 1.0,
         supervise: str = "all",
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        self.hidden = tuple(hidden)
+        self.hidden = None if hidden is None else tuple(hidden)
         self.operator = operator
         self.isometry = isometry
         self.supervise = supervise
@@ -200,13 +210,21 @@ class KoopmanAutoencoder(nn.Module):
         training.check_paths_to_fit(paths)
         current = device_of(self)
         given, paths = paths, nearby(paths, plan.memory)
-        self.build({point: paths.widths[point] for point in paths.points}, seed)
+        widths = {point: paths.widths[point] for point in paths.points}
+        found = max(1, len(paths) * (len(widths) - 1) // _PAIRS_OF_AN_OBSERVABLE)
+        own, mirrored = (
+            (_SETTINGS.hidden[-1:], _SETTINGS.hidden[:1]) if self.hidden is None else (self.hidden, None)
+        )
+        automatic = ("generator", "direct") if self.supervise == "all" else ("generator",)
+        names = automatic if self.operator == AUTO else (self.operator,)
+        self.build(widths, seed, own, mirrored, names[0], observables=found)
         self.train()
-        self.history_, self.best_epoch_ = training.fit(
+        operators = [self.operator_, *self._operators(names[1:], seed)]
+        self.operator_, self.history_, self.best_epoch_ = training.fit(
             self.frames_,
             self.encoder_,
             self.decoder_,
-            self.operator_,
+            operators,
             paths,
             Weights(isometry=self.isometry),
             plan,
@@ -214,7 +232,9 @@ class KoopmanAutoencoder(nn.Module):
             device=device or (current if fabric is None else fabric.device),
             checkpoint=checkpoint,
             fabric=fabric,
+            widths=_SETTINGS.hidden if self.hidden is None else (),
         )
+        self.chosen_ = names[operators.index(self.operator_)]
         self.training_paths_ = given
         self.eval()
         return self
@@ -290,7 +310,7 @@ class KoopmanAutoencoder(nn.Module):
         def propagated(rows: Tensor) -> Tensor:
             u = self.frames_.lift(rows, before)
             for low, high in pairwise(depths):
-                u = self.decoder_(self.encoder_(u) @ self.operator_.matrix(low, high))
+                u = self.decoder_(advance(self.encoder_(u), self.operator_.flow(low, high)))
             return self.frames_.lower(u, after, rows.dtype)
 
         return self._apply_to(x, propagated, self.widths_[self.points_[before]])
@@ -409,9 +429,11 @@ class KoopmanAutoencoder(nn.Module):
     def describe(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Settings as JSON values, and weights as named arrays."""
         config = {
-            "latent_dim": self.latent_dim,
-            "hidden": list(self.hidden),
-            "operator": self.operator,
+            "latent_dim": self.latent_dim_,
+            "hidden": _hidden_of(self.encoder_),
+            "decoder_hidden": _hidden_of(self.decoder_),
+            "operator": self.chosen_,
+            "common_frame": self.frames_.common,
             "isometry": self.isometry,
             "supervise": self.supervise,
             "widths": [[point, width] for point, width in self.widths_.items()],
@@ -448,7 +470,13 @@ class KoopmanAutoencoder(nn.Module):
             )
             kae = cls(config["latent_dim"], config["hidden"], config["operator"], config["isometry"])
             kae.supervise = config["supervise"]
-            kae.build(widths, seed=0)
+            mirrored, common = config.get("decoder_hidden"), config.get("common_frame", False)
+            check_values({"mirrored": mirrored, "common": common}, mirrored=list[int] | None, common=bool)
+            check_sizes(tensors, decoder_hidden=mirrored or [])
+            # A folder of version 0.1 with the default number of observables does not name it.
+            observables = len(tensors["encoder_.linear.bias"])
+            kae.latent_dim = kae.latent_dim or observables
+            kae.build(widths, 0, config["hidden"], mirrored, config["operator"], observables, common)
             kae.history_, kae.best_epoch_ = config["history"], config["best_epoch"]
         except (KeyError, TypeError, ValueError) as error:
             raise RepdynError(
@@ -457,15 +485,53 @@ class KoopmanAutoencoder(nn.Module):
         load_weights(kae, tensors, path)
         return kae.eval()
 
-    def build(self, widths: dict[str, int], seed: int) -> None:
-        """Create untrained modules for points of these widths; called by :meth:`fit` and :meth:`restore`."""
+    def build(
+        self,
+        widths: dict[str, int],
+        seed: int,
+        hidden: Sequence[int] | None = None,
+        mirrored: Sequence[int] | None = None,
+        operator: str | None = None,
+        observables: int | None = None,
+        common: bool | None = None,
+    ) -> None:
+        """Create untrained modules for points of these widths; called by :meth:`fit` and :meth:`restore`.
+
+        Parameters
+        ----------
+        widths
+            Width of each point.
+        seed
+            Seed of the weights.
+        hidden, mirrored
+            Widths of the hidden layers of the encoder, and of the decoder if they are not the same reversed;
+            default: those of the constructor.
+        operator
+            Kind of the operator; default: that of the constructor.
+        observables
+            The largest number of observables where none was asked for; default: any.
+        common
+            Whether all points share one frame; default: where all widths are equal.
+        """
+        if hidden is None:
+            hidden = _SETTINGS.hidden[:1] if self.hidden is None else self.hidden
+        operator = operator or ("generator" if self.operator == AUTO else self.operator)
         self.points_, self.widths_ = tuple(widths), widths
-        self.frames_ = PointFrames(widths)
-        self.latent_dim_ = self.latent_dim or min(2 * self.frames_.width, _SETTINGS.max_latent_dim)
+        self.frames_ = PointFrames(
+            widths, common=len(set(widths.values())) == 1 if common is None else common
+        )
+        width = self.frames_.width
+        usual = min(width, _SETTINGS.max_linear) + (min(width, _SETTINGS.max_nonlinear) if hidden else 0)
+        self.latent_dim_ = self.latent_dim or min(usual, observables or usual)
         with drawing(seed):
-            self.encoder_ = Lift(self.frames_.width, self.latent_dim_, self.hidden)
-            self.decoder_ = Lift(self.latent_dim_, self.frames_.width, self.hidden[::-1])
-            self.operator_ = OPERATORS[self.operator](self.latent_dim_, len(widths) - 1)
+            self.encoder_ = Lift(width, self.latent_dim_, hidden)
+            self.decoder_ = Lift(self.latent_dim_, width, hidden[::-1] if mirrored is None else mirrored)
+        (self.operator_,), self.chosen_ = self._operators((operator,), seed), operator
+
+    def _operators(self, names: Sequence[str], seed: int) -> list[Operator]:
+        """New operators of these kinds."""
+        with drawing(seed):
+            return [OPERATORS[name](self.latent_dim_, len(self.points_) - 1) for name in names]
 
     def check_paths(self, paths: RepresentationPaths) -> None:
         """Raise :class:`RepdynError` if the paths have other points or widths than the training paths."""
@@ -519,22 +585,22 @@ class KoopmanAutoencoder(nn.Module):
 
     def _check_settings(self, fabric: Any) -> None:
         """Raise :class:`RepdynError` for settings out of range, by name."""
-        if (self.latent_dim is not None and self.latent_dim < 1) or any(width < 1 for width in self.hidden):
+        if (self.latent_dim is not None and self.latent_dim < 1) or any(w < 1 for w in self.hidden or ()):
             raise RepdynError(
                 f"latent_dim and hidden widths must be positive, got {self.latent_dim} and {self.hidden}"
             )
-        if self.operator not in OPERATORS:
+        if self.operator not in (*OPERATORS, AUTO):
             raise RepdynError(
-                f"there is no operator {self.operator!r}; {nearest_names(self.operator, OPERATORS)}"
+                f"there is no operator {self.operator!r}; {nearest_names(self.operator, (*OPERATORS, AUTO))}"
             )
         if self.supervise not in _SUPERVISION:
             raise RepdynError(f"supervise must be one of {_SUPERVISION}, got {self.supervise!r}")
         if not self.isometry >= 0:
             raise RepdynError(f"isometry must not be negative, got {self.isometry}")
-        if self.operator == "least_squares" and self.supervise == "last":
+        if self.operator in ("least_squares", "direct") and self.supervise == "last":
             raise RepdynError(
-                "operator='least_squares' is solved for on single steps, which supervise='last' leaves out; "
-                "use operator='generator'"
+                f"operator={self.operator!r} is solved for on single steps, which supervise='last' leaves "
+                "out; use operator='generator'"
             )
         if self.operator == "least_squares" and fabric is not None and fabric.world_size > 1:
             raise RepdynError(
@@ -544,6 +610,12 @@ class KoopmanAutoencoder(nn.Module):
 
 
 AUTOENCODERS["koopman"] = KoopmanAutoencoder
+
+
+def _hidden_of(lift: Lift) -> list[int]:
+    """Widths of the hidden layers of an encoder or decoder."""
+    layers = [] if lift.network is None else [one for one in lift.network if isinstance(one, nn.Linear)]
+    return [one.out_features for one in layers[:-1]]
 
 
 def _reencoding_depths(start: float, end: float, every: float | None) -> list[float]:

@@ -53,6 +53,7 @@ class Controls(Mapping[str, Any]):
     points: tuple[str, ...]
     penalties: dict[str, tuple[float, ...]]
     _frames: PointFrames
+    _shared: PointFrames
     _maps: dict[str, list[Tensor]]
     _features: tuple[Tensor, Tensor]
     _names: tuple[str, ...]
@@ -86,7 +87,8 @@ class Controls(Mapping[str, Any]):
         if name == "identity":
             return [as_array(x, dtype=np.float64)] * (len(self.points) - 1)
         maps = self._maps[name]
-        u = self._frames.lift(torch.as_tensor(as_array(x, dtype=np.float64)), 0)
+        frames = self._shared if name == "shared affine" else self._frames
+        u = frames.lift(torch.as_tensor(as_array(x, dtype=np.float64)), 0)
         if name == "affine":
             lifted = [u @ a for a in maps]
         elif name == "random features":
@@ -95,9 +97,14 @@ class Controls(Mapping[str, Any]):
         else:
             lifted = []
             for step in range(len(self.points) - 1):
-                u = u @ maps[step % len(maps)]
+                u = _advanced(u, maps[step % len(maps)])
                 lifted.append(u)
-        return [self._frames.lower(v, number).numpy() for number, v in enumerate(lifted, 1)]
+        return [frames.lower(v, number).numpy() for number, v in enumerate(lifted, 1)]
+
+    @property
+    def relative(self) -> bool:
+        """Whether the shared map is one map only in frames that differ between points."""
+        return self._shared.relative
 
     def step(self, name: str, x: NDArray[Any], number: int) -> NDArray[np.float64]:
         """Prediction of the next point from true representations at point ``number``.
@@ -112,8 +119,9 @@ class Controls(Mapping[str, Any]):
             Number of the point, in order of depth.
         """
         maps = self._maps[name]
-        u = self._frames.lift(torch.as_tensor(as_array(x, dtype=np.float64)), number)
-        after: NDArray[np.float64] = self._frames.lower(u @ maps[number % len(maps)], number + 1).numpy()
+        frames = self._shared if name == "shared affine" else self._frames
+        u = frames.lift(torch.as_tensor(as_array(x, dtype=np.float64)), number)
+        after: NDArray[np.float64] = frames.lower(_advanced(u, maps[number % len(maps)]), number + 1).numpy()
         return after
 
     def __repr__(self) -> str:
@@ -127,7 +135,7 @@ class Controls(Mapping[str, Any]):
 def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     """Fit the controls of a Koopman autoencoder to training paths.
 
-    All controls use the fixed frames of the autoencoder (centered, one scale per point, rotated onto the last
+    All controls use fixed frames (centered, one scale per point, rotated onto the last
     point). With rows ``u_l``:
 
     ==================  ==========================================================
@@ -185,11 +193,13 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     maps: dict[str, list[Tensor]] = {}
     penalties: dict[str, tuple[float, ...]] = {}
     maps["affine"], penalties["affine"] = ridge_by_validation(lifted[0], lifted[1:], held_out)
-    before, after = torch.cat(lifted[:-1]), torch.cat(lifted[1:])
-    steps = len(lifted) - 1
-    maps["shared affine"], penalties["shared affine"] = ridge_by_validation(
-        before, [after], held_out.repeat(steps)
-    )
+    shared = frames
+    if len(set(widths.values())) == 1:
+        shared = PointFrames(widths, common=True).double().fit(states)
+    together = _Steps(shared), _Steps(shared)
+    for part, rows in zip(together, (~held_out, held_out)):
+        part.add([shared.lift(x[rows].double(), number) for number, x in enumerate(states)])
+    maps["shared affine"], penalties["shared affine"] = _Steps.solve(*together)
     each = [ridge_by_validation(u, [v], held_out) for u, v in pairwise(lifted)]
     maps["per-step affine"] = [solution[0] for solution, _ in each]
     penalties["per-step affine"] = tuple(chosen[0] for _, chosen in each)
@@ -198,7 +208,8 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     fitted, penalties["random features"] = ridge_by_validation(z - center, lifted[1:], held_out)
     maps["random features"] = [torch.cat([a, -(center @ a)[None]]) for a in fitted]
     equal = len(set(widths.values())) == 1
-    return Controls(paths.points, penalties, frames, maps, features, CONTROLS if equal else CONTROLS[1:])
+    names = CONTROLS if equal else CONTROLS[1:]
+    return Controls(paths.points, penalties, frames, shared, maps, features, names)
 
 
 def _streamed(paths: RepresentationPaths, seed: int) -> Controls:
@@ -209,20 +220,24 @@ def _streamed(paths: RepresentationPaths, seed: int) -> Controls:
     held_out = held_out_rows(len(paths), generator, summary.groups)
     features = _draw_features(frames.width, generator)
     parts = [_Sums(len(paths.points)), _Sums(len(paths.points))]
+    shared = frames
+    if len(set(paths.widths.values())) == 1:
+        shared = PointFrames(paths.widths, common=True).double()
+        shared.fit_to(summary.moments, frame_rows(paths), len(paths))
+    together = _Steps(shared), _Steps(shared)
     for block in track(paths.iterate(), "fitting controls"):
-        lifted = [
-            frames.lift(torch.from_numpy(block[point].astype(np.float64)), number)
-            for number, point in enumerate(paths.points)
-        ]
+        states = [torch.from_numpy(block[point].astype(np.float64)) for point in paths.points]
+        lifted = [frames.lift(x, number) for number, x in enumerate(states)]
         out = held_out[block.rows.start : block.rows.stop]
-        for part, rows in zip(parts, (~out, out)):
+        for part, own, rows in zip(parts, together, (~out, out)):
             part.add([u[rows] for u in lifted], _relu_features(lifted[0][rows], *features))
+            own.add([shared.lift(x[rows], number) for number, x in enumerate(states)])
     fit, validation = parts
     width, steps = frames.width, len(paths.points) - 1
     maps: dict[str, list[Tensor]] = {}
     penalties: dict[str, tuple[float, ...]] = {}
     maps["affine"], penalties["affine"] = ridge_by_sums(*(part.affine(width) for part in parts))
-    maps["shared affine"], penalties["shared affine"] = ridge_by_sums(*(part.shared(width) for part in parts))
+    maps["shared affine"], penalties["shared affine"] = _Steps.solve(*together)
     each = [ridge_by_sums(fit.step(number, width), validation.step(number, width)) for number in range(steps)]
     maps["per-step affine"] = [solution[0] for solution, _ in each]
     penalties["per-step affine"] = tuple(chosen[0] for _, chosen in each)
@@ -230,7 +245,13 @@ def _streamed(paths: RepresentationPaths, seed: int) -> Controls:
     fitted, penalties["random features"] = ridge_by_sums(*(part.centered(center, width) for part in parts))
     maps["random features"] = [torch.cat([a, -(center @ a)[None]]) for a in fitted]
     equal = len(set(paths.widths.values())) == 1
-    return Controls(paths.points, penalties, frames, maps, features, CONTROLS if equal else CONTROLS[1:])
+    names = CONTROLS if equal else CONTROLS[1:]
+    return Controls(paths.points, penalties, frames, shared, maps, features, names)
+
+
+def _advanced(u: Tensor, step: Tensor) -> Tensor:
+    """Rows ``(n, w)`` after a map ``(w, w)``, or one with an intercept, ``(w + 1, w)``."""
+    return u @ step if len(step) == u.shape[1] else u @ step[:-1] + step[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,19 +300,50 @@ class _Sums:
             return Products(first.gram, first.cross[:1], self.rows)
         return Products(self._own[number], [self._next[number]], self.rows)
 
-    def shared(self, width: int) -> Products:
-        """Products for one map of all steps."""
-        steps = [self.step(number, width) for number in range(len(self._own) - 1)]
-        gram = torch.stack([step.gram for step in steps]).sum(dim=0)
-        cross = torch.stack([step.cross[0] for step in steps]).sum(dim=0)
-        return Products(gram, [cross], self.rows * len(steps))
-
     def centered(self, center: Tensor, width: int) -> Products:
         """Products for maps from centered features to each later point."""
         between = torch.outer(self.features, center)
         gram = self._square - between - between.T + self.rows * torch.outer(center, center)
         cross = self._cross - torch.outer(center, self._later)
         return Products(gram, list(cross.split(width, dim=1)), self.rows)
+
+
+class _Steps:
+    """Sums for one linear map of all steps over a part of the samples; every step counts alike.
+
+    Each step has its own intercept, so that the movement of the mean over depth does not count.
+    """
+
+    def __init__(self, frames: PointFrames) -> None:
+        self.frames = frames
+        self.rows = 0
+        self.gram: Any = 0.0  # Σ [u_l, 1]'[u_l, 1] of each step, in units of the variance of point l
+        self.cross: Any = 0.0  # Σ [u_l, 1]' u_{l+1} of each step
+
+    def add(self, lifted: list[Tensor]) -> None:
+        """Include points lifted into the frames, each ``(n, width)``."""
+        self.rows += len(lifted[0]) * (len(lifted) - 1)
+        z, scale = torch.stack(lifted), self.frames.variance[:-1, None, None].sqrt()
+        before, after = z[:-1] / scale, z[1:] / scale
+        own = torch.cat([before, (1 / scale).expand_as(before[..., :1])], dim=2)
+        self.gram = self.gram + own.mT @ own
+        self.cross = self.cross + own.mT @ after
+
+    def centered(self, start: Tensor, end: Tensor) -> Products:
+        """Products about means ``(steps, 1, width)`` before and after each step."""
+        count, before, after = self.gram[:, -1:, -1:], self.gram[:, -1:, :-1], self.cross[:, -1:]
+        gram = self.gram[:, :-1, :-1] - before.mT @ start - start.mT @ before + count * (start.mT @ start)
+        cross = self.cross[:, :-1] - before.mT @ end - start.mT @ after + count * (start.mT @ end)
+        return Products(gram.sum(dim=0), [cross.sum(dim=0)], self.rows)
+
+    @staticmethod
+    def solve(fit: _Steps, validation: _Steps) -> tuple[list[Tensor], tuple[float, ...]]:
+        """The map of each step with its intercept as last row, ``(width + 1, width)``, and the penalty."""
+        count = fit.gram[:, -1:, -1:] + validation.gram[:, -1:, -1:]
+        start = (fit.gram + validation.gram)[:, -1:, :-1] / count
+        end = (fit.cross + validation.cross)[:, -1:] / count
+        (solution,), chosen = ridge_by_sums(*(part.centered(start, end) for part in (fit, validation)))
+        return [torch.cat([solution, own]) for own in end - start @ solution], chosen
 
 
 def ridge_by_sums(fit: Products, validation: Products) -> tuple[list[Tensor], tuple[float, ...]]:

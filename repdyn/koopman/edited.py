@@ -191,12 +191,16 @@ class EditedKoopman(Result, kind="edited_koopman"):
         return as_array(self.kae.operator_.matrix(0, steps), np.float64)
 
     def observables(self, x: Any) -> Any:
-        """Last-point observables ``E(x) T'`` of first-point representations ``(N, width)``.
+        """Last-point observables ``E(x) T' + b`` of first-point representations ``(N, width)``.
 
         Returns an array for an array, and a tensor of the same device and dtype for a tensor.
         """
         encoded = np.asarray(self.kae.encode(as_array(x), self.kae.points_[0]))
-        return as_given(encoded.astype(np.float64) @ self.matrix, x)
+        return as_given(encoded.astype(np.float64) @ self.matrix + self._offset(len(self.kae.points_) - 1), x)
+
+    def _offset(self, depth: float) -> NDArray[np.float64]:
+        """The operator's offset on the way from the first point, ``(d,)``, which is not edited."""
+        return as_array(self.kae.operator_.offset(0, depth), np.float64)
 
     def predict(self, x: Any) -> Any:
         """Last-point representations ``(N, width)`` from first-point ones, an array or a tensor as given."""
@@ -263,7 +267,7 @@ class EditedKoopman(Result, kind="edited_koopman"):
         power = real_power(self.matrix, depth / last)
         assert power is not None  # because the root exists
         encoded = np.asarray(self.kae.encode(as_array(x), points[0])).astype(np.float64)
-        reached = (encoded @ power).astype(np.float32)
+        reached = (encoded @ power + self._offset(depth)).astype(np.float32)
         return as_given(self.kae.decode(reached, points[round(depth)]), x)
 
     def run(self, model: Any, x: Any, point: str | None = None, inputs: Any = None) -> Any:

@@ -211,9 +211,11 @@ def _observables(kae: FittedAutoencoder, paths: RepresentationPaths) -> tuple[Te
     return z, kae.operator_.matrix(0, len(paths.points) - 1).cpu().double()
 
 
+@torch.no_grad()
 def _decoded(kae: FittedAutoencoder, z: Tensor) -> NDArray[Any]:
-    """Last-point representations ``(n, width)`` of observables ``(n, d)``."""
-    return np.asarray(kae.decode(z.float().numpy(), kae.points_[-1]))
+    """Last-point representations ``(n, width)`` of observables ``(n, d)``, without the operator's offset."""
+    offset = kae.operator_.offset(0, len(kae.points_) - 1).cpu()
+    return np.asarray(kae.decode((z + offset).float().numpy(), kae.points_[-1]))
 
 
 def _report(

@@ -1,7 +1,9 @@
-"""One linear frame for each point, so that points of any width share one state space.
+"""Fixed linear frames that map every point of a path into one state space.
 
-A frame is a mean, one scale and a partial isometry. It is fitted before training and then fixed. A map that
-is learned freely at each point could represent any linear step, and the operator would be trivial.
+Points of one width share one frame: one mean, one scale, no rotation. Points whose widths differ have a frame
+each: a mean, a scale and a partial isometry onto the last point. Frames are fitted before training and then
+fixed. A map that is learned freely at each point could represent any linear step, and the operator would be
+trivial.
 """
 
 from __future__ import annotations
@@ -9,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from repdyn.devices import CPU, to
 from repdyn.errors import RepdynError
 from repdyn.koopman.settings import FrameSettings
 from repdyn.linalg import polar
@@ -22,9 +27,10 @@ _SETTINGS = FrameSettings()
 
 
 class PointFrames(nn.Module):
-    """Center, scale and rotate every point into one space, aligned with the last point.
+    """Map every point into one space: by one frame for all points, or by one frame for each.
 
-    ``u = ((x - m) / w) B / s``:
+    ``u = ((x - m) / w) B / s``. With ``common=True``, ``m``, ``w`` and ``s`` are the same at all points and
+    ``B`` is the identity, so that eigenvalues of ``u_l -> u_(l+1)`` are those of ``x_l -> x_(l+1)``. Else:
 
     - ``m`` is the mean and ``s`` the root of the total variance.
     - ``w`` is one, except for coordinates whose spread exceeds four times the median. It reduces their spread
@@ -35,7 +41,8 @@ class PointFrames(nn.Module):
 
     The space is as wide as the widest point, so every frame is exactly invertible. Points wider than 1024 and
     than the last point are reduced to their leading principal components; ``explained`` is the share of their
-    variance that is kept.
+    variance that is kept. Such frames take their own rotation and scale out of the dynamics between points:
+    eigenvalues are then relative to the frames (:attr:`relative`), see :meth:`rotations`.
 
     Parameters
     ----------
@@ -43,11 +50,25 @@ class PointFrames(nn.Module):
         Width of each point, in order of depth.
     settings
         Limits; see :class:`~repdyn.koopman.settings.FrameSettings`.
+    common
+        Whether all points share one frame, which needs points of one width.
+
+    Attributes
+    ----------
+    variance
+        Total variance of the lifted training representations at each point, ``(points,)``.
     """
 
-    def __init__(self, widths: Mapping[str, int], settings: FrameSettings = _SETTINGS) -> None:
+    def __init__(
+        self, widths: Mapping[str, int], settings: FrameSettings = _SETTINGS, common: bool = False
+    ) -> None:
         super().__init__()
+        if common and len(set(widths.values())) > 1:
+            raise RepdynError(
+                f"points of widths {sorted(set(widths.values()))} cannot share one frame; use common=False"
+            )
         self.settings = settings
+        self.common = common
         self.widths = dict(widths)
         self.points = tuple(widths)
         last = self.widths[self.points[-1]]
@@ -59,9 +80,30 @@ class PointFrames(nn.Module):
             self.register_buffer(f"basis_{number}", torch.eye(self.widths[point], self.width))
         self.register_buffer("scale", torch.ones(len(self.points)))
         self.register_buffer("explained", torch.ones(len(self.points)))
+        self.register_buffer("variance", torch.ones(len(self.points)))
 
     scale: Tensor
     explained: Tensor
+    variance: Tensor
+
+    @property
+    def relative(self) -> bool:
+        """Whether eigenvalues of the lifted dynamics are relative to frames that differ between points."""
+        return not self.common and len(self.points) > 1
+
+    def rotations(self) -> NDArray[np.float64]:
+        """Mean rotation, in turns, that the frames take out of each step, shape ``(points - 1,)``.
+
+        The mean of ``|arg λ| / 2π`` over the eigenvalues of ``B_l B_(l+1)'``; not a number where the widths
+        of the two points differ, because their coordinates then have no relation.
+        """
+        found = np.full(len(self.points) - 1, np.nan)
+        for number in range(len(self.points) - 1):
+            one, other = (to(self.get_buffer(f"basis_{n}"), CPU, torch.float64) for n in (number, number + 1))
+            if one.shape == other.shape:
+                angles = np.angle(np.linalg.eigvals((one @ other.T).numpy()))
+                found[number] = np.abs(angles).mean() / (2 * np.pi)
+        return found
 
     @torch.no_grad()
     def fit(self, states: list[Tensor]) -> PointFrames:
@@ -101,36 +143,57 @@ class PointFrames(nn.Module):
         RepdynError
             If a point does not vary.
         """
+        for number, (variance, mean) in enumerate(moments):
+            single = rows_at(number).dtype != torch.float64
+            rounding = self.settings.constant if single else self.settings.constant_double
+            if not variance.sum().sqrt() > rounding * mean.norm():
+                raise RepdynError(
+                    f"point {self.points[number]!r} is constant over the {samples} samples, so it cannot be "
+                    "predicted; leave it out of the path"
+                )
+        if self.common:
+            return self._share(moments)
         last = rows_at(len(moments) - 1).double()
         last = last - last.mean(dim=0)
         last = last / wide_coordinates(moments[-1][0].sqrt(), self.settings.wide)
         last = last @ self.get_buffer(f"basis_{len(moments) - 1}").double()
         for number, (variance, mean) in enumerate(moments):
-            point, width = self.points[number], len(mean)
+            width = len(mean)
             # Principal components of a point that is reduced are computed in its own coordinates.
             cut = width > self.width
             wide = torch.ones_like(mean) if cut else wide_coordinates(variance.sqrt(), self.settings.wide)
             scale = (variance.sqrt() / wide).square().sum().sqrt()
-            x = rows_at(number)
-            double = x.dtype == torch.float64
-            rounding = self.settings.constant_double if double else self.settings.constant
-            if not variance.sum().sqrt() > rounding * mean.norm():
-                raise RepdynError(
-                    f"point {point!r} is constant over the {samples} samples, so it cannot be predicted; "
-                    "leave it out of the path"
-                )
             if number < len(moments) - 1:
-                rows = (x.double() - mean) / wide
+                rows = (rows_at(number).double() - mean) / wide
                 basis = _nearest_isometry(rows, last, self.width)
                 self.get_buffer(f"basis_{number}").copy_(basis)
                 if width > self.width:
                     self.explained[number] = (rows @ basis).square().sum() / rows.square().sum()
-            # The mean is stored as a float32 value and its remainder: a large mean would lose digits.
-            single = self.get_buffer(f"mean_{number}").copy_(mean)
-            self.get_buffer(f"rest_{number}").copy_(mean - single.double())
-            self.get_buffer(f"wide_{number}").copy_(wide)
-            self.scale[number] = scale
+            self._set(number, mean, wide, scale)
+        # A frame divides by the root of the total variance; only a reduced point loses part of it.
+        self.variance.copy_(self.explained)
         return self
+
+    def _share(self, moments: list[tuple[Tensor, Tensor]]) -> PointFrames:
+        """Fit one frame to moments of all points, each of which counts alike."""
+        variances, means = (torch.stack(values) for values in zip(*moments))
+        mean = means.mean(dim=0)
+        # Where a coordinate moves with depth, its spread over points counts as well.
+        spread = (variances + (means - mean).square()).mean(dim=0).sqrt()
+        wide = wide_coordinates(spread, self.settings.wide)
+        totals = (variances / wide.square()).sum(dim=1)
+        for number in range(len(moments)):
+            self._set(number, mean, wide, totals.mean().sqrt())
+        self.variance.copy_(totals / totals.mean())
+        return self
+
+    def _set(self, number: int, mean: Tensor, wide: Tensor, scale: Tensor) -> None:
+        """Store the frame of one point."""
+        # The mean is stored as a float32 value and its remainder: a large mean would lose digits.
+        single = self.get_buffer(f"mean_{number}").copy_(mean)
+        self.get_buffer(f"rest_{number}").copy_(mean - single.double())
+        self.get_buffer(f"wide_{number}").copy_(wide)
+        self.scale[number] = scale
 
     def lift(self, x: Tensor, number: int) -> Tensor:
         """Map representations at point ``number``, shape ``(…, width)``, to the shared space ``(…, w)``."""
@@ -151,10 +214,11 @@ class PointFrames(nn.Module):
         return restored
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Load weights, also those of version 0.1, which have no ``wide_`` and no ``rest_`` buffers."""
+        """Load weights, also those of version 0.1, which lack the buffers that were added since."""
         for name, value in self._buffers.items():
             if name.startswith(("rest_", "wide_")) and value is not None:
                 state_dict.setdefault(prefix + name, value)
+        state_dict.setdefault(prefix + "variance", state_dict.get(prefix + "explained", self.explained))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 
+from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.operators import Operator
 from repdyn.paths import RepresentationPaths
 
@@ -25,6 +26,7 @@ class FittedAutoencoder(Protocol):
     widths_: dict[str, int]
     latent_dim_: int
     operator_: Operator
+    frames_: PointFrames
 
     def encode(self, x: Any, point: str) -> Any:
         """Observables ``(…, latent_dim)`` of representations ``(…, width)`` at a point."""

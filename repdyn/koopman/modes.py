@@ -35,7 +35,7 @@ class Excitation(Result, kind="excitation"):
     point
         Point at which the eigenfunctions were evaluated.
     amplitude
-        ``|E(x) v|`` over its root mean square, shape ``(N, d)``; 1 is the typical amplitude of a mode.
+        ``|E(x) v - mean|`` over its root mean square, ``(N, d)``; 1 is the typical amplitude of a mode.
     top
         Rows of the inputs with the largest amplitude of each mode, in decreasing order, ``(d, count)``.
     ids
@@ -146,7 +146,7 @@ def excitation(
     count: int = 10,
     seed: int = 0,
 ) -> Excitation:
-    """Evaluate the eigenfunctions ``x -> E(x) v`` on inputs: which inputs excite which mode.
+    """Evaluate the eigenfunctions ``x -> E(x) v``, less their mean: which inputs excite which mode.
 
     The amplitude of a certified eigenfunction changes by the factor ``|λ|`` per step and otherwise stays the
     same along the path, so it is evaluated at one point.
@@ -189,6 +189,7 @@ def excitation(
         raise RepdynError(f"count must be at least 1, got {count}")
     where = point or paths.points[0]
     values = spectrum.eigenfunctions(kae.encode(np.asarray(paths[where]), where))
+    values = values - values.mean(axis=0)  # an eigenfunction of differences is known up to a constant
     amplitude = np.abs(values) / np.maximum(np.sqrt(np.square(np.abs(values)).mean(axis=0)), 1e-300)
     top = np.argsort(-amplitude, axis=0, kind="stable")[:count].T
     classes = by_class = explained = chance = None

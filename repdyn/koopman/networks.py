@@ -13,18 +13,15 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.settings import FitSettings
 
 __all__ = ["Lift", "PointDecoder", "PointEncoder", "load_weights"]
-
-_SETTINGS = FitSettings()
 
 
 class Lift(nn.Module):
     """``f(u) = u S + mlp(u)``.
 
-    The linear part starts at the leading principal components (dynamic mode decomposition) and the network
-    near zero, so a fit starts from a linear model.
+    The linear part starts at the leading principal components and the network at zero, or at the nonlinear
+    observables of :mod:`repdyn.koopman.start`.
 
     Parameters
     ----------
@@ -45,14 +42,25 @@ class Lift(nn.Module):
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> None:
-        """Set the linear part to ``u -> u S``, shape ``(inputs, outputs)``, and the network near zero."""
+        """Set the linear part to ``u -> u S``, shape ``(inputs, outputs)``, and the network to zero."""
         self.linear.weight.copy_(weight.T)
         self.linear.bias.zero_()
         if self.network is not None:
             final = self.network[-1]
             assert isinstance(final, nn.Linear)
-            final.weight.mul_(_SETTINGS.start_scale)
+            final.weight.zero_()
             final.bias.zero_()
+
+    @torch.no_grad()
+    def narrow(self, width: int) -> None:
+        """Keep the first ``width`` units of the only hidden layer."""
+        assert self.network is not None
+        first, _, final = self.network
+        assert isinstance(first, nn.Linear)
+        assert isinstance(final, nn.Linear)
+        first.weight, first.bias = nn.Parameter(first.weight[:width]), nn.Parameter(first.bias[:width])
+        final.weight = nn.Parameter(final.weight[:, :width].contiguous())
+        first.out_features = final.in_features = width
 
     def forward(self, u: Tensor) -> Tensor:
         """Shape ``(…, inputs)`` to ``(…, outputs)``."""

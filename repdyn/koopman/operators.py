@@ -1,7 +1,8 @@
 """Koopman operators on observables, and the matrix exponentials that they are powers of.
 
-Observables are rows, so an operator acts from the right: ``z(t) = z(0) K^t``. Generators give powers for any
-real time; a least-squares operator has them where its real root exists.
+Observables are rows, so an operator acts from the right: ``z(t) = z(0) K^t + b_t``. The offset ``b_t`` moves
+the mean of the observables. It has no part in any eigenvalue: differences between two samples evolve by ``K``
+alone. Generators give powers for any real time; a least-squares operator has them where its real root exists.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from repdyn.reading import as_array
 
 __all__ = [
     "OPERATORS",
+    "Direct",
     "Generator",
     "LeastSquares",
     "LowRank",
     "Operator",
     "PerStep",
+    "advance",
     "exponential",
     "full_precision",
     "piecewise_propagator",
@@ -35,6 +38,7 @@ __all__ = [
 ]
 
 _SETTINGS = FitSettings()
+_WEAK = 1e-4  # directions that a direct map shrinks by more are lost: going back would only amplify noise
 _ON_THE_AXIS = 1e-9  # relative distance from the negative axis at which an eigenvalue lies on it (rounding)
 
 # The scheme of Bader, Blanes and Casas; see exponential.
@@ -51,8 +55,56 @@ _B = (
 _C = (857 - 58 * _ROOT) / 630
 
 
-class Generator(nn.Module):
-    """One generator for the whole path: ``z(t) = z(s) expm((t - s) G)``.
+class _Flow(nn.Module):
+    """What the operators share: affine maps as matrices ``[[K, 0], [b, 1]]`` on observables with a one."""
+
+    count: int
+    weight: Any
+    drift: Any
+
+    def matrix(self, source: float, target: float) -> Tensor:
+        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
+        raise NotImplementedError
+
+    def offset(self, source: float, target: float) -> Tensor:
+        """``b`` from depth ``source`` to depth ``target``, shape ``(d,)``."""
+        if not bool((self.drift != 0).any()):  # exactly as before offsets existed
+            return torch.zeros_like(self.drift.reshape(-1, self.drift.shape[-1])[0])
+        moved: Tensor = self._affine(source, target)[-1, :-1]
+        return moved
+
+    def _affine(self, source: float, target: float) -> Tensor:
+        """``[[K, 0], [b, 1]]`` from depth ``source`` to depth ``target``, shape ``(d + 1, d + 1)``."""
+        raise NotImplementedError
+
+    def flow(self, source: float, target: float) -> Tensor:
+        """``K`` and ``b`` from depth ``source`` to depth ``target`` for :func:`advance`, ``(d + 1, d)``."""
+        return torch.cat([self.matrix(source, target), self.offset(source, target)[None]])
+
+    def steps(self) -> list[Tensor]:
+        """The operator of each step, in order, each ``(d, d)``."""
+        raise NotImplementedError
+
+    def from_first(self) -> Tensor:
+        """Flows from the first point to every later one, shape ``(steps, d + 1, d)``."""
+        product, products = None, []
+        for step in self._affine_steps():
+            product = step if product is None else product @ step
+            products.append(product)
+        return torch.stack(products)[..., :-1]
+
+    def _affine_steps(self) -> list[Tensor]:
+        """``[[K, 0], [b, 1]]`` of each step, each ``(d + 1, d + 1)``."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Load weights, also those of version 0.1, whose operators have no offset."""
+        state_dict.setdefault(prefix + "drift", torch.zeros_like(self.drift.data))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class Generator(_Flow):
+    """One generator for the whole path, ``z(t) = z(s) expm((t - s) G)``, and the mean's drift in each step.
 
     ``G`` starts at zero, so ``K`` starts at the identity. (Started at the identity matrix, as published,
     ``K`` would start at ``e`` times it.)
@@ -73,18 +125,30 @@ class Generator(nn.Module):
         super().__init__()
         self.count = steps
         self.weight = nn.Parameter(torch.zeros(latent_dim, latent_dim))
+        self.drift = nn.Parameter(torch.zeros(steps, latent_dim))
 
     def matrix(self, source: float, target: float) -> Tensor:
         """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
         return propagator(self.weight, target - source)
+
+    def _affine(self, source: float, target: float) -> Tensor:
+        generators = _homogeneous(self.weight.expand(self.count, -1, -1), self.drift)
+        return piecewise_propagator(generators, source, target)
+
+    def _affine_steps(self) -> list[Tensor]:
+        # The drifts of all steps are rows of one matrix, so that one exponential serves all steps.
+        width = self.weight.shape[-1]
+        both = torch.nn.functional.pad(torch.cat([self.weight, self.drift]), (0, self.count))
+        step = exponential(both)[:, :width]
+        return [_with_offset(step[:width], moved) for moved in step[width:]]
 
     def steps(self) -> list[Tensor]:
         """The operator of each step, in order, each ``(d, d)``; all are equal."""
         return [propagator(self.weight, 1.0)] * self.count
 
 
-class PerStep(nn.Module):
-    """One generator for each step: depth as a non-autonomous linear system.
+class PerStep(_Flow):
+    """One generator and one drift for each step: depth as a non-autonomous linear system.
 
     Parameters
     ----------
@@ -94,19 +158,27 @@ class PerStep(nn.Module):
 
     def __init__(self, latent_dim: int, steps: int) -> None:
         super().__init__()
+        self.count = steps
         self.weight = nn.Parameter(torch.zeros(steps, latent_dim, latent_dim))
+        self.drift = nn.Parameter(torch.zeros(steps, latent_dim))
 
     def matrix(self, source: float, target: float) -> Tensor:
         """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
         return piecewise_propagator(self.weight, source, target)
 
+    def _affine(self, source: float, target: float) -> Tensor:
+        return piecewise_propagator(_homogeneous(self.weight, self.drift), source, target)
+
     def steps(self) -> list[Tensor]:
         """The operator of each step, in order, each ``(d, d)``."""
         return list(exponential(self.weight))
 
+    def _affine_steps(self) -> list[Tensor]:
+        return list(exponential(_homogeneous(self.weight, self.drift)))
 
-class LowRank(nn.Module):
-    """A shared generator and a correction of low rank for each step, ``G_l = G + U_l V_l``.
+
+class LowRank(_Flow):
+    """A shared generator, and for each step a drift and a correction of low rank, ``G_l = G + U_l V_l``.
 
     Parameters
     ----------
@@ -117,7 +189,9 @@ class LowRank(nn.Module):
     def __init__(self, latent_dim: int, steps: int) -> None:
         super().__init__()
         rank = min(_SETTINGS.rank, latent_dim)
+        self.count = steps
         self.weight = nn.Parameter(torch.zeros(latent_dim, latent_dim))
+        self.drift = nn.Parameter(torch.zeros(steps, latent_dim))
         # The correction starts at zero because one factor does. With both at zero, neither has a gradient.
         self.left = nn.Parameter(torch.zeros(steps, latent_dim, rank))
         self.right = nn.Parameter(torch.randn(steps, rank, latent_dim) * latent_dim**-0.5)
@@ -126,12 +200,19 @@ class LowRank(nn.Module):
         """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
         return piecewise_propagator(self.weight + self.left @ self.right, source, target)
 
+    def _affine(self, source: float, target: float) -> Tensor:
+        generators = _homogeneous(self.weight + self.left @ self.right, self.drift)
+        return piecewise_propagator(generators, source, target)
+
     def steps(self) -> list[Tensor]:
         """The operator of each step, in order, each ``(d, d)``."""
         return list(exponential(self.weight + self.left @ self.right))
 
+    def _affine_steps(self) -> list[Tensor]:
+        return list(exponential(_homogeneous(self.weight + self.left @ self.right, self.drift)))
 
-class LeastSquares(nn.Module):
+
+class LeastSquares(_Flow):
     """One operator for the whole path, solved for by ridge regression on each batch.
 
     The encoder is trained through the solution. After training, ``K`` is the ridge solution on all training
@@ -147,23 +228,46 @@ class LeastSquares(nn.Module):
         super().__init__()
         self.count = steps
         self.register_buffer("weight", torch.eye(latent_dim))
+        self.register_buffer("drift", torch.zeros(steps, latent_dim))
 
     weight: Tensor
+    drift: Tensor
 
     def solve(self, before: Tensor, after: Tensor) -> None:
-        """Solve for ``K`` from observables before and after a step, shapes ``(n, d)``."""
+        """Solve for ``K`` and the drifts from observables before and after steps.
+
+        Shapes ``(steps, n, d)``, or ``(n, d)`` for one drift at all steps.
+        """
+        start, end = before.mean(dim=-2, keepdim=True), after.mean(dim=-2, keepdim=True)
+        means = start.squeeze(-2), end.squeeze(-2)
+        before, after = (before - start).flatten(0, -2), (after - end).flatten(0, -2)
         # The penalty is in units of the mean eigenvalue of Z'Z: the same shrinkage for any batch and scale.
         unit = float(before.detach().double().square().sum()) / min(before.shape)
         solved = ridge(before, after, _SETTINGS.shrinkage * (unit or 1.0)).to(before.dtype)
         # A loaded weight is contiguous, and products round by the memory layout of their factors.
         self.weight = solved.contiguous()
+        self.drift = (means[1] - means[0] @ self.weight).expand_as(self.drift).contiguous()
 
-    def solve_sums(self, gram: Tensor, cross: Tensor, rows: int) -> None:
-        """Solve for ``K`` from sums over many rows, ``Z'Z`` and ``Z'Z_next``, each ``(d, d)`` in float64."""
-        unit = float(gram.trace()) / min(rows, len(gram))
+    def solve_sums(self, gram: Tensor, cross: Tensor, totals: tuple[Tensor, Tensor], rows: int) -> None:
+        """Solve for ``K`` and the drift from sums over many rows in float64.
+
+        Parameters
+        ----------
+        gram, cross
+            ``Z'Z`` and ``Z'Z_next``, each ``(d, d)``.
+        totals
+            Sums of the rows of ``Z`` and of ``Z_next`` at each step, each ``(steps, d)``.
+        rows
+            Number of rows at each step.
+        """
+        start, end = (total / rows for total in totals)
+        gram, cross = gram - rows * (start.T @ start), cross - rows * (start.T @ end)
+        unit = float(gram.trace()) / min(rows * len(start), len(gram))
         gram = gram.clone()
         gram.diagonal().add_(_SETTINGS.shrinkage * (unit or 1.0))
-        self.weight = torch.linalg.solve(gram, cross).to(self.weight.dtype).contiguous()
+        solved = torch.linalg.solve(gram, cross)
+        self.weight = solved.to(self.weight.dtype).contiguous()
+        self.drift = (end - start @ solved).to(self.weight.dtype)
 
     def matrix(self, source: float, target: float) -> Tensor:
         """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``.
@@ -173,11 +277,25 @@ class LeastSquares(nn.Module):
         RepdynError
             Between points, where ``K`` has no real root.
         """
-        time = target - source
+        return self._power(self.weight, target - source)
+
+    def _affine(self, source: float, target: float) -> Tensor:
+        low, high = min(source, target), max(source, target)
+        result = torch.eye(len(self.weight) + 1, dtype=self.weight.dtype, device=self.weight.device)
+        for number in range(math.floor(low), math.ceil(high)):
+            part = min(high, number + 1) - max(low, number)
+            result = result @ self._power(_with_offset(self.weight, self.drift[number]), part)
+        return result if target >= source else torch.linalg.inv(result)
+
+    def _affine_steps(self) -> list[Tensor]:
+        return [_with_offset(self.weight, moved) for moved in self.drift]
+
+    def _power(self, matrix: Tensor, time: float) -> Tensor:
+        """A power of ``K`` or of ``[[K, 0], [b, 1]]``."""
         if time == round(time):
-            power: Tensor = torch.linalg.matrix_power(self.weight, round(time))
+            power: Tensor = torch.linalg.matrix_power(matrix, round(time))
             return power
-        root = real_power(as_array(self.weight, np.float64), time)
+        root = real_power(as_array(matrix, np.float64), time)
         if root is None:
             raise RepdynError(
                 "this least-squares operator has an eigenvalue on the closed negative real axis and so no "
@@ -190,16 +308,88 @@ class LeastSquares(nn.Module):
         return [self.weight] * self.count
 
 
-OPERATORS: dict[str, type[Generator | PerStep | LowRank | LeastSquares]] = {
+class Direct(_Flow):
+    """One map from the first point to each later one, ``z_l = z_0 C_l + b_l``, each solved for directly.
+
+    A product of one-step maps predicts worse than one map over all steps wherever the steps lose information.
+    Between two points the maps are interpolated; a map that does not start at the first point is
+    ``C_s^+ C_t``.
+
+    Parameters
+    ----------
+    latent_dim, steps
+        As in :class:`Generator`.
+    """
+
+    def __init__(self, latent_dim: int, steps: int) -> None:
+        super().__init__()
+        self.count = steps
+        self.register_buffer("weight", torch.eye(latent_dim).repeat(steps, 1, 1))
+        self.register_buffer("drift", torch.zeros(steps, latent_dim))
+
+    weight: Tensor
+    drift: Tensor
+
+    def matrix(self, source: float, target: float) -> Tensor:
+        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
+        return self._affine(source, target)[:-1, :-1]
+
+    def _affine(self, source: float, target: float) -> Tensor:
+        end = self._reached(target)
+        if source == 0:
+            return end
+        left, values, right = torch.linalg.svd(self._reached(source), full_matrices=False)
+        kept = values > _WEAK * values[0]  # torch.linalg.pinv makes float64 thresholds, which MPS refuses
+        inverse: Tensor = (
+            right.T * torch.where(kept, 1 / values.clamp_min(1e-30), torch.zeros_like(values))
+        ) @ left.T
+        moved: Tensor = inverse @ end
+        return moved
+
+    def _reached(self, depth: float) -> Tensor:
+        """``[[C, 0], [b, 1]]`` from the first point to a depth."""
+        low = min(math.floor(depth), self.count - 1)
+        one = torch.eye(self.weight.shape[-1] + 1, dtype=self.weight.dtype, device=self.weight.device)
+        numbers = [number for number in (low - 1, low) if number >= 0]
+        maps = [one, *(_with_offset(self.weight[number], self.drift[number]) for number in numbers)]
+        part = depth - low
+        return (1 - part) * maps[-2] + part * maps[-1] if part else maps[-2]
+
+    def steps(self) -> list[Tensor]:
+        """The operator of each step, in order, each ``(d, d)``."""
+        return [self.matrix(number, number + 1) for number in range(self.count)]
+
+    def from_first(self) -> Tensor:
+        """Flows from the first point to every later one, shape ``(steps, d + 1, d)``."""
+        return torch.cat([self.weight, self.drift[:, None]], dim=1)
+
+
+OPERATORS: dict[str, type[Generator | PerStep | LowRank | LeastSquares | Direct]] = {
     "generator": Generator,
     "per_step": PerStep,
     "low_rank": LowRank,
     "least_squares": LeastSquares,
+    "direct": Direct,
 }
 """Operator classes by the value of ``KoopmanAutoencoder(operator=…)``."""
 
-Operator = Generator | PerStep | LowRank | LeastSquares
+Operator = Generator | PerStep | LowRank | LeastSquares | Direct
 """Any of the operator classes."""
+
+
+def advance(z: Tensor, flow: Tensor) -> Tensor:
+    """``z K + b`` of observables ``(…, n, d)`` and a flow ``(…, d + 1, d)``."""
+    return z @ flow[..., :-1, :] + flow[..., -1:, :]
+
+
+def _with_offset(matrix: Tensor, offset: Tensor) -> Tensor:
+    """``[[K, 0], [b, 1]]`` of ``(d, d)`` and ``(d,)``."""
+    return torch.cat([torch.nn.functional.pad(matrix, (0, 1)), torch.cat([offset, offset.new_ones(1)])[None]])
+
+
+def _homogeneous(weight: Tensor, drift: Tensor) -> Tensor:
+    """Generators ``[[G, 0], [c, 0]]`` of affine flows, shape ``(…, d + 1, d + 1)``."""
+    return torch.nn.functional.pad(torch.cat([weight, drift[..., None, :]], dim=-2), (0, 1))
 
 
 def exponential(matrix: Tensor) -> Tensor:

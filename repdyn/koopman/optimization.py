@@ -60,16 +60,32 @@ def state(decoded: Tensor, target: Tensor, variance: Tensor | float) -> Tensor:
     return _relative(decoded, target, variance)
 
 
-def linearity(propagated: Tensor, encoded: Tensor) -> Tensor:
+def linearity(propagated: Tensor, encoded: Tensor, unit: Tensor | None = None) -> Tensor:
     """``E |K^t E(x_0) - E(x_t)|^2 / var E(x_t)``: the same future, compared in observable space.
 
     The variance passes no gradient, so that the encoder cannot lower the loss by increasing its scale.
+
+    Parameters
+    ----------
+    propagated, encoded
+        Shapes ``(n, d)``, or ``(depths, n, d)`` for rows of several depths.
+    unit
+        Variance of the states at each depth, ``(depths,)``: every depth then counts alike, whatever its
+        scale, and the movement of the mean over depth does not count as variance.
     """
-    variance = total_variance(encoded.detach()).clamp_min(_SMALLEST)
-    return (propagated - encoded).square().sum(dim=-1).mean() / variance
+    if unit is not None:
+        scale = unit.clamp_min(_SMALLEST).sqrt()[:, None, None]
+        propagated, encoded = propagated / scale, encoded / scale
+    rows = encoded.detach()
+    if unit is not None and rows.shape[1] > 1:
+        means = rows.mean(dim=1, keepdim=True)
+        variance = (rows - means).square().sum() / (rows.shape[0] * (rows.shape[1] - 1))
+    else:
+        variance = total_variance(rows.flatten(0, -2))
+    return (propagated - encoded).square().sum(dim=-1).mean() / variance.clamp_min(_SMALLEST)
 
 
-def isometry(x: Tensor, encoded: Tensor) -> Tensor:
+def isometry(x: Tensor, encoded: Tensor, unit: Tensor | None = None) -> Tensor:
     """Mean squared error of pairwise distances, on as many random pairs as there are rows.
 
     ``E (|z_i - z_j| - |x_i - x_j|)^2 / E |x_i - x_j|^2``, with ``j`` the row after ``i``. Neighboring rows of
@@ -80,6 +96,8 @@ def isometry(x: Tensor, encoded: Tensor) -> Tensor:
     ----------
     x, encoded
         Shapes ``(…, B, w)`` and ``(…, B, d)``; each leading index is a batch, and batches are averaged.
+    unit
+        Variance of each row's state, ``(…, B)``: errors are in its units, so that all scales count alike.
 
     References
     ----------
@@ -88,8 +106,10 @@ def isometry(x: Tensor, encoded: Tensor) -> Tensor:
     """
     true = (x - x.roll(1, dims=-2)).square().sum(dim=-1)
     learned = (encoded - encoded.roll(1, dims=-2)).square().sum(dim=-1)
-    error = torch.sqrt(learned + _SMALLEST) - torch.sqrt(true + _SMALLEST)
-    return (error.square().mean(dim=-1) / true.mean(dim=-1).clamp_min(_SMALLEST)).mean()
+    error = (torch.sqrt(learned + _SMALLEST) - torch.sqrt(true + _SMALLEST)).square()
+    if unit is not None:
+        error, true = error / unit.clamp_min(_SMALLEST), true / unit.clamp_min(_SMALLEST)
+    return (error.mean(dim=-1) / true.mean(dim=-1).clamp_min(_SMALLEST)).mean()
 
 
 def _relative(predicted: Tensor, target: Tensor, variance: Tensor | float) -> Tensor:

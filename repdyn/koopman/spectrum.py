@@ -41,8 +41,10 @@ class KoopmanSpectrum(Result, kind="spectrum"):
     """Eigenvalues of the operator of one step of depth, on learned or given observables.
 
     Pairs are sorted by modulus, largest first. A pair is certified if its residual on unseen samples stays
-    below the threshold. Other pairs may be artifacts of the dictionary and are not called Koopman
-    eigenvalues.
+    below the threshold and all points share one frame. Other pairs may be artifacts of the dictionary and are
+    not called Koopman eigenvalues. Where every point has a frame of its own, because their widths differ, the
+    frames take a rotation and a scale out of each step: eigenvalues are relative to the frames, no pair is
+    certified as a property of depth, and ``consistent`` says which pairs hold in the frames.
 
     Attributes
     ----------
@@ -77,6 +79,10 @@ class KoopmanSpectrum(Result, kind="spectrum"):
         Condition number of the Gram matrix. Past 1e12, trailing eigenvalues are rounding.
     pairs, steps
         Number of pairs of observables, and of steps of the path.
+    frame_rotation, frame_scale
+        Only where points have frames of their own: the mean rotation that the frames take out of each step,
+        in turns (not a number where two widths differ), and the factor by which they divide its growth, each
+        of shape ``(steps,)``.
     """
 
     eigenvalues: Complex
@@ -98,11 +104,23 @@ class KoopmanSpectrum(Result, kind="spectrum"):
     condition: float
     pairs: int
     steps: int
+    frame_rotation: Real | None = None
+    frame_scale: Real | None = None
+
+    @property
+    def relative(self) -> bool:
+        """Whether eigenvalues are relative to frames that differ between points."""
+        return self.frame_scale is not None
+
+    @property
+    def consistent(self) -> NDArray[np.bool_]:
+        """Whether the residual of each pair on unseen samples is below the threshold, shape ``(d,)``."""
+        return self.residuals_high <= self.threshold
 
     @property
     def certified(self) -> NDArray[np.bool_]:
-        """Whether each pair is certified, shape ``(d,)``."""
-        return self.residuals_high <= self.threshold
+        """Whether each pair is certified as a property of depth, ``(d,)``; none is in frames that differ."""
+        return self.consistent & (not self.relative)
 
     @property
     def koopman_eigenvalues(self) -> Complex:
@@ -197,9 +215,22 @@ class KoopmanSpectrum(Result, kind="spectrum"):
         return as_array(z, dtype=np.float64) @ self.vectors
 
     def __repr__(self) -> str:
+        count = len(self.eigenvalues)
         lines = [
-            f"KoopmanSpectrum: {int(self.certified.sum())} of {len(self.eigenvalues)} eigenvalues certified "
+            f"KoopmanSpectrum: {int(self.certified.sum())} of {count} eigenvalues certified "
             f"(residual on unseen samples <= {self.threshold:g}), from {self.pairs} pairs",
+        ]
+        if self.frame_scale is not None and self.frame_rotation is not None:
+            turns, scale = self.frame_rotation, self.frame_scale
+            known = turns[np.isfinite(turns)]
+            rotation = f"up to {known.max():.3f} turns" if len(known) else "of points of other widths"
+            lines += [
+                f"  relative to frames: {int(self.consistent.sum())} of {count} pairs hold in them, none is "
+                "a property of depth",
+                f"  every point has its own frame. Frames take a rotation ({rotation}) and a factor "
+                f"({scale.min():.3g} to {scale.max():.3g}) out of each step",
+            ]
+        lines += [
             f"  departure from normality {self.henrici:.2f}, condition number {self.condition:.0e}, "
             f"{len(self.clusters())} distinguishable clusters",
         ]
@@ -215,7 +246,8 @@ class KoopmanSpectrum(Result, kind="spectrum"):
             )
         lines.append("  |λ|                     turns/step               residual (up to)")
         for k in range(min(8, len(self.eigenvalues))):
-            notes = "" if self.certified[k] else "  (not certified)"
+            held = "  (relative to frames)" if self.relative and self.consistent[k] else "  (not certified)"
+            notes = "" if self.certified[k] else held
             notes += "  (constant)" if self.variation[k] < VERDICTS.constant_variation else ""
             lines.append(
                 f"  {abs(self.eigenvalues[k]):.3f} [{self.modulus_low[k]:.3f}, {self.modulus_high[k]:.3f}]"
@@ -236,6 +268,7 @@ class KoopmanSpectrum(Result, kind="spectrum"):
             self.modulus_low,
             self.modulus_high,
             self.steps,
+            self.relative,
         )
 
     def plot_pseudospectrum(self, resolution: int = 41) -> go.Figure:
@@ -276,6 +309,10 @@ class KoopmanSpectrum(Result, kind="spectrum"):
             "sensitivity": self.sensitivity.tolist(),
             "clusters": [rows.tolist() for rows in self.clusters()],
             "certified": int(self.certified.sum()),
+            "relative": self.relative,
+            "consistent": int(self.consistent.sum()),
+            "frame_rotation": _plain(self.frame_rotation),
+            "frame_scale": _plain(self.frame_scale),
             "threshold": self.threshold,
             "henrici": self.henrici,
             "condition": self.condition,
@@ -294,7 +331,9 @@ def spectrum(
     """Spectrum of one step of depth on a Koopman autoencoder's observables.
 
     The operator is solved for on the observables of the given paths: extended dynamic mode decomposition
-    with the learned encoder as dictionary. Intervals over samples thus exist for every kind of operator.
+    with the learned encoder and the constant as dictionary. Intervals over samples thus exist for every kind
+    of operator. The mean of each point is removed: eigenvalues say how the difference of two inputs evolves,
+    and a mean that moves with depth changes none of them.
 
     Parameters
     ----------
@@ -322,10 +361,25 @@ def spectrum(
         return _streamed(kae, paths, threshold, resamples, seed)
     states = read_points(paths)
     z = np.stack([kae.encode(x.numpy(), point) for x, point in zip(states, paths.points)]).astype(np.float64)
-    result = decompose(z, threshold=threshold, resamples=resamples, seed=seed)
+    z -= z.mean(axis=1, keepdims=True)
+    result = _in_frames(decompose(z, threshold=threshold, resamples=resamples, seed=seed), kae)
     last = states[-1].double().numpy()
     rows = z[-1]
     return _with_modes(result, rows.T @ rows, rows.T @ (last - last.mean(axis=0)))
+
+
+def _in_frames(result: KoopmanSpectrum, kae: FittedAutoencoder) -> KoopmanSpectrum:
+    """The spectrum with the rotation and scale of the autoencoder's frames, where these are not one frame."""
+    frames = kae.frames_
+    if not frames.relative:
+        return result
+    scale = as_array(frames.scale, np.float64)
+    return replace(result, frame_rotation=frames.rotations(), frame_scale=scale[1:] / scale[:-1])
+
+
+def _plain(values: Real | None) -> list[float | None] | None:
+    """A list for JSON, with ``None`` for what is not a number."""
+    return None if values is None else [float(v) if np.isfinite(v) else None for v in values]
 
 
 def _with_modes(
@@ -356,7 +410,7 @@ def _streamed(
     block_of = np.empty(len(paths), dtype=np.int64)
     for number, rows in enumerate(blocks):
         block_of[rows] = number
-    sums, total = np.zeros((len(blocks), 3, d, d)), np.zeros(d)
+    sums, total = np.zeros((len(blocks), 3, d, d)), np.zeros((len(blocks), points, d))
     gram, cross = np.zeros((d, d)), np.zeros((d, paths.widths[paths.points[-1]]))
     origin, last_total, z_total = None, np.zeros(cross.shape[1]), np.zeros(d)
     for block in track(paths.iterate(), "adding up observables"):
@@ -365,14 +419,28 @@ def _streamed(
         z = np.stack([kae.encode(x, point) for x, point in zip(states, paths.points)]).astype(np.float64)
         for number in np.unique(own := block_of[start : block.rows.stop]):
             sums[number] += resdmd.moments(z[:, own == number])
-        total += z[:-1].sum(axis=(0, 1))
+            total[number] += z[:, own == number].sum(axis=1)
         last = states[-1].astype(np.float64)
         origin = last.mean(axis=0) if origin is None else origin
         last -= origin
         gram, cross = gram + z[-1].T @ z[-1], cross + z[-1].T @ last
         last_total, z_total = last_total + last.sum(axis=0), z_total + z[-1].sum(axis=0)
-    result = _certified(sums, total, points, len(paths), threshold, resamples, seed)
-    return _with_modes(result, gram, cross - np.outer(z_total, last_total / len(paths)))
+    mean = total.sum(axis=0) / len(paths)
+    sizes = np.array([len(rows) for rows in blocks])
+    sums = np.stack([_centered(*one, mean) for one in zip(sums, total, sizes)])
+    gram -= len(paths) * np.outer(mean[-1], mean[-1])
+    result = _certified(sums, np.zeros(d), points, len(paths), threshold, resamples, seed)
+    return _with_modes(_in_frames(result, kae), gram, cross - np.outer(z_total, last_total / len(paths)))
+
+
+def _centered(moments: Real, total: Real, samples: int, mean: Real) -> Real:
+    """Moments ``(3, d, d)`` of samples about the mean of every point ``(points, d)``.
+
+    ``total`` holds the sums of the samples at every point, ``(points, d)``.
+    """
+    sides = ((slice(None, -1), slice(None, -1)), (slice(None, -1), slice(1, None)), (slice(1, None),) * 2)
+    shifts = [total[a].T @ mean[b] + mean[a].T @ total[b] - samples * (mean[a].T @ mean[b]) for a, b in sides]
+    return moments - np.stack(shifts)
 
 
 def decompose(
@@ -467,6 +535,7 @@ def _certified(
     )
     mean = (total / pairs) @ vectors
     square = (vectors.conj() * (moments[0] @ vectors)).sum(axis=0).real
+    unseen = np.where(square > 1e-280, unseen, np.inf)  # an observable that is zero is no eigenfunction
     return KoopmanSpectrum(
         eigenvalues=values,
         radius=np.quantile(np.abs(drawn.values - values), _SETTINGS.level, axis=0),

@@ -160,8 +160,7 @@ class Streamed(States):
         self._remote = isinstance(paths.path, str)
         self.points, self.samples, self.width = len(paths.points), len(paths), frames.width
         self.device = frames.scale.device
-        # A frame divides by the root of the total variance; only a reduced point loses part of it.
-        self.variance = frames.explained.float()
+        self.variance = frames.variance.float()
 
     def at(self, rows: Tensor, depths: Tensor) -> Tensor:
         """Single states, see :meth:`States.at`; some thousand at a time, in the order of the disk."""
@@ -349,7 +348,8 @@ def checked_point(paths: RepresentationPaths, point: str, x: NDArray[Any], start
     x = x if x.dtype == np.float64 else x.astype(np.float32)
     if x.ndim != 2:
         raise RepdynError(
-            f"point {point!r} has shape {x.shape}, expected (samples, width); trace with pooling"
+            f"point {point!r} has shape {x.shape}, expected (samples, width); trace with pooling, or "
+            "take paths.tokens_as_samples()"
         )
     if len(x) == 0:
         raise RepdynError("the paths hold no sample")

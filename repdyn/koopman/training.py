@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from repdyn.devices import double
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.koopman import optimization
-from repdyn.koopman.frames import PointFrames, principal_axes
+from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.networks import Lift
-from repdyn.koopman.operators import LeastSquares, Operator, full_precision
+from repdyn.koopman.operators import Direct, LeastSquares, Operator, advance, full_precision
 from repdyn.koopman.settings import FitSettings
+from repdyn.koopman.start import exact, solve_direct, start
 from repdyn.koopman.states import Held, States, Streamed, frame_rows, lifted_bytes, read_points, survey
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
@@ -83,7 +83,7 @@ def fit(
     frames: PointFrames,
     encoder: Lift,
     decoder: Lift,
-    operator: Operator,
+    operators: Sequence[Operator],
     paths: RepresentationPaths,
     weights: Weights,
     plan: Plan,
@@ -92,14 +92,15 @@ def fit(
     device: torch.device | str,
     checkpoint: str | os.PathLike[str] | None = None,
     fabric: Any = None,
+    widths: Sequence[int] = (),
     settings: FitSettings = _DEFAULT,
-) -> tuple[Mapping[str, list[float]], int]:
-    """Fit the four modules of an autoencoder to paths, in place.
+) -> tuple[Operator, Mapping[str, list[float]], int]:
+    """Fit the modules of an autoencoder to paths, in place: in closed form, then by gradient.
 
     Parameters
     ----------
-    frames, encoder, decoder, operator
-        Modules, moved to the device.
+    frames, encoder, decoder, operators
+        Modules, moved to the device. One of the operators is chosen by the closed-form solution.
     paths
         Training paths, checked by :func:`check_paths_to_fit`.
     weights, plan, settings
@@ -110,30 +111,39 @@ def fit(
         Where to train.
     checkpoint, fabric
         As in :func:`train`.
+    widths
+        As in :func:`repdyn.koopman.start.start`.
 
     Returns
     -------
     tuple
-        Losses by epoch, and the best epoch.
+        The chosen operator, losses by epoch, and the best epoch.
     """
-    modules = (frames, encoder, decoder, operator)
+    modules = (frames, encoder, decoder, *operators)
     held = lifted_bytes(paths, frames.width) <= plan.memory
     states, groups = (_hold if held else _stream)(modules, paths, device)
     distinct = int(groups.max()) + 1
     generator = torch.Generator().manual_seed(seed)
-    start_at_principal_components(encoder, decoder, states, generator, settings.start_rows)
     count = max(1, min(max(2, round(settings.validation * distinct)), distinct - 1))
     held_out = torch.zeros(distinct, dtype=torch.bool)
     held_out[torch.randperm(distinct, generator=generator)[:count]] = True
     held_out = held_out[torch.from_numpy(groups)]  # equal samples are in the same part
+    held_out = held_out.to(states.device)
+    parts = ((~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1))
+    operator, left, complete = start(
+        encoder, decoder, operators, states, *parts, generator, settings, widths, plan.supervise
+    )
+    if isinstance(operator, Direct) and encoder.linear.out_features > settings.trained:
+        complete()
+        return operator, {**{name: [] for name in (*_LOSSES, "validation")}, "start": [left]}, -1
     for module in modules:
         module.train()
-    return train(
+    history, best = train(
         encoder,
         decoder,
         operator,
         states,
-        held_out.to(states.device),
+        held_out,
         weights,
         plan,
         generator=generator,
@@ -141,6 +151,9 @@ def fit(
         fabric=fabric,
         settings=settings,
     )
+    if best < 0:
+        complete()
+    return operator, history, best
 
 
 def check_paths_to_fit(paths: RepresentationPaths, settings: FitSettings = _DEFAULT) -> None:
@@ -162,10 +175,11 @@ def check_paths_to_fit(paths: RepresentationPaths, settings: FitSettings = _DEFA
 
 
 def _hold(
-    modules: tuple[PointFrames, Lift, Lift, Operator], paths: RepresentationPaths, device: torch.device | str
+    modules: tuple[nn.Module, ...], paths: RepresentationPaths, device: torch.device | str
 ) -> tuple[States, NDArray[np.int64]]:
     """Fit the frames, move the modules, lift all states; also groups of equal samples, ``(N,)``."""
     frames = modules[0]
+    assert isinstance(frames, PointFrames)
     rows = read_points(paths)
     frames.fit(rows)
     for module in modules:
@@ -176,42 +190,16 @@ def _hold(
 
 
 def _stream(
-    modules: tuple[PointFrames, Lift, Lift, Operator], paths: RepresentationPaths, device: torch.device | str
+    modules: tuple[nn.Module, ...], paths: RepresentationPaths, device: torch.device | str
 ) -> tuple[States, NDArray[np.int64]]:
     """The same for paths that are read batch by batch."""
     frames = modules[0]
+    assert isinstance(frames, PointFrames)
     result = survey(paths)
     frames.fit_to(result.moments, frame_rows(paths), len(paths))
     for module in modules:
         module.to(device)
     return Streamed(paths, frames), result.groups
-
-
-@torch.no_grad()
-def start_at_principal_components(
-    encoder: Lift, decoder: Lift, states: States, generator: torch.Generator, count: int
-) -> None:
-    """Initialize encoder and decoder at the leading principal components of all points together.
-
-    Parameters
-    ----------
-    encoder, decoder
-        Set in place. Observables beyond the width of the state start at zero.
-    states
-        Lifted representations.
-    generator
-        Draws the rows.
-    count
-        Number of rows that the components are computed from.
-    """
-    chosen = torch.randperm(states.points * states.samples, generator=generator)[:count]
-    rows = states.at(chosen % states.samples, chosen // states.samples)
-    observables = encoder.linear.out_features
-    axes = principal_axes(double(rows), min(observables, rows.shape[1])).to(rows.dtype)
-    weight = torch.zeros(rows.shape[1], observables, dtype=rows.dtype, device=rows.device)
-    weight[:, : axes.shape[1]] = axes
-    encoder.start(weight)
-    decoder.start(weight.T)
 
 
 def train(
@@ -319,12 +307,17 @@ class _Run:
         self.modules = nn.ModuleList([encoder, decoder, operator])
         self.flat = optimization.FlatParameters(self.modules)
         self.optimizer = torch.optim.AdamW(
-            [self.flat.vector], lr=plan.learning_rate, weight_decay=settings.weight_decay, fused=True
+            [self.flat.vector], lr=plan.learning_rate, weight_decay=0.0, fused=True
         )
+        self.origin = self.flat.vector.detach().clone()
         self.schedule = optimization.SCHEDULES[plan.schedule](plan.learning_rate, plan.epochs * self.batches)
         self.patience = plan.patience or max(10, plan.epochs // 4)
         self.history: dict[str, list[float]] = {name: [] for name in (*_LOSSES, "validation")}
-        self.done, self.best, self.best_epoch, self.stopped = 0, math.inf, 0, False
+        self.done, self.best_epoch, self.stopped = 0, -1, False
+        # Patience counts from the best epoch of training: a high learning rate first leads away from it.
+        self.reached, self.reached_epoch = math.inf, -1
+        self.best = self.unexplained()
+        self.history["start"] = [self.best]
         self.kept = self._weights()
 
     def epoch(self) -> None:
@@ -339,7 +332,8 @@ class _Run:
         sums = torch.zeros(len(_LOSSES), device=self.device)
         before = isinstance(self.operator, LeastSquares)
         for batch, (both, earlier) in enumerate(self.states.batches(order.flatten(1), depths, before)):
-            self.optimizer.param_groups[0]["lr"] = self.schedule.rate(self.done * self.batches + batch)
+            rate = self.schedule.rate(self.done * self.batches + batch)
+            self.optimizer.param_groups[0]["lr"] = rate
             with self._autocast():
                 parts = self._losses(both, earlier, unit)
             self.flat.gradient.zero_()
@@ -347,6 +341,7 @@ class _Run:
             if self.share > 1:
                 self.flat.gradient.copy_(self.fabric.all_reduce(self.flat.gradient, reduce_op="mean"))
             self.flat.clip(self.settings.max_gradient_norm)
+            self.flat.vector.data.lerp_(self.origin, rate * self.settings.weight_decay)
             self.optimizer.step()
             sums += parts.detach()
         if self.share > 1:
@@ -370,72 +365,99 @@ class _Run:
         z = self.encoder(both).float()
         z_first, z_later = z.split(count)
         if isinstance(self.operator, LeastSquares) and earlier is not None:
-            self.operator.solve(self.encoder(earlier).float(), z_later)
-        propagated = z_first.view(len(self.depths), -1, z.shape[1]) @ self._propagators()
+            before, after = (
+                z.view(len(self.depths), -1, z.shape[-1]) for z in (self.encoder(earlier).float(), z_later)
+            )
+            self.operator.solve(before, after)
+        propagated = advance(z_first.view(len(self.depths), -1, z.shape[1]), self._propagators())
         propagated = propagated.flatten(0, 1).float()
         decoded = self.decoder(torch.cat([z, propagated])).float().view(3, count, -1)
         target = both.view(2, count, -1)
         return torch.stack(
             [
                 optimization.reconstruction(decoded[:2], target, unit),
-                optimization.linearity(propagated, z_later),
+                optimization.linearity(
+                    propagated.view(len(self.depths), -1, z.shape[-1]),
+                    z_later.view(len(self.depths), -1, z.shape[-1]),
+                    torch.stack([self.variance[depth] for depth in self.depths]),
+                ),
                 optimization.state(decoded[2], target[1], unit[1]),
-                optimization.isometry(target, z.view(2, count, -1)),
+                optimization.isometry(target, z.view(2, count, -1), unit),
             ]
         )
 
     def _propagators(self) -> Tensor:
-        """``K`` from the first point to each supervised depth, shape ``(depths, d, d)``."""
+        """Flows from the first point to each supervised depth, shape ``(depths, d + 1, d)``."""
         with full_precision(self.device):
-            product, products = None, []
-            for step in self.operator.steps():
-                product = step if product is None else product @ step
-                products.append(product)
-            return torch.stack([products[depth - 1] for depth in self.depths])
+            flows = self.operator.from_first()
+            return torch.stack([flows[depth - 1] for depth in self.depths])
 
     @torch.no_grad()
     def validate(self) -> None:
         """Evaluate the validation part: keep the best weights, and stop after ``patience`` epochs without."""
-        if isinstance(self.operator, LeastSquares):
-            self._solve(self.operator)
-        parts: list[tuple[int, float]] = []
-        for block in self.states.blocks(self.validation_rows):
-            z, by_depth = self.encoder(block[0]), []
-            for depth, step in enumerate(self.operator.steps(), 1):
-                z = z @ step
-                if depth in self.depths:
-                    loss = optimization.state(self.decoder(z), block[depth], self.variance[depth])
-                    by_depth.append(float(loss))
-            parts.append((block.shape[1], sum(by_depth) / len(by_depth)))
-        value = parts[0][1]
-        if len(parts) > 1:
-            value = sum(count * mean for count, mean in parts) / len(self.validation_rows)
+        value = self.unexplained()
         self.history["validation"].append(value)
-        improved = value < self.best
-        if improved:
+        if value < self.best:
             self.best, self.best_epoch, self.kept = value, self.done - 1, self._weights()
-        self.stopped = self.done - 1 - self.best_epoch >= self.patience
+        improved = value < self.reached
+        if improved:
+            self.reached, self.reached_epoch = value, self.done - 1
+        self.stopped = self.done - 1 - self.reached_epoch >= self.patience
         self.schedule.validated(improved)
         latest = ", ".join(f"{name} {self.history[name][-1]:.4g}" for name in self.history)
         _log.info("epoch %d of %d: %s", self.done, self.plan.epochs, latest)
 
-    def _solve(self, operator: LeastSquares) -> None:
-        """Solve for the operator on all training paths."""
+    @torch.no_grad()
+    def unexplained(self) -> float:
+        """Share of the variance of the validation part that predictions from the first point leave."""
+        self._solve()
+        flows = self.operator.from_first()
+        parts: list[tuple[int, float]] = []
+        for block in self.states.blocks(self.validation_rows):
+            z, by_depth = self.encoder(block[0]), []
+            for depth in self.depths:
+                reached = self.decoder(advance(z, flows[depth - 1]))
+                by_depth.append(float(optimization.state(reached, block[depth], self.variance[depth])))
+            parts.append((block.shape[1], sum(by_depth) / len(by_depth)))
+        value = parts[0][1]
+        if len(parts) > 1:
+            value = sum(count * mean for count, mean in parts) / len(self.validation_rows)
+        return value
+
+    def _solve(self) -> None:
+        """Solve for an operator that is not trained, on the part that is fitted."""
+        operator = self.operator
+        if isinstance(operator, Direct) and self.done:  # the start is solved for
+            own, judged = self._observables(self.fit_rows), self._observables(self.validation_rows)
+            solve_direct(operator, own, judged)
+        if not isinstance(operator, LeastSquares):
+            return
         if isinstance(self.states, Held):
             z = self.encoder(self.states.all(self.fit_rows))
-            operator.solve(z[:-1].flatten(0, 1), z[1:].flatten(0, 1))
+            operator.solve(z[:-1], z[1:])
             return
-        gram = cross = torch.zeros((), dtype=torch.float64, device=self.device)
+        gram = cross = first = last = torch.zeros((), dtype=torch.float64, device=self.device)
         for block in self.states.blocks(self.fit_rows):
             z = self.encoder(block).to(gram.dtype)
             before, after = z[:-1].flatten(0, 1), z[1:].flatten(0, 1)
             gram, cross = gram + before.T @ before, cross + before.T @ after
-        operator.solve_sums(gram, cross, (self.states.points - 1) * len(self.fit_rows))
+            first, last = first + z[:-1].sum(dim=1), last + z[1:].sum(dim=1)
+        operator.solve_sums(gram, cross, (first, last), len(self.fit_rows))
+
+    @torch.no_grad()
+    def _observables(self, rows: Tensor) -> Tensor:
+        """Observables of samples at every point, ``(points, n, d)``, float64."""
+        few = rows[:: max(1, len(rows) * self.states.points // self.settings.start_rows)]
+        parts = [exact(self.encoder(block)) for block in self.states.blocks(few)]
+        return torch.cat(parts, dim=1)
 
     def finish(self) -> tuple[Mapping[str, list[float]], int]:
         """Load the best weights; losses by epoch and the best epoch."""
         self.flat.release()
         self.modules.load_state_dict(self.kept)
+        if isinstance(self.operator, Direct) and self.best_epoch >= 0:
+            own, judged = self._observables(self.fit_rows), self._observables(self.validation_rows)
+            solve_direct(self.operator, own, judged, every=True)
         return self.history, self.best_epoch
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -444,6 +466,8 @@ class _Run:
             "done": self.done,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "reached": self.reached,
+            "reached_epoch": self.reached_epoch,
             "stopped": self.stopped,
             "history": self.history,
             "schedule": self.schedule.state(),
@@ -461,6 +485,7 @@ class _Run:
             return {key.removeprefix(name): t for key, t in tensors.items() if key.startswith(name)}
 
         self.done, self.best, self.best_epoch = progress["done"], progress["best"], progress["best_epoch"]
+        self.reached, self.reached_epoch = progress["reached"], progress["reached_epoch"]
         self.stopped, self.history = progress["stopped"], progress["history"]
         self.schedule.restore(progress["schedule"])
         self.kept = {name: value.to(self.device) for name, value in group("kept.").items()}

@@ -60,8 +60,9 @@ def positions(layout: Layout, shape: Shape) -> Shape:
     """
     if layout == "LNC":
         return shape[:1]
-    if layout == "NLSC":
-        return shape[1:2]
+    if layout in ("NLSC", "SNLC"):
+        at = layout.index("L")
+        return shape[at : at + 1]
     return shape[2:] if layout[1] == "C" else shape[1:-1]
 
 

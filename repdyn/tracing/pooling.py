@@ -18,7 +18,7 @@ from repdyn.errors import RepdynError, nearest_names
 
 __all__ = ["LAYOUTS", "POOLINGS", "Layout", "Pooling", "Tokens", "as_tokens", "find_pooling"]
 
-Layout = Literal["NC", "NLC", "LNC", "NLSC", "NCL", "NCHW", "NHWC", "N*C", "NC*"]
+Layout = Literal["NC", "NLC", "LNC", "NLSC", "SNLC", "NCL", "NCHW", "NHWC", "N*C", "NC*"]
 """Order of the axes: N samples, C channels, L tokens, S streams of one token, H height, W width, ``*`` any
 number of positions. The streams of a token are concatenated in its vector."""
 
@@ -90,6 +90,8 @@ def as_tokens(values: Tensor, layout: Layout, mask: Tensor | None = None, prefix
         tokens = values.transpose(0, 1)
     elif layout == "NLSC":
         tokens = values.flatten(2)
+    elif layout == "SNLC":
+        tokens = values.movedim(0, 2).flatten(2)
     elif layout[1] == "C":
         tokens = values.flatten(2).transpose(1, 2)
     else:

@@ -29,6 +29,7 @@ def spectrum(
     low: ArrayLike | None = None,
     high: ArrayLike | None = None,
     depths: ArrayLike | int = 12,
+    relative: bool = False,
 ) -> go.Figure:
     r"""Eigenvalues in the complex plane, and the amplitude :math:`|\lambda|^t` of each mode at depth t.
 
@@ -47,6 +48,8 @@ def spectrum(
         Shape ``(K,)``: ends of the interval of each modulus, or ``None``.
     depths
         The depths t of the path, ``(L,)``, or the last of them.
+    relative
+        Whether eigenvalues are relative to frames that differ between points: then none is certified.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def spectrum(
     count = len(values)
     values, certificate = values[order], certificate[order]
     interval = None if interval is None else interval[:, order]
-    certified = certificate <= threshold
+    certified = (certificate <= threshold) & (not relative)
     last = float(np.max(np.asarray(depths, dtype=np.float64)))
     if not np.isfinite(last) or last <= 0:
         raise RepdynError(f"spectrum: depths must end above 0, got {last}")
@@ -83,7 +86,8 @@ def spectrum(
     _plane(figure, values, certificate, certified, interval)
     _curves(figure, t, curves, certified)
     _link(figure, values, certificate, t, curves, certified)
-    drawn = f" The {_MOST} largest of {count} are drawn." if count > _MOST else ""
+    frames = " They are relative to the frames of the points, and no property of depth." if relative else ""
+    drawn = f"{frames} The {_MOST} largest of {count} are drawn." if count > _MOST else frames
     return describe(
         figure,
         "Koopman spectrum",

@@ -165,8 +165,12 @@ def test_generators_of_speech_and_of_pictures_end_in_hidden_states():
     assert repdyn.trace(llava, rows).widths["last_hidden_state"] == 32
 
 
-def test_streams_of_a_token_stand_side_by_side():
-    module = load_heads()._build("causal", "DeepseekV4ForCausalLM")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "streams_last"), [("DeepseekV4ForCausalLM", True), ("Gemma3nForCausalLM", False)]
+)
+def test_streams_of_a_token_stand_side_by_side(name, streams_last):
+    module = load_heads()._build("causal", name)
     row = np.random.default_rng(0).integers(5, 58, 9)
     found = repdyn.trace(module, [row, row[:4]], points=["layers.1"])
     kept = {}
@@ -176,7 +180,8 @@ def test_streams_of_a_token_stand_side_by_side():
     handle.remove()
     own = kept["value"]
     assert own.ndim == 4
-    np.testing.assert_allclose(np.asarray(found["layers.1"])[0], own[0, -1].flatten(), rtol=1e-4, atol=1e-5)
+    last = own[0, -1].flatten() if streams_last else torch.cat([stream[0, -1] for stream in own])
+    np.testing.assert_allclose(np.asarray(found["layers.1"])[0], last, rtol=1e-4, atol=1e-5)
 
 
 def test_a_classifier_with_a_decoder_is_read_where_its_head_reads():
@@ -226,7 +231,7 @@ HEADS = load_heads()
 
 REPRESENTATIVE = {
     "causal": "BertLMHeadModel RobertaForCausalLM RecurrentGemmaForCausalLM FalconH1ForCausalLM "
-    "DeepseekV4ForCausalLM HYV4ForCausalLM WhisperForCausalLM BartForCausalLM",
+    "DeepseekV4ForCausalLM HYV4ForCausalLM Gemma3nForCausalLM WhisperForCausalLM BartForCausalLM",
     "masked": "BertForMaskedLM FNetForMaskedLM BartForConditionalGeneration IBertForMaskedLM",
     "sequence": "CTRLForSequenceClassification EuroBertForSequenceClassification "
     "GPT2ForSequenceClassification ModernBertDecoderForSequenceClassification "

@@ -36,7 +36,8 @@ def test_the_last_sentences_say_the_verdict_and_what_to_expect_of_it() -> None:
 def test_a_control_that_is_better_and_a_field_without_attractors_are_named() -> None:
     depth, field, ood, _ = sentences("found")
     assert "affine" in depth
-    assert "10%" in depth
+    assert "30.0% of the last point's variance unexplained, more than the best control" in depth
+    assert "10.0%" in depth
     assert "no attractors" in field
     assert "source code" in ood
     assert "shuffled" not in ood

@@ -78,4 +78,6 @@ def test_one_process_in_half_precision_learns_as_well(train) -> None:
     half = KoopmanAutoencoder(6, (8,)).fit(train, fabric=fabric, **_SETTINGS)
     full = KoopmanAutoencoder(6, (8,)).fit(train, **_SETTINGS)
     assert next(half.parameters()).dtype == next(full.parameters()).dtype
-    assert half.history_["validation"][-1] == pytest.approx(full.history_["validation"][-1], rel=0.1)
+    assert half.history_["validation"][-1] == pytest.approx(
+        full.history_["validation"][-1], rel=0.1, abs=1e-3
+    )

@@ -16,6 +16,7 @@ SHAPES = {
     "NLC": (3, 7, 5),
     "LNC": (7, 3, 5),
     "NLSC": (3, 7, 2, 5),
+    "SNLC": (2, 3, 7, 5),
     "NCL": (3, 5, 7),
     "NCHW": (3, 5, 2, 4),
     "NHWC": (3, 2, 4, 5),
@@ -29,6 +30,8 @@ def naive(values, layout):
     array = values.double().numpy()
     if layout == "LNC":
         return array.transpose(1, 0, 2)
+    if layout == "SNLC":
+        return np.concatenate(list(array), axis=-1)
     if layout == "NLSC":  # the streams of a token, one after another
         return np.concatenate([array[:, :, stream] for stream in range(array.shape[2])], axis=-1)
     if layout[1] == "C" and array.ndim > 2:

@@ -161,6 +161,88 @@ class LinearTranslation(Result, kind="translation"):
             return (x - a) @ m + b
         return (np.asarray(x) - self.offset_a) @ self.matrix + self.offset_b
 
+    def push(self, direction: Any) -> Any:
+        """Carry directions of A's latent space to B's, without the offsets.
+
+        For steering vectors, differences of class means and decoder rows of a sparse autoencoder.
+
+        Parameters
+        ----------
+        direction
+            Array or tensor of shape ``(..., D_a)``.
+
+        Returns
+        -------
+        array or tensor
+            Shape ``(..., D_b)``; of a tensor, on its device and in its type. The length is scaled as the
+            translation scales distances.
+
+        Raises
+        ------
+        RepdynError
+            If the last axis is not of width D_a.
+
+        Examples
+        --------
+        >>> t = LinearTranslation(2 * np.eye(2), np.zeros(2), np.ones(2))
+        >>> t.push(np.array([1.0, 0.0]))
+        array([2., 0.])
+        """
+        direction, matrix = self._linear(direction, 0, "push")
+        return direction @ matrix
+
+    def pull(self, weights: Any, bias: Any = 0.0) -> tuple[Any, Any]:
+        r"""Carry a linear probe on B's latent space back to A's.
+
+        .. math:: w^\top t(x) + c = (M w)^\top x + c + (\mu_B - \mu_A M)^\top w
+
+        The probe on A gives for x what the probe on B gives for t(x). It needs no sample of A.
+
+        Parameters
+        ----------
+        weights
+            Array or tensor of shape ``(..., D_b)``, one row for each output of the probe (scikit-learn's
+            ``coef_``, the weight of a ``torch.nn.Linear``).
+        bias
+            Shape ``(...)``, or one number.
+
+        Returns
+        -------
+        weights, bias
+            Shapes ``(..., D_a)`` and ``(...)``.
+
+        Raises
+        ------
+        RepdynError
+            If the last axis is not of width D_b.
+
+        Examples
+        --------
+        >>> t = LinearTranslation(2 * np.eye(2), np.zeros(2), np.ones(2))
+        >>> weights, bias = t.pull(np.array([1.0, -3.0]), 0.5)
+        >>> weights, bias
+        (array([ 2., -6.]), -1.5)
+        """
+        weights, matrix = self._linear(weights, 1, "pull")
+        offset = self.offset_b - self.offset_a @ self.matrix
+        if hasattr(weights, "new_tensor"):
+            offset = weights.new_tensor(offset)
+        return weights @ matrix.T, weights @ offset + bias
+
+    def _linear(self, vectors: Any, side: int, method: str) -> tuple[Any, Any]:
+        """Vectors of A (side 0) or of B (1), and the matrix in their type, on their device."""
+        width, model = self.matrix.shape[side], "AB"[side]
+        vectors = vectors if hasattr(vectors, "new_tensor") else np.asarray(vectors)
+        if vectors.ndim == 0 or vectors.shape[-1] != width:
+            raise RepdynError(
+                f"{method}: reads vectors of {model}'s width {width}, got shape {tuple(vectors.shape)}"
+            )
+        if not hasattr(vectors, "new_tensor"):
+            return vectors, self.matrix
+        if not vectors.is_floating_point():  # an integer type would truncate the matrix
+            vectors = vectors.float()
+        return vectors, vectors.new_tensor(self.matrix)
+
     def as_module(self) -> TranslationModule:
         """The translation as a ``torch.nn.Module``, to run between two models.
 

@@ -26,7 +26,13 @@ from repdyn.translation.unpaired.refine import (
     nearest_orthogonal,
     refine,
 )
-from repdyn.translation.unpaired.rivals import Composition, Rival, across_compositions, rivals
+from repdyn.translation.unpaired.rivals import (
+    Composition,
+    Rival,
+    across_compositions,
+    excess_distance,
+    rivals,
+)
 from repdyn.translation.unpaired.settings import SEARCH
 from repdyn.translation.unpaired.verdict import is_different
 
@@ -89,6 +95,12 @@ class Search:
         """The candidate that fits best."""
         return max(self.found, key=lambda candidate: candidate.fit)
 
+    @property
+    def excess(self) -> float:
+        """Excess distance of the candidate that fits best, the geometric mean of both ways."""
+        ends = self.points_a[-1], self.points_b[-1], self.best.maps[-1]
+        return float(np.sqrt(np.prod(excess_distance(*ends, SEARCH.scored))))
+
     def fit(self, maps: list[Rows]) -> float:
         """Score of maps: similarity of translated points to real ones, and of known pairs."""
         return self._scored(maps).fit
@@ -117,9 +129,7 @@ class Search:
         self.found = sorted(self.found, key=lambda candidate: -candidate.fit)[: SEARCH.kept]
         moving = [k for k, candidate in enumerate(self.found) if candidate.rounds < SEARCH.max_rounds]
         if moving and (early or number % 2 == 0):
-            candidate = self.found[moving[0]]
-            maps = self._refined(candidate.maps, [SEARCH.round], SEARCH.batch)
-            self.found[moving[0]] = replace(self._scored(maps), rounds=candidate.rounds + 1)
+            self.found[moving[0]] = self._next_round(self.found[moving[0]])
 
     def pool(self) -> ProposedMap:
         """The mean of the best proposals, refined by one round.
@@ -129,10 +139,10 @@ class Search:
         """
         self._proposed = sorted(self._proposed, key=lambda candidate: -candidate.fit)[: SEARCH.pool_size]
         mean = [nearest_orthogonal(sum(maps[1:], maps[0])) for maps in zip(*(c.maps for c in self._proposed))]
-        return replace(self._scored(self._refined(mean, [SEARCH.round], SEARCH.batch)), rounds=1)
+        return self._next_round(ProposedMap(0.0, mean))
 
     def consensus(self) -> list[ProposedMap]:
-        """Maps from the consensus of the unguided proposals, refined by two rounds.
+        """Maps from the consensus of the unguided proposals, refined by one round, the best by two.
 
         No single proposal needs to fit. Where all proposals are nearly wrong, pools of the best fail too.
         """
@@ -145,12 +155,14 @@ class Search:
                 for maps in zip(*self._unguided)
             ]
             maps = [padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(mean, self.points_a, self.points_b)]
-            shared.append(
-                replace(
-                    self._scored(self._refined(maps, [SEARCH.round, SEARCH.round], SEARCH.batch)), rounds=2
-                )
-            )
-        return shared
+            shared.append(self._next_round(ProposedMap(0.0, maps)))
+        best = sorted(shared, key=lambda candidate: -candidate.fit)[: SEARCH.consensus_kept]
+        return [self._next_round(candidate) for candidate in best]
+
+    def _next_round(self, candidate: ProposedMap) -> ProposedMap:
+        """A candidate after one more round of refinement."""
+        maps = self._refined(candidate.maps, [SEARCH.round], SEARCH.exploring_batch)
+        return replace(self._scored(maps), rounds=candidate.rounds + 1)
 
     def polish(self, maps: list[Rows]) -> ProposedMap:
         """Refine a map until it no longer drifts, then in more components, then in all."""

@@ -149,9 +149,14 @@ def final_refinement(
 
 def joint_similarity(a: Sequence[Rows], b: Sequence[Rows], maps: Sequence[Rows]) -> Rows:
     """Mean over depths of the cosine of translated points of a with points of b, shape ``(N_a, N_b)``."""
-    equal = np.full(len(maps), 1 / len(maps))
-    right = [unit_rows(y[:, : m.shape[1]]).astype(np.float32) for y, m in zip(b, maps)]
-    return _weighted(a, right, maps, equal, max(x.shape[1] for x in (*a, *b)))
+    total = np.zeros((len(a[0]), len(b[0])), dtype=np.float32)
+    for x, y, m in zip(a, b, maps):
+        # Rough maps are zero outside of leading components, which then need no product.
+        rows, columns = (int(np.flatnonzero(m.any(axis))[-1:].sum()) + 1 for axis in (1, 0))
+        moved = unit_rows(x[:, :rows] @ m[:rows, :columns]) / np.float32(len(maps))
+        right = unit_rows(y[:, : m.shape[1]])[:, :columns]
+        total += moved.astype(np.float32) @ right.astype(np.float32).T
+    return total
 
 
 def mutual_neighbors(similarity: Rows) -> tuple[Index, Index]:

@@ -14,7 +14,7 @@ from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.unpaired.map_search import Search
 from repdyn.translation.unpaired.refine import nearest_orthogonal, recovered_rows, retrieval
 from repdyn.translation.unpaired.settings import REPLICATION, SEARCH
-from repdyn.translation.unpaired.verdict import agreed_directions, judge
+from repdyn.translation.unpaired.verdict import VerdictResult, agreed_directions, far_and_unshared, judge
 
 __all__ = ["Replicated", "disjoint_halves", "replicate"]
 
@@ -78,7 +78,12 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         # No trees to match: principal axes are aligned, and rivals test whether that map is unique.
         starts = [[_aligned(*m) for m in zip(search.points_a, search.points_b)] for search in searches]
     else:
-        starts = _explored(searches, a[-1].points[: SEARCH.probed], candidates)
+        compared = a[-1].points[: SEARCH.probed]
+        starts = _explored(searches, compared, candidates)
+        replication, excess = _agreement(searches, compared), [search.excess for search in searches]
+        if replication < REPLICATION.agree and min(excess) >= REPLICATION.far and not len(known):
+            nearest = starts[int(np.argmin(excess))]
+            return _far(nearest, far_and_unshared(replication, min(excess)))
     fits = [search.polish(maps).maps for search, maps in zip(searches, starts)]
     rows = generator.permutation(len(a[-1].points))[: REPLICATION.probes]
     probes = [c.points[rows] for c in a]
@@ -128,12 +133,15 @@ def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list
     """Explore in both halves until their best candidates agree; the best maps of both.
 
     Agreement of other candidates is no evidence: with few classes both halves contain the same wrong maps,
-    and the correct one fits better than these.
+    and the correct one fits better than these. The search ends early where no candidate lies near the data.
     """
     for number in track(range(candidates), "matching trees"):
         for search in searches:
             search.explore(number)
-        if _agree(searches, probes):
+        if _agreement(searches, probes) >= REPLICATION.agree:
+            break
+        far = number + 1 == REPLICATION.patience and not any(len(search.known) for search in searches)
+        if far and min(search.excess for search in searches) >= REPLICATION.far:
             break
     return [search.best.maps for search in searches]
 
@@ -143,10 +151,19 @@ def _aligned(a: Rows, b: Rows) -> Rows:
     return np.eye(a.shape[1], b.shape[1], dtype=np.float32)
 
 
-def _agree(searches: Sequence[Search], probes: Rows) -> bool:
-    """Whether the best candidates of the two halves agree."""
+def _agreement(searches: Sequence[Search], probes: Rows) -> float:
+    """Retrieval between the best candidates of the two halves."""
     one, other = (unit_rows(probes @ search.best.maps[-1]) for search in searches)
-    return retrieval(one, other) >= REPLICATION.agree
+    return retrieval(one, other)
+
+
+def _far(maps: list[Rows], judged: VerdictResult) -> Replicated:
+    """The result where halves disagree and translated points lie far from real ones."""
+    evidence = {
+        "retrieval between halves": judged.figures.replication,
+        "excess distance": judged.figures.excess,
+    }
+    return Replicated(maps, [judged.confidence] * len(maps), judged.verdict, judged.reason, evidence)
 
 
 def disjoint_halves(count: int, generator: np.random.Generator) -> tuple[Index, Index]:

@@ -144,6 +144,13 @@ class ReplicationSettings:
         Larger leads, and those over no different map at all, are reported as this.
     agree
         Retrieval between the halves' best candidates after which no more are tried; chance is one in 500.
+    far
+        Excess distance of the best candidates of both halves from which on, if they disagree, the search ends
+        without rivals: the verdict is "not found". Of the development pairs that are found, those whose
+        halves disagree after eight candidates lie below 1.6, and after twelve below 1.45; of the pairs that
+        are not found, most lie above 1.7 (docs/studies/translation.md).
+    patience
+        Candidates of each half after which it may end so.
     """
 
     averaged: float = 0.5
@@ -153,6 +160,8 @@ class ReplicationSettings:
     max_exchanges: int = 4
     max_reported_lead: float = 20.0
     agree: float = 0.5
+    far: float = 1.7
+    patience: int = 8
 
 
 @dataclass(frozen=True)
@@ -186,6 +195,8 @@ class UnpairedSearchSettings:
         Directions that matched nodes determine reliably.
     batch
         Points of each side matched per step; the comparison is quadratic in it.
+    exploring_batch
+        The same for the rounds of candidates before one is chosen.
     unguided
         Number of proposals before any is guided by the best candidate. Each of them is followed by one round
         of refinement, later every second proposal is.
@@ -193,6 +204,8 @@ class UnpairedSearchSettings:
         Proposals after which the best are pooled again; one of so many later proposals is guided.
     consensus_first, consensus_every
         Proposals after which the consensus of unguided proposals is computed first, and how often later.
+    consensus_kept
+        Maps of a consensus that are refined by a second round, those that fit best after the first.
     pool_size
         Proposals in a pool.
     kept
@@ -245,10 +258,12 @@ class UnpairedSearchSettings:
     node_components: int = 64
     start_rank: int = 16
     batch: int = 1500
+    exploring_batch: int = 1000
     unguided: int = 12
     pool_every: int = 4
     consensus_first: int = 12
     consensus_every: int = 24
+    consensus_kept: int = 4
     pool_size: int = 8
     kept: int = 48
     short: tuple[tuple[int, int], ...] = ((32, 4), (64, 4))

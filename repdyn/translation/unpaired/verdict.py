@@ -18,6 +18,7 @@ __all__ = [
     "VerdictResult",
     "agreed_directions",
     "confidence_of",
+    "far_and_unshared",
     "is_different",
     "judge",
     "verdict_of",
@@ -142,6 +143,31 @@ def judge(
         f"retrieve each other's translation of {replication:.0%} of the probes"
     )
     return VerdictResult(verdict, reason, confidence, figures, tied)
+
+
+def far_and_unshared(
+    replication: float, excess: float, settings: TranslationVerdictSettings = DEFAULT
+) -> VerdictResult:
+    """The verdict where the halves disagree and translated points lie far from real ones.
+
+    No rival is needed: it could only show that another map fits as badly.
+
+    Parameters
+    ----------
+    replication
+        Retrieval between the best candidates of the halves.
+    excess
+        The smaller excess distance of both.
+    settings
+        As in :func:`judge`.
+    """
+    figures = Figures(replication, excess, 0.0, 0.0, replication, 0.0, replication)
+    reason = (
+        f"no map lies near the data: translated points lie {excess:.2f} times as far from real ones as these "
+        "from each other, and maps from disjoint halves retrieve each other's translation of "
+        f"{replication:.0%} of the probes"
+    )
+    return VerdictResult("not found", reason, confidence_of(figures, settings), figures, ())
 
 
 def verdict_of(figures: Figures, settings: TranslationVerdictSettings = DEFAULT) -> str:

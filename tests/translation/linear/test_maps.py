@@ -84,6 +84,55 @@ def test_inverse_and_composition() -> None:
     assert np.allclose(t.inverse.inverse.matrix, t.matrix)
 
 
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 50))
+def test_a_probe_pulled_back_gives_what_it_gives_for_translated_points(a: int, b: int, seed: int) -> None:
+    g = np.random.default_rng(seed)
+    t = LinearTranslation(g.normal(size=(a, b)), g.normal(size=a), g.normal(size=b))
+    x, weights, bias = g.normal(size=(6, a)), g.normal(size=(3, b)), g.normal(size=3)
+    pulled, constant = t.pull(weights, bias)
+    assert pulled.shape == (3, a)
+    assert constant.shape == (3,)
+    assert np.allclose(x @ pulled.T + constant, t(x) @ weights.T + bias)
+    # A direction is the difference of two points: its image is the difference of their images.
+    assert np.allclose(t.push(x[0] - x[1]), t(x[0]) - t(x[1]))
+    # A steering vector changes a probe's output on B as its pulled probe's on A.
+    assert np.allclose(t.push(x) @ weights.T, x @ pulled.T)
+
+
+def test_a_pulled_classifier_is_that_of_the_other_space() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    g = np.random.default_rng(0)
+    y = g.normal(size=(300, 4)) + 3 * np.eye(4)[g.integers(4, size=300)]
+    labels = (y @ g.normal(size=4) > 0).astype(int)
+    q = np.linalg.qr(g.normal(size=(4, 4)))[0]
+    x = (y - 1) @ q.T / 2  # y = 2 x q + 1
+    probe = LogisticRegression(max_iter=1000).fit(y, labels)
+    weights, bias = LinearTranslation(2 * q, np.zeros(4), np.ones(4)).pull(probe.coef_, probe.intercept_)
+    assert np.array_equal((x @ weights.T + bias > 0).ravel(), probe.predict(y) == 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+def test_directions_and_probes_keep_the_type_of_a_tensor(dtype: torch.dtype) -> None:
+    t = LinearTranslation(np.array([[0.5, 1.0, 0.0]]), np.array([2.0]), np.zeros(3))
+    direction, weights = torch.tensor([[2], [4]]).to(dtype), torch.tensor([2, 1, 5]).to(dtype)
+    pushed, (pulled, bias) = t.push(direction), t.pull(weights, 1.0)
+    kept = dtype if dtype.is_floating_point else torch.float32
+    assert pushed.dtype == pulled.dtype == bias.dtype == kept
+    assert pushed.tolist() == [[1.0, 2.0, 0.0], [2.0, 4.0, 0.0]]
+    assert pulled.tolist() == [2.0]
+    assert float(bias) == -3.0
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(2), np.zeros(()), np.zeros((4, 5))])
+def test_directions_and_probes_of_another_width_are_told(wrong: np.ndarray) -> None:
+    t = LinearTranslation(np.zeros((3, 4)), np.zeros(3), np.zeros(4))
+    with pytest.raises(RepdynError, match="push: reads vectors of A's width 3"):
+        t.push(wrong)
+    with pytest.raises(RepdynError, match="pull: reads vectors of B's width 4"):
+        t.pull(wrong)
+
+
 def test_a_chain_is_as_credible_as_its_worst_link() -> None:
     eye, zero = np.eye(2), np.zeros(2)
     good = LinearTranslation(eye, zero, zero, 0.9, "found", "a")

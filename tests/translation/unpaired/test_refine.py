@@ -39,6 +39,21 @@ def test_the_fit_prefers_the_true_map(planted) -> None:
     assert true_fit > wrong_fit + 0.1
 
 
+def test_the_joint_similarity_is_the_mean_cosine_for_full_rough_and_zero_maps() -> None:
+    g = np.random.default_rng(0)
+    a, b = ([g.normal(size=(n, d)) for d in (9, 6)] for n in (7, 5))
+    maps = [np.zeros((9, 9)), g.normal(size=(6, 6))]
+    maps[0][:3, :4] = g.normal(size=(3, 4))
+    for given_maps in (maps, [maps[0], np.zeros((6, 6))]):
+        expected = np.zeros((7, 5))
+        for x, y, m in zip(a, b, given_maps):
+            for i, j in np.ndindex(7, 5):
+                moved = x[i] @ m
+                length = np.linalg.norm(moved) * np.linalg.norm(y[j])
+                expected[i, j] += (moved @ y[j] / length if length else 0.0) / 2
+        assert np.allclose(joint_similarity(a, b, given_maps), expected, atol=1e-6)
+
+
 def test_known_pairs_alone_suffice(planted) -> None:
     x, _, q = clouds(planted)
     rows = np.arange(60)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
+from repdyn.paths import RepresentationPaths
+from repdyn.translation import translate
 from repdyn.translation.unpaired.map_search import ProposedMap
 from repdyn.translation.unpaired.refine import nearest_orthogonal
 from repdyn.translation.unpaired.replication import _explored
@@ -23,6 +26,8 @@ class PlannedSearch:
     lucky: float
     own: np.ndarray
     true_fit: float = 0.7
+    excess: float = 1.0
+    known: tuple[int, ...] = ()
     asked: list[int] = field(default_factory=list)
 
     def explore(self, number: int) -> None:
@@ -37,8 +42,10 @@ class PlannedSearch:
         return ProposedMap(self.fit([found]), [found])
 
 
-def explored(one: float, other: float) -> tuple[list[PlannedSearch], list[np.ndarray]]:
-    halves = [PlannedSearch(at, wrong(k)) for k, at in enumerate((one, other))]
+def explored(
+    one: float, other: float, excess: tuple[float, float] = (1.0, 1.0), known: tuple[int, ...] = ()
+) -> tuple[list[PlannedSearch], list[np.ndarray]]:
+    halves = [PlannedSearch(at, wrong(k), excess=excess[k], known=known) for k, at in enumerate((one, other))]
     found = _explored(halves, PROBES, 10)
     return halves, [maps[0] for maps in found]
 
@@ -54,3 +61,52 @@ def test_all_candidates_are_explored_where_they_never_agree() -> None:
     assert [len(half.asked) for half in halves] == [10, 10]
     assert np.array_equal(maps[0], TRUTH)
     assert np.array_equal(maps[1], wrong(1))
+
+
+@pytest.mark.parametrize(
+    ("one", "excess", "known", "count"),
+    [
+        (np.inf, (2.0, 1.8), (), 8),
+        (np.inf, (2.0, 1.2), (), 10),  # one half lies near
+        (np.inf, (2.0, 1.8), (0,), 10),  # known pairs, which a distance says nothing about
+        (5, (2.0, 1.8), (), 8),  # one half alone has a map, and it lies far
+    ],
+)
+def test_a_search_that_stays_far_in_both_halves_ends_early(one, excess, known, count) -> None:
+    halves, _ = explored(one, np.inf, excess, known)
+    assert [len(half.asked) for half in halves] == [count, count]
+
+
+def test_halves_that_agree_late_are_not_ended_by_the_distance() -> None:
+    halves, maps = explored(6, 7, (2.5, 2.5))
+    assert [len(half.asked) for half in halves] == [8, 8]
+    assert all(np.array_equal(m, TRUTH) for m in maps)
+
+
+def tight(g: np.random.Generator, centers: np.ndarray, count: int = 1200) -> RepresentationPaths:
+    points = centers[g.integers(len(centers), size=count)]
+    return RepresentationPaths.from_arrays({"x": points + 0.05 * g.normal(size=points.shape)})
+
+
+def test_clusters_in_other_places_are_not_found_without_rivals() -> None:
+    g = np.random.default_rng(0)
+    a, b = (tight(g, g.normal(size=(25, 12))) for _ in range(2))
+    t = translate(a, b)
+    assert t.verdict == "not found"
+    assert set(t.evidence) == {"retrieval between halves", "excess distance"}
+    assert t.confidence < 0.1
+    # The distance by definition, from the map as it is given: translated points lie far from all real ones.
+    x, y = (np.asarray(paths["x"]) for paths in (a, b))
+    moved, real = (z - z.mean(0) for z in (t(x), y))
+    moved, real = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (moved, real))
+    across = (1 - (moved[:600] @ real[:600].T).max(1)).mean()
+    within = (1 - (real[600:] @ real[:600].T).max(1)).mean()
+    assert across > 1.7 * within
+
+
+def test_the_same_clusters_turned_are_found() -> None:
+    g = np.random.default_rng(0)
+    centers, turn = g.normal(size=(25, 12)), np.linalg.qr(g.normal(size=(12, 12)))[0]
+    t = translate(tight(g, centers), tight(g, centers @ turn))
+    assert t.verdict == "found"
+    assert np.abs(t.matrix - turn).max() < 0.1

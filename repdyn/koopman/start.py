@@ -1,0 +1,416 @@
+"""The closed-form start of a fit: observables, decoder and operator by linear algebra, without a gradient.
+
+Linear observables are principal components. Nonlinear ones are the combinations of the encoder's hidden units
+that add most to a linear prediction of the last point from the first (reduced-rank regression). Operators are
+solved for on these observables by ridge regression, whose penalty the validation part chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repdyn.devices import CPU, double, to, widest
+from repdyn.koopman.frames import principal_axes
+from repdyn.koopman.networks import Lift
+from repdyn.koopman.operators import Direct, Generator, LowRank, Operator, PerStep, advance
+from repdyn.koopman.settings import FitSettings
+from repdyn.koopman.states import States
+from repdyn.linalg import ridge
+from repdyn.reading import as_array
+
+__all__ = ["exact", "logarithm", "solve_direct", "start"]
+
+_DEFAULT = FitSettings()
+_EXPONENTS = (-24, 5)  # penalties of direct maps, in half powers of ten of the mean eigenvalue
+_SMALLEST = 1e-6  # modulus below which the logarithm of an eigenvalue is cut off
+
+
+@torch.no_grad()
+def start(
+    encoder: Lift,
+    decoder: Lift,
+    operators: Sequence[Operator],
+    states: States,
+    fit_rows: Tensor,
+    validation_rows: Tensor,
+    generator: torch.Generator,
+    settings: FitSettings = _DEFAULT,
+    widths: Sequence[int] = (),
+    supervise: str = "all",
+) -> tuple[Operator, float, Callable[[], None]]:
+    """Set the modules to their closed-form solution, and choose among operators.
+
+    Parameters
+    ----------
+    encoder, decoder
+        Set in place.
+    operators
+        Candidates, set in place. The first is preferred unless another one leaves clearly less unexplained.
+    states
+        Lifted representations.
+    fit_rows, validation_rows
+        Samples to solve on, and samples that choose penalties, the encoder's width and the operator.
+    generator
+        Draws the hidden units and the rows.
+    settings
+        Tuned numbers.
+    widths
+        Widths of the encoder's hidden layer to choose from, in increasing order; default: as it is.
+    supervise
+        ``"last"``: only the first and the last point are used.
+
+    Returns
+    -------
+    tuple
+        The chosen operator, the share of variance that it leaves unexplained on the validation part (mean
+        over depths), and a function that solves for it anew with the validation part, for the case that
+        training does not improve on it.
+    """
+    most = max(1, settings.start_rows // states.points)
+    chosen = fit_rows[torch.randperm(len(fit_rows), generator=generator)[:most].to(fit_rows.device)]
+    unseen = validation_rows[:most]
+    both = _all_points(states, torch.cat([chosen, unseen]))
+    u, judged = both[:, : len(chosen)], both[:, len(chosen) :]
+    unit = exact(states.variance).clamp_min(torch.finfo(torch.float32).tiny)
+    if supervise == "last":
+        u, judged, unit = (torch.stack([own[0], own[-1]]) for own in (u, judged, unit))
+    observables = encoder.linear.out_features
+    linear = min(observables, states.width)
+    axes = principal_axes((u / unit.sqrt()[:, None, None]).flatten(0, 1), linear)
+    weight = torch.zeros(states.width, observables, dtype=axes.dtype, device=axes.device)
+    weight[:, :linear] = axes
+    encoder.start(weight.to(encoder.linear.weight))
+    decoder.start(weight.T.to(encoder.linear.weight))
+    found = None
+    if encoder.network is not None and observables > linear:
+        found = _Units(encoder, u, judged, generator, settings, widths)
+        found.observe(encoder, linear)
+    elif encoder.network is not None and widths:
+        encoder.narrow(widths[0])
+    z, z_judged = (_encoded(encoder, part) for part in (u, judged))
+    left = []
+    for operator in operators:
+        left.append(_solve(operator, z, z_judged, judged, decoder, unit, settings))
+        if isinstance(operator, Direct) and found is not None:
+            kept = operator.weight, operator.drift
+            found.direct(operator, axes)
+            reached = _left(operator, z_judged, judged, decoder, unit)
+            if reached > left[-1]:
+                operator.weight, operator.drift = kept
+                found = None
+            left[-1] = min(reached, left[-1])
+    best = int(np.argmin(left))
+    best = 0 if left[0] <= left[best] * (1 + settings.simpler) + settings.exact else best
+    operator = operators[best]
+
+    @torch.no_grad()
+    def complete() -> None:
+        if isinstance(operator, Direct):
+            solve_direct(operator, _encoded(encoder, u), _encoded(encoder, judged), every=True)
+            if found is not None:
+                found.use_all()
+                found.direct(operator, axes)
+
+    return operator, left[best], complete
+
+
+def exact(x: Tensor) -> Tensor:
+    """A tensor in float64, on its device or, where that has no float64, on the CPU."""
+    return double(x if widest(x.device) == torch.float64 else to(x, CPU))
+
+
+def _all_points(states: States, rows: Tensor) -> Tensor:
+    """All points of samples, ``(points, n, width)``, float64."""
+    depths = torch.arange(states.points, device=rows.device).repeat_interleave(len(rows))
+    return exact(states.at(rows.repeat(states.points), depths)).view(states.points, len(rows), states.width)
+
+
+def _encoded(encoder: Lift, u: Tensor) -> Tensor:
+    """Observables of states ``(points, n, width)`` in float64, point by point."""
+    return torch.stack([exact(encoder(x.to(encoder.linear.weight))) for x in u])
+
+
+class _Units:
+    """Hidden units of random directions, and the ridge regression of later points on them and the first.
+
+    Parameters
+    ----------
+    encoder
+        Its hidden layers are drawn, and narrowed to the width that predicts the last point best.
+    u, judged
+        States to solve on and to choose by, ``(points, n, width)``.
+    generator, settings, widths
+        As in :func:`start`.
+    """
+
+    def __init__(
+        self,
+        encoder: Lift,
+        u: Tensor,
+        judged: Tensor,
+        generator: torch.Generator,
+        settings: FitSettings,
+        widths: Sequence[int],
+    ) -> None:
+        assert encoder.network is not None
+        first = encoder.network[0]
+        assert isinstance(first, nn.Linear)
+        self.mean = u[0].mean(dim=0)
+        spread = (u[0] - self.mean).square().sum(dim=1).mean().sqrt()
+        self.size = spread.clamp_min(torch.finfo(torch.float32).tiny)
+        # Kinks lie within the data of the first point, in directions and with slopes of more than one size.
+        count, inputs = first.out_features, first.in_features
+        draw = torch.randn(count, inputs, generator=generator, dtype=torch.float64)
+        low, high = settings.slopes
+        slopes = low * (high / low) ** torch.rand(count, 1, generator=generator, dtype=torch.float64)
+        places = torch.randn(count, generator=generator, dtype=torch.float64)
+        weight = (draw * slopes).to(self.mean.device) / self.size
+        first.weight.copy_(weight)
+        first.bias.copy_(places.to(self.mean.device) - weight @ self.mean)
+        hidden = encoder.network[:-1]
+        features, unseen = (exact(hidden(x[0].to(first.weight))) for x in (u, judged))
+        self.center = features.mean(dim=0)
+        self.spread = features.var(dim=0, correction=0).sum().sqrt().clamp_min(1e-12)
+        x, x_judged = (
+            torch.cat([(own[0] - self.mean) / self.size, (units - self.center) / self.spread], dim=1)
+            for own, units in ((u, features), (judged, unseen))
+        )
+        self.means = u[1:].mean(dim=1, keepdim=True)
+        centered = u[1:] - self.means
+        self.scale = centered.square().sum(dim=-1).mean(dim=1).sqrt().clamp_min(1e-12)[:, None, None]
+        y, y_judged = (
+            ((own[1:] - self.means) / self.scale).permute(1, 0, 2).flatten(1) for own in (u, judged)
+        )
+        gram, cross = x.T @ x, x.T @ y
+        last, found = slice(-inputs, None), []
+        for width in widths or (count,):
+            error, penalty = _validated(
+                gram, cross[:, last], x_judged, y_judged[:, last], inputs + width, settings
+            )
+            found.append((error, width, penalty))
+        least = min(error for error, _, _ in found)
+        _, self.width, penalty = next(one for one in found if one[0] <= least * (1 + settings.narrower))
+        if self.width < count:
+            encoder.narrow(self.width)
+        self.center = self.center[: self.width]
+        total = inputs + self.width
+        unseen = x_judged[:, :total]
+        self.sums = gram[:total, :total], cross[:total]
+        self.unseen = unseen.T @ unseen, unseen.T @ y_judged
+        self.penalty, self.inputs, self.features = penalty, inputs, x[:, inputs:total]
+        self.solution = self._solved(*self.sums)
+
+    def _solved(self, gram: Tensor, cross: Tensor) -> Tensor:
+        """The ridge solution of products of inputs with inputs and with targets."""
+        shrunk = gram.clone()
+        shrunk.diagonal().add_(self.penalty * float(gram.trace()) / len(gram))
+        return torch.cholesky_solve(cross, torch.linalg.cholesky(shrunk))
+
+    def use_all(self) -> None:
+        """Solve anew with the validation part, when nothing is left to be chosen by it."""
+        gram, cross = (one + other for one, other in zip(self.sums, self.unseen))
+        self.solution = self._solved(gram, cross)
+
+    def observe(self, encoder: Lift, linear: int) -> None:
+        """Set observables from number ``linear`` on to the combinations that add most to the predictions."""
+        assert encoder.network is not None
+        final = encoder.network[-1]
+        assert isinstance(final, nn.Linear)
+        wanted = final.out_features - linear
+        # The last point matters most. Where it has fewer coordinates than there are observables, all do.
+        own = slice(-self.inputs, None) if self.inputs >= wanted else slice(None)
+        effect = self.solution[self.inputs :, own]
+        added = self.features @ effect
+        _, directions = torch.linalg.eigh(added.T @ added)
+        kept = directions.flip(1)[:, :wanted]
+        self.combined = effect @ kept
+        last = linear + kept.shape[1]
+        final.weight[:last], final.bias[:last] = 0, 0
+        weight = self.combined / self.spread
+        final.weight[linear:last] = weight.T.to(final.weight)
+        final.bias[linear:last] = -(self.center @ weight).to(final.bias)
+
+    def direct(self, operator: Direct, axes: Tensor) -> None:
+        """Set the linear observables that direct maps reach to the predictions of the regression."""
+        linear, observed = axes.shape[1], self.features @ self.combined
+        maps = (
+            self.solution.view(len(self.solution), -1, self.inputs).movedim(1, 0) * self.scale
+        )  # (steps, F, width)
+        if linear < self.inputs:
+            return
+        coefficients = torch.linalg.lstsq(
+            observed, (self.features @ maps[:, self.inputs :]).movedim(0, 1).flatten(1)
+        ).solution.view(self.combined.shape[1], -1, self.inputs)
+        last = linear + observed.shape[1]
+        weight, drift = exact(operator.weight).clone(), exact(operator.drift).clone()
+        weight[:, :, :linear] = 0
+        weight[:, :linear, :linear] = axes.T @ (maps[:, : self.inputs] / self.size) @ axes
+        weight[:, linear:last, :linear] = coefficients.movedim(1, 0) @ axes
+        # Observables of the first point are zero where the regression is centered.
+        start = self.mean @ axes
+        drift[:, :linear] = (self.means[:, 0] @ axes) - start @ weight[:, :linear, :linear]
+        operator.weight, operator.drift = weight.to(operator.weight), drift.to(operator.drift)
+
+
+def _validated(
+    gram: Tensor, cross: Tensor, x: Tensor, y: Tensor, count: int, settings: FitSettings
+) -> tuple[float, float]:
+    """Ridge regression on the first ``count`` inputs: error on unseen rows ``(x, y)``, and best penalty."""
+    gram, cross, x = gram[:count, :count], cross[:count], x[:, :count]
+    unit = float(gram.trace()) / count
+
+    def solved(exponent: float) -> tuple[float, float]:
+        shrunk = gram.clone()
+        shrunk.diagonal().add_(10.0**exponent * unit)
+        solution = torch.cholesky_solve(cross, torch.linalg.cholesky(shrunk))
+        return float((x @ solution - y).square().sum()), 10.0**exponent
+
+    low, high = settings.penalties
+    tried = {exponent: solved(exponent) for exponent in np.arange(low, high + 0.5).tolist()}
+    best = min(tried, key=lambda exponent: tried[exponent][0])
+    return min((tried[best], solved(best - 0.5), solved(best + 0.5)), key=lambda one: one[0])
+
+
+def _solve(
+    operator: Operator,
+    z: Tensor,
+    z_judged: Tensor,
+    judged: Tensor,
+    decoder: Lift,
+    unit: Tensor,
+    settings: FitSettings,
+) -> float:
+    """Solve for an operator; the unexplained variance it leaves on the validation part, mean over depths."""
+
+    def left() -> float:
+        return _left(operator, z_judged, judged, decoder, unit)
+
+    if isinstance(operator, Direct):
+        solve_direct(operator, z, z_judged)
+        return left()
+    if not isinstance(operator, Generator | PerStep | LowRank):
+        return left()
+    scale = unit.sqrt()[:, None, None]
+    best: tuple[float, dict[str, Tensor]] | None = None
+    # One candidate of many observables: eigenvectors of large matrices take seconds.
+    penalties = settings.start_penalties if z.shape[-1] <= settings.trained else settings.start_penalties[-1:]
+    for penalty in penalties:
+        if isinstance(operator, PerStep):
+            for number in range(operator.count):
+                of = slice(number, number + 2) if len(z) > operator.count else slice(None)
+                g, c = _generator_of(z[of], scale[of][:1], penalty, operator.count // (len(z) - 1))
+                operator.weight[number], operator.drift[number] = (
+                    g.to(operator.weight),
+                    c[0].to(operator.drift),
+                )
+        else:
+            g, c = _generator_of(z, scale[:-1], penalty, operator.count // (len(z) - 1))
+            operator.weight.copy_(g)
+            operator.drift.copy_(c)
+        error = left()
+        if best is None or error < best[0]:
+            best = error, {name: value.clone() for name, value in operator.state_dict().items()}
+    assert best is not None
+    operator.load_state_dict(best[1])
+    return best[0]
+
+
+def _left(operator: Operator, z_judged: Tensor, judged: Tensor, decoder: Lift, unit: Tensor) -> float:
+    """Unexplained variance of the validation part, mean over depths."""
+    flows = exact(operator.from_first())[-(len(judged) - 1) :]
+    found = [exact(decoder(advance(z_judged[0], flow).to(operator.weight))) for flow in flows]
+    errors = [
+        float((x - true).square().sum(dim=1).mean() / own)
+        for x, true, own in zip(found, judged[1:], unit[1:])
+    ]
+    return float(np.mean(errors)) if np.isfinite(errors).all() else float("inf")
+
+
+def _generator_of(z: Tensor, scale: Tensor, penalty: float, steps: int = 1) -> tuple[Tensor, Tensor]:
+    """Generator ``(d, d)`` and drifts ``(steps, d)`` that best advance observables ``(points, n, d)``.
+
+    They count alike: each is divided by the scale of the state that it starts from, ``(steps, 1, 1)``. If the
+    points are ``steps`` apart, the root of the map is taken.
+    """
+    means = z.mean(dim=1, keepdim=True)
+    x, y = (((z - means)[part] / scale).flatten(0, 1) for part in (slice(None, -1), slice(1, None)))
+    mean_eigenvalue = float(x.square().sum()) / min(x.shape)
+    # Directions without variance keep their place: the identity is the map that changes least.
+    step = torch.eye(x.shape[1], dtype=x.dtype, device=x.device) + ridge(
+        x, y - x, penalty * mean_eigenvalue or 1.0
+    ).to(x.dtype)
+    generator, integral = logarithm(step)
+    generator = generator / steps
+    moved = (means[1:] - means[:-1] @ torch.linalg.matrix_exp(generator * steps))[:, 0]
+    # ∫ expm(s G) ds over all steps is their number times the mean that ``logarithm`` gives.
+    return generator, moved @ torch.linalg.pinv(integral * steps, rtol=1e-9)
+
+
+def logarithm(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Real part ``G`` of the principal logarithm, and ``∫ expm(s G) ds`` over a unit of time.
+
+    Where the matrix has no eigenvalue on the closed negative real axis, ``expm(G)`` is the matrix. Else it
+    differs from it by the sign of these eigenvalues.
+
+    Parameters
+    ----------
+    matrix
+        Shape ``(d, d)``, float64.
+    """
+    values, vectors = np.linalg.eig(as_array(matrix, np.float64))
+    small = np.abs(values) < _SMALLEST
+    angles = np.where(values.imag == 0, 0.0, np.angle(values))
+    logs = np.log(np.where(small, _SMALLEST, np.abs(values))) + 1j * angles
+    flat = np.abs(logs) < 1e-12
+    means = np.where(flat, 1.0, np.expm1(logs) / np.where(flat, 1.0, logs))
+    try:
+        back = np.linalg.inv(vectors)
+    except np.linalg.LinAlgError:  # defective
+        back = np.linalg.pinv(vectors)
+    generator, integral = (((vectors * own) @ back).real for own in (logs, means))
+    return torch.from_numpy(np.ascontiguousarray(generator)).to(matrix), torch.from_numpy(
+        np.ascontiguousarray(integral)
+    ).to(matrix)
+
+
+@torch.no_grad()
+def solve_direct(operator: Direct, z: Tensor, z_judged: Tensor, every: bool = False) -> None:
+    """Solve for the maps from the first point to every later one.
+
+    Parameters
+    ----------
+    operator
+        Set in place.
+    z, z_judged
+        Observables of every point, ``(points, n, d)``, to solve on and to choose the penalties by.
+    every
+        Whether to solve on both, once the penalties are chosen.
+    """
+    both = torch.cat([z, z_judged], dim=1)
+    means = (both if every else z).mean(dim=1, keepdim=True)
+    x, *targets = z - z.mean(dim=1, keepdim=True)
+    judged, *wanted = z_judged - z.mean(dim=1, keepdim=True)
+    values, basis = torch.linalg.eigh(x.T @ x)
+    values = values.clamp_min(0.0)
+    unseen = judged @ basis
+    unit = values.sum() / min(x.shape)
+    unit = unit if unit > 0 else torch.ones_like(unit)
+    for number, (y, true) in enumerate(zip(targets, wanted)):
+        moments = basis.T @ (x.T @ y)
+        tried = [10.0 ** (0.5 * k) for k in range(*_EXPONENTS)]
+        errors = [
+            float((unseen @ (moments / (values + p * unit)[:, None]) - true).square().sum()) for p in tried
+        ]
+        penalty = tried[int(np.argmin(errors))]
+        if every:
+            own, end = both[0] - means[0], both[number + 1] - means[number + 1]
+            size = float(own.square().sum()) / min(own.shape)
+            found = ridge(own, end, penalty * size or 1.0).to(y)
+        else:
+            found = basis @ (moments / (values + penalty * unit)[:, None])
+        operator.weight[number] = found.to(operator.weight)
+        operator.drift[number] = (means[number + 1, 0] - means[0, 0] @ found).to(operator.drift)
