@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
-from repdyn.conformity import check_arrays, check_sizes, check_values
+from repdyn.conformity import check_arrays, check_values
 from repdyn.devices import as_given, double, to
 from repdyn.errors import RepdynError
 from repdyn.fields.field import LatentField
@@ -347,7 +347,6 @@ class EnergyField(LatentField):
         )  # fmt: skip
         own = {name: array for name, array in artifact.tensors.items() if not name.startswith("scales.")}
         check_arrays(own, True, bank="M d", weights="M", units="D", shift="D", axes="D d", rows="M")
-        check_sizes(own, components=config["components"])
         keys = ("sigma", "components", "unit_length", "neighbors", "seed")
         field = cls(**{key: config[key] for key in keys})
         for name in ("bank", "weights", "units", "shift", "axes"):
@@ -407,7 +406,7 @@ class EnergyField(LatentField):
         values, axes = torch.linalg.eigh(centered.T @ centered)
         kept = min(self.components or self.width_, self.width_)
         values = values.flip(0).clamp_min(0)
-        self.axes_ = axes.flip(1)[:, :kept].to(rows.dtype)
+        self.axes_ = axes.flip(1)[:, :kept].contiguous().to(rows.dtype)
         whole = float(values.sum())
         self.explained_ = float(values[:kept].sum()) / whole if whole > 0 else 1.0
 
