@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +19,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["Rows", "code_of", "data", "made_once", "once_json", "seconds", "table"]
+__all__ = [
+    "Rows",
+    "code_of",
+    "data",
+    "in_a_process",
+    "made_once",
+    "measuring",
+    "once_json",
+    "own_memory",
+    "seconds",
+    "table",
+]
 
 Row = dict[str, Any]
 Made = TypeVar("Made")
@@ -150,6 +164,48 @@ def seconds() -> Iterator[Callable[[], float]]:
     """Processor seconds of this process since the block began."""
     begun = time.process_time()
     yield lambda: time.process_time() - begun
+
+
+@contextmanager
+def measuring() -> Iterator[Row]:
+    """A row that holds, after the block, its seconds and the peak of this process's own memory.
+
+    ``wall`` and ``cpu`` in seconds; ``before`` and ``peak`` in GB, of the memory that no file is behind,
+    asked for every 20 ms: mapped files, whose pages the system takes back when it needs them, do not count.
+    """
+    row: Row = {"before": own_memory() / 1e9}
+    peak, stop = [own_memory()], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            peak[0] = max(peak[0], own_memory())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        yield row
+    finally:
+        row.update(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)
+        stop.set()
+        watcher.join()
+        row["peak"] = max(peak[0], own_memory()) / 1e9
+
+
+def own_memory() -> int:
+    """Bytes of this process that no file is behind."""
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("RssAnon"))
+    return 1024 * int(line.split()[1])
+
+
+def in_a_process(*command: str) -> Row:
+    """The row that a Python script prints as its last line; ``{"error": …}`` where it fails."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        return {"error": f"exit {done.returncode}: {said[-1][:200] if said else ''}"}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -19,18 +19,14 @@ import argparse
 import json
 import math
 import os
-import subprocess
-import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows
+from harness import Rows, in_a_process, measuring
 
 POINTS, WIDTH, CLASSES = 12, 768, 20
 SEED = 2026
@@ -55,7 +51,7 @@ def main() -> None:
         for seed in (0, 1):
             write(given.cache, size, given.width, seed)
         for step in given.steps.split(","):
-            make = partial(in_a_process, step, given.cache, size, given.width)
+            make = partial(apart, step, given.cache, size, given.width)
             row = rows.once(step, size, given.width, make=make)
             print(described(row, list(rows)), flush=True)
 
@@ -77,16 +73,10 @@ def described(row: dict[str, Any], known: list[dict[str, Any]]) -> str:
     return line + (f"; {row['note']}" if row.get("note") else "")
 
 
-def in_a_process(step: str, cache: Path, size: int, width: int) -> dict[str, Any]:
+def apart(step: str, cache: Path, size: int, width: int) -> dict[str, Any]:
     """What :func:`measured` gives, of another process."""
-    command = [sys.executable, __file__, "--cache", str(cache), "--out", os.devnull, "--width", str(width)]
-    done = subprocess.run(
-        [*command, "--sizes", str(size), "--step", step], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        return {"error": f"exit {done.returncode}: {said[-1][:200] if said else ''}"}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    common = [__file__, "--cache", str(cache), "--out", os.devnull, "--width", str(width)]
+    return in_a_process(*common, "--sizes", str(size), "--step", step)
 
 
 def measured(step: str, cache: Path, size: int, width: int) -> dict[str, Any]:
@@ -96,29 +86,10 @@ def measured(step: str, cache: Path, size: int, width: int) -> dict[str, Any]:
     import repdyn.topology  # noqa: F401
 
     place = where(cache, size, width, 0)
-    peak, stop = [own_memory()], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], own_memory())
-
-    before = peak[0]
     prepared = PREPARED.get(step, lambda *_: None)(cache, size, width)
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    wall, cpu = time.perf_counter(), time.process_time()
-    note = STEPS[step](place, prepared)
-    found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    stop.set()
-    watcher.join()
-    return {**found, "peak": peak[0] / 1e9, "before": before / 1e9, "note": note or ""}
-
-
-def own_memory() -> int:
-    """Bytes of this process that no file is behind."""
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith("RssAnon"))
-    return 1024 * int(line.split()[1])
+    with measuring() as row:
+        note = STEPS[step](place, prepared)
+    return {**row, "note": note or ""}
 
 
 def where(cache: Path, size: int, width: int, seed: int) -> Path:

@@ -19,6 +19,7 @@ _ESTIMATORS = {
     "edited_koopman": ("repdyn.koopman", "EditedKoopman.load"),
     "detector": ("repdyn.ood", "load_detector"),
     "surrogate": ("repdyn.fields", "SurrogateAutoencoder.from_pretrained"),
+    "energy field": ("repdyn.fields", "EnergyField.from_pretrained"),
     "flow": ("repdyn.topology", "FlowAutoencoder.from_pretrained"),
 }
 

@@ -247,6 +247,36 @@ def a_surrogate(device: str) -> Any:
 
 
 @case(
+    *(
+        f"EnergyField.{name}"
+        for name in (
+            "fit", "at", "encode", "decode", "energy", "displacement", "settle", "basins", "nearest",
+            "projected", "save_pretrained", "from_pretrained",
+        )
+    ),
+    tolerance=1e-3,
+)  # fmt: skip
+def the_field_of_a_bank(device: str) -> Any:
+    bank = 5 * normal(4, 3, seed=7).repeat(10, 1) + 0.2 * normal(40, 3)
+    field = fields.EnergyField(0.7).fit(bank.to(device))
+    z = field.encode(bank[:9].to(device))
+    # Without ties of principal axes, signs alone differ between devices: answers are compared as latents.
+    assert field.settle(field.encode(bank[:9])).device.type == "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        field.save_pretrained(f"{folder}/field")
+        again = fields.EnergyField.from_pretrained(f"{folder}/field", device=device)
+    assert again.bank_.device.type == device
+    return (
+        field.decode(field.settle(z)),
+        field.at(0.9).energy(z),
+        field.displacement(z).norm(dim=1),
+        field.decode(field.projected(field, 2)(z)),
+        field.basins(z)[0],
+        again.nearest(z),
+    )
+
+
+@case(
     "SurrogateAutoencoder.from_pretrained",
     "SurrogateAutoencoder.save_pretrained",
     "KoopmanAutoencoder.from_pretrained",

@@ -60,6 +60,7 @@ OF_PATHS = {
     "RepresentationPaths.mask",
     "RepresentationPaths.split",
     "RepresentationPaths.subset",
+    "RepresentationPaths.tokens_as_samples",
     "PathsWriter.content",
     "PathsWriter.finish",
     "PathsWriter.open",
@@ -86,6 +87,7 @@ OF_PATHS = {
 }
 """What reads or writes stores, or paths in memory."""
 OF_ARRAYS = {
+    "ScaleSpace.basins",
     "AttractorTracker.history",
     "Attractors.basin_volumes",
     "Attractors.status_counts",
@@ -117,6 +119,24 @@ OF_ARRAYS = {
 }
 """What takes results of repdyn, or numbers, and computes with arrays."""
 BY_OTHERS = {
+    *(
+        f"EnergyField.{name}"
+        for name in (
+            "as_float64",
+            "attractors",
+            "divergence",
+            "double",
+            "from_autoencoder",
+            "jvp",
+            "linearize",
+            "lyapunov",
+            "on_device",
+            "place",
+            "power",
+            "trajectory",
+            "velocity",
+        )
+    ),
     "load",
     "load_result",
     "Adapter.load",

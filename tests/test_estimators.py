@@ -14,7 +14,7 @@ import repdyn
 from repdyn import ood
 from repdyn.disentangle import SKD, SSMSKD
 from repdyn.errors import RepdynError
-from repdyn.fields import SurrogateAutoencoder
+from repdyn.fields import EnergyField, SurrogateAutoencoder
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.paths import RepresentationPaths
 from repdyn.topology import FlowAutoencoder
@@ -82,6 +82,11 @@ ESTIMATORS: dict[str, tuple[Make, Fit, Use]] = {
         lambda one: one.fit(paths(), "a"),
         lambda one: one.encode(torch.tensor(paths(20, 1)["a"], dtype=torch.float32)).detach().numpy(),
     ),
+    "EnergyField": (
+        lambda: EnergyField(seed=3),
+        lambda one: one.fit(paths()["a"]),
+        lambda one: np.asarray(one.settle(one.encode(paths(20, 1)["a"]))),
+    ),
     "FlowAutoencoder": (
         lambda: FlowAutoencoder(1, layers=1, hidden=(8,), components=2),
         lambda one: one.fit(paths()["a"], steps=2, start_steps=2),
@@ -90,6 +95,7 @@ ESTIMATORS: dict[str, tuple[Make, Fit, Use]] = {
 }
 pytestmark = [
     pytest.mark.filterwarnings("ignore::repdyn.fields.SurrogateWarning"),
+    pytest.mark.filterwarnings("ignore::repdyn.fields.EnergyWarning"),
 ]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from repdyn.datasets import (
     shuffled_characters,
 )
 from repdyn.errors import RepdynError
-from repdyn.fields import Attractors
+from repdyn.fields import Attractors, EnergyField, EnergyWarning, LatentField
 from repdyn.koopman import Fidelity, KoopmanAutoencoder
 from repdyn.ood import OODEvaluation, PathDetector, evaluate
 from repdyn.paths import RepresentationPaths, open_paths
@@ -38,6 +39,9 @@ from repdyn.translation import (
     translate,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["Walk"]
 
 MODEL_A, MODEL_B = "packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2"
@@ -50,6 +54,9 @@ PAIRED = 2000  # passages that B reads as well; used for the paired ceiling only
 EPOCHS = 30  # half the default, so that the demo takes minutes
 STARTS = 500  # initial conditions of the field: enough to find its attractors within seconds
 STEPS_OF_THE_FIELD = 1000
+COMPONENTS = 16  # of the bank; in many more, four thousand passages of prose have no modes in common
+PROJECTION = 5  # steps towards denser passages after each encode-decode step
+NAMED = 6  # attractors that are printed with their nearest passages
 
 R = TypeVar("R")
 
@@ -77,7 +84,7 @@ class Walk:
             ("Real text: the documentation of the packages installed here", self.read),
             ("Trace: two sentence encoders read different passages", self.trace),
             ("Koopman: is depth linear in some lifted space?", self.koopman),
-            ("Field: where does its encode-decode map send the data?", self.field),
+            ("Field: where does its encode-decode map send the data, kept among the data?", self.field),
             ("Out of distribution: is this input unlike the training data?", self.ood),
             ("Translation: two models, no pairs", self.translation),
         )
@@ -118,13 +125,32 @@ class Walk:
         }
 
     def field(self) -> dict[str, Any]:
-        """Iterate the encode-decode map of the last point from A's data."""
+        """Iterate the encode-decode map of the last point, projected to the data; name what it reaches."""
         attractors = self._kept("a.attractors", Attractors.load, self._find_attractors)
         _indent(attractors)
-        self._show(attractors, "Attractors of the encode-decode map")
+        unexplained = self._unexplained_by_projection()
+        say(
+            "  variance of held-out passages unexplained: "
+            f"{unexplained['encode-decode']:.2f} by encode-decode, {unexplained['projected']:.2f} projected"
+        )
+        for note in self._energy.notes_:
+            say(f"  note: {note}")
+        named = self._named(attractors)
+        for each in named:
+            most = f"{each['purity']:.0%} {each['package']}"
+            say(f"  {each['share']:.1%} of the starts, {most}: {each['nearest']}")
+        self._show(attractors, "Attractors of the projected encode-decode map")
         figures = attractors.to_dict()
         counts = attractors.status_counts()
-        return {"field": {"attractors": len(attractors), "status": counts, "figures": figures}}
+        return {
+            "field": {
+                "attractors": len(attractors),
+                "status": counts,
+                "figures": figures,
+                "unexplained": unexplained,
+                "named": named,
+            }
+        }
 
     def ood(self) -> dict[str, Any]:
         """Score source code and shuffled characters against held-out prose."""
@@ -305,10 +331,66 @@ class Walk:
     def _last(self, paths: RepresentationPaths) -> NDArray[Any]:
         return np.asarray(paths[paths.points[-1]])
 
-    def _find_attractors(self) -> Attractors:
+    @cached_property
+    def _energy(self) -> EnergyField:
+        """The field of the passages that are no starts, by cosines of the last point."""
+
+        def fitted() -> EnergyField:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", EnergyWarning)  # its notes are printed
+                field = EnergyField(components=COMPONENTS, unit_length=True, seed=self.seed)
+                return field.fit(self._last(self.a)[STARTS:])
+
+        return self._kept("a.energy", EnergyField.from_pretrained, fitted, EnergyField.save_pretrained)
+
+    def _projected(self) -> LatentField:
+        """Encode-decode in the coordinates of the bank, followed by steps towards denser passages."""
         point = self.a.points[-1]
-        codes = self.kae.encode(self._last(self.a)[:STARTS], point)
-        return self.kae.field(point).attractors(codes, max_steps=STEPS_OF_THE_FIELD, seed=self.seed)
+
+        def rebuilt(z: Tensor) -> Tensor:
+            latents = self._energy.decode(z)
+            return self._energy.encode(self.kae.decode(self.kae.encode(latents, point), point))
+
+        return self._energy.projected(LatentField(rebuilt), PROJECTION)
+
+    def _find_attractors(self) -> Attractors:
+        starts = self._energy.encode(self._last(self.a)[:STARTS])
+        return self._projected().attractors(starts, max_steps=STEPS_OF_THE_FIELD, seed=self.seed)
+
+    def _unexplained_by_projection(self) -> dict[str, float]:
+        """Fraction of variance unexplained at the last point of held-out passages, before and after."""
+        import torch
+
+        point, x = self.a.points[-1], torch.as_tensor(self._last(self.held_out[0]))
+        with torch.no_grad():
+            plain = self.kae.decode(self.kae.encode(x, point), point)
+            projected = self._energy.decode(self._projected()(self._energy.encode(x)))
+        total = (x - x.mean(dim=0)).square().sum()
+        return {
+            name: float((y - x).square().sum() / total)
+            for name, y in (("encode-decode", plain), ("projected", projected))
+        }
+
+    def _named(self, attractors: Attractors) -> list[dict[str, Any]]:
+        """The largest attractors: basin, commonest package of its starts, and the nearest passage."""
+        import torch
+
+        if not len(attractors):
+            return []
+        labels = self.parts[0].labels[:STARTS]
+        nearest = self._energy.nearest(torch.from_numpy(attractors.points[:NAMED]))[:, 0] + STARTS
+        named = []
+        for a, row in enumerate(nearest):
+            known, count = np.unique(labels[attractors.basin == a], return_counts=True)
+            named.append(
+                {
+                    "share": float(attractors.basin_share[a]),
+                    "package": str(known[count.argmax()]),
+                    "purity": float(count.max() / count.sum()),
+                    "nearest": " ".join(self.parts[0].texts[row].split())[:80],
+                }
+            )
+        return named
 
     def _evaluate_detector(self) -> OODEvaluation:
         code = code_snippets(FOREIGN, seed=self.seed)

@@ -41,7 +41,7 @@ def meaning(fidelity: Fidelity, figures: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"From the first point of model A alone, the Koopman autoencoder leaves {unexplained.value:.1%} "
         f"of the last point's variance unexplained, {place} the best control ({best}) with {theirs:.1%}.",
-        f"Iterated from {int(share.sum())} passages, its encode-decode map has "
+        f"Iterated from {int(share.sum())} passages, its encode-decode map, projected to the data, has "
         f"{figures['field']['attractors'] or 'no'} attractors that could be verified.",
         "The path detector beats every control on "
         + (", ".join(beaten) if beaten else "no set")

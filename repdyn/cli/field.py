@@ -1,9 +1,9 @@
-"""``repdyn field``: attractors of the iterated encode-decode map of a Koopman autoencoder."""
+"""``repdyn field``: attractors of a Koopman autoencoder's encode-decode map, or of a noised bank."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,44 +11,117 @@ from repdyn.cli.console import say, write_json
 from repdyn.cli.context import refuse_existing
 from repdyn.cli.options import Device, Force, Json, PathsStore, Seed
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from repdyn.fields import EnergyField
+    from repdyn.paths import RepresentationPaths
+
 __all__ = ["field"]
 
 
 def field(
-    kae: Annotated[Path, typer.Argument(help="A Koopman autoencoder that `repdyn koopman fit` wrote.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A Koopman autoencoder that `repdyn koopman fit` wrote; or a store of paths, which are "
+            "the bank of a field that always converges.",
+            metavar="KAE",
+            show_default=False,
+        ),
+    ],
     paths: PathsStore,
     point: Annotated[str | None, typer.Option(help="The point to iterate at; default: the last one.")] = None,
     starts: Annotated[
         int, typer.Option(min=1, help="Maximum number of initial conditions, drawn from the paths.")
     ] = 1000,
     max_steps: Annotated[int, typer.Option(min=1)] = 3000,
+    sigma: Annotated[
+        float | None, typer.Option(help="Of a bank: noise of its field; default: chosen without labels.")
+    ] = None,
+    components: Annotated[int, typer.Option(min=1, help="Of a bank: number of principal components.")] = 64,
+    unit_length: Annotated[
+        bool, typer.Option("--unit-length", help="Of a bank: scale its points to unit length.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Save the attractors in this folder.")] = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Find the attractors of a Koopman autoencoder's encode-decode map, with initial conditions from data.
+    """Find the attractors of an encode-decode map, or of a noised bank, with initial conditions from data.
 
     Example: repdyn field a.kae a.paths --out a.attractors
     """
     import numpy as np
 
-    from repdyn.koopman import KoopmanAutoencoder
     from repdyn.paths import open_paths
 
     refuse_existing(out, force)
-    model = KoopmanAutoencoder.from_pretrained(kae, device=device)
+    bank = None
+    if source.is_dir() and not (source / "config.json").exists():
+        bank = open_paths(source)
+    else:
+        from repdyn.koopman import KoopmanAutoencoder
+
+        model = KoopmanAutoencoder.from_pretrained(source, device=device)
     stored = open_paths(paths)
-    model.check_paths(stored)
+    if bank is None:
+        model.check_paths(stored)
     where = point if point is not None else stored.points[-1]
     if len(stored) > starts:
         stored = stored.subset(
             np.sort(np.random.default_rng(seed).choice(len(stored), starts, replace=False))
         )
-    codes = model.encode(np.asarray(stored[where]), where)
-    attractors = model.field(where).attractors(codes, max_steps=max_steps, seed=seed)
+    if bank is None:
+        codes = model.encode(np.asarray(stored[where]), where)
+        attractors = model.field(where).attractors(codes, max_steps=max_steps, seed=seed)
+        figures = {}
+    else:
+        noised = _fitted(bank, where, sigma, components, unit_length, seed, device)
+        say(repr(noised))
+        codes = noised.encode(_pooled(stored, where))
+        attractors = noised.attractors(codes, max_steps=max_steps, seed=seed)
+        scales = None if noised.scales_ is None else noised.scales_.to_dict()
+        figures = {"energy": {"sigma": noised.sigma_, "notes": list(noised.notes_), "scales": scales}}
     say(repr(attractors))
     if out is not None:
         attractors.save(out)
-    write_json(json, {"field": attractors.to_dict()})
+    write_json(json, {"field": attractors.to_dict() | figures})
+
+
+def _fitted(
+    bank: RepresentationPaths,
+    point: str,
+    sigma: float | None,
+    components: int,
+    unit_length: bool,
+    seed: int,
+    device: str | None,
+) -> EnergyField:
+    """The field of a bank's points at one place, on a device; its warnings are in its text."""
+    import warnings
+
+    import torch
+
+    from repdyn.devices import to
+    from repdyn.fields import EnergyField, EnergyWarning
+
+    rows = to(torch.as_tensor(_pooled(bank, point)), device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EnergyWarning)
+        return EnergyField(sigma, components=components, unit_length=unit_length, seed=seed).fit(rows)
+
+
+def _pooled(paths: RepresentationPaths, point: str) -> NDArray[Any]:
+    """Representations ``(N, D)`` at a point."""
+    import numpy as np
+
+    from repdyn.errors import RepdynError, nearest_names
+
+    if point not in paths.points:
+        raise RepdynError(f"point: there is no {point!r}; {nearest_names(point, paths.points)}")
+    rows = np.asarray(paths[point])
+    if rows.ndim != 2:
+        raise RepdynError(f"{point}: representations must be pooled to (N, D), got {rows.shape}")
+    return rows

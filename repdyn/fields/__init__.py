@@ -9,9 +9,11 @@ from repdyn.fields.alignment import FieldAlignment, align_fields
 from repdyn.fields.attractor_search import find_attractors
 from repdyn.fields.attractors import Attractors, assign_basins
 from repdyn.fields.classification import STATUSES, lyapunov_exponents
+from repdyn.fields.energy import EnergyField, EnergyWarning
 from repdyn.fields.field import LatentField
 from repdyn.fields.memorization import Memorization, memorization
 from repdyn.fields.probing import Probing, probe_without_data
+from repdyn.fields.scales import ScaleSpace
 from repdyn.fields.settings import SearchSettings, SurrogateSettings
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
 from repdyn.fields.tracking import AttractorHistory, AttractorTracker
@@ -22,10 +24,13 @@ __all__ = [
     "AttractorHistory",
     "AttractorTracker",
     "Attractors",
+    "EnergyField",
+    "EnergyWarning",
     "FieldAlignment",
     "LatentField",
     "Memorization",
     "Probing",
+    "ScaleSpace",
     "SearchSettings",
     "SurrogateAutoencoder",
     "SurrogateSettings",

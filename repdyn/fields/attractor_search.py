@@ -13,11 +13,14 @@ from repdyn.fields.attractors import Attractors
 from repdyn.fields.classification import (
     CYCLE,
     DIVERGED,
+    FAMILY,
     FIXED,
     SLOW,
     STATUSES,
     UNFINISHED,
     AttractorCandidate,
+    NeutralCycle,
+    candidates_from_families,
     candidates_from_points,
     canonical_phase,
     classify_orbits,
@@ -151,9 +154,10 @@ class _Naming:
         self.run = run
         self.status = np.full(len(run.starts), UNFINISHED, dtype=f"<U{max(map(len, STATUSES))}")
         self.candidates: list[AttractorCandidate] = []
-        self.polished = [np.zeros((0, run.starts.shape[1]))]
+        self.cycles: list[NeutralCycle] = []
+        self.polished: dict[str, list[NDArray[np.float64]]] = {FIXED: [], CYCLE: []}
         self.saddles = np.zeros((0, run.starts.shape[1]))
-        self.marginal = self.neutral = 0
+        self.marginal = self.neutral = self.indifferent = 0
 
     def find_cycles(self) -> None:
         """Verify recurrent starts. A cycle of period p is a fixed point of the p-th iterate."""
@@ -168,14 +172,17 @@ class _Naming:
                 settings=run.settings,
             )  # fmt: skip
             proper = shortest_period(run.exact, checked.points, period, near) == period
-            good = checked.stable & proper
-            self.polished.append(as_array(checked.points, np.float64)[good])
+            good, neutral = checked.stable & proper, checked.marginal & proper
+            self.polished[CYCLE].append(as_array(checked.points, np.float64)[good])
             self.candidates += candidates_from_points(
                 run.exact, checked, chosen, good, CYCLE, period, run.scale, run.settings
             )
             self.status[chosen[good[checked.member]]] = CYCLE
+            self.status[chosen[neutral[checked.member]]] = FAMILY
+            for i in np.flatnonzero(neutral):
+                self.cycles.append(NeutralCycle(checked.points[i], period, chosen[checked.member == i]))
         # A slow spiral also returns close to itself. It continues as if it had not been stopped.
-        stopped = np.flatnonzero(recurrent & (self.status != CYCLE))
+        stopped = np.flatnonzero(recurrent & ~np.isin(self.status, (CYCLE, FAMILY)))
         if len(stopped):
             run.iterate(stopped, max_period=0)
 
@@ -193,7 +200,7 @@ class _Naming:
             run.exact, ends, run.residual[chosen], run.scale, seed=run.seed, settings=run.settings
         )
         points = as_array(checked.points, np.float64)
-        self.polished.append(points[checked.stable])
+        self.polished[FIXED].append(points[checked.stable])
         self.candidates += candidates_from_points(
             run.exact, checked, chosen, checked.stable, FIXED, 1, run.scale, run.settings
         )
@@ -209,14 +216,17 @@ class _Naming:
         chosen = np.flatnonzero((self.status == UNFINISHED) & (run.shared < 0))
         if len(chosen):
             steps = min(run.settings.orbit_steps, max(16, run.max_steps))
-            candidates, names, self.neutral = classify_orbits(
+            candidates, cycles, names, self.neutral = classify_orbits(
                 run.plain, run.exact, run.z, chosen, run.scale, steps,
                 precise=run.precise, seed=run.seed, settings=run.settings,
             )  # fmt: skip
-            cycles = [c.point for c in candidates if c.kind == CYCLE]
-            self.polished.append(np.array(cycles).reshape(-1, run.starts.shape[1]))
+            self.polished[CYCLE] += [c.point[None] for c in candidates if c.kind == CYCLE]
             self.candidates = merge_cycles([*self.candidates, *candidates], run.scale, run.settings)
+            self.cycles += cycles
             self.status[chosen] = names
+        families, indifferent = candidates_from_families(run.exact, self.cycles, run.scale, run.settings)
+        self.candidates += families
+        self.indifferent = len(indifferent)
         sharing = np.flatnonzero(run.shared >= 0)
         self.status[sharing] = self.status[run.shared[sharing]]
         self.candidates = [
@@ -243,7 +253,7 @@ class _Naming:
         distance = np.linalg.norm(points - as_array(self.run.center, np.float64), axis=1)
         # The margin allows for the randomness of the outermost start.
         supported = distance <= settings.support_margin * self.run.reach
-        sweep = count_sweep(np.concatenate(self.polished), self.run.scale, settings.merge_sweep)
+        sweep = self._counts(ordered)
         enough = float((basin >= 0).mean()) >= VERDICTS.min_in_basins
         return Attractors(
             points=points,
@@ -272,6 +282,23 @@ class _Naming:
             verdict="not found" if not ordered else "found" if enough else "inconclusive",
         )
 
+    def _counts(self, found: list[AttractorCandidate]) -> dict[float, int]:
+        """Number of attractors at each merge tolerance; at that of the search, the number of those found.
+
+        Only fixed points and cycles depend on a tolerance. Those found are apart by more than the tolerance
+        of the search, so that coarser tolerances merge them further. Finer ones look at all polished points.
+        """
+        settings, scale = self.run.settings, self.run.scale
+        counts = dict.fromkeys(settings.merge_sweep, sum(c.kind not in self.polished for c in found))
+        for kind, polished in self.polished.items():
+            own = [c.point for c in found if c.kind == kind]
+            if own:
+                fine = count_sweep(np.concatenate(polished), scale, settings.merge_sweep)
+                coarse = count_sweep(np.array(own), scale, settings.merge_sweep)
+                for t in counts:
+                    counts[t] += coarse[t] if t >= settings.merge_tolerance else max(fine[t], len(own))
+        return counts
+
     def _notes(self, basin: NDArray[np.int64], supported: NDArray[np.bool_]) -> tuple[str, ...]:
         """Warnings, given the basin of each start ``(N,)`` and whether data support each attractor
         ``(A,)``."""
@@ -282,6 +309,11 @@ class _Naming:
             notes.append(
                 f"{self.marginal} of {n} starts end on fixed points that do not attract (leading multiplier "
                 "1): a continuum of fixed points"
+            )
+        if self.indifferent:
+            notes.append(
+                f"{self.indifferent} of {n} starts move on cycles that neither attract nor repel: a "
+                "continuum of cycles"
             )
         if self.neutral:
             notes.append(f"{self.neutral} of {n} starts move on invariant circles that do not attract")

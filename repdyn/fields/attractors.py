@@ -16,7 +16,7 @@ from torch import Tensor
 from repdyn.artifacts import Artifact
 from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
-from repdyn.fields.classification import CHAOTIC, CIRCLE, STATUSES, UNFINISHED
+from repdyn.fields.classification import CHAOTIC, CIRCLE, CYCLE, FAMILY, STATUSES, UNFINISHED
 from repdyn.fields.iteration import picard
 from repdyn.fields.map import SelfMap, check_starts, geometry_of, widened
 from repdyn.fields.settings import SEARCH, SearchSettings
@@ -61,14 +61,16 @@ class Attractors(Result, kind="attractors"):
 
     An attractor is a fixed point whose multipliers (eigenvalues of the Jacobian of the map there) are all
     below one in modulus, a cycle of which the same holds, an attracting invariant circle, or a chaotic set.
-    A point that only moves slowly is not an attractor.
+    A family of cycles, none of which attracts although the family does, is one attractor. A point that only
+    moves slowly is not an attractor.
 
     Attributes
     ----------
     points
         A point on each attractor, shape ``(A, d)``, float64; largest basin first.
     kind
-        Kind of each attractor: ``"fixed point"``, ``"cycle"``, ``"invariant circle"``, ``"chaotic"``.
+        Kind of each attractor: ``"fixed point"``, ``"cycle"``, ``"family of cycles"``, ``"invariant
+        circle"``, ``"chaotic"``.
     period
         Of each attractor, shape ``(A,)``; 0 where there is none.
     radius
@@ -97,8 +99,8 @@ class Attractors(Result, kind="attractors"):
     starts, ends
         First and last points, shape ``(N, d)``.
     counts
-        Pairs of merge tolerance (relative to ``scale``) and number of stable points and cycles at it,
-        shape ``(T, 2)``.
+        Pairs of merge tolerance (relative to ``scale``) and number of attractors at it, shape ``(T, 2)``.
+        Points and cycles are merged by distance; the other attractors count once at every tolerance.
     scale
         Root mean square distance of the starts from their mean: the unit of all tolerances.
     evaluations
@@ -185,15 +187,15 @@ class Attractors(Result, kind="attractors"):
             f"{self.scale:.3g}, at most {self.max_steps} steps ({self.solver})",
         ]
         if len(self):
-            lines.append("     basin  kind              leading |multiplier|  observed rate  residual")
+            lines.append("     basin  kind                 leading |multiplier|  observed rate  residual")
         for a in range(min(len(self), 8)):
             leading = abs(self.multipliers[a, 0]) if self.multipliers.shape[1] else np.nan
-            kind = f"{self.kind[a]} ({self.period[a]})" if self.kind[a] == "cycle" else self.kind[a]
+            kind = f"{self.kind[a]} ({self.period[a]})" if self.kind[a] in (CYCLE, FAMILY) else self.kind[a]
             outside = "" if self.supported[a] else "  outside the data"
             figure = f"exponent {self.lyapunov[a, 0]:+.3f}" if np.isnan(leading) else f"{leading:.4f}"
             rate = "" if np.isnan(self.observed[a]) else f"{self.observed[a]:.4f}"
             lines.append(
-                f"  {self.basin_share[a]:7.1%}  {kind:<17} {figure:<21} {rate:<14} "
+                f"  {self.basin_share[a]:7.1%}  {kind:<20} {figure:<21} {rate:<14} "
                 f"{self.point_residual[a]:.1e}{outside}"
             )
         if len(self) > 8:
@@ -376,12 +378,20 @@ def _distance(
     # scipy takes half a second to import.
     from scipy.spatial import cKDTree
 
+    allowed = settings.assign_tolerance * attractors.scale
+    if attractors.kind[a] == FAMILY:
+        # One cycle does not represent its family; the ends of the starts that reached it do.
+        own = attractors.ends[attractors.basin == a]
+        phases = field.trajectory(torch.from_numpy(own).to(like), int(attractors.period[a]) - 1)
+        cloud = as_array(phases, np.float64).reshape(-1, own.shape[1])
+        if len(cloud) > 1:
+            allowed = max(allowed, 3 * float(np.quantile(cKDTree(cloud).query(cloud, k=2)[0][:, 1], 0.9)))
+        return np.asarray(cKDTree(cloud).query(ends)[0], dtype=np.float64), allowed
     filled = attractors.kind[a] in (CIRCLE, CHAOTIC)
     turns = settings.circle_points if filled else max(1, int(attractors.period[a]))
     start = torch.from_numpy(attractors.points[a : a + 1]).to(like)
     orbit = as_array(field.trajectory(start, turns - 1), np.float64)[:, 0]
     distance = cKDTree(orbit).query(ends)[0]
-    allowed = settings.assign_tolerance * attractors.scale
     if filled:
         # The orbit samples the set with gaps: the accepted distance is a multiple of the usual gap.
         gaps = cKDTree(orbit).query(orbit, k=2)[0][:, 1]

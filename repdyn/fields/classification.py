@@ -1,4 +1,4 @@
-"""What the orbits of a search are: fixed points, cycles, invariant circles, chaotic sets.
+"""What the orbits of a search are: fixed points, cycles, families of cycles, invariant circles, chaotic sets.
 
 :func:`candidates_from_points` builds attractors from verified fixed points and cycles.
 :func:`classify_orbits` follows the orbits that did not converge, groups those on the same set, and names each
@@ -7,6 +7,7 @@ set by its Lyapunov exponents (:func:`lyapunov_exponents`) and by its returns (:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.fields.families import cycle_multipliers, is_neutral, link_cycles
 from repdyn.fields.map import SelfMap, to_index
 from repdyn.fields.settings import SEARCH, ClassificationSettings, SearchSettings
 from repdyn.fields.verification import (
@@ -29,7 +31,9 @@ from repdyn.reading import as_array
 __all__ = [
     "STATUSES",
     "AttractorCandidate",
+    "NeutralCycle",
     "Orbits",
+    "candidates_from_families",
     "candidates_from_points",
     "canonical_phase",
     "classify_orbits",
@@ -41,9 +45,9 @@ __all__ = [
     "shortest_period",
 ]
 
-FIXED, SLOW, CYCLE, CIRCLE = "fixed point", "slow point", "cycle", "invariant circle"
-CHAOTIC, DIVERGED, UNFINISHED = "chaotic", "diverged", "max_steps reached"
-STATUSES = (FIXED, SLOW, CYCLE, CIRCLE, CHAOTIC, DIVERGED, UNFINISHED)
+FIXED, SLOW, CYCLE, FAMILY = "fixed point", "slow point", "cycle", "family of cycles"
+CIRCLE, CHAOTIC, DIVERGED, UNFINISHED = "invariant circle", "chaotic", "diverged", "max_steps reached"
+STATUSES = (FIXED, SLOW, CYCLE, FAMILY, CIRCLE, CHAOTIC, DIVERGED, UNFINISHED)
 
 BLOCKS, T_QUANTILE = 8, 2.365
 """Blocks of an orbit whose means give an exponent's interval, and the 97.5 % point of Student's t with one
@@ -81,6 +85,25 @@ class AttractorCandidate:
     residual: float = float("nan")
     multipliers: NDArray[np.complex128] | None = None
     observed: float = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class NeutralCycle:
+    """A cycle that neither attracts nor repels.
+
+    Attributes
+    ----------
+    point
+        A point on it, shape ``(d,)``.
+    period
+        Its period.
+    members
+        Indices of the starts that reached it.
+    """
+
+    point: Tensor
+    period: int
+    members: NDArray[np.int64]
 
 
 def candidates_from_points(
@@ -139,6 +162,57 @@ def candidates_from_points(
     return candidates
 
 
+def candidates_from_families(
+    field: SelfMap, cycles: Sequence[NeutralCycle], scale: float, settings: SearchSettings = SEARCH
+) -> tuple[list[AttractorCandidate], NDArray[np.int64]]:
+    """One candidate for each family of neutral cycles that contracts in some direction.
+
+    Parameters
+    ----------
+    field
+        The map, in the precision of the cycles.
+    cycles
+        The neutral cycles.
+    scale
+        Scale of the starts.
+    settings
+        Settings of the search.
+
+    Returns
+    -------
+    candidates, indifferent
+        Candidates, and the starts on families that contract in no direction: a rotation by half a turn puts
+        every start on a cycle and attracts nothing.
+    """
+    candidates, indifferent = [], [np.zeros(0, dtype=np.int64)]
+    for period in sorted({c.period for c in cycles}):
+        own = [c for c in cycles if c.period == period]
+        family = link_cycles(field, torch.stack([c.point for c in own]), period, scale, settings)
+        for number in range(int(family.max()) + 1):
+            chosen = [c for c, f in zip(own, family) if f == number]
+            members = np.concatenate([c.members for c in chosen])
+            multipliers = cycle_multipliers(field, chosen[0].point, period)
+            if np.abs(multipliers).min() > 1 - settings.multiplier_margin:
+                indifferent.append(members)
+                continue
+            point = canonical_phase(field, chosen[0].point[None], period)
+            phases = field.trajectory(torch.stack([c.point for c in chosen]), period - 1)
+            cloud = as_array(phases, np.float64).reshape(-1, len(chosen[0].point))
+            candidates.append(
+                AttractorCandidate(
+                    point=as_array(point, np.float64)[0],
+                    kind=FAMILY,
+                    members=members,
+                    lyapunov=np.full(3, np.log(np.abs(multipliers[0])) / period),
+                    radius=float(np.sqrt(cloud.var(axis=0).sum())),
+                    period=period,
+                    residual=float((field.power(period)(point) - point).norm()),
+                    multipliers=multipliers[: settings.n_multipliers],
+                )
+            )
+    return candidates, np.concatenate(indifferent)
+
+
 def classify_orbits(
     field: SelfMap,
     exact: SelfMap,
@@ -150,13 +224,13 @@ def classify_orbits(
     precise: torch.dtype,
     seed: int,
     settings: SearchSettings = SEARCH,
-) -> tuple[list[AttractorCandidate], NDArray[np.str_], int]:
+) -> tuple[list[AttractorCandidate], list[NeutralCycle], NDArray[np.str_], int]:
     """Name the orbits that still move, and build candidates from those on attracting sets.
 
     All orbits are followed plainly and grouped by the set that they fill. One orbit of each group is then
     followed with its tangent directions. The evaluations that the other orbits would have needed extend it,
     so the exponents of a set that many starts share are more precise. Orbits that return to themselves are
-    polished to cycles.
+    polished to cycles, or are neutral cycles, which form families.
 
     Parameters
     ----------
@@ -179,9 +253,9 @@ def classify_orbits(
 
     Returns
     -------
-    candidates, names, neutral
-        Candidates; the status of each orbit, shape ``(n,)``; the number of orbits on circles that do not
-        attract.
+    candidates, cycles, names, neutral
+        Candidates; neutral cycles; the status of each orbit, shape ``(n,)``; the number of orbits on circles
+        that do not attract.
     """
     options = settings.classification
     leaders, group = group_orbits(field, ends, chosen, scale, steps, settings)
@@ -189,6 +263,7 @@ def classify_orbits(
     names: list[NDArray[np.str_]] = []
     attracting, exponents, features, spread = [], [], [], []
     candidates: list[AttractorCandidate] = []
+    cycles: list[NeutralCycle] = []
     batch = max(1, BATCH // ((longer + 1) * ends.shape[1]))
     for block in np.split(chosen[leaders], range(batch, len(leaders), batch)):
         orbits = integrate_orbits(field, ends[to_index(block, ends)], longer, seed=seed)
@@ -202,11 +277,16 @@ def classify_orbits(
         points = as_array(orbits.points)
         for i in np.flatnonzero(np.isin(name, (CIRCLE, UNFINISHED)) & ~as_array(left)):
             period = period_of(orbits.points[:, i], scale, options)
-            cycle = period and polish_cycle(exact, orbits.points[-1, i].to(precise), period, scale, settings)
-            if cycle:
+            if not period:
+                continue
+            end = orbits.points[-1, i].to(precise)
+            own = chosen[group == sum(len(earlier) for earlier in names) + i]
+            if cycle := polish_cycle(exact, end, period, scale, settings):
                 name[i], attracts[i] = CYCLE, False
-                leader = sum(len(earlier) for earlier in names) + i
-                candidates.append(_candidate_from_cycle(exact, cycle, chosen[group == leader]))
+                candidates.append(_candidate_from_cycle(exact, cycle, own))
+            elif is_neutral(exact, end, period, scale, settings):
+                name[i], attracts[i] = FAMILY, False
+                cycles.append(NeutralCycle(end, period, own))
         names.append(name)
         attracting.append(attracts)
         exponents.append(exponent[:, 0])
@@ -228,7 +308,7 @@ def classify_orbits(
                     radius=float(size[leader]),
                 )
             )
-    return candidates, named[group], int(((named == CIRCLE) & ~attracts)[group].sum())
+    return candidates, cycles, named[group], int(((named == CIRCLE) & ~attracts)[group].sum())
 
 
 def merge_cycles(

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 __all__ = [
+    "ENERGY",
     "SEARCH",
     "SURROGATE",
     "VERDICTS",
     "AndersonSettings",
     "ClassificationSettings",
+    "EnergySettings",
     "FieldVerdicts",
     "SearchSettings",
     "SurrogateSettings",
@@ -52,6 +54,9 @@ class ClassificationSettings:
     cycle_contrast
         It must also return this close in units of its median step, since neighbors on a slow orbit are close
         anyway.
+    neutral_return
+        An orbit that returns this close to itself, in units of the scale, is closed. Of the first thousand
+        returns of a quasi-periodic orbit, the closest is a thousand times further.
     cycle_newton_steps
         Newton steps on a whole turn of a cycle, and turns of plain iteration that check the destination.
     cycle_max_work
@@ -77,6 +82,7 @@ class ClassificationSettings:
     chaos_spread: float = 0.3
     cycle_return: float = 1e-3
     cycle_contrast: float = 0.1
+    neutral_return: float = 1e-6
     cycle_newton_steps: int = 8
     cycle_max_work: int = 2**16
     max_extension: int = 8
@@ -263,6 +269,8 @@ class SurrogateSettings:
         Smallest acceptable share of starts that reach an attractor.
     crowded
         Attractors per start from which there are "about as many attractors as starts".
+    held_bytes
+        Of the samples in float32; more are drawn. A fit holds about three times as much.
     """
 
     learning_rate: float = 1e-3
@@ -277,6 +285,74 @@ class SurrogateSettings:
     max_diverged: float = 1e-3
     min_converged: float = 0.5
     crowded: float = 0.8
+    held_bytes: int = 2**29
+
+
+@dataclass(frozen=True)
+class EnergySettings:
+    """How :class:`repdyn.fields.EnergyField` follows points and chooses its noise.
+
+    Lengths are in units of the noise, unless a field says otherwise.
+
+    Study: docs/studies/fields.md, "Fields that always converge"; fields without a study say so.
+
+    Attributes
+    ----------
+    min_points
+        Distinct points from which a noise can be chosen. Not studied.
+    tolerance, max_steps
+        Length of the last step, and largest number of steps.
+    arrival
+        A point this close to a known mode ends there.
+    merge_radius
+        Ends closer than this are one mode.
+    first_round
+        Points that are followed to the end before the first modes are known.
+    lloyd_steps
+        Steps of k-means by which cells are set. Not studied.
+    sampled_spacing, sampled_modes
+        Points of the bank by which its spacing is measured, and by which a noise is checked. Not studied.
+    own_mode
+        Share of points that are modes of their own from which the noise is below the spacing. Not studied.
+    levels, log_step
+        Fewest scales from the finest to the spread of the bank, and largest step between their logarithms.
+    finest
+        Finest scale, in units of the spacing.
+    tree_points, tree_steps
+        Points of the bank that are followed through the scales, and largest number of steps at each. Points
+        that still creep along a ridge then count as modes of their own.
+    half_starts, halvings
+        Points, held out of both halves, by whose basins the halves are compared; a bank with fewer is halved
+        up to this often.
+    clear_fall
+        A maximum of the halves' agreement is one if it falls by this much afterwards. At the maximum, the
+        agreement of basins with classes was within .03 of its largest on four networks.
+    rows_shown
+        Scales that are printed.
+    replicates
+        Agreement of the halves below which basins do not replicate. Not studied.
+    """
+
+    min_points: int = 20
+    tolerance: float = 1e-4
+    max_steps: int = 2000
+    arrival: float = 0.1
+    merge_radius: float = 0.3
+    first_round: int = 512
+    lloyd_steps: int = 5
+    sampled_spacing: int = 1024
+    sampled_modes: int = 256
+    own_mode: float = 0.95
+    levels: int = 16
+    log_step: float = 0.09
+    finest: float = 0.25
+    tree_points: int = 1024
+    tree_steps: int = 200
+    half_starts: int = 1000
+    halvings: int = 5
+    clear_fall: float = 0.03
+    rows_shown: int = 12
+    replicates: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -310,3 +386,4 @@ class FieldVerdicts:
 
 
 SEARCH, SURROGATE, VERDICTS = SearchSettings(), SurrogateSettings(), FieldVerdicts()
+ENERGY = EnergySettings()

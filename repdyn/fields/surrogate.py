@@ -26,6 +26,7 @@ from repdyn.fields.field import LatentField
 from repdyn.fields.map import as_tensor, to_index
 from repdyn.fields.settings import SURROGATE, SurrogateSettings
 from repdyn.intervals import Estimate, ratio_interval
+from repdyn.paths import drawn_rows
 from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, parted_by_group
@@ -98,12 +99,16 @@ class SurrogateAutoencoder:
         The chosen penalty.
     notes_
         Warnings.
+    samples_
+        Samples that were fitted and evaluated on, and of all; ``None`` if saved by version 0.1.
 
     References
     ----------
     Rifai, Vincent, Muller, Glorot, Bengio (2011). Contractive auto-encoders. ICML, equation 2. Fumero et al.
     (2025), arXiv 2505.22785, section 6.
     """
+
+    samples_: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -124,6 +129,9 @@ class SurrogateAutoencoder:
         self, paths: RepresentationPaths, point: str, *, device: torch.device | str | None = None
     ) -> SurrogateAutoencoder:
         """Fit to one point of traced paths.
+
+        Of a point of more than 512 MiB in float32, as many samples as fit are drawn; ``samples_`` has the
+        number.
 
         Parameters
         ----------
@@ -147,12 +155,15 @@ class SurrogateAutoencoder:
         """
         if point not in paths.points:
             raise RepdynError(f"point: there is no {point!r}; {nearest_names(point, paths.points)}")
-        x = np.asarray(paths[point])
-        if x.ndim != 2:
-            raise RepdynError(f"{point}: representations must be pooled to (N, D), got {x.shape}")
+        column = paths.column(point)
+        if column.ndim != 2:
+            raise RepdynError(f"{point}: representations must be pooled to (N, D), got {column.shape}")
+        drawn = drawn_rows(len(paths), max(20, self.settings.held_bytes // (4 * column.width)), self.seed)
+        x = np.asarray(column) if drawn is None else column.take(drawn)
         broken = np.flatnonzero(~np.isfinite(x).all(axis=1))
         if len(broken):
-            raise RepdynError(f"{point}: sample {broken[0]} is not finite ({len(broken)} are not)")
+            sample = broken[0] if drawn is None else drawn[broken[0]]
+            raise RepdynError(f"{point}: sample {sample} is not finite ({len(broken)} are not)")
         if len(x) < 20:
             raise RepdynError(
                 f"{point}: {len(x)} samples are too few to fit and evaluate on; give at least 20"
@@ -164,7 +175,7 @@ class SurrogateAutoencoder:
         )
         unit = to(_unit(torch.from_numpy(np.ascontiguousarray(x))), device)
         fitted = unit[to_index(rest, unit)]
-        self.point_, self.width_ = point, x.shape[1]
+        self.point_, self.width_, self.samples_ = point, x.shape[1], (len(x), len(paths))
         self.shift_ = fitted.mean(dim=0)
         # Division by the spread of a constant feature would amplify rounding errors: a larger spread replaces
         # it.
@@ -239,8 +250,11 @@ class SurrogateAutoencoder:
     def __repr__(self) -> str:
         if not hasattr(self, "sweep_"):
             return f"SurrogateAutoencoder(latent_dim={self.latent_dim}, hidden={self.hidden}), not fitted"
+        drawn = ""
+        if self.samples_ is not None and self.samples_[0] < self.samples_[1]:
+            drawn = f", {self.samples_[0]} samples drawn from {self.samples_[1]}"
         lines = [
-            f"SurrogateAutoencoder of {self.point_}: {self.width_} to {self.latent_dim}, "
+            f"SurrogateAutoencoder of {self.point_}: {self.width_} to {self.latent_dim}{drawn}, "
             f"held-out variance unexplained {self.reconstruction_}",
             "  penalty  unexplained  first step  converged  diverged  attractors    gain",
         ]
@@ -271,6 +285,7 @@ class SurrogateAutoencoder:
             "notes": list(self.notes_),
             "sweep": [trial.to_dict() for trial in self.sweep_],
             "reconstruction": self.reconstruction_.to_dict(),
+            "samples": None if self.samples_ is None else list(self.samples_),
         }
         save_artifact(path, "surrogate", {"surrogate": config}, tensors)
 
@@ -292,6 +307,10 @@ class SurrogateAutoencoder:
         surrogate.penalty_, surrogate.notes_ = config["penalty_taken"], tuple(config["notes"])
         surrogate.sweep_ = tuple(Trial(**_present_names(trial)) for trial in config["sweep"])
         surrogate.reconstruction_ = Estimate(**config["reconstruction"])
+        if config.get("samples") is not None:  # not saved by version 0.1
+            check_values(config, samples=list[int])
+            used, known = config["samples"]
+            surrogate.samples_ = used, known
         for figure in (*surrogate.sweep_, surrogate.reconstruction_):
             check_types(figure)
         tensors = {name: torch.from_numpy(array) for name, array in artifact.tensors.items()}

@@ -6,8 +6,10 @@ predictions by a shared affine map with those by one map for each step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,7 +22,8 @@ from repdyn.intervals import Estimate, mean_of_groups, ratio_interval
 from repdyn.koopman.controls import controls
 from repdyn.koopman.interfaces import FittedAutoencoder
 from repdyn.koopman.readout import LinearProbe, head_logits
-from repdyn.paths import RepresentationPaths
+from repdyn.paths import RepresentationPaths, drawn_rows, nearby
+from repdyn.paths.columns import equal_rows
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, sums_by_group
 from repdyn.results import Result
@@ -32,6 +35,8 @@ __all__ = ["KOOPMAN", "TRUE", "Autonomy", "Fidelity", "autonomy", "measure", "un
 
 KOOPMAN = "Koopman autoencoder"
 TRUE = "true representation"
+_BLOCK_BYTES = 2**28  # of the test samples that are predicted at a time, in float64
+_PROBED = 50_000  # training samples that a probe is fitted on at most: it holds several copies of them
 _ROUNDING = 1e-12  # a fraction of variance below this is rounding, for either map of Autonomy
 
 Series = dict[str, tuple[Estimate, ...]]
@@ -60,6 +65,9 @@ class Fidelity(Result, kind="fidelity"):
         own distribution in nats. ``None`` without a head.
     reconstruction
         FVU of encoding and decoding alone, for every point from the first on.
+    probed
+        Training samples that the probes were fitted on, drawn where there are more than 50 000, and training
+        samples in all. ``None`` without probes, and in results of version 0.1.
     """
 
     points: tuple[str, ...]
@@ -68,6 +76,7 @@ class Fidelity(Result, kind="fidelity"):
     accuracy: Series | None
     head: dict[str, dict[str, Estimate]] | None
     reconstruction: dict[str, Estimate]
+    probed: tuple[int, int] | None = None
 
     figures: ClassVar[tuple[str, ...]] = (
         "points",
@@ -76,6 +85,7 @@ class Fidelity(Result, kind="fidelity"):
         "accuracy",
         "head",
         "reconstruction",
+        "probed",
         "best_control",
         "verdict",
     )
@@ -116,7 +126,10 @@ class Fidelity(Result, kind="fidelity"):
         ]
         lines += rows(self.fvu)
         if self.accuracy is not None:
-            lines += ["probe accuracy", *rows(self.accuracy)]
+            drawn = ""
+            if self.probed is not None and self.probed[0] < self.probed[1]:
+                drawn = f", probes fitted on {self.probed[0]} of {self.probed[1]} training samples"
+            lines += ["probe accuracy" + drawn, *rows(self.accuracy)]
         if self.head is not None:
             lines.append("through the head, at the last point")
             for name, row in self.head.items():
@@ -177,42 +190,84 @@ def measure(
     """
     for given in (paths, train):
         kae.check_paths(given)
-    first, *later = (np.asarray(paths[point], dtype=np.float64) for point in paths.points)
-    points = paths.points[1:]
-    source = np.asarray(paths[paths.points[0]])
-    groups = groups_of_equal_rows(source)
-    predictions: dict[str, list[NDArray[Any]]] = {
-        KOOPMAN: [kae.propagate(source, paths.points[0], point) for point in points]
+    paths, points = nearby(paths), paths.points[1:]
+    groups = equal_rows(paths.column(paths.points[0]))
+    predictors: dict[str, Callable[[NDArray[Any]], list[NDArray[Any]]]] = {
+        KOOPMAN: lambda x: [kae.propagate(x, paths.points[0], point) for point in points]
     }
-    fitted = controls(train, seed=seed)
-    predictions |= {name: predict(source) for name, predict in fitted.items()}
+    predictors |= controls(train, seed=seed)
+    probes, probed = _probes(paths, train, seed)
+    # Squared errors, deviations and readouts of single samples: all that is kept of a block.
+    kept: dict[tuple[str, ...], list[NDArray[Any]]] = defaultdict(list)
+    center = _means(paths)
+    for block in paths.iterate(size=_block_rows(paths)):
+        true = {point: block[point].astype(np.float64) for point in paths.points}
+        for point, x in true.items():
+            kept["spread", point].append(np.square(x - center[point]).sum(axis=1))
+            again = kae.decode(kae.encode(x, point), point)
+            kept["reconstruction", point].append(np.square(again - x).sum(axis=1))
+        own = None
+        for name in (TRUE, *predictors):
+            found = [true[p] for p in points] if name == TRUE else predictors[name](block[paths.points[0]])
+            for point, x in zip(points, found):
+                if name != TRUE:
+                    kept["error", name, point].append(np.square(x - true[point]).sum(axis=1))
+                if probes is not None:
+                    correct = probes[point].predict(x) == np.asarray(paths.labels)[block.rows]
+                    kept["accuracy", name, point].append(correct)
+            if head is not None:
+                log = _log_probabilities(head, found[-1], device_of(kae))
+                own = log if own is None else own
+                kept["decision", name].append(log.argmax(axis=1))
+                kept["kl", name].append((np.exp(own) * (own - log)).sum(axis=1))
+    whole = {key: np.concatenate(parts) for key, parts in kept.items()}
 
-    fvu = {
-        name: tuple(unexplained(x, y, seed, groups) for x, y in zip(predicted, later))
-        for name, predicted in predictions.items()
-    }
-    reconstruction = {
-        point: unexplained(kae.decode(kae.encode(x, point), point), x, seed, groups)
-        for point, x in zip(paths.points, (first, *later))
-    }
+    def share(error: NDArray[Any], point: str) -> Estimate:
+        return _unexplained(error, whole["spread", point], groups, seed)
+
+    # The autoencoder is the first row of every table, the accuracy on true representations the second.
     accuracy = None
-    if paths.labels is not None and train.labels is not None and len(np.unique(train.labels)) > 1:
-        probes = [LinearProbe().fit(np.asarray(train[point]), train.labels, seed=seed) for point in points]
-        truth = np.asarray(paths.labels)
+    if probes is not None:
         accuracy = {
-            name: tuple(
-                mean_of_groups(probe.predict(x) == truth, groups, seed=seed)
-                for probe, x in zip(probes, predicted)
-            )
-            for name, predicted in {TRUE: later, **predictions}.items()
+            name: tuple(mean_of_groups(whole["accuracy", name, p], groups, seed=seed) for p in points)
+            for name in (KOOPMAN, TRUE, *list(predictors)[1:])
         }
-        # The autoencoder is the first row of every table, the accuracy on true representations the second.
-        accuracy = {KOOPMAN: accuracy.pop(KOOPMAN), **accuracy}
-    through_head = None
-    if head is not None:
-        last = {TRUE: later[-1], **{name: predicted[-1] for name, predicted in predictions.items()}}
-        through_head = _through_head(head, last, paths.labels, seed, groups, device_of(kae))
-    return Fidelity(points, len(paths), fvu, accuracy, through_head, reconstruction)
+    return Fidelity(
+        points,
+        len(paths),
+        {name: tuple(share(whole["error", name, p], p) for p in points) for name in predictors},
+        accuracy,
+        None if head is None else _through_head(whole, (TRUE, *predictors), paths.labels, seed, groups),
+        {point: share(whole["reconstruction", point], point) for point in paths.points},
+        probed,
+    )
+
+
+def _means(paths: RepresentationPaths) -> dict[str, NDArray[np.float64]]:
+    """Mean of every point, in one pass."""
+    total: dict[str, Any] = dict.fromkeys(paths.points, 0.0)
+    for block in paths.iterate(size=_block_rows(paths)):
+        for point, x in block.items():
+            total[point] = total[point] + x.sum(axis=0, dtype=np.float64)
+    return {point: sums / len(paths) for point, sums in total.items()}
+
+
+def _block_rows(paths: RepresentationPaths) -> int:
+    """Samples that are predicted at a time."""
+    return max(1, _BLOCK_BYTES // (8 * sum(paths.widths.values())))
+
+
+def _probes(
+    paths: RepresentationPaths, train: RepresentationPaths, seed: int
+) -> tuple[dict[str, LinearProbe] | None, tuple[int, int] | None]:
+    """A probe for each later point if there are labels to predict, and the samples that it was fitted on."""
+    if paths.labels is None or train.labels is None or len(np.unique(train.labels)) < 2:
+        return None, None
+    chosen = drawn_rows(len(train), _PROBED, seed)
+    some = train if chosen is None else train.subset(chosen)
+    labels = np.asarray(some.labels)
+    probes = {p: LinearProbe().fit(np.asarray(some[p]), labels, seed=seed) for p in paths.points[1:]}
+    return probes, (len(some), len(train))
 
 
 def unexplained(
@@ -231,36 +286,43 @@ def unexplained(
     """
     error = np.square(predicted - true).sum(axis=1)
     spread = np.square(true - true.mean(axis=0)).sum(axis=1)
+    return _unexplained(error, spread, groups_of_equal_rows(true) if groups is None else groups, seed)
+
+
+def _unexplained(error: NDArray[Any], spread: NDArray[Any], groups: NDArray[np.int64], seed: int) -> Estimate:
+    """:func:`unexplained` from the squared errors and deviations of the samples, ``(N,)``."""
     if not spread.sum() > 0:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    groups = groups_of_equal_rows(true) if groups is None else groups
     return ratio_interval(sums_by_group(groups, error), sums_by_group(groups, spread), seed=seed)
 
 
 @torch.no_grad()
+def _log_probabilities(
+    head: Callable[[Any], Any], x: NDArray[Any], device: torch.device
+) -> NDArray[np.float64]:
+    """Logarithms of the head's class probabilities ``(n, C)`` for last-point representations ``(n, D)``."""
+    logits = head_logits(head, x, device)
+    return np.asarray(as_array(torch.log_softmax(logits.cpu().double(), dim=-1)))
+
+
 def _through_head(
-    head: Callable[[Any], Any],
-    last: dict[str, NDArray[Any]],
+    whole: Mapping[tuple[str, ...], NDArray[Any]],
+    names: tuple[str, ...],
     labels: NDArray[Any] | None,
     seed: int,
     groups: NDArray[np.int64],
-    device: torch.device,
 ) -> dict[str, dict[str, Estimate]]:
-    """Accuracy, agreement and divergence of the head's outputs for each predictor's last point ``(N, D)``."""
-    logs = {}
-    for name, x in last.items():
-        logits = head_logits(head, x, device)
-        logs[name] = as_array(torch.log_softmax(logits.cpu().double(), dim=-1))
-    own = logs[TRUE]
+    """Accuracy, agreement and divergence of the head's outputs for each predictor's last point."""
+    own = whole["decision", TRUE]
     figures: dict[str, dict[str, Estimate]] = {}
-    for name, log in logs.items():
+    for name in names:
         row: dict[str, Estimate] = {}
-        decisions = log.argmax(axis=1)
+        decisions = whole["decision", name]
         if labels is not None and np.asarray(labels).dtype.kind in "iu":
             row["accuracy"] = mean_of_groups(decisions == labels, groups, seed=seed)
         if name != TRUE:
-            row["agreement"] = mean_of_groups(decisions == own.argmax(axis=1), groups, seed=seed)
-            row["kl"] = mean_of_groups((np.exp(own) * (own - log)).sum(axis=1), groups, seed=seed)
+            row["agreement"] = mean_of_groups(decisions == own, groups, seed=seed)
+            row["kl"] = mean_of_groups(whole["kl", name], groups, seed=seed)
         if row:
             figures[name] = row
     return figures
@@ -349,11 +411,19 @@ def autonomy(paths: RepresentationPaths, train: RepresentationPaths, *, seed: in
         raise RepdynError(
             f"test paths have points {paths.points}, training paths {train.points}, or other widths"
         )
-    fitted = controls(train, seed=seed)
-    own, shared = [], []
-    for number, point in enumerate(paths.points[1:]):
-        before = np.asarray(paths[paths.points[number]])
-        after = np.asarray(paths[point], dtype=np.float64)
-        own.append(unexplained(fitted.step("per-step affine", before, number), after, seed))
-        shared.append(unexplained(fitted.step("shared affine", before, number), after, seed))
-    return Autonomy(paths.points[1:], tuple(own), tuple(shared), fitted.relative)
+    fitted, paths = controls(train, seed=seed), nearby(paths)
+    center, kept = _means(paths), defaultdict(list)
+    for block in paths.iterate(size=_block_rows(paths)):
+        for number, (first, point) in enumerate(pairwise(paths.points)):
+            after = block[point].astype(np.float64)
+            kept["spread", point].append(np.square(after - center[point]).sum(axis=1))
+            for name in ("per-step affine", "shared affine"):
+                error = fitted.step(name, block[first], number) - after
+                kept[name, point].append(np.square(error).sum(axis=1))
+    whole = {key: np.concatenate(parts) for key, parts in kept.items()}
+    groups = {point: equal_rows(paths.column(point)) for point in paths.points[1:]}
+    own, shared = (
+        tuple(_unexplained(whole[name, p], whole["spread", p], groups[p], seed) for p in paths.points[1:])
+        for name in ("per-step affine", "shared affine")
+    )
+    return Autonomy(paths.points[1:], own, shared, fitted.relative)

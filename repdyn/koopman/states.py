@@ -348,7 +348,8 @@ def checked_point(paths: RepresentationPaths, point: str, x: NDArray[Any], start
     x = x if x.dtype == np.float64 else x.astype(np.float32)
     if x.ndim != 2:
         raise RepdynError(
-            f"point {point!r} has shape {x.shape}, expected (samples, width); trace with pooling"
+            f"point {point!r} has shape {x.shape}, expected (samples, width); trace with pooling, or "
+            "take paths.tokens_as_samples()"
         )
     if len(x) == 0:
         raise RepdynError("the paths hold no sample")

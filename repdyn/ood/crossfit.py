@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.ood.gaussian import ARRAYS, Moments, ShrunkGaussian, Squared, lengths, unit
+from repdyn.ood.gaussian import ARRAYS, Moments, ShrunkGaussian, Squared, unit, unit_and_lengths
 from repdyn.ood.path_chunks import HELD, MultiPassReader
 from repdyn.ood.settings import FIT
 from repdyn.paths import nearby
@@ -233,16 +233,16 @@ def cross_fit_points(
         fits = {p: CrossFitting(labels, draw_folds(groups[p], seed), constant=constant) for p in part}
         for start, arrays in reader.read("fitting densities", part):
             for point, x in arrays.items():
-                norms = lengths(x)
+                directed, norms = unit_and_lengths(x)
                 low, high = ends[point]
                 ends[point] = min(low, float(norms.min())), max(high, float(norms.max()))
-                fits[point].add(start, unit(x))
+                fits[point].add(start, directed)
         fits = {point: fit for point, fit in fits.items() if fit.fit_densities()}
         if not fits:
             continue
         for start, arrays in reader.read("scoring held-out samples", tuple(fits)):
             for point, x in arrays.items():
-                fits[point].score(start, unit(x))
+                fits[point].score(start, unit_and_lengths(x)[0])
         for point, fit in fits.items():
             result[point] = replace(fit.result(), groups=groups[point], lengths=ends[point])
     return result

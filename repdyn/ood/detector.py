@@ -415,6 +415,17 @@ class Detector(ABC):
                     f"{self.source_[key]!r}; fit a detector on paths like these"
                 )
 
+    def scorer_of(self, paths: RepresentationPaths) -> Scorer:
+        """What scores chunks of these paths, ``(n,)`` each: several detectors may share one read of them.
+
+        Raises
+        ------
+        RepdynError
+            If the paths lack a point, or are of another model or pooling than those fitted.
+        """
+        self._check_paths(paths)
+        return lambda chunk: self._checked_scores(chunk, self.score_chunk)
+
     def _score_paths(self, paths: RepresentationPaths, score: Scorer) -> Array:
         """Scores ``(N,)`` of paths, chunk by chunk, by a function of a chunk."""
         chunks = read_chunks(paths, self.points_, "scoring paths", allow_nonfinite=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -19,7 +19,9 @@ from repdyn.ood.detector import Detector, equal_paths
 from repdyn.ood.detectors import DensityDetector
 from repdyn.ood.gaussian import fit_gaussian
 from repdyn.ood.neighbor_detectors import energy
+from repdyn.ood.path_chunks import HELD, LOGITS, Chunk, read_chunks
 from repdyn.ood.settings import FIT
+from repdyn.paths import nearby
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.results import Result
@@ -213,16 +215,17 @@ def evaluate(
         if name in ood_paths:
             raise RepdynError(f"ood_paths: the name {name!r} is taken; choose another")
     controls = controls if controls is not None else getattr(detector, "controls_", {})
-    sets = {IN_DISTRIBUTION: id_paths, **ood_paths}
+    sets = {name: nearby(paths, HELD) for name, paths in {IN_DISTRIBUTION: id_paths, **ood_paths}.items()}
     main = type(detector).__name__
     while main in controls:  # a control may have this name
         main += " (evaluated)"
-    scores = score_all({main: detector, **controls}, sets, statistics, seed=seed)
+    profiles: dict[str, Array] | None = {} if isinstance(detector, DensityDetector) else None
+    scores = score_all({main: detector, **controls}, sets, statistics, seed=seed, profiles=profiles)
     if len(scores) == 1:
         raise RepdynError("controls: there is none; give controls={'name': fitted detector}")
     groups = {name: equal_paths(paths, detector.points_) for name, paths in sets.items()}
     comparison = compare(scores, positive, groups=groups, seed=seed)
-    return evaluation_of(main, detector, sets, scores, comparison, positive)
+    return evaluation_of(main, detector, profiles, scores, comparison, positive)
 
 
 def _mean_profile(rows: Array) -> list[float | None]:
@@ -236,17 +239,16 @@ def _mean_profile(rows: Array) -> list[float | None]:
 def evaluation_of(
     name: str,
     detector: Detector,
-    sets: Mapping[str, RepresentationPaths],
+    profile: dict[str, Array] | None,
     scores: dict[str, dict[str, Array]],
     comparison: Comparison,
     positive: Positive,
 ) -> OODEvaluation:
-    """The evaluation of one of several compared detectors, with all others as controls."""
-    profile: dict[str, Array] | None = None
-    points: tuple[str, ...] = ()
-    if isinstance(detector, DensityDetector):
-        points = detector.points_
-        profile = {name: detector.profile(paths) for name, paths in sets.items()}
+    """The evaluation of one of several compared detectors, with all others as controls.
+
+    ``profile`` holds the depth profiles of the sets, ``{set: (N, L)}``, where the detector has them.
+    """
+    points = () if profile is None else detector.points_
     return OODEvaluation(
         detector=name,
         positive=positive,
@@ -265,8 +267,11 @@ def score_all(
     statistics: Mapping[str, ArrayLike] | None = None,
     *,
     seed: int = 0,
+    profiles: dict[str, Array] | None = None,
 ) -> dict[str, dict[str, Array]]:
     """Scores of all detectors on all sets, with energy and low-level statistics where they are available.
+
+    Each set is read once, for all detectors.
 
     Parameters
     ----------
@@ -278,24 +283,63 @@ def score_all(
         As in :func:`evaluate`.
     seed
         Of the folds of the statistics.
+    profiles
+        Where given, the depth profiles of the first detector are entered, ``{set: (N, L)}``.
 
     Returns
     -------
     dict
         ``{detector: {set: (N,)}}``.
     """
-    scores = {
-        detector: {name: fitted.score_samples(paths) for name, paths in sets.items()}
-        for detector, fitted in detectors.items()
-    }
-    logits = {name: paths.logits for name, paths in sets.items()}
-    if all(array is not None for array in logits.values()):
-        name_of_energy = _unused("energy", scores)
-        scores[name_of_energy] = {name: energy(array) for name, array in logits.items() if array is not None}
+    first = next(iter(detectors.values()), None)
+    profiled = first if profiles is not None and isinstance(first, DensityDetector) else None
+    columns: dict[str, dict[str, Array]] = {}
+    for name, paths in sets.items():
+        columns[name], profile = _read_once(detectors, paths, profiled)
+        if profiles is not None and profile is not None:
+            profiles[name] = profile
+    everywhere = [
+        name for name in next(iter(columns.values())) if all(name in own for own in columns.values())
+    ]
+    ordered = [*detectors, *(name for name in everywhere if name not in detectors)]
+    scores = {detector: {name: own[detector] for name, own in columns.items()} for detector in ordered}
     if statistics is not None:
         sizes = {name: len(paths) for name, paths in sets.items()}
         scores[_unused("low-level statistics", scores)] = statistics_scores(statistics, sizes, seed)
     return scores
+
+
+def _read_once(
+    detectors: Mapping[str, Detector], paths: RepresentationPaths, profiled: DensityDetector | None
+) -> tuple[dict[str, Array], Array | None]:
+    """Scores ``(N,)`` of paths by every detector and by the energy, and the depth profile by one of them.
+
+    A detector that has a ``score_samples`` of its own reads the paths by itself.
+    """
+    scores: dict[str, Array] = {}
+    scorers: dict[str, Callable[[Chunk], Array]] = {}
+    points: set[str] = set()
+    for name, detector in detectors.items():
+        if isinstance(detector, Detector) and type(detector).score_samples is Detector.score_samples:
+            scorers[name] = detector.scorer_of(paths)
+            points.update(detector.points_)
+        else:
+            scores[name] = detector.score_samples(paths)
+    if LOGITS in paths.points and paths.logits is not None:  # a point has the name: a chunk holds the point
+        scores[_unused("energy", detectors)] = energy(paths.logits)
+    elif paths.logits_width is not None:
+        scorers[_unused("energy", detectors)] = lambda chunk: energy(chunk[LOGITS])
+        points.add(LOGITS)
+    parts: dict[str, list[Array]] = {name: [] for name in scorers}
+    profile = []
+    ordered = tuple(point for point in dict.fromkeys((*paths.points, LOGITS)) if point in points)
+    for chunk in read_chunks(paths, ordered, "scoring paths", allow_nonfinite=True) if ordered else ():
+        for name, score in scorers.items():
+            parts[name].append(score(chunk))
+        if profiled is not None:
+            profile.append(profiled.profile_chunk(chunk))
+    scores.update({name: np.concatenate(own) for name, own in parts.items()})
+    return scores, np.concatenate(profile) if profile else None
 
 
 def statistics_scores(

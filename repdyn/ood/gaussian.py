@@ -15,9 +15,23 @@ from scipy.sparse import csr_array
 from repdyn.conformity import check_arrays, check_values
 from repdyn.ood.settings import FIT
 
-__all__ = ["Moments", "ShrunkGaussian", "Squared", "fit_gaussian", "ledoit_wolf", "lengths", "unit"]
+__all__ = [
+    "Moments",
+    "ShrunkGaussian",
+    "Squared",
+    "fit_gaussian",
+    "ledoit_wolf",
+    "lengths",
+    "unit",
+    "unit_and_lengths",
+]
 
 Array = NDArray[np.float64]
+
+_ROWS = 128  # rows that are normalized at a time: measured fastest of 32 to 512, at width 768
+_EDGE = (
+    float(np.finfo(np.float64).tiny) ** 0.25
+)  # squares of norms outside of this, or its inverse, are scaled
 
 ARRAYS = {"whitener": "whitener", "center": "centre", "means": "means"}  # attributes: names in saved files
 
@@ -54,6 +68,37 @@ def unit(x: NDArray[np.floating], dtype: DTypeLike = np.float64) -> NDArray[Any]
         norm[odd] = np.sqrt(np.einsum("nd,nd->n", x[odd], x[odd]))
         norm[norm == 0] = 1
     return np.asarray(x / norm[:, None])
+
+
+def unit_and_lengths(x: NDArray[np.floating], dtype: DTypeLike = np.float64) -> tuple[NDArray[Any], Array]:
+    """:func:`unit` and :func:`lengths` of each row in one pass, computed in float64.
+
+    Some rows at a time: all of them in float64 would not stay in the processor's cache.
+
+    Parameters
+    ----------
+    x
+        Shape ``(N, D)``.
+    dtype
+        Of the unit vectors, which are rounded to it once.
+
+    Returns
+    -------
+    directions, norms
+        Shapes ``(N, D)`` and ``(N,)``, the second in float64.
+    """
+    directions, norms = np.empty(x.shape, dtype), np.empty(len(x))
+    for start in range(0, len(x), _ROWS):
+        part = slice(start, start + _ROWS)
+        wide = x[part].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            norm = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+        if not ((norm > _EDGE) & (norm < 1 / _EDGE)).all():
+            norms[part], directions[part] = lengths(wide), unit(wide)
+            continue
+        wide /= norm[:, None]
+        norms[part], directions[part] = norm, wide
+    return directions, norms
 
 
 def lengths(x: NDArray[np.floating]) -> Array:

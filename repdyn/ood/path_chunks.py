@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.ood.gaussian import ShrunkGaussian, lengths, unit
+from repdyn.ood.gaussian import ShrunkGaussian, lengths, unit_and_lengths
 from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
@@ -60,14 +60,17 @@ class Chunk(dict[str, NDArray[Any]]):
             self._finite[point] = finite
             if not finite.all():  # computed as zero vectors, and always reported as invalid
                 self[point] = np.where(finite[:, None], x, np.zeros((), dtype=x.dtype))
-        self._units: dict[str, NDArray[np.float64]] = {}
+        self._units: dict[tuple[str, DTypeLike], NDArray[Any]] = {}
         self._squared: dict[tuple[str, int], tuple[ShrunkGaussian, NDArray[Any]]] = {}
 
-    def unit(self, point: str) -> NDArray[np.float64]:
-        """Unit vectors ``(n, D)`` in float64, because a center close to them is subtracted later."""
-        if point not in self._units:
-            self._units[point] = unit(self[point])
-        return self._units[point]
+    def unit(self, point: str, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+        """Unit vectors ``(n, D)``, in float64 by default: a center close to them may be subtracted later.
+
+        Those of another type are these, rounded.
+        """
+        if (point, dtype) not in self._units:
+            self._units[point, dtype], self._lengths[point] = unit_and_lengths(self[point], dtype)
+        return self._units[point, dtype]
 
     def valid(self, point: str, limits: tuple[float, float]) -> NDArray[np.bool_]:
         """Whether each vector is finite and its norm lies within ``limits``, ``(n,)``."""
@@ -80,9 +83,8 @@ class Chunk(dict[str, NDArray[Any]]):
         """Squared distance of the unit vectors to a density's nearest mean, ``(n,)``."""
         key = (point, id(density))  # the density is stored as well, so that its id is not reused
         if key not in self._squared:
-            x = self.unit(point)
             # float32 takes half the time where its precision suffices
-            x = x.astype(np.float32) if density.float32_suffices else x
+            x = self.unit(point, np.float32 if density.float32_suffices else np.float64)
             self._squared[key] = (density, density.nearest_squared(x))
         return self._squared[key][1]
 
@@ -139,18 +141,21 @@ def check_rows(x: NDArray[Any], point: str, start: int, *, allow_nonfinite: bool
     """
     if x.ndim != 2:
         raise _unpooled(point, x.shape)
-    finite = np.isfinite(x).all(axis=1)
-    if not (allow_nonfinite or finite.all()):
-        row = int(np.argmin(finite))
-        raise RepdynError(
-            f"paths: non-finite activation at {point!r}, sample {start + row}; drop that sample"
-        )
-    return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
+    x = x if x.dtype == np.float64 else x.astype(np.float32, copy=False)  # float16 is slow to look at
+    if not allow_nonfinite:
+        finite = np.isfinite(x).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise RepdynError(
+                f"paths: non-finite activation at {point!r}, sample {start + row}; drop that sample"
+            )
+    return x
 
 
 def _unpooled(point: str, shape: tuple[int, ...]) -> RepdynError:
     return RepdynError(
-        f"paths: {point!r} has shape {shape}, expected (N, D); trace with a pooling, or pool the tokens"
+        f"paths: {point!r} has shape {shape}, expected (N, D); trace with a pooling, or take "
+        "paths.tokens_as_samples()"
     )
 
 

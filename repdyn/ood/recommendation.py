@@ -15,7 +15,7 @@ from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.comparison import MEAN, compare
 from repdyn.ood.detector import Detector, equal_paths, from_settings
-from repdyn.ood.detectors import PathDetector
+from repdyn.ood.detectors import DensityDetector, PathDetector
 from repdyn.ood.evaluation import OODEvaluation, evaluation_of, score_all
 from repdyn.ood.neighbor_detectors import GuidedEnergyDetector
 from repdyn.ood.pseudo_ood import draw_paths, find_groups, split_pseudo_ood
@@ -166,7 +166,11 @@ def recommend(
     beats = bool(rivals) and all(c.against(best, rivals).verdict[MEAN] == "found" for c in comparisons)
     fitted, sets = trials[0]
     detector = candidates[best] if candidates is not None else _unfitted(best, fitted[best], seed)
-    evaluation = evaluation_of(best, fitted[best], sets, scores[0], comparisons[0], "id")
+    shown = fitted[best]
+    profile = None
+    if isinstance(shown, DensityDetector):
+        profile = {name: shown.profile(own) for name, own in sets.items()}
+    evaluation = evaluation_of(best, shown, profile, scores[0], comparisons[0], "id")
     return Recommendation(best, detector, table, kind, "found" if beats else "inconclusive", evaluation)
 
 

@@ -70,7 +70,7 @@ class VectorColumn(Column):
     blocks
         Arrays ``(block_rows, row width)``; the last may be shorter or padded.
     block_rows
-        Rows in every block but the last.
+        Rows in every block but the last; where blocks differ, the number of the first row of each, ``(B,)``.
     size
         Total number of rows.
     low, high
@@ -82,7 +82,7 @@ class VectorColumn(Column):
     """
 
     blocks: RowBlocks
-    block_rows: int
+    block_rows: int | Index
     size: int
     low: int
     high: int
@@ -122,7 +122,12 @@ class VectorColumn(Column):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         # Arrays in memory are returned without a copy. Files are read into new memory: memory maps are
         # read-only, and PyTorch warns of read-only arrays.
-        if isinstance(self.blocks, list) and self.index is None and copy is not True:
+        if (
+            isinstance(self.blocks, list)
+            and len(self.blocks) == 1
+            and self.index is None
+            and copy is not True
+        ):
             values: NDArray[Any] = self.blocks[0]
         else:
             values = self.take(np.arange(len(self)))
@@ -221,6 +226,18 @@ class TokenColumn(Column):
         if isinstance(self.blocks, Fetching):
             return self.blocks.fetch(spans)
         return [self.blocks[number][low:high] for number, low, high in spans]
+
+    def flat(self) -> VectorColumn:
+        """The real tokens of all samples in order, ``(tokens, D)``, without reading them."""
+        ends = np.cumsum(self.lengths)
+        starts = np.concatenate([[0], ends[self.block_rows - 1 : -1 : self.block_rows]])
+        size = int(ends[-1]) if len(ends) else 0
+        index = None
+        if self.index is not None:
+            own = self.lengths[self.index]
+            first = ends[self.index] - own
+            index = np.arange(own.sum()) + np.repeat(first - np.cumsum(own) + own, own)
+        return VectorColumn(self.blocks, starts, size, 0, self.width, self.dtype, index)
 
     def _longest(self) -> int:
         lengths = self.shown_lengths()
@@ -356,12 +373,24 @@ def _take_sorted(rows: VectorColumn, index: Index) -> NDArray[Any]:
 
 def _visits(rows: VectorColumn, index: Index) -> Iterator[tuple[int, Index, slice]]:
     """For ascending row numbers: each block's number, its rows to read, and their slice of the result."""
-    numbers = index // rows.block_rows
+    numbers = _block_numbers(index, rows.block_rows)
     cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(index)]
     for low, high in pairwise(cuts):
         if high > low:
             number = int(numbers[low])
-            yield number, index[low:high] - number * rows.block_rows, slice(low, high)
+            yield number, index[low:high] - _first_row(number, rows.block_rows), slice(low, high)
+
+
+def _block_numbers(index: Index, block_rows: int | Index) -> Index:
+    """Number of the block that holds each row."""
+    if isinstance(block_rows, int):
+        return index // block_rows
+    return np.searchsorted(block_rows, index, side="right").astype(np.int64) - 1
+
+
+def _first_row(number: int, block_rows: int | Index) -> int:
+    """Number of the first row of a block."""
+    return number * block_rows if isinstance(block_rows, int) else int(block_rows[number])
 
 
 def _take_block(block: NDArray[Any], index: Index, low: int, high: int) -> NDArray[Any]:
@@ -377,16 +406,18 @@ def _whole(block: NDArray[Any], low: int, high: int) -> bool:
     return high - low == block.shape[1] and block.flags.c_contiguous
 
 
-def fetch_rows(chunks: Fetching, chunk_rows: int, index: Index) -> NDArray[Any]:
+def fetch_rows(chunks: Fetching, chunk_rows: int | Index, index: Index) -> NDArray[Any]:
     """Fetch rows by number, in any order, as ``(n, row width)``; consecutive rows with one request."""
     if len(index) == 0:
         return chunks.fetch([(0, 0, 0)])[0]
     numbers, back = np.unique(index, return_inverse=True)
-    breaks = (np.diff(numbers) != 1) | (np.diff(numbers // chunk_rows) != 0)
+    homes = _block_numbers(numbers, chunk_rows)
+    breaks = (np.diff(numbers) != 1) | (np.diff(homes) != 0)
     cuts = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(numbers)]
     spans = []
     for low, high in pairwise(cuts):
-        chunk, start = divmod(int(numbers[low]), chunk_rows)
+        chunk = int(homes[low])
+        start = int(numbers[low]) - _first_row(chunk, chunk_rows)
         spans.append((chunk, start, start + high - low))
     return np.asarray(np.concatenate(chunks.fetch(spans))[back])
 

@@ -55,6 +55,7 @@ def merge_paths(stores: Iterable[str | os.PathLike[str]], out: str | os.PathLike
         _check_same(parts[0], part)
     _check_ids(parts)
     first = parts[0]
+    assert first.path is not None
     data = [_content(part) for part in parts]
     meta = {
         **first.meta,
@@ -69,7 +70,7 @@ def merge_paths(stores: Iterable[str | os.PathLike[str]], out: str | os.PathLike
         widths=first.widths,
         size=len(ids),
         meta=meta,
-        dtype=first.dtype.name,
+        dtype=read_layout(storage_at(first.path)).dtype,  # as stored: bfloat16 is shown as float32
         logits_width=first.logits_column.width if first.logits_column is not None else None,
         tokens=first.tokens,
         labels=labels,

@@ -223,6 +223,61 @@ class RepresentationPaths:
             index=compose(self._index, numbers),
         )
 
+    def tokens_as_samples(self) -> RepresentationPaths:
+        """Every real token as a sample of its own, with one vector at each point, without reading any.
+
+        For detectors and fits, which take pooled paths. Points without tokens and logits are left out.
+
+        Returns
+        -------
+        RepresentationPaths
+            The tokens of each sample in order, with its label. The id of token 2 of sample ``"a"`` is
+            ``"a:2"``.
+
+        Raises
+        ------
+        RepdynError
+            If no point has tokens, or a sample has different numbers of tokens at two points.
+
+        Notes
+        -----
+        A causal model gives texts that begin alike equal tokens. They count as repeats of one sample.
+
+        Examples
+        --------
+        >>> tokens, mask = np.ones((2, 3, 4)), [[True, True, True], [True, False, False]]
+        >>> paths = RepresentationPaths.from_arrays({"block": tokens}, ids=["a", "b"], masks={"block": mask})
+        >>> paths.tokens_as_samples().ids.tolist()
+        ['a:0', 'a:1', 'a:2', 'b:0']
+        """
+        columns = {name: column for name, column in self._columns.items() if isinstance(column, TokenColumn)}
+        if not columns:
+            raise RepdynError(
+                f"tokens_as_samples: none of the points {', '.join(self.points)} has tokens; trace with "
+                'pool="none"'
+            )
+        first, *others = columns
+        lengths = columns[first].shown_lengths()
+        for other in others:
+            differ = np.flatnonzero(columns[other].shown_lengths() != lengths)
+            if len(differ):
+                sample, there = differ[0], columns[other].shown_lengths()[differ[0]]
+                raise RepdynError(
+                    f"tokens_as_samples: sample {str(self.ids[sample])!r} has {lengths[sample]} tokens at "
+                    f"{first!r} and {there} at {other!r}; trace points with the same tokens"
+                )
+        if not lengths.any():
+            raise RepdynError("tokens_as_samples: no sample has a token")
+        return RepresentationPaths(
+            {name: column.flat() for name, column in columns.items()},
+            logits=None,
+            read_labels=partial(_token_labels, self, lengths),
+            read_ids=partial(_token_ids, self, lengths),
+            meta={**self.meta, "points": list(columns), "widths": {p: self.widths[p] for p in columns}}
+            | {"tokens": [], "samples": "tokens"},
+            path=self.path,
+        )
+
     def split(
         self, fractions: Sequence[float] = (0.8, 0.2), seed: int = 0, stratify: bool = True
     ) -> tuple[RepresentationPaths, ...]:
@@ -457,6 +512,18 @@ def _labels(paths: RepresentationPaths) -> Any:
 def _ids(paths: RepresentationPaths) -> Any:
     """Reader of the ids."""
     return paths.ids
+
+
+def _token_labels(paths: RepresentationPaths, lengths: Index) -> NDArray[Any] | None:
+    """The label of each token's sample."""
+    return None if paths.labels is None else np.repeat(paths.labels, lengths)
+
+
+def _token_ids(paths: RepresentationPaths, lengths: Index) -> NDArray[np.str_]:
+    """The id of each token: its sample's and its position."""
+    own = np.repeat(paths.ids, lengths)
+    positions = np.arange(len(own)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.char.add(np.char.add(own, ":"), positions.astype(np.str_))
 
 
 def project(

@@ -228,7 +228,9 @@ def batches(
         Samples to form batches of.
     batch_size
         Samples in a batch. With known lengths, a batch of short samples holds more, up to
-        ``batch_size * SHORT`` tokens, because matrix products of a few hundred rows are slow.
+        ``batch_size * SHORT`` tokens, because matrix products of a few hundred rows are slow. A text of more
+        than ``SHORT`` tokens shares a batch only with texts that are at least half as long: a few long texts
+        among many short ones would be mostly padding.
     lengths
         Function from samples to lengths in tokens. None: texts are sorted by their number of characters, and
         batches are not enlarged.
@@ -245,8 +247,9 @@ def batches(
     while start < len(index):
         more = 0 if lengths is None else batch_size * SHORT // max(int(known[start]), 1)
         stop = start + max(batch_size, more)
-        if not padded and lengths is not None:
-            stop = min(stop, start + int(np.searchsorted(-known[start:], -known[start], side="right")))
+        if lengths is not None and not (padded and known[start] <= SHORT):
+            shortest = known[start] / 2 if padded else known[start]
+            stop = min(stop, start + int(np.searchsorted(-known[start:], -shortest, side="right")))
         plan.append(index[start:stop])
         start += len(plan[-1])
     return plan

@@ -140,3 +140,25 @@ def test_help_and_version(command):
         for verb in ("demo", "trace", "koopman", "field", "ood", "topology", "translate", "report")
     )
     assert command("--version")[1].strip()[0].isdigit()
+
+
+def test_the_field_of_a_store_always_converges(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    centers = 6 * generator.normal(size=(4, 5))
+    rows = centers[np.arange(80) % 4] + 0.3 * generator.normal(size=(80, 5))
+    RepresentationPaths.from_arrays({"a": rows, "b": rows[:, ::-1].copy()}).save("bank.paths")
+
+    status, out, err = command("field", "bank.paths", "bank.paths", "--json", "f.json", "--out", "found")
+    assert status == 0, err
+    assert "EnergyField: 80 latents" in out
+    figures = json.loads((tmp_path / "f.json").read_text())["field"]
+    assert (figures["attractors"], figures["status"]) == (4, {"fixed point": 80})
+    assert figures["energy"]["sigma"] in figures["energy"]["scales"]["sigmas"]
+
+    status, out, _ = command("field", "bank.paths", "bank.paths", "--point", "a", "--sigma", 100)
+    assert status == 0
+    assert "share one mode" in out
+    status, _, err = command("field", "bank.paths", "bank.paths", "--point", "c")
+    assert status != 0
+    assert "there is no 'c'" in err

@@ -12,8 +12,10 @@ import torch
 
 from repdyn.errors import RepdynError
 from repdyn.fields import SurrogateAutoencoder, SurrogateWarning
+from repdyn.fields.settings import SURROGATE
 from repdyn.fields.surrogate import Trial, choose_trial
-from repdyn.paths import RepresentationPaths
+from repdyn.paths import RepresentationPaths, drawn_rows, open_paths
+from repdyn.paths.columns import VectorColumn
 
 GOOD = Trial(0.1, 0.2, 0.1, 0.9, 0.0, 8, 256, 0.9)
 
@@ -177,3 +179,37 @@ class TestBadInput:
     def test_another_width(self, surrogate: SurrogateAutoencoder) -> None:
         with pytest.raises(RepdynError, match=r"\(N, 24\)"):
             surrogate.encode(np.zeros((2, 5), dtype=np.float32))
+
+
+def test_of_many_samples_some_are_drawn_and_their_number_is_said(tmp_path: Path) -> None:
+    paths = clustered()
+    width = paths.widths[paths.points[0]]
+    settings = replace(SURROGATE, held_bytes=4 * width * 150)
+    fitted = SurrogateAutoencoder(4, (16,), penalty=0.1, epochs=2, settings=settings)
+    paths.save(tmp_path / "a.paths")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted.fit(open_paths(tmp_path / "a.paths"), paths.points[0])
+    assert fitted.samples_ == (150, 400)
+    assert "150 samples drawn from 400" in repr(fitted)
+    fitted.save_pretrained(tmp_path / "surrogate")
+    again = SurrogateAutoencoder.from_pretrained(tmp_path / "surrogate")
+    assert again.samples_ == (150, 400)
+    assert repr(again) == repr(fitted)
+
+
+def test_a_sample_that_is_not_finite_is_named_by_its_number_among_all(tmp_path: Path) -> None:
+    x = np.ones((400, 3), np.float32) * np.arange(1, 401)[:, None]
+    x[[3, 42], 1] = np.inf  # the second is drawn
+    column = VectorColumn.of(x)
+    paths = RepresentationPaths(
+        {"x": column},
+        logits=None,
+        read_labels=lambda: None,
+        read_ids=lambda: np.arange(400).astype(str),
+        meta={},
+    )
+    assert 42 in drawn_rows(400, 100, 0)
+    fitted = SurrogateAutoencoder(settings=replace(SURROGATE, held_bytes=4 * 3 * 100))
+    with pytest.raises(RepdynError, match="x: sample 42 is not finite"):
+        fitted.fit(paths, "x")

@@ -12,6 +12,7 @@ from repdyn.intervals import Estimate
 from repdyn.koopman import Fidelity, KoopmanAutoencoder
 from repdyn.koopman.fidelity import KOOPMAN, TRUE
 from repdyn.koopman.readout import LinearProbe
+from repdyn.paths import RepresentationPaths, open_paths
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +76,65 @@ def test_head_agrees_with_itself(found) -> None:
 
 
 def test_without_labels_and_head_there_are_no_accuracies(train, test) -> None:
-    from repdyn.paths import RepresentationPaths
-
     bare = RepresentationPaths.from_arrays({p: test[p] for p in test.points})
     kae = KoopmanAutoencoder(4, ()).fit(train, epochs=1)
     found = kae.fidelity(bare)
     assert found.accuracy is None
     assert found.head is None
     assert "probe" not in repr(found)
+
+
+def test_figures_do_not_depend_on_the_blocks_that_are_read(train, test, monkeypatch, tmp_path) -> None:
+    kae = KoopmanAutoencoder(latent_dim=8, hidden=(16,)).fit(train, epochs=2, batch_size=64)
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    whole = kae.fidelity(test, head=lambda x: x @ weight).to_dict()
+    test.save(tmp_path / "test.paths")
+    read = []
+    iterate = RepresentationPaths.iterate
+    monkeypatch.setattr(
+        RepresentationPaths,
+        "iterate",
+        lambda self, points=None, size=None: read.append(size) or iterate(self, points, size),
+    )
+    monkeypatch.setattr("repdyn.koopman.fidelity._BLOCK_BYTES", 8 * 24 * 7)  # seven samples
+    parts = kae.fidelity(open_paths(tmp_path / "test.paths"), head=lambda x: x @ weight).to_dict()
+    assert 7 in read
+
+    def compare(one, other) -> None:
+        if isinstance(one, dict):
+            assert one.keys() == other.keys()
+            for key in one:
+                compare(one[key], other[key])
+        elif isinstance(one, list):
+            for a, b in zip(one, other, strict=True):
+                compare(a, b)
+        else:
+            assert one == (pytest.approx(other, rel=1e-4, abs=1e-6) if isinstance(one, float) else other)
+
+    compare(whole, parts)
+
+
+def test_unexplained_variance_is_that_of_the_formula(found, test, train) -> None:
+    from repdyn.koopman import controls
+
+    predicted = controls(train)["affine"](np.asarray(test["layer0"]))
+    for number, point in enumerate(found.points):
+        x = np.asarray(test[point], np.float64)
+        expected = ((predicted[number] - x) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum()
+        assert found.fvu["affine"][number].value == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_probes_of_many_samples_are_fitted_on_some_and_it_is_said(train, test, monkeypatch) -> None:
+    kae = KoopmanAutoencoder(4, ()).fit(train, epochs=1)
+    every = kae.fidelity(test)
+    assert every.probed == (400, 400)
+    assert "training samples" not in repr(every)
+    monkeypatch.setattr("repdyn.koopman.fidelity._PROBED", 120)
+    some = kae.fidelity(test)
+    assert some.probed == (120, 400)
+    assert "probe accuracy, probes fitted on 120 of 400 training samples" in repr(some)
+    assert some.accuracy[TRUE][-1].value == pytest.approx(every.accuracy[TRUE][-1].value, abs=0.1)
+    assert some.to_dict()["probed"] == [120, 400]
 
 
 def test_saved_drawn_and_shown(found, tmp_path) -> None:

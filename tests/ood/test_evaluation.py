@@ -6,11 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from repdyn.errors import RepdynError
-from repdyn.ood import KNNDetector, MahalanobisDetector, OODEvaluation, PathDetector, energy, evaluate
+from repdyn.ood import (
+    KNNDetector,
+    MahalanobisDetector,
+    OODEvaluation,
+    PathDetector,
+    UnionDetector,
+    energy,
+    evaluate,
+)
 from repdyn.ood.comparison import separation
-from repdyn.paths import RepresentationPaths
+from repdyn.paths import RepresentationPaths, open_paths
 
 
 @pytest.fixture
@@ -166,3 +175,67 @@ def test_faults(planted):
         evaluate(detector, planted(20), {"in-distribution": planted(20)})
     with pytest.raises(RepdynError, match="controls: there is none"):
         evaluate(KNNDetector().fit(planted(60)), planted(20), {"set": planted(20)})
+
+
+def test_scores_and_profiles_are_those_of_every_detector_alone(planted) -> None:
+    fit, inside, foreign = planted(600), planted(120, seed=1), planted(100, 2, seed=2)
+    logits = [np.random.default_rng(k).normal(size=(len(p), 4)) for k, p in enumerate((inside, foreign))]
+    inside, foreign = (
+        RepresentationPaths.from_arrays({p: paths[p] for p in paths.points}, logits=own, meta=paths.meta)
+        for paths, own in zip((inside, foreign), logits)
+    )
+    detector, first = PathDetector().fit(fit), KNNDetector(point="layer0").fit(fit)
+
+    class Own(MahalanobisDetector):
+        def score_samples(self, paths):
+            return np.asarray(paths["layer1"])[:, 0].astype(float)
+
+    controls = {"first point": first, "its own way": Own().fit(fit)}
+    result = evaluate(detector, inside, {"foreign": foreign}, controls=controls)
+    assert list(result.scores) == ["PathDetector", "first point", "its own way", "energy"]
+    for name, paths in (("in-distribution", inside), ("foreign", foreign)):
+        for key, fitted in {"PathDetector": detector, **controls}.items():
+            np.testing.assert_allclose(result.scores[key][name], fitted.score_samples(paths), rtol=1e-12)
+        np.testing.assert_allclose(result.scores["energy"][name], energy(paths.logits))
+        np.testing.assert_allclose(result.profile[name], detector.profile(paths), rtol=1e-12)
+
+
+def test_a_point_may_be_named_as_the_logits_are(planted) -> None:
+    fit, inside = planted(600), planted(120, seed=1)
+    outputs = np.random.default_rng(0).normal(size=(120, 4))
+    arrays = {"layer0": inside["layer0"], "logits": inside["layer1"]}
+    paths = RepresentationPaths.from_arrays(arrays, logits=outputs, meta=inside.meta)
+    result = evaluate(MahalanobisDetector(point="layer0").fit(fit), paths, {"same": paths}, controls={})
+    np.testing.assert_allclose(result.scores["energy"]["same"], energy(outputs))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_remote_set_is_fetched_once_for_all_detectors(held, planted, monkeypatch) -> None:
+    fit, inside = planted(600), planted(400, seed=1)
+    detector = UnionDetector().fit(fit)
+    assert len(detector.controls_) >= 3
+    expected = evaluate(detector, inside, {"same": inside})
+    inside.save("memory://bucket/a.paths")
+    fetched = []
+    cat = MemoryFileSystem.cat_file
+
+    def counted(self, path, start=None, end=None):
+        data = cat(self, path, start=start, end=end)
+        fetched.append(len(data) if "/paths/c/" in path else 0)
+        return data
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted)
+    if not held:  # too large to be kept
+        monkeypatch.setattr("repdyn.ood.evaluation.HELD", 0)
+        monkeypatch.setattr("repdyn.ood.path_chunks.HELD", 0)
+    try:
+        there = open_paths("memory://bucket/a.paths")
+        found = evaluate(detector, there, {"same": there})
+    finally:
+        MemoryFileSystem.store.clear()
+        MemoryFileSystem.pseudo_dirs[:] = [""]
+    # One pass for the scores; where it is not held, two more for equal samples. The same set is given twice.
+    store = sum(np.asarray(inside[p]).nbytes for p in inside.points)
+    assert sum(fetched) <= 2 * store * (1 if held else 3) * 1.1
+    for name, row in expected.scores.items():
+        np.testing.assert_allclose(found.scores[name]["same"], row["same"], rtol=1e-9)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf as reference
 
-from repdyn.ood.gaussian import Moments, fit_gaussian, ledoit_wolf, unit
+from repdyn.ood.gaussian import Moments, fit_gaussian, ledoit_wolf, unit, unit_and_lengths
 
 
 @pytest.mark.parametrize(("count", "width"), [(200, 10), (20, 50)])
@@ -38,6 +40,27 @@ def test_distance_to_the_nearest_class():
 
 def test_unit_keeps_a_zero_row():
     np.testing.assert_array_equal(unit(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0, 0]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_directions_and_lengths_are_those_of_exact_sums(dtype: type) -> None:
+    """Rows of any size, in blocks with and without extreme ones, against exact sums of squares."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(300, 40)) * 10.0 ** generator.integers(-3, 4, size=(300, 40))
+    x[:, 0] += 1e4
+    x[200] *= 1e-200  # squares underflow
+    x[210] *= 1e200  # and overflow
+    x[220] = 0
+    directions, norms = unit_and_lengths(x, dtype)
+    for row, direction, norm in zip(x, directions, norms):
+        scale = float(np.abs(row).max()) or 1.0
+        exact = scale * math.sqrt(math.fsum((float(v) / scale) ** 2 for v in row))
+        assert norm == pytest.approx(exact, rel=1e-14)
+        expected = row / exact if exact else row
+        np.testing.assert_allclose(direction, expected, rtol=0, atol=4 * float(np.finfo(dtype).eps))
+    assert directions.dtype == dtype
+    np.testing.assert_array_equal(unit_and_lengths(x)[0].astype(dtype), directions)
+    np.testing.assert_allclose(unit_and_lengths(x)[0], unit(x), rtol=1e-15)
 
 
 @pytest.mark.parametrize(("count", "width"), [(40, 6), (60, 100)])

@@ -7,6 +7,7 @@ import pytest
 
 from repdyn.ood import PathDetector, UnionDetector
 from repdyn.ood.calibration import smooth_log_p_values
+from repdyn.ood.crossfit import TwofoldDensity
 from repdyn.ood.detectors import RelativePathDetector
 from repdyn.ood.gaussian import ShrunkGaussian
 from repdyn.ood.path_chunks import Chunk, read_chunks
@@ -93,3 +94,36 @@ def test_other_densities_of_a_chunk_are_not_mixed_up(classes):
     np.testing.assert_array_equal(relative.score_chunk(Chunk(chunk)), second)
     np.testing.assert_array_equal(path.score_chunk(chunk), first)
     assert np.abs(first - second).max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["plain", "one wide coordinate", "far from zero", "float16"])
+def test_scores_are_those_of_distances_in_float64(kind: str) -> None:
+    """What a chunk computes, in float32 where that suffices, against explicit covariances in float64."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(900) % 5
+    x = generator.normal(size=(900, 30)) + 2 * np.random.default_rng(1).normal(size=(5, 30))[labels]
+    if kind == "one wide coordinate":
+        x[:, 3] *= 1e4
+    if kind == "far from zero":
+        x += 1e4
+    x = x.astype(np.float16 if kind == "float16" else np.float32)
+    fit, new = x[:700], x[700:]
+    detector = PathDetector().fit(RepresentationPaths.from_arrays({"x": fit}, labels=labels[:700]))
+    density = detector.densities_["x"]
+    u = new.astype(np.float64)
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+
+    def squared(gaussian) -> np.ndarray:
+        precision = gaussian.whitener @ gaussian.whitener.T
+        means = gaussian.center + np.linalg.solve(gaussian.whitener.T, gaussian.means.T).T
+        apart = u[:, None] - means
+        return np.einsum("ncd,de,nce->nc", apart, precision, apart).min(axis=1)
+
+    if isinstance(density, TwofoldDensity):
+        near, whole = squared(density.relative.conditional), squared(density.relative.background)
+        distance = np.sqrt(whole) / density.spread[0] + (near - whole) / density.spread[1]
+    else:
+        distance = np.sqrt(squared(density))
+    expected = -(distance - detector.location_["x"]) / detector.spread_["x"]
+    found = detector.score_samples(RepresentationPaths.from_arrays({"x": new}))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * expected.std())

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from repdyn.errors import RepdynError
-from repdyn.paths import RepresentationPaths, merge_paths, open_paths, verify_paths
+from repdyn.paths import (
+    PathsWriter,
+    RepresentationPaths,
+    inspect_paths,
+    merge_paths,
+    open_paths,
+    verify_paths,
+)
 
 SIZES = (100, 30, 70)
 
@@ -55,6 +63,32 @@ def test_every_sample_once_in_order(stores: list[Path], tmp_path: Path) -> None:
     assert [entry["size"] for entry in merged.meta["merged"]] == list(SIZES)
     assert merged.meta["digest"] == "abc"
     assert verify_paths(tmp_path / "all.paths").sound
+
+
+def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
+    """Half the disk of float32, which it is read as; tokens and vectors keep their bits."""
+    folders = [tmp_path / "0.paths", tmp_path / "1.paths"]
+    whole: dict[str, list[np.ndarray]] = {"stem": [], "words": []}
+    for number, folder in enumerate(folders):
+        generator = np.random.default_rng(number)
+        stem = generator.normal(size=(80, 3)).astype("float32")
+        words = [generator.normal(size=(n, 2)).astype("float32") for n in generator.integers(0, 5, 80)]
+        writer = PathsWriter.open(
+            folder, ["stem", "words"], {"stem": 3, "words": 2}, 80, {}, dtype="bfloat16", tokens=("words",)
+        )
+        for rows in writer.missing:
+            part = slice(rows.start, rows.stop)
+            ids = [f"{number}-{k}" for k in rows]
+            writer.write_chunk(rows.start, {"stem": stem[part], "words": words[part]}, ids)
+        writer.finish()
+        whole["stem"].append(np.asarray(open_paths(folder)["stem"]))
+        whole["words"] += words
+    merged = merge_paths(folders, tmp_path / "all.paths")
+    assert inspect_paths(tmp_path / "all.paths").dtype == "bfloat16"
+    np.testing.assert_array_equal(np.asarray(merged["stem"]), np.concatenate(whole["stem"]))
+    tokens = merged.tokens_as_samples()
+    expected = np.concatenate(whole["words"]).astype(ml_dtypes.bfloat16).astype("float32")
+    np.testing.assert_array_equal(np.asarray(tokens["words"]), expected)
 
 
 def test_an_interrupted_merge_goes_on(stores: list[Path], tmp_path: Path) -> None:

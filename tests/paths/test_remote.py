@@ -252,3 +252,14 @@ def test_opening_a_hundred_gigabytes_here_reads_kilobytes(hundred_gigabytes: Lay
     assert len(paths) == ROWS
     assert taken < 32_000
     assert not paths["blocks.3"][ROWS - 5 :].any()
+
+
+def test_tokens_as_samples(known: RepresentationPaths, url: str) -> None:
+    known.save(url)
+    rows, there = known.tokens_as_samples(), open_paths(url).tokens_as_samples()
+    np.testing.assert_array_equal(np.asarray(there["words"]), rows["words"])
+    index = np.random.default_rng(1).permutation(len(rows))[:200]
+    np.testing.assert_array_equal(there["words"][index], rows["words"][index])
+    assert there.ids.tolist() == rows.ids.tolist()
+    for block in there.iterate(size=50):
+        np.testing.assert_array_equal(block["words"], rows["words"][block.rows.start : block.rows.stop])

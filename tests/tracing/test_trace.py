@@ -214,6 +214,17 @@ def test_batches_are_of_nearly_equal_tokens_and_short_samples_share_them():
     assert padding < 0.05
 
 
+def test_a_few_long_texts_among_short_ones_are_not_mostly_padding():
+    lengths = np.concatenate([np.full(5, 700), np.full(3, 200), RNG.integers(3, 12, 300)])
+    seen = []
+    paths = repdyn.trace(token_model(seen), [str(n) for n in RNG.permutation(lengths)], batch_size=32)
+    assert len(paths) == len(lengths)
+    assert sorted(length for batch in seen for length in batch) == sorted(lengths)
+    assert sum(max(batch) * len(batch) for batch in seen) < 2 * lengths.sum()
+    assert all(min(batch) >= max(batch) / 2 for batch in seen if max(batch) > SHORT)
+    assert len(seen) < 6  # the short ones still share theirs
+
+
 def test_few_batches_are_alive_at_once_whatever_the_number_of_samples(tmp_path):
     """Inputs are let go as the model goes on, and so is what was read of them, once its chunk is written."""
     alive, most, parts = set(), [0, 0], set()

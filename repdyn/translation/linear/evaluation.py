@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,18 @@ class TranslationEvaluation(Result, kind="translation_evaluation"):
         Of the translation, reached without these pairs.
     items
         Number of distinct held-out pairs: an input that is there several times is one.
+    top10
+        As ``top1``.
+    mean_rank
+        Mean rank of the true partner among all items, from 1.
+    foscttm
+        Fraction of samples closer than the true match, mean of both directions: 0 at best, .5 by chance.
+    cosine
+        Mean cosine of a translated item and its partner.
+
+    References
+    ----------
+    Liu, J. et al. (2019). Jointly embedding multiple single-cell omics measurements. WABI (FOSCTTM).
     """
 
     top1: Mapping[str, Estimate]
@@ -62,12 +74,21 @@ class TranslationEvaluation(Result, kind="translation_evaluation"):
     classes: tuple[str, ...] | None
     verdict: str
     items: int
+    top10: Mapping[str, Estimate] = field(default_factory=dict)
+    mean_rank: Mapping[str, Estimate] = field(default_factory=dict)
+    foscttm: Mapping[str, Estimate] = field(default_factory=dict)
+    cosine: Mapping[str, Estimate] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         lines = [f"TranslationEvaluation on {self.items} held-out pairs, verdict {self.verdict!r}"]
         for name, value in self.top1.items():
             classes = f"  classes {self.class_agreement[name]}" if name in self.class_agreement else ""
             lines.append(f"  {name:12s} top-1 {value}  top-5 {self.top5[name]}{classes}")
+            if name in ("translation", "paired") and name in self.foscttm:
+                lines.append(
+                    f"  {'':12s} mean rank {self.mean_rank[name]}  FOSCTTM {self.foscttm[name]}  "
+                    f"cosine {self.cosine[name]}"
+                )
         if "own space" in self.class_agreement:
             lines.append(f"  {'own space':12s} classes {self.class_agreement['own space']}")
         return "\n".join(lines)
@@ -96,7 +117,10 @@ class TranslationEvaluation(Result, kind="translation_evaluation"):
         return {
             "top1": figures.pop("translation"),
             **figures,
-            "top5": {name: value.to_dict() for name, value in self.top5.items()},
+            **{
+                figure: {name: value.to_dict() for name, value in getattr(self, figure).items()}
+                for figure in ("top5", "top10", "mean_rank", "foscttm", "cosine")
+            },
             "class_agreement": {name: value.to_dict() for name, value in self.class_agreement.items()},
             "verdict": self.verdict,
             "items": self.items,
@@ -170,17 +194,21 @@ def evaluate_translation(
     shrink = outlier_shrink(_typical(b) - _typical(b).mean(0))
     frame = np.eye(b.shape[1]) if shrink is None else shrink
     target = unit_rows((b - b.mean(0)) @ frame)
-    top1, top5, agreement = {}, {}, {}
-    confusion = None
+    # One entry for each map, under the names of the fields.
+    figures: dict[str, dict[str, Estimate]] = {
+        figure: {} for figure in ("top1", "top5", "top10", "mean_rank", "foscttm", "cosine")
+    }
+    agreement, confusion = {}, None
+    others = np.maximum(rival.sum(1), 1)
     for name, one in maps.items():
         moved = a if one is None else one(a)
         similarity = unit_rows((moved - moved.mean(0)) @ frame) @ target.T
-        own = np.diag(similarity)[:, None]
-        rank = ((similarity > own) & rival).sum(1)
-        # A constant map ties everywhere: half of the ties are ranked before the item.
-        rank = rank + ((similarity == own) & rival).sum(1) // 2
-        top1[name] = bootstrap_mean(rank < 1, seed=seed)
-        top5[name] = bootstrap_mean(rank < 5, seed=seed)
+        rank, back = _nearer(similarity, rival), _nearer(similarity.T, rival)
+        for figure, most in (("top1", 1), ("top5", 5), ("top10", 10)):
+            figures[figure][name] = bootstrap_mean(np.floor(rank) < most, seed=seed)
+        figures["mean_rank"][name] = bootstrap_mean(1 + rank, seed=seed)
+        figures["foscttm"][name] = bootstrap_mean((rank + back) / (2 * others), seed=seed)
+        figures["cosine"][name] = bootstrap_mean(np.diag(similarity).copy(), seed=seed)
         if numbers is not None:
             np.fill_diagonal(similarity, -np.inf)
             nearest = numbers[similarity.argmax(1)]
@@ -192,7 +220,23 @@ def evaluate_translation(
         similarity = target @ target.T
         np.fill_diagonal(similarity, -np.inf)
         agreement["own space"] = bootstrap_mean(numbers[similarity.argmax(1)] == numbers, seed=seed)
-    return TranslationEvaluation(top1, top5, agreement, confusion, classes, t.verdict, len(a))
+    return TranslationEvaluation(
+        class_agreement=agreement,
+        confusion=confusion,
+        classes=classes,
+        verdict=t.verdict,
+        items=len(a),
+        **figures,
+    )
+
+
+def _nearer(similarity: Floats, rival: NDArray[np.bool_]) -> Floats:
+    """Number of other items nearer to each row's item than its partner, ``(N,)``; ties count half.
+
+    A constant map ties everywhere.
+    """
+    own = np.diag(similarity)[:, None]
+    return np.asarray(((similarity > own) & rival).sum(1) + ((similarity == own) & rival).sum(1) / 2)
 
 
 def _typical(x: Floats) -> Floats:

@@ -34,17 +34,38 @@ def test_retrieval_agrees_with_a_plain_loop() -> None:
     t = LinearTranslation(q, np.zeros(8), np.zeros(8))
     moved, target = x @ q, y
     moved, target = moved - moved.mean(0), target - target.mean(0)
-    hits = 0
+    ranks, closer, cosine = [], [], []
     for i in range(200):
-        cosines = [moved[i] @ v / np.linalg.norm(moved[i]) / np.linalg.norm(v) for v in target]
-        hits += int(np.argmax(cosines)) == i
-    assert evaluate_translation(t, x, y).top1["translation"].value == pytest.approx(hits / 200)
+        to = [moved[i] @ v / np.linalg.norm(moved[i]) / np.linalg.norm(v) for v in target]
+        back = [target[i] @ v / np.linalg.norm(target[i]) / np.linalg.norm(v) for v in moved]
+        ranks.append(1 + sum(c > to[i] for c in to))
+        closer += [sum(c > own[i] for c in own) / 199 for own in (to, back)]
+        cosine.append(to[i])
+    found = evaluate_translation(t, x, y)
+    for most, figure in ((1, found.top1), (5, found.top5), (10, found.top10)):
+        assert figure["translation"].value == pytest.approx(np.mean(np.array(ranks) <= most))
+    assert found.mean_rank["translation"].value == pytest.approx(np.mean(ranks))
+    assert found.foscttm["translation"].value == pytest.approx(np.mean(closer))
+    assert found.cosine["translation"].value == pytest.approx(np.mean(cosine))
+    assert f"FOSCTTM {found.foscttm['translation']}" in repr(found)
+
+
+def test_an_unrelated_map_is_at_chance_by_every_figure() -> None:
+    g = np.random.default_rng(1)
+    x, y = g.normal(size=(400, 40)), g.normal(size=(400, 40))
+    found = evaluate_translation(LinearTranslation(np.eye(40), np.zeros(40), np.zeros(40)), x, y)
+    assert found.foscttm["translation"].low < 0.5 < found.foscttm["translation"].high
+    assert found.mean_rank["translation"].low < 200.5 < found.mean_rank["translation"].high
+    assert abs(found.cosine["translation"].value) < 0.02
 
 
 def test_a_map_to_one_place_retrieves_by_chance() -> None:
     x, y, _, _ = setting()
     t = LinearTranslation(np.zeros((8, 8)), np.zeros(8), np.zeros(8))
-    assert evaluate_translation(t, x, y).top1["translation"].value == 0
+    found = evaluate_translation(t, x, y)
+    assert found.top1["translation"].value == 0
+    assert found.foscttm["translation"].value == pytest.approx(0.5)
+    assert found.mean_rank["translation"].value == pytest.approx(100.5)
 
 
 def test_widths_that_differ_have_no_identity() -> None:

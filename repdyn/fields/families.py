@@ -1,0 +1,177 @@
+"""Families of cycles: continua of neutral cycles, such as a circle on which every orbit has period two.
+
+No single cycle of a family attracts, since its neighbors keep their distance. The family as a whole may
+attract, and is one attractor then. :func:`is_neutral` recognizes such a cycle, and :func:`link_cycles` says
+which cycles belong to one family.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from repdyn.fields.map import SelfMap
+from repdyn.fields.settings import SEARCH, SearchSettings
+from repdyn.fields.verification import leading_multipliers, merge_points
+from repdyn.reading import as_array
+
+__all__ = ["cycle_multipliers", "is_neutral", "link_cycles"]
+
+SAMPLED = 1024
+"""Points, over all phases, by which families are represented."""
+STRIDE, STEPS, ARRIVED = 0.1, 40, 1e-2
+"""A walk along cycles takes steps of this share of the gap, this many, and has arrived this close, as a share
+of the gap."""
+
+
+def cycle_multipliers(field: SelfMap, point: Tensor, period: int) -> NDArray[np.complex128]:
+    """Multipliers of a turn from one point ``(d,)``, largest modulus first: all of them up to 64 dimensions.
+
+    Shape ``(min(d, 64),)``.
+    """
+    multipliers = leading_multipliers(field.power(period), point[None], count=min(len(point), 64))
+    return as_array(multipliers[0], np.complex128)
+
+
+def is_neutral(
+    field: SelfMap, point: Tensor, period: int, scale: float, settings: SearchSettings = SEARCH
+) -> bool:
+    """Whether an orbit closes exactly after ``period`` steps, and its turn neither attracts nor repels.
+
+    A quasi-periodic orbit passes close to its start as well, but never that close.
+
+    Parameters
+    ----------
+    field
+        The map, in the precision of ``point``.
+    point
+        A point of the orbit, shape ``(d,)``.
+    period
+        Steps after which it returns.
+    scale
+        Scale of the starts.
+    settings
+        Settings of the search.
+    """
+    if period * len(point) > settings.classification.cycle_max_work:
+        return False
+    returned = field.power(period)(point[None])[0]
+    eps = torch.finfo(point.dtype).eps
+    allowed = max(settings.classification.neutral_return, 64 * eps) * scale
+    if not float((returned - point).norm()) <= allowed:
+        return False
+    leading = float(np.abs(cycle_multipliers(field, point, period)[0]))
+    return abs(leading - 1) <= settings.multiplier_margin
+
+
+def link_cycles(
+    field: SelfMap, points: Tensor, period: int, scale: float, settings: SearchSettings = SEARCH
+) -> NDArray[np.int64]:
+    """The family of each of some neutral cycles of one period.
+
+    Cycles are linked along the shortest tree between their points. A gap is bridged if a walk
+    leads through it: short steps towards the other end, each followed by plain iteration, which returns to
+    the family. Between two circles, iteration undoes the steps.
+
+    Parameters
+    ----------
+    field
+        The map.
+    points
+        A point of each cycle, shape ``(n, d)``.
+    period
+        Their period.
+    scale
+        Scale of the starts.
+    settings
+        Settings of the search.
+
+    Returns
+    -------
+    NDArray
+        Number of each cycle's family, from 0 in order of appearance, shape ``(n,)``.
+    """
+    # scipy takes half a second to import.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+    from scipy.spatial.distance import cdist
+
+    leaders, member = merge_points(as_array(points, np.float64), settings.merge_tolerance * scale)
+    count = min(len(leaders), max(2, SAMPLED // period))
+    kept = leaders[np.linspace(0, len(leaders) - 1, count).astype(np.int64)]
+    phases = field.trajectory(points[torch.from_numpy(kept).to(points.device)], period - 1)
+    cloud = as_array(phases, np.float64).reshape(period * count, -1)  # phase by phase
+    cycle = np.tile(np.arange(count), period)
+    distance = np.maximum(cdist(cloud, cloud), 1e-12 * scale)
+    distance[cycle[:, None] == cycle] = np.inf
+    family = np.arange(count)
+    while True:
+        # The shortest tree between families, of which those that no walk connects are no longer tried.
+        between = np.where(family[cycle][:, None] == family[cycle], np.inf, distance)
+        tree = minimum_spanning_tree(_closest(between, family[cycle])).tocoo()
+        if not tree.nnz:
+            break
+        ends = np.array([_closest_pair(between, family[cycle], *pair) for pair in zip(tree.row, tree.col)])
+        left, right = (_like(cloud[ends[:, side]], points) for side in (0, 1))
+        bridged = _bridged(field, left, right, period, settings)
+        for a, b in zip(tree.row[~bridged], tree.col[~bridged]):
+            apart = np.ix_(family[cycle] == a, family[cycle] == b)
+            distance[apart] = distance.T[apart] = np.inf
+        joined = coo_array(
+            (np.ones(int(bridged.sum())), (tree.row[bridged], tree.col[bridged])), shape=tree.shape
+        )
+        family = connected_components(joined, directed=False)[1][family]
+    if count < len(leaders):
+        nearest = cdist(as_array(points, np.float64)[leaders], cloud).argmin(axis=1)
+        of_leader = family[cycle[nearest]]
+    else:
+        of_leader = family
+    _, first, number = np.unique(of_leader[member], return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number].astype(np.int64)
+
+
+def _closest(distance: NDArray[np.float64], label: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Smallest distance between the points of each two labels ``(n,)``, 0 where infinite."""
+    order = np.argsort(label, kind="stable")
+    first = np.flatnonzero(np.diff(label[order], prepend=-1))
+    rows = np.minimum.reduceat(distance[order][:, order], first, axis=0)
+    smallest = np.minimum.reduceat(rows, first, axis=1)
+    return np.where(np.isfinite(smallest), smallest, 0)
+
+
+def _closest_pair(distance: NDArray[np.float64], label: NDArray[np.int64], a: int, b: int) -> tuple[int, int]:
+    """The closest points of two labels, from distances ``(n, n)``."""
+    rows, columns = np.flatnonzero(label == a), np.flatnonzero(label == b)
+    i, j = np.unravel_index(distance[np.ix_(rows, columns)].argmin(), (len(rows), len(columns)))
+    return int(rows[i]), int(columns[j])
+
+
+def _bridged(
+    field: SelfMap, left: Tensor, right: Tensor, period: int, settings: SearchSettings
+) -> NDArray[np.bool_]:
+    """Whether a walk along cycles leads from each point to its partner, shapes ``(n, d)`` to ``(n,)``."""
+    now, gap = left.clone(), (right - left).norm(dim=1)
+    open_ = torch.arange(len(left), device=left.device)
+    bridged = torch.zeros(len(left), dtype=torch.bool, device=left.device)
+    turns = -(-settings.check_steps // period)
+    for _ in range(STEPS):
+        ahead = (right - now)[open_]
+        distance = ahead.norm(dim=1)
+        there = distance <= ARRIVED * gap[open_]
+        bridged[open_[there]] = True
+        open_, ahead, distance = open_[~there], ahead[~there], distance[~there]
+        if not len(open_):
+            break
+        length = torch.minimum(STRIDE * gap[open_], distance / 2)
+        moved = now[open_] + ahead * (length / distance)[:, None]
+        for _ in range(turns * period):
+            moved = field(moved)
+        now[open_] = moved
+    return as_array(bridged)
+
+
+def _like(values: NDArray[np.float64], tensor: Tensor) -> Tensor:
+    """An array on the device and in the precision of a tensor."""
+    return torch.from_numpy(values).to(tensor)
