@@ -20,7 +20,7 @@ __all__ = ["Lift", "PointDecoder", "PointEncoder", "load_weights"]
 class Lift(nn.Module):
     """``f(u) = u S + mlp(u)``.
 
-    The linear part starts at the leading principal components and the network at zero, or at the nonlinear
+    The linear part starts at the leading principal components and the network near zero, or at the nonlinear
     observables of :mod:`repdyn.koopman.start`.
 
     Parameters
@@ -41,14 +41,14 @@ class Lift(nn.Module):
         self.network = nn.Sequential(*layers[:-1]) if hidden else None
 
     @torch.no_grad()
-    def start(self, weight: Tensor) -> None:
-        """Set the linear part to ``u -> u S``, shape ``(inputs, outputs)``, and the network to zero."""
+    def start(self, weight: Tensor, scale: float) -> None:
+        """Set the linear part to ``u -> u S``, ``(inputs, outputs)``, and scale the network's last layer."""
         self.linear.weight.copy_(weight.T)
         self.linear.bias.zero_()
         if self.network is not None:
             final = self.network[-1]
             assert isinstance(final, nn.Linear)
-            final.weight.zero_()
+            final.weight.mul_(scale)
             final.bias.zero_()
 
     @torch.no_grad()

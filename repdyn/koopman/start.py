@@ -7,7 +7,9 @@ solved for on these observables by ridge regression, whose penalty the validatio
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,11 +24,32 @@ from repdyn.koopman.states import States
 from repdyn.linalg import ridge
 from repdyn.reading import as_array
 
-__all__ = ["exact", "logarithm", "solve_direct", "start"]
+__all__ = ["Solved", "logarithm", "start"]
 
 _DEFAULT = FitSettings()
 _EXPONENTS = (-24, 5)  # penalties of direct maps, in half powers of ten of the mean eigenvalue
 _SMALLEST = 1e-6  # modulus below which the logarithm of an eigenvalue is cut off
+
+
+@dataclass(eq=False)
+class Solved:
+    """Direct maps with an encoder and a decoder of their own, solved for in closed form.
+
+    Attributes
+    ----------
+    operator, encoder, decoder
+        The modules.
+    left
+        Unexplained variance of the validation part, mean over depths.
+    complete
+        Solves anew with the validation part, once nothing is left to be chosen by it.
+    """
+
+    operator: Direct
+    encoder: Lift
+    decoder: Lift
+    left: float
+    complete: Callable[[], None]
 
 
 @torch.no_grad()
@@ -41,19 +64,19 @@ def start(
     settings: FitSettings = _DEFAULT,
     widths: Sequence[int] = (),
     supervise: str = "all",
-) -> tuple[Operator, float, Callable[[], None]]:
-    """Set the modules to their closed-form solution, and choose among operators.
+) -> tuple[float, Solved | None]:
+    """Set the modules to their closed-form solution.
 
     Parameters
     ----------
     encoder, decoder
-        Set in place.
+        Set in place to principal components, with networks near zero, from where gradients improve them.
     operators
-        Candidates, set in place. The first is preferred unless another one leaves clearly less unexplained.
+        Set in place; solved for on these observables, except direct maps.
     states
         Lifted representations.
     fit_rows, validation_rows
-        Samples to solve on, and samples that choose penalties, the encoder's width and the operator.
+        Samples to solve on, and samples that choose penalties and the width of the encoder of direct maps.
     generator
         Draws the hidden units and the rows.
     settings
@@ -66,9 +89,8 @@ def start(
     Returns
     -------
     tuple
-        The chosen operator, the share of variance that it leaves unexplained on the validation part (mean
-        over depths), and a function that solves for it anew with the validation part, for the case that
-        training does not improve on it.
+        The least unexplained variance of the validation part by an operator, and the solution by direct maps,
+        if they are among the operators.
     """
     most = max(1, settings.start_rows // states.points)
     chosen = fit_rows[torch.randperm(len(fit_rows), generator=generator)[:most].to(fit_rows.device)]
@@ -83,39 +105,66 @@ def start(
     axes = principal_axes((u / unit.sqrt()[:, None, None]).flatten(0, 1), linear)
     weight = torch.zeros(states.width, observables, dtype=axes.dtype, device=axes.device)
     weight[:, :linear] = axes
-    encoder.start(weight.to(encoder.linear.weight))
-    decoder.start(weight.T.to(encoder.linear.weight))
+    solved = None
+    for operator in operators:
+        if isinstance(operator, Direct):
+            own = copy.deepcopy(encoder), copy.deepcopy(decoder)
+            for module, linear_part in zip(own, (weight, weight.T)):
+                module.start(linear_part.to(encoder.linear.weight), 0.0)
+            solved = _direct(operator, *own, u, judged, unit, axes, generator, settings, widths)
+    if encoder.network is not None and widths:
+        encoder.narrow(widths[0])
+    encoder.start(weight.to(encoder.linear.weight), settings.start_scale)
+    decoder.start(weight.T.to(encoder.linear.weight), settings.start_scale)
+    z, z_judged = (_encoded(encoder, part) for part in (u, judged))
+    left = [
+        _solve(operator, z, z_judged, judged, decoder, unit, settings)
+        for operator in operators
+        if not isinstance(operator, Direct)
+    ]
+    return min(left, default=float("inf")), solved
+
+
+def _direct(
+    operator: Direct,
+    encoder: Lift,
+    decoder: Lift,
+    u: Tensor,
+    judged: Tensor,
+    unit: Tensor,
+    axes: Tensor,
+    generator: torch.Generator,
+    settings: FitSettings,
+    widths: Sequence[int],
+) -> Solved:
+    """Direct maps on principal components and on the hidden units that add most to their prediction."""
     found = None
-    if encoder.network is not None and observables > linear:
+    linear = axes.shape[1]
+    if encoder.network is not None and encoder.linear.out_features > linear:
         found = _Units(encoder, u, judged, generator, settings, widths)
-        found.observe(encoder, linear)
+        found.observe(encoder, linear, u, settings.added)
     elif encoder.network is not None and widths:
         encoder.narrow(widths[0])
-    z, z_judged = (_encoded(encoder, part) for part in (u, judged))
-    left = []
-    for operator in operators:
-        left.append(_solve(operator, z, z_judged, judged, decoder, unit, settings))
-        if isinstance(operator, Direct) and found is not None:
-            kept = operator.weight, operator.drift
-            found.direct(operator, axes)
-            reached = _left(operator, z_judged, judged, decoder, unit)
-            if reached > left[-1]:
-                operator.weight, operator.drift = kept
-                found = None
-            left[-1] = min(reached, left[-1])
-    best = int(np.argmin(left))
-    best = 0 if left[0] <= left[best] * (1 + settings.simpler) + settings.exact else best
-    operator = operators[best]
+    solve_direct(operator, _encoded(encoder, u), _encoded(encoder, judged))
+    z_judged = _encoded(encoder, judged)
+    left = _left(operator, z_judged, judged, decoder, unit)
+    if found is not None:
+        kept = operator.weight.clone(), operator.drift.clone()
+        found.direct(operator, axes)
+        reached = _left(operator, z_judged, judged, decoder, unit)
+        if reached > left:
+            operator.weight, operator.drift = kept
+            found = None
+        left = min(reached, left)
 
     @torch.no_grad()
     def complete() -> None:
-        if isinstance(operator, Direct):
-            solve_direct(operator, _encoded(encoder, u), _encoded(encoder, judged), every=True)
-            if found is not None:
-                found.use_all()
-                found.direct(operator, axes)
+        solve_direct(operator, _encoded(encoder, u), _encoded(encoder, judged), every=True)
+        if found is not None:
+            found.use_all()
+            found.direct(operator, axes)
 
-    return operator, left[best], complete
+    return Solved(operator, encoder, decoder, left, complete)
 
 
 def exact(x: Tensor) -> Tensor:
@@ -164,29 +213,43 @@ class _Units:
         self.size = spread.clamp_min(torch.finfo(torch.float32).tiny)
         # Kinks lie within the data of the first point, in directions and with slopes of more than one size.
         count, inputs = first.out_features, first.in_features
-        draw = torch.randn(count, inputs, generator=generator, dtype=torch.float64)
-        low, high = settings.slopes
-        slopes = low * (high / low) ** torch.rand(count, 1, generator=generator, dtype=torch.float64)
-        places = torch.randn(count, generator=generator, dtype=torch.float64)
-        weight = (draw * slopes).to(self.mean.device) / self.size
-        first.weight.copy_(weight)
-        first.bias.copy_(places.to(self.mean.device) - weight @ self.mean)
-        hidden = encoder.network[:-1]
-        features, unseen = (exact(hidden(x[0].to(first.weight))) for x in (u, judged))
-        self.center = features.mean(dim=0)
-        self.spread = features.var(dim=0, correction=0).sum().sqrt().clamp_min(1e-12)
-        x, x_judged = (
-            torch.cat([(own[0] - self.mean) / self.size, (units - self.center) / self.spread], dim=1)
-            for own, units in ((u, features), (judged, unseen))
-        )
+        draw = torch.randn(count, inputs, generator=generator, dtype=torch.float64).to(self.mean.device)
+        part = torch.rand(count, 1, generator=generator, dtype=torch.float64).to(self.mean.device)
+        places = torch.randn(count, generator=generator, dtype=torch.float64).to(self.mean.device)
         self.means = u[1:].mean(dim=1, keepdim=True)
         centered = u[1:] - self.means
         self.scale = centered.square().sum(dim=-1).mean(dim=1).sqrt().clamp_min(1e-12)[:, None, None]
         y, y_judged = (
             ((own[1:] - self.means) / self.scale).permute(1, 0, 2).flatten(1) for own in (u, judged)
         )
+        last = slice(-inputs, None)
+
+        def placed(slopes: tuple[float, float], units: int) -> tuple[Tensor, Tensor]:
+            """Set the first layer; inputs of the regression, with so many units, of both parts."""
+            low, high = slopes
+            weight = draw * low * (high / low) ** part / self.size
+            first.weight.copy_(weight)
+            first.bias.copy_(places - weight @ self.mean)
+            assert encoder.network is not None
+            hidden = encoder.network[:-1]
+            features, unseen = (exact(hidden(x[0].to(first.weight)))[:, :units] for x in (u, judged))
+            self.center = features.mean(dim=0)
+            self.spread = features.var(dim=0, correction=0).sum().sqrt().clamp_min(1e-12)
+            x, x_judged = (
+                torch.cat([(own[0] - self.mean) / self.size, (values - self.center) / self.spread], dim=1)
+                for own, values in ((u, features), (judged, unseen))
+            )
+            return x, x_judged
+
+        errors = []
+        for slopes in settings.slopes:  # a few units suffice to choose
+            x, x_judged = placed(slopes, min((*widths, count)))
+            errors.append(
+                _validated(x.T @ x, x.T @ y[:, last], x_judged, y_judged[:, last], x.shape[1], settings)[0]
+            )
+        x, x_judged = placed(settings.slopes[int(np.argmin(errors))], count)
         gram, cross = x.T @ x, x.T @ y
-        last, found = slice(-inputs, None), []
+        found = []
         for width in widths or (count,):
             error, penalty = _validated(
                 gram, cross[:, last], x_judged, y_judged[:, last], inputs + width, settings
@@ -215,8 +278,12 @@ class _Units:
         gram, cross = (one + other for one, other in zip(self.sums, self.unseen))
         self.solution = self._solved(gram, cross)
 
-    def observe(self, encoder: Lift, linear: int) -> None:
-        """Set observables from number ``linear`` on to the combinations that add most to the predictions."""
+    def observe(self, encoder: Lift, linear: int, u: Tensor, added_variance: float) -> None:
+        """Set observables from number ``linear`` on to the combinations that add most to the predictions.
+
+        Together they have ``added_variance`` over all points of the states ``u``: a combination that is found
+        at the first point may be large at the others.
+        """
         assert encoder.network is not None
         final = encoder.network[-1]
         assert isinstance(final, nn.Linear)
@@ -231,6 +298,13 @@ class _Units:
         last = linear + kept.shape[1]
         final.weight[:last], final.bias[:last] = 0, 0
         weight = self.combined / self.spread
+        hidden = encoder.network[:-1]
+        values = torch.stack([exact(hidden(x.to(final.weight))) @ weight for x in u])
+        spread = values.flatten(0, 1).std(dim=0, correction=0)
+        size = torch.where(
+            spread > 0, (added_variance / len(spread)) ** 0.5 / spread, torch.ones_like(spread)
+        )
+        self.combined, weight = self.combined * size, weight * size
         final.weight[linear:last] = weight.T.to(final.weight)
         final.bias[linear:last] = -(self.center @ weight).to(final.bias)
 
@@ -289,9 +363,6 @@ def _solve(
     def left() -> float:
         return _left(operator, z_judged, judged, decoder, unit)
 
-    if isinstance(operator, Direct):
-        solve_direct(operator, z, z_judged)
-        return left()
     if not isinstance(operator, Generator | PerStep | LowRank):
         return left()
     scale = unit.sqrt()[:, None, None]

@@ -23,7 +23,7 @@ from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.networks import Lift
 from repdyn.koopman.operators import Direct, LeastSquares, Operator, advance, full_precision
 from repdyn.koopman.settings import FitSettings
-from repdyn.koopman.start import exact, solve_direct, start
+from repdyn.koopman.start import Solved, start
 from repdyn.koopman.states import Held, States, Streamed, frame_rows, lifted_bytes, read_points, survey
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
@@ -130,12 +130,19 @@ def fit(
     held_out = held_out[torch.from_numpy(groups)]  # equal samples are in the same part
     held_out = held_out.to(states.device)
     parts = ((~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1))
-    operator, left, complete = start(
+    left, solved = start(
         encoder, decoder, operators, states, *parts, generator, settings, widths, plan.supervise
     )
-    if isinstance(operator, Direct) and encoder.linear.out_features > settings.trained:
-        complete()
-        return operator, {**{name: [] for name in (*_LOSSES, "validation")}, "start": [left]}, -1
+    operator = next((one for one in operators if not isinstance(one, Direct)), None)
+
+    def simpler(error: float) -> bool:
+        """Whether one generator is preferred to direct maps."""
+        return solved is None or error <= solved.left * (1 + settings.simpler) + settings.exact
+
+    wide = encoder.linear.out_features > settings.trained
+    if solved is not None and (operator is None or (wide and not simpler(left))):
+        return _install(solved, encoder, decoder, {name: [] for name in (*_LOSSES, "validation")})
+    assert operator is not None
     for module in modules:
         module.train()
     history, best = train(
@@ -151,9 +158,19 @@ def fit(
         fabric=fabric,
         settings=settings,
     )
-    if best < 0:
-        complete()
+    if solved is not None and not simpler(min(history["start"] + history["validation"])):
+        return _install(solved, encoder, decoder, history)
     return operator, history, best
+
+
+def _install(
+    solved: Solved, encoder: Lift, decoder: Lift, history: Mapping[str, list[float]]
+) -> tuple[Operator, Mapping[str, list[float]], int]:
+    """Use direct maps, whose solution is now completed with the validation part."""
+    solved.complete()
+    for module, own in ((encoder, solved.encoder), (decoder, solved.decoder)):
+        module.linear, module.network = own.linear, own.network
+    return solved.operator, {**history, "start": [solved.left]}, -1
 
 
 def check_paths_to_fit(paths: RepresentationPaths, settings: FitSettings = _DEFAULT) -> None:
@@ -314,7 +331,7 @@ class _Run:
         self.patience = plan.patience or max(10, plan.epochs // 4)
         self.history: dict[str, list[float]] = {name: [] for name in (*_LOSSES, "validation")}
         self.done, self.best_epoch, self.stopped = 0, -1, False
-        # Patience counts from the best epoch of training: a high learning rate first leads away from it.
+        # Patience counts from the best epoch of training: a high rate first leads away from the start.
         self.reached, self.reached_epoch = math.inf, -1
         self.best = self.unexplained()
         self.history["start"] = [self.best]
@@ -427,9 +444,6 @@ class _Run:
     def _solve(self) -> None:
         """Solve for an operator that is not trained, on the part that is fitted."""
         operator = self.operator
-        if isinstance(operator, Direct) and self.done:  # the start is solved for
-            own, judged = self._observables(self.fit_rows), self._observables(self.validation_rows)
-            solve_direct(operator, own, judged)
         if not isinstance(operator, LeastSquares):
             return
         if isinstance(self.states, Held):
@@ -444,20 +458,10 @@ class _Run:
             first, last = first + z[:-1].sum(dim=1), last + z[1:].sum(dim=1)
         operator.solve_sums(gram, cross, (first, last), len(self.fit_rows))
 
-    @torch.no_grad()
-    def _observables(self, rows: Tensor) -> Tensor:
-        """Observables of samples at every point, ``(points, n, d)``, float64."""
-        few = rows[:: max(1, len(rows) * self.states.points // self.settings.start_rows)]
-        parts = [exact(self.encoder(block)) for block in self.states.blocks(few)]
-        return torch.cat(parts, dim=1)
-
     def finish(self) -> tuple[Mapping[str, list[float]], int]:
         """Load the best weights; losses by epoch and the best epoch."""
         self.flat.release()
         self.modules.load_state_dict(self.kept)
-        if isinstance(self.operator, Direct) and self.best_epoch >= 0:
-            own, judged = self._observables(self.fit_rows), self._observables(self.validation_rows)
-            solve_direct(self.operator, own, judged, every=True)
         return self.history, self.best_epoch
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

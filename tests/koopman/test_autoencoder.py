@@ -25,8 +25,8 @@ def _unexplained(found: np.ndarray, true: np.ndarray) -> float:
 def test_a_linear_system_is_learned(kae, test) -> None:
     for point in test.points:
         assert _unexplained(kae.propagate(test["layer0"], "layer0", point), test[point]) < 0.05
-    # The closed-form start is exact here; training keeps it unless validation improves.
-    assert min(kae.history_["validation"] + kae.history_["start"]) < 1e-6
+    # Training starts near the closed-form solution, which is exact for a linear encoder.
+    assert min(kae.history_["validation"] + kae.history_["start"]) < 1e-4
 
 
 @pytest.mark.parametrize("operator", ["per_step", "low_rank", "least_squares"])
