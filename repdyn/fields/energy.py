@@ -250,7 +250,8 @@ class EnergyField(LatentField):
         order = np.argsort(-np.bincount(member, minlength=len(leaders)), kind="stable")
         return np.argsort(order)[member], ends[to_index(leaders[order], ends)]
 
-    def power(self, period: int) -> LatentField:
+    # An iterate of this map has no energy of its own, so that it is no EnergyField.
+    def power(self, period: int) -> LatentField:  # type: ignore[override]
         """The map applied ``period`` times, as a field without a bank."""
         return LatentField(SelfMap(self.step).power(period).step)
 
