@@ -462,7 +462,10 @@ class EnergyField(LatentField):
 
 def _floating(x: Any, name: str) -> Tensor:
     """Finite latents ``(N, D)`` in float32 or float64."""
-    rows = as_tensor(x)
+    try:
+        rows = as_tensor(x)
+    except TypeError as error:  # texts, objects
+        raise RepdynError(f"{name}: expected numbers of shape (N, D); {error}") from None
     if rows.ndim != 2 or 0 in rows.shape or rows.is_complex() or rows.dtype == torch.bool:
         raise RepdynError(f"{name}: expected numbers of shape (N, D), got {rows.dtype} {tuple(rows.shape)}")
     if rows.dtype not in (torch.float32, torch.float64):
