@@ -132,8 +132,10 @@ class DensityModule(nn.Module):
 
 
 class PathModule(ScoreModule):
-    """Minus the mean standardised distance over depth, ``{point: (n, D)} -> (n,)``."""
+    """Minus the mean standardized distance over depth, ``{point: (n, D)} -> (n,)``."""
 
+    location: Tensor
+    spread: Tensor
     weight: Tensor
     shift: Tensor
     threshold: Tensor
@@ -149,6 +151,8 @@ class PathModule(ScoreModule):
         super().__init__()
         self.points = tuple(points)
         self.densities = nn.ModuleList(DensityModule(gaussian) for gaussian in densities)
+        for name, array in (("location", location), ("spread", spread)):
+            self.register_buffer(name, _tensor(array), persistent=False)
         weight = -1 / (np.asarray(spread) * len(self.points))
         self.register_buffer("weight", _tensor(weight))
         self.register_buffer("shift", _tensor(-weight @ np.asarray(location)))
@@ -156,6 +160,15 @@ class PathModule(ScoreModule):
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
+        return self._distances(features) @ self.weight + self.shift
+
+    def profile(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Standardized distance at each depth, ``(n, L)``, as of :meth:`DensityDetector.profile`."""
+        # Of rows that are not finite, a NaN is infinitely far.
+        return ((self._distances(features) - self.location) / self.spread).nan_to_num(nan=math.inf)
+
+    def _distances(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Distance of each row at each depth, ``(n, L)``."""
         densities = {point: cast(DensityModule, part) for point, part in zip(self.points, self.densities)}
         distances: dict[str, Tensor] = {}
         for points in _by_shape(features, self.points):
@@ -166,7 +179,7 @@ class PathModule(ScoreModule):
             directions = _direction(torch.stack([features[point] for point in points]), center, rest)
             for point, part, direction in zip(points, own, directions.unbind()):
                 distances[point] = part.of_direction(direction)
-        return torch.stack([distances[point] for point in self.points], dim=-1) @ self.weight + self.shift
+        return torch.stack([distances[point] for point in self.points], dim=-1)
 
 
 class NeighborsModule(ScoreModule):
@@ -317,11 +330,18 @@ class UnionModule(ScoreModule):
         for number, (member, (edge, scale, share)) in enumerate(zip(self.members, self.tails)):
             scores = member(features)
             reference = self.get_buffer(f"reference{number}")
-            rank = torch.searchsorted(reference, scores.detach(), right=True)
+            rank = _rank(reference, scores.detach())
             inside = ((1 + rank).to(scores.dtype) / (len(reference) + 1)).log()
             outside = math.log(share) - (edge - scores) / scale
             parts.append(self.weights[number] * torch.where(scores < edge, outside, inside))
         return torch.stack(parts, dim=-1).sum(-1)
+
+
+def _rank(reference: Tensor, scores: Tensor) -> Tensor:
+    """How many of the sorted reference values ``(M,)`` are at most each score, ``(n,)``."""
+    if torch.compiler.is_compiling():  # ONNX has no search in sorted values
+        return (reference <= scores.unsqueeze(-1)).sum(-1)
+    return torch.searchsorted(reference, scores, right=True)
 
 
 def _by_shape(features: Mapping[str, Tensor], points: Sequence[str]) -> list[list[str]]:
