@@ -52,7 +52,12 @@ class ScoreModule(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
-        valid, kept = [], dict(features)
+        kept, valid = self._guard(features)
+        return self._accepted(self._score(kept), valid)
+
+    def _guard(self, features: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Features with ones instead of invalid rows, and whether each is valid at each point ``(n, P)``."""
+        valid, kept = {}, dict(features)
         numbers = {point: number for number, point in enumerate(self.guarded_points)}
         for points in _by_shape(features, self.guarded_points):
             x = torch.stack([features[point] for point in points])
@@ -61,9 +66,13 @@ class ScoreModule(nn.Module):
             norms = _norm(x.to(self.limits.dtype))
             inside = (norms >= least) & (norms <= most)  # false for NaN
             kept.update(zip(points, torch.where(inside.unsqueeze(-1), x, torch.ones_like(x)).unbind()))
-            valid.append(inside.all(dim=0))
-        scores = self._score(kept)
-        accepted = torch.stack(valid).all(dim=0) & scores.isfinite()
+            valid.update(zip(points, inside.unbind()))
+        return kept, torch.stack([valid[point] for point in self.guarded_points], dim=-1)
+
+    @staticmethod
+    def _accepted(scores: Tensor, valid: Tensor) -> Tensor:
+        """Scores ``(n,)`` with the lowest one for rows that are invalid at a point, ``(n, P)``."""
+        accepted = valid.all(dim=-1) & scores.isfinite()
         return torch.where(accepted, scores, torch.full_like(scores, LOWEST))
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -162,10 +171,16 @@ class PathModule(ScoreModule):
         """Score of each row, higher is more normal."""
         return self._distances(features) @ self.weight + self.shift
 
-    def profile(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Standardized distance at each depth, ``(n, L)``, as of :meth:`DensityDetector.profile`."""
-        # Of rows that are not finite, a NaN is infinitely far.
-        return ((self._distances(features) - self.location) / self.spread).nan_to_num(nan=math.inf)
+    def scored_profile(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Scores ``(n,)``, and the standardized distance at each depth ``(n, L)``, from one computation.
+
+        Infinite at a depth where a row is not finite or its norm is far outside of the range fitted.
+        """
+        kept, valid = self._guard(features)
+        distances = self._distances(kept)
+        scores = self._accepted(distances @ self.weight + self.shift, valid)
+        profile = (distances - self.location) / self.spread
+        return scores, torch.where(valid, profile, torch.full_like(profile, math.inf))
 
     def _distances(self, features: Mapping[str, Tensor]) -> Tensor:
         """Distance of each row at each depth, ``(n, L)``."""
