@@ -13,7 +13,7 @@ from repdyn.progress import track
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.unpaired.map_search import Search
 from repdyn.translation.unpaired.refine import nearest_orthogonal, recovered_rows, retrieval
-from repdyn.translation.unpaired.settings import REPLICATION, SEARCH
+from repdyn.translation.unpaired.settings import GROWTH, REPLICATION, SEARCH
 from repdyn.translation.unpaired.verdict import VerdictResult, agreed_directions, far_and_unshared, judge
 
 __all__ = ["Replicated", "disjoint_halves", "replicate"]
@@ -97,6 +97,14 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     else:
         better = int(np.argmax([both.fit(maps) for maps in fits]))
         maps, others = fits[better], [fits[1 - better]]
+        near = min(search.excess for search in searches) < SEARCH.far
+        if near and both.width >= GROWTH.least_width and not len(known):
+            best, *less = both.grow()
+            others += [candidate.maps for candidate in less]
+            if best.fit > both.fit(maps):
+                maps, others = best.maps, [maps, *others]
+                for _ in range(GROWTH.final):
+                    maps = both.final_refinement(maps)
     # Other candidates of both searches are starts of rivals, refined like the map itself.
     others += [
         candidate.maps for search in searches for candidate in search.found[: REPLICATION.candidates_compared]
