@@ -8,6 +8,7 @@ from repdyn.koopman.controls import Controls, controls
 from repdyn.koopman.edited import EditedKoopman, EditReport
 from repdyn.koopman.fidelity import Autonomy, Fidelity, autonomy
 from repdyn.koopman.modes import Excitation, excitation
+from repdyn.koopman.phases import Phases, phases
 from repdyn.koopman.spectrum import KoopmanSpectrum
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "Fidelity",
     "KoopmanAutoencoder",
     "KoopmanSpectrum",
+    "Phases",
     "attack",
     "autonomy",
     "controls",
     "excitation",
+    "phases",
 ]

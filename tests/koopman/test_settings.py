@@ -22,6 +22,7 @@ CLASSES = [
     settings.EditSettings,
     settings.FitSettings,
     settings.FrameSettings,
+    settings.PhaseSettings,
     settings.SpectrumSettings,
     settings.Verdicts,
 ]
