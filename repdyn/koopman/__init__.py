@@ -7,6 +7,7 @@ from repdyn.koopman.autoencoder import KoopmanAutoencoder
 from repdyn.koopman.controls import Controls, controls
 from repdyn.koopman.edited import EditedKoopman, EditReport
 from repdyn.koopman.fidelity import Autonomy, Fidelity, autonomy
+from repdyn.koopman.gain import Gain, gain
 from repdyn.koopman.modes import Excitation, excitation
 from repdyn.koopman.phases import Phases, phases
 from repdyn.koopman.spectrum import KoopmanSpectrum
@@ -19,6 +20,7 @@ __all__ = [
     "EditedKoopman",
     "Excitation",
     "Fidelity",
+    "Gain",
     "KoopmanAutoencoder",
     "KoopmanSpectrum",
     "Phases",
@@ -26,5 +28,6 @@ __all__ = [
     "autonomy",
     "controls",
     "excitation",
+    "gain",
     "phases",
 ]

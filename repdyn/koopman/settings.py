@@ -14,6 +14,7 @@ __all__ = [
     "EditSettings",
     "FitSettings",
     "FrameSettings",
+    "GainSettings",
     "PhaseSettings",
     "SpectrumSettings",
     "Verdicts",
@@ -308,3 +309,24 @@ class PhaseSettings:
 
     penalties: tuple[float, ...] = (1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
     """Ridge penalties, relative to the mean eigenvalue; the best on unseen samples is used."""
+
+
+@dataclass(frozen=True)
+class GainSettings:
+    """Gains of a push (docs/koopman.md, "Where a push matters")."""
+
+    tokens: int = 30_000
+    """Tokens that maps are fitted to; more are drawn from."""
+
+    floor: float = 1e-6
+    """Share of the mean square of a token that is added to its own, so that an empty token has no infinite
+    weight."""
+
+    probes: int = 4
+    """Random directions of the output for which Jacobians are evaluated."""
+
+    batch: int = 8
+    """Samples in a pass with gradients."""
+
+    ordered: float = 0.8
+    """Rank correlation above which the fitted gains order the depths as the true ones. Not varied."""

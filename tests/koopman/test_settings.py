@@ -22,6 +22,7 @@ CLASSES = [
     settings.EditSettings,
     settings.FitSettings,
     settings.FrameSettings,
+    settings.GainSettings,
     settings.PhaseSettings,
     settings.SpectrumSettings,
     settings.Verdicts,
