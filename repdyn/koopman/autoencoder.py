@@ -568,7 +568,7 @@ class KoopmanAutoencoder(nn.Module):
             raise RepdynError(f"isometry must not be negative, got {self.isometry}")
         if self.operator in ("least_squares", "direct", "piecewise") and self.supervise == "last":
             raise RepdynError(
-                f"operator={self.operator!r} is solved for on single points, which supervise='last' leaves "
+                f"operator={self.operator!r} is solved for on single steps, which supervise='last' leaves "
                 "out; use operator='generator'"
             )
         if self.operator == "least_squares" and fabric is not None and fabric.world_size > 1:
