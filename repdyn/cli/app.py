@@ -14,6 +14,7 @@ from repdyn.cli import (
     paths,
     points,
     report,
+    shorten,
     stitch,
     topology,
     trace,
@@ -123,4 +124,5 @@ app.add_typer(disentangle_verbs, name="disentangle")
 app.command("topology", short_help="Level-set tree, persistence through depth.")(verb(topology.topology))
 app.command("translate", short_help="Map one model's latents to another's.")(verb(translate.translate))
 app.command("stitch", short_help="Feed A's representations into B's head.")(verb(stitch.stitch))
+app.command("shorten", short_help="Replace blocks by a map, state the loss.")(verb(shorten.shorten))
 app.command("report", short_help="Write results as one HTML page.")(verb(report.report))

@@ -42,6 +42,7 @@ class Program(TyperGroup):
         "topology",
         "translate",
         "stitch",
+        "shorten",
         "report",
     )
 
