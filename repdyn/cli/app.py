@@ -105,10 +105,11 @@ ood_verbs.command("fit", short_help="Fit a detector to in-distribution paths.")(
 ood_verbs.command("score", short_help="Score paths, count those it flags.")(verb(ood.score))
 ood_verbs.command("evaluate", short_help="Compare a detector with its controls.")(verb(ood.evaluate))
 
-paths_verbs = _group("Inspect, verify, merge and export stores of paths.")
+paths_verbs = _group("Inspect, verify, merge, import and export stores of paths.")
 paths_verbs.command("info", short_help="Contents and provenance of a store.")(verb(paths.info))
 paths_verbs.command("verify", short_help="Recompute checksums, name damaged chunks.")(verb(paths.verify))
 paths_verbs.command("merge", short_help="Merge stores of the same model.")(verb(paths.merge))
+paths_verbs.command("import", short_help="Files of vectors as a store.")(verb(paths.import_vectors))
 paths_verbs.command("export", short_help="Export to Parquet or safetensors.")(verb(paths.export))
 
 app.command("demo", short_help="Run all steps on two pretrained models.")(verb(demo.demo))
