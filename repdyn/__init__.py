@@ -20,6 +20,7 @@ _ROOMS = {
     "repdyn.ood": ("PathDetector", "UnionDetector", "evaluate", "load_detector"),
     "repdyn.topology": ("LevelSetTree", "persistence"),
     "repdyn.translation": ("evaluate_translation", "match_trees", "stitch", "translate", "translate_path"),
+    "repdyn.comparison": ("compare",),
     "repdyn.datasets": (),
     "repdyn.reporting": ("report",),
     "repdyn.saved": ("load_result",),

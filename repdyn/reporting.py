@@ -27,6 +27,7 @@ _TITLES = {
     "AttractorHistory": "Attractors through training",
     "Attractors": "Attractors of the encode-decode map",
     "Autonomy": "Does one map serve every depth?",
+    "Comparison": "How alike two models are",
     "DepthFactors": "Static and dynamic factors through depth",
     "DriftReport": "Have the inputs drifted?",
     "EditedKoopman": "Accuracy before and after an unlearning edit",
@@ -298,6 +299,7 @@ _HEADLINES = {
     "Fidelity": _fidelity,
     "OODEvaluation": _ood,
     "TranslationEvaluation": _translation,
+    "Comparison": _reason,
     "LinearTranslation": _reason,
     "TreeMatch": _reason,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from repdyn.cli import (
+    compare,
     demo,
     disentangle,
     doctor,
@@ -123,5 +124,6 @@ app.add_typer(ood_verbs, name="ood")
 app.add_typer(disentangle_verbs, name="disentangle")
 app.command("topology", short_help="Level-set tree, persistence through depth.")(verb(topology.topology))
 app.command("translate", short_help="Map one model's latents to another's.")(verb(translate.translate))
+app.command("compare", short_help="How alike two models or depths are.")(verb(compare.compare))
 app.command("stitch", short_help="Feed A's representations into B's head.")(verb(stitch.stitch))
 app.command("report", short_help="Write results as one HTML page.")(verb(report.report))

@@ -40,6 +40,7 @@ class Program(TyperGroup):
         "ood",
         "disentangle",
         "topology",
+        "compare",
         "translate",
         "stitch",
         "report",
