@@ -1,6 +1,6 @@
 """What the study of migrations reads: retrieval sets, and their texts under several embedding models.
 
-A set has an *index* (documents stored under the old model), *others* (texts of the same kind that are not in the
+A set has an *index* (documents stored under the old model), *others* (texts of the same kind that are not in
 index, which only the new model reads), *queries* of users, and the documents that answer each query.
 Run on its own, it embeds everything and keeps it: ``python benchmarks/migrate_data.py CACHE MODEL …``.
 """
@@ -13,6 +13,8 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache as cached
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from repdyn.datasets import documentation_corpus
 
 __all__ = ["MODELS", "SETS", "RetrievalSet", "embedded", "read_set"]
 
-INDEX, OTHERS, QUERIES = 4000, 4000, 500
+INDEX, OTHERS, QUERIES = 2500, 2500, 300
 """At most so many documents, other texts and queries of a set."""
 MODELS = ("minilm-l6", "minilm-l3", "wordllama", "e5")
 SETS = ("cranfield", "banking77", "clinc150", "stsb", "documentation")
@@ -41,6 +43,7 @@ class RetrievalSet:
     relevant: list[list[int]]
 
 
+@cached
 def read_set(name: str) -> RetrievalSet:
     """One of :data:`SETS`."""
     return _SETS[name]()
@@ -57,7 +60,8 @@ def _cranfield() -> RetrievalSet:
     for query, document, code in held["relevance"]:
         if code >= 1 and document in place:
             answers.setdefault(query, []).append(place[document])
-    texts = [documents[k]["text"] or documents[k]["title"] for k in order]
+    # The beginning of the abstract, which opens with the title: whole abstracts take three times as long.
+    texts = [(documents[k]["text"] or documents[k]["title"] or "none")[:300] for k in order]
     asked = [query for query in held["queries"] if query["number"] in answers]
     return RetrievalSet(
         texts[:900], texts[900:], [q["text"] for q in asked], [answers[q["number"]] for q in asked]
@@ -107,12 +111,16 @@ def _documentation() -> RetrievalSet:
     """The first sentence of a passage asks for the rest of it."""
     corpus = documentation_corpus(seed=0)
     parts = [text.split(". ", 1) for text in corpus.texts]
-    long = [k for k, part in enumerate(parts) if len(part) == 2 and min(map(len, part)) >= 30]
+    long = [k for k, part in enumerate(parts) if len(part) == 2 and min(map(len, part)) >= 20]
     order = np.random.default_rng(0).permutation(len(long))
     chosen = [parts[long[k]] for k in order]
-    index = [rest for _, rest in chosen[:INDEX]]
+    half = min(INDEX, len(chosen) // 2)
+    index = [rest[:300] for _, rest in chosen[:half]]
     asked = [title for title, _ in chosen[:QUERIES]]
-    others = [rest for _, rest in chosen[INDEX : INDEX + OTHERS]]
+    # Passages of one sentence are texts of the same kind too.
+    single = [texts[0][:300] for texts in parts if len(texts) == 1]
+    others = [rest[:300] for _, rest in chosen[half : half + OTHERS]]
+    others += single[: OTHERS - len(others)]
     return RetrievalSet(index, others, asked, [[k] for k in range(len(asked))])
 
 
@@ -148,9 +156,15 @@ def _minilm(name: str) -> Callable[[Sequence[str], bool], Any]:
 
 
 def _wordllama(texts: Sequence[str], queries: bool) -> Any:
-    from wordllama import WordLlama
+    """The mean of static token embeddings, from the files in the package; its loader asks the network."""
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
 
-    return WordLlama.load().embed(list(texts))
+    folder = Path(str(distribution("wordllama").locate_file("wordllama")))
+    (table,) = load_file(folder / "weights" / "l2_supercat_256.safetensors").values()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizers" / "l2_supercat_tokenizer_config.json"))
+    encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return np.stack([table[one.ids or [0]].astype(np.float32).mean(0) for one in encoded])
 
 
 def _e5(texts: Sequence[str], queries: bool) -> Any:
@@ -173,4 +187,6 @@ if __name__ == "__main__":
     for chosen in sys.argv[2:]:
         for one in SETS:
             for section in ("index", "others", "queries"):
-                print(chosen, one, section, embedded(one, chosen, section, Path(sys.argv[1])).shape, flush=True)
+                print(
+                    chosen, one, section, embedded(one, chosen, section, Path(sys.argv[1])).shape, flush=True
+                )

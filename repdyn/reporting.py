@@ -38,6 +38,7 @@ _TITLES = {
     "LevelSetTree": "The tree of density level sets",
     "LinearTranslation": "From one model's latents to another's",
     "Memorization": "Are attractors copies of training samples?",
+    "Migration": "Can the vectors of an index be translated?",
     "OODEvaluation": "Is this input unlike the training data?",
     "PathPersistence": "Shape through depth",
     "Probing": "What is known without data",
@@ -301,5 +302,6 @@ _HEADLINES = {
     "TranslationEvaluation": _translation,
     "Comparison": _reason,
     "LinearTranslation": _reason,
+    "Migration": _reason,
     "TreeMatch": _reason,
 }

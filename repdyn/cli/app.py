@@ -11,6 +11,7 @@ from repdyn.cli import (
     doctor,
     field,
     koopman,
+    migrate,
     ood,
     paths,
     points,
@@ -125,5 +126,6 @@ app.add_typer(disentangle_verbs, name="disentangle")
 app.command("topology", short_help="Level-set tree, persistence through depth.")(verb(topology.topology))
 app.command("translate", short_help="Map one model's latents to another's.")(verb(translate.translate))
 app.command("compare", short_help="How alike two models or depths are.")(verb(compare.compare))
+app.command("migrate", short_help="Change the embedding model of an index.")(verb(migrate.migrate))
 app.command("stitch", short_help="Feed A's representations into B's head.")(verb(stitch.stitch))
 app.command("report", short_help="Write results as one HTML page.")(verb(report.report))

@@ -42,6 +42,7 @@ class Program(TyperGroup):
         "topology",
         "compare",
         "translate",
+        "migrate",
         "stitch",
         "report",
     )
