@@ -105,7 +105,8 @@ def measured(models: str, name: str, cache: Path, rows: Rows, most: int) -> None
         shown = row["ndcg"]
         print(
             f"{models} {name} {way} {pairs}: nDCG {shown['value']:.2f} "
-            f"[{shown['low']:.2f}, {shown['high']:.2f}] of {row['ndcg embedded again']:.2f} {row.get('decision', '')} {wall:.0f} s",
+            f"[{shown['low']:.2f}, {shown['high']:.2f}] of {row['ndcg embedded again']:.2f} "
+            f"{row.get('decision', '')} {wall:.0f} s",
             flush=True,
         )
 

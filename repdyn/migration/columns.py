@@ -97,9 +97,7 @@ def _of_table(apply: Map, file: FileOfVectors, out: Path, into: str | None) -> i
         def blocks() -> Iterator[Callable[[], NDArray[Any]]]:
             start = 0
             for batch in table.batches([column], ROWS):
-                yield lambda batch=batch, start=start: matrix_of(
-                    batch.column(0), column, str(file.path), start
-                )
+                yield partial(matrix_of, batch.column(0), column, str(file.path), start)
                 start += batch.num_rows
 
         with _Blocks(apply, file, out, name) as done:
