@@ -104,7 +104,8 @@ def open_table(path: Path) -> Iterator[Table]:
     packed = path.stat().st_size
     try:
         if path.suffix.lower() == ".parquet":
-            handle = pq.ParquetFile(path)
+            # Without pre_buffer, which reads all row groups ahead: the file may be larger than memory.
+            handle = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
             size = handle.metadata.num_rows
             schema, closing = handle.schema_arrow, handle
         else:
