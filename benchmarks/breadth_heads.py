@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,9 @@ TEXTS = [
 ]
 """The last token ends a text: some classifiers look at that one."""
 
+QUESTIONS = [np.insert(row, 2, [2, 2]) for row in TEXTS]
+"""Texts with the three separators that Longformer requires between a question and its context."""
+
 LARGEST = 3e7
 """Weights of a class above which its default configuration was not made small."""
 
@@ -68,6 +73,10 @@ _LATENT_ATTENTION = {
 _GEMMA = {
     **{"vocab_size_per_layer_input": 60, "hidden_size_per_layer_input": 4, "per_layer_config": {}},
     **{"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"]},
+}
+_DRAFTER = {
+    **{**_SIZES, **_GEMMA, "model_type": "gemma4_text", "num_kv_shared_layers": 2},
+    **{"vocab_size_per_layer_input": 0, "hidden_size_per_layer_input": 0},
 }
 _QWEN = {**_SIZES, "model_type": "qwen2"}
 _PICTURES = {
@@ -131,6 +140,8 @@ _OWN_SIZES: dict[str, dict[str, Any]] = {
     },
     "mimo_v2_flash": {
         **{**_EXPERTS, **_DENSE_THEN_SPARSE, "head_dim": 24, "v_head_dim": 8},
+        # Layers with a window have twice as many heads of keys.
+        **{"num_attention_heads": 2, "num_key_value_heads": 1},
         "layer_types": ["full_attention", "sliding_attention"],
     },
     "moss_transcribe_diarize": {"text_config": {**_QWEN, "model_type": "qwen3"}},
@@ -189,6 +200,16 @@ _OWN_SIZES: dict[str, dict[str, Any]] = {
     },
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "lilt": {"channel_shrink_ratio": 2, "hidden_size": 24},
+    "lxmert": {
+        **{"l_layers": 1, "x_layers": 1, "r_layers": 1, "visual_feat_dim": 8, "num_qa_labels": 3},
+        **{"num_hidden_layers": None, "num_labels": None},
+    },
+    "bros": {"hidden_size": 64, "dim_bbox_projection": 32},
+    "gemma4_assistant": {"text_config": _DRAFTER, "backbone_hidden_size": 16},
+    "gemma4_unified_assistant": {
+        "text_config": {**_DRAFTER, "model_type": "gemma4_unified_text"},
+        "backbone_hidden_size": 16,
+    },
 }
 """Sizes of the parts that only one family has; None where the family refuses a size of that name."""
 
@@ -206,6 +227,24 @@ class Found:
     reason: str = ""
 
 
+def _boxes(inputs: Any) -> dict[str, Any]:
+    """Where each token stands on its page."""
+    return {"bbox": torch.rand(*inputs["input_ids"].shape, 4, generator=torch.Generator().manual_seed(0))}
+
+
+def _regions(inputs: Any) -> dict[str, Any]:
+    """Features and places of three regions of a picture."""
+    generator, count = torch.Generator().manual_seed(0), len(inputs["input_ids"])
+    return {
+        "visual_feats": torch.rand(count, 3, 8, generator=generator),
+        "visual_pos": torch.rand(count, 3, 4, generator=generator),
+    }
+
+
+FURTHER: dict[str, Callable[[Any], dict[str, Any]]] = {"bros": _boxes, "lxmert": _regions}
+"""Inputs beside the text that a user gives through ``prepare``."""
+
+
 def classes(task: str) -> list[str]:
     """The names of all classes of a task."""
     listed = getattr(modeling_auto, f"MODEL_FOR_{TASKS[task]}_MAPPING_NAMES")
@@ -216,18 +255,36 @@ def check(task: str, name: str) -> Found:
     """Build one class, trace it, and compare."""
     try:
         module = _build(task, name)
-        _answers(module, TransformersAdapter().wrap(module).prepare(TEXTS[:1]))
+        model = _traced(module)
+        _answers(module, model.prepare(_texts(name)[:1]))
     except Exception as error:  # a configuration that cannot be made small by the usual names
         return Found(task, name, "not built", _short(error))
     try:
-        return _compare(task, name, module)
+        return _compare(task, name, module, model)
     except repdyn.RepdynError as error:
         return Found(task, name, "refused", _short(error))
 
 
-def _compare(task: str, name: str, module: Any) -> Found:
+def _texts(name: str) -> list[Any]:
+    return QUESTIONS if name == "LongformerForQuestionAnswering" else TEXTS
+
+
+def _traced(module: Any) -> Any:
+    """The traceable model, with the further inputs that its family requires."""
     model = TransformersAdapter().wrap(module)
-    paths = repdyn.trace(model, TEXTS)
+    further = FURTHER.get(module.config.model_type)
+    if further is None:
+        return model
+
+    def prepare(samples: Any) -> dict[str, Any]:
+        inputs = model.prepare(samples)
+        return {**inputs, **further(inputs)}
+
+    return replace(model, prepare=prepare)
+
+
+def _compare(task: str, name: str, module: Any, model: Any) -> Found:
+    paths = repdyn.trace(model, _texts(name))
     if paths.logits is not None:
         alone = [_own(module, row) for row in TEXTS]
         worst = max(_apart(found, own) for found, own in zip(paths.logits, alone, strict=True))
@@ -240,28 +297,39 @@ def _compare(task: str, name: str, module: Any) -> Found:
     whole = model.module is module and model.points[FINAL].module != body
     if model.final != FINAL:
         return Found(task, name, "states", "its last point is no state of tokens: not compared")
-    states = repdyn.trace(model, TEXTS[:1], points=[FINAL], pool="none")
-    last, inputs = torch.as_tensor(np.asarray(states[FINAL])[:1]), model.prepare(TEXTS[:1])
+    texts = _texts(name)[:1]
+    states = repdyn.trace(model, texts, points=[FINAL], pool="none")
+    last, inputs = torch.as_tensor(np.asarray(states[FINAL])[:1]), model.prepare(texts)
     if _shell(module) is not None and not whole:
         shell, given = _shell(module)
         given.hidden = last
-        found = _answers(shell, inputs)
+        try:
+            found = _answers(shell, inputs)
+        except IndexError:  # Lxmert's head reads a state beside that of the tokens
+            with left_as_found(module):
+                worst = _apart(last.numpy(), module.base_model(**inputs)[0].numpy())
+            return Found(task, name, "states" if worst < 1e-4 else "wrong", f"{worst:.1e}")
     elif model.points[FINAL].reads == "input":  # without a body of its own: what its last layer gives
         with torch.no_grad():
             found = module.get_submodule(model.points[FINAL].module)(last).numpy()
         found = found[..., 0] if task == "question" else found
     else:
         return Found(task, name, "states", "without a body of its own: not compared")
-    worst = _apart(found, _answers(module, inputs))
+    # Longformer pads to whole windows; its answers there belong to no token.
+    own = _answers(module, inputs)[:, : found.shape[1]] if found.ndim > 1 else _answers(module, inputs)
+    worst = _apart(found, own)
     return Found(task, name, "states" if worst < 1e-4 else "wrong", f"{worst:.1e}")
 
 
 def _answers(module: Any, inputs: Any) -> Any:
     """All logits that a model gives, or where answers begin."""
+    takes = inspect.signature(module.forward).parameters
+    if "use_cache" not in takes:  # prepared for the body; some classifiers pass their own
+        inputs = {name: value for name, value in inputs.items() if name != "use_cache"}
     with left_as_found(module):
         own = module(**inputs)
-    found = getattr(own, "logits", None)
-    return (own.start_logits if found is None else found).detach().float().numpy()
+    found = next(own[key] for key in ("logits", "start_logits", "question_answering_score") if key in own)
+    return found.detach().float().numpy()
 
 
 def _own(module: Any, row: Any) -> Any:
@@ -281,8 +349,9 @@ def _own_padded(module: Any, number: int) -> Any:
     ids, mask = (torch.zeros(len(TEXTS), max(lengths), dtype=torch.long) for _ in range(2))
     for k, row in enumerate(TEXTS):
         ids[k, : len(row)], mask[k, : len(row)] = torch.as_tensor(row), 1
+    more = {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters else {}
     with left_as_found(module):
-        logits = module(input_ids=ids, attention_mask=mask, use_cache=False).logits[number]
+        logits = module(input_ids=ids, attention_mask=mask, **more).logits[number]
     return (logits if logits.ndim == 1 else logits[lengths[number] - 1]).float().numpy()
 
 
@@ -295,7 +364,8 @@ def _build(task: str, name: str) -> Any:
     known = [
         case for cases in KINDS.values() for kind, case in cases.values() if _config(kind) is cls.config_class
     ]
-    own = {**_SIZES, **_OWN_SIZES.get(cls.config_class.model_type, {})}
+    # Copies, because some configurations write into what they are given.
+    own = deepcopy({**_SIZES, **_OWN_SIZES.get(cls.config_class.model_type, {})})
     own = {size: value for size, value in own.items() if value is not None}
     errors: list[Exception] = []
     for sizes in (*known, own, {**own, **_SIDES}, _nested(cls.config_class)):
@@ -358,9 +428,8 @@ def section(found: list[Found]) -> list[str]:
         "*Logits*: a trace keeps logits, and they are the model's own. *States*: a trace keeps no logits.",
         "The model's own head, given the last point, gives the model's own answers; of a class without a",
         "body of its own this is not compared. *Refused*: told in one line. *Not built*: not checked,",
-        "because no tiny configuration of it was found that runs on token ids alone: some need other inputs",
-        "or another library, some fail in transformers itself. The reason is the error of that attempt, and",
-        "says nothing about whether the class can be traced.",
+        "because it needs a library that is not installed, or reads the states of another model, which a",
+        "user gives through `prepare`. The reason is the error of the attempt.",
         "",
         "| task | class | | reason |",
         "| --- | --- | --- | --- |",

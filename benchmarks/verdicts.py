@@ -27,7 +27,7 @@ from verdict_pairs import Pair, names, pair
 from repdyn.paths import RepresentationPaths
 from repdyn.translation import LinearTranslation, translate
 from repdyn.translation.coordinates import outlier_shrink, unit_rows
-from repdyn.translation.unpaired.verdict import Figures, confidence_of, verdict_of
+from repdyn.translation.unpaired.verdict import Figures, confidence_of, far_and_unshared, verdict_of
 
 Floats = NDArray[np.float64]
 
@@ -144,7 +144,12 @@ def tables(rows: list[dict[str, Any]]) -> str:
                 "confidence": told.value,
                 "interval": [told.low, told.high],
             }
+        elif row["interval"] is not None and set(row["evidence"]) == set(FIGURES[:2]):  # ended before rivals
+            told = far_and_unshared(*(row["evidence"][name] for name in FIGURES[:2])).confidence
+            row |= {"confidence": told.value, "interval": [told.low, told.high]}
     rows = [row for row in rows if row["interval"] is not None]
+    if not rows:
+        return "no runs of this code yet"
     share = np.clip([row["share"] for row in rows], 0, 1)
     confidence = np.array([row["confidence"] for row in rows])
     inside = np.array([row["interval"][0] <= s <= row["interval"][1] for row, s in zip(rows, share)])

@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -278,7 +278,7 @@ def _named_class(transformers: Any, config: Any) -> Any:
 
 
 def _is_causal(model: Any) -> bool:
-    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel", "BertGenerationDecoder"))
 
 
 def _is_decoder(runs: Any, path: str) -> bool:
@@ -301,9 +301,27 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
     if _is_causal(model) and model.base_model is not model:
         one = model.config.model_type not in HEAD_OF_POSITION
         return model.base_model, _language_head(model) if one else None, None, FINAL
-    score = getattr(model, "score", None)
+    if _is_causal(model) and isinstance(getattr(model, "lm_head", None), nn.Module):
+        # BertGeneration's decoder does not name its body, so all of it runs.
+        return (
+            model,
+            _call(model.lm_head),
+            Point("lm_head", "NLC", mask="attention_mask", reads="input"),
+            FINAL,
+        )
+    score, place = getattr(model, "score", None), "score"
+    # T5Gemma's decoder reads the text again, one token later; its score is a layer after dropout.
+    reread = getattr(model.config, "is_encoder_decoder", False) and type(model).__name__.endswith(
+        "Classification"
+    )
+    if isinstance(getattr(score, "out_proj", None), nn.Linear):
+        score, place = cast(Any, score).out_proj, "score.out_proj"
+        if "Token" in type(model).__name__:
+            mask = _one_later("attention_mask") if reread else "attention_mask"
+            return model, None, Point(place, "NLC", mask=mask, reads="input"), FINAL
     if isinstance(score, nn.Linear):  # causal models classify every token and take the last
-        return model, _call(score), Point("score", "NLC", mask=_scored(model), reads="input"), "score"
+        mask = _one_later(_scored(model)) if reread else _scored(model)
+        return model, _call(score), Point(place, "NLC", mask=mask, reads="input"), "score"
     # Encoder-decoder models name the classifier differently.
     decoded = bool(getattr(model.config, "is_encoder_decoder", False))
     named_so = "classification_head" if decoded else "classifier"
@@ -319,9 +337,9 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
             if getattr(model.config, "classifier_pooling", None) == "late":  # the mean of all answers
                 return model, last, Point(path, "NLC", mask="attention_mask", reads="input"), "pooled"
             return model, last, Point(path, "NC", reads="input"), "pooled"
-    # BigBird passes its body the positions of the question, so the whole model must run.
-    if type(model).__name__ == "BigBirdForQuestionAnswering":
-        return model, None, Point("bert", "NLC", mask="attention_mask"), FINAL
+    # These pass their body the positions of the question, so the whole model must run.
+    if type(model).__name__ in ("BigBirdForQuestionAnswering", "LongformerForQuestionAnswering"):
+        return model, None, Point(model.base_model_prefix, "NLC", mask="attention_mask"), FINAL
     # Masked, token and question models predict for every token, so no head applies to a single vector.
     named = type(model).__name__
     if model.base_model is not model and any(word in named for word in ("For", "With", "LMHead")):
@@ -341,6 +359,16 @@ def _scored(model: Any) -> str | Callable[[Any], Tensor | None]:
     if pad is None:
         return "attention_mask"
     return lambda inputs: inputs["input_ids"] != pad if "input_ids" in inputs else None
+
+
+def _one_later(mask: str | Callable[[Any], Tensor | None]) -> Callable[[Any], Tensor | None]:
+    """Mask of a decoder that reads the encoder's text after a start token, from that of the text."""
+
+    def shifted(inputs: Any) -> Tensor | None:
+        real = inputs.get(mask) if isinstance(mask, str) else mask(inputs)
+        return None if real is None else torch.cat([torch.ones_like(real[:, :1]), real[:, :-1]], dim=1)
+
+    return shifted
 
 
 def _own_logits(model: Any) -> Callable[[Any], Tensor]:

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-REREAD = ("ForSequenceClassification", "ForQuestionAnswering")
+REREAD = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 """Suffixes of classes whose decoder reads the encoder's text again."""
 
 

@@ -5,18 +5,16 @@ Which attractor a start reaches is decided by plain iteration; acceleration only
 moves slowly is never called an attractor.
 """
 
-from repdyn.fields.alignment import FieldAlignment, align_fields
-from repdyn.fields.attractor_search import find_attractors
+from repdyn.fields.alignment import AttractorHistory, AttractorTracker, FieldAlignment, align_fields
 from repdyn.fields.attractors import Attractors, assign_basins
 from repdyn.fields.classification import STATUSES, lyapunov_exponents
 from repdyn.fields.energy import EnergyField, EnergyWarning
-from repdyn.fields.field import LatentField
+from repdyn.fields.field import LatentField, find_attractors
+from repdyn.fields.mean_shift import ScaleSpace
 from repdyn.fields.memorization import Memorization, memorization
 from repdyn.fields.probing import Probing, probe_without_data
-from repdyn.fields.scales import ScaleSpace
 from repdyn.fields.settings import SearchSettings, SurrogateSettings
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
-from repdyn.fields.tracking import AttractorHistory, AttractorTracker
 from repdyn.fields.verification import leading_multipliers
 
 __all__ = [

@@ -15,7 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.fields.families import cycle_multipliers, is_neutral, link_cycles
+from repdyn.fields.cycles import (
+    BATCH,
+    canonical_phase,
+    cycle_multipliers,
+    group_orbits,
+    hold_escaped,
+    is_neutral,
+    link_cycles,
+)
 from repdyn.fields.map import SelfMap, to_index
 from repdyn.fields.settings import SEARCH, ClassificationSettings, SearchSettings
 from repdyn.fields.verification import (
@@ -35,14 +43,10 @@ __all__ = [
     "Orbits",
     "candidates_from_families",
     "candidates_from_points",
-    "canonical_phase",
     "classify_orbits",
-    "gap_of",
-    "group_orbits",
     "integrate_orbits",
     "lyapunov_exponents",
     "merge_cycles",
-    "shortest_period",
 ]
 
 FIXED, SLOW, CYCLE, FAMILY = "fixed point", "slow point", "cycle", "family of cycles"
@@ -52,8 +56,6 @@ STATUSES = (FIXED, SLOW, CYCLE, FAMILY, CIRCLE, CHAOTIC, DIVERGED, UNFINISHED)
 BLOCKS, T_QUANTILE = 8, 2.365
 """Blocks of an orbit whose means give an exponent's interval, and the 97.5 % point of Student's t with one
 degree of freedom less."""
-BATCH = 2**23
-"""Numbers in a batch of orbits: 32 MiB in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +269,7 @@ def classify_orbits(
     batch = max(1, BATCH // ((longer + 1) * ends.shape[1]))
     for block in np.split(chosen[leaders], range(batch, len(leaders), batch)):
         orbits = integrate_orbits(field, ends[to_index(block, ends)], longer, seed=seed)
-        held, left = _hold_escaped(orbits.points, options.escape_distance * scale)
+        held, left = hold_escaped(orbits.points, options.escape_distance * scale)
         growth = torch.where(left[:, None], torch.zeros_like(orbits.growth), orbits.growth)
         orbits = Orbits(held, growth)
         exponent = lyapunov_exponents(as_array(growth))
@@ -324,85 +326,6 @@ def merge_cycles(
         own = np.flatnonzero(member == group)
         kept.append(replace(cycles[leader], members=np.concatenate([cycles[i].members for i in own])))
     return kept
-
-
-def group_orbits(
-    field: SelfMap,
-    ends: Tensor,
-    chosen: NDArray[np.int64],
-    scale: float,
-    steps: int,
-    settings: SearchSettings = SEARCH,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Group orbits that fill the same set.
-
-    An orbit joins the first leader whose points it passes as closely as these sample their own set.
-
-    Parameters
-    ----------
-    field
-        The map.
-    ends
-        Current points of all starts, shape ``(N, d)``.
-    chosen
-        Indices of the starts whose orbits are grouped, shape ``(n,)``.
-    scale
-        Scale of the starts. Sets closer than the merge tolerance are one.
-    steps
-        Plain steps for which the orbits are followed.
-    settings
-        Settings of the search.
-
-    Returns
-    -------
-    leaders, group
-        Positions in ``chosen`` of one orbit per group, and the group of each orbit, shape ``(n,)``.
-    """
-    # scipy takes half a second to import.
-    from scipy.spatial import cKDTree
-
-    group = np.full(len(chosen), -1, dtype=np.int64)
-    leaders: list[int] = []
-    trees: list[tuple[cKDTree, float]] = []
-    batch = max(1, BATCH // ((steps + 1) * ends.shape[1]))
-    for start in range(0, len(chosen), batch):
-        block = chosen[start : start + batch]
-        distance = settings.classification.escape_distance * scale
-        orbits, _ = _hold_escaped(field.trajectory(ends[to_index(block, ends)], steps), distance)
-        points = as_array(orbits, np.float64)
-        for i in range(len(block)):
-            sample = points[:: max(1, steps // settings.classification.sampled_points), i]
-            for number, (tree, near) in enumerate(trees):
-                # One point is enough to exclude most sets.
-                if tree.query(sample[-1])[0] <= 4 * near and np.quantile(tree.query(sample)[0], 0.9) <= near:
-                    group[start + i] = number
-                    break
-            else:
-                group[start + i] = len(leaders)
-                leaders.append(start + i)
-                least = settings.merge_tolerance * scale
-                trees.append((cKDTree(points[:, i]), max(2 * gap_of(orbits[:, i]), least)))
-    return np.array(leaders, dtype=np.int64), group
-
-
-def gap_of(orbit: Tensor) -> float:
-    """How densely an orbit ``(K, d)`` samples the set that it fills; 0 for a single point.
-
-    Of the later half of the orbit, 90 % lie at most this far from the earlier half.
-    """
-    if len(orbit) < 2:
-        return 0.0
-    half = len(orbit) // 2
-    return float(np.quantile(as_array(torch.cdist(orbit[half:], orbit[:half]).amin(dim=1)), 0.9))
-
-
-def _hold_escaped(orbits: Tensor, distance: float) -> tuple[Tensor, Tensor]:
-    """Orbits ``(W + 1, n, d)`` in which those that move beyond ``distance`` stay at their start.
-
-    The second value, shape ``(n,)``, marks these orbits.
-    """
-    gone = ~((orbits - orbits[0]).norm(dim=2).amax(dim=0) <= distance)
-    return torch.where(gone[:, None], orbits[:1].expand_as(orbits), orbits), gone
 
 
 @dataclass(frozen=True, eq=False)
@@ -591,26 +514,3 @@ def _candidate_from_cycle(field: SelfMap, cycle: Cycle, members: NDArray[np.int6
         multipliers=cycle.multipliers,
         observed=cycle.observed,
     )
-
-
-def canonical_phase(field: SelfMap, ends: Tensor, period: int) -> Tensor:
-    """The point of each cycle that is furthest along a fixed direction, so that all phases of a cycle merge.
-
-    Shapes ``(N, d)`` to ``(N, d)``.
-    """
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(ends.shape[1], generator=generator, dtype=torch.float64).to(ends)
-    orbit = field.trajectory(ends, period - 1)
-    best = (orbit @ direction).argmax(dim=0)
-    return orbit[best, torch.arange(len(ends), device=ends.device)]
-
-
-def shortest_period(field: SelfMap, points: Tensor, period: int, near: float) -> NDArray[np.int64]:
-    """Steps, at most ``period``, after which each point ``(N, d)`` first returns to within ``near``."""
-    shortest = np.full(len(points), period, dtype=np.int64)
-    image = points
-    for k in range(1, period):
-        image = field(image)
-        back = as_array((image - points).norm(dim=1) <= near) & (shortest == period)
-        shortest[back] = k
-    return shortest

@@ -24,8 +24,15 @@ from repdyn.devices import as_given, double, to
 from repdyn.errors import RepdynError
 from repdyn.fields.field import LatentField
 from repdyn.fields.map import SelfMap, as_tensor, to_index, units_of
-from repdyn.fields.mean_shift import PosteriorMean, in_blocks, settled, spacing_of, spread_of
-from repdyn.fields.scales import ScaleSpace, scale_space
+from repdyn.fields.mean_shift import (
+    PosteriorMean,
+    ScaleSpace,
+    in_blocks,
+    scale_space,
+    settled,
+    spacing_of,
+    spread_of,
+)
 from repdyn.fields.settings import ENERGY, SEARCH
 from repdyn.fields.verification import merge_points
 from repdyn.reading import as_array

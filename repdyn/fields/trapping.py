@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.fields.classification import gap_of, group_orbits
+from repdyn.fields.cycles import gap_of, group_orbits
 from repdyn.fields.iteration import ABSORBED, CONVERGED, MOVING, RECURRENT, Trajectories
 from repdyn.fields.map import SelfMap, to_index
 from repdyn.fields.settings import SEARCH, TrappingSettings

@@ -231,15 +231,17 @@ HEADS = load_heads()
 
 REPRESENTATIVE = {
     "causal": "BertLMHeadModel RobertaForCausalLM RecurrentGemmaForCausalLM FalconH1ForCausalLM "
-    "DeepseekV4ForCausalLM HYV4ForCausalLM Gemma3nForCausalLM WhisperForCausalLM BartForCausalLM",
+    "DeepseekV4ForCausalLM HYV4ForCausalLM Gemma3nForCausalLM WhisperForCausalLM BartForCausalLM "
+    "BertGenerationDecoder MiMoV2FlashForCausalLM",
     "masked": "BertForMaskedLM FNetForMaskedLM BartForConditionalGeneration IBertForMaskedLM",
     "sequence": "CTRLForSequenceClassification EuroBertForSequenceClassification "
     "GPT2ForSequenceClassification ModernBertDecoderForSequenceClassification "
     "FNetForSequenceClassification BertForSequenceClassification CanineForSequenceClassification "
-    "BartForSequenceClassification T5ForSequenceClassification",
+    "BartForSequenceClassification T5ForSequenceClassification T5GemmaForSequenceClassification",
     "token": "BertForTokenClassification LlamaForTokenClassification FNetForTokenClassification "
-    "CanineForTokenClassification",
-    "question": "BertForQuestionAnswering T5ForQuestionAnswering BigBirdForQuestionAnswering",
+    "CanineForTokenClassification T5GemmaForTokenClassification BrosForTokenClassification",
+    "question": "BertForQuestionAnswering T5ForQuestionAnswering BigBirdForQuestionAnswering "
+    "LongformerForQuestionAnswering LxmertForQuestionAnswering",
 }
 
 
@@ -257,6 +259,26 @@ def test_heads_give_what_the_models_give(task, name):
 @pytest.mark.parametrize("task", HEADS.TASKS)
 def test_no_head_is_wrong(task):
     assert [found for name in HEADS.classes(task) if (found := HEADS.check(task, name)).what == "wrong"] == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("task", ["Sequence", "Token"])
+def test_the_decoder_of_a_classifier_reads_the_text_again(task):
+    name = f"T5GemmaFor{task}Classification"
+    module = HEADS._build(task.lower(), name)
+    # Of one length: with padding the model itself takes its decoder's state one token later.
+    rows = [torch.tensor([7, 8, 9, 3, 4, 2]), torch.tensor([4, 5, 6, 7, 8, 2])]
+    found = repdyn.trace(module, [row.numpy() for row in rows])
+    point = "score" if task == "Sequence" else "last_hidden_state"
+    for number, row in enumerate(rows):
+        again = torch.cat([torch.tensor([module.config.decoder.bos_token_id]), row[:-1]])
+        with torch.no_grad():
+            body = module.model(input_ids=row[None], decoder_input_ids=again[None]).last_hidden_state[0]
+            own = module(input_ids=row[None]).logits[0]
+        expected = body[-1] if task == "Sequence" else body.mean(0)
+        np.testing.assert_allclose(np.asarray(found[point])[number], expected, rtol=1e-4, atol=1e-5)
+        if task == "Sequence":
+            np.testing.assert_allclose(found.logits[number], own, rtol=1e-4, atol=1e-5)
 
 
 def save_with_words(name, folder, count=60):

@@ -15,8 +15,7 @@ from torch import Tensor
 import repdyn
 from repdyn.errors import RepdynError
 from repdyn.fields import EnergyField, EnergyWarning, LatentField, ScaleSpace
-from repdyn.fields.mean_shift import PosteriorMean, settled
-from repdyn.fields.scales import _first_maximum
+from repdyn.fields.mean_shift import PosteriorMean, _first_maximum, settled
 
 pytestmark = pytest.mark.filterwarnings("ignore::repdyn.fields.EnergyWarning")
 

@@ -60,6 +60,9 @@ class TranslationVerdictSettings:
         Margin by which a rival's weight falls to 37 % in the agreement with rivals.
     max_margin, max_lead
         Larger margins and leads count as these.
+    least_confidence
+        The confidence is not lower. Of development pairs below it, the mean share of the ceiling is .04, and
+        the logistic function does not order shares between 0 and .05.
     errors
         Upper borders of the confidence, and the lowest and highest true share of the ceiling to expect there.
     """
@@ -77,6 +80,7 @@ class TranslationVerdictSettings:
     temperature: float = 0.02
     max_margin: float = 0.15
     max_lead: float = 6.0
+    least_confidence: float = 0.05
     errors: tuple[tuple[float, float, float], ...] = (
         (0.1, 0.0, 0.4),
         (0.2, 0.0, 0.5),

@@ -100,7 +100,8 @@ def judge(
 
     and the confidence a logistic function of m, the retrieval between halves, the agreement with all maps
     that fit, and the lead and stability on other compositions. Its weights are fitted to pairs of models
-    whose true translation is known.
+    whose true translation is known. It is at least ``settings.least_confidence``, the mean of maps that
+    are not found.
 
     Parameters
     ----------
@@ -244,5 +245,6 @@ def confidence_of(figures: Figures, settings: TranslationVerdictSettings = DEFAU
         ]
     )
     value = float(1 / (1 + np.exp(-features @ np.array(settings.weights))))
+    value = max(value, settings.least_confidence)
     low, high = next((low, high) for border, low, high in settings.errors if value <= border)
     return Estimate(value, min(low, value), max(high, value))

@@ -6,7 +6,8 @@ import pytest
 from repdyn.paths import RepresentationPaths
 from repdyn.translation import LinearTranslation, translate
 from repdyn.translation.unpaired.rivals import Composition, Rival, excess_distance
-from repdyn.translation.unpaired.verdict import agreed_directions, judge
+from repdyn.translation.unpaired.settings import TranslationVerdictSettings
+from repdyn.translation.unpaired.verdict import agreed_directions, far_and_unshared, judge
 
 WIDTH = 8
 STEADY = Composition(stability=0.95, lead=6.0)
@@ -204,3 +205,13 @@ def test_a_few_rows_ten_thousand_times_as_long_do_not_decide_the_map() -> None:
     assert t.verdict == "found"
     ordinary = np.linalg.norm(held, axis=1) < 100
     assert retrieved(t(held[ordinary]), real[ordinary]) > 0.5
+
+
+def test_the_confidence_of_what_is_not_found_is_the_mean_of_such_maps():
+    least = TranslationVerdictSettings().least_confidence
+    far = far_and_unshared(0.0, 3.0).confidence
+    level = judge(0.0, rival(3.0, 1.0), [rival(3.0, 0.0)], Composition(stability=0.0, lead=-2.0)).confidence
+    assert far.value == level.value == least
+    assert far.low == level.low == 0
+    found = judge(1.0, rival(1.0, 1.0), [rival(1.5, 0.0)], STEADY).confidence
+    assert found.value > 10 * least
