@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import repdyn
 from repdyn.intervals import ratio_interval
-from repdyn.migration import Migration
+from repdyn.migration import Migration, documents_found
 from repdyn.translation import LinearTranslation, fit_orthogonal, fit_ridge
 
 MODELS = ("minilm-l6:minilm-l3", "minilm-l3:minilm-l6", "wordllama:minilm-l6")
@@ -93,7 +93,7 @@ def measured(models: str, name: str, cache: Path, rows: Rows, most: int) -> None
         row: dict[str, Any] = {"models": models, "set": name, "way": way, "pairs": pairs, "seconds": wall}
         if isinstance(made, Migration):
             row |= {"decision": made.decision, "verdict": made.translation.verdict, "map": made.map}
-            row["kept"] = {key: value.to_dict() for key, value in made.kept.items()}
+            row["found"] = {key: value.to_dict() for key, value in made.found.items()}
         moved = made(old) if isinstance(made, Migration | LinearTranslation) else made
         for figure, own, whole, stay in zip(
             ("ndcg", "recall"), scores(moved, queries, relevant), full, stays
@@ -111,6 +111,25 @@ def measured(models: str, name: str, cache: Path, rows: Rows, most: int) -> None
         )
 
 
+def calibrate(models: str, name: str, cache: Path, held_out: int = 150) -> None:
+    """What the share of held-out documents that are found says of the queries: a row for each map."""
+    before, after = models.split(":")
+    read = read_set(name)
+    answered = [k for k, answers in enumerate(read.relevant) if answers]
+    old, again = (embedded(name, model, "index", cache) for model in (before, after))
+    queries = embedded(name, after, "queries", cache)[answered]
+    relevant = [read.relevant[k] for k in answered]
+    full = scores(again, queries, relevant)[0].mean()
+    order = np.random.default_rng(1).permutation(len(old))
+    test = order[-held_out:]
+    for fit in (fit_ridge, fit_orthogonal):
+        for count in (30, 70, 150, 350, 700):
+            moved = fit(old[order[:count]], again[order[:count]])(old)
+            share = scores(moved, queries, relevant)[0].mean() / full
+            found = documents_found(moved, again[test], test).mean()
+            print(models, name, fit.__name__, count, f"nDCG share {share:.2f} found {found:.2f}", flush=True)
+
+
 def main() -> None:
     """Measure what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -119,7 +138,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--sets", nargs="*", default=SETS)
     parser.add_argument("--most-pairs", type=int, default=10**9)
+    parser.add_argument("--calibrate", action="store_true", help="print what held-out documents say instead")
     given = parser.parse_args()
+    if given.calibrate:
+        for models in given.models:
+            for name in given.sets:
+                calibrate(models, name, given.cache)
+        return
     rows = Rows(given.out, ("models", "set", "way", "pairs"), SOURCES)
     for models in given.models:
         for name in given.sets:

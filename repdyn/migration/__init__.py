@@ -5,6 +5,6 @@
 (:mod:`repdyn.migration.columns`).
 """
 
-from repdyn.migration.plan import Migration, migrate, neighbors_kept
+from repdyn.migration.plan import Migration, documents_found, migrate
 
-__all__ = ["Migration", "migrate", "neighbors_kept"]
+__all__ = ["Migration", "documents_found", "migrate"]
