@@ -299,6 +299,13 @@ def _by_verdict(x: Floats, y: Floats, known: Index, unit: bool, seed: int) -> Mi
     """The decision by the verdict of the translation, from few or no pairs."""
     found = translate(x, y, pairs=known, seed=seed)
     evidence: dict[str, float] = {}
+    if len(known) and found.verdict != "found":
+        # A search that few pairs guide can settle on a worse map than one without, which the pairs then test.
+        alone = translate(x, y, seed=seed)
+        shares = [float(documents_found(t(x), y[known[:, 1]], known[:, 0]).mean()) for t in (found, alone)]
+        if alone.verdict == "found" and shares[1] > shares[0]:
+            found = alone
+            evidence = {"share of the pairs found by the map without pairs": shares[1]}
     chosen, decision = "search", MIGRATE
     reason = "the translation is found: one map fits best, and no different one fits as well"
     if found.verdict != "found":

@@ -28,7 +28,7 @@ def as_paths(x: Any, name: str = "x") -> RepresentationPaths:
     x
         Paths, which are returned as they are. The address of a store or of a file of vectors, see
         :func:`open_paths`. Points ``(N, D)``, an array or a tensor on any device, which become the point
-        ``"vectors"``. ``{point: (N, D)}``.
+        ``"vectors"``. ``{point: (N, D)}``. A table of pyarrow, polars or duckdb.
     name
         Of the argument, for error messages.
 
@@ -51,6 +51,11 @@ def as_paths(x: Any, name: str = "x") -> RepresentationPaths:
         return x
     if isinstance(x, str | os.PathLike):
         return open_paths(x)
+    if hasattr(x, "__arrow_c_stream__") and not hasattr(x, "iloc"):  # a data frame of numbers is an array
+        try:
+            return RepresentationPaths.from_arrow(x)
+        except RepdynError as error:
+            raise type(error)(f"{name}: {error}") from None
     arrays = dict(x) if isinstance(x, Mapping) else {VECTORS: x}
     try:
         return RepresentationPaths.from_arrays({point: as_array(values) for point, values in arrays.items()})
