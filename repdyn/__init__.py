@@ -21,6 +21,8 @@ _ROOMS = {
     "repdyn.shortening": ("shorten",),
     "repdyn.topology": ("LevelSetTree", "persistence"),
     "repdyn.translation": ("evaluate_translation", "match_trees", "stitch", "translate", "translate_path"),
+    "repdyn.comparison": ("compare",),
+    "repdyn.migration": ("migrate",),
     "repdyn.datasets": (),
     "repdyn.reporting": ("report",),
     "repdyn.saved": ("load_result",),

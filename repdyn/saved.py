@@ -12,7 +12,17 @@ from repdyn.results import registered
 
 __all__ = ["load_result"]
 
-_ROOMS = ("koopman", "fields", "topology", "translation", "ood", "disentangle", "shortening")
+_ROOMS = (
+    "koopman",
+    "fields",
+    "topology",
+    "translation",
+    "ood",
+    "disentangle",
+    "shortening",
+    "comparison",
+    "migration",
+)
 # Estimators and networks, which are no results: where each kind is read.
 _ESTIMATORS = {
     "koopman": ("repdyn.koopman", "KoopmanAutoencoder.from_pretrained"),

@@ -265,8 +265,8 @@ def _step_maps(paths: RepresentationPaths, seed: int) -> tuple[list[Tensor], Rea
     maps, unexplained = [], []
     for one, other in pairwise(rows):
         x, y = one.double(), other.double()
-        # Errors count relative to the size of a token, as blocks read it normalized. Single tokens of language
-        # models are a thousand times larger than the rest.
+        # Errors count relative to the size of a token, as blocks read it normalized. Single tokens of
+        # language models are a thousand times larger than the rest.
         square = x.square().sum(dim=1)
         weight = 1 / (square + _SETTINGS.floor * square.mean())
         weight = weight / weight.sum()

@@ -57,7 +57,8 @@ class ScoreModule(nn.Module):
 
     def _guard(self, features: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Features with ones instead of invalid rows, and whether each is valid at each point ``(n, P)``."""
-        valid, kept = {}, dict(features)
+        valid: dict[str, Tensor] = {}
+        kept = dict(features)
         numbers = {point: number for number, point in enumerate(self.guarded_points)}
         for points in _by_shape(features, self.guarded_points):
             x = torch.stack([features[point] for point in points])
