@@ -265,8 +265,8 @@ def _step_maps(paths: RepresentationPaths, seed: int) -> tuple[list[Tensor], Rea
     maps, unexplained = [], []
     for one, other in pairwise(rows):
         x, y = one.double(), other.double()
-        # Errors count relative to the size of a token, as blocks read it normalized. Single tokens of language
-        # models are a thousand times larger than the rest.
+        # Errors count relative to the size of a token, as blocks read it normalized. Single tokens of
+        # language models are a thousand times larger than the rest.
         square = x.square().sum(dim=1)
         weight = 1 / (square + _SETTINGS.floor * square.mean())
         weight = weight / weight.sum()
@@ -301,6 +301,7 @@ def _jacobians(
     probes = _SETTINGS.probes if weights is None else 1
     found = []
     with model.reader([names[-1]], "auto", grad=True) as read:
+        read(samples.take(np.arange(1)))  # the first batch may take several passes
         for start in range(0, len(samples), _SETTINGS.batch):
             index = np.arange(start, min(start + _SETTINGS.batch, len(samples)))
             given = model.prepare(samples.take(index))
