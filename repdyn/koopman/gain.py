@@ -301,6 +301,7 @@ def _jacobians(
     probes = _SETTINGS.probes if weights is None else 1
     found = []
     with model.reader([names[-1]], "auto", grad=True) as read:
+        read(samples.take(np.arange(1)))  # the first batch may take several passes
         for start in range(0, len(samples), _SETTINGS.batch):
             index = np.arange(start, min(start + _SETTINGS.batch, len(samples)))
             given = model.prepare(samples.take(index))

@@ -122,6 +122,31 @@ def test_jacobians_are_those_of_finite_differences_also_with_padding(pool: str) 
     assert found.true[1].value == pytest.approx(float(np.mean(squares)) ** 0.5, rel=1e-3)
 
 
+def test_a_model_whose_first_batch_takes_several_passes() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = TransformersAdapter().wrap(LlamaForCausalLM(config).eval())
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(1, 40, size=10) for _ in range(40)]
+    paths = repdyn.trace(model, texts, pool="none")
+    found = gain(model, paths, texts[:12])
+    assert found.target == "last_hidden_state"
+    assert found.true is not None
+    assert found.samples == 12
+    assert all(own.value > 0 for own in found.true)
+
+
 def test_depths_are_ordered_by_their_gains_and_disorder_is_told() -> None:
     layers: list[nn.Module] = []
     for number, scale in enumerate((0.3, 2.5, 0.4, 0.5, 0.6, 0.7)):
