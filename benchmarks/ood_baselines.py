@@ -2,7 +2,7 @@
 
 From pytorch-ood (extra ``bench``): kNN with k = 50, Mahalanobis, Mahalanobis on unit vectors, relative
 Mahalanobis, ViM, NNGuide, energy and the maximum softmax probability. Class-based ones need several samples
-a class; where there are none, all samples are one class.
+a class; where there are none, all samples are one class. From the papers: those of ``ood_rivals.py``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from ood_rivals import Rival, rivals
 from torch import Tensor
 
 from repdyn.paths import RepresentationPaths
@@ -35,14 +36,14 @@ class Baseline:
             return -np.asarray(self.score(torch.from_numpy(x)), dtype=np.float64)
 
 
-def baselines(fit: RepresentationPaths, head: tuple[Array, Array] | None) -> dict[str, Baseline]:
+def baselines(fit: RepresentationPaths, head: tuple[Array, Array] | None) -> dict[str, Baseline | Rival]:
     """All of them that the data and the head allow, fitted."""
     from pytorch_ood import detector as peers
 
     last = fit.points[-1]
     x = torch.from_numpy(np.asarray(fit[last], dtype=np.float32))
     y = _classes(fit)
-    found: dict[str, Baseline] = {}
+    found: dict[str, Baseline | Rival] = {}
 
     def add(name: str, detector: Any, features: Tensor, transform: Callable[[Tensor], Tensor]) -> None:
         with warnings.catch_warnings():
@@ -69,7 +70,7 @@ def baselines(fit: RepresentationPaths, head: tuple[Array, Array] | None) -> dic
     if fit.logits is not None:
         found["energy (pytorch-ood)"] = Baseline(peers.EnergyBased.score, None)
         found["maximum softmax (pytorch-ood)"] = Baseline(peers.MaxSoftmax.score, None)
-    return found
+    return {**found, **rivals(fit, y.numpy(), head)}
 
 
 def _classes(fit: RepresentationPaths) -> Tensor:
