@@ -18,6 +18,7 @@ _ROOMS = {
     "repdyn.fields": ("LatentField", "memorization"),
     "repdyn.disentangle": ("SKD", "SSMSKD"),
     "repdyn.ood": ("PathDetector", "UnionDetector", "evaluate", "load_detector"),
+    "repdyn.shortening": ("shorten",),
     "repdyn.topology": ("LevelSetTree", "persistence"),
     "repdyn.translation": ("evaluate_translation", "match_trees", "stitch", "translate", "translate_path"),
     "repdyn.comparison": ("compare",),

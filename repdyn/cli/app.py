@@ -16,6 +16,7 @@ from repdyn.cli import (
     paths,
     points,
     report,
+    shorten,
     stitch,
     topology,
     trace,
@@ -128,4 +129,5 @@ app.command("translate", short_help="Map one model's latents to another's.")(ver
 app.command("compare", short_help="How alike two models or depths are.")(verb(compare.compare))
 app.command("migrate", short_help="Change the embedding model of an index.")(verb(migrate.migrate))
 app.command("stitch", short_help="Feed A's representations into B's head.")(verb(stitch.stitch))
+app.command("shorten", short_help="Replace blocks by a map, state the loss.")(verb(shorten.shorten))
 app.command("report", short_help="Write results as one HTML page.")(verb(report.report))

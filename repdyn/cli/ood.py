@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -172,7 +173,8 @@ def score(
     fitted = load_detector(detector)
     monitor = DriftMonitor(fitted, window)
     live = model is not None and out is None
-    scores: list[float] = []
+    # A stream may be endless: a byte for each sample is kept, and the scores if they are written at the end.
+    flags, scores = bytearray(), array("d")
     with contextlib.ExitStack() as closing:
         parts = _parts(source, fitted, model, batch_size, idle, device, closing)
         file: TextIO | None = None
@@ -187,22 +189,23 @@ def score(
         if writer is not None:
             writer.writerow(["id", "score", "flagged", "p_value", "depth"])
         for ids, scored in _scored(parts, monitor, endless=source == "-" or source.startswith("watch:")):
-            scores += scored.scores.tolist()
+            flags += scored.flagged.tobytes()
+            if json is not None:
+                scores.frombytes(scored.scores.astype(np.float64).tobytes())
             if writer is not None and file is not None:
                 writer.writerows(_rows(ids, scored, fitted))
                 file.flush()
-        if not scores:
+        if not flags:
             raise RepdynError(f"{source}: has no sample that can be scored ({monitor.skipped} skipped)")
     report = monitor.report()
-    flags = np.array(scores) < fitted.threshold_
-    share = bootstrap_mean(flags.astype(float))
+    share = bootstrap_mean(np.frombuffer(flags, dtype=bool))
     # If stdout holds the rows, messages go to stderr.
     show = (lambda text: print(text, file=sys.stderr)) if live else say
-    show(f"{int(flags.sum())} of {len(scores)} flagged: share {share}")
+    show(f"{sum(flags)} of {len(flags)} flagged: share {share}")
     show(repr(report))
     if drift is not None:
         report.save(drift)
-    figures = {"flagged": share, "threshold": fitted.threshold_, "scores": scores}
+    figures = {"flagged": share, "threshold": fitted.threshold_, "scores": scores.tolist()}
     # Drift is bad news, so it is recorded as an alarm and not as a verdict.
     if report.verdict == "drift found":
         command().alarms.append(report.verdict)

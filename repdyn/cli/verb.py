@@ -44,6 +44,7 @@ class Program(TyperGroup):
         "translate",
         "migrate",
         "stitch",
+        "shorten",
         "report",
     )
 

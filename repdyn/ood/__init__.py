@@ -7,6 +7,7 @@
 orbit of a code under an auto-encoder. :class:`UnionDetector` combines several detectors. :func:`evaluate`
 compares a detector with its controls, and :func:`recommend` chooses one without out-of-distribution data.
 :class:`DriftMonitor` scores streams. :class:`MonitoredModel` runs a model and a detector in one pass.
+:class:`GenerationMonitor` scores the tokens of a language model while it generates.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from repdyn.ood.trajectories import (
 from repdyn.ood.union import UnionDetector
 
 if TYPE_CHECKING:
+    from repdyn.ood.generation import GenerationMonitor, MonitoredTokens, TokenAlarm
     from repdyn.ood.monitored import Monitored, MonitoredModel
 
 __all__ = [
@@ -41,11 +43,13 @@ __all__ = [
     "DriftMonitor",
     "DriftReport",
     "EnergyDetector",
+    "GenerationMonitor",
     "GuidedEnergyDetector",
     "KNNDetector",
     "MahalanobisDetector",
     "Monitored",
     "MonitoredModel",
+    "MonitoredTokens",
     "OODEvaluation",
     "PathDetector",
     "Recommendation",
@@ -53,6 +57,7 @@ __all__ = [
     "RelativeMahalanobisDetector",
     "RelativePathDetector",
     "ResidualDetector",
+    "TokenAlarm",
     "TrajectoryDetector",
     "UnionDetector",
     "conformal_p_values",
@@ -70,4 +75,8 @@ def __getattr__(name: str) -> Any:
         from repdyn.ood import monitored  # torch is loaded only for a module
 
         return getattr(monitored, name)
+    if name in ("GenerationMonitor", "MonitoredTokens", "TokenAlarm"):
+        from repdyn.ood import generation
+
+        return getattr(generation, name)
     raise AttributeError(f"module 'repdyn.ood' has no attribute {name!r}")

@@ -119,6 +119,9 @@ class DriftReport(Result, kind="drift"):
 class DriftMonitor:
     """Scores a stream part by part, and stores only what a report needs.
 
+    A window that is complete is kept as its share with an interval, so that an endless stream takes about
+    200 bytes for each window.
+
     Parameters
     ----------
     detector
@@ -145,8 +148,11 @@ class DriftMonitor:
         self.window = window
         self.skipped = 0
         self._profiler = _profiler(detector)
-        self._flags: list[NDArray[np.bool_]] = []
-        self._equal: list[NDArray[np.int64]] = []  # hashes: equal samples have equal ones
+        self._closed: list[Estimate] = []  # the share of every window before those that are open
+        self._seen = 0
+        # Of the open windows, which hold at most two windows of samples. Equal samples have equal hashes.
+        self._flags = np.empty(0, dtype=bool)
+        self._equal = np.empty(0, dtype=np.int64)
         depths = len(self._profiler.points_) if self._profiler is not None else 0
         self._recent = np.empty((0, depths))
 
@@ -173,10 +179,9 @@ class DriftMonitor:
             scores = self.detector.score_samples(paths)
         points = self._profiler.points_ if self._profiler is not None else ()
         scored = Scored(scores, scores < self.detector.threshold_, profile, points)
-        self._flags.append(scored.flagged)
         # Different samples may have equal scores under a union; their profiles differ.
         rows = np.ascontiguousarray(scores[:, None] if profile is None else profile)
-        self._equal.append(np.array([hash(row.tobytes()) for row in rows], dtype=np.int64))
+        self._add(scored.flagged, [hash(row.tobytes()) for row in rows])
         return scored
 
     def note_broken(self, count: int) -> Scored:
@@ -190,10 +195,23 @@ class DriftMonitor:
         far = np.full((count, self._recent.shape[1]), np.inf)
         self._recent = np.concatenate([self._recent, far])[-2 * self.window :]
         scored = Scored(np.full(count, LOWEST), np.ones(count, dtype=bool), None, ())
-        self._flags.append(scored.flagged)
-        total = sum(len(flags) for flags in self._flags)
-        self._equal.append(np.array([hash(("broken", total - k)) for k in range(count)], dtype=np.int64))
+        self._add(scored.flagged, [hash(("broken", self._seen + k)) for k in range(count)])
         return scored
+
+    def _add(self, flagged: NDArray[np.bool_], hashes: list[int]) -> None:
+        """Add samples to the open windows, and close those that no later sample can change."""
+        self._seen += len(flagged)
+        self._flags = np.concatenate([self._flags, flagged])
+        self._equal = np.concatenate([self._equal, np.array(hashes, dtype=np.int64)])
+        # A remainder is added to the last complete window: the one before two full ones is final.
+        closing = range(0, len(self._flags) - 2 * self.window + 1, self.window)
+        for start in closing:
+            part = slice(start, start + self.window)
+            self._closed.append(_share(self._flags[part], self._equal[part]))
+        if closing:
+            # Copies, because a slice would keep the whole array.
+            self._flags = self._flags[closing[-1] + self.window :].copy()
+            self._equal = self._equal[closing[-1] + self.window :].copy()
 
     def report(self) -> DriftReport:
         """The report of all windows; a remainder of less than half a window is added to the one before it.
@@ -203,7 +221,7 @@ class DriftMonitor:
         RepdynError
             If nothing was scored yet.
         """
-        flags = np.concatenate(self._flags) if self._flags else np.zeros(0, dtype=bool)
+        flags, equal, closed = self._flags, self._equal, len(self._closed)
         if not len(flags):
             raise RepdynError("report: nothing was scored yet; call update(paths) first")
         start = np.arange(0, len(flags), self.window)
@@ -211,8 +229,10 @@ class DriftMonitor:
             start = start[:-1]
         count = np.diff([*start, len(flags)])
         # Equal samples of a window are not independent: an interval is over the distinct ones.
-        equal = np.concatenate(self._equal)
-        shares = tuple(_share(flags[s : s + c], equal[s : s + c]) for s, c in zip(start, count))
+        open_ = [_share(flags[s : s + c], equal[s : s + c]) for s, c in zip(start, count)]
+        shares = (*self._closed, *open_)
+        start = np.concatenate([np.arange(closed), closed + start // self.window]) * self.window
+        count = np.concatenate([np.full(closed, self.window), count])
         # Sorted, because the order of hashes differs between processes, and sums with it.
         once = np.sort(np.unique(equal[-int(count[-1]) :], return_index=True)[1])
         if len(once) < 2:  # no spread could be estimated

@@ -52,7 +52,13 @@ class ScoreModule(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
-        valid, kept = [], dict(features)
+        kept, valid = self._guard(features)
+        return self._accepted(self._score(kept), valid)
+
+    def _guard(self, features: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Features with ones instead of invalid rows, and whether each is valid at each point ``(n, P)``."""
+        valid: dict[str, Tensor] = {}
+        kept = dict(features)
         numbers = {point: number for number, point in enumerate(self.guarded_points)}
         for points in _by_shape(features, self.guarded_points):
             x = torch.stack([features[point] for point in points])
@@ -61,9 +67,13 @@ class ScoreModule(nn.Module):
             norms = _norm(x.to(self.limits.dtype))
             inside = (norms >= least) & (norms <= most)  # false for NaN
             kept.update(zip(points, torch.where(inside.unsqueeze(-1), x, torch.ones_like(x)).unbind()))
-            valid.append(inside.all(dim=0))
-        scores = self._score(kept)
-        accepted = torch.stack(valid).all(dim=0) & scores.isfinite()
+            valid.update(zip(points, inside.unbind()))
+        return kept, torch.stack([valid[point] for point in self.guarded_points], dim=-1)
+
+    @staticmethod
+    def _accepted(scores: Tensor, valid: Tensor) -> Tensor:
+        """Scores ``(n,)`` with the lowest one for rows that are invalid at a point, ``(n, P)``."""
+        accepted = valid.all(dim=-1) & scores.isfinite()
         return torch.where(accepted, scores, torch.full_like(scores, LOWEST))
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -132,8 +142,10 @@ class DensityModule(nn.Module):
 
 
 class PathModule(ScoreModule):
-    """Minus the mean standardised distance over depth, ``{point: (n, D)} -> (n,)``."""
+    """Minus the mean standardized distance over depth, ``{point: (n, D)} -> (n,)``."""
 
+    location: Tensor
+    spread: Tensor
     weight: Tensor
     shift: Tensor
     threshold: Tensor
@@ -149,6 +161,8 @@ class PathModule(ScoreModule):
         super().__init__()
         self.points = tuple(points)
         self.densities = nn.ModuleList(DensityModule(gaussian) for gaussian in densities)
+        for name, array in (("location", location), ("spread", spread)):
+            self.register_buffer(name, _tensor(array), persistent=False)
         weight = -1 / (np.asarray(spread) * len(self.points))
         self.register_buffer("weight", _tensor(weight))
         self.register_buffer("shift", _tensor(-weight @ np.asarray(location)))
@@ -156,6 +170,21 @@ class PathModule(ScoreModule):
 
     def _score(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
+        return self._distances(features) @ self.weight + self.shift
+
+    def scored_profile(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Scores ``(n,)``, and the standardized distance at each depth ``(n, L)``, from one computation.
+
+        Infinite at a depth where a row is not finite or its norm is far outside of the range fitted.
+        """
+        kept, valid = self._guard(features)
+        distances = self._distances(kept)
+        scores = self._accepted(distances @ self.weight + self.shift, valid)
+        profile = (distances - self.location) / self.spread
+        return scores, torch.where(valid, profile, torch.full_like(profile, math.inf))
+
+    def _distances(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Distance of each row at each depth, ``(n, L)``."""
         densities = {point: cast(DensityModule, part) for point, part in zip(self.points, self.densities)}
         distances: dict[str, Tensor] = {}
         for points in _by_shape(features, self.points):
@@ -166,7 +195,7 @@ class PathModule(ScoreModule):
             directions = _direction(torch.stack([features[point] for point in points]), center, rest)
             for point, part, direction in zip(points, own, directions.unbind()):
                 distances[point] = part.of_direction(direction)
-        return torch.stack([distances[point] for point in self.points], dim=-1) @ self.weight + self.shift
+        return torch.stack([distances[point] for point in self.points], dim=-1)
 
 
 class NeighborsModule(ScoreModule):
@@ -317,11 +346,18 @@ class UnionModule(ScoreModule):
         for number, (member, (edge, scale, share)) in enumerate(zip(self.members, self.tails)):
             scores = member(features)
             reference = self.get_buffer(f"reference{number}")
-            rank = torch.searchsorted(reference, scores.detach(), right=True)
+            rank = _rank(reference, scores.detach())
             inside = ((1 + rank).to(scores.dtype) / (len(reference) + 1)).log()
             outside = math.log(share) - (edge - scores) / scale
             parts.append(self.weights[number] * torch.where(scores < edge, outside, inside))
         return torch.stack(parts, dim=-1).sum(-1)
+
+
+def _rank(reference: Tensor, scores: Tensor) -> Tensor:
+    """How many of the sorted reference values ``(M,)`` are at most each score, ``(n,)``."""
+    if torch.compiler.is_compiling():  # ONNX has no search in sorted values
+        return (reference <= scores.unsqueeze(-1)).sum(-1)
+    return torch.searchsorted(reference, scores, right=True)
 
 
 def _by_shape(features: Mapping[str, Tensor], points: Sequence[str]) -> list[list[str]]:

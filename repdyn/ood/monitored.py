@@ -18,7 +18,7 @@ from repdyn.tracing.registry import traced
 if TYPE_CHECKING:
     from repdyn.tracing.model import TracedModel
 
-__all__ = ["Monitored", "MonitoredModel", "what_to_read"]
+__all__ = ["Monitored", "MonitoredModel", "MonitoredModule", "what_to_read"]
 
 
 class Monitored(NamedTuple):
@@ -105,6 +105,25 @@ class MonitoredModel(nn.Module):
         """Outputs and scores of inputs of the module itself; see :meth:`repdyn.tracing.Reader.prepared`."""
         return self._run(lambda read: read.prepared(inputs, count))
 
+    def as_module(self) -> MonitoredModule:
+        """The pass over prepared inputs as a module of its own, to be exported by ``torch.export`` or ONNX.
+
+        Run one batch before the export: the first batch determines the layouts of the points.
+
+        Returns
+        -------
+        MonitoredModule
+            Maps a prepared input (a tensor, or a mapping of them) to outputs, scores and flags.
+
+        Raises
+        ------
+        RepdynError
+            If the detector cannot run as a module.
+        """
+        if self.detector is None:
+            self._fitted.as_module()  # raises, and names the detector
+        return MonitoredModule(self)
+
     def _run(self, read: Callable[[Reader], Reading]) -> Monitored:
         with torch.no_grad():
             with self._turn, self._reader.attached():
@@ -125,6 +144,24 @@ class MonitoredModel(nn.Module):
         if self.detector is not None and self.detector.threshold.dtype in (torch.float16, torch.bfloat16):
             self.detector = _module(self._fitted, devices.device_of(self.detector))
         return self
+
+
+class MonitoredModule(nn.Module):
+    """A monitored model from prepared inputs to ``(output, scores, flagged)``, as one graph.
+
+    Parameters
+    ----------
+    monitored
+        The monitored model.
+    """
+
+    def __init__(self, monitored: MonitoredModel) -> None:
+        super().__init__()
+        self.monitored = monitored
+
+    def forward(self, inputs: Any) -> tuple[Any, Tensor, Tensor]:
+        """Output, scores ``(N,)`` and flags ``(N,)`` of prepared inputs."""
+        return tuple(self.monitored.prepared(inputs))
 
 
 def _module(detector: Detector, device: torch.device) -> nn.Module | None:

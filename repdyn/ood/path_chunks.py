@@ -255,9 +255,11 @@ def select_points(
                 f"(n, {widths[point]}); read it with the same model and pooling"
             )
         chosen[point] = value
-    sizes = {len(value) for value in chosen.values()}
-    if len(sizes) > 1:
-        raise RepdynError(f"mapping: its points hold {sorted(sizes)} samples; they must be of the same ones")
+    sizes = [value.shape[0] for value in chosen.values()]  # len() would fix the number in an exported graph
+    if any(size != sizes[0] for size in sizes):
+        raise RepdynError(
+            f"mapping: its points hold {sorted(set(sizes))} samples; they must be of the same ones"
+        )
     return chosen
 
 

@@ -33,11 +33,11 @@ def head_logits(model: ModelSpec, x: Tensor) -> Tensor:
             f"({str(error).splitlines()[0]}); move the head there, or make it a torch.nn.Module, "
             "whose input is moved to its device"
         ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0]:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise RepdynError(
             f"{model.name}: its head returns {given} for {tuple(x.shape)}; expected logits "
-            f"({len(x)}, classes)"
+            f"({x.shape[0]}, classes)"
         )
     return logits
 

@@ -166,7 +166,9 @@ class Hooks:
                     raise
             else:
                 self._calls.append((name, self._reduce(name, point, tensor)))
-            if self.stop_after in (name, f"{name}#{count}"):
+            # An exported graph leaves out what its outputs do not need; an exception would end the export.
+            ends = self.stop_after in (name, f"{name}#{count}")
+            if ends and not torch.compiler.is_compiling():
                 raise _StopForward
 
         if point.reads == "output":

@@ -531,13 +531,13 @@ def placed(model: ModelSpec, device: torch.device) -> Iterator[None]:
 def _count(inputs: Any) -> int:
     """Length of the first tensor in prepared inputs."""
     if isinstance(inputs, Tensor) and inputs.ndim:
-        return len(inputs)
+        return inputs.shape[0]  # len() would fix the number in an exported graph
     parts: Any = (
         inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else ()
     )
     for part in parts:
         if isinstance(part, Tensor) and part.ndim:
-            return len(part)
+            return part.shape[0]
     raise RepdynError(
         f"inputs: the number of samples in a {type(inputs).__name__} is unknown; give count=, or pass "
         "samples to be prepared"

@@ -85,7 +85,9 @@ class Reduction:
                 continue
             mask = key(inputs) if callable(key) else inputs.get(key)
             real = None if mask is None else mask.bool().clone()
-            self._masks[key] = None if real is None or bool(real.all()) else devices.to(real, device)
+            # An exported graph keeps the mask: whether all tokens are real is not known when it is made.
+            unused = real is None or (not torch.compiler.is_compiling() and bool(real.all()))
+            self._masks[key] = None if unused else devices.to(real, device)
 
     def __call__(self, name: str, point: Point, value: Tensor) -> Any:
         """Reduce a representation to a tensor ``(N, D)``, or to :class:`~repdyn.tracing.pooling.Tokens`."""
@@ -135,7 +137,7 @@ class Reduction:
             return replace(tokens, values=_owned(tokens.values, value))
         own = self._is_auto and self.pool == "cls" and grid
         pooled = POOLINGS["gap"](tokens) if own else self._pooling(tokens)
-        if pooled.ndim != 2 or len(pooled) != self._count:
+        if pooled.ndim != 2 or pooled.shape[0] != self._count:
             raise RepdynError(
                 f"pool: the function returned shape {tuple(pooled.shape)} at {name!r}, "
                 f"expected ({self._count}, D)"
@@ -145,6 +147,8 @@ class Reduction:
 
 def _owned(kept: Tensor, value: Tensor) -> Tensor:
     """A tensor in memory of its own, because the model may change its tensors in place."""
+    if torch.compiler.is_compiling():
+        return kept.clone()  # a traced tensor has no address
     shared = kept.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
     return kept.clone() if shared or kept._is_view() else kept
 

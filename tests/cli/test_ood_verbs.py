@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -328,3 +329,56 @@ def test_rows_of_parquet_that_are_not_finite_are_flagged(command, detector, tmp_
     assert len(rows) == 60
     assert {row["id"] for row in rows if float(row["score"]) == -1e30} == {"5", "41"}
     assert all(row["flagged"] == "1" for row in rows if row["id"] in ("5", "41"))
+
+
+def test_a_watched_folder_survives_clocks_that_go_back_and_files_that_vanish(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "POLL", 0.0)
+    (tmp_path / "real.txt").write_text("a text")
+    (tmp_path / "near.txt").symlink_to(tmp_path / "real.txt")
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)  # a circle of folders
+    for name in ("vanishes.txt", "later.txt"):
+        (tmp_path / name).write_text("another text")
+    os.mkfifo(tmp_path / "pipe.txt")
+    now, ticks = [time.time() + 60.0], iter(range(100_000))
+    monkeypatch.setattr(streams.time, "time", lambda: now[0])
+    real = streams._file
+
+    def read(file):
+        if file.name == "vanishes.txt":
+            file.unlink()  # between the scan and the reading
+        return real(file)
+
+    monkeypatch.setattr(streams, "_file", read)
+    arrived, told = [], []
+    for paths, complaints in streams.watched(tmp_path, Reader(), 2, 40.0, lambda: float(next(ticks))):
+        arrived += [] if paths is None else paths.ids.tolist()
+        told += complaints
+        now[0] = 1e9  # the wall clock goes back by years: every file now comes from the future
+        if len(arrived) == 3:
+            (tmp_path / "new.txt").write_text("written after the clock went back")
+    assert arrived == ["later.txt", "near.txt", "real.txt", "new.txt"]
+    assert len(told) == 3, told
+    for name in ("loop.txt", "pipe.txt", "vanishes.txt"):
+        assert sum(name in line for line in told) == 1, told
+
+
+@pytest.mark.parametrize("out", ["s.csv", "s.json"])
+def test_a_stream_that_fails_leaves_the_earlier_files_whole(command, detector, tmp_path, monkeypatch, out):
+    class Dying(Reader):
+        def __call__(self, inputs, ids):
+            if "line 9" in ids:
+                raise MemoryError("the machine is out of memory")
+            return super().__call__(inputs, ids)
+
+    monkeypatch.setattr(streams, "Tracer", Dying)
+    (tmp_path / out).write_text("the earlier file")
+    status, _, _ = command(
+        "ood", "score", "a.detector", "-", "--model", "m", "--batch-size", 2,
+        "--out", "s.csv", "--json", "s.json", stdin=b"a text\n" * 20,
+    )  # fmt: skip
+    assert status != 0
+    assert (tmp_path / out).read_text() == "the earlier file"
+    assert not [file.name for file in tmp_path.iterdir() if ".repdyn-" in file.name]
+    assert len(list(tmp_path.glob("s.*"))) == 1

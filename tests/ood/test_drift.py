@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -147,3 +149,46 @@ def test_a_report_of_version_01_is_read_in_the_present_words(planted, tmp_path, 
     again = DriftReport.load(tmp_path / "d")
     assert again.verdict == read
     assert {**again.to_dict(), "verdict": ""} == {**report.to_dict(), "verdict": ""}
+
+
+@pytest.mark.parametrize("count", [20, 999, 1000, 1049, 1050, 1100, 1149, 2375])
+def test_windows_are_those_of_the_whole_stream_however_it_is_parted(planted, count):
+    """The windows that are closed while a stream runs are those of all flags, cut at its end."""
+    detector, stream = PathDetector().fit(planted(200)), planted(count, 1.0, seed=5)
+    monitor, generator, begun = DriftMonitor(detector, window=100), np.random.default_rng(0), 0
+    while begun < count:
+        size = int(generator.integers(1, 260))
+        monitor.update(stream.subset(np.arange(begun, min(begun + size, count))))
+        begun += size
+    report, flags = monitor.report(), detector.predict(stream) < 0
+    start = [k for k in range(0, count, 100) if k == 0 or count - k >= 50]
+    assert report.start.tolist() == start
+    assert report.count.tolist() == np.diff([*start, count]).tolist()
+    expected = [flags[k : k + n].mean() for k, n in zip(report.start, report.count)]
+    np.testing.assert_allclose([share.value for share in report.flagged], expected)
+    whole = DriftMonitor(detector, window=100)
+    whole.update(stream)
+    assert [repr(share) for share in whole.report().flagged] == [repr(share) for share in report.flagged]
+
+
+def test_a_million_samples_take_no_more_memory_than_a_hundred_thousand():
+    generator = np.random.default_rng(0)
+
+    def stream():
+        for _ in range(100):
+            x = generator.normal(size=(10_000, 2)).astype(np.float32) + 5
+            yield RepresentationPaths.from_arrays({"x": x})
+
+    detector = MahalanobisDetector().fit(next(stream()))
+    monitor, held = DriftMonitor(detector, window=5000), []
+    tracemalloc.start()
+    try:
+        for paths in stream():
+            monitor.update(paths)
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    report = monitor.report()
+    assert report.count.sum() == 1_000_000
+    assert abs(np.mean([share.value for share in report.flagged]) - 0.05) < 0.01
+    assert max(held[50:]) - min(held[5:15]) < 300_000  # a flag for each sample alone would take 900 kB
