@@ -128,14 +128,56 @@ class Result:
         return "\n".join([type(self).__name__, *(f"  {name:<{width}}  {text}" for name, text in rows)])
 
     def _repr_html_(self) -> str:
-        rows = [(name, _shown(value)) for name, value in _flat(self.to_dict())]
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for name, text in rows[:_ROWS_SHOWN]
+        """For notebooks: verdict, figures with their intervals, and the picture below."""
+        from repdyn.views.notebook import figure_html, table_html  # plotly is slow to import
+
+        figures = self.to_dict()
+        rows = [(name, _shown(value)) for name, value in _flat(figures) if name not in ("verdict", "reason")]
+        verdict, reason = (figures.get(key) for key in ("verdict", "reason"))
+        table = table_html(
+            type(self).__name__,
+            rows,
+            verdict if isinstance(verdict, str) else None,
+            reason if isinstance(reason, str) else None,
+            _ROWS_SHOWN,
         )
-        more = f"<p>{len(rows) - _ROWS_SHOWN} more in to_dict()</p>" if len(rows) > _ROWS_SHOWN else ""
-        return f"<table><caption>{html.escape(type(self).__name__)}</caption>{cells}</table>{more}"
+        try:
+            return table + figure_html(self.plot())
+        except RepdynError as error:  # there is nothing to draw
+            return f"{table}<p>{html.escape(str(error))}</p>"
+
+    def to_frame(self) -> Any:
+        """All figures as a table, one row each.
+
+        Returns
+        -------
+        pandas.DataFrame or pyarrow.Table
+            The second where pandas is not installed. Columns: ``figure``, the name, with the names of what
+            it is part of; ``index``, its position in a list (``"0"``, ``"1, 2"``), or empty; ``value``,
+            ``low`` and ``high``, a number and its interval, NaN where there is none; ``text``, a figure that
+            is no number.
+
+        Raises
+        ------
+        RepdynError
+            If neither library is installed.
+        """
+        rows = [row for name, value in _flat(self.to_dict()) for row in _long(name, value)]
+        columns = {
+            key: [row[number] for row in rows]
+            for number, key in enumerate(("figure", "index", "value", "low", "high", "text"))
+        }
+        try:
+            import pandas
+        except ImportError:
+            pass
+        else:
+            return pandas.DataFrame(columns)
+        try:
+            import pyarrow
+        except ImportError:
+            raise RepdynError("to_frame: needs pandas or pyarrow; pip install pandas") from None
+        return pyarrow.table(columns)
 
     def _record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON values and arrays that :meth:`_revive` takes; override where derived fields are not stored."""
@@ -300,6 +342,25 @@ def _flat(value: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any
             yield from _flat(item, name)
         else:
             yield name, item
+
+
+def _long(name: str, value: Any, place: tuple[int, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Rows ``(name, position, value, low, high, text)`` of a plain value; lists give a row for each entry."""
+    none = float("nan")
+    index = ", ".join(map(str, place))
+    if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
+        numbers = [none if value[key] is None else float(value[key]) for key in ("value", "low", "high")]
+        yield (name, index, *numbers, None)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _long(f"{name}, {key}", item, place)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _long(name, item, (*place, number))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield (name, index, float(value), none, none, None)
+    elif value is not None:
+        yield (name, index, none, none, none, str(value))
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,17 @@ from repdyn.results import registered
 
 __all__ = ["load_result"]
 
-_ROOMS = ("koopman", "fields", "topology", "translation", "ood", "disentangle")
+_ROOMS = (
+    "koopman",
+    "fields",
+    "topology",
+    "translation",
+    "ood",
+    "disentangle",
+    "shortening",
+    "comparison",
+    "migration",
+)
 # Estimators and networks, which are no results: where each kind is read.
 _ESTIMATORS = {
     "koopman": ("repdyn.koopman", "KoopmanAutoencoder.from_pretrained"),
@@ -20,6 +30,7 @@ _ESTIMATORS = {
     "detector": ("repdyn.ood", "load_detector"),
     "surrogate": ("repdyn.fields", "SurrogateAutoencoder.from_pretrained"),
     "energy field": ("repdyn.fields", "EnergyField.from_pretrained"),
+    "shortened model": ("repdyn.shortening", "ShortenedModel.from_pretrained"),
     "flow": ("repdyn.topology", "FlowAutoencoder.from_pretrained"),
 }
 

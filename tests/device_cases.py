@@ -637,6 +637,23 @@ def a_reader(device: str) -> Any:
     return {point: value.detach() for point, value in found.items()}, slope, dict(model.read(list(x)))
 
 
+@case("gain", tolerance=1e-3)
+def a_gain(device: str) -> Any:
+    model = repdyn.wrap(network(4, 4, 4, 4).to(device))
+    paths = repdyn.trace(model, normal(200, 4))
+    found = koopman.gain(model, paths, normal(9, 4, seed=1))
+    return found.fitted, [own.value for own in found.true]
+
+
+@case("shorten", tolerance=1e-3)
+def a_shortened_model(device: str) -> Any:
+    module = nn.Sequential(*(nn.Sequential(network(4, 4, seed=s)) for s in range(4)))
+    short = repdyn.shorten(repdyn.wrap(module.to(device)), normal(200, 4), remove=2)
+    assert all(p.device.type == device for p in short.module.parameters())
+    found = short.shortening
+    return short.module(normal(9, 4).to(device)), found.expected.value, found.dropped.value
+
+
 @case("MonitoredModel.forward", "MonitoredModel.prepared")
 def a_monitored_model(device: str) -> Any:
     module = network(4, 5, 6, 3)

@@ -66,6 +66,7 @@ OF_PATHS = {
     "PathsWriter.open",
     "PathsWriter.write_chunk",
     "autonomy",
+    "phases",
     "check_finite",
     "controls",
     "evaluate",

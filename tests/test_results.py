@@ -154,9 +154,33 @@ def test_plain_values_are_strict_json() -> None:
 
 def test_text_of_a_result_is_escaped_in_a_notebook() -> None:
     shown = made(text="<script>alert(1)</script>")._repr_html_()
-    assert "<script>" not in shown
-    assert "&lt;script&gt;" in shown
+    assert "<script>alert" not in shown  # the figure's own scripts are there
+    assert "&lt;script&gt;alert" in shown
     assert "0.500 [0.400, 0.600]" in shown
+
+
+def test_a_frame_has_a_row_for_every_number(monkeypatch) -> None:
+    given = made(loss=1.5)
+    pandas = pytest.importorskip("pandas")
+    frame = given.to_frame()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.columns) == ["figure", "index", "value", "low", "high", "text"]
+    by_name = frame.set_index(["figure", "index"])
+    assert by_name.loc[("figure", ""), ["value", "low", "high"]].tolist() == [0.5, 0.4, 0.6]
+    second = by_name.loc[("table, a|b.c/ü, x", "1")]
+    assert (second["value"], second["low"], second["high"]) == (0.2, 0.1, 0.3)
+    assert by_name.loc[("loss", ""), "value"] == 1.5
+    assert by_name.loc[("verdict", ""), "text"] == "found"
+    assert by_name.loc[("pairs", "1, 1"), "value"] == 2
+    assert by_name.loc[("pairs", "1, 0"), "text"] == "b"
+    pyarrow = pytest.importorskip("pyarrow")
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    table = given.to_frame()
+    assert isinstance(table, pyarrow.Table)
+    assert table["figure"].to_pylist() == frame["figure"].tolist()
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(RepdynError, match="pip install pandas"):
+        given.to_frame()
 
 
 def test_a_result_prints_each_figure_with_its_interval() -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import typer
 
 from repdyn.cli import (
+    compare,
     demo,
     disentangle,
     doctor,
     field,
     koopman,
+    migrate,
     ood,
     paths,
     points,
     report,
+    shorten,
     stitch,
     topology,
     trace,
@@ -105,10 +108,11 @@ ood_verbs.command("fit", short_help="Fit a detector to in-distribution paths.")(
 ood_verbs.command("score", short_help="Score paths, count those it flags.")(verb(ood.score))
 ood_verbs.command("evaluate", short_help="Compare a detector with its controls.")(verb(ood.evaluate))
 
-paths_verbs = _group("Inspect, verify, merge and export stores of paths.")
+paths_verbs = _group("Inspect, verify, merge, import and export stores of paths.")
 paths_verbs.command("info", short_help="Contents and provenance of a store.")(verb(paths.info))
 paths_verbs.command("verify", short_help="Recompute checksums, name damaged chunks.")(verb(paths.verify))
 paths_verbs.command("merge", short_help="Merge stores of the same model.")(verb(paths.merge))
+paths_verbs.command("import", short_help="Files of vectors as a store.")(verb(paths.import_vectors))
 paths_verbs.command("export", short_help="Export to Parquet or safetensors.")(verb(paths.export))
 
 app.command("demo", short_help="Run all steps on two pretrained models.")(verb(demo.demo))
@@ -122,5 +126,8 @@ app.add_typer(ood_verbs, name="ood")
 app.add_typer(disentangle_verbs, name="disentangle")
 app.command("topology", short_help="Level-set tree, persistence through depth.")(verb(topology.topology))
 app.command("translate", short_help="Map one model's latents to another's.")(verb(translate.translate))
+app.command("compare", short_help="How alike two models or depths are.")(verb(compare.compare))
+app.command("migrate", short_help="Change the embedding model of an index.")(verb(migrate.migrate))
 app.command("stitch", short_help="Feed A's representations into B's head.")(verb(stitch.stitch))
+app.command("shorten", short_help="Replace blocks by a map, state the loss.")(verb(shorten.shorten))
 app.command("report", short_help="Write results as one HTML page.")(verb(report.report))

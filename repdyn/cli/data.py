@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.cli.limits import check_archive, check_pixels, open_gzip, read_parquet
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.limits import check_archive, check_pixels, open_gzip, read_parquet
 from repdyn.paths.arrays import check_labels
 from repdyn.progress import track
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.paths.arrow import arrow, matrix_of, open_table, vector_columns
 from repdyn.progress import track
 from repdyn.writing import whole_file
 
@@ -84,29 +85,27 @@ def _npy(
 def _parquet(
     apply: Callable[[NDArray[Any]], NDArray[Any]], source: Path, target: Path, column: str | None
 ) -> int:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise RepdynError(f"{source}: reading Parquet needs pyarrow; pip install pyarrow") from None
-    try:
-        file = pq.ParquetFile(source)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise RepdynError(f"{source}: is not a readable Parquet file ({error})") from None
-    schema = file.schema_arrow
-    name = _vector_column(pa, schema, column, source)
-    place, kind = schema.get_field_index(name), schema.field(name).type.value_type
+    pa = arrow(str(source))
+    import pyarrow.parquet as pq
+
     count = 0
     writer: Any = None
     try:
-        for batch in _batches(file):
-            vectors = apply(_finite(_matrix(batch.column(place), source, name), source, count))
-            values = pa.array(vectors.ravel().astype(np.float64)).cast(kind)
-            moved = pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
-            table = pa.Table.from_batches([batch]).set_column(place, name, moved)
-            writer = writer or pq.ParquetWriter(target, table.schema)
-            writer.write_table(table)
-            count += len(vectors)
+        with open_table(source) as table:
+            schema = table.schema
+            name = _vector_column(schema, column, source)
+            place, kind = schema.get_field_index(name), schema.field(name).type.value_type
+            for batch in track(
+                table.batches(schema.names, ROWS), "translating", total=-(-table.size // ROWS)
+            ):
+                found = matrix_of(batch.column(place), name, str(source), count)
+                moved = apply(_finite(found, source, count))
+                values = pa.array(moved.ravel().astype(np.float64)).cast(kind)
+                vectors = pa.FixedSizeListArray.from_arrays(values, moved.shape[1])
+                made = pa.Table.from_batches([batch]).set_column(place, name, vectors)
+                writer = writer or pq.ParquetWriter(target, made.schema)
+                writer.write_table(made)
+                count += len(moved)
     finally:
         if writer is not None:
             writer.close()
@@ -115,40 +114,18 @@ def _parquet(
     return count
 
 
-def _batches(file: Any) -> Iterator[Any]:
-    total = -(-file.metadata.num_rows // ROWS)
-    yield from track(file.iter_batches(batch_size=ROWS), "translating", total=total)
-
-
-def _vector_column(pa: Any, schema: Any, column: str | None, source: Path) -> str:
+def _vector_column(schema: Any, column: str | None, source: Path) -> str:
     """Name of the column of vectors: the given one, or the only one."""
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    vectors = [
-        field.name
-        for field in schema
-        if any(kind(field.type) for kind in kinds) and pa.types.is_floating(field.type.value_type)
-    ]
+    vectors = vector_columns(schema)
     if column is None:
         if len(vectors) != 1:
             raise RepdynError(
                 f"{source}: expected one column of vectors, found {vectors or 'none'}; name one with --column"
             )
-        return str(vectors[0])
+        return vectors[0]
     if column not in vectors:
         raise RepdynError(f"{source}: has no column of vectors {column!r}; {nearest_names(column, vectors)}")
     return column
-
-
-def _matrix(column: Any, source: Path, name: str) -> NDArray[Any]:
-    """An Arrow column of N vectors as ``(N, D)``."""
-    if column.null_count:
-        raise RepdynError(f"{source}: {name!r} has {column.null_count} missing vectors; drop those rows")
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    lengths = np.unique(np.asarray(column.value_lengths())) if len(column) else np.array([0])
-    if len(lengths) != 1 or lengths[0] == 0:
-        raise RepdynError(f"{source}: the vectors of {name!r} have widths {lengths.tolist()}; expected one")
-    matrix: NDArray[Any] = values.reshape(len(column), int(lengths[0]))
-    return matrix
 
 
 def _finite(vectors: NDArray[Any], source: Path, start: int) -> NDArray[Any]:

@@ -24,8 +24,8 @@ def field(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A Koopman autoencoder that `repdyn koopman fit` wrote; or a store of paths, which are "
-            "the bank of a field that always converges.",
+            help="A Koopman autoencoder that `repdyn koopman fit` wrote; or a store of paths or a file of "
+            "vectors, which are the bank of a field that always converges.",
             metavar="KAE",
             show_default=False,
         ),
@@ -55,11 +55,11 @@ def field(
     """
     import numpy as np
 
-    from repdyn.paths import open_paths
+    from repdyn.paths import file_of_vectors, open_paths
 
     refuse_existing(out, force)
     bank = None
-    if source.is_dir() and not (source / "config.json").exists():
+    if file_of_vectors(source) or (source.is_dir() and not (source / "config.json").exists()):
         bank = open_paths(source)
     else:
         from repdyn.koopman import KoopmanAutoencoder

@@ -130,7 +130,8 @@ def score(
     source: Annotated[
         str,
         typer.Argument(
-            help="A store or FILE.parquet; with --model DATA, FILE.parquet#TEXTS, watch:DIR or - (stdin).",
+            help="A store or a file of vectors; with --model DATA, FILE.parquet#TEXTS, watch:DIR or - "
+            "(stdin).",
             show_default=False,
         ),
     ],
@@ -228,25 +229,27 @@ def _parts(
     from repdyn.cli import streams
     from repdyn.cli.data import is_data
     from repdyn.errors import RepdynError
+    from repdyn.paths.importing import file_of_vectors, holds_vectors
 
-    file, _, column = source.partition("#")
-    parquet = file.endswith(".parquet")
     watching = source.startswith("watch:")
     # A path that exists is a store, even if its name looks like a DATA specification.
     data = not watching and not Path(source).exists() and is_data(source)
-    streaming = source == "-" or watching or data or (parquet and bool(column))
-    if streaming and model is None:
+    file = None if watching or data or source == "-" else file_of_vectors(source)
+    texts = file is not None and not holds_vectors(file)
+    if (source == "-" or watching or data or texts) and model is None:
         raise RepdynError(f"{source}: holds inputs, not paths; give the model that traces them with --model")
-    if not streaming:
-        return streams.parquet(Path(file)) if parquet else streams.store(source)
+    if file is not None and not texts:
+        return streams.vectors(file)
+    if not (source == "-" or watching or data or texts):
+        return streams.store(source)
     pool = str(fitted.source_.get("pooling", "auto"))
     tracer = closing.enter_context(streams.Tracer(str(model), fitted.points_, pool, device))
     if source == "-":
         return streams.lines(sys.stdin.buffer, tracer, size)
     if data:
         return streams.data(source, tracer, size)
-    if parquet:
-        return streams.parquet_texts(Path(file), column, tracer, size)
+    if file is not None:
+        return streams.parquet_texts(file.path, file.columns, tracer, size)
     return streams.watched(Path(source.removeprefix("watch:")), tracer, size, idle)
 
 

@@ -44,4 +44,11 @@ Json = Annotated[
         help="Write the figures as JSON to this file; - for stdout, then other output goes to stderr.",
     ),
 ]
-PathsStore = Annotated[Path, typer.Argument(help="A store that `repdyn trace` wrote.", show_default=False)]
+PathsStore = Annotated[
+    Path,
+    typer.Argument(
+        help="A store that `repdyn trace` wrote, or a file of vectors: .npy, .npz, .safetensors, .parquet, "
+        ".arrow, or columns of it, FILE#COLUMN,COLUMN.",
+        show_default=False,
+    ),
+]

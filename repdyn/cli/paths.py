@@ -1,4 +1,4 @@
-"""``repdyn paths``: inspect, verify, merge and export stores."""
+"""``repdyn paths``: inspect, verify, merge, import and export stores."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from typing import Annotated
 import typer
 
 from repdyn.cli.console import say, write_json
-from repdyn.cli.options import Json
+from repdyn.cli.context import refuse_existing
+from repdyn.cli.options import Force, Json
 
-__all__ = ["export", "info", "merge", "verify"]
+__all__ = ["export", "import_vectors", "info", "merge", "verify"]
 
 Store = Annotated[str, typer.Argument(help="A store that `repdyn trace` wrote: a folder, or s3://, gs://, …")]
 
 
 def info(store: Store, json: Json = None) -> None:
-    """Print the contents and the provenance of a store; only its metadata are read.
+    """Print the contents and the provenance of a store, or of a file of vectors.
+
+    Only the metadata of a store are read.
 
     Example: repdyn paths info a.paths
     """
-    from repdyn.paths import inspect_paths
+    from repdyn.paths import file_of_vectors, inspect_paths, open_paths
 
-    contents = inspect_paths(store)
+    contents = inspect_paths(store) if file_of_vectors(store) is None else open_paths(store)
     say(repr(contents))
     write_json(json, {"paths": contents.to_dict()})
 
@@ -55,6 +58,37 @@ def merge(
     paths = merge_paths(stores, out)
     say(repr(paths))
     write_json(json, {"merge": paths.to_dict()})
+
+
+def import_vectors(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A file of vectors, .npy, .npz, .safetensors, .parquet, .arrow or .feather, or columns of "
+            "it, FILE#COLUMN,COLUMN; every column is a point.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The store to write, say a.paths.")],
+    ids: Annotated[
+        str | None, typer.Option(help="Column of the ids, or FILE#COLUMN of another file; default: id.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Column of the labels, or FILE#COLUMN of another; default: label.")
+    ] = None,
+    force: Force = False,
+    json: Json = None,
+) -> None:
+    """Import vectors that another program computed as a store of paths.
+
+    Example: repdyn paths import a.parquet#embedding --ids key --labels topic --out a.paths
+    """
+    from repdyn.paths import import_paths, open_paths
+
+    refuse_existing(out, force)
+    import_paths(source, ids, labels).save(out)
+    paths = open_paths(out)
+    say(repr(paths))
+    write_json(json, {"import": paths.to_dict()})
 
 
 def export(

@@ -15,9 +15,10 @@ from repdyn.errors import NotFiniteError, RepdynError, nearest_names
 
 if TYPE_CHECKING:
     from repdyn.paths import RepresentationPaths
+    from repdyn.paths.importing import FileOfVectors
     from repdyn.tracing.model import TracedModel
 
-__all__ = ["Broken", "Part", "Tracer", "data", "lines", "parquet", "parquet_texts", "store", "watched"]
+__all__ = ["Broken", "Part", "Tracer", "data", "lines", "parquet_texts", "store", "vectors", "watched"]
 
 CHUNK = 2048
 """Paths per part of a source that needs no tracing."""
@@ -76,60 +77,42 @@ def store(path: str) -> Iterator[Part]:
         yield paths.subset(np.arange(start, min(start + CHUNK, len(paths)))), []
 
 
-def parquet(path: Path) -> Iterator[Part]:
-    """Paths from an exported Parquet file: one row per sample, one column of vectors per point."""
-    import json
-
+def vectors(source: FileOfVectors) -> Iterator[Part]:
+    """Paths of a file of vectors, :data:`CHUNK` at a time; samples that are not finite become `Broken`."""
     import numpy as np
 
     from repdyn.paths import RepresentationPaths
+    from repdyn.paths.importing import file_meta, vector_blocks
 
-    file = _parquet_file(path)
-    try:
-        meta = json.loads((file.schema_arrow.metadata or {}).get(b"repdyn", b"{}"))
-    except ValueError:
-        raise RepdynError(f"{path}: its metadata 'repdyn' are not JSON; export the paths again") from None
-    vectors = [f.name for f in file.schema_arrow if str(f.type).startswith("fixed_size_list")]
-    if not vectors:
-        raise RepdynError(
-            f"{path}: has no column of vectors; expected what `repdyn paths export` writes, or name a column "
-            f"of texts as {path.name}#COLUMN"
-        )
-    done = 0
-    for batch in file.iter_batches(CHUNK):
-        arrays = {}
-        for name in vectors:
-            column = batch.column(name)
-            if column.null_count:
-                row = done + int(np.argmax(np.asarray(column.is_null())))
-                raise RepdynError(f"{path}: row {row} has no vector at {name!r}; drop that row")
-            arrays[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
-        ids = batch.column("id").to_pylist() if "id" in batch.schema.names else range(done, done + len(batch))
-        done += len(batch)
+    meta, exported = file_meta(source)
+    for names, arrays in vector_blocks(source, CHUNK):
         sound = np.all([np.isfinite(rows).all(axis=1) for rows in arrays.values()], axis=0)
-        names = np.array([str(i) for i in ids], dtype=object)
         kept = {name: rows[sound] for name, rows in arrays.items()}
-        logits = kept.pop("logits", None)
+        logits = kept.pop("logits", None) if exported else None
         if sound.any():
             own = names[sound].tolist()
             yield RepresentationPaths.from_arrays(kept, ids=own, logits=logits, meta=meta), []
         if not sound.all():
-            messages = [f"{path}: sample {name!r} is not finite; flagged" for name in names[~sound]]
+            messages = [
+                f"{source.path}: sample {str(name)!r} is not finite; flagged" for name in names[~sound]
+            ]
             yield Broken(names[~sound].tolist()), messages
 
 
 def parquet_texts(path: Path, column: str, tracer: Tracer, size: int) -> Iterator[Part]:
     """Texts in a column of a Parquet file, traced as they are read."""
-    file = _parquet_file(path)
-    names = file.schema_arrow.names
-    if column not in names:
-        raise RepdynError(f"{path}: has no column {column!r}; {nearest_names(column, names)}")
+    from repdyn.paths.arrow import open_table
+
     done = 0
-    for batch in file.iter_batches(size, columns=[column]):
-        texts = batch.column(column).to_pylist()
-        rows = [(f"row {done + k}", text) for k, text in enumerate(texts)]
-        yield from _traced(tracer, rows, f"{path}: ", _text)
-        done += len(texts)
+    with open_table(path) as table:
+        names = table.schema.names
+        if column not in names:
+            raise RepdynError(f"{path}: has no column {column!r}; {nearest_names(column, names)}")
+        for batch in table.batches([column], size):
+            texts = batch.column(column).to_pylist()
+            rows = [(f"row {done + k}", text) for k, text in enumerate(texts)]
+            yield from _traced(tracer, rows, f"{path}: ", _text)
+            done += len(texts)
 
 
 def lines(stream: BinaryIO, tracer: Tracer, size: int) -> Iterator[Part]:
@@ -377,19 +360,3 @@ def _buffered(stream: Any) -> bytes:
         return bytes(stream.peek(1))
     finally:
         os.set_blocking(descriptor, blocking)
-
-
-def _parquet_file(path: Path) -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise RepdynError("Parquet needs pyarrow: pip install pyarrow") from None
-    if not path.is_file():
-        raise RepdynError(f"{path}: there is no such file")
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise RepdynError(
-            f"{path}: is not a readable Parquet file ({' '.join(str(error).split())})"
-        ) from None

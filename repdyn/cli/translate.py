@@ -21,13 +21,16 @@ def translate(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Model A's store; with --apply, a .npy or .parquet file of A's embeddings.",
+            help="Model A's store or file of vectors (.npy, .npz, .safetensors, FILE.parquet#COLUMN); with "
+            "--apply, a .npy or .parquet file of A's embeddings.",
             show_default=False,
         ),
     ],
     target: Annotated[
         Path | None,
-        typer.Argument(help="Model B's store; its samples may differ from A's.", show_default=False),
+        typer.Argument(
+            help="Model B's store or file of vectors; its samples may differ from A's.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The folder to write, say ab.translation; with --apply, the file.")
@@ -36,7 +39,9 @@ def translate(
     held_out: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
-            metavar="A B", help="Two stores of the same samples, one by each model, for the evaluation only."
+            metavar="A B",
+            help="Two stores or files of the same samples in the same order, one by each model, for the "
+            "evaluation only.",
         ),
     ] = None,
     apply: Annotated[
@@ -50,6 +55,8 @@ def translate(
     """Fit a translation from A's last point to B's, with a verdict, or apply one to stored embeddings.
 
     Example: repdyn translate a.paths b.paths --out ab.translation
+
+    Example: repdyn translate old.npy new.parquet#vector --out ab.translation
 
     Example: repdyn translate stored.parquet --apply ab.translation --out searchable.parquet
     """
@@ -104,6 +111,13 @@ def _pairs(a: RepresentationPaths, b: RepresentationPaths) -> Any:
 
     from repdyn.errors import RepdynError
 
+    for which, paths in (("the first", a), ("the second", b)):
+        ids, counts = np.unique(paths.ids, return_counts=True)
+        if len(ids) < len(paths):
+            raise RepdynError(
+                f"--paired: {which} has {len(paths) - len(ids)} ids that are there already, such as "
+                f"{str(ids[counts.argmax()])!r}, {counts.max()} times; give every sample an id of its own"
+            )
     shared, of_a, of_b = np.intersect1d(a.ids, b.ids, return_indices=True)
     if len(shared) == 0:
         raise RepdynError("--paired: the two stores have no id in common")

@@ -40,8 +40,11 @@ class Program(TyperGroup):
         "ood",
         "disentangle",
         "topology",
+        "compare",
         "translate",
+        "migrate",
         "stitch",
+        "shorten",
         "report",
     )
 

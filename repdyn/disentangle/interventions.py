@@ -268,8 +268,11 @@ class SwapTable(Result, kind="swap_table"):
 def published_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) -> float:
     r"""``D_sd`` or ``D_mf``: one minus the mean distance of the accuracies from their targets.
 
-    :math:`D = 1 - \frac12 \left( \mathrm{mean}_{kept} |1 - a| + \mathrm{mean}_{replaced} |1/C - a| \right)`.
-    It is D_sd on a table of static and dynamic swaps, and D_mf on a table with one row for each factor.
+    .. math:: D = 1 - \mathrm{mean}_{r, f} |t_{rf} - a_{rf}|, \qquad
+              t_{rf} = 1 \text{ if factor } f \text{ is kept, else } 1 / C_f
+
+    over all entries of the table. It is D_sd on a table of static and dynamic swaps, and D_mf on a table with
+    one row for each factor that is kept alone.
 
     Parameters
     ----------
@@ -283,8 +286,8 @@ def published_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) ->
     Returns
     -------
     float
-        1 if each intervention reaches its target. A kept factor at chance lowers the score by less than half
-        of its share.
+        1 if each intervention reaches its target. A table of D_mf has more replaced entries than kept
+        ones, so that one kept factor at chance lowers the score little: read :func:`strict_score` too.
 
     Examples
     --------
@@ -295,13 +298,13 @@ def published_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) ->
 
     References
     ----------
-    Barami, T. et al. (2025). Disentanglement beyond static vs. dynamic. NeurIPS datasets and benchmarks,
-    arXiv 2510.17313: the intervention score.
+    Hason, A. (2024). Thesis, swap tables of Moving dSprites: D_sd .8699 and D_mf .9348 by this form.
+    Barami, T. et al. (2025). Disentanglement beyond static vs. dynamic. arXiv 2510.17313, gives kept and
+    replaced entries equal weight; both forms agree where a table has as many of one kind as of the other, as
+    that of D_sd has.
     """
     accuracies, stay, chance = _table(accuracy, kept, classes)
-    on, off = np.abs(1 - accuracies)[stay], np.abs(chance - accuracies)[~stay]
-    parts = [errors.mean() for errors in (on, off) if len(errors)]
-    return float(1 - np.mean(parts))
+    return float(1 - np.abs(np.where(stay, 1.0, chance) - accuracies).mean())
 
 
 def strict_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) -> float:

@@ -7,7 +7,9 @@ from repdyn.koopman.autoencoder import KoopmanAutoencoder
 from repdyn.koopman.controls import Controls, controls
 from repdyn.koopman.edited import EditedKoopman, EditReport
 from repdyn.koopman.fidelity import Autonomy, Fidelity, autonomy
+from repdyn.koopman.gain import Gain, gain
 from repdyn.koopman.modes import Excitation, excitation
+from repdyn.koopman.phases import Phases, phases
 from repdyn.koopman.spectrum import KoopmanSpectrum
 
 __all__ = [
@@ -18,10 +20,14 @@ __all__ = [
     "EditedKoopman",
     "Excitation",
     "Fidelity",
+    "Gain",
     "KoopmanAutoencoder",
     "KoopmanSpectrum",
+    "Phases",
     "attack",
     "autonomy",
     "controls",
     "excitation",
+    "gain",
+    "phases",
 ]

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
-from repdyn.conformity import check_sizes, check_values
 from repdyn.devices import as_given, device_of, to
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields import LatentField
 from repdyn.koopman import training
+from repdyn.koopman.archive import described, restored
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.editing import forget
 from repdyn.koopman.fidelity import Fidelity, measure
 from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.interfaces import AUTOENCODERS
-from repdyn.koopman.networks import Lift, PointDecoder, PointEncoder, load_weights
-from repdyn.koopman.operators import OPERATORS, Operator, advance
+from repdyn.koopman.networks import Lift, PointDecoder, PointEncoder
+from repdyn.koopman.operators import OPERATORS, Operator, Piecewise, advance
+from repdyn.koopman.phases import change_points
 from repdyn.koopman.settings import FitSettings
 from repdyn.koopman.spectrum import KoopmanSpectrum, spectrum
 from repdyn.koopman.states import point_number
@@ -41,17 +42,6 @@ _SETTINGS = FitSettings()
 AUTO = "auto"
 _PAIRS_OF_AN_OBSERVABLE = 4  # a spectrum needs two pairs of states for each observable
 _ROUNDING = 1e-9  # a last interval of re-encoding shorter than this is rounding
-
-_SAVED: dict[str, Any] = {
-    "latent_dim": int | None,
-    "hidden": list[int],
-    "operator": Literal[tuple(OPERATORS)],
-    "isometry": float,
-    "supervise": Literal["all", "last"],
-    "widths": list[list[Any]],
-    "history": dict[str, list[float]],
-    "best_epoch": int,
-}
 
 
 class KoopmanAutoencoder(nn.Module):
@@ -73,6 +63,8 @@ class KoopmanAutoencoder(nn.Module):
         Default: one layer of 256, 1024 or 2048 units, chosen on the validation part; 256 in the decoder.
     operator
         ``"generator"``: one generator for the whole path. ``"per_step"``: one for each step.
+        ``"piecewise"``: one for each phase, a run of steps; the change points are found from the training
+        paths (:func:`~repdyn.koopman.phases`), which need at least four points.
         ``"low_rank"``: a shared one with a low-rank correction for each step. ``"least_squares"``: one
         operator, solved for by ridge regression on every batch. ``"direct"``: one map from the first point
         to each later one, solved for by ridge regression. Default, ``"auto"``: ``"generator"`` if it is
@@ -87,6 +79,8 @@ class KoopmanAutoencoder(nn.Module):
     ----------
     chosen_ : str
         The kind of operator.
+    phase_starts_ : tuple of int
+        Number of the first step of each phase: ``(0,)`` except with ``operator="piecewise"``.
     points_ : tuple of str
         Points of the training paths, in order of depth.
     widths_ : dict
@@ -121,6 +115,7 @@ class KoopmanAutoencoder(nn.Module):
     decoder_: Lift
     operator_: Operator
     chosen_: str
+    phase_starts_: tuple[int, ...]
     points_: tuple[str, ...]
     widths_: dict[str, int]
     history_: Mapping[str, list[float]]
@@ -217,7 +212,8 @@ class KoopmanAutoencoder(nn.Module):
         )
         automatic = ("generator", "direct") if self.supervise == "all" else ("generator",)
         names = automatic if self.operator == AUTO else (self.operator,)
-        self.build(widths, seed, own, mirrored, names[0], observables=found)
+        starts = change_points(paths, seed=seed) if names[0] == "piecewise" else (0,)
+        self.build(widths, seed, own, mirrored, names[0], observables=found, starts=starts)
         self.train()
         operators = [self.operator_, *self._operators(names[1:], seed)]
         self.operator_, self.history_, self.best_epoch_ = training.fit(
@@ -349,13 +345,14 @@ class KoopmanAutoencoder(nn.Module):
         *,
         threshold: float = 0.1,
         resamples: int = 100,
+        phase: int | None = None,
         seed: int = 0,
     ) -> KoopmanSpectrum:
         """Eigenvalues of one step of depth, each with an interval and a certificate.
 
         The arguments are those of :func:`repdyn.koopman.spectrum.spectrum`.
         """
-        return spectrum(self, paths, threshold=threshold, resamples=resamples, seed=seed)
+        return spectrum(self, paths, threshold=threshold, resamples=resamples, phase=phase, seed=seed)
 
     def forget(
         self,
@@ -428,19 +425,7 @@ class KoopmanAutoencoder(nn.Module):
 
     def describe(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Settings as JSON values, and weights as named arrays."""
-        config = {
-            "latent_dim": self.latent_dim_,
-            "hidden": _hidden_of(self.encoder_),
-            "decoder_hidden": _hidden_of(self.decoder_),
-            "operator": self.chosen_,
-            "common_frame": self.frames_.common,
-            "isometry": self.isometry,
-            "supervise": self.supervise,
-            "widths": [[point, width] for point, width in self.widths_.items()],
-            "history": self.history_,
-            "best_epoch": self.best_epoch_,
-        }
-        return config, {name: as_array(value) for name, value in self.state_dict().items()}
+        return described(self)
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], path: Any) -> Self:
@@ -458,32 +443,8 @@ class KoopmanAutoencoder(nn.Module):
         RepdynError
             If the values belong to something else, or do not match each other.
         """
-        try:
-            check_values(config, **_SAVED)
-            widths = dict(config["widths"])
-            check_values({"widths": widths}, widths=dict[str, int])
-            check_sizes(
-                tensors,
-                latent_dim=config["latent_dim"],
-                hidden=config["hidden"],
-                widths=list(widths.values()),
-            )
-            kae = cls(config["latent_dim"], config["hidden"], config["operator"], config["isometry"])
-            kae.supervise = config["supervise"]
-            mirrored, common = config.get("decoder_hidden"), config.get("common_frame", False)
-            check_values({"mirrored": mirrored, "common": common}, mirrored=list[int] | None, common=bool)
-            check_sizes(tensors, decoder_hidden=mirrored or [])
-            # A folder of version 0.1 with the default number of observables does not name it.
-            observables = len(tensors["encoder_.linear.bias"])
-            kae.latent_dim = kae.latent_dim or observables
-            kae.build(widths, 0, config["hidden"], mirrored, config["operator"], observables, common)
-            kae.history_, kae.best_epoch_ = config["history"], config["best_epoch"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise RepdynError(
-                f"{path}: its config.json is not that of a Koopman autoencoder ({error})"
-            ) from None
-        load_weights(kae, tensors, path)
-        return kae.eval()
+        kae: Self = restored(cls, config, tensors, path)
+        return kae
 
     def build(
         self,
@@ -494,6 +455,7 @@ class KoopmanAutoencoder(nn.Module):
         operator: str | None = None,
         observables: int | None = None,
         common: bool | None = None,
+        starts: Sequence[int] = (0,),
     ) -> None:
         """Create untrained modules for points of these widths; called by :meth:`fit` and :meth:`restore`.
 
@@ -512,6 +474,8 @@ class KoopmanAutoencoder(nn.Module):
             The largest number of observables where none was asked for; default: any.
         common
             Whether all points share one frame; default: where all widths are equal.
+        starts
+            Number of the first step of each phase, for a piecewise operator.
         """
         if hidden is None:
             hidden = _SETTINGS.hidden[:1] if self.hidden is None else self.hidden
@@ -526,12 +490,17 @@ class KoopmanAutoencoder(nn.Module):
         with drawing(seed):
             self.encoder_ = Lift(width, self.latent_dim_, hidden)
             self.decoder_ = Lift(self.latent_dim_, width, hidden[::-1] if mirrored is None else mirrored)
+        self.phase_starts_ = tuple(starts)
         (self.operator_,), self.chosen_ = self._operators((operator,), seed), operator
 
     def _operators(self, names: Sequence[str], seed: int) -> list[Operator]:
         """New operators of these kinds."""
+        sizes = self.latent_dim_, len(self.points_) - 1
         with drawing(seed):
-            return [OPERATORS[name](self.latent_dim_, len(self.points_) - 1) for name in names]
+            return [
+                Piecewise(*sizes, self.phase_starts_) if name == "piecewise" else OPERATORS[name](*sizes)
+                for name in names
+            ]
 
     def check_paths(self, paths: RepresentationPaths) -> None:
         """Raise :class:`RepdynError` if the paths have other points or widths than the training paths."""
@@ -597,7 +566,7 @@ class KoopmanAutoencoder(nn.Module):
             raise RepdynError(f"supervise must be one of {_SUPERVISION}, got {self.supervise!r}")
         if not self.isometry >= 0:
             raise RepdynError(f"isometry must not be negative, got {self.isometry}")
-        if self.operator in ("least_squares", "direct") and self.supervise == "last":
+        if self.operator in ("least_squares", "direct", "piecewise") and self.supervise == "last":
             raise RepdynError(
                 f"operator={self.operator!r} is solved for on single steps, which supervise='last' leaves "
                 "out; use operator='generator'"
@@ -610,12 +579,6 @@ class KoopmanAutoencoder(nn.Module):
 
 
 AUTOENCODERS["koopman"] = KoopmanAutoencoder
-
-
-def _hidden_of(lift: Lift) -> list[int]:
-    """Widths of the hidden layers of an encoder or decoder."""
-    layers = [] if lift.network is None else [one for one in lift.network if isinstance(one, nn.Linear)]
-    return [one.out_features for one in layers[:-1]]
 
 
 def _reencoding_depths(start: float, end: float, every: float | None) -> list[float]:

@@ -26,6 +26,7 @@ class FittedAutoencoder(Protocol):
     widths_: dict[str, int]
     latent_dim_: int
     operator_: Operator
+    phase_starts_: tuple[int, ...]
     frames_: PointFrames
 
     def encode(self, x: Any, point: str) -> Any:

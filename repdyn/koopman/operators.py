@@ -8,6 +8,7 @@ alone. Generators give powers for any real time; a least-squares operator has th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "LowRank",
     "Operator",
     "PerStep",
+    "Piecewise",
     "advance",
     "exponential",
     "full_precision",
@@ -175,6 +177,49 @@ class PerStep(_Flow):
 
     def _affine_steps(self) -> list[Tensor]:
         return list(exponential(_homogeneous(self.weight, self.drift)))
+
+
+class Piecewise(_Flow):
+    """One generator for each phase, a run of steps, and one drift for each step.
+
+    Parameters
+    ----------
+    latent_dim, steps
+        As in :class:`Generator`.
+    starts
+        Number of the first step of each phase, from 0 on (:func:`repdyn.koopman.phases.change_points`).
+    """
+
+    def __init__(self, latent_dim: int, steps: int, starts: Sequence[int] = (0,)) -> None:
+        super().__init__()
+        ends = (*starts[1:], steps)
+        if not starts or starts[0] != 0 or any(a >= b for a, b in zip(starts, ends)):
+            raise RepdynError(
+                f"starts must be increasing step numbers from 0 to {steps - 1}, the first of them 0, got "
+                f"{tuple(starts)}"
+            )
+        self.count = steps
+        self.spans = tuple(zip(starts, ends))
+        lengths = torch.tensor([end - start for start, end in self.spans])
+        self.register_buffer("phase", torch.repeat_interleave(torch.arange(len(starts)), lengths))
+        self.weight = nn.Parameter(torch.zeros(len(starts), latent_dim, latent_dim))
+        self.drift = nn.Parameter(torch.zeros(steps, latent_dim))
+
+    phase: Tensor
+
+    def matrix(self, source: float, target: float) -> Tensor:
+        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
+        return piecewise_propagator(self.weight[self.phase], source, target)
+
+    def _affine(self, source: float, target: float) -> Tensor:
+        return piecewise_propagator(_homogeneous(self.weight[self.phase], self.drift), source, target)
+
+    def steps(self) -> list[Tensor]:
+        """The operator of each step, in order, each ``(d, d)``."""
+        return list(exponential(self.weight)[self.phase])
+
+    def _affine_steps(self) -> list[Tensor]:
+        return list(exponential(_homogeneous(self.weight[self.phase], self.drift)))
 
 
 class LowRank(_Flow):
@@ -364,16 +409,17 @@ class Direct(_Flow):
         return torch.cat([self.weight, self.drift[:, None]], dim=1)
 
 
-OPERATORS: dict[str, type[Generator | PerStep | LowRank | LeastSquares | Direct]] = {
+OPERATORS: dict[str, type[Generator | PerStep | Piecewise | LowRank | LeastSquares | Direct]] = {
     "generator": Generator,
     "per_step": PerStep,
+    "piecewise": Piecewise,
     "low_rank": LowRank,
     "least_squares": LeastSquares,
     "direct": Direct,
 }
 """Operator classes by the value of ``KoopmanAutoencoder(operator=…)``."""
 
-Operator = Generator | PerStep | LowRank | LeastSquares | Direct
+Operator = Generator | PerStep | Piecewise | LowRank | LeastSquares | Direct
 """Any of the operator classes."""
 
 

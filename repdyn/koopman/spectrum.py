@@ -326,6 +326,7 @@ def spectrum(
     *,
     threshold: float = 0.1,
     resamples: int = 100,
+    phase: int | None = None,
     seed: int = 0,
 ) -> KoopmanSpectrum:
     """Spectrum of one step of depth on a Koopman autoencoder's observables.
@@ -345,36 +346,54 @@ def spectrum(
         Largest residual of a certified pair.
     resamples
         Bootstrap replicates.
+    phase
+        Number of a phase of an autoencoder with ``operator="piecewise"``, from 0 on: the spectrum of its
+        steps alone, with modes at its last point. Default: all steps.
     seed
         Seed of the bootstrap.
 
     Returns
     -------
     KoopmanSpectrum
+
+    Raises
+    ------
+    RepdynError
+        If there is no such phase, or there are too few pairs.
     """
     kae.check_paths(paths)
+    ends = (*kae.phase_starts_[1:], len(paths.points) - 1)
+    if phase is not None and not 0 <= phase < len(ends):
+        raise RepdynError(
+            f"phase must be the number of one of {len(ends)} phases, 0 to {len(ends) - 1}, got {phase}; fit "
+            "with operator='piecewise' to find phases"
+        )
+    first, last_step = (0, ends[-1]) if phase is None else (kae.phase_starts_[phase], ends[phase])
+    points = paths.points[first : last_step + 1]
     paths = nearby(paths, _SETTINGS.held_bytes)
     if (
-        len(paths) * len(paths.points) * (4 * max(paths.widths.values()) + 8 * kae.latent_dim_)
+        len(paths) * len(points) * (4 * max(paths.widths[p] for p in points) + 8 * kae.latent_dim_)
         > _SETTINGS.held_bytes
     ):
-        return _streamed(kae, paths, threshold, resamples, seed)
-    states = read_points(paths)
-    z = np.stack([kae.encode(x.numpy(), point) for x, point in zip(states, paths.points)]).astype(np.float64)
+        return _streamed(kae, paths, points, threshold, resamples, seed)
+    states = read_points(paths, points)
+    z = np.stack([kae.encode(x.numpy(), point) for x, point in zip(states, points)]).astype(np.float64)
     z -= z.mean(axis=1, keepdims=True)
-    result = _in_frames(decompose(z, threshold=threshold, resamples=resamples, seed=seed), kae)
+    result = _in_frames(decompose(z, threshold=threshold, resamples=resamples, seed=seed), kae, points)
     last = states[-1].double().numpy()
     rows = z[-1]
     return _with_modes(result, rows.T @ rows, rows.T @ (last - last.mean(axis=0)))
 
 
-def _in_frames(result: KoopmanSpectrum, kae: FittedAutoencoder) -> KoopmanSpectrum:
+def _in_frames(result: KoopmanSpectrum, kae: FittedAutoencoder, points: tuple[str, ...]) -> KoopmanSpectrum:
     """The spectrum with the rotation and scale of the autoencoder's frames, where these are not one frame."""
     frames = kae.frames_
     if not frames.relative:
         return result
-    scale = as_array(frames.scale, np.float64)
-    return replace(result, frame_rotation=frames.rotations(), frame_scale=scale[1:] / scale[:-1])
+    first, last = (kae.points_.index(point) for point in (points[0], points[-1]))
+    scale = as_array(frames.scale, np.float64)[first : last + 1]
+    turns = frames.rotations()[first:last]
+    return replace(result, frame_rotation=turns, frame_scale=scale[1:] / scale[:-1])
 
 
 def _plain(values: Real | None) -> list[float | None] | None:
@@ -401,22 +420,27 @@ def _with_modes(
 
 
 def _streamed(
-    kae: FittedAutoencoder, paths: RepresentationPaths, threshold: float, resamples: int, seed: int
+    kae: FittedAutoencoder,
+    paths: RepresentationPaths,
+    names: tuple[str, ...],
+    threshold: float,
+    resamples: int,
+    seed: int,
 ) -> KoopmanSpectrum:
-    """The spectrum from sums over paths that are read in parts."""
-    points, d = len(paths.points), kae.latent_dim_
+    """The spectrum of steps between these points, from sums over paths that are read in parts."""
+    points, d = len(names), kae.latent_dim_
     _check_pairs((points - 1) * len(paths), points, d, resamples)
     blocks = _blocks_of(equal_samples(paths))
     block_of = np.empty(len(paths), dtype=np.int64)
     for number, rows in enumerate(blocks):
         block_of[rows] = number
     sums, total = np.zeros((len(blocks), 3, d, d)), np.zeros((len(blocks), points, d))
-    gram, cross = np.zeros((d, d)), np.zeros((d, paths.widths[paths.points[-1]]))
+    gram, cross = np.zeros((d, d)), np.zeros((d, paths.widths[names[-1]]))
     origin, last_total, z_total = None, np.zeros(cross.shape[1]), np.zeros(d)
-    for block in track(paths.iterate(), "adding up observables"):
+    for block in track(paths.iterate(names), "adding up observables"):
         start = block.rows.start
-        states = [checked_point(paths, point, block[point], start) for point in paths.points]
-        z = np.stack([kae.encode(x, point) for x, point in zip(states, paths.points)]).astype(np.float64)
+        states = [checked_point(paths, point, block[point], start) for point in names]
+        z = np.stack([kae.encode(x, point) for x, point in zip(states, names)]).astype(np.float64)
         for number in np.unique(own := block_of[start : block.rows.stop]):
             sums[number] += resdmd.moments(z[:, own == number])
             total[number] += z[:, own == number].sum(axis=1)
@@ -430,7 +454,9 @@ def _streamed(
     sums = np.stack([_centered(*one, mean) for one in zip(sums, total, sizes)])
     gram -= len(paths) * np.outer(mean[-1], mean[-1])
     result = _certified(sums, np.zeros(d), points, len(paths), threshold, resamples, seed)
-    return _with_modes(_in_frames(result, kae), gram, cross - np.outer(z_total, last_total / len(paths)))
+    return _with_modes(
+        _in_frames(result, kae, names), gram, cross - np.outer(z_total, last_total / len(paths))
+    )
 
 
 def _centered(moments: Real, total: Real, samples: int, mean: Real) -> Real:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from repdyn.devices import CPU, double, to, widest
 from repdyn.koopman.frames import principal_axes
 from repdyn.koopman.networks import Lift
-from repdyn.koopman.operators import Direct, Generator, LowRank, Operator, PerStep, advance
+from repdyn.koopman.operators import Direct, Generator, LowRank, Operator, PerStep, Piecewise, advance
 from repdyn.koopman.settings import FitSettings
 from repdyn.koopman.states import States
 from repdyn.linalg import ridge
@@ -363,7 +363,7 @@ def _solve(
     def left() -> float:
         return _left(operator, z_judged, judged, decoder, unit)
 
-    if not isinstance(operator, Generator | PerStep | LowRank):
+    if not isinstance(operator, Generator | PerStep | Piecewise | LowRank):
         return left()
     scale = unit.sqrt()[:, None, None]
     best: tuple[float, dict[str, Tensor]] | None = None
@@ -378,6 +378,10 @@ def _solve(
                     g.to(operator.weight),
                     c[0].to(operator.drift),
                 )
+        elif isinstance(operator, Piecewise):
+            for number, (a, b) in enumerate(operator.spans):
+                g, c = _generator_of(z[a : b + 1], scale[a:b], penalty)
+                operator.weight[number], operator.drift[a:b] = g.to(operator.weight), c.to(operator.drift)
         else:
             g, c = _generator_of(z, scale[:-1], penalty, operator.count // (len(z) - 1))
             operator.weight.copy_(g)

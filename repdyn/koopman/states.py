@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -321,13 +321,15 @@ def frame_rows(paths: RepresentationPaths) -> Callable[[int], Tensor]:
     return rows
 
 
-def read_points(paths: RepresentationPaths) -> list[Tensor]:
+def read_points(paths: RepresentationPaths, points: Sequence[str] | None = None) -> list[Tensor]:
     """All representations, one tensor ``(N, D)`` for each point; float64 if the paths are, else float32.
 
     Parameters
     ----------
     paths
         Pooled paths.
+    points
+        Points to read; default: all.
 
     Raises
     ------
@@ -337,7 +339,7 @@ def read_points(paths: RepresentationPaths) -> list[Tensor]:
     states = []
     if isinstance(paths, RepresentationPaths):  # a remote store is fetched with one read
         paths = nearby(paths, sys.maxsize)
-    for point in paths.points:
+    for point in paths.points if points is None else points:
         x = checked_point(paths, point, np.asarray(paths[point]))
         states.append(torch.from_numpy(np.ascontiguousarray(x)))
     return states

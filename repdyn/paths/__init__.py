@@ -7,7 +7,9 @@ stores with :class:`PathsWriter`; :func:`open_paths` opens them.
 from __future__ import annotations
 
 from repdyn.paths.arrays import check_finite
+from repdyn.paths.conversion import PathsLike, as_paths
 from repdyn.paths.exporting import export_paths
+from repdyn.paths.importing import file_of_vectors, import_paths
 from repdyn.paths.inspection import Damage, StoreInfo, Verification, inspect_paths, verify_paths
 from repdyn.paths.merging import merge_paths
 from repdyn.paths.paths import RepresentationPaths, equal_samples, nearby
@@ -20,14 +22,18 @@ __all__ = [
     "Block",
     "Blocks",
     "Damage",
+    "PathsLike",
     "PathsWriter",
     "RepresentationPaths",
     "StoreInfo",
     "Verification",
+    "as_paths",
     "check_finite",
     "drawn_rows",
     "equal_samples",
     "export_paths",
+    "file_of_vectors",
+    "import_paths",
     "inspect_paths",
     "merge_paths",
     "nearby",

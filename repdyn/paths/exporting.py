@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
+from repdyn.paths.arrow import arrow
 from repdyn.paths.columns import TokenColumn, VectorColumn
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.storage import as_bytes, writing_failed
+from repdyn.paths.tables import batches_of, schema_of
 from repdyn.progress import track
 from repdyn.writing import whole_file
 
@@ -63,41 +65,13 @@ def export_paths(paths: RepresentationPaths, out: str | os.PathLike[str]) -> Non
 
 def _write_parquet(paths: RepresentationPaths, file: BinaryIO) -> None:
     """Write one row group after the other."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise RepdynError("export to Parquet needs pyarrow: pip install pyarrow") from None
+    pa = arrow("export to Parquet")
+    import pyarrow.parquet as pq
 
-    kind = pa.from_numpy_dtype(paths.dtype)
-    types = {point: pa.list_(kind, width) for point, width in paths.widths.items()}
-    fields = [("id", pa.string())]
-    if paths.labels is not None:
-        fields.append(("label", pa.int64() if paths.labels.dtype.kind == "i" else pa.string()))
-    fields += [(p, pa.list_(t) if p in paths.tokens else t) for p, t in types.items()]
-    if paths.logits_column is not None:
-        fields.append(("logits", pa.list_(pa.float32(), paths.logits_column.width)))
-    schema = pa.schema(fields, metadata={"repdyn": json.dumps(dict(paths.meta))})
-
-    def vectors(values: NDArray[Any]) -> Any:
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-
+    schema = schema_of(paths)
     with pq.ParquetWriter(file, schema) as writer:
-        for index in _groups(paths):
-            columns: list[Any] = [pa.array(paths.ids[index].tolist())]
-            if paths.labels is not None:
-                columns.append(pa.array(paths.labels[index].tolist()))
-            for point in paths.points:
-                column = paths.column(point)
-                if isinstance(column, TokenColumn):
-                    ragged = column.ragged(index)
-                    ends = np.cumsum([0, *map(len, ragged)]).astype(np.int32)
-                    columns.append(pa.ListArray.from_arrays(pa.array(ends), vectors(np.concatenate(ragged))))
-                else:
-                    columns.append(vectors(column.take(index)))
-            if paths.logits_column is not None:
-                columns.append(vectors(paths.logits_column.take(index)))
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=len(index))
+        for batch in batches_of(paths, _groups(paths), schema):
+            writer.write_table(pa.Table.from_batches([batch]), row_group_size=batch.num_rows)
 
 
 def _write_safetensors(paths: RepresentationPaths, file: BinaryIO) -> None:

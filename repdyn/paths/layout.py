@@ -221,8 +221,13 @@ def layout_of(storage: Storage, document: dict[str, Any] | None) -> Layout:
     """The layout from the contents of a store's ``zarr.json``; see :func:`read_layout`."""
     if document is None:
         if not storage.exists():
-            raise RepdynError(f"{storage}: there is no store of paths; repdyn trace writes one")
-        what = "is not a store of paths (it has no readable zarr.json)"
+            raise RepdynError(
+                f"{storage}: there is no store of paths and no file of vectors; repdyn trace writes a store"
+            )
+        what = (
+            "is not a store of paths (it has no readable zarr.json), nor a file of vectors by its ending "
+            "(.npy, .npz, .parquet, .arrow, .feather, .safetensors)"
+        )
         if any(read_json(storage, f"{name}/zarr.json") is not None for name in ("paths", "ids", "lengths")):
             what = (
                 "has lost its attributes (zarr.json is missing or truncated); trace or save the paths again"

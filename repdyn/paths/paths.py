@@ -25,6 +25,7 @@ from repdyn.paths.sampling import (
     sample_indices,
     split_indices,
 )
+from repdyn.paths.tables import parts_of_table, stream_of
 from repdyn.repeats import groups_of_equal_rows
 
 if TYPE_CHECKING:
@@ -128,6 +129,53 @@ class RepresentationPaths:
             If there are no points or no samples, sizes differ, or an entry is not finite.
         """
         return cls(**parts_in_memory(arrays, labels, ids, logits, meta, masks))
+
+    @classmethod
+    def from_arrow(
+        cls,
+        table: Any,
+        points: Sequence[str] | None = None,
+        ids: str | None = None,
+        labels: str | None = None,
+    ) -> RepresentationPaths:
+        """Make paths of a table of another library, through the Arrow PyCapsule interface.
+
+        Parameters
+        ----------
+        table
+            A table of pyarrow, polars, pandas, duckdb, LanceDB or Hugging Face ``datasets`` (with
+            ``dataset.with_format("arrow")[:]``); needs pyarrow.
+        points
+            Columns of vectors, in order of depth; default: all that hold lists of floating-point numbers.
+        ids, labels
+            Columns; default: ``id`` or ``ids``, and ``label`` or ``labels``, where there are such.
+
+        Returns
+        -------
+        RepresentationPaths
+            In memory, without a copy of the vectors where the table has them in one piece.
+
+        Raises
+        ------
+        RepdynError
+            If there is no such column, a vector is missing, widths differ, or an entry is not finite.
+
+        Examples
+        --------
+        >>> import pyarrow
+        >>> table = pyarrow.table({"id": ["a", "b"], "vector": [[1.0, 2.0], [3.0, 4.0]]})
+        >>> RepresentationPaths.from_arrow(table).widths
+        {'vector': 2}
+        """
+        arrays, own_ids, own_labels, meta = parts_of_table(table, points, ids, labels)
+        return cls.from_arrays(arrays, own_labels, own_ids, meta=meta)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """These paths as a stream of Arrow record batches, for polars, duckdb, pandas and LanceDB.
+
+        Columns as :func:`export_paths` writes them. A store is read batch by batch; needs pyarrow.
+        """
+        return stream_of(self, requested_schema)
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.paths.chunks import chunk_is_whole, read_chunk_lengths
 from repdyn.paths.columns import Index, TokenColumn, VectorColumn
+from repdyn.paths.importing import file_of_vectors, import_paths
 from repdyn.paths.layout import Layout, decode_strings, layout_of, read_json
 from repdyn.paths.paths import RepresentationPaths
 from repdyn.paths.storage import Folder, Remote, Storage, refuse_exhaustion, storage_at
@@ -37,7 +38,8 @@ def open_paths(path: str | os.PathLike[str]) -> RepresentationPaths:
     path
         A store that a trace or :meth:`RepresentationPaths.save` wrote: a folder, read through memory maps,
         or a URL of an fsspec file system (``"s3://bucket/a.paths"``), read by ranges. The chunk files of a
-        folder are checked for completeness; objects are complete or absent and not checked.
+        folder are checked for completeness; objects are complete or absent and not checked. Or a file of
+        vectors, ``FILE`` or ``FILE#COLUMN``, as :func:`import_paths` reads it.
 
     Returns
     -------
@@ -48,6 +50,8 @@ def open_paths(path: str | os.PathLike[str]) -> RepresentationPaths:
     RepdynError
         If the store is missing, of another kind, unfinished, truncated, or written by a newer repdyn.
     """
+    if file_of_vectors(path) is not None:
+        return import_paths(path)
     storage = storage_at(path)
     document = read_json(storage, "zarr.json")
     layout = layout_of(storage, document)

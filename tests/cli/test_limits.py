@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repdyn.cli import limits
+from repdyn import limits
 from repdyn.cli.data import read_data
 from repdyn.errors import RepdynError
 

@@ -125,7 +125,17 @@ def test_what_pip_is_told_to_install_must_be_there():
     assert not is_installed(".[dmo]")
 
 
-ROOMS = ("paths", "tracing", "koopman", "disentangle", "fields", "ood", "topology", "translation")
+ROOMS = (
+    "paths",
+    "tracing",
+    "koopman",
+    "disentangle",
+    "fields",
+    "ood",
+    "topology",
+    "translation",
+    "comparison",
+)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ CLASSES = [
     settings.EditSettings,
     settings.FitSettings,
     settings.FrameSettings,
+    settings.GainSettings,
+    settings.PhaseSettings,
     settings.SpectrumSettings,
     settings.Verdicts,
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.linalg import polar
+from repdyn.paths import PathsLike, open_paths
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.results import Result
@@ -22,8 +24,6 @@ from repdyn.translation.linear.maps import LinearTranslation, fit_orthogonal, fi
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-    from repdyn.paths import RepresentationPaths
 
 __all__ = ["TranslationEvaluation", "cycle_consistency", "evaluate_translation"]
 
@@ -129,8 +129,8 @@ class TranslationEvaluation(Result, kind="translation_evaluation"):
 
 def evaluate_translation(
     t: LinearTranslation,
-    x_a: ArrayLike | RepresentationPaths,
-    x_b: ArrayLike | RepresentationPaths,
+    x_a: PathsLike,
+    x_b: PathsLike,
     labels: ArrayLike | None = None,
     ceiling: tuple[ArrayLike, ArrayLike] | None = None,
     seed: int = 0,
@@ -148,8 +148,8 @@ def evaluate_translation(
     t
         The translation.
     x_a, x_b
-        The same held-out inputs read by A and by B, shapes ``(N, D_a)`` and ``(N, D_b)``; or paths, of
-        which the last points are taken.
+        The same held-out inputs read by A and by B, shapes ``(N, D_a)`` and ``(N, D_b)``; or paths, or
+        the address of a store or of a file of vectors, of which the last points are taken.
     labels
         Classes, shape ``(N,)``; those of paths where not given.
     ceiling
@@ -168,6 +168,7 @@ def evaluate_translation(
         On items that are not paired or not of the translation's widths, and on a ceiling that holds only
         evaluation items.
     """
+    x_a, x_b = (open_paths(x) if isinstance(x, str | os.PathLike) else x for x in (x_a, x_b))
     if labels is None:
         labels = getattr(x_a, "labels", None)
     a, b = _points(x_a, "x_a"), _points(x_b, "x_b")
@@ -245,10 +246,10 @@ def _typical(x: Floats) -> Floats:
     return x / spread if spread > 0 else x
 
 
-def _points(x: ArrayLike | RepresentationPaths, name: str) -> Floats:
+def _points(x: Any, name: str) -> Floats:
     """Finite points ``(N, D)`` in float64; of paths, the last point."""
     points = getattr(x, "points", None)
-    raw = x[points[-1]] if isinstance(points, tuple) else x  # type: ignore[index]
+    raw = x[points[-1]] if isinstance(points, tuple) else x
     array = as_array(raw, np.float64)
     if array.ndim != 2 or not np.isfinite(array).all():
         raise RepdynError(

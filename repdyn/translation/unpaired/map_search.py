@@ -33,7 +33,7 @@ from repdyn.translation.unpaired.rivals import (
     excess_distance,
     rivals,
 )
-from repdyn.translation.unpaired.settings import SEARCH
+from repdyn.translation.unpaired.settings import GROWTH, SEARCH
 from repdyn.translation.unpaired.verdict import is_different
 
 __all__ = ["ProposedMap", "Search"]
@@ -158,6 +158,57 @@ class Search:
             shared.append(self._next_round(ProposedMap(0.0, maps)))
         best = sorted(shared, key=lambda candidate: -candidate.fit)[: SEARCH.consensus_kept]
         return [self._next_round(candidate) for candidate in best]
+
+    def grow(self) -> list[ProposedMap]:
+        r"""Maps grown from what many matchings share, the one that fits best first, and polished.
+
+        A single matching of blurred clusters is nearly wrong. The mean of many, and their consensus, have a
+        few directions that are nearly right. Kept to its r leading directions, such a moment S guides
+        matchings of n nodes, more at each step, whose mean has more right directions:
+
+        .. math:: S_{t+1} = \textstyle\sum_k Q_k(S_t^{(r_t)}, n_t)
+
+        with :math:`Q_k` the Procrustes map of the k-th matching. The polar factor of the first mean would
+        give its wrong directions the weight of the right ones.
+        """
+        first = [self._matched(number, SEARCH.means, 1.0) for number in range(GROWTH.first)]
+        moments = [[np.sum(maps, axis=0) for maps in zip(*first)]]
+        weights = consensus_weights([np.concatenate([m.ravel() for m in maps]) for maps in first])
+        if len(weights):
+            moments.append([np.tensordot(weights[0], np.stack(maps), axes=1) for maps in zip(*first)])
+        grown = []
+        for moment in moments:
+            for rank, nodes in GROWTH.schedule:
+                guide = [partial_procrustes(m, rank) for m in moment]
+                found = [self._matched(k, nodes, GROWTH.power, guide) for k in range(GROWTH.matchings)]
+                moment = [np.sum(maps, axis=0) for maps in zip(*found)]
+            maps = [
+                padded(nearest_orthogonal(m), x.shape[1], y.shape[1])
+                for m, x, y in zip(moment, self.points_a, self.points_b)
+            ]
+            grown.append(self._scored(maps))
+        best, *others = sorted(grown, key=lambda candidate: -candidate.fit)
+        return [self.polish(best.maps), *others]
+
+    def _matched(
+        self, number: int, count: int, power: float, guide: Sequence[Rows] | None = None
+    ) -> list[Rows]:
+        """Maps of matched k-means nodes at one depth, in the leading components, with a guide or without."""
+        depth = number % len(self.a)
+        nodes = []
+        for side, points in enumerate((self.points_a, self.points_b)):
+            kept = [x[: SEARCH.tree_points, : SEARCH.node_components] for x in points]
+            nodes.append(GeometricNodes.from_labels(kept, self._means(side, depth, count)))
+        size = max(map(len, nodes))
+        a, b = (
+            np.stack([flattened_gram(side.mass, c, power, size) for c in side.centroids]) for side in nodes
+        )
+        unary = None if guide is None else guided_gain(nodes[0], nodes[1], guide, size)
+        starts, polished = (SEARCH.starts[1], SEARCH.polished[1]) if guide is None else GROWTH.starts
+        seed = int(self.generator.integers(2**31))
+        permutations, _ = quadratic_assignment(a, b, unary, starts, polished, seed)
+        rank = next(rank for most, rank in GROWTH.ranks if count <= most)
+        return maps_from_nodes(nodes[0], nodes[1], permutations[0], rank)
 
     def _next_round(self, candidate: ProposedMap) -> ProposedMap:
         """A candidate after one more round of refinement."""
@@ -333,10 +384,10 @@ class Search:
         i, j = self.known[:, 0], self.known[:, 1]
         return self._scored([partial_procrustes(x[i].T @ y[j]) for x, y in zip(self.points_a, self.points_b)])
 
-    def _means(self, side: int, depth: int) -> Index:
+    def _means(self, side: int, depth: int, count: int = SEARCH.means) -> Index:
         """K-means labels ``(n,)`` from one random start; they differ between proposals."""
         points = (self.points_a, self.points_b)[side][depth][: SEARCH.tree_points, : SEARCH.tree_components]
-        return kmeans_centroids(points, SEARCH.means, self.generator)[1]
+        return kmeans_centroids(points, count, self.generator)[1]
 
     def _tree(self, side: int, depth: int, neighbors: int) -> LevelSetTree:
         """The density tree of one side at a depth, cached."""

@@ -18,14 +18,16 @@ Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 
-def maps_from_nodes(a: GeometricNodes, b: GeometricNodes, permutation: Index) -> list[Rows]:
+def maps_from_nodes(
+    a: GeometricNodes, b: GeometricNodes, permutation: Index, rank: int = SEARCH.start_rank
+) -> list[Rows]:
     """Procrustes on matched centroids at each depth, ``(D_a, D_b)``, of a rank that nodes determine."""
     left = np.flatnonzero(permutation[: len(a)] < len(b))
     right = permutation[left]
     weight = np.sqrt(a.mass[left] * b.mass[right])
     maps = []
     for x, y in zip(a.centroids, b.centroids):
-        maps.append(partial_procrustes((x[left] * weight[:, None]).T @ y[right], SEARCH.start_rank))
+        maps.append(partial_procrustes((x[left] * weight[:, None]).T @ y[right], rank))
     return maps
 
 

@@ -13,7 +13,7 @@ from repdyn.progress import track
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.unpaired.map_search import Search
 from repdyn.translation.unpaired.refine import nearest_orthogonal, recovered_rows, retrieval
-from repdyn.translation.unpaired.settings import REPLICATION, SEARCH
+from repdyn.translation.unpaired.settings import GROWTH, REPLICATION, SEARCH
 from repdyn.translation.unpaired.verdict import VerdictResult, agreed_directions, far_and_unshared, judge
 
 __all__ = ["Replicated", "disjoint_halves", "replicate"]
@@ -76,7 +76,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     ]
     if min(search.leaves for search in searches) < REPLICATION.min_leaves and not len(known):
         # No trees to match: principal axes are aligned, and rivals test whether that map is unique.
-        starts = [[_aligned(*m) for m in zip(search.points_a, search.points_b)] for search in searches]
+        starts, near = [[_aligned(*m) for m in zip(s.points_a, s.points_b)] for s in searches], False
     else:
         compared = a[-1].points[: SEARCH.probed]
         starts = _explored(searches, compared, candidates)
@@ -84,6 +84,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         if replication < REPLICATION.agree and min(excess) >= REPLICATION.far and not len(known):
             nearest = starts[int(np.argmin(excess))]
             return _far(nearest, far_and_unshared(replication, min(excess)))
+        near = min(excess) < SEARCH.far
     fits = [search.polish(maps).maps for search, maps in zip(searches, starts)]
     rows = generator.permutation(len(a[-1].points))[: REPLICATION.probes]
     probes = [c.points[rows] for c in a]
@@ -97,6 +98,14 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     else:
         better = int(np.argmax([both.fit(maps) for maps in fits]))
         maps, others = fits[better], [fits[1 - better]]
+        # All points together determine more than a half does. What the halves agree on stays as it is.
+        if near and both.width >= GROWTH.least_width and not len(known):
+            best, *less = both.grow()
+            others += [candidate.maps for candidate in less]
+            if best.fit > both.fit(maps):
+                maps, others = best.maps, [maps, *others]
+                for _ in range(GROWTH.final):
+                    maps = both.final_refinement(maps)
     # Other candidates of both searches are starts of rivals, refined like the map itself.
     others += [
         candidate.maps for search in searches for candidate in search.found[: REPLICATION.candidates_compared]

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 __all__ = [
     "CONSENSUS",
+    "GROWTH",
     "PAIRED",
     "REFINEMENT",
     "REPLICATION",
     "SAMPLES",
     "SEARCH",
     "ConsensusSettings",
+    "GrowthSettings",
     "PairedVerdictSettings",
     "RefinementSettings",
     "ReplicationSettings",
@@ -284,6 +286,49 @@ class UnpairedSearchSettings:
 
 
 @dataclass(frozen=True)
+class GrowthSettings:
+    """How maps are grown from what many matchings share (docs/studies/translation.md).
+
+    Set on development seeds of the last layer of the documentation strings.
+
+    Attributes
+    ----------
+    first
+        Matchings whose mean and consensus are the starts.
+    matchings
+        Guided matchings of a step.
+    schedule
+        Leading directions of the guide and number of nodes, one step each.
+    power
+        Flattening of the Gram matrices of guided matchings.
+    starts
+        Starts of a guided assignment and how many are polished.
+    ranks
+        Upper border of the number of nodes, and the directions that so many matched nodes determine.
+    final
+        Final refinements of a grown map before it is compared with rivals; it gains slowly.
+    least_width
+        Directions of the narrower model from which on maps are grown: nodes determine the map of fewer.
+    """
+
+    first: int = 30
+    matchings: int = 8
+    schedule: tuple[tuple[int, int], ...] = (
+        (4, 30),
+        (6, 40),
+        (8, 50),
+        (12, 60),
+        (16, 80),
+        (32, 120),
+    )
+    power: float = 0.8
+    starts: tuple[int, int] = (8, 2)
+    ranks: tuple[tuple[float, int], ...] = ((40, 16), (70, 32), (float("inf"), 64))
+    final: int = 2
+    least_width: int = 128
+
+
+@dataclass(frozen=True)
 class ConsensusSettings:
     """Settings of :func:`repdyn.translation.unpaired.proposals.consensus_weights`.
 
@@ -326,4 +371,5 @@ class RefinementSettings:
 
 
 PAIRED, SAMPLES, REPLICATION = PairedVerdictSettings(), SampleSettings(), ReplicationSettings()
-SEARCH, CONSENSUS, REFINEMENT = UnpairedSearchSettings(), ConsensusSettings(), RefinementSettings()
+SEARCH, GROWTH = UnpairedSearchSettings(), GrowthSettings()
+CONSENSUS, REFINEMENT = ConsensusSettings(), RefinementSettings()

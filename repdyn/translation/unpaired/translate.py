@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp, wilcoxon
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.intervals import Estimate, bootstrap_mean
-from repdyn.paths import drawn_rows
+from repdyn.paths import PathsLike, as_paths, drawn_rows
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.linear.depths import PathTranslation
@@ -35,8 +35,8 @@ HELD_BYTES = (
 
 
 def translate(
-    paths_a: RepresentationPaths,
-    paths_b: RepresentationPaths,
+    paths_a: PathsLike,
+    paths_b: PathsLike,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
     candidates: int = 12,
@@ -60,7 +60,9 @@ def translate(
     ----------
     paths_a, paths_b
         Representation paths of the two models. Depths of A and B correspond by their fraction of the way
-        to the translated point; paths of one point work, several make the match far more certain.
+        to the translated point; paths of one point work, several make the match far more certain. Points
+        ``(N, D)`` or the address of a store or of a file of vectors do as well, see
+        :func:`~repdyn.paths.as_paths`.
     pairs
         ``(M, 2)`` rows of A and of B that are the same input. ``None`` or empty: no pairs. Fewer than
         twice the width: they guide the search. More: the map is fitted on them alone.
@@ -91,10 +93,8 @@ def translate(
     Examples
     --------
     >>> import numpy as np
-    >>> from repdyn.paths import RepresentationPaths
     >>> x = np.random.default_rng(0).normal(size=(300, 4))
-    >>> a, b = (RepresentationPaths.from_arrays({"last": y}) for y in (x, 2 * x[:, ::-1]))
-    >>> translate(a, b, pairs=np.column_stack([np.arange(300)] * 2)).verdict
+    >>> translate(x, 2 * x[:, ::-1], pairs=np.column_stack([np.arange(300)] * 2)).verdict
     'found'
     """
     path = translate_path(paths_a, paths_b, pairs, points, candidates, seed)
@@ -102,8 +102,8 @@ def translate(
 
 
 def translate_path(
-    paths_a: RepresentationPaths,
-    paths_b: RepresentationPaths,
+    paths_a: PathsLike,
+    paths_b: PathsLike,
     pairs: ArrayLike | None = None,
     points: tuple[str, str] | None = None,
     candidates: int = 12,
@@ -129,6 +129,7 @@ def translate_path(
     """
     if candidates < 1:
         raise RepdynError(f"translate: candidates={candidates}; expected 1 or more")
+    paths_a, paths_b = as_paths(paths_a, "paths_a"), as_paths(paths_b, "paths_b")
     names_a, names_b = _depths(paths_a, paths_b, points)
     known = _known_pairs(pairs, len(paths_a), len(paths_b))
     names = tuple(zip(names_a, names_b))

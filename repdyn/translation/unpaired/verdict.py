@@ -178,7 +178,7 @@ def verdict_of(figures: Figures, settings: TranslationVerdictSettings = DEFAULT)
     clear = margin > 0 and figures.lead >= settings.clear_lead and not off
     if margin >= settings.margin or clear:
         if not items and not off:
-            return "neighborhoods"
+            return "neighborhoods" if figures.cluster_margin >= settings.margin else "ambiguous"
         confident = figures.lead >= settings.lead and confidence_of(figures, settings).value >= settings.found
         return "found" if confident and items else "inconclusive"
     if off:

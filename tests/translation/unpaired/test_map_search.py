@@ -6,6 +6,7 @@ from repdyn.translation.unpaired.map_search import ProposedMap, Search
 from repdyn.translation.unpaired.nodes import GeometricNodes
 from repdyn.translation.unpaired.proposals import guided_gain
 from repdyn.translation.unpaired.refine import nearest_orthogonal, retrieval
+from repdyn.translation.unpaired.replication import replicate
 
 NO_PAIRS = np.empty((0, 2), dtype=np.int64)
 
@@ -104,3 +105,44 @@ def test_two_pairs_weigh_less_than_the_fit_and_twenty_weigh_more(planted) -> Non
         gains.append([search.fit([m]) - alone.fit([m]) for m in (right, wrong)])
     (few_right, few_wrong), (many_right, many_wrong) = gains
     assert many_right - many_wrong > 2 * (few_right - few_wrong) > 0
+
+
+def blurred(count: int, seed: int, width: int = 140) -> np.ndarray:
+    """Points without clusters: independent skewed coordinates of falling spread."""
+    generator = np.random.default_rng(seed)
+    return (generator.gamma(2.0, size=(count, width)) - 2) / np.sqrt(np.arange(1, width + 1))
+
+
+def test_a_guide_of_right_directions_gives_matchings_with_more_right_directions() -> None:
+    turn = np.linalg.qr(np.random.default_rng(9).normal(size=(140, 140)))[0]
+    x, y = blurred(1200, 0), blurred(1200, 1)
+    a, b = Cloud.of(x), Cloud.of(y @ turn)
+    # The oracle is the Procrustes map of paired rows of A and their images, in the coordinates of both.
+    images = unit_rows((x @ turn - b.offset) @ b.into)
+    truth = nearest_orthogonal(a.points.T @ images)[:64, :64]
+    search = Search([a], [b], NO_PAIRS, seed=0)
+
+    def beyond(maps: list[list[np.ndarray]]) -> float:
+        mean, own = (m[4:16] for m in (np.sum([m[0] for m in maps], axis=0), truth))
+        return float((mean * own).sum() / np.linalg.norm(mean) / np.linalg.norm(own))
+
+    guide = truth.copy()
+    guide[4:] = 0
+    guided, alone = ([search._matched(0, 60, 0.8, g) for _ in range(4)] for g in ([guide], None))
+    assert beyond(guided) > 1.5 * abs(beyond(alone))
+    assert beyond(guided) > 0.1
+
+
+@pytest.mark.parametrize(("width", "times"), [(16, 0), (140, 1)])
+def test_maps_are_grown_where_halves_disagree_and_models_are_wide(monkeypatch, width, times) -> None:
+    grown = []
+
+    def grow(search: Search) -> list[ProposedMap]:
+        grown.append(search.width)
+        return [ProposedMap(-1.0, [np.eye(search.width, dtype=np.float32)])]
+
+    monkeypatch.setattr(Search, "grow", grow)
+    a, b = Cloud.of(blurred(300, 0, width)), Cloud.of(blurred(300, 1, width))
+    found = replicate([a], [b], NO_PAIRS, 1, seed=0)
+    assert grown == [width] * times
+    assert found.verdict != "found"

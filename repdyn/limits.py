@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from repdyn.errors import RepdynError
 
-__all__ = ["MOST_PIXELS", "check_archive", "check_pixels", "open_gzip", "read_parquet"]
+__all__ = ["MOST_PIXELS", "check_archive", "check_pixels", "check_unpacked", "open_gzip", "read_parquet"]
 
 MOST_PIXELS = 2**27
 """Maximum pixels of one picture: 134 megapixels take 400 MB as RGB."""
@@ -47,9 +47,14 @@ def check_archive(path: Path, file: BinaryIO, names: list[str]) -> None:
                 member = archive.getinfo(f"{name}.npy")
             except KeyError:
                 continue  # the reader reports the missing array
-            if member.file_size > _most(member.compress_size):
-                raise _bomb(f"{path}: {name!r}", member.file_size, member.compress_size)
+            check_unpacked(f"{path}: {name!r}", member.file_size, member.compress_size)
     file.seek(position)
+
+
+def check_unpacked(what: str, unpacked: int, packed: int) -> None:
+    """Raise if ``packed`` bytes on disk take more memory than the limit; ``what`` names them in the error."""
+    if unpacked > _most(packed):
+        raise _bomb(what, unpacked, packed)
 
 
 def open_gzip(path: Path, mode: str, **options: Any) -> io.TextIOWrapper:
@@ -81,12 +86,10 @@ def read_parquet(path: Path, columns: list[str]) -> list[list[Any]]:
             for place in range(group.num_columns)
             if group.column(place).path_in_schema.partition(".")[0] in columns
         )
-        if unpacked > _most(packed):
-            raise _bomb(str(path), unpacked, packed)
+        check_unpacked(str(path), unpacked, packed)
         for batch in file.iter_batches(columns=columns):
             unpacked += sum(_size(batch.column(column)) for column in columns)
-            if unpacked > _most(packed):
-                raise _bomb(str(path), unpacked, packed)
+            check_unpacked(str(path), unpacked, packed)
             for column_values, column in zip(values, columns, strict=True):
                 column_values.extend(batch.column(column).to_pylist())
     return values

@@ -1,0 +1,106 @@
+"""``repdyn migrate``: translate the stored vectors of an index to a new embedding model, or say why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from repdyn.cli.console import say, write_json
+from repdyn.cli.options import Force, Json, Seed
+
+if TYPE_CHECKING:
+    from repdyn.migration import Migration
+
+__all__ = ["migrate"]
+
+
+def migrate(
+    old: Annotated[
+        str,
+        typer.Argument(
+            help="The stored vectors: FILE.npy, or FILE#COLUMN of .parquet, .arrow or .feather.",
+            metavar="OLD",
+        ),
+    ],
+    new: Annotated[
+        str,
+        typer.Argument(
+            help="The new model's embeddings of other texts, or of some stored documents.", metavar="NEW"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write, with the ending of OLD.")],
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Use so many documents that are in OLD and NEW, by id or row; default: no pairs."
+        ),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Name of the new column; default: the old name with _migrated.")
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Write the vectors also if the decision is against it.")
+    ] = False,
+    force: Force = False,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Decide whether stored vectors can be translated to a new model; if so, write them beside the old ones.
+
+    The decision is saved in OUT.migration. A run that was interrupted continues. Exit status 1: nothing was
+    written, because the decision is to embed again or to keep the vectors.
+
+    Example: repdyn migrate stored.parquet#vector sample.npy --out migrated.parquet
+
+    Example: repdyn migrate old.npy new.npy --pairs 500 --out migrated.npy
+    """
+    from repdyn.errors import RepdynError
+
+    if out.exists() and not force:
+        raise RepdynError(f"--out {out}: exists; give another path, or --force to replace it")
+    plan = _planned(old, new, out, pairs, seed)
+    say(repr(plan))
+    written = 0
+    if plan.decision == "migrate" or anyway:
+        written = plan.apply(old, out, column, force)
+        say(f"{out}: {written} vectors")
+    write_json(json, {"migrate": plan.to_dict() | {"vectors": written}})
+    if not written:
+        say(f"{out}: not written; --anyway writes it")
+        raise typer.Exit(1)
+
+
+def _planned(old: str, new: str, out: Path, pairs: int | None, seed: int) -> Migration:
+    """The decision that an interrupted run saved for the same files, or a new one."""
+    import json
+
+    from repdyn.errors import RepdynError
+    from repdyn.migration import Migration
+    from repdyn.migration import migrate as decide
+    from repdyn.writing import whole_file
+
+    folder = out.with_name(f"{out.name}.migration")
+    given = json.dumps([[_identity(address) for address in (old, new)], pairs, seed])
+    note = folder / "inputs.json"
+    if note.is_file() and note.read_text(encoding="utf-8") == given:
+        try:
+            return Migration.load(folder)
+        except RepdynError:  # of another version
+            pass
+    plan = decide(old, new, pairs=pairs, seed=seed)
+    plan.save(folder)
+    with whole_file(note) as scratch:
+        scratch.write_text(given, encoding="utf-8")
+    return plan
+
+
+def _identity(address: str) -> list[Any]:
+    """What changes if a file does."""
+    from repdyn.paths import file_of_vectors
+
+    file = file_of_vectors(address)
+    path = Path(address) if file is None else file.path
+    status = path.stat() if path.exists() else None
+    return [address, status and status.st_size, status and status.st_mtime_ns]

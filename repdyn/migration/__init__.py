@@ -1,0 +1,10 @@
+"""Change of the embedding model of an index: whether stored vectors can be translated, and the translation.
+
+:func:`migrate` decides from a sample of the new model's embeddings, with or without pairs
+(:mod:`repdyn.migration.plan`). :meth:`Migration.apply` translates files of any size, and resumes
+(:mod:`repdyn.migration.columns`).
+"""
+
+from repdyn.migration.plan import Migration, documents_found, migrate
+
+__all__ = ["Migration", "documents_found", "migrate"]

@@ -1,0 +1,434 @@
+"""Whether the vectors of an index can be translated to a new embedding model, and by which map."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate, share_interval
+from repdyn.linalg import polar
+from repdyn.migration.columns import migrate_column
+from repdyn.paths import PathsLike, RepresentationPaths, as_paths
+from repdyn.results import Result
+from repdyn.translation import LinearTranslation, fit_affine, fit_orthogonal, fit_ridge, translate
+from repdyn.translation.coordinates import Cloud, unit_rows
+from repdyn.translation.unpaired.rivals import excess_distance
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["MIGRATION", "Migration", "documents_found", "migrate"]
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
+MIGRATE, KEEP, EMBED = "migrate", "keep the vectors", "embed again"
+
+
+@dataclass(frozen=True)
+class MigrationSettings:
+    """Settings of :func:`migrate`.
+
+    Attributes
+    ----------
+    sample
+        Vectors of either model that the search without pairs reads; of more, so many are drawn.
+    least_held_out
+        Pairs from which on a part is held out, to measure what each map keeps.
+    held_out
+        Share of the pairs that is held out then.
+    found
+        Share of held-out documents that must be found, at the low end of its interval. Of 120 maps between
+        three models on four collections, those above .5 had at least .71 of the nDCG@10 of embedding again,
+        and those above .4 at least .50; of 36 that had .85, one was below .5
+        (``benchmarks/migrate.py --calibrate``).
+    random_maps
+        Random maps that the identity is compared with where nothing else is known.
+    unit
+        Largest deviation of a length from 1 for which a model's vectors are taken for unit vectors.
+    """
+
+    sample: int = 8000
+    least_held_out: int = 100
+    held_out: float = 0.3
+    found: float = 0.45
+    random_maps: int = 20
+    unit: float = 1e-2
+
+
+MIGRATION = MigrationSettings()
+
+
+@dataclass(frozen=True, eq=False)
+class Migration(Result, kind="migration"):
+    """A decision on an index, and the map.
+
+    Attributes
+    ----------
+    decision
+        ``"migrate"``: translate the vectors. ``"keep the vectors"``: the two models share their space, so
+        that the vectors are better left as they are. ``"embed again"``: neither is good enough.
+    reason
+        One sentence that explains the decision.
+    verdict
+        ``"found"`` for the first two decisions, else that of the translation.
+    translation
+        The map. :meth:`apply` applies it whatever the decision is.
+    map
+        Which one it is: ``"search"`` (matched without pairs, or guided by few), ``"Procrustes"``,
+        ``"affine"`` or ``"ridge"`` (fitted on pairs), ``"identity"``.
+    found
+        Share of held-out documents whose new vector has their own translated vector as its nearest, among all
+        translated vectors of the sample, by map, with its 95 % interval; also of the identity where the
+        widths agree. Empty with few or no pairs.
+    pairs, held_out
+        Number of pairs, and of those that no map was fitted on.
+    unit_length
+        Whether the new model's vectors have length 1; translated ones then have it too.
+    evidence
+        Where there are no held-out pairs: by how much translated points lie farther from real ones than real
+        ones do, for the identity and for random maps.
+    """
+
+    decision: str
+    reason: str
+    verdict: str
+    translation: LinearTranslation
+    map: str
+    found: Mapping[str, Estimate]
+    pairs: int
+    held_out: int
+    unit_length: bool
+    evidence: Mapping[str, float]
+
+    def __call__(self, x: Any) -> Any:
+        """Translate points ``(N, D_old)``, at unit length where the new model's vectors are."""
+        moved = self.translation(x)
+        return unit_rows(moved) if self.unit_length else moved
+
+    def apply(
+        self,
+        source: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        into: str | None = None,
+        force: bool = False,
+    ) -> int:
+        """Translate a file of stored vectors, block by block; a killed run continues where it was.
+
+        Parameters
+        ----------
+        source
+            ``FILE.npy``, or ``FILE#COLUMN`` of ``.parquet``, ``.arrow`` or ``.feather``.
+        out
+            The file to write, of the same ending. The source is not changed.
+        into
+            Of a table: name of the new column, beside all old ones. Default: ``COLUMN_migrated``.
+        force
+            Whether a file at ``out`` is replaced.
+
+        Returns
+        -------
+        int
+            Number of vectors.
+
+        Raises
+        ------
+        RepdynError
+            If ``out`` exists, endings differ, the column ``into`` is there already, or a vector is missing or
+            not finite.
+        """
+        return migrate_column(self._in_single_precision(), source, Path(out), into, force)
+
+    def _in_single_precision(self) -> Any:
+        """The map of float32 points: four times as fast, and vectors are stored in float32 or less."""
+        t = self.translation
+        matrix = t.matrix.astype(np.float32)
+        offset = (t.offset_b - t.offset_a @ t.matrix).astype(np.float32)
+
+        def moved(x: NDArray[Any]) -> NDArray[np.float32]:
+            if x.shape[1] != len(t.offset_a):
+                raise RepdynError(
+                    f"migrate: the map reads width {len(t.offset_a)}, the vectors have {x.shape[1]}"
+                )
+            y = x.astype(np.float32, copy=False) @ matrix
+            y += offset
+            if self.unit_length:
+                y /= np.maximum(np.linalg.norm(y, axis=1, keepdims=True), np.float32(1e-30))
+            return y
+
+        return moved
+
+    def __repr__(self) -> str:
+        lines = [f"Migration: {self.decision}", f"  {self.reason}"]
+        if self.found:
+            lines.append(
+                f"  share of {self.held_out} held-out documents that are found by their new vectors:"
+            )
+        lines += [
+            f"    {name:12s} {value}{'  <- used' if name == self.map else ''}"
+            for name, value in self.found.items()
+        ]
+        lines += [f"  {name}: {value:.3g}" for name, value in self.evidence.items()]
+        lines.append(
+            f"  map: {self.map}; translation {self.translation.verdict!r}: {self.translation.reason}"
+        )
+        return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """What each map finds; without held-out pairs, the evidence behind the translation's verdict."""
+        return super().plot() if self.found else self.translation.plot()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; the translation's own verdict is within ``translation``."""
+        return super().to_dict() | {"translation": self.translation.to_dict()}
+
+
+def migrate(
+    old: PathsLike,
+    new: PathsLike,
+    pairs: ArrayLike | int | None = None,
+    seed: int = 0,
+) -> Migration:
+    """Decide whether the vectors of an index can be translated to a new embedding model.
+
+    Parameters
+    ----------
+    old
+        The stored vectors under the old model: points ``(N, D)``, paths or the address of a file.
+    new
+        Embeddings of the new model: of other texts of the same kind, of some of the stored documents, or
+        both.
+    pairs
+        ``None``: no pairs are used, even where ids agree. A number N: N of the documents that both have, by
+        id (by row number for arrays). Or ``(N, 2)`` rows of ``old`` and of ``new``.
+    seed
+        Of samples and of the search.
+
+    Returns
+    -------
+    Migration
+        Call :meth:`Migration.apply` on the files of the index if its ``decision`` is ``"migrate"``.
+
+    Raises
+    ------
+    RepdynError
+        On pairs that are not there, ids that are there twice, or vectors that are not finite.
+
+    Notes
+    -----
+    With 100 pairs or more, 30 % of them are held out, and the decision rests on the share of them that are
+    found: each new vector is searched among all translated vectors. The low end of its interval must be at
+    least .45, and the share above that of the identity. The map is then fitted on all pairs. With fewer, the
+    decision rests on the verdict of the translation.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(400, 5))
+    >>> plan = migrate(x, 2 * x[:, ::-1], pairs=200)
+    >>> plan.decision
+    'migrate'
+    >>> plan(x[:1]).shape
+    (1, 5)
+    """
+    paths_old, paths_new = as_paths(old, "old"), as_paths(new, "new")
+    known = _pairs(paths_old, paths_new, pairs, seed)
+    x, y, known = _sampled(paths_old, paths_new, known, seed)
+    unit = bool(np.abs(np.linalg.norm(y[: MIGRATION.sample], axis=1) - 1).max() < MIGRATION.unit)
+    if len(known) >= MIGRATION.least_held_out:
+        return _measured(x, y, known, unit, seed)
+    return _by_verdict(x, y, known, unit, seed)
+
+
+def _measured(x: Floats, y: Floats, known: Index, unit: bool, seed: int) -> Migration:
+    """The decision by what held-out pairs show."""
+    order = np.random.default_rng(seed).permutation(len(known))
+    count = int(MIGRATION.held_out * len(known))
+    test, train = known[order[:count]], known[order[count:]]
+    maps = _fitted(x, y, train, seed)
+    if x.shape[1] == y.shape[1]:
+        maps["identity"] = _identity(x.shape[1])
+    shares = {
+        name: share_interval(documents_found(t(x), y[test[:, 1]], test[:, 0])) for name, t in maps.items()
+    }
+    best = max((name for name in shares if name != "identity"), key=lambda name: shares[name].value)
+    chosen, decision = best, MIGRATE
+    share = f"{shares[best].value:.2f} of held-out documents are found by their new vectors with the map"
+    if "identity" in shares and shares["identity"].value >= shares[best].value:
+        chosen, decision = "identity", KEEP
+        reason = f"{share}, and {shares['identity'].value:.2f} with the vectors as they are"
+        if shares["identity"].low < MIGRATION.found:
+            chosen, decision = best, EMBED
+            reason += f"; neither is sure to reach {MIGRATION.found:.2f}"
+    elif shares[best].low < MIGRATION.found:
+        decision = EMBED
+        reason = (
+            f"{share} (from {shares[best].low:.2f}), expected {MIGRATION.found:.2f}; give more pairs or "
+            "embed again"
+        )
+    else:
+        reason = share
+        reason += f", {shares['identity'].value:.2f} without one" if "identity" in shares else ""
+    final = (
+        maps[chosen] if chosen in ("identity", "search") else _FITS[chosen](x[known[:, 0]], y[known[:, 1]])
+    )
+    verdict = "found" if decision != EMBED else "not found"
+    final = replace(final, verdict=verdict, reason=reason)
+    return Migration(decision, reason, verdict, final, chosen, shares, len(known), count, unit, {})
+
+
+def _fitted(x: Floats, y: Floats, known: Index, seed: int) -> dict[str, LinearTranslation]:
+    """Maps from pairs, and from the search that they guide where they are few for the width."""
+    maps = {name: fit(x[known[:, 0]], y[known[:, 1]]) for name, fit in _FITS.items()}
+    if len(known) < 2 * max(x.shape[1], y.shape[1]) and len(known) < min(len(x), len(y)):
+        found = translate(x, y, pairs=known, seed=seed)
+        if np.any(found.matrix):
+            maps["search"] = found
+    return maps
+
+
+_FITS = {"Procrustes": fit_orthogonal, "affine": fit_affine, "ridge": fit_ridge}
+
+
+def _by_verdict(x: Floats, y: Floats, known: Index, unit: bool, seed: int) -> Migration:
+    """The decision by the verdict of the translation, from few or no pairs."""
+    found = translate(x, y, pairs=known, seed=seed)
+    evidence: dict[str, float] = {}
+    if len(known) and found.verdict != "found":
+        # A search that few pairs guide can settle on a worse map than one without, which the pairs then test.
+        alone = translate(x, y, seed=seed)
+        shares = [float(documents_found(t(x), y[known[:, 1]], known[:, 0]).mean()) for t in (found, alone)]
+        if alone.verdict == "found" and shares[1] > shares[0]:
+            found = alone
+            evidence = {"share of the pairs found by the map without pairs": shares[1]}
+    chosen, decision = "search", MIGRATE
+    reason = "the translation is found: one map fits best, and no different one fits as well"
+    if found.verdict != "found":
+        decision = EMBED
+        reason = (
+            f"the translation is {found.verdict!r}; embed {MIGRATION.least_held_out} stored documents again "
+            "as pairs"
+        )
+        if x.shape[1] == y.shape[1]:
+            own, others = _identity_excess(x, y, seed)
+            evidence = {"excess distance, identity": own, "excess distance, nearest random map": others}
+            if own < others:
+                reason += (
+                    "; the vectors as they are lie nearer to the new ones than under any random map, so that "
+                    "the models are related: measure the identity on pairs before you change anything"
+                )
+    return Migration(decision, reason, found.verdict, found, chosen, {}, len(known), 0, unit, evidence)
+
+
+def _identity(width: int) -> LinearTranslation:
+    return LinearTranslation(
+        np.eye(width), np.zeros(width), np.zeros(width), reason="the vectors as they are"
+    )
+
+
+def _identity_excess(x: Floats, y: Floats, seed: int) -> tuple[float, float]:
+    """Excess distance of the identity, and the smallest of random rotations."""
+    a, b = Cloud.of(x, "old"), Cloud.of(y, "new")
+    generator = np.random.default_rng(seed)
+    order = [generator.permutation(len(cloud.points)) for cloud in (a, b)]
+    points = a.points[order[0]], b.points[order[1]]
+
+    def excess(m: Floats) -> float:
+        return float(np.mean(excess_distance(*points, m.astype(np.float32), 2000)))
+
+    width = len(a.offset)
+    random = [excess(polar(generator.normal(size=(width, width)))) for _ in range(MIGRATION.random_maps)]
+    return excess(a.basis.T @ b.basis), min(random)
+
+
+def documents_found(index: ArrayLike, queries: ArrayLike, rows: ArrayLike) -> NDArray[np.bool_]:
+    """Whether a search for documents by their new vectors finds them in a translated index.
+
+    Parameters
+    ----------
+    index
+        Translated vectors ``(N, D)``.
+    queries
+        New vectors of some of the documents ``(M, D)``.
+    rows
+        Their rows in the index ``(M,)``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(M,)``: whether no other document is nearer, by cosine; copies of the document are the document.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(100, 4))
+    >>> bool(documents_found(3 * x, x[:10], np.arange(10)).all())
+    True
+    """
+    stored, asked = (unit_rows(np.asarray(x, np.float64)) for x in (index, queries))
+    cosines = asked @ stored.T
+    own = cosines[np.arange(len(asked)), np.asarray(rows)]
+    return np.asarray(cosines.max(axis=1) <= own + 1e-12)
+
+
+def _pairs(
+    old: RepresentationPaths, new: RepresentationPaths, pairs: ArrayLike | int | None, seed: int
+) -> Index:
+    """Pairs as rows ``(N, 2)``."""
+    if pairs is None:
+        return np.empty((0, 2), dtype=np.int64)
+    if np.ndim(pairs) != 0:
+        known = np.asarray(pairs)
+        if known.ndim != 2 or known.shape[1] != 2 or known.dtype.kind not in "iu" or len(known) == 0:
+            raise RepdynError(
+                f"migrate: pairs must be a number or (N, 2) rows, got {known.dtype} {known.shape}"
+            )
+        if known.min() < 0 or (known >= [len(old), len(new)]).any():
+            raise RepdynError(
+                f"migrate: pairs name rows beyond the {len(old)} of old or the {len(new)} of new"
+            )
+        return known.astype(np.int64)
+    wanted = int(np.asarray(pairs))
+    for name, paths in (("old", old), ("new", new)):
+        ids, counts = np.unique(paths.ids, return_counts=True)
+        if len(ids) < len(paths):
+            raise RepdynError(
+                f"migrate: {name}: id {str(ids[counts.argmax()])!r} is there {counts.max()} times, so that "
+                "it names no document; give unique ids, or pairs as rows"
+            )
+    shared, rows_old, rows_new = np.intersect1d(old.ids, new.ids, return_indices=True)
+    if not 1 <= wanted <= len(shared):
+        raise RepdynError(
+            f"migrate: pairs={wanted}, and {len(shared)} documents of new have an id of old; give 1 to "
+            f"{len(shared)}"
+        )
+    chosen = np.sort(np.random.default_rng(seed).choice(len(shared), wanted, replace=False))
+    return np.stack([rows_old[chosen], rows_new[chosen]], axis=1).astype(np.int64)
+
+
+def _sampled(
+    old: RepresentationPaths, new: RepresentationPaths, known: Index, seed: int
+) -> tuple[Floats, Floats, Index]:
+    """Last points of a sample of either, with all pairs, and the pairs' new row numbers."""
+    sides, columns = [], []
+    for side, paths in enumerate((old, new)):
+        name = ("old", "new")[side]
+        point = paths.points[-1]
+        if point in paths.tokens:
+            raise RepdynError(
+                f"migrate: {name}: {point!r} keeps tokens; expected one vector for each document"
+            )
+        paired = np.unique(known[:, side])
+        others = np.setdiff1d(np.arange(len(paths)), paired)
+        most = max(MIGRATION.sample - len(paired), 0)
+        if len(others) > most:
+            others = np.random.default_rng((seed, side)).choice(others, most, replace=False)
+        rows = np.union1d(paired, others).astype(np.int64)
+        column = paths.column(point)
+        sides.append(np.asarray(column[rows], dtype=np.float64))
+        columns.append(np.searchsorted(rows, known[:, side]))
+    return sides[0], sides[1], np.stack(columns, axis=1).astype(np.int64)

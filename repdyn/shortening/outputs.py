@@ -1,0 +1,145 @@
+"""What a network puts out, and how much of it is lost when a part of the network is replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate, bootstrap, ratio_interval
+from repdyn.tracing import TracedModel
+from repdyn.tracing.samples import as_samples, batches
+
+__all__ = [
+    "DIVERGENCE",
+    "LOG_PERPLEXITY",
+    "UNEXPLAINED",
+    "Outputs",
+    "loss_between",
+    "mean_loss",
+    "outputs_of",
+    "predicts_tokens",
+]
+
+LOG_PERPLEXITY = "increase of the log perplexity"
+DIVERGENCE = "divergence of the output"
+UNEXPLAINED = "unexplained variance of the output"
+
+Rows = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """Outputs of a network for some samples.
+
+    Attributes
+    ----------
+    kind
+        The loss that is computed from them: :data:`LOG_PERPLEXITY` for language models, :data:`DIVERGENCE`
+        for other models with a head, else :data:`UNEXPLAINED`.
+    values
+        Logarithms of the class probabilities ``(N, C)``; pooled representations ``(N, D)``; or, of a language
+        model, the negative log likelihood of each text and its number of predicted tokens, ``(N, 2)``.
+    """
+
+    kind: str
+    values: Rows
+
+
+@torch.no_grad()
+def outputs_of(model: TracedModel, samples: Sequence[Any], batch: int) -> Outputs:
+    """Run a model on samples.
+
+    Parameters
+    ----------
+    model
+        The model.
+    samples
+        What the model reads.
+    batch
+        Samples in a forward pass.
+    """
+    assert model.final is not None
+    kind = UNEXPLAINED if model.head is None else LOG_PERPLEXITY if predicts_tokens(model) else DIVERGENCE
+    held = as_samples(samples)
+    plan = batches(held, range(len(held)), batch, model.lengths, model.padded)
+    parts = []
+    pool = "none" if kind == LOG_PERPLEXITY else "auto"
+    with replace(model, own_logits=None).reader([model.final], pool) as read:
+        for index in plan:
+            inputs = model.prepare(held.take(index))
+            reading = read.prepared(inputs, len(index))
+            final = reading[model.final]
+            if kind == LOG_PERPLEXITY:
+                parts.append(_likelihoods(model, final, reading.masks.get(model.final), inputs["input_ids"]))
+            elif kind == DIVERGENCE:
+                assert model.head is not None
+                logits = reading.logits if reading.logits is not None else model.head(final)
+                parts.append(torch.log_softmax(logits.cpu().double(), dim=-1))
+            else:
+                parts.append(final.cpu().double())
+    values = torch.cat(parts)[torch.as_tensor(np.argsort(np.concatenate(plan)))].numpy()
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise RepdynError(f"shorten: the output of {model.name} for sample {row} is not finite; leave it out")
+    return Outputs(kind, values)
+
+
+def predicts_tokens(model: TracedModel) -> bool:
+    """Whether the head gives the next token: it reads the module's own output at the last token."""
+    assert model.final is not None
+    return model.pooling == "last" and model.points[model.final].module == ""
+
+
+def _likelihoods(model: TracedModel, final: Tensor, mask: Tensor | None, ids: Tensor) -> Tensor:
+    """Negative log likelihood of each text, and the number of its predicted tokens, ``(n, 2)``."""
+    assert model.head is not None
+    real = torch.ones(final.shape[:2], dtype=torch.bool) if mask is None else mask.bool().cpu()
+    ids = ids.to(final.device)
+    found = []
+    for states, kept, own in zip(final, real, ids):
+        places = kept.nonzero().squeeze(1)
+        if len(places) < 2:
+            found.append(torch.zeros(2, dtype=torch.float64))
+            continue
+        logits = model.head(states[places[:-1].to(states.device)]).float()
+        after = own[places[1:].to(own.device)].to(logits.device)
+        nll = torch.nn.functional.cross_entropy(logits, after, reduction="sum")
+        found.append(torch.tensor([float(nll), len(places) - 1.0], dtype=torch.float64))
+    return torch.stack(found)
+
+
+def loss_between(true: Outputs, changed: Outputs, seed: int) -> tuple[Estimate, Estimate | None]:
+    """The loss, and the share of equal decisions if there are any, with 95 % intervals over samples."""
+    own, other = true.values, changed.values
+    if true.kind == LOG_PERPLEXITY:
+        # A diverged network gives likelihoods beyond any use; they stay finite.
+        more = np.minimum(other[:, 0] - own[:, 0], 1e6)
+
+        def per_token(difference: Rows, count: Rows) -> float:
+            return float(difference.sum() / max(count.sum(), 1.0))
+
+        return bootstrap(per_token, more, own[:, 1], seed=seed), None
+    if true.kind == DIVERGENCE:
+        kl = (np.exp(own) * (own - other)).sum(axis=1)
+        same = own.argmax(axis=1) == other.argmax(axis=1)
+        agreement = bootstrap(lambda x: float(x.mean()), same.astype(np.float64), seed=seed)
+        return bootstrap(lambda x: float(x.mean()), kl, seed=seed), agreement
+    error, spread = np.square(own - other).sum(axis=1), np.square(own - own.mean(axis=0)).sum(axis=1)
+    return ratio_interval(error, spread, seed=seed), None
+
+
+def mean_loss(true: Outputs, changed: Outputs) -> float:
+    """The loss alone."""
+    own, other = true.values, changed.values
+    if true.kind == LOG_PERPLEXITY:
+        return float((other[:, 0] - own[:, 0]).sum() / max(own[:, 1].sum(), 1.0))
+    if true.kind == DIVERGENCE:
+        return float((np.exp(own) * (own - other)).sum(axis=1).mean())
+    return float(np.square(own - other).sum() / np.square(own - own.mean(axis=0)).sum())
