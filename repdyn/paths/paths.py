@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +16,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import check_points, parts_in_memory
 from repdyn.paths.columns import Index, TokenColumn, VectorColumn, compose, equal_rows
 from repdyn.paths.creation import save_columns
+from repdyn.paths.projection import project
 from repdyn.paths.sampling import (
     Batch,
     Blocks,
@@ -31,7 +31,7 @@ from repdyn.repeats import groups_of_equal_rows
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["LOGITS", "RepresentationPaths", "equal_samples", "nearby", "project"]
+__all__ = ["LOGITS", "RepresentationPaths", "equal_samples", "nearby"]
 
 _POINTS_SHOWN = 14  # in the summary
 _ORIGIN_SHOWN = 40  # characters of an entry in the summary: digests and lists of files are long
@@ -572,58 +572,3 @@ def _token_ids(paths: RepresentationPaths, lengths: Index) -> NDArray[np.str_]:
     own = np.repeat(paths.ids, lengths)
     positions = np.arange(len(own)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.char.add(np.char.add(own, ":"), positions.astype(np.str_))
-
-
-def project(
-    columns: Mapping[str, VectorColumn | TokenColumn], seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Project all points of paths to one plane.
-
-    Each point is centered and divided by its root mean square norm, because norms grow with depth and would
-    dominate. Consecutive points of one width share one principal component analysis. Where the width changes,
-    the new plane is rotated onto the previous one (orthogonal Procrustes over the samples).
-
-    Parameters
-    ----------
-    columns
-        Representations of N samples at L points, in order of depth; tokens are averaged.
-    seed
-        Seed of the randomized decomposition.
-
-    Returns
-    -------
-    tuple
-        Coordinates ``(L, N, 2)`` and the plane's share of each point's variance, ``(L,)``.
-    """
-    # scikit-learn and torch, which linalg needs, are slow to import: a store opens without them.
-    from sklearn.utils.extmath import randomized_svd
-
-    from repdyn.linalg import polar
-
-    projected: list[NDArray[np.float64]] = []
-    explained: list[float] = []
-    for _, group in groupby(columns.values(), key=lambda column: column.width):
-        stack = np.stack([_standardized(column) for column in group])
-        rows = stack.reshape(-1, stack.shape[-1])
-        # Points are centered, so the leading right singular vectors are the principal axes.
-        axes = randomized_svd(rows, min(2, *rows.shape), random_state=seed)[2]
-        basis = np.zeros((2, stack.shape[-1]))
-        basis[: len(axes)] = axes
-        planes = stack @ basis.T
-        if projected:
-            planes = planes @ polar(planes[0].T @ projected[-1])
-        projected.extend(planes)
-        energy = (stack**2).sum(axis=(1, 2))
-        share = np.divide((planes**2).sum(axis=(1, 2)), energy, out=np.zeros(len(stack)), where=energy > 0)
-        explained.extend(np.minimum(share, 1.0).tolist())
-    return np.stack(projected), np.array(explained)
-
-
-def _standardized(column: VectorColumn | TokenColumn) -> NDArray[np.float64]:
-    """Centered vectors (mean tokens) ``(N, D)`` with root mean square norm 1."""
-    values: NDArray[np.float64] = np.asarray(column, dtype=np.float64)
-    if isinstance(column, TokenColumn):
-        values = values.sum(axis=1) / np.maximum(column.shown_lengths(), 1)[:, None]
-    values = values - values.mean(axis=0)
-    norm = float(np.sqrt((values**2).sum(axis=1).mean()))
-    return values / norm if norm > 0 else values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from repdyn.paths.arrays import columns_of_arrays
-from repdyn.paths.paths import project
+from repdyn.paths.projection import project
 
 
 def test_a_plane_in_many_dimensions_is_found() -> None:
