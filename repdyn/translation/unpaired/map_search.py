@@ -160,7 +160,7 @@ class Search:
         return [self._next_round(candidate) for candidate in best]
 
     def grow(self) -> list[ProposedMap]:
-        r"""Maps grown from what many matchings share, the one that fits best first, and polished.
+        r"""Maps grown from what many matchings share, polished, the one that fits best first.
 
         A single matching of blurred clusters is nearly wrong. The mean of many, and their consensus, have a
         few directions that are nearly right. Kept to its r leading directions, such a moment S guides
@@ -186,9 +186,9 @@ class Search:
                 padded(nearest_orthogonal(m), x.shape[1], y.shape[1])
                 for m, x, y in zip(moment, self.points_a, self.points_b)
             ]
-            grown.append(self._scored(maps))
-        best, *others = sorted(grown, key=lambda candidate: -candidate.fit)
-        return [self.polish(best.maps), *others]
+            # Of either start one in ten fails, which only shows after polishing.
+            grown.append(self.polish(maps))
+        return sorted(grown, key=lambda candidate: -candidate.fit)
 
     def _matched(
         self, number: int, count: int, power: float, guide: Sequence[Rows] | None = None

@@ -98,31 +98,27 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     else:
         better = int(np.argmax([both.fit(maps) for maps in fits]))
         maps, others = fits[better], [fits[1 - better]]
-        # All points together determine more than a half does. What the halves agree on stays as it is.
-        if near and both.width >= GROWTH.least_width and not len(known):
-            best, *less = both.grow()
-            others += [candidate.maps for candidate in less]
-            if best.fit > both.fit(maps):
-                maps, others = best.maps, [maps, *others]
-                for _ in range(GROWTH.final):
-                    maps = both.final_refinement(maps)
     # Other candidates of both searches are starts of rivals, refined like the map itself.
     others += [
         candidate.maps for search in searches for candidate in search.found[: REPLICATION.candidates_compared]
     ]
-    maps = both.final_refinement(maps)
-    maps, own, rivals, composition = both.compared(
-        maps, others, REPLICATION.max_exchanges, shared=recovered >= REPLICATION.averaged
-    )
-    judged = judge(recovered, own, rivals, composition)
+    maps, judged = _judged(both, both.final_refinement(maps), others, recovered)
+    if judged.verdict != "found" and near and both.width >= GROWTH.least_width and not len(known):
+        # All points together determine more than a half does.
+        grown, *less = both.grow()
+        if grown.fit > both.fit(maps):
+            refined = grown.maps
+            for _ in range(GROWTH.final):
+                refined = both.final_refinement(refined)
+            maps, judged = _judged(both, refined, [maps, *(c.maps for c in less), *others], recovered)
     evidence = {
         "retrieval between halves": recovered,
         "excess distance": judged.figures.excess,
         "margin of the best different map": judged.figures.margin,
         "margin of the best map of other clusters": judged.figures.cluster_margin,
         "agreement with rivals": judged.figures.expected,
-        "stability across compositions": composition.stability,
-        "lead in standard errors": min(composition.lead, REPLICATION.max_reported_lead),
+        "stability across compositions": judged.figures.stability,
+        "lead in standard errors": min(judged.figures.lead, REPLICATION.max_reported_lead),
     }
     if judged.verdict == "ambiguous":
         part, directions = agreed_directions(maps[-1], judged.tied)
@@ -136,6 +132,16 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         for k in (*scale[:-1], 1.0)
     ]
     return Replicated(maps, by_depth, judged.verdict, judged.reason, evidence)
+
+
+def _judged(
+    both: Search, maps: list[Rows], others: Sequence[Sequence[Rows]], recovered: float
+) -> tuple[list[Rows], VerdictResult]:
+    """The map after rivals that fit better have replaced it, and its verdict."""
+    maps, own, rivals, composition = both.compared(
+        maps, others, REPLICATION.max_exchanges, shared=recovered >= REPLICATION.averaged
+    )
+    return maps, judge(recovered, own, rivals, composition)
 
 
 def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list[list[Rows]]:

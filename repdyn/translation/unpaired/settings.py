@@ -306,7 +306,7 @@ class GrowthSettings:
     ranks
         Upper border of the number of nodes, and the directions that so many matched nodes determine.
     final
-        Final refinements of a grown map before it is compared with rivals; it gains slowly.
+        Final refinements of a grown map; it gains slowly.
     least_width
         Directions of the narrower model from which on maps are grown: nodes determine the map of fewer.
     """
@@ -324,7 +324,7 @@ class GrowthSettings:
     power: float = 0.8
     starts: tuple[int, int] = (8, 2)
     ranks: tuple[tuple[float, int], ...] = ((40, 16), (70, 32), (float("inf"), 64))
-    final: int = 2
+    final: int = 3
     least_width: int = 128
 
 
