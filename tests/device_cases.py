@@ -654,14 +654,15 @@ def a_shortened_model(device: str) -> Any:
     return short.module(normal(9, 4).to(device)), found.expected.value, found.dropped.value
 
 
-@case("MonitoredModel.forward", "MonitoredModel.prepared")
+@case("MonitoredModel.forward", "MonitoredModel.prepared", "MonitoredModel.as_module")
 def a_monitored_model(device: str) -> Any:
     module = network(4, 5, 6, 3)
     detector = ood.PathDetector().fit(repdyn.trace(repdyn.wrap(module), list(normal(200, 4, seed=7))))
     monitored = ood.MonitoredModel(repdyn.wrap(module.to(device)), detector)
     answer = monitored(list(normal(9, 4)))
     again = monitored.prepared(normal(9, 4).to(device))
-    return answer.output, answer.scores, answer.flagged, again.scores
+    _, scores, flagged = monitored.as_module()(normal(9, 4).to(device))
+    return answer.output, answer.scores, answer.flagged, again.scores, scores, flagged
 
 
 # --- what reads arrays

@@ -24,7 +24,18 @@ from tests.stand_in import NAME, moves, on_stand_in, refused
 
 ROOMS = (repdyn, paths, tracing, koopman, fields, ood, topology, translation, disentangle)
 
-OF_RESULTS = {"save", "load", "to_dict", "from_dict", "plot", "record", "revive", "describe", "restore"}
+OF_RESULTS = {
+    "save",
+    "load",
+    "to_dict",
+    "to_frame",
+    "from_dict",
+    "plot",
+    "record",
+    "revive",
+    "describe",
+    "restore",
+}
 """Methods that read or write the fields of a result, which are arrays."""
 OF_DETECTORS = {
     "fit",
@@ -57,6 +68,7 @@ OF_PATHS = {
     "equal_samples",
     "nearby",
     "RepresentationPaths.column",
+    "RepresentationPaths.from_arrow",
     "RepresentationPaths.mask",
     "RepresentationPaths.split",
     "RepresentationPaths.subset",
@@ -65,7 +77,13 @@ OF_PATHS = {
     "PathsWriter.finish",
     "PathsWriter.open",
     "PathsWriter.write_chunk",
+    "PathsLike",
+    "as_paths",
     "autonomy",
+    "compare",
+    "file_of_vectors",
+    "import_paths",
+    "migrate",
     "phases",
     "check_finite",
     "controls",
@@ -138,6 +156,8 @@ BY_OTHERS = {
             "velocity",
         )
     ),
+    # A language model that generates is read by the reader and scored by a detector's module.
+    *(f"GenerationMonitor.{name}" for name in ("calibrate", "fit", "generate", "read")),
     "load",
     "load_result",
     "Adapter.load",
