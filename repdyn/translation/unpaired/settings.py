@@ -289,7 +289,8 @@ class UnpairedSearchSettings:
 class GrowthSettings:
     """How maps are grown from what many matchings share (docs/studies/translation.md).
 
-    Set on development seeds of the last layer of the documentation strings.
+    Schedule, matchings and starts were compared on development seeds of the last layer of the documentation
+    strings. Power, ranks and the least width were not compared there.
 
     Attributes
     ----------
