@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from harness import data
@@ -64,7 +65,7 @@ def _compare(monitored: MonitoredModel, batches: list[torch.Tensor]) -> dict[str
             input_names=["pictures"],
             output_names=["output", "scores", "flagged"],
         )
-        program.save(graph)
+        onnx.save(program.model_proto, graph)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import nnsight  # noqa: F401 - gives every object a method save, so that ``program.save`` no longer works
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from repdyn.ood import (
 )
 from repdyn.paths import RepresentationPaths
 
+onnx = pytest.importorskip("onnx", reason="needs the extra onnx: onnx is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx: onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="needs the extra onnx: onnxscript is not installed")
 
@@ -60,7 +62,7 @@ def session(module, folder, names=None, **export):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own code
         program = torch.onnx.export(module, dynamo=True, verbose=False, output_names=names, **export)
-        program.save(folder / "graph.onnx")
+        onnx.save(program.model_proto, folder / "graph.onnx")
     return runtime.InferenceSession(folder / "graph.onnx", providers=["CPUExecutionProvider"])
 
 
