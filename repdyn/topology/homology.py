@@ -105,8 +105,8 @@ def longest_is_noise(diagram: Array, radius: float) -> bool:
 
     It is not noise if it is longer than ``2 * radius``: then the complex of all points has a bar, too,
     because the complexes of landmarks and of points are interleaved, with a shift of twice the covering
-    radius. It is not noise either if its ratio :math:`\pi` of death to birth is an outlier. Of points that are drawn from
-    any distribution, :math:`\ell = \log\log\pi + B` of noise has the distribution
+    radius. It is not noise either if its ratio :math:`\pi` of death to birth is an outlier. Of points that
+    are drawn from any distribution, :math:`\ell = \log\log\pi + B` of noise has the distribution function
     :math:`1 - \exp(-e^\ell)`, with *B* from the mean over the other bars.
 
     References
