@@ -156,8 +156,6 @@ BY_OTHERS = {
             "velocity",
         )
     ),
-    # A language model that generates is read by the reader and scored by a detector's module.
-    *(f"GenerationMonitor.{name}" for name in ("calibrate", "fit", "generate", "read")),
     "load",
     "load_result",
     "Adapter.load",
