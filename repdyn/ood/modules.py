@@ -203,11 +203,17 @@ class PathModule(ScoreModule):
                 [limits[point] for point in points],
             ))  # fmt: skip
             kept, length, inside = _within(torch.stack([features[point] for point in points]), ends)
-            directions = kept / length.unsqueeze(-1) - (double(center) + double(rest))
-            for point, part, direction, known in zip(points, own, directions.unbind(), inside.unbind()):
-                distances[point], valid[point] = part.of_direction(direction), known
+            exact = kept / length.unsqueeze(-1) - (double(center) + double(rest))
+            directions = exact.to(own[0].whitener.dtype).unbind()
+            if all(part.centered for part in own):
+                white = torch.stack([x @ part.whitener for part, x in zip(own, directions)])
+                found = torch.linalg.vector_norm(white, dim=-1).unbind()
+            else:
+                found = tuple(part.of_direction(x) for part, x in zip(own, directions))
+            distances.update(zip(points, found))
+            valid.update(zip(points, inside.unbind()))
         measured, inside = (
-            torch.stack([found[point] for point in self.points], dim=-1) for found in (distances, valid)
+            torch.stack([held[point] for point in self.points], dim=-1) for held in (distances, valid)
         )
         return measured, inside
 
