@@ -134,7 +134,8 @@ class DensityModule(nn.Module):
         """Distance of each row, given as a unit vector less the center."""
         z = direction.to(self.whitener.dtype) @ self.whitener
         if self.centered:
-            return torch.linalg.vector_norm(z, dim=-1)
+            distance: Tensor = torch.linalg.vector_norm(z, dim=-1)
+            return distance
         squares = z.square()
         nearest = torch.addmm(self.offsets, z, self.slopes).amin(-1)
         if not self.relative:
