@@ -256,3 +256,43 @@ def test_intervals_of_heavy_tails_are_wider_by_students_quantiles(heavy):
         [x.mean() - factor * high * error, x.mean() - factor * low * error],
         rtol=1e-9,
     )
+
+
+def test_the_studentized_bootstrap_of_a_ratio_is_that_of_its_replicates():
+    """Each replicate drawn and studentized by hand, from rows instead of counts."""
+    generator = np.random.default_rng(6)
+    x, y = np.exp(generator.normal(size=70)), generator.exponential(size=70) + 0.1
+    found = ratio_interval(x, y, seed=4, resamples=300)
+    drawn = np.random.default_rng(4).integers(70, size=(300, 70))
+    a, b = x[drawn], y[drawn]
+
+    def statistic(a, b):
+        part = a / a.mean(axis=-1, keepdims=True) - b / b.mean(axis=-1, keepdims=True)
+        return np.log(a.mean(axis=-1) / b.mean(axis=-1)), part.std(axis=-1) / np.sqrt(69), part
+
+    value, error, part = statistic(x, y)
+    own, own_error, _ = statistic(a, b)
+    low, high = np.quantile((own - value) / own_error, [0.025, 0.975])
+    excess = max(stats.kurtosis(part), 0.0)
+    factor = stats.t.ppf(0.975, max(140 / (2 + excess) - 1, 2)) / stats.t.ppf(0.975, 69)
+    expected = np.exp([value - factor * high * error, value - factor * low * error])
+    np.testing.assert_allclose([found.low, found.high], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-20, 1e200])
+def test_means_know_no_unit(scale):
+    x = np.random.default_rng(0).normal(size=40)
+    plain, other = bootstrap_mean(x), bootstrap_mean(x * scale)
+    assert (other.low / scale, other.high / scale) == pytest.approx((plain.low, plain.high))
+
+
+def test_replicates_of_equal_samples_do_not_count():
+    # Three in ten replicates hold one value alone: there is no error to divide by, whatever the rounding.
+    x = np.array([0.3, 0.3, 0.3, 5.1])
+    found = bootstrap_mean(x, resamples=1000, seed=2)
+    drawn = x[np.random.default_rng(2).integers(4, size=(1000, 4))]
+    drawn = drawn[np.ptp(drawn, axis=1) > 0]
+    low, high = np.quantile((drawn.mean(axis=1) - x.mean()) / drawn.std(axis=1) * np.sqrt(3), [0.025, 0.975])
+    assert 500 < len(drawn) < 900
+    expected = x.mean() - np.array([high, low]) * x.std() / np.sqrt(3)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.clip(0.3, 5.1)))

@@ -39,6 +39,7 @@ __all__ = [
     "strict_score",
 ]
 
+Array = NDArray[np.float64]
 Judged = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
 """Maps latents ``(N, T, k)`` to the classes that a judge predicts for the decoded sequences, ``{factor:
 (N,)}``."""
@@ -206,11 +207,11 @@ class SwapTable(Result, kind="swap_table"):
 
     def score(self, seed: int = 0) -> Estimate:
         """:func:`published_score`, with its interval over sequences."""
-        return self._estimate(published_score, seed)
+        return self._estimate(_published, seed)
 
     def strict(self, seed: int = 0) -> Estimate:
         """:func:`strict_score`, with its interval over sequences."""
-        return self._estimate(strict_score, seed)
+        return self._estimate(_strict, seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Accuracies and both scores."""
@@ -248,20 +249,20 @@ class SwapTable(Result, kind="swap_table"):
         end, replaced factors whose accuracy does not differ from chance (two-sided 5 %, Bonferroni over them)
         are set to chance.
         """
-        classes, count = np.array(self.classes), len(self.correct)
+        chance, count = 1 / np.array(self.classes), len(self.correct)
         generator = np.random.default_rng(seed)
-        resamples = (generator.integers(count, size=count) for _ in range(EVALUATION.n_resamples))
-        means = [self.correct[rows].mean(axis=0) for rows in (np.arange(count), *resamples)]
-        values = [statistic(mean, self.kept, classes) for mean in means]
-        measured = bounded_interval(values[0], np.array(values[1:]), count)
-        chance = np.broadcast_to(1 / classes, self.kept.shape)
+        drawn = np.empty((EVALUATION.n_resamples, count))
+        for row in drawn:
+            row[:] = np.bincount(generator.integers(count, size=count), minlength=count)
+        means = (drawn @ self.correct.reshape(count, -1) / count).clip(0, 1).reshape(-1, *self.kept.shape)
+        means = np.concatenate([self.accuracy[None], means])
+        measured = _bounded(statistic(means, self.kept, chance), count)
         error = self.correct.var(axis=0) / max(count - 1, 1)
         critical = norm.isf(0.025 / max(int((~self.kept).sum()), 1))
         at_chance = ~self.kept & ((self.accuracy - chance) ** 2 <= critical**2 * error)
         if not at_chance.any():
             return measured
-        values = [statistic(np.where(at_chance, chance, mean), self.kept, classes) for mean in means]
-        upper = bounded_interval(values[0], np.array(values[1:]), count).high
+        upper = _bounded(statistic(np.where(at_chance, chance, means), self.kept, chance), count).high
         return Estimate(measured.value, measured.low, max(measured.high, upper), measured.level)
 
 
@@ -304,7 +305,7 @@ def published_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) ->
     that of D_sd has.
     """
     accuracies, stay, chance = _table(accuracy, kept, classes)
-    return float(1 - np.abs(np.where(stay, 1.0, chance) - accuracies).mean())
+    return float(_published(accuracies, stay, chance))
 
 
 def strict_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) -> float:
@@ -327,11 +328,7 @@ def strict_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) -> fl
     1.0
     """
     accuracies, stay, chance = _table(accuracy, kept, classes)
-    above = (accuracies - chance) / (1 - chance)
-    entries = np.where(stay, above, 1 - np.abs(above)).clip(0, 1)
-    if entries.min() == 0:
-        return 0.0
-    return float(np.exp(np.log(entries).mean()))
+    return float(_strict(accuracies, stay, chance))
 
 
 def static_dynamic_table(
@@ -459,6 +456,24 @@ def _swap_table(
                 correct[:, row, column] += (as_array(predicted[name]) == label) / passes
     classes = tuple(len(np.unique(label)) for label in truth.values())
     return SwapTable(tuple(rows), tuple(truth), correct, kept, classes)
+
+
+def _published(accuracy: Array, kept: NDArray[np.bool_], chance: Array) -> Array:
+    """:func:`published_score` of tables ``(…, rows, factors)``."""
+    return np.asarray(1 - np.abs(np.where(kept, 1.0, chance) - accuracy).mean(axis=(-2, -1)))
+
+
+def _strict(accuracy: Array, kept: NDArray[np.bool_], chance: Array) -> Array:
+    """:func:`strict_score` of tables ``(…, rows, factors)``."""
+    above = (accuracy - chance) / (1 - chance)
+    entries = np.where(kept, above, 1 - np.abs(above)).clip(0, 1)
+    with np.errstate(divide="ignore"):  # one lost factor makes the score 0
+        return np.asarray(np.exp(np.log(entries).mean(axis=(-2, -1))))
+
+
+def _bounded(scores: Array, count: int) -> Estimate:
+    """Interval of a score, the first, from its replicates, the others."""
+    return bounded_interval(float(scores[0]), scores[1:], count)
 
 
 def _table(

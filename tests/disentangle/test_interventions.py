@@ -25,6 +25,7 @@ from repdyn.disentangle import (
 from repdyn.disentangle.interventions import SwapTable
 from repdyn.disentangle.swaps import exchange, resample
 from repdyn.errors import RepdynError
+from repdyn.intervals import bounded_interval
 
 LENGTH = 4
 
@@ -243,3 +244,20 @@ def test_a_factor_that_clearly_differs_from_chance_is_not_set_to_chance() -> Non
     found = SwapTable(("a",), ("x", "y"), correct, kept, (4, 10)).score()
     assert found.value == pytest.approx(1 - 0.5 * 0.4)
     assert found.high < 0.85
+
+
+@pytest.mark.parametrize("score", [published_score, strict_score])
+def test_the_interval_of_a_table_is_that_of_tables_drawn_one_by_one(score) -> None:
+    """Counts of draws times the answers, and the same replicates by rows of sequences."""
+    generator = np.random.default_rng(3)
+    correct, kept = (
+        generator.random((60, 2, 3)).round(1),
+        np.array([[True, True, False], [False, False, True]]),
+    )
+    table = SwapTable(("a", "b"), ("x", "y", "z"), correct, kept, (4, 9, 3))
+    found = table.score(seed=5) if score is published_score else table.strict(seed=5)
+    draws = np.random.default_rng(5)
+    means = [correct[draws.integers(60, size=60)].mean(axis=0) for _ in range(500)]
+    replicates = [score(mean, kept, (4, 9, 3)) for mean in means]
+    expected = bounded_interval(score(table.accuracy, kept, (4, 9, 3)), np.array(replicates), 60)
+    assert (found.value, found.low) == pytest.approx((expected.value, expected.low))
