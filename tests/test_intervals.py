@@ -296,3 +296,25 @@ def test_replicates_of_equal_samples_do_not_count():
     assert 500 < len(drawn) < 900
     expected = x.mean() - np.array([high, low]) * x.std() / np.sqrt(3)
     assert (found.low, found.high) == pytest.approx(tuple(expected.clip(0.3, 5.1)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 20, 60])
+def test_shares_have_blakers_interval(n: int) -> None:
+    """Against the test's definition, summed over outcomes on a grid, and the two properties that he proved."""
+    found = [share_interval(np.arange(n) < k) for k in range(n + 1)]
+    ends = np.array([[e.low, e.high] for e in found])
+    chance = np.unique(np.clip([*np.linspace(0, 1, 801), *(ends + [-1e-7, 1e-7]).ravel()], 0, 1))
+    mass = stats.binom.pmf(np.arange(n + 1)[:, None], n, chance)
+    tail = np.minimum(np.cumsum(mass, axis=0), np.cumsum(mass[::-1], axis=0)[::-1])
+    accepted = np.array([(mass * (tail <= own * (1 + 1e-9))).sum(axis=0) > 0.05 for own in tail])
+    for k, estimate in enumerate(found):
+        inside = (chance >= estimate.low) & (chance <= estimate.high)
+        assert inside[accepted[k]].all()  # everything acceptable is inside
+        at_ends = [np.searchsorted(chance, np.clip(end, 0, 1)) for end in (estimate.low, estimate.high)]
+        near = [accepted[k][max(at - 2, 0) : at + 3].any() for at in at_ends]
+        assert all(near)  # and the ends touch what is
+        lower = stats.beta.ppf(0.025, k, n - k + 1) if k else 0
+        upper = stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1
+        assert lower - 1e-9 <= estimate.low < estimate.high <= upper + 1e-9
+    held = sum(own * ((chance >= e.low) & (chance <= e.high)) for own, e in zip(mass, found))
+    assert held.min() > 0.95 - 1e-6
