@@ -1,6 +1,6 @@
 """Confidence intervals over samples, for every figure.
 
-Shares get a binomial interval, ratios and means of unbounded values a studentized bootstrap; other statistics
+Shares get an exact binomial interval, ratios and means of unbounded values a studentized bootstrap; other statistics
 the percentile bootstrap. Figures of a ranking have theirs in :mod:`repdyn.ranking`.
 ``benchmarks/coverage.py`` measures how often each holds the truth.
 """
@@ -189,7 +189,7 @@ def mean_of_groups(
 def share_interval(flags: NDArray[Any], *, level: float = 0.95) -> Estimate:
     """Share of samples for which something holds, with Blaker's exact interval.
 
-    It covers at least ``level``, whatever the true share, and lies within the interval of Clopper and Pearson.
+    It covers at least ``level``, whatever the true share, and lies within Clopper and Pearson's interval.
 
     Parameters
     ----------
@@ -413,7 +413,10 @@ def _tail_factor(part: Array, level: float) -> float:
     from scipy.stats import t  # scipy.stats takes a third of a second to import
 
     n, moved = len(part), part - part.mean()
-    excess = max(float((moved**4).mean() / (moved**2).mean() ** 2) - 3, 0.0)
+    excess = float((moved**4).mean() / (moved**2).mean() ** 2) - 3
+    if n > 3:  # the kurtosis of a few samples is too small: Fisher's unbiased form
+        excess = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * excess + 6)
+    excess = max(excess, 0.0)
     tail = (1 + level) / 2
     return float(t.ppf(tail, max(2 * n / (2 + excess) - 1, 2.0)) / t.ppf(tail, max(n - 1, 2)))
 
@@ -455,8 +458,8 @@ def _acceptability(hits: int, count: int, chance: Array) -> Array:
 def _binomial(successes: float, count: float, level: float) -> tuple[float, float]:
     """Ends for a share of a count that need not be whole, where an exact test is not defined.
 
-    They are the means of those of Jeffreys' interval, with Brown, Cai and DasGupta's change at the border, and
-    of those of Clopper and Pearson's exact one. The first alone covers .92 in places, the second .99.
+    They are the means of those of Jeffreys' interval, with Brown, Cai and DasGupta's change at the border,
+    and of those of Clopper and Pearson's exact one. The first alone covers .92 in places, the second .99.
 
     References
     ----------
