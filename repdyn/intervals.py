@@ -1,7 +1,7 @@
 """Confidence intervals over samples, for every figure.
 
-Shares get an exact binomial interval, ratios and means of unbounded values a studentized bootstrap; other statistics
-the percentile bootstrap. Figures of a ranking have theirs in :mod:`repdyn.ranking`.
+Shares get an exact binomial interval, ratios and means of unbounded values a studentized bootstrap; other
+statistics the percentile bootstrap. Figures of a ranking have theirs in :mod:`repdyn.ranking`.
 ``benchmarks/coverage.py`` measures how often each holds the truth.
 """
 

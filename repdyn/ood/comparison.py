@@ -65,12 +65,15 @@ class Comparison:
         ``{set: {metric: N}}``: number of samples behind a metric, the smaller class or the negatives.
     influence
         ``{detector: {set: (N + M,)}}``, of :func:`repdyn.ranking.auroc_influence`.
+    ranks
+        ``{detector: {set: (N + M,)}}``, of all scores together.
     """
 
     runs: dict[str, dict[str, dict[str, Array]]]
     exact: dict[str, dict[str, dict[str, Estimate]]]
     sizes: dict[str, dict[str, int]]
     influence: dict[str, dict[str, Array]]
+    ranks: dict[str, dict[str, Array]]
 
     def table(self) -> dict[str, dict[str, dict[str, Estimate]]]:
         """``{detector: {set: {metric: Estimate}}}``."""
@@ -106,16 +109,25 @@ class Comparison:
             pair = [values - values.mean() for values in pair]
         else:
             pair = [self.influence[which][name] for which in (detector, rival)]
+        if all(np.array_equal(self.ranks[detector][k], self.ranks[rival][k]) for k in self._sets(name)):
+            return _estimate(runs)  # the same scores
         size = float(np.sqrt(np.square(pair[0]).sum() * np.square(pair[1]).sum()))
-        if size > 0 and np.array_equal(*pair):  # the same scores
-            return _estimate(runs)
         correlation = float(pair[0] @ pair[1]) / size if size > 0 else 0.0
+        if np.array_equal(
+            *pair
+        ):  # different scores that err on the same samples: the fewer, the less is known
+            discordant = float((np.abs(pair[0]) > np.abs(pair[0]).min()).sum())
+            correlation *= discordant / (discordant + 1)
         gap = difference_interval(own, other, correlation)
         value, low, high = float(runs[0]), gap.low, gap.high
         if len(self.runs) > 2:
             drawn = _estimate(runs)
             low, high = min(low, drawn.low), max(high, drawn.high)
         return Estimate(value, low, high, VERDICT.level)
+
+    def _sets(self, name: str) -> list[str]:
+        """Sets that a row is about: all for their mean."""
+        return [k for k in next(iter(self.ranks.values())) if name in (k, MEAN)]
 
     def against(self, detector: str, controls: Sequence[str]) -> ControlComparison:
         """Whether a detector's AUROC exceeds that of the best control, chosen again in each replicate.
@@ -181,13 +193,14 @@ def compare(
         detector: {name: _exact(own[IN_DISTRIBUTION], own[name], positive, once, name) for name in names}
         for detector, own in scores.items()
     }
-    influence = {
+    pairs = {
         detector: {
-            name: auroc_influence(own[IN_DISTRIBUTION][once[IN_DISTRIBUTION]], own[name][once[name]])
-            for name in names
+            name: (own[IN_DISTRIBUTION][once[IN_DISTRIBUTION]], own[name][once[name]]) for name in names
         }
         for detector, own in scores.items()
     }
+    influence = {d: {name: auroc_influence(*pair) for name, pair in own.items()} for d, own in pairs.items()}
+    ranks = {d: {name: _ranks(*pair) for name, pair in own.items()} for d, own in pairs.items()}
     sizes = {name: len(own) for name, own in once.items()}
     inside = sizes[IN_DISTRIBUTION]
     about = {}
@@ -195,7 +208,7 @@ def compare(
         fewer = min(inside, sizes[name])
         about[name] = {"auroc": fewer, "aupr": fewer, "fpr95": sizes[name] if positive == "id" else inside}
     about[MEAN] = {m: min(own[m] for own in about.values()) for m in METRICS}
-    return Comparison(runs, exact, about, influence)
+    return Comparison(runs, exact, about, influence, ranks)
 
 
 def _exact(
@@ -220,6 +233,10 @@ def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Count
         for start in range(0, len(n), block)
     ]
     return {metric: np.concatenate([getattr(part, metric) for part in parts]) for metric in METRICS}
+
+
+def _ranks(inside: Array, outside: Array) -> Array:
+    return np.unique(np.concatenate([inside, outside]), return_inverse=True)[1].astype(np.float64)
 
 
 def _resampled(groups: NDArray[np.int64], replicates: int, generator: np.random.Generator) -> Counts:

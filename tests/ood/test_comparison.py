@@ -64,3 +64,16 @@ def test_two_scores_of_one_set_differ_by_the_same_interval_with_and_without_repl
     assert (gap.low, gap.high) == pytest.approx((other.low, other.high), abs=0.1 * (gap.high - gap.low))
     same = compare({"one": one, "copy": one}).against("one", ["copy"]).difference["a"]
     assert (same.low, same.value, same.high) == (0, 0, 0)
+
+
+def test_scores_that_differ_but_err_on_the_same_samples_have_no_certain_difference() -> None:
+    inside, foreign = np.arange(20.0) + 10, np.append(np.arange(19.0) - 20, 10.5)
+    one = {IN_DISTRIBUTION: inside, "a": foreign}
+    other = {IN_DISTRIBUTION: inside, "a": foreign[::-1].copy()}  # another order below, the same AUROC
+    other["a"][[0, 19]] = other["a"][[19, 0]]
+    gap = compare({"one": one, "other": other}).against("one", ["other"]).difference["a"]
+    assert gap.value == 0
+    assert gap.low < -0.005 < 0.005 < gap.high
+    scaled = {name: 3 * values + 1 for name, values in one.items()}
+    same = compare({"one": one, "scaled": scaled}).against("one", ["scaled"]).difference["a"]
+    assert same.low == same.high == 0
