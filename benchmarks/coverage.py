@@ -46,6 +46,7 @@ SOURCES = (
     "repdyn/ranking.py",
     "repdyn/repeats.py",
     "repdyn/disentangle/interventions.py",
+    "repdyn/ood/comparison.py",
 )
 SIZES = (20, 50, 200, 1000, 5000)
 TRUTHS = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
@@ -378,9 +379,9 @@ def main() -> None:
         "\nno drift: share of reports that name a moved depth, share of verdicts 'drift found' (nominal .05)"
     )
     for held_out in (False, True):
-        moved, found = drift(min(arguments.repeats, 200), held_out)
+        moved, verdicts = drift(min(arguments.repeats, 200), held_out)
         name = "held-out" if held_out else "cross-fitted"
-        print(f"  {name} calibration: {moved:.3f} {found:.3f}", flush=True)
+        print(f"  {name} calibration: {moved:.3f} {verdicts:.3f}", flush=True)
 
 
 if __name__ == "__main__":
