@@ -17,29 +17,25 @@ from torch import Tensor
 
 from repdyn.fields.cycles import (
     BATCH,
+    Cycle,
+    NeutralCycle,
     canonical_phase,
     cycle_multipliers,
     group_orbits,
     hold_escaped,
     is_neutral,
     link_cycles,
-)
-from repdyn.fields.map import SelfMap, to_index
-from repdyn.fields.settings import SEARCH, ClassificationSettings, SearchSettings
-from repdyn.fields.verification import (
-    Cycle,
-    VerifiedPoints,
-    merge_points,
-    observed_rate,
     period_of,
     polish_cycle,
 )
+from repdyn.fields.map import SelfMap, to_index
+from repdyn.fields.settings import SEARCH, ClassificationSettings, SearchSettings
+from repdyn.fields.verification import VerifiedPoints, merge_points, observed_rate
 from repdyn.reading import as_array
 
 __all__ = [
     "STATUSES",
     "AttractorCandidate",
-    "NeutralCycle",
     "Orbits",
     "candidates_from_families",
     "candidates_from_points",
@@ -87,25 +83,6 @@ class AttractorCandidate:
     residual: float = float("nan")
     multipliers: NDArray[np.complex128] | None = None
     observed: float = float("nan")
-
-
-@dataclass(frozen=True, eq=False)
-class NeutralCycle:
-    """A cycle that neither attracts nor repels.
-
-    Attributes
-    ----------
-    point
-        A point on it, shape ``(d,)``.
-    period
-        Its period.
-    members
-        Indices of the starts that reached it.
-    """
-
-    point: Tensor
-    period: int
-    members: NDArray[np.int64]
 
 
 def candidates_from_points(
