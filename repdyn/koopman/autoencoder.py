@@ -18,15 +18,13 @@ from repdyn.devices import as_given, device_of, to
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields import LatentField
 from repdyn.koopman import training
-from repdyn.koopman.archive import described, restored
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.editing import forget
-from repdyn.koopman.fidelity import Fidelity, measure
-from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.interfaces import AUTOENCODERS
-from repdyn.koopman.networks import Lift, PointDecoder, PointEncoder
+from repdyn.koopman.frames import Lift, PointDecoder, PointEncoder, PointFrames
+from repdyn.koopman.interfaces import AUTOENCODERS, described, restored
 from repdyn.koopman.operators import OPERATORS, Operator, Piecewise, advance
 from repdyn.koopman.phases import change_points
+from repdyn.koopman.readout import Fidelity, measure
 from repdyn.koopman.settings import FitSettings
 from repdyn.koopman.spectrum import KoopmanSpectrum, spectrum
 from repdyn.koopman.states import point_number
@@ -326,7 +324,7 @@ class KoopmanAutoencoder(nn.Module):
         paths
             Test paths.
         head, seed
-            As in :func:`repdyn.koopman.fidelity.measure`.
+            As in :func:`repdyn.koopman.readout.measure`.
         train
             Training paths of controls and probes; default: those of :meth:`fit`.
         """

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from repdyn.devices import CPU, double, to, widest
-from repdyn.koopman.frames import principal_axes
-from repdyn.koopman.networks import Lift
+from repdyn.koopman.frames import Lift, principal_axes
 from repdyn.koopman.operators import Direct, Generator, LowRank, Operator, PerStep, Piecewise, advance
 from repdyn.koopman.settings import FitSettings
 from repdyn.koopman.states import States
