@@ -256,6 +256,7 @@ class SwapTable(Result, kind="swap_table"):
         measured = bounded_interval(values[0], np.array(values[1:]), count)
         chance = np.broadcast_to(1 / classes, self.kept.shape)
         error = self.correct.var(axis=0) / max(count - 1, 1)
+        # Two-sided, at 5 % over all entries that should be at chance (Bonferroni).
         critical = norm.isf(0.025 / max(int((~self.kept).sum()), 1))
         at_chance = ~self.kept & ((self.accuracy - chance) ** 2 <= critical**2 * error)
         if not at_chance.any():

@@ -124,6 +124,7 @@ def candidates_from_points(
     observed = observed_rate(field.power(period), polished, scale, turns)
     for g, leader in enumerate(index[leaders]):
         orbit = as_array(field.trajectory(checked.points[leader : leader + 1], period - 1))[:, 0]
+        # A superattracting point has the multiplier zero.
         growth = np.log(max(abs(checked.multipliers[leader, 0]), 1e-300)) / period
         candidates.append(
             AttractorCandidate(
@@ -428,6 +429,7 @@ def _name_orbits(
         orbit, (value, low, high) = points[:, i], exponents[i, 0]
         neutral = low <= 0 <= high or abs(value) <= settings.zero_exponent
         extent = float(np.sqrt(((orbit - orbit.mean(axis=0)) ** 2).sum(axis=1).mean()))
+        # An orbit that stands still has steps of length zero.
         logs = np.log(np.maximum(length[:, i], 1e-300))
         change = abs(_smooth_mean(logs[:half]) - _smooth_mean(logs[half : 2 * half]))
         steady = change <= settings.steady_change

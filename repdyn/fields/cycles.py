@@ -103,6 +103,7 @@ def group_orbits(
                 group[start + i] = len(leaders)
                 leaders.append(start + i)
                 least = settings.merge_tolerance * scale
+                # Twice the gap: an orbit passes between the points of another orbit on the same set.
                 trees.append((cKDTree(points[:, i]), max(2 * gap_of(orbits[:, i]), least)))
     return np.array(leaders, dtype=np.int64), group
 
@@ -115,6 +116,7 @@ def gap_of(orbit: Tensor) -> float:
     if len(orbit) < 2:
         return 0.0
     half = len(orbit) // 2
+    # A quantile: the maximum would be that of the single widest gap.
     return float(np.quantile(as_array(torch.cdist(orbit[half:], orbit[:half]).amin(dim=1)), 0.9))
 
 
@@ -243,6 +245,7 @@ def polish_cycle(
         if not residual < length:
             break
         best, length, turn = point, residual, jacobian
+        # Further steps would only move the point by rounding.
         if residual <= 16 * eps * (float(point.norm()) + scale):
             break
         unit = torch.eye(d, dtype=widest(start.device), device=start.device)
@@ -267,6 +270,7 @@ def polish_cycle(
     )
     if leading >= 1 - settings.multiplier_margin or shorter or not (certain and approached):
         return None
+    # Distances below this are rounding, and their ratio is no rate.
     rounding = 1e3 * eps * (float(best.norm()) + scale)
     observed = (after / before) ** (1 / turns) if min(before, after) > rounding else float("nan")
     return Cycle(best, period, length, multipliers, observed)

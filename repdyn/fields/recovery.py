@@ -265,6 +265,7 @@ def _exchange_p_value(
     own = np.arange(len(bank)) < half
     observed = preference(own)
     drawn = [preference(generator.permutation(own)) for _ in range(VERDICTS.n_exchanges)]
+    # Draws that reach the observed value within rounding count. One is added: a p-value is never zero.
     return float((1 + np.sum(np.array(drawn) >= observed - 1e-12)) / (1 + VERDICTS.n_exchanges))
 
 
@@ -481,6 +482,7 @@ def _pursue(dictionary: NDArray[np.float64], targets: NDArray[np.float64], k: in
         taken[rows, best] = True
         chosen = np.concatenate([chosen, best[:, None]], axis=1)
         basis = unit[chosen]
+        # Atoms that are nearly equal make the system singular.
         gram = basis @ basis.transpose(0, 2, 1) + 1e-10 * np.eye(chosen.shape[1])
         weights = np.linalg.solve(gram, basis @ targets[:, :, None])
         rebuilt = (weights * basis).sum(axis=1)

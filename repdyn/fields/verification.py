@@ -188,6 +188,7 @@ def merge_points(
         directions = np.linalg.qr(np.random.default_rng(0).standard_normal((d, SKETCH)))[0]
         sketch = points @ directions
     tree = cKDTree(sketch)
+    # Rounding of the projection must not separate points within the radius.
     slack = radius + 1e-9 * float(np.abs(sketch).max())
     for i in np.arange(n) if order is None else order:
         if member[i] >= 0:
@@ -250,6 +251,7 @@ def newton(field: SelfMap, z: Tensor, settings: SearchSettings = SEARCH) -> tupl
     eps = torch.finfo(z.dtype).eps
     open_ = torch.arange(len(z), device=z.device)
     for _ in range(settings.newton_steps):
+        # The shortest step that the precision can hold at this point.
         floor = 2 * eps * z[open_].norm(dim=1)
         open_ = open_[residual[open_] > floor]
         if not len(open_):
@@ -363,6 +365,7 @@ def observed_rate(field: SelfMap, z: Tensor, scale: float, turns: int = 40, *, s
         moved = field(moved)
         distance.append((moved - z).norm(dim=1))
     table = double(torch.stack(distance))
+    # Distances below this are rounding, and their ratio is no rate.
     floor = 1e3 * torch.finfo(z.dtype).eps * (double(z.norm(dim=1)) + scale)
     # The last step at which the distance is above the rounding errors.
     last = (table > floor).long().cumprod(dim=0).sum(dim=0) - 1

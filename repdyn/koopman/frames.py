@@ -260,6 +260,7 @@ def principal_axes(x: Tensor, count: int) -> Tensor:
         leading: Tensor = vectors.flip(1)[:, :count]
         return leading
     values, vectors = torch.linalg.eigh(x @ x.T)
+    # Eigenvalues below rounding belong to directions that the rows do not span.
     rank = min(count, int((values > values[-1] * 1e-12).sum()))
     axes = x.T @ vectors.flip(1)[:, :rank]
     filling = torch.eye(columns, dtype=x.dtype, device=x.device)[:, : count - rank]

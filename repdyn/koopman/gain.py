@@ -319,6 +319,7 @@ def _jacobians(
             for number in range(probes):
                 if weights is None:
                     along = torch.randn(output.shape, generator=generator)
+                    # Of this length, the expected square of the product is the squared norm of the Jacobian.
                     along = along / along.norm(dim=1, keepdim=True) * output.shape[1] ** 0.5
                 else:
                     along = torch.as_tensor(weights, dtype=torch.float32).expand(output.shape)

@@ -139,6 +139,7 @@ class Phases(Result, kind="phases"):
             lines.append("  relative to frames: each point has its own rotation and scale")
         for number, (start, end) in enumerate(zip(self.starts, ends)):
             values = self.eigenvalues[number]
+            # A real eigenvalue has an angle of rounding.
             turning = float((np.abs(np.angle(values)) > 1e-3).mean())
             begins = ""
             if number:
@@ -325,6 +326,7 @@ class _Search:
         self.states = [self.frames.lift(x.double(), number) for number, x in enumerate(rows)]
         self.groups = groups_of_equal_rows(as_array(rows[0]))
         distinct = int(self.groups.max()) + 1
+        # Each fold needs two different samples to have a variance.
         if distinct < 2 * _SETTINGS.folds:
             raise RepdynError(
                 f"phases of depth: {distinct} different samples are too few to judge a map on samples that "

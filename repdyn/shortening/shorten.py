@@ -374,6 +374,7 @@ def _parts(samples: Sequence[Any], seed: int, settings: ShortenSettings) -> list
     digests = [sample_digest(sample) for sample in samples]
     numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
     groups = np.array([numbers[digest] for digest in digests], dtype=np.int64)
+    # The shares of the parts are tenths.
     tenths = folds_by_group(groups, 10, np.random.default_rng(seed))
     edges = np.round(10 * np.cumsum(settings.parts)).astype(int)
     parts = [np.flatnonzero(np.digitize(tenths, edges[:-1]) == number) for number in range(3)]
