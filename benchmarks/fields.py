@@ -123,12 +123,12 @@ def probing(cache: Path, seed: int, samples: int) -> dict[str, Any]:
         read[f"{name}, 10 wide"] = (
             vae.encode,
             vae.decode,
-            padded_digits("test", 1000),
+            padded_digits(data(), "test", 1000),
             samples // 3,
             300,
         )
     taef2 = Taef2(data("models"), 16)
-    small = functional.avg_pool2d(cifar("test", 400), 2)
+    small = functional.avg_pool2d(cifar(data(), "test", 400), 2)
     read["TAEF2 on CIFAR-10, 128 wide"] = taef2.encode, taef2.decode, small, samples // 12, 100
     found = {}
     for name in read:
@@ -168,7 +168,7 @@ def surrogate(cache: Path, seed: int, samples: int) -> dict[str, Any]:
 def surrogate_pictures(cache: Path, seed: int, samples: int) -> dict[str, Any]:
     points, paths = ["layer2.2", "layer3"], []
     for split, count in (("train", 10 * samples), ("test", 20 * samples)):
-        bytes_ = (255 * cifar(split, count)).round().byte().permute(0, 2, 3, 1).numpy()
+        bytes_ = (255 * cifar(data(), split, count)).round().byte().permute(0, 2, 3, 1).numpy()
         out = cache / f"fields-resnet20-{split}-{count}.paths"
         paths.append(repdyn.trace(cifar_resnet(20), list(bytes_), points=points, out=out, batch_size=64))
     return {point: swept(paths[0], point, seed, paths[1]) for point in points}

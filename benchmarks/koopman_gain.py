@@ -1,4 +1,4 @@
-"""Gains of a push at each depth: fitted linear dynamics beside Jacobians of the model.
+"""Gains of a perturbation at each depth: fitted linear dynamics, compared with Jacobians of the model.
 
     REPDYN_DATA=… python benchmarks/koopman_gain.py --cache FOLDER [--models minilm-l6 …] [--texts 1000]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import data
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -129,17 +128,17 @@ class Taef2(nn.Module):
         return found
 
 
-def padded_digits(split: str, count: int) -> Tensor:
+def padded_digits(data: Path, split: str, count: int) -> Tensor:
     """MNIST at 32 pixels, bilinear, as the VAEs were trained on it, ``(N, 1, 32, 32)`` in [0, 1]."""
-    x = torch.from_numpy(np.load(data("images", "mnist.npz"))[f"x_{split}"][:count]).float()[:, None] / 255
+    x = torch.from_numpy(np.load(data / "images" / "mnist.npz")[f"x_{split}"][:count]).float()[:, None] / 255
     return functional.interpolate(x, size=32, mode="bilinear", align_corners=False)
 
 
-def cifar(split: str, count: int) -> Tensor:
+def cifar(data: Path, split: str, count: int) -> Tensor:
     """CIFAR-10 from its JPEG copies, ``(N, 3, 32, 32)`` in [0, 1], drawn evenly over the classes."""
     from PIL import Image
 
-    held = np.load(data("images", "cifar10_jpeg.npz"))
+    held = np.load(data / "images" / "cifar10_jpeg.npz")
     joined, offset = held[f"jpeg_{split}"], held[f"offset_{split}"]
     rows = np.linspace(0, len(offset) - 2, count).astype(int)
     files = (io.BytesIO(joined[offset[i] : offset[i + 1]].tobytes()) for i in rows)

@@ -92,12 +92,8 @@ def sequence_operators(z: Tensor, mask: Tensor, ridge: float = OPERATORS.ridge) 
 
     Parameters
     ----------
-    z
-        Latents, shape ``(B, T, k)``.
-    mask
-        Which frames are real, shape ``(B, T)``.
-    ridge
-        :math:`\varepsilon`.
+    z, mask, ridge
+        As in :func:`batch_operator`.
 
     Returns
     -------

@@ -39,11 +39,6 @@ __all__ = [
 
 BATCH = 2**23
 """Numbers in a batch of orbits: 32 MiB in float32."""
-SAMPLED = 1024
-"""Points, over all phases, by which families are represented."""
-STRIDE, STEPS, ARRIVED = 0.1, 40, 1e-2
-"""A walk along cycles takes steps of this share of the gap, this many, and has arrived this close, as a share
-of the gap."""
 GRAPH_POINTS = 128
 """Points of a cycle whose Jacobians are read from one graph, which keeps the map's activations at each."""
 
@@ -390,7 +385,7 @@ def link_cycles(
     from scipy.spatial.distance import cdist
 
     leaders, member = merge_points(as_array(points, np.float64), settings.merge_tolerance * scale)
-    count = min(len(leaders), max(2, SAMPLED // period))
+    count = min(len(leaders), max(2, settings.classification.family_points // period))
     kept = leaders[np.linspace(0, len(leaders) - 1, count).astype(np.int64)]
     phases = field.trajectory(points[torch.from_numpy(kept).to(points.device)], period - 1)
     cloud = as_array(phases, np.float64).reshape(period * count, -1)  # phase by phase
@@ -446,16 +441,16 @@ def _bridged(
     now, gap = left.clone(), (right - left).norm(dim=1)
     open_ = torch.arange(len(left), device=left.device)
     bridged = torch.zeros(len(left), dtype=torch.bool, device=left.device)
-    turns = -(-settings.check_steps // period)
-    for _ in range(STEPS):
+    turns, walk = -(-settings.check_steps // period), settings.classification
+    for _ in range(walk.walk_steps):
         ahead = (right - now)[open_]
         distance = ahead.norm(dim=1)
-        there = distance <= ARRIVED * gap[open_]
+        there = distance <= walk.walk_arrived * gap[open_]
         bridged[open_[there]] = True
         open_, ahead, distance = open_[~there], ahead[~there], distance[~there]
         if not len(open_):
             break
-        length = torch.minimum(STRIDE * gap[open_], distance / 2)
+        length = torch.minimum(walk.walk_stride * gap[open_], distance / 2)
         moved = now[open_] + ahead * (length / distance)[:, None]
         for _ in range(turns * period):
             moved = field(moved)

@@ -33,9 +33,6 @@ __all__ = ["Memorization", "Probing", "memorization", "probe_without_data"]
 BLOCK = 2**24
 """Numbers in a block of the similarity matrix."""
 
-N_NEAREST = 40
-"""Nearest samples of an attractor that an exchange uses. All are of one kind with probability 1 in 2⁴⁰."""
-
 ATTRACTORS, ORTHOGONAL, NOISE = "attractors", "random orthogonal", "random latents"
 ENDS = "ends of iteration"
 PRINCIPAL, REAL = "principal components of data", "latents of data"
@@ -242,7 +239,7 @@ def _exchange_p_value(
     """
     if len(attractors) == 0:
         return 1.0
-    half, top = len(bank) // 2, min(len(bank), N_NEAREST)
+    half, top = len(bank) // 2, min(len(bank), VERDICTS.n_nearest)
     size = max(1, BLOCK // len(bank))
     cosine, which = [], []
     for start in range(0, len(attractors), size):

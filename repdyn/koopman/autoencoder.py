@@ -38,7 +38,6 @@ __all__ = ["KoopmanAutoencoder"]
 _SUPERVISION = ("all", "last")
 _SETTINGS = FitSettings()
 AUTO = "auto"
-_PAIRS_OF_AN_OBSERVABLE = 4  # a spectrum needs two pairs of states for each observable
 _ROUNDING = 1e-9  # a last interval of re-encoding shorter than this is rounding
 
 
@@ -204,7 +203,7 @@ class KoopmanAutoencoder(nn.Module):
         current = device_of(self)
         given, paths = paths, nearby(paths, plan.memory)
         widths = {point: paths.widths[point] for point in paths.points}
-        found = max(1, len(paths) * (len(widths) - 1) // _PAIRS_OF_AN_OBSERVABLE)
+        found = max(1, len(paths) * (len(widths) - 1) // _SETTINGS.pairs_per_observable)
         own, mirrored = (
             (_SETTINGS.hidden[-1:], _SETTINGS.hidden[:1]) if self.hidden is None else (self.hidden, None)
         )

@@ -24,6 +24,7 @@ from repdyn.intervals import Estimate, mean_of_groups, ratio_interval
 from repdyn.koopman.controls import controls, held_out_rows, ridge_by_validation
 from repdyn.koopman.frames import wide_coordinates
 from repdyn.koopman.interfaces import FittedAutoencoder
+from repdyn.koopman.settings import ControlSettings
 from repdyn.paths import RepresentationPaths, drawn_rows, nearby
 from repdyn.paths.columns import equal_rows
 from repdyn.reading import as_array
@@ -49,8 +50,8 @@ __all__ = [
 
 KOOPMAN = "Koopman autoencoder"
 TRUE = "true representation"
+_SETTINGS = ControlSettings()
 _BLOCK_BYTES = 2**28  # of the test samples that are predicted at a time, in float64
-_PROBED = 50_000  # training samples that a probe is fitted on at most: it holds several copies of them
 _ROUNDING = 1e-12  # a fraction of variance below this is rounding, for either map of Autonomy
 
 Series = dict[str, tuple[Estimate, ...]]
@@ -277,7 +278,7 @@ def _probes(
     """A probe for each later point if there are labels to predict, and the samples that it was fitted on."""
     if paths.labels is None or train.labels is None or len(np.unique(train.labels)) < 2:
         return None, None
-    chosen = drawn_rows(len(train), _PROBED, seed)
+    chosen = drawn_rows(len(train), _SETTINGS.probe_rows, seed)
     some = train if chosen is None else train.subset(chosen)
     labels = np.asarray(some.labels)
     probes = {p: LinearProbe().fit(np.asarray(some[p]), labels, seed=seed) for p in paths.points[1:]}

@@ -11,6 +11,7 @@ from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.koopman import Fidelity, KoopmanAutoencoder
 from repdyn.koopman.readout import KOOPMAN, TRUE, LinearProbe
+from repdyn.koopman.settings import ControlSettings
 from repdyn.paths import RepresentationPaths, open_paths
 
 
@@ -128,7 +129,7 @@ def test_probes_of_many_samples_are_fitted_on_some_and_it_is_said(train, test, m
     every = kae.fidelity(test)
     assert every.probed == (400, 400)
     assert "training samples" not in repr(every)
-    monkeypatch.setattr("repdyn.koopman.readout._PROBED", 120)
+    monkeypatch.setattr("repdyn.koopman.readout._SETTINGS", ControlSettings(probe_rows=120))
     some = kae.fidelity(test)
     assert some.probed == (120, 400)
     assert "probe accuracy, probes fitted on 120 of 400 training samples" in repr(some)

@@ -1,4 +1,4 @@
-"""Gains of a push: exact for linear networks, equal to finite differences, and compared over depths."""
+"""Gains of a perturbation: exact for linear networks, equal to finite differences, compared over depths."""
 
 from __future__ import annotations
 
@@ -53,7 +53,11 @@ def test_a_linear_network_has_the_gains_of_its_matrices(tmp_path: Path) -> None:
     assert float(moved.norm()) == pytest.approx(found.strongest_gain[0], rel=1e-3)
     found.save(tmp_path / "gain")
     assert repr(Gain.load(tmp_path / "gain")) == repr(found)
-    assert len(found.plot().data) >= 2
+    figure = found.plot()
+    drawn_lines = {line.name: line.y for line in figure.data if line.name in ("fitted", "true")}
+    np.testing.assert_allclose(drawn_lines["fitted"], found.fitted)
+    np.testing.assert_allclose(drawn_lines["true"], [own.value for own in found.true])
+    assert "Unexplained variance" not in figure.layout.meta["caption"]  # a gain is no share of variance
 
 
 def test_the_gain_on_one_output_is_that_of_its_row() -> None:

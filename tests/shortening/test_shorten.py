@@ -113,6 +113,9 @@ def test_it_is_a_model_that_can_be_traced_saved_and_loaded(tmp_path: Path) -> No
     assert again.shortening.to_dict() == short.shortening.to_dict()
     short.shortening.save(tmp_path / "figures")
     assert repr(Shortening.load(tmp_path / "figures")) == repr(short)
+    (bars,) = short.shortening.plot().data
+    assert list(bars.x) == [short.shortening.expected.value, short.shortening.dropped.value]
+    assert len(set(bars.marker.color)) == 2  # the control is gray
     other = repdyn.wrap(network(set()), head=model.head)
     with torch.no_grad():
         other.module[5].bias.add_(1)
