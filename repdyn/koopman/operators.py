@@ -245,7 +245,8 @@ class LowRank(_Stepwise):
         self.right = nn.Parameter(torch.randn(steps, rank, latent_dim) * latent_dim**-0.5)
 
     def _generators(self) -> Tensor:
-        return self.weight + self.left @ self.right
+        generators: Tensor = self.weight + self.left @ self.right
+        return generators
 
 
 class LeastSquares(_Flow):
