@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import keep, parser_of
+from pairs import paired
 from torch import Tensor, nn
 
 import repdyn
@@ -196,15 +197,7 @@ def costs(size: dict[str, int], device: torch.device) -> dict[str, Any]:
                 ("reader", partial(read.prepared, inputs, BATCH)),
                 ("MonitoredModel", partial(monitored.prepared, inputs, BATCH)),
             ):
-                ratios = []
-                for number in range(size["pairs"] + 2):
-                    taken = {}
-                    for one in (bare, run) if number % 2 else (run, bare):
-                        begun = synchronized(device)
-                        one()
-                        taken[one] = synchronized(device) - begun
-                    ratios.append(taken[run] / taken[bare])
-                found[f"{name}, {tokens} tokens"] = float(np.median(ratios[2:]))
+                found[f"{name}, {tokens} tokens"] = paired(bare, run, size["pairs"], device)["value"]
     return found
 
 

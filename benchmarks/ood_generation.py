@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from harness import keep, parser_of
 from ood_token_texts import text_sets
+from pairs import median
 from sklearn.covariance import LedoitWolf
 
 import repdyn
-from repdyn.intervals import bootstrap
 from repdyn.ood import (
     GenerationMonitor,
     PathDetector,
@@ -206,7 +206,7 @@ def overhead(model: Any, texts: dict[str, list[str]]) -> Any:
         )
         shares.append(spent[0] / (time.process_time() - begun - spent[0]))
     generation._Stream._keep = real  # type: ignore[method-assign]
-    return bootstrap(lambda x: float(np.median(x)), np.array(shares[2:])).to_dict()
+    return median(shares[2:]).to_dict()
 
 
 if __name__ == "__main__":

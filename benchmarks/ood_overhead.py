@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from harness import keep, parser_of
+from pairs import median
 from torch import Tensor, nn
 
 import repdyn
-from repdyn.intervals import bootstrap
 from repdyn.ood import PathDetector, UnionDetector
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
@@ -108,7 +108,7 @@ def measure(
     return {
         "points": len(widths),
         "dimensions": sum(widths.values()),
-        "overhead": bootstrap(lambda r: float(np.median(r)), ratio).to_dict(),
+        "overhead": median(ratio).to_dict(),
         "milliseconds of a pass": 1e3 * float(np.median(alone)),
         "inputs a processor second": rates,
     }

@@ -12,20 +12,18 @@ ones. One thread, set here.
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from harness import keep, parser_of
+from pairs import clock, median, paired
 from stored_texts import queries
 
 import repdyn
 from repdyn import devices
 from repdyn.cli import streams
-from repdyn.intervals import bootstrap
 from repdyn.ood import DriftMonitor, PathDetector
 from repdyn.tracing import TracedModel
 
@@ -33,36 +31,6 @@ BATCH = 32
 FITTED = 2000
 LENGTHS = (32, 10)
 """Tokens of a text: a sentence, a query."""
-
-
-def clock(device: torch.device) -> float:
-    """Processor seconds; on another device, wall seconds once its work is done."""
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def paired(
-    bare: Callable[[], object], measured: Callable[[], object], pairs: int, device: torch.device
-) -> Any:
-    """The median ratio of the second to the first, taking turns; which comes first alternates."""
-    ratios, base = [], []
-    for number in range(pairs + 3):
-        taken = {}
-        for run in (bare, measured) if number % 2 else (measured, bare):
-            begun = clock(device)
-            run()
-            taken[run] = clock(device) - begun
-        if number >= 3:  # the first ones warm caches and allocators up
-            ratios.append(taken[measured] / taken[bare])
-            base.append(taken[bare])
-    return {**median(ratios), "bare ms": 1e3 * float(np.median(base)), "pairs": pairs}
-
-
-def median(values: list[float]) -> dict[str, Any]:
-    """The median with its bootstrap interval."""
-    return bootstrap(lambda x: float(np.median(x)), np.asarray(values), seed=0).to_dict()
 
 
 def told(name: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +85,7 @@ def stream(model: TracedModel, detector: PathDetector, pairs: int) -> dict[str, 
         if number >= 3:
             ratios.append((end - middle) / (middle - begun))
             base.append(end - middle)
-    return {**median(ratios), "bare ms": 1e3 * float(np.median(base)), "pairs": len(ratios)}
+    return {**median(ratios).to_dict(), "bare ms": 1e3 * float(np.median(base)), "pairs": len(ratios)}
 
 
 def main() -> None:

@@ -31,11 +31,11 @@ import numpy as np
 import timm
 import torch
 from harness import keep, parser_of
+from pairs import median
 from stored_texts import rows_of
 from torch import Tensor, nn
 
 import repdyn
-from repdyn.intervals import Estimate, bootstrap
 from repdyn.tracing import TracedModel
 from repdyn.tracing.passes import Passes
 from repdyn_adapters.timm import TimmAdapter
@@ -174,11 +174,6 @@ def compare(model: TracedModel, inputs: dict[str, Any], own: dict[str, Run], pai
         "bare seconds": float(np.median(base)),
         "ratios": {name: median(values).to_dict() for name, values in ratios.items()},
     }
-
-
-def median(values: list[float]) -> Estimate:
-    """The median with its bootstrap interval."""
-    return bootstrap(lambda x: float(np.median(x)), np.asarray(values), seed=0)
 
 
 def queries(count: int) -> list[str]:
