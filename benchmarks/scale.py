@@ -48,9 +48,10 @@ def main() -> None:
         return
     rows = Rows(given.out, ("step", "size", "width"), ("benchmarks/scale.py", "repdyn"))
     for size in sizes:
-        for seed in (0, 1):
+        steps = given.steps.split(",")
+        for seed in (0, 1) if "translate" in steps else (0,):
             write(given.cache, size, given.width, seed)
-        for step in given.steps.split(","):
+        for step in steps:
             make = partial(apart, step, given.cache, size, given.width)
             row = rows.once(step, size, given.width, make=make)
             print(described(row, list(rows)), flush=True)
@@ -97,7 +98,7 @@ def where(cache: Path, size: int, width: int, seed: int) -> Path:
 
 
 def write(cache: Path, size: int, width: int, seed: int) -> None:
-    """Write one store, unless it is there; the second one, for translation, holds 4 points."""
+    """Write one store, unless it is there; the second one, for translation, holds 4 points (2 of a million samples)."""
     from repdyn.errors import RepdynError
     from repdyn.paths import PathsWriter, open_paths
 
@@ -107,7 +108,8 @@ def write(cache: Path, size: int, width: int, seed: int) -> None:
         return
     except RepdynError:
         pass
-    points = [f"blocks.{k}" for k in range(POINTS if seed == 0 else 4)]
+    second = 4 if size < 1_000_000 else 2  # a quarter of the disk that all points need
+    points = [f"blocks.{k}" for k in range(POINTS if seed == 0 else second)]
     shared = np.random.default_rng(SEED)  # both models see one world
     means = shared.normal(size=(CLASSES, 32)) * 2
     own = np.random.default_rng(SEED + 1 + seed)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import repdyn
 from repdyn import devices, disentangle, fields, koopman, ood, topology, translation
@@ -663,6 +664,31 @@ def a_monitored_model(device: str) -> Any:
     again = monitored.prepared(normal(9, 4).to(device))
     _, scores, flagged = monitored.as_module()(normal(9, 4).to(device))
     return answer.output, answer.scores, answer.flagged, again.scores, scores, flagged
+
+
+def sequences(count: int, seed: int) -> list[list[int]]:
+    """Random ids of 6 to 11 tokens."""
+    generator = np.random.default_rng(seed)
+    return [generator.integers(3, 32, size).tolist() for size in generator.integers(6, 12, count)]
+
+
+@case(*(f"GenerationMonitor.{name}" for name in ("fit", "calibrate", "read", "generate")), tolerance=1e-3)
+def a_monitored_generation(device: str) -> Any:
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = LlamaForCausalLM(config).eval()
+    monitor = ood.GenerationMonitor(module.to(device), window=2).fit(sequences(40, 0))
+    monitor.calibrate(sequences(30, 1))
+    read = monitor.read(sequences(3, 2))
+    prompts = {"input_ids": torch.tensor([sequences(1, 3)[0]] * 2)}  # on the host, as a tokenizer gives them
+    found = monitor.generate(prompts, max_new_tokens=4, do_sample=False)
+    assert all(weight.device.type == torch.device(device).type for weight in module.parameters())
+    told = [(alarm.sequence, alarm.rate, alarm.position) for alarm in (*read.alarms, *found.alarms)]
+    return monitor.thresholds_, read.scores, read.profile, found.output, found.scores, found.lowest, told
 
 
 # --- what reads arrays

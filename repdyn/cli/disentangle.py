@@ -78,6 +78,7 @@ def _head(name: str, last: str, device: str | None) -> Head:
     import torch
 
     import repdyn
+    from repdyn.devices import dtype_of, to
     from repdyn.errors import RepdynError
     from repdyn.reading import as_array
 
@@ -87,4 +88,4 @@ def _head(name: str, last: str, device: str | None) -> Head:
         raise RepdynError(f"--head {name}: this model has no head; leave the option out")
     if model.final != last:
         raise RepdynError(f"--head {name}: its head reads {model.final!r}, and the paths end at {last!r}")
-    return lambda x: as_array(own(torch.from_numpy(x).to(model.device)))
+    return lambda x: as_array(own(to(torch.from_numpy(x), model.device, dtype_of(own))))

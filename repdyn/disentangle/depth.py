@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from repdyn.devices import to
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.sequences import Sequences
 from repdyn.disentangle.swaps import Decomposition, exchange
@@ -263,7 +264,7 @@ def _followed(model: DepthModel, parts: Factors, head: Head, depth: int, seed: i
 
     def predicted(latents: NDArray[np.float32]) -> NDArray[np.int64]:
         """Classes ``(N,)`` that the head predicts from latents ``(N, T, k)`` decoded at the depth."""
-        state = torch.from_numpy(model.decode(latents)[:, depth]).to(frames.scale.device)
+        state = to(torch.from_numpy(model.decode(latents)[:, depth]), frames.scale.device)
         logits = as_array(head(as_array(frames.lower(state, depth))))
         return np.asarray(logits.argmax(axis=1), dtype=np.int64)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from repdyn.devices import double
+from repdyn.devices import double, to
 from repdyn.disentangle.settings import TRAINING
 from repdyn.disentangle.spectral import one_step, operators_of, spectral_loss, static_mode, static_modes
 
@@ -185,7 +185,8 @@ def sequence_losses(
 def drop_latents(z: Tensor, generator: torch.Generator) -> Tensor:
     """Dropout of latents from a given generator, which leaves the global one unchanged."""
     kept = torch.rand(z.shape, generator=generator) >= TRAINING.latent_dropout
-    return z * kept.to(z.device) / (1 - TRAINING.latent_dropout)
+    dropped: Tensor = z * to(kept, z.device) / (1 - TRAINING.latent_dropout)
+    return dropped
 
 
 def forward_operators(z: Tensor, mask: Tensor, kind: str) -> tuple[Tensor, Tensor]:

@@ -162,7 +162,7 @@ class StructuredKoopman(SequenceAutoencoder):
         self._check_fitted()
         rows = torch.as_tensor(as_array(z), dtype=torch.float32)
         parts = [
-            as_array(self.restore_scale(self.decoder_(rows[start : start + TRAINING.batch].to(self.device))))
+            as_array(self.restore_scale(self.decoder_(to(rows[start : start + TRAINING.batch], self.device))))
             for start in range(0, len(rows), TRAINING.batch)
         ]
         return as_given(np.concatenate(parts), z)
@@ -182,7 +182,7 @@ class StructuredKoopman(SequenceAutoencoder):
         """The operators of latents: one of each sequence, or that of the training set; ``(B or 1, k, k)``."""
         self._check_fitted()
         return (
-            double(self.operator_.to(z.device))
+            double(to(self.operator_, z.device))
             if self.operator == "batch"
             else operators_of(z, mask, "sequence")
         )
@@ -258,7 +258,7 @@ class StructuredKoopman(SequenceAutoencoder):
         """Checked sequences, whose frames have the shape that this model was fitted to."""
         self._check_fitted()
         # A copy, since `to` would move the submodule of the model.
-        frames = None if self.frames_ is None else copy.deepcopy(self.frames_).to("cpu")
+        frames = None if self.frames_ is None else to(copy.deepcopy(self.frames_), "cpu")
         data = read_sequences(sequences, frames)
         if data.frame != self.frame_:
             raise RepdynError(f"frames have shape {data.frame}, this model was fitted to {self.frame_}")

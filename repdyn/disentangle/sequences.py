@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repdyn.devices import to
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.states import read_points
@@ -145,7 +146,9 @@ def _of_list(sequences: Sequence[Any]) -> Sequences:
 def _floats(x: Any) -> Tensor:
     """Values as float32 on the CPU; integers are pixels and divided by 255."""
     values = (
-        x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(as_array(x)))
+        to(x.detach(), "cpu")
+        if isinstance(x, Tensor)
+        else torch.from_numpy(np.ascontiguousarray(as_array(x)))
     )
     if values.is_complex() or values.dtype == torch.bool:
         raise RepdynError(f"sequences: expected real numbers, got type {values.dtype}")

@@ -64,7 +64,7 @@ def fit(
     _set_scale(model, training, settings.least_spread)
     to(model, device or here)
     training, held_out = (
-        Sequences(part.values.to(model.device), part.mask.to(model.device)) for part in (training, held_out)
+        Sequences(to(part.values, model.device), to(part.mask, model.device)) for part in (training, held_out)
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -79,7 +79,7 @@ def fit(
         # Batch norm needs more than one sequence, so a last batch of one is left out.
         batches = [rows for rows in torch.split(order, batch_size) if len(rows) > 1]
         for rows in batches:
-            losses = batch_losses(model, training.take(rows.to(model.device)), generator)
+            losses = batch_losses(model, training.take(to(rows, model.device)), generator)
             total = torch.stack(list(losses.values())).sum()
             if not total.isfinite():
                 raise RepdynError(f"the loss is no longer finite in epoch {epoch + 1}; lower learning_rate")

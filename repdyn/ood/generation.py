@@ -309,7 +309,7 @@ class GenerationMonitor:
             raise RepdynError("GenerationMonitor: is not fitted; call fit(texts) first")
         ids = inputs["input_ids"]
         mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
-        module = self.detector_.as_module().to(self.model.device)
+        module = devices.to(self.detector_.as_module(), self.model.device)
         stream = _Stream(module, self, mask, _ends(self._module))
         self.alarms = stream.alarms
         output: list[Any] = []
@@ -445,12 +445,12 @@ class _Stream:
         """Which tokens of this pass count, ``(N, T)``: no padding, nothing after the end of a sequence."""
         real = np.ones((count, length), dtype=bool)
         if self._read < self.mask.shape[1]:
-            known = self.mask[:, self._read : self._read + length].cpu().numpy()
+            known = devices.to(self.mask[:, self._read : self._read + length], "cpu").numpy()
             real[:, : known.shape[1]] = known
             return real
         real &= ~self._finished[:, None]
         if self._ids is not None and self._ids.shape[:2] == (count, length):
-            self._finished |= np.isin(self._ids.cpu().numpy(), list(self.ends)).any(axis=1)
+            self._finished |= np.isin(devices.to(self._ids, "cpu").numpy(), list(self.ends)).any(axis=1)
         return real
 
     def _raise(self, row: int, place: int, score: float) -> None:

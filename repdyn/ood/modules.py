@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Self, cast
 
 import numpy as np
@@ -122,6 +123,7 @@ class DensityModule(nn.Module):
         }
         for name, array in parts.items():
             self.register_buffer(name, _tensor(array))
+        self.centered = not self.relative and not means.any()  # one class, whose mean is the center
         _register_center(self, near.center)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,6 +133,9 @@ class DensityModule(nn.Module):
     def of_direction(self, direction: Tensor) -> Tensor:
         """Distance of each row, given as a unit vector less the center."""
         z = direction.to(self.whitener.dtype) @ self.whitener
+        if self.centered:
+            distance: Tensor = torch.linalg.vector_norm(z, dim=-1)
+            return distance
         squares = z.square()
         nearest = torch.addmm(self.offsets, z, self.slopes).amin(-1)
         if not self.relative:
@@ -168,34 +173,50 @@ class PathModule(ScoreModule):
         self.register_buffer("shift", _tensor(-weight @ np.asarray(location)))
         self.register_buffer("threshold", torch.tensor(threshold))
 
-    def _score(self, features: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score of each row, higher is more normal."""
-        return self._distances(features) @ self.weight + self.shift
+        distances, valid = self._measured(features)
+        return self._accepted(distances @ self.weight + self.shift, valid)
 
     def scored_profile(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Scores ``(n,)``, and the standardized distance at each depth ``(n, L)``, from one computation.
 
         Infinite at a depth where a row is not finite or its norm is far outside of the range fitted.
         """
-        kept, valid = self._guard(features)
-        distances = self._distances(kept)
+        distances, valid = self._measured(features)
         scores = self._accepted(distances @ self.weight + self.shift, valid)
         profile = (distances - self.location) / self.spread
         return scores, torch.where(valid, profile, torch.full_like(profile, math.inf))
 
-    def _distances(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Distance of each row at each depth, ``(n, L)``."""
+    def _measured(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Distance of each row at each depth, and whether the row is valid there, ``(n, L)``.
+
+        Norms are computed once, for the limits and for the directions.
+        """
         densities = {point: cast(DensityModule, part) for point, part in zip(self.points, self.densities)}
+        limits = dict(zip(self.guarded_points, self.limits.unbind()))
         distances: dict[str, Tensor] = {}
+        valid: dict[str, Tensor] = {}
         for points in _by_shape(features, self.points):
             own = [densities[point] for point in points]
-            center, rest = (torch.stack(parts).unsqueeze(1) for parts in (
-                [part.center for part in own], [part.center_rest for part in own]
+            center, rest, ends = (torch.stack(parts).unsqueeze(1) for parts in (
+                [part.center for part in own], [part.center_rest for part in own],
+                [limits[point] for point in points],
             ))  # fmt: skip
-            directions = _direction(torch.stack([features[point] for point in points]), center, rest)
-            for point, part, direction in zip(points, own, directions.unbind()):
-                distances[point] = part.of_direction(direction)
-        return torch.stack([distances[point] for point in self.points], dim=-1)
+            kept, length, inside = _within(torch.stack([features[point] for point in points]), ends)
+            exact = kept / length.unsqueeze(-1) - (double(center) + double(rest))
+            directions = exact.to(own[0].whitener.dtype).unbind()
+            if all(part.centered for part in own):
+                white = torch.stack([x @ part.whitener for part, x in zip(own, directions)])
+                found = torch.linalg.vector_norm(white, dim=-1).unbind()
+            else:
+                found = tuple(part.of_direction(x) for part, x in zip(own, directions))
+            distances.update(zip(points, found))
+            valid.update(zip(points, inside.unbind()))
+        measured, inside = (
+            torch.stack([held[point] for point in self.points], dim=-1) for held in (distances, valid)
+        )
+        return measured, inside
 
 
 class NeighborsModule(ScoreModule):
@@ -374,6 +395,28 @@ def _norm(x: Tensor) -> Tensor:
     scaled = x / largest.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
     norm: Tensor = largest * scaled.norm(dim=-1)
     return norm
+
+
+def _within(x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows ``(P, n, D)`` with ones instead of rows whose norms are outside of limits ``(P, 1, 2)``.
+
+    Returns
+    -------
+    rows, lengths, inside
+        In the widest type, with their lengths ``(P, n)`` and whether each row is within the limits.
+    """
+    wide = double(x)
+    # In float64 no square of a smaller type overflows or vanishes.
+    measure = _norm if wide.dtype == x.dtype else partial(torch.linalg.vector_norm, dim=-1)
+    norms = measure(wide.detach())
+    known = norms.to(ends.dtype)
+    inside = (known >= ends[..., 0]) & (known <= ends[..., 1])  # false for NaN
+    kept = torch.where(inside.unsqueeze(-1), wide, torch.ones_like(wide))
+    if kept.requires_grad:
+        lengths = measure(kept)
+    else:
+        lengths = torch.where(inside, norms, torch.full_like(norms, math.sqrt(x.shape[-1])))
+    return kept, lengths.clamp_min(torch.finfo(wide.dtype).tiny), inside
 
 
 def _unit(x: Tensor) -> Tensor:

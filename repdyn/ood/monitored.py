@@ -173,7 +173,7 @@ def _module(detector: Detector, device: torch.device) -> nn.Module | None:
         module = detector.as_module()
     except RepdynError:
         return None
-    return module if next(module.parameters(), None) is not None else module.to(device)
+    return module if next(module.parameters(), None) is not None else devices.to(module, device)
 
 
 def what_to_read(model: TracedModel, points: Iterable[str], pool: str) -> tuple[tuple[str, ...], str]:

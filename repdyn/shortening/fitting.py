@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import wide_coordinates
 from repdyn.shortening.blocks import Block, PointwiseMap, with_inputs
@@ -81,7 +82,7 @@ def read_tokens(
                 rows = _rows(model, block, reading[name], inputs)
                 if len(rows) not in drawn:
                     drawn[len(rows)] = torch.rand(len(rows), generator=generator) < share
-                held[name].append(rows[drawn[len(rows)].to(rows.device)].float().cpu())
+                held[name].append(devices.to(rows[devices.to(drawn[len(rows)], rows.device)].float(), "cpu"))
             count += int(next(iter(drawn.values())).sum())
             while count > most:  # half of the tokens, and from now on half as many of each batch
                 share /= 2
@@ -107,7 +108,7 @@ def _rows(model: TracedModel, block: Block, value: Tensor, inputs: Any) -> Tenso
     elif mask is not None and isinstance(inputs, Mapping) and mask in inputs:
         marked = inputs[mask]
     if marked is not None and marked.shape == rows.shape[:-1]:
-        return rows[marked.to(rows.device).bool()]
+        return rows[devices.to(marked, rows.device).bool()]
     return rows.flatten(0, -2)
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap, ratio_interval
 from repdyn.tracing import TracedModel
@@ -81,9 +82,9 @@ def outputs_of(model: TracedModel, samples: Sequence[Any], batch: int) -> Output
             elif kind == DIVERGENCE:
                 assert model.head is not None
                 logits = reading.logits if reading.logits is not None else model.head(final)
-                parts.append(torch.log_softmax(logits.cpu().double(), dim=-1))
+                parts.append(torch.log_softmax(devices.to(logits, "cpu").double(), dim=-1))
             else:
-                parts.append(final.cpu().double())
+                parts.append(devices.to(final, "cpu").double())
     values = torch.cat(parts)[torch.as_tensor(np.argsort(np.concatenate(plan)))].numpy()
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
@@ -100,16 +101,16 @@ def predicts_tokens(model: TracedModel) -> bool:
 def _likelihoods(model: TracedModel, final: Tensor, mask: Tensor | None, ids: Tensor) -> Tensor:
     """Negative log likelihood of each text, and the number of its predicted tokens, ``(n, 2)``."""
     assert model.head is not None
-    real = torch.ones(final.shape[:2], dtype=torch.bool) if mask is None else mask.bool().cpu()
-    ids = ids.to(final.device)
+    real = torch.ones(final.shape[:2], dtype=torch.bool) if mask is None else devices.to(mask.bool(), "cpu")
+    ids = devices.to(ids, final.device)
     found = []
     for states, kept, own in zip(final, real, ids):
         places = kept.nonzero().squeeze(1)
         if len(places) < 2:
             found.append(torch.zeros(2, dtype=torch.float64))
             continue
-        logits = model.head(states[places[:-1].to(states.device)]).float()
-        after = own[places[1:].to(own.device)].to(logits.device)
+        logits = model.head(states[devices.to(places[:-1], states.device)]).float()
+        after = devices.to(own[devices.to(places[1:], own.device)], logits.device)
         nll = torch.nn.functional.cross_entropy(logits, after, reduction="sum")
         found.append(torch.tensor([float(nll), len(places) - 1.0], dtype=torch.float64))
     return torch.stack(found)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from repdyn import devices
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
@@ -247,7 +248,7 @@ class ShortenedModel:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise RepdynError(f"{Path(path)}: its weights do not match config.json: {reason}") from None
-        map_.requires_grad_(False).eval().to(model.device)
+        devices.to(map_.requires_grad_(False).eval(), model.device)
         return cls(replaced(model, run, map_), map_, shortening, base, run)
 
 
@@ -325,7 +326,7 @@ def shorten(
         return fit_map(fit, validation, runs[start][0], kind, drawn, settings, every)
 
     def lost(start: int, kind: Kind) -> tuple[float, int, Kind]:
-        map_ = fitted(start, kind).map.to(model.device)
+        map_ = devices.to(fitted(start, kind).map, model.device)
         changed = outputs_of(replaced(model, runs[start], map_), taken[1], settings.batch)
         return mean_loss(true[0], changed), start, kind
 
@@ -334,7 +335,7 @@ def shorten(
     # Lifted maps cost ten times as much to fit: only the best two affine ones are lifted.
     tried += [lost(start, replace(kind, lifted=True)) for _, start, kind in tried[:2]]
     _, start, kind = min(tried, key=lambda own: own[0])
-    run, map_ = runs[start], fitted(start, kind, every=True).map.to(model.device)
+    run, map_ = runs[start], devices.to(fitted(start, kind, every=True).map, model.device)
     short = replaced(model, run, map_)
     expected, agreement = loss_between(true[1], outputs_of(short, taken[2], settings.batch), seed)
     without = replaced(model, run, Passthrough(run[0].packed))

@@ -335,7 +335,7 @@ class FlowAutoencoder:
             raise RepdynError(f"{path}: the masks are not those of its layers; save it again")
         if not all(parameter.isfinite().all() for parameter in network.parameters()):
             raise RepdynError(f"{path}: its weights are not finite; save it again")
-        model._keep(network.to(device), to(reference, device))
+        model._keep(to(network, device), to(reference, device))
         return model
 
     save = old_method("save", "save_pretrained")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from repdyn.devices import to
 from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.seeding import drawing
@@ -137,8 +138,8 @@ class FlowNetwork(nn.Module):
         with drawing(seed):
             if self.prior == "mixture":
                 # On the CPU, so that all devices give the same numbers.
-                drawn: Tensor = copy.deepcopy(self.mixture).cpu()().sample((count,))
-                return drawn.to(self.log_noise.device)
+                drawn: Tensor = to(copy.deepcopy(self.mixture), "cpu")().sample((count,))
+                return to(drawn, self.log_noise.device)  # type: ignore[no-any-return]
             return torch.randn(count, self.dimension).to(self.log_spread) * self.log_spread.exp()
 
 
@@ -234,7 +235,8 @@ def geodesic_coordinates(points: Tensor, dimension: int) -> Tensor:
         warnings.simplefilter("ignore")  # it warns that it joins components, which is intended
         neighbors = min(FLOW.geodesic_neighbors, len(x) - 1)
         coordinates = Isomap(n_neighbors=neighbors, n_components=dimension).fit_transform(x)
-    return torch.from_numpy((np.nan_to_num(coordinates) * spread).astype(np.float32)).to(points.device)
+    drawn = torch.from_numpy((np.nan_to_num(coordinates) * spread).astype(np.float32))
+    return to(drawn, points.device)  # type: ignore[no-any-return]
 
 
 def start_at_geodesics(network: FlowNetwork, points: Tensor, steps: int, generator: torch.Generator) -> None:

@@ -18,8 +18,8 @@ from repdyn.topology.settings import PERSISTENCE
 
 __all__ = [
     "alpha_persistence", "betti_curve", "bottleneck_distance", "covering_radius", "cubical_persistence",
-    "farthest_points", "gaussian_null", "of_landmarks", "shuffled_null", "sparse_persistence",
-    "vietoris_rips",
+    "farthest_points", "gaussian_null", "longest_is_noise", "of_landmarks", "shuffled_null",
+    "sparse_persistence", "vietoris_rips",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
@@ -100,6 +100,34 @@ def bottleneck_distance(one: Array, other: Array) -> float:
     return float(compute(one, other))
 
 
+def longest_is_noise(diagram: Array, radius: float) -> bool:
+    r"""Whether the longest bar of a diagram ``(n, 2)`` of loops or voids may be noise of the landmarks.
+
+    It is not noise if it is longer than ``2 * radius``: then the complex of all points has a bar, too,
+    because the complexes of landmarks and of points are interleaved, with a shift of twice the covering
+    radius. It is not noise either if its ratio :math:`\pi` of death to birth is an outlier. Of points that
+    are drawn from any distribution, :math:`\ell = \log\log\pi + B` of noise has the distribution function
+    :math:`1 - \exp(-e^\ell)`, with *B* from the mean over the other bars.
+
+    References
+    ----------
+    Bobrowski, O. and Skraba, P. (2023). A universal null-distribution for topological data analysis.
+    Scientific Reports 13.
+    """
+    if len(diagram) == 0:
+        return True
+    longest = int((diagram[:, 1] - diagram[:, 0]).argmax())
+    if diagram[longest, 1] - diagram[longest, 0] > 2 * radius:
+        return False
+    if len(diagram) <= PERSISTENCE.noise_bars:
+        return True
+    with np.errstate(divide="ignore"):  # a bar that is rounded to nothing
+        position = np.log(np.log(diagram[:, 1] / diagram[:, 0]))
+    others = np.delete(position, longest)
+    above = position[longest] - others[np.isfinite(others)].mean() - np.euler_gamma
+    return bool(len(diagram) * np.exp(-np.exp(above)) > 1 - PERSISTENCE.level)
+
+
 def shuffled_null(points: Array, generator: np.random.Generator) -> Array:
     """Points ``(N, D)`` with independently shuffled columns: equal marginals, no dependence between
     columns."""
@@ -158,26 +186,48 @@ def farthest_points(x: ArrayLike, count: int, start: int = 0) -> tuple[NDArray[n
             f"farthest_points: count={count}, start={start}; "
             f"expected count of 1 or more and start below {len(points)}"
         )
+    squares = None
+    if points.shape[1] > PERSISTENCE.product_dimensions:
+        points = points - points.mean(axis=0)  # products of close points cancel less
+        squares = np.einsum("nd,nd->n", points, points)
     chosen = [start]
     nearest = np.full(len(points), np.inf)
-    _update_nearest(nearest, points, start)
+    _update_nearest(nearest, points, start, squares)
     while len(chosen) < count:
         farthest = int(nearest.argmax())
         if nearest[farthest] == 0:
             break
         chosen.append(farthest)
-        _update_nearest(nearest, points, farthest)
+        _update_nearest(nearest, points, farthest, squares)
     return np.array(chosen, dtype=np.int64), float(nearest.max())
 
 
-def _update_nearest(nearest: NDArray[np.float64], points: NDArray[np.float64], landmark: int) -> None:
-    """Update the distances ``(N,)`` to the nearest landmark, in place, with one more; in parts that fit a
-    cache."""
+def _update_nearest(nearest: Array, points: Array, landmark: int, squares: Array | None) -> None:
+    """Update the distances ``(N,)`` to the nearest landmark, in place, with one more.
+
+    With the squared norms ``(N,)`` a distance is a matrix product, except where that would lose its digits.
+    """
+    if squares is None:
+        own = _lengths(points, points[landmark])
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):  # squares that overflow are measured again
+            terms = squares + squares[landmark]
+            squared = terms - 2 * (points @ points[landmark])
+            again = np.flatnonzero(~(squared > PERSISTENCE.cancels * terms))
+        squared[again] = 0.0
+        own = np.sqrt(squared)
+        own[again] = _lengths(points[again], points[landmark])
+    np.minimum(nearest, own, out=nearest)
+
+
+def _lengths(points: Array, origin: Array) -> Array:
+    """Distances ``(N,)`` from one point, in parts that fit a cache."""
     rows = max(1, PERSISTENCE.cached_numbers // points.shape[1])
+    own = np.empty(len(points))
     for first in range(0, len(points), rows):
         part = slice(first, first + rows)
-        own = np.linalg.norm(points[part] - points[landmark], axis=1)
-        np.minimum(nearest[part], own, out=nearest[part])
+        own[part] = np.linalg.norm(points[part] - origin, axis=1)
+    return own
 
 
 def covering_radius(x: ArrayLike, landmarks: NDArray[np.float64]) -> float:

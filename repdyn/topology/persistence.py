@@ -31,6 +31,7 @@ from repdyn.topology.homology import (
     bottleneck_distance,
     covering_radius,
     gaussian_null,
+    longest_is_noise,
     of_landmarks,
     shuffled_null,
     vietoris_rips,
@@ -82,7 +83,8 @@ def persistence(
     landmarks
         Number of landmarks that replace the points. The result has the error bound.
     resamples
-        Number of half samples, and of draws of each control.
+        Number of half samples, and of draws of each control. A half sample has at most 2000 points; the
+        result reports its size.
     seed
         Of samples and controls.
 
@@ -173,7 +175,18 @@ def _measure(
         for name, samples in drawn.items()
     }
     own = longest.pop("own")
-    return Persistence(diagrams, radius, scale, own, longest, tuple(drawn["own"])), landmark_points
+    measured = Persistence(
+        diagrams,
+        radius,
+        scale,
+        own,
+        longest,
+        tuple(drawn["own"]),
+        different=len(points),
+        landmarks=len(chosen),
+        sample_size=size,
+    )
+    return measured, landmark_points
 
 
 def _longest(diagram: Array) -> float:
@@ -202,6 +215,9 @@ class Persistence(Result):
         Diagrams of each half sample, by homology dimension, from which the intervals are computed.
     drawn, total
         Number of samples that were drawn, and of all, if not all were used. ``radius`` is that of all.
+    different, landmarks, sample_size
+        Number of different points, of landmarks among them, and of points in each half sample and control.
+        None in results of version 0.1.
     """
 
     diagrams: tuple[Array, ...]
@@ -212,18 +228,28 @@ class Persistence(Result):
     samples: tuple[tuple[Array, ...], ...]
     drawn: int | None = None
     total: int | None = None
+    different: int | None = None
+    landmarks: int | None = None
+    sample_size: int | None = None
 
     @property
     def verdicts(self) -> tuple[str, ...]:
         """For each homology dimension, whether the longest bar is longer than by chance.
 
-        ``"found"``: the interval lies above the intervals of both controls. ``"inconclusive"``: only the
-        median does. ``"not found"``: otherwise.
+        ``"found"``: the interval lies above the intervals of both controls; and for loops and voids the bar
+        is longer than twice ``radius``, or an outlier among the other bars, so that it is no noise of the
+        landmarks. ``"inconclusive"``: only the median lies above, or the bar may be noise. ``"not found"``:
+        otherwise.
         """
-        return tuple(
-            _verdict(own, max(control[dimension].high for control in self.controls.values()))
-            for dimension, own in enumerate(self.longest)
-        )
+        return tuple(self._verdict(dimension) for dimension in range(len(self.longest)))
+
+    def _verdict(self, dimension: int) -> str:
+        """The verdict of a homology dimension."""
+        chance = max(control[dimension].high for control in self.controls.values())
+        verdict = _verdict(self.longest[dimension], chance)
+        # The surface of a sphere has loops of landmarks that are longer than those of a Gaussian.
+        noise = dimension > 0 and longest_is_noise(self.diagrams[dimension], self.radius)
+        return "inconclusive" if verdict == "found" and noise else verdict
 
     def betti_curves(self, grid: ArrayLike = GRID) -> NDArray[np.int64]:
         """Number of features alive at each scale-free distance, shape ``(max_dim + 1, G)``."""
@@ -246,7 +272,12 @@ class Persistence(Result):
             "controls": {name: [e.to_dict() for e in c] for name, c in self.controls.items()},
             "diagrams": [diagram.tolist() for diagram in self.diagrams],
             **({} if self.total is None else {"drawn": self.drawn, "total": self.total}),
+            **({} if self.landmarks is None else self._counts()),
         }
+
+    def _counts(self) -> dict[str, int | None]:
+        """Numbers of points, of landmarks, and of points in a sample."""
+        return {"different": self.different, "landmarks": self.landmarks, "sample_size": self.sample_size}
 
     def __post_init__(self) -> None:
         """Check the diagrams; a damaged result is refused here."""
@@ -380,8 +411,16 @@ class PathPersistence(Result, kind="persistence"):
 
 
 def _counted(one: Persistence | None) -> str:
-    """Words for the number of drawn samples, empty if all were used."""
-    return "" if one is None or one.total is None else f", {one.drawn} samples drawn from {one.total}"
+    """Words for what was drawn: samples, landmarks and half samples; empty where nothing is known of it."""
+    if one is None:
+        return ""
+    words = "" if one.total is None else f", {one.drawn} samples drawn from {one.total}"
+    if one.landmarks is not None:
+        words += (
+            f", {one.landmarks} landmarks of {one.different} points, "
+            f"intervals from {len(one.samples)} samples of {one.sample_size}"
+        )
+    return words
 
 
 def _verdict(own: Estimate, chance: float) -> str:

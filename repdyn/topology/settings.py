@@ -88,6 +88,13 @@ class PersistenceSettings:
         Samples at a time when the covering radius of a store is measured.
     cached_numbers
         Numbers whose differences the nearest caches of a processor hold.
+    product_dimensions
+        Above this number of dimensions the distances to a landmark are matrix products, which are faster.
+    cancels
+        A squared distance below this share of the terms whose difference it is would have fewer than ten
+        digits.
+    noise_bars
+        With this number of other bars or fewer, the ratios of the others do not tell what noise is.
     """
 
     sample_points: int = 2000
@@ -98,6 +105,9 @@ class PersistenceSettings:
     fetched_bytes: int = 2**30
     block: int = 8192
     cached_numbers: int = 2**16
+    product_dimensions: int = 32
+    cancels: float = 1e-6
+    noise_bars: int = 5
 
 
 @dataclass(frozen=True)

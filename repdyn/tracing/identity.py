@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from repdyn import devices
+
 __all__ = [
     "NOT_HASHED",
     "Unhashable",
@@ -146,7 +148,7 @@ def hash_tensor(total: Any, tensor: Tensor) -> None:
         return
     elif tensor.layout != torch.strided:
         tensor = tensor.to_dense()
-    flat = tensor.resolve_conj().resolve_neg().to("cpu").contiguous().reshape(-1)
+    flat = devices.to(tensor.resolve_conj().resolve_neg(), "cpu").contiguous().reshape(-1)
     total.update(flat.view(torch.uint8).numpy().data)
 
 

@@ -149,8 +149,15 @@ def _owned(kept: Tensor, value: Tensor) -> Tensor:
     """A tensor in memory of its own, because the model may change its tensors in place."""
     if torch.compiler.is_compiling():
         return kept.clone()  # a traced tensor has no address
-    shared = kept.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
-    return kept.clone() if shared or kept._is_view() else kept
+    return kept.clone() if kept._is_view() or _may_share(kept, value) else kept
+
+
+def _may_share(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors use the same memory; true where a device's tensors have no address."""
+    try:
+        return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    except RuntimeError:
+        return True
 
 
 Forward = Callable[[Any, int], object]

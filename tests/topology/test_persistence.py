@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from repdyn.errors import RepdynError
 from repdyn.paths import RepresentationPaths
 from repdyn.topology import PathPersistence, Persistence, farthest_points, persistence
-from repdyn.topology.homology import betti_curve, bottleneck_distance, gaussian_null, vietoris_rips
+from repdyn.topology.homology import (
+    betti_curve,
+    bottleneck_distance,
+    gaussian_null,
+    longest_is_noise,
+    vietoris_rips,
+)
 
 
 def circle(n=200, width=2, noise=0.0, seed=0):
@@ -106,6 +112,82 @@ def test_saves_and_loads_and_repeats(tmp_path):
     assert one.to_dict() == persistence(x, landmarks=30, resamples=3, seed=4).to_dict()
     one.save(tmp_path / "p")
     assert Persistence.load(tmp_path / "p").to_dict() == one.to_dict()
+
+
+def sphere(n, width, noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 3))
+    space, _ = np.linalg.qr(rng.normal(size=(width, 3)))
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return x @ space.T + noise * rng.normal(size=(n, width))
+
+
+@pytest.mark.parametrize(
+    ("planted", "n", "found"),
+    [(circle, 1200, ["not found", "found"]), (sphere, 400, ["not found", "inconclusive", "found"])],
+)
+def test_planted_shapes_in_many_dimensions(planted, n, found):
+    x = planted(n, width=768, noise=0.002)
+    told = persistence(x, max_dim=len(found) - 1, landmarks=60, resamples=4)
+    assert list(told.verdicts) == found
+    turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(768, 768)))
+    again = persistence(30 * x @ turn - 5, max_dim=len(found) - 1, landmarks=60, resamples=4)
+    for one, other in zip(told.diagrams, again.diagrams, strict=True):
+        np.testing.assert_allclose(np.sort(one, axis=0), np.sort(other, axis=0), atol=1e-5)
+
+
+def test_a_long_bar_is_no_loop_if_the_landmarks_make_such_bars():
+    generator = np.random.default_rng(0)
+    for noise in (sphere(400, 60, 0.005), generator.normal(size=(400, 10)), generator.normal(size=(400, 2))):
+        diagrams, radius, _ = vietoris_rips(noise, landmarks=100)
+        assert longest_is_noise(diagrams[1], radius)
+    # At noise of .1 in 60 dimensions the landmarks are too coarse for their error bound to confirm the loop.
+    for noise in (0.01, 0.1):
+        diagrams, radius, _ = vietoris_rips(circle(400, 60, noise), landmarks=100)
+        assert ((np.diff(diagrams[1]) > 2 * radius).any()) == (noise == 0.01)
+        assert not longest_is_noise(diagrams[1], radius)
+    assert longest_is_noise(np.empty((0, 2)), 0.1)
+    few = np.array([[0.1, 0.9], [0.1, 0.12]])
+    assert not longest_is_noise(few, 0.39)
+    assert longest_is_noise(few, 0.41)
+    rounded = np.array([[0.1, 0.1], *([[0.1, 0.105]] * 8), [0.1, 0.8]])
+    assert not longest_is_noise(rounded, 1.0)
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain", "far from the origin", "close pairs", "equal points", "massive", "large", "small"]
+)
+def test_wide_landmarks_are_the_farthest_points(kind):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(120, 50))
+    if kind == "close pairs":
+        x[60:] = x[:60] + 1e-7 * rng.normal(size=(60, 50))
+    elif kind == "equal points":
+        x[20:] = x[rng.integers(20, size=100)]
+    elif kind == "massive":
+        x[:, 4] *= 3e4
+    x = {"large": 1e150, "small": 1e-150}.get(kind, 1.0) * x + 1e6 * (kind == "far from the origin")
+    gaps = np.linalg.norm(x[:, None] - x[None], axis=2)
+    expected = [0]
+    while len(expected) < 80 and gaps[expected].min(axis=0).max() > 0:
+        expected.append(int(gaps[expected].min(axis=0).argmax()))
+    chosen, radius = farthest_points(x, 80)
+    assert chosen.tolist() == expected
+    np.testing.assert_allclose(radius, gaps[expected].min(axis=0).max(), rtol=1e-9)
+
+
+def test_the_result_has_the_numbers_of_what_was_sampled(tmp_path):
+    x = np.random.default_rng(0).normal(size=(4100, 3))
+    x[4000:] = x[:100]  # equal points are one
+    found = persistence(x, landmarks=30, resamples=3)
+    assert (found.different, found.landmarks, found.sample_size) == (4000, 30, 2000)
+    assert all(len(diagrams[0]) == 29 for diagrams in (found.diagrams, *found.samples))
+    assert "30 landmarks of 4000 points, intervals from 3 samples of 2000" in repr(found)
+    assert found.to_dict()["sample_size"] == 2000
+    found.save(tmp_path / "p")
+    assert repr(Persistence.load(tmp_path / "p")) == repr(found)
+    few = persistence(x[:21], landmarks=30, resamples=3)
+    assert (few.different, few.landmarks, few.sample_size) == (21, 21, 10)
 
 
 def test_bad_input():

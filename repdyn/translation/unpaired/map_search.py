@@ -159,8 +159,8 @@ class Search:
         best = sorted(shared, key=lambda candidate: -candidate.fit)[: SEARCH.consensus_kept]
         return [self._next_round(candidate) for candidate in best]
 
-    def grow(self) -> list[ProposedMap]:
-        r"""Maps grown from what many matchings share, polished, the one that fits best first.
+    def grow(self) -> ProposedMap:
+        r"""A map grown from what many matchings share, polished.
 
         A single matching of blurred clusters is nearly wrong. The mean of many, and their consensus, have a
         few directions that are nearly right. Kept to its r leading directions, such a moment S guides
@@ -170,30 +170,41 @@ class Search:
 
         with :math:`Q_k` the Procrustes map of the k-th matching. The polar factor of the first mean would
         give its wrong directions the weight of the right ones.
+
+        Of several starts, those whose matchings align the geometry of the nodes best go on: a guide that is
+        wrong keeps its matchings from aligning well.
         """
-        first = [self._matched(number, SEARCH.means, 1.0) for number in range(GROWTH.first)]
-        moments = [[np.sum(maps, axis=0) for maps in zip(*first)]]
+        first = [self._matched(number, SEARCH.means, 1.0)[0] for number in range(GROWTH.first)]
         weights = consensus_weights([np.concatenate([m.ravel() for m in maps]) for maps in first])
-        if len(weights):
-            moments.append([np.tensordot(weights[0], np.stack(maps), axes=1) for maps in zip(*first)])
-        grown = []
-        for moment in moments:
-            for rank, nodes in GROWTH.schedule:
-                guide = [partial_procrustes(m, rank) for m in moment]
-                found = [self._matched(k, nodes, GROWTH.power, guide) for k in range(GROWTH.matchings)]
-                moment = [np.sum(maps, axis=0) for maps in zip(*found)]
-            maps = [
-                padded(nearest_orthogonal(m), x.shape[1], y.shape[1])
-                for m, x, y in zip(moment, self.points_a, self.points_b)
-            ]
-            # In two of fifteen development runs the start that fitted better before polishing was wrong.
-            grown.append(self.polish(maps))
-        return sorted(grown, key=lambda candidate: -candidate.fit)
+        sums = np.concatenate([np.ones((1, len(first))), weights[: GROWTH.schedule[0][2] - 1]])
+        grown = [
+            (0.0, [np.tensordot(w, np.stack(maps), axes=1) for maps in zip(*first)])
+            for w in sums.astype(np.float32)
+        ]
+        for rank, nodes, kept in GROWTH.schedule:
+            grown = [self._step(moment, rank, nodes) for _, moment in grown[:kept]]
+            grown.sort(key=lambda start: -start[0])
+        maps = [
+            padded(nearest_orthogonal(m), x.shape[1], y.shape[1])
+            for m, x, y in zip(grown[0][1], self.points_a, self.points_b)
+        ]
+        return self.polish(maps)
+
+    def _step(self, moment: Sequence[Rows], rank: int, nodes: int) -> tuple[float, list[Rows]]:
+        """Mean alignment of guided matchings, and the sum of their maps at each depth."""
+        guide = [partial_procrustes(m, rank) for m in moment]
+        found = [self._matched(k, nodes, GROWTH.power, guide) for k in range(GROWTH.matchings)]
+        aligned = float(np.mean([alignment for _, alignment in found]))
+        return aligned, [np.sum(maps, axis=0) for maps in zip(*(maps for maps, _ in found))]
 
     def _matched(
         self, number: int, count: int, power: float, guide: Sequence[Rows] | None = None
-    ) -> list[Rows]:
-        """Maps of matched k-means nodes at one depth, in the leading components, with a guide or without."""
+    ) -> tuple[list[Rows], float]:
+        """Match k-means nodes of one depth, in the leading components, with a guide or without.
+
+        Returns the maps and the alignment of the nodes' geometry, the mean cosine between their Gram
+        matrices.
+        """
         depth = number % len(self.a)
         nodes = []
         for side, points in enumerate((self.points_a, self.points_b)):
@@ -204,11 +215,14 @@ class Search:
             np.stack([flattened_gram(side.mass, c, power, size) for c in side.centroids]) for side in nodes
         )
         unary = None if guide is None else guided_gain(nodes[0], nodes[1], guide, size)
-        starts, polished = (SEARCH.starts[1], SEARCH.polished[1]) if guide is None else GROWTH.starts
+        starts, polished = (SEARCH.starts[1], SEARCH.polished[1]) if guide is None else GROWTH.assignments
         seed = int(self.generator.integers(2**31))
-        permutations, _ = quadratic_assignment(a, b, unary, starts, polished, seed)
+        permutation = quadratic_assignment(a, b, unary, starts, polished, seed)[0][0]
         rank = next(rank for most, rank in GROWTH.ranks if count <= most)
-        return maps_from_nodes(nodes[0], nodes[1], permutations[0], rank)
+        matched = b[:, permutation][:, :, permutation]
+        norms = np.linalg.norm(a, axis=(1, 2)) * np.linalg.norm(b, axis=(1, 2))
+        alignment = float(((a * matched).sum((1, 2)) / norms).mean())
+        return maps_from_nodes(nodes[0], nodes[1], permutation, rank), alignment
 
     def _next_round(self, candidate: ProposedMap) -> ProposedMap:
         """A candidate after one more round of refinement."""

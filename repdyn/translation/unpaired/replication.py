@@ -105,12 +105,12 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     maps, judged = _judged(both, both.final_refinement(maps), others, recovered)
     if judged.verdict != "found" and near and both.width >= GROWTH.least_width and not len(known):
         # All points together determine more than a half does.
-        grown, *less = both.grow()
-        if grown.fit > both.fit(maps):
+        grown = both.grow()
+        if grown.fit > (1 + GROWTH.gain) * both.fit(maps):
             refined = grown.maps
             for _ in range(GROWTH.final):
                 refined = both.final_refinement(refined)
-            maps, judged = _judged(both, refined, [maps, *(c.maps for c in less), *others], recovered)
+            maps, judged = _judged(both, refined, [maps, *others], recovered)
     evidence = {
         "retrieval between halves": recovered,
         "excess distance": judged.figures.excess,

@@ -1,12 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from repdyn.translation.coordinates import Cloud, unit_rows
+from repdyn.translation.trees.assignment import quadratic_assignment
+from repdyn.translation.unpaired import map_search
 from repdyn.translation.unpaired.map_search import ProposedMap, Search
 from repdyn.translation.unpaired.nodes import GeometricNodes
 from repdyn.translation.unpaired.proposals import guided_gain
 from repdyn.translation.unpaired.refine import nearest_orthogonal, retrieval
 from repdyn.translation.unpaired.replication import replicate
+from repdyn.translation.unpaired.settings import GROWTH
 
 NO_PAIRS = np.empty((0, 2), dtype=np.int64)
 
@@ -128,18 +133,66 @@ def test_a_guide_of_right_directions_gives_matchings_with_more_right_directions(
 
     guide = truth.copy()
     guide[4:] = 0
-    guided, alone = ([search._matched(0, 60, 0.8, g) for _ in range(4)] for g in ([guide], None))
+    guided, alone = ([search._matched(0, 60, 0.8, g)[0] for _ in range(4)] for g in ([guide], None))
     assert beyond(guided) > 1.5 * abs(beyond(alone))
     assert beyond(guided) > 0.1
+
+
+def test_matchings_with_a_right_guide_align_better_than_with_a_wrong_one() -> None:
+    turn = np.linalg.qr(np.random.default_rng(9).normal(size=(140, 140)))[0]
+    centers = blurred(60, 7)
+    number = np.random.default_rng(6).integers(60, size=2400)
+    points = centers[number] + 0.3 * blurred(2400, 0)
+    x, y = points[:1200], points[1200:]
+    a, b = Cloud.of(x), Cloud.of(y @ turn)
+    truth = nearest_orthogonal(a.points.T @ unit_rows((x @ turn - b.offset) @ b.into))[:64, :64]
+    wrong = np.linalg.qr(np.random.default_rng(8).normal(size=(64, 64)))[0].astype(np.float32)
+    search = Search([a], [b], NO_PAIRS, seed=0)
+    assert search._step([truth], 12, 60)[0] > search._step([wrong], 12, 60)[0] + 0.05
+
+
+def test_the_alignment_of_a_matching_is_the_cosine_of_the_gram_matrices(monkeypatch) -> None:
+    search = Search([Cloud.of(blurred(400, 0))], [Cloud.of(blurred(400, 1))], NO_PAIRS, seed=0)
+    seen = []
+
+    def matched(a, b, *arguments):
+        permutations, objectives = quadratic_assignment(a, b, *arguments)
+        seen.append((a, b, permutations[0]))
+        return permutations, objectives
+
+    monkeypatch.setattr(map_search, "quadratic_assignment", matched)
+    _, alignment = search._matched(0, 20, 0.8)
+    (a,), (b,), order = seen[0]
+    pairs = [(a[i, j], b[order[i], order[j]]) for i in range(len(a)) for j in range(len(a))]
+    left, right = np.array(pairs).T
+    assert alignment == pytest.approx(left @ right / np.sqrt(left @ left) / np.sqrt(right @ right))
+
+
+def test_starts_whose_matchings_align_best_go_on(monkeypatch) -> None:
+    schedule = ((4, 30, 4), (6, 40, 2), (8, 50, 1))
+    monkeypatch.setattr(map_search, "GROWTH", replace(GROWTH, first=12, schedule=schedule))
+    search = Search([Cloud.of(blurred(300, 0))], [Cloud.of(blurred(300, 1))], NO_PAIRS, seed=0)
+    marks = iter([0.1, 0.4, 0.3, 0.2, 0.5, 0.6, 0.7])
+    seen = []
+
+    def step(moment, rank, nodes):
+        seen.append((nodes, float(moment[0][0, 0])))
+        mark = next(marks)
+        return mark, [np.full_like(moment[0], mark)]
+
+    monkeypatch.setattr(search, "_step", step)
+    search.grow()
+    assert [nodes for nodes, _ in seen] == [30] * 4 + [40] * 2 + [50]
+    assert [mark for _, mark in seen[4:]] == pytest.approx([0.4, 0.3, 0.6])
 
 
 @pytest.mark.parametrize(("width", "times"), [(16, 0), (140, 1)])
 def test_maps_are_grown_where_halves_disagree_and_models_are_wide(monkeypatch, width, times) -> None:
     grown = []
 
-    def grow(search: Search) -> list[ProposedMap]:
+    def grow(search: Search) -> ProposedMap:
         grown.append(search.width)
-        return [ProposedMap(-1.0, [np.eye(search.width, dtype=np.float32)])]
+        return ProposedMap(-1.0, [np.eye(search.width, dtype=np.float32)])
 
     monkeypatch.setattr(Search, "grow", grow)
     a, b = Cloud.of(blurred(300, 0, width)), Cloud.of(blurred(300, 1, width))
