@@ -4,9 +4,15 @@ Run: python benchmarks/coverage.py --out coverage.jsonl [--repeats 1000] [--kind
 
 One line per batch of repeats is appended to the file. Repeats that it holds are not computed again: more
 ``--repeats`` later add to them. Every cell is a share of repeated experiments with a known truth, and is
-printed with its Monte Carlo standard error. Where an experiment has few possible outcomes (20 samples of a
-share of .999 are all successes 98 % of the time) no interval can be at 95 %: there the aim is not to fall
-below 93 %.
+printed with its Monte Carlo standard error; that of a share is exact. Two marks tell cells in which no
+interval can be near 95 %. There the aim is not to fall below 93 %.
+
+d
+    The figure has few outcomes: no range of them around the truth has a probability of .93 to .97. Of 20
+    samples of a share of .999, all are successes 98 % of the time.
+b
+    The figure is 0 or 1 in more than 2.5 % of the experiments. An interval with equal tails cannot miss the
+    truth on that side, so that its nominal coverage is .975.
 """
 
 from __future__ import annotations
@@ -40,6 +46,7 @@ SOURCES = (
     "repdyn/ranking.py",
     "repdyn/repeats.py",
     "repdyn/disentangle/interventions.py",
+    "repdyn/ood/comparison.py",
 )
 SIZES = (20, 50, 200, 1000, 5000)
 TRUTHS = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
@@ -199,45 +206,103 @@ KINDS: dict[str, Trial] = {
 
 SCALED = ("fvu", "fvu, log-normal errors", "mean, exponential")
 """Kinds whose truth is a factor of every sample: one column tells all."""
-SLOW = (
-    "fpr95",
-    "difference of aurocs",
-    "share of variance",
-    "decay",
-    "swap score",
-    "swap score, strict",
-    "swap score, at chance",
-    "swap score, strict, at chance",
-    *SCALED,
-)
-"""Kinds that resample or integrate: fewer repeats of the larger sizes."""
-SLOWER = {20: 1, 50: 1, 200: 2, 1000: 5, 5000: 12}
+SLOW = ("difference of aurocs", "share of variance", "decay", *SCALED)
+"""Kinds that resample: fewer repeats of the larger sizes."""
+SLOWER = {1000: 2, 5000: 2}
 """Repeats of a slow kind are divided by this."""
+BOUNDED = ("share", "auroc", "fpr95", "aupr", "swap")
+"""How the names of kinds begin of which the figure lies between 0 and 1."""
+FEW = 200
+"""Repeats from which the outcomes of a cell are judged."""
+EXACT = 10**9
+"""Stands for the repeats of a cell that is a sum over all outcomes."""
 
 
-def coverage(kind: str, n: int, truth: float, repeats: range, seed: int) -> dict[str, float]:
+def coverage(kind: str, n: int, truth: float, repeats: range, seed: int) -> dict[str, float | None]:
     """Shares of repeats whose interval lies above the truth, below it, and is of width 0."""
-    above = below = empty = 0
+    found: list[tuple[Estimate, float]] = []
     for repeat in repeats:
         g = np.random.default_rng([seed, zlib.crc32(kind.encode()), n, int(truth * 1000), repeat])
-        found, own = KINDS[kind](g, n, truth)
-        above += own < found.low
-        below += own > found.high
-        empty += found.high - found.low <= 0
-    count = len(repeats)
-    return {"above": above / count, "below": below / count, "empty": empty / count}
+        found.append(KINDS[kind](g, n, truth))
+    return _summary(found, np.full(len(found), 1 / len(found)), kind)
 
 
-def pooled(rows: list[dict[str, float]]) -> dict[str, float]:
-    """A cell from its batches of repeats."""
+def exact_share(n: int, truth: float) -> dict[str, float | None]:
+    """:func:`coverage` of a share, as a sum over its outcomes."""
+    outcomes = np.arange(n + 1)
+    chance = stats.binom.pmf(outcomes, n, truth)
+    kept = chance > 1e-9
+    found = [(share_interval(np.arange(n) < k), truth) for k in outcomes[kept]]
+    return _summary(found, chance[kept] / chance[kept].sum(), "share")
+
+
+def _summary(found: list[tuple[Estimate, float]], weight: np.ndarray, kind: str) -> dict[str, float | None]:
+    above = np.array([own < e.low for e, own in found])
+    below = np.array([own > e.high for e, own in found])
+    empty = np.array([e.high - e.low <= 0 for e, _ in found])
+    values, truth = np.array([e.value for e, _ in found]), found[0][1]
+    shares = {
+        name: float(weight @ part) for name, part in zip(("above", "below", "empty"), (above, below, empty))
+    }
+    known = kind == "share" or len(found) >= FEW
+    border = float(weight @ ((values <= 0) | (values >= 1))) if kind.startswith(BOUNDED) else 0.0
+    return shares | {
+        "nearest": nearest(values, weight, truth) if known else None,
+        "border": border if known and kind != "share of variance" else None,
+    }
+
+
+def nearest(values: np.ndarray, weight: np.ndarray, truth: float) -> float:
+    """Probability next to .95 of a range of outcomes around the truth.
+
+    Parameters
+    ----------
+    values, weight
+        Outcomes of the figure and their probabilities, ``(N,)``.
+
+    Examples
+    --------
+    >>> outcomes = np.arange(21)
+    >>> round(nearest(outcomes / 20, stats.binom.pmf(outcomes, 20, 0.99), 0.99), 3)
+    0.983
+    """
+    distinct, own = np.unique(values, return_inverse=True)
+    total = np.concatenate([[0.0], np.cumsum(np.bincount(own, weights=weight))])
+    first = min(
+        int(np.searchsorted(distinct, truth, side="right")), len(distinct) - 1
+    )  # ranges end here or after
+    last = max(int(np.searchsorted(distinct, truth, side="left")) - 1, 0)  # and start here or before
+    best = 0.0
+    for start in range(last + 1):
+        ends = total[max(first, start) + 1 :] - total[start]
+        best = min([best, *ends[np.argmin(np.abs(ends - 0.95)), None]], key=lambda p: abs(p - 0.95))
+    return float(best)
+
+
+def marks(cell: dict[str, Any]) -> str:
+    """See the top of this file."""
+    if cell.get("nearest") is None:
+        return " "
+    if not 0.93 <= cell["nearest"] <= 0.97:
+        return "d"
+    return "b" if (cell.get("border") or 0.0) > 0.025 else " "
+
+
+def pooled(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A cell from its batches of repeats; outcomes are those of the largest batch."""
     count = sum(row["repeats"] for row in rows)
     shares = ("above", "below", "empty")
-    found = {name: sum(row[name] * row["repeats"] for row in rows) / max(count, 1) for name in shares}
-    return found | {"repeats": count}
+    if not rows or rows[0]["repeats"] == EXACT:
+        return rows[0] if rows else dict.fromkeys(shares, 0.0) | {"repeats": 0}
+    found = {name: sum(row[name] * row["repeats"] for row in rows) / count for name in shares}
+    largest = max(rows, key=lambda row: row["repeats"])
+    return found | {"repeats": count, "nearest": largest["nearest"], "border": largest["border"]}
 
 
-def error(cell: dict[str, float]) -> float:
+def error(cell: dict[str, Any]) -> float:
     """Monte Carlo standard error of a cell's coverage, as if three more repeats were half right."""
+    if cell["repeats"] == EXACT:
+        return 0.0
     count = cell["repeats"] + 3
     missed = ((cell["above"] + cell["below"]) * cell["repeats"] + 1.5) / count
     return float(np.sqrt(missed * (1 - missed) / count))
@@ -289,18 +354,24 @@ def main() -> None:
         print(f"\n{kind}\n{'n':>6} " + " ".join(f"{truth:>12}" for truth in truths), flush=True)
         for n in (int(size) for size in arguments.sizes.split(",")):
             wanted = max(arguments.repeats // (SLOWER.get(n, 1) if kind in SLOW else 1), 1)
+            wanted = EXACT if kind == "share" else wanted
             for truth in truths:
                 rows = cells.setdefault((kind, n, truth), [])
                 done = int(pooled(rows)["repeats"])
                 if done >= wanted:
                     continue
-                found = coverage(kind, n, truth, range(done, wanted), arguments.seed)
+                if kind == "share":
+                    found = exact_share(n, truth)
+                else:
+                    found = coverage(kind, n, truth, range(done, wanted), arguments.seed)
                 row = {"kind": kind, "n": n, "truth": truth, "repeats": wanted - done, "seed": arguments.seed}
                 rows.append(known.add(row | found))
             shown = [pooled(cells[kind, n, truth]) for truth in truths]
             flat = max(cell["empty"] for cell in shown)
             note = f"  width 0 in up to {flat:.0%}" if flat else ""
-            hits = " ".join(f"{1 - cell['above'] - cell['below']:6.3f} ±{error(cell):.3f}" for cell in shown)
+            hits = " ".join(
+                f"{1 - cell['above'] - cell['below']:5.3f}{marks(cell)}±{error(cell):.3f}" for cell in shown
+            )
             print(f"{n:>6} {hits}{note}", flush=True)
     if "drift" not in arguments.kinds.split(";"):
         return
@@ -308,9 +379,9 @@ def main() -> None:
         "\nno drift: share of reports that name a moved depth, share of verdicts 'drift found' (nominal .05)"
     )
     for held_out in (False, True):
-        moved, found = drift(min(arguments.repeats, 200), held_out)
+        moved, verdicts = drift(min(arguments.repeats, 200), held_out)
         name = "held-out" if held_out else "cross-fitted"
-        print(f"  {name} calibration: {moved:.3f} {found:.3f}", flush=True)
+        print(f"  {name} calibration: {moved:.3f} {verdicts:.3f}", flush=True)
 
 
 if __name__ == "__main__":

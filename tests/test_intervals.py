@@ -248,7 +248,7 @@ def test_intervals_of_heavy_tails_are_wider_by_students_quantiles(heavy):
     error = x.std() / np.sqrt(59)
     t = (drawn.mean(axis=1) - x.mean()) / (drawn.std(axis=1) / np.sqrt(59))
     low, high = np.quantile(t, [0.025, 0.975])
-    kurtosis = max(stats.kurtosis(x), 0.0)
+    kurtosis = max(stats.kurtosis(x, bias=False), 0.0)
     factor = stats.t.ppf(0.975, 120 / (2 + kurtosis) - 1) / stats.t.ppf(0.975, 59)
     assert (factor > 1.02) == heavy
     np.testing.assert_allclose(
@@ -256,3 +256,68 @@ def test_intervals_of_heavy_tails_are_wider_by_students_quantiles(heavy):
         [x.mean() - factor * high * error, x.mean() - factor * low * error],
         rtol=1e-9,
     )
+
+
+def test_the_studentized_bootstrap_of_a_ratio_is_that_of_its_replicates():
+    """Each replicate drawn and studentized by hand, from rows instead of counts."""
+    generator = np.random.default_rng(6)
+    x, y = np.exp(generator.normal(size=70)), generator.exponential(size=70) + 0.1
+    found = ratio_interval(x, y, seed=4, resamples=300)
+    drawn = np.random.default_rng(4).integers(70, size=(300, 70))
+    a, b = x[drawn], y[drawn]
+
+    def statistic(a, b):
+        part = a / a.mean(axis=-1, keepdims=True) - b / b.mean(axis=-1, keepdims=True)
+        return np.log(a.mean(axis=-1) / b.mean(axis=-1)), part.std(axis=-1) / np.sqrt(69), part
+
+    value, error, part = statistic(x, y)
+    own, own_error, _ = statistic(a, b)
+    low, high = np.quantile((own - value) / own_error, [0.025, 0.975])
+    excess = max(stats.kurtosis(part, bias=False), 0.0)
+    factor = stats.t.ppf(0.975, max(140 / (2 + excess) - 1, 2)) / stats.t.ppf(0.975, 69)
+    expected = np.exp([value - factor * high * error, value - factor * low * error])
+    np.testing.assert_allclose([found.low, found.high], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-20, 1e200])
+def test_means_know_no_unit(scale):
+    x = np.random.default_rng(0).normal(size=40)
+    plain, other = bootstrap_mean(x), bootstrap_mean(x * scale)
+    assert (other.low / scale, other.high / scale) == pytest.approx((plain.low, plain.high))
+
+
+def test_replicates_of_equal_samples_do_not_count():
+    # Three in ten replicates hold one value alone: there is no error to divide by, whatever the rounding.
+    x = np.array([0.3, 0.3, 0.3, 5.1])
+    found = bootstrap_mean(x, resamples=1000, seed=2)
+    drawn = x[np.random.default_rng(2).integers(4, size=(1000, 4))]
+    drawn = drawn[np.ptp(drawn, axis=1) > 0]
+    low, high = np.quantile((drawn.mean(axis=1) - x.mean()) / drawn.std(axis=1) * np.sqrt(3), [0.025, 0.975])
+    assert 500 < len(drawn) < 900
+    factor = stats.t.ppf(0.975, max(8 / (2 + stats.kurtosis(x, bias=False)) - 1, 2)) / stats.t.ppf(0.975, 3)
+    expected = x.mean() - factor * np.array([high, low]) * x.std() / np.sqrt(3)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.clip(0.3, 5.1)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 20, 60])
+def test_shares_have_blakers_interval(n: int) -> None:
+    """Against the test's definition, summed over outcomes on a grid, and two properties that he proved."""
+    found = [share_interval(np.arange(n) < k) for k in range(n + 1)]
+    ends = np.array([[e.low, e.high] for e in found])
+    chance = np.unique(
+        np.clip(np.concatenate([np.linspace(0, 1, 801), ends[:, 0] - 1e-7, ends[:, 1] + 1e-7]), 0, 1)
+    )
+    mass = stats.binom.pmf(np.arange(n + 1)[:, None], n, chance)
+    tail = np.minimum(np.cumsum(mass, axis=0), np.cumsum(mass[::-1], axis=0)[::-1])
+    accepted = np.array([(mass * (tail <= own * (1 + 1e-9))).sum(axis=0) > 0.05 for own in tail])
+    for k, estimate in enumerate(found):
+        inside = (chance >= estimate.low) & (chance <= estimate.high)
+        assert inside[accepted[k]].all()  # everything acceptable is inside
+        at_ends = [np.searchsorted(chance, np.clip(end, 0, 1)) for end in (estimate.low, estimate.high)]
+        near = [accepted[k][max(at - 2, 0) : at + 3].any() for at in at_ends]
+        assert all(near)  # and the ends touch what is
+        lower = stats.beta.ppf(0.025, k, n - k + 1) if k else 0
+        upper = stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1
+        assert lower - 1e-9 <= estimate.low < estimate.high <= upper + 1e-9
+    held = sum(own * ((chance >= e.low) & (chance <= e.high)) for own, e in zip(mass, found))
+    assert held.min() > 0.95 - 1e-6

@@ -20,7 +20,7 @@ from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.settings import EVALUATION
 from repdyn.disentangle.swaps import resample
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap_mean, bounded_interval
+from repdyn.intervals import Estimate, bootstrap_mean, variance_interval
 from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.results import Result
@@ -39,6 +39,8 @@ __all__ = [
     "strict_score",
 ]
 
+Array = NDArray[np.float64]
+_Score = Callable[[Array, NDArray[np.bool_], Array], tuple[float, Array]]
 Judged = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
 """Maps latents ``(N, T, k)`` to the classes that a judge predicts for the decoded sequences, ``{factor:
 (N,)}``."""
@@ -205,12 +207,12 @@ class SwapTable(Result, kind="swap_table"):
         return mean
 
     def score(self, seed: int = 0) -> Estimate:
-        """:func:`published_score`, with its interval over sequences."""
-        return self._estimate(published_score, seed)
+        """:func:`published_score`, with its interval over sequences; ``seed`` has no effect any more."""
+        return self._estimate(_published)
 
     def strict(self, seed: int = 0) -> Estimate:
-        """:func:`strict_score`, with its interval over sequences."""
-        return self._estimate(strict_score, seed)
+        """:func:`strict_score`, with its interval over sequences; ``seed`` has no effect any more."""
+        return self._estimate(_strict)
 
     def to_dict(self) -> dict[str, Any]:
         """Accuracies and both scores."""
@@ -240,29 +242,51 @@ class SwapTable(Result, kind="swap_table"):
             ]
         )
 
-    def _estimate(self, statistic: Any, seed: int) -> Estimate:
-        """A score of the table, with its bootstrap interval over sequences.
+    def _estimate(self, score: _Score) -> Estimate:
+        """A score of the table, with the interval of a share of as many sequences as give its variance.
 
         The error of the accuracy makes a measured distance from chance larger than the true one, most of all
         if the true one is 0: without a correction the interval lies below a true score of 1. For the upper
-        end, replaced factors whose accuracy does not differ from chance (two-sided 5 %, Bonferroni over them)
+        end, replaced factors whose accuracy does not differ from chance (two-sided 2 %, Bonferroni over them)
         are set to chance.
         """
-        classes, count = np.array(self.classes), len(self.correct)
-        generator = np.random.default_rng(seed)
-        resamples = (generator.integers(count, size=count) for _ in range(EVALUATION.n_resamples))
-        means = [self.correct[rows].mean(axis=0) for rows in (np.arange(count), *resamples)]
-        values = [statistic(mean, self.kept, classes) for mean in means]
-        measured = bounded_interval(values[0], np.array(values[1:]), count)
-        chance = np.broadcast_to(1 / classes, self.kept.shape)
-        error = self.correct.var(axis=0) / max(count - 1, 1)
-        critical = norm.isf(0.025 / max(int((~self.kept).sum()), 1))
+        chance = np.broadcast_to(1 / np.array(self.classes), self.kept.shape)
+        measured = self._interval(score, chance, np.zeros_like(self.kept))
+        error = self.correct.var(axis=0) / max(len(self.correct) - 1, 1)
+        # Two-sided, at 2 % over all entries that should be at chance (Bonferroni).
+        critical = norm.isf(0.01 / max(int((~self.kept).sum()), 1))
         at_chance = ~self.kept & ((self.accuracy - chance) ** 2 <= critical**2 * error)
         if not at_chance.any():
             return measured
-        values = [statistic(np.where(at_chance, chance, mean), self.kept, classes) for mean in means]
-        upper = bounded_interval(values[0], np.array(values[1:]), count).high
+        upper = self._interval(score, chance, at_chance).high
         return Estimate(measured.value, measured.low, max(measured.high, upper), measured.level)
+
+    def _interval(self, score: _Score, chance: Array, at_chance: NDArray[np.bool_]) -> Estimate:
+        """Interval of a score with some entries at chance, from the slope of the score in each of the others.
+
+        The variance of an entry of which few answers differ is drawn to that of half a miss more. The sum of
+        those variances is then scaled by what the entries' correlation makes of the measured ones.
+        """
+        count, accuracy = len(self.correct), self.accuracy
+        value, slopes = score(np.where(at_chance, chance, accuracy), self.kept, chance)
+        slopes = np.where(at_chance, 0.0, slopes)
+        rest = max(count - 1, 1)
+        own = self.correct.var(axis=0) / rest
+        together = float((self.correct * slopes).sum(axis=(1, 2)).var()) / rest
+        apart = float((slopes**2 * own).sum())
+        correlated = float(np.clip(together / apart, 0.5, np.count_nonzero(slopes))) if apart > 0 else 1.0
+        discordant = 2 * count * np.minimum(accuracy, 1 - accuracy)
+        missed = (accuracy * count + 0.5) / (count + 1)
+        own = (own * discordant + missed * (1 - missed) / rest) / (discordant + 1)
+        variance = correlated * float((slopes**2 * own).sum())
+        found = variance_interval(value, variance, float(discordant[slopes != 0].sum()), count, 0.95)
+        if value > 0:
+            return found
+        # A strict score of 0 has no slope: its upper end is that of lost factors a little better recognized.
+        target = np.where(self.kept, 1.0, chance)
+        reach = np.minimum(norm.isf(0.025) * np.sqrt(own), np.abs(target - accuracy))
+        better = np.where(at_chance, chance, accuracy + np.sign(target - accuracy) * reach)
+        return Estimate(value, found.low, max(found.high, score(better, self.kept, chance)[0]), found.level)
 
 
 def published_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) -> float:
@@ -304,7 +328,7 @@ def published_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) ->
     that of D_sd has.
     """
     accuracies, stay, chance = _table(accuracy, kept, classes)
-    return float(1 - np.abs(np.where(stay, 1.0, chance) - accuracies).mean())
+    return _published(accuracies, stay, chance)[0]
 
 
 def strict_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) -> float:
@@ -327,11 +351,7 @@ def strict_score(accuracy: ArrayLike, kept: ArrayLike, classes: ArrayLike) -> fl
     1.0
     """
     accuracies, stay, chance = _table(accuracy, kept, classes)
-    above = (accuracies - chance) / (1 - chance)
-    entries = np.where(stay, above, 1 - np.abs(above)).clip(0, 1)
-    if entries.min() == 0:
-        return 0.0
-    return float(np.exp(np.log(entries).mean()))
+    return _strict(accuracies, stay, chance)[0]
 
 
 def static_dynamic_table(
@@ -459,6 +479,22 @@ def _swap_table(
                 correct[:, row, column] += (as_array(predicted[name]) == label) / passes
     classes = tuple(len(np.unique(label)) for label in truth.values())
     return SwapTable(tuple(rows), tuple(truth), correct, kept, classes)
+
+
+def _published(accuracy: Array, kept: NDArray[np.bool_], chance: Array) -> tuple[float, Array]:
+    """:func:`published_score` and its slope in each entry."""
+    below = np.where(kept, 1.0, chance) - accuracy
+    return float(1 - np.abs(below).mean()), np.sign(below) / below.size
+
+
+def _strict(accuracy: Array, kept: NDArray[np.bool_], chance: Array) -> tuple[float, Array]:
+    """:func:`strict_score` and its slope in each entry; none where it is 0."""
+    above = (accuracy - chance) / (1 - chance)
+    entries = np.where(kept, above, 1 - np.abs(above)).clip(0, 1)
+    if entries.min() == 0:
+        return 0.0, np.zeros_like(entries)
+    value = float(np.exp(np.log(entries).mean()))
+    return value, value * np.where(kept, 1.0, -np.sign(above)) / (entries.size * entries * (1 - chance))
 
 
 def _table(

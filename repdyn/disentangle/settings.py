@@ -102,8 +102,6 @@ class EvaluationSettings:
 
     Attributes
     ----------
-    n_resamples
-        Bootstrap samples behind the interval of a score. ``benchmarks/coverage.py``, docs/benchmarks.md.
     max_factors
         Static factors up to which brute force, with its 2^s evaluations, is allowed. Not studied.
     folds
@@ -114,7 +112,6 @@ class EvaluationSettings:
         Norm to which the judge's gradients are clipped. As published.
     """
 
-    n_resamples: int = 500
     max_factors: int = 12
     folds: int = 5
     judge_features: int = 40

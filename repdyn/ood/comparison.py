@@ -1,4 +1,4 @@
-"""AUROC, AUPR and FPR@95 of several detectors on the same samples, with paired bootstrap differences.
+"""AUROC, AUPR and FPR@95 of several detectors on the same samples, with paired differences.
 
 :func:`separation` computes the metrics of two samples of scores, for every bootstrap replicate at once;
 :func:`compare` applies it to all detectors under one resampling, so that any two can be compared.
@@ -17,7 +17,7 @@ from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bounded_interval, difference_interval
 from repdyn.ood.settings import VERDICT
 from repdyn.progress import track
-from repdyn.ranking import auroc_interval, passing_interval, precision_interval
+from repdyn.ranking import auroc_influence, auroc_interval, passing_interval, precision_interval
 from repdyn.reading import as_array
 
 __all__ = [
@@ -63,11 +63,17 @@ class Comparison:
         an estimate of smaller bias, FPR@95 with one that includes the error of the threshold.
     sizes
         ``{set: {metric: N}}``: number of samples behind a metric, the smaller class or the negatives.
+    influence
+        ``{detector: {set: (N + M,)}}``, of :func:`repdyn.ranking.auroc_influence`.
+    ranks
+        ``{detector: {set: (N + M,)}}``, of all scores together.
     """
 
     runs: dict[str, dict[str, dict[str, Array]]]
     exact: dict[str, dict[str, dict[str, Estimate]]]
     sizes: dict[str, dict[str, int]]
+    influence: dict[str, dict[str, Array]]
+    ranks: dict[str, dict[str, Array]]
 
     def table(self) -> dict[str, dict[str, dict[str, Estimate]]]:
         """``{detector: {set: {metric: Estimate}}}``."""
@@ -79,11 +85,10 @@ class Comparison:
     def _cell(self, detector: str, name: str) -> dict[str, Estimate]:
         """Estimates of all metrics of one detector on one set."""
         runs, sizes = self.runs[detector][name], self.sizes[name]
-        intervals = {
+        intervals = self.exact[detector].get(name) or {
             m: bounded_interval(float(runs[m][0]), runs[m][1:], sizes[m], level=VERDICT.level)
             for m in METRICS
         }
-        intervals |= self.exact[detector].get(name, {})
         # The value is the metric of all samples. The intervals count equal samples once and may exclude it.
         values = {m: float(runs[m][0]) for m in METRICS}
         return {
@@ -92,24 +97,36 @@ class Comparison:
         }
 
     def _gap(self, detector: str, rival: str, name: str, runs: Array) -> Estimate:
-        """Difference of two AUROCs, from the interval of each and their correlation over replicates.
+        """Difference of two AUROCs, from the interval of each and their correlation.
 
-        An interval of replicates alone has no width where both AUROCs are 1. With several rivals the interval
+        The correlation is that of the influence of each sample; of a mean of sets, that of the replicates. An
+        interval of replicates alone has no width where both AUROCs are 1. With several rivals the interval
         also covers that of the replicates, in each of which the best rival is chosen again.
         """
         own, other = (self._cell(which, name)["auroc"] for which in (detector, rival))
-        pair = np.stack([self.runs[which][name]["auroc"][1:] for which in (detector, rival)])
-        correlation = 0.0
-        if pair.std(axis=1).min() > 0:
-            if np.array_equal(*pair):  # the same scores
-                return _estimate(runs)
-            correlation = float(np.asarray(np.corrcoef(pair))[0, 1])
+        if name == MEAN:
+            pair = [self.runs[which][name]["auroc"][1:] for which in (detector, rival)]
+            pair = [values - values.mean() for values in pair]
+        else:
+            pair = [self.influence[which][name] for which in (detector, rival)]
+        if all(np.array_equal(self.ranks[detector][k], self.ranks[rival][k]) for k in self._sets(name)):
+            return _estimate(runs)  # the same scores
+        size = float(np.sqrt(np.square(pair[0]).sum() * np.square(pair[1]).sum()))
+        correlation = float(pair[0] @ pair[1]) / size if size > 0 else 0.0
+        # Different scores that err on the same samples: the fewer these are, the less is known.
+        if np.array_equal(pair[0], pair[1]):
+            discordant = float((np.abs(pair[0]) > np.abs(pair[0]).min()).sum())
+            correlation *= discordant / (discordant + 1)
         gap = difference_interval(own, other, correlation)
         value, low, high = float(runs[0]), gap.low, gap.high
         if len(self.runs) > 2:
             drawn = _estimate(runs)
             low, high = min(low, drawn.low), max(high, drawn.high)
         return Estimate(value, low, high, VERDICT.level)
+
+    def _sets(self, name: str) -> list[str]:
+        """Sets that a row is about: all for their mean."""
+        return [k for k in next(iter(self.ranks.values())) if name in (k, MEAN)]
 
     def against(self, detector: str, controls: Sequence[str]) -> ControlComparison:
         """Whether a detector's AUROC exceeds that of the best control, chosen again in each replicate.
@@ -158,7 +175,9 @@ def compare(
     names = [name for name in sizes if name != IN_DISTRIBUTION]
     alike = {name: np.arange(size) if groups is None else groups[name] for name, size in sizes.items()}
     once = {name: np.unique(own, return_index=True)[1] for name, own in alike.items()}
-    drawn = {name: _resampled(own, generator) for name, own in alike.items()}
+    # Of one set and two scores, every interval has a closed form.
+    replicates = VERDICT.resamples if len(names) > 1 or len(scores) > 2 else 0
+    drawn = {name: _resampled(own, replicates, generator) for name, own in alike.items()}
     runs: dict[str, dict[str, dict[str, Array]]] = {}
     for detector, own in track(scores.items(), "comparing detectors", total=len(scores)):
         runs[detector] = {}
@@ -173,6 +192,14 @@ def compare(
         detector: {name: _exact(own[IN_DISTRIBUTION], own[name], positive, once, name) for name in names}
         for detector, own in scores.items()
     }
+    pairs = {
+        detector: {
+            name: (own[IN_DISTRIBUTION][once[IN_DISTRIBUTION]], own[name][once[name]]) for name in names
+        }
+        for detector, own in scores.items()
+    }
+    influence = {d: {name: auroc_influence(*pair) for name, pair in own.items()} for d, own in pairs.items()}
+    ranks = {d: {name: _ranks(*pair) for name, pair in own.items()} for d, own in pairs.items()}
     sizes = {name: len(own) for name, own in once.items()}
     inside = sizes[IN_DISTRIBUTION]
     about = {}
@@ -180,7 +207,7 @@ def compare(
         fewer = min(inside, sizes[name])
         about[name] = {"auroc": fewer, "aupr": fewer, "fpr95": sizes[name] if positive == "id" else inside}
     about[MEAN] = {m: min(own[m] for own in about.values()) for m in METRICS}
-    return Comparison(runs, exact, about)
+    return Comparison(runs, exact, about, influence, ranks)
 
 
 def _exact(
@@ -207,17 +234,23 @@ def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Count
     return {metric: np.concatenate([getattr(part, metric) for part in parts]) for metric in METRICS}
 
 
-def _resampled(groups: NDArray[np.int64], generator: np.random.Generator) -> Counts:
+def _ranks(inside: Array, outside: Array) -> Array:
+    return np.unique(np.concatenate([inside, outside]), return_inverse=True)[1].astype(np.float64)
+
+
+def _resampled(groups: NDArray[np.int64], replicates: int, generator: np.random.Generator) -> Counts:
     """How often each sample is drawn, ``(1 + R, N)``, groups as a whole; the first row is all ones."""
     count = int(groups.max()) + 1
-    counts = np.ones((1 + VERDICT.resamples, count), dtype=np.uint16)
+    counts = np.ones((1 + replicates, count), dtype=np.uint16)
     for row in counts[1:]:
         row[:] = np.bincount(generator.integers(count, size=count), minlength=count)
     return counts if count == len(groups) else counts[:, groups]
 
 
 def _estimate(runs: Array) -> Estimate:
-    """Value and percentile interval of ``(1 + R,)`` replicates."""
+    """Value and percentile interval of ``(1 + R,)`` replicates; no width where there are none."""
+    if len(runs) == 1:
+        return Estimate(float(runs[0]), float(runs[0]), float(runs[0]), VERDICT.level)
     low, high = np.quantile(runs[1:], [(1 - VERDICT.level) / 2, (1 + VERDICT.level) / 2])
     return Estimate(float(runs[0]), float(low), float(high), VERDICT.level)
 

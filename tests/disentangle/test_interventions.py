@@ -243,3 +243,45 @@ def test_a_factor_that_clearly_differs_from_chance_is_not_set_to_chance() -> Non
     found = SwapTable(("a",), ("x", "y"), correct, kept, (4, 10)).score()
     assert found.value == pytest.approx(1 - 0.5 * 0.4)
     assert found.high < 0.85
+
+
+@pytest.mark.parametrize("score", [published_score, strict_score])
+@pytest.mark.parametrize("together", [False, True])
+def test_the_interval_of_a_table_is_as_wide_as_scores_of_drawn_sequences_vary(score, together) -> None:
+    """The variance by slopes against resampled tables; factors are independent, or fail together."""
+    kept = np.array([[True, True, False], [False, False, True]])
+    accuracy = np.where(kept, 0.8, 0.55)
+    for seed in range(3):
+        draws = np.random.default_rng([3, seed])
+        correct = (draws.random((400, 1, 1) if together else (400, 2, 3)) < accuracy).astype(float)
+        table = SwapTable(("a", "b"), ("x", "y", "z"), correct, kept, (4, 9, 3))
+        found = table.score() if score is published_score else table.strict()
+        means = [correct[draws.integers(400, size=400)].mean(axis=0) for _ in range(800)]
+        spread = np.std([score(mean, kept, (4, 9, 3)) for mean in means])
+        assert found.value == score(table.accuracy, kept, (4, 9, 3))
+        assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+
+
+def test_a_strict_score_of_zero_may_be_larger_in_truth() -> None:
+    """A kept factor recognized a little less often than by chance, which is .02 over chance in truth."""
+    kept = np.array([[True, True, False]])
+    accuracy = np.array([[0.27, 0.95, 0.25]])
+    truth = strict_score(accuracy, kept, (4, 4, 4))
+    held = zero = 0
+    for seed in range(60):
+        correct = (np.random.default_rng([4, seed]).random((50, 1, 3)) < accuracy).astype(float)
+        found = SwapTable(("a",), ("x", "y", "z"), correct, kept, (4, 4, 4)).strict()
+        zero += found.value == 0
+        held += found.low <= truth <= found.high
+    assert zero > 15
+    assert held >= 52
+
+
+def test_scores_of_tables_without_an_error_have_width() -> None:
+    kept = np.array([[True, False]])
+    for right in (1.0, 0.0):
+        correct = np.tile([right, 0.25], (30, 1))[:, None]
+        table = SwapTable(("a",), ("x", "y"), correct, kept, (4, 4))
+        for found in (table.score(), table.strict()):
+            assert 0 <= found.low <= found.value <= found.high <= 1
+            assert found.high - found.low > 0.01

@@ -192,3 +192,18 @@ def test_a_million_samples_take_no_more_memory_than_a_hundred_thousand():
     assert report.count.sum() == 1_000_000
     assert abs(np.mean([share.value for share in report.flagged]) - 0.05) < 0.01
     assert max(held[50:]) - min(held[5:15]) < 300_000  # a flag for each sample alone would take 900 kB
+
+
+def test_no_depth_moves_where_the_stream_is_like_the_fitted_paths() -> None:
+    """Without held-out paths too, whose mean distance is known better than that of cross-fitted ones."""
+    moved = 0
+    for seed in range(40):
+        g = np.random.default_rng([55, seed])
+
+        def draw(count, g=g):
+            return RepresentationPaths.from_arrays({k: g.normal(size=(count, 8)) for k in "abc"})
+
+        monitor = DriftMonitor(PathDetector().fit(draw(300)), window=100)
+        monitor.update(draw(100))
+        moved += bool(monitor.report().moved)
+    assert moved <= 6  # nominal .05: more in one of 300; it was .23
