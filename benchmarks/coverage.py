@@ -140,7 +140,7 @@ def decay(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float
     found = [ratio_interval(error, spread) for error in errors]
     moved = [error - e.value * spread for error, e in zip(errors, found)]
     correlation = float(np.corrcoef(moved)[0, 1])
-    return difference_interval(*found, correlation), (1 - truth) - 0.5
+    return difference_interval(found[0], found[1], correlation), (1 - truth) - 0.5
 
 
 KEPT = np.array([[True, True, False], [False, False, True]])
