@@ -5,22 +5,20 @@ is trained here, is followed from the codes of unseen digits by plain iteration 
 samples leaving the batch, with traps, by torchdeq where it is installed (extra ``bench``), and by the loop of
 fixed-point-finder, which no package registry carries and which is written out here.
 
-    python benchmarks/attractors.py --data FOLDER --json attractors.json
+    python benchmarks/attractors.py --json attractors.json
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from harness import data
+from harness import keep, parser_of, timed
 from mnist_autoencoder import digits, trained
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -151,7 +149,7 @@ def agreement(field: LatentField, found: Attractors, ends: Tensor, like: Tensor)
 
 
 def mnist(
-    data: Path, starts: int, compared: int, width: int, max_steps: int, seed: int, cache: Path | None
+    starts: int, compared: int, width: int, max_steps: int, seed: int, cache: Path | None
 ) -> dict[str, dict[str, float]]:
     """Evaluations, seconds and destinations of each way to iterate.
 
@@ -160,18 +158,17 @@ def mnist(
     table are of the same starts.
     """
     file = None if cache is None else cache / f"attractors-{width}-{seed}.pt"
-    encoder, decoder = trained(digits(data, "train", 20000), width, 8, seed, cache=file)
-    field, codes = LatentField.from_autoencoder(encoder, decoder), encoder(digits(data, "test", starts))
+    encoder, decoder = trained(digits("train", 20000), width, 8, seed, cache=file)
+    field, codes = LatentField.from_autoencoder(encoder, decoder), encoder(digits("test", starts))
     table: dict[str, dict[str, float]] = {}
     found: dict[str, Attractors] = {}
     few, every = codes[:compared], f"trapping, {len(codes)} starts"
     ways = [(every, "trapping", codes), ("trapping", "trapping", few), ("picard", "picard", few)]
     for name, solver, z in ways if compared else ways[:1]:
-        begun = time.perf_counter(), time.process_time()
-        found[name] = field.attractors(z, solver=solver, max_steps=max_steps, seed=seed)
+        with timed() as row:
+            found[name] = field.attractors(z, solver=solver, max_steps=max_steps, seed=seed)
         table[name] = {
-            "seconds": time.perf_counter() - begun[0],
-            "processor seconds": time.process_time() - begun[1],
+            **row,
             "evaluations": found[name].evaluations / len(z),
             "attractors": len(found[name]),
             "reached one": float((found[name].basin >= 0).mean()),
@@ -179,13 +176,9 @@ def mnist(
         print(name, table[name], found[name], sep="\n", flush=True)
     if not compared:
         return table
-    begun = time.perf_counter(), time.process_time()
-    ends, spent = uncompacted(field, few, 1e-5 * found["picard"].scale, max_steps)
-    table["uncompacted"] = {
-        "seconds": time.perf_counter() - begun[0],
-        "processor seconds": time.process_time() - begun[1],
-        "evaluations": spent / len(few),
-    }
+    with timed() as row:
+        ends, spent = uncompacted(field, few, 1e-5 * found["picard"].scale, max_steps)
+    table["uncompacted"] = {**row, "evaluations": spent / len(few)}
     for name in (every, "trapping", "picard"):
         table[name]["same destination"] = agreement(field, found[name], ends, few)
         table[name]["of uncompacted evaluations"] = table[name]["evaluations"] * len(few) / spent
@@ -217,12 +210,10 @@ def peers(
     table = {}
     near = 1e-2 * float((z - z.mean(dim=0)).norm(dim=1).square().mean().sqrt())
     for name, way in ways.items():
-        begun = time.perf_counter(), time.process_time()
-        with torch.no_grad():
+        with timed() as row, torch.no_grad():
             reached = way(z)
         table[name] = {
-            "seconds": time.perf_counter() - begun[0],
-            "processor seconds": time.process_time() - begun[1],
+            **row,
             "settled": float((field.velocity(reached).norm(dim=1) <= tolerance).float().mean()),
             "same destination": float(((reached - ends).norm(dim=1) <= near).float().mean()),
         }
@@ -250,11 +241,8 @@ def descend(field: LatentField, z: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=data())
-    parser.add_argument("--starts", type=int, default=10000)
+    parser = parser_of(__doc__, "json", "seed")
+    parser.add_argument("--starts", type=int, default=10000, help="codes of MNIST; 0 for none")
     parser.add_argument(
         "--compared",
         type=int,
@@ -265,23 +253,18 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--max-steps", type=int, default=3000)
     parser.add_argument("--instances", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results: dict[str, object] = {}
     if options.instances:
         results["planted"] = planted(options.instances, options.seed)
         print(json.dumps(results["planted"], indent=2), flush=True)
-    if (options.data / "images" / "mnist.npz").is_file():
+        keep(options.json, results)
+    if options.starts:
         results["mnist"] = mnist(
-            options.data, options.starts, options.compared, options.width, options.max_steps, options.seed,
-            options.cache,
-        )  # fmt: skip
+            options.starts, options.compared, options.width, options.max_steps, options.seed, options.cache
+        )
         print(json.dumps(results["mnist"], indent=2))
-    else:
-        print(f"no MNIST in {options.data}: give --data")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    keep(options.json, results)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ takes longer than ``--seconds`` is a row that says so.
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from breadth_cases_timm import NO_HEAD, TIMM
 from breadth_cases_transformers import KINDS, NO_STATES, SIGNALS
 from breadth_heads import TASKS, Found, check, classes, section
-from harness import Rows
+from harness import Rows, parser_of
 
 import repdyn
 from repdyn.tracing import TracedModel
@@ -262,9 +261,7 @@ def _inputs(family: str, kind: str) -> Any:
 
 def main() -> None:
     """Run the checks that are missing and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/breadth.md"))
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--seconds", type=int, default=300)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
+from harness import data
 from torch import nn
 
 import repdyn
@@ -21,21 +21,19 @@ __all__ = ["cifar_resnet"]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def cifar_resnet(depth: int, data: Path) -> TracedModel:
+def cifar_resnet(depth: int) -> TracedModel:
     """ResNet-20 or -44: its points are all blocks, its head the linear layer.
 
     Parameters
     ----------
     depth
-        Layers, 6 n + 2.
-    data
-        The shared folder; it holds ``models/cifar_resnet{depth}.safetensors``.
+        Layers, 6 n + 2; the weights are ``models/cifar_resnet{depth}.safetensors`` of the shared folder.
     """
     from safetensors.torch import load_file
     from torchvision.transforms.functional import normalize, to_tensor
 
     module = ResNet(depth)
-    module.load_state_dict(load_file(data / "models" / f"cifar_resnet{depth}.safetensors"))
+    module.load_state_dict(load_file(data("models", f"cifar_resnet{depth}.safetensors")))
 
     def prepare(pictures: Sequence[Any]) -> torch.Tensor:
         """PIL images, or arrays ``(32, 32, 3)`` of bytes."""

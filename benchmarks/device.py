@@ -11,17 +11,16 @@ accelerator, ``--device cpu --size small`` runs every line of it. ``full`` has n
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness import keep, parser_of
+from pairs import paired
 from torch import Tensor, nn
 
 import repdyn
@@ -198,24 +197,15 @@ def costs(size: dict[str, int], device: torch.device) -> dict[str, Any]:
                 ("reader", partial(read.prepared, inputs, BATCH)),
                 ("MonitoredModel", partial(monitored.prepared, inputs, BATCH)),
             ):
-                ratios = []
-                for number in range(size["pairs"] + 2):
-                    taken = {}
-                    for one in (bare, run) if number % 2 else (run, bare):
-                        begun = synchronized(device)
-                        one()
-                        taken[one] = synchronized(device) - begun
-                    ratios.append(taken[run] / taken[bare])
-                found[f"{name}, {tokens} tokens"] = float(np.median(ratios[2:]))
+                found[f"{name}, {tokens} tokens"] = paired(bare, run, size["pairs"], device)["value"]
     return found
 
 
 def main() -> None:
     """Run all steps on both, print one line each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "json")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = devices.check_device(options.device)
     size = SIZES[options.size]
@@ -230,8 +220,7 @@ def main() -> None:
     for name, ratio in costs(size, device).items():
         rows[name] = {"ratio to the bare pass": ratio}
         print(f"{name:<40}{ratio:>8.3f} times the bare pass", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"device": str(device), "size": size, **rows}, indent=2) + "\n")
+    keep(options.json, {"device": str(device), "size": size, **rows})
 
 
 if __name__ == "__main__":

@@ -16,9 +16,6 @@ for the domain, fitted to its last point, stands in.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import gzip
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -26,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import once_json
-from koopman_models import DATA, SETTINGS, load, traced
+from harness import once_json, parser_of
+from koopman_models import SETTINGS, load, traced
 from numpy.typing import NDArray
+from stored_texts import rows_of
 
 from repdyn.disentangle import SKD, depth_factors, depth_swaps
 from repdyn.disentangle.depth import Head
@@ -48,12 +46,9 @@ _TOKENS, _LOGITS = 3, 2  # axes of a representation with tokens, of logits
 
 def main() -> None:
     """Run what has not been run, then print all."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, "seeds")
     parser.add_argument("--cache", type=Path, required=True, help="the folder of koopman_models.py")
     parser.add_argument("--models", nargs="*", choices=list(MIDDLE), default=list(MIDDLE))
-    parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     for name in arguments.models:
@@ -91,8 +86,7 @@ def read(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]:
 
 def domain(intents: NDArray[np.int64]) -> NDArray[np.int64]:
     """The domain of each of CLINC150's intents, which are numbered in the order of their names."""
-    with gzip.open(DATA / "text" / "clinc150.csv.gz", "rt", encoding="utf-8") as stream:
-        known = [row for row in csv.DictReader(stream) if row["split"] in ("train", "val", "test")]
+    known = [row for row in rows_of("clinc150") if row["split"] in ("train", "val", "test")]
     of = {row["label"]: row["domain"] for row in known}
     names = sorted(set(of.values()))
     return np.array([names.index(of[intent]) for intent in sorted(of)])[intents]

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness import parser_of
+
 PUBLISHED = {  # SSM-SKD: D_sd, D_mf
     "sprites": (0.9872, 0.9836),
     "dsprites": (0.9491, 0.9142),
@@ -63,13 +65,10 @@ S = TypeVar("S", Scale, Settings)
 
 def read_arguments(description: str | None) -> argparse.Namespace:
     """Flags: the study, and one for each setting that a scale has."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, "seeds")
     parser.add_argument("--data", choices=list(SSM), default="sprites")
     parser.add_argument("--model", choices=MODELS, nargs="*", default=list(MODELS))
     parser.add_argument("--scale", choices=["cpu", "full"], default="cpu")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--on", choices=["test", "validation"], default="test")
     parser.add_argument("--survival", type=int, metavar="SEEDS", help="only count the seeds that survive")
     parser.add_argument("--device", default=None)

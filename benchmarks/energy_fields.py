@@ -12,7 +12,6 @@ banks. Pairs of models are compared by their basins for the same inputs.
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
 from functools import partial
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Rows, table
+from harness import Rows, parser_of, table
 from numpy.typing import NDArray
 from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.metrics import adjusted_mutual_info_score
@@ -151,9 +150,7 @@ def pair(cache: Path, one: str, other: str, bank: int, starts: int) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder with stores of traced paths")
     parser.add_argument("--out", type=Path, required=True, help="rows, one for each model and point")
     parser.add_argument("--bank", type=int, default=3000)

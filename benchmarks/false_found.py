@@ -9,7 +9,6 @@ rounded to one decimal.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 import zlib
 from collections.abc import Callable
@@ -17,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import Rows
+from harness import Rows, parser_of
 
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.leakage import leakage
 from repdyn.fields import LatentField, align_fields, memorization
 from repdyn.koopman import KoopmanAutoencoder
-from repdyn.koopman.fidelity import KOOPMAN
+from repdyn.koopman.readout import KOOPMAN
 from repdyn.koopman.spectrum import decompose
 from repdyn.ood import DriftMonitor, KNNDetector, MahalanobisDetector, PathDetector, evaluate, recommend
 from repdyn.ood.path_chunks import Chunk
@@ -190,11 +189,10 @@ VERDICTS: dict[str, Verdict] = {
 
 def main() -> None:
     """Compute the cells that are missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__, seed=1)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--verdicts", default=",".join(VERDICTS))
-    parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = Rows(arguments.out, ("verdict", "data", "seed"), ("benchmarks/false_found.py", "repdyn"))

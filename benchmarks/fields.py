@@ -16,15 +16,11 @@ models        Alignment of two such surrogates, of two sentence encoders, on que
 
 All but the last three on MNIST auto-encoders trained here (``mnist_autoencoder``), probing also on published
 ones (``pretrained_autoencoders``); networks are kept in the cache with every finished run, so a killed study
-goes on. ``--data`` or ``REPDYN_DATA`` says where digits and weights are.
+goes on. ``REPDYN_DATA`` says where digits and weights are.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import gzip
-import json
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -35,9 +31,10 @@ import numpy as np
 import torch
 from cifar_networks import cifar_resnet
 from fields_tables import TABLES
-from harness import data, once_json
+from harness import data, keep, once_json, parser_of
 from mnist_autoencoder import digits, trained
 from pretrained_autoencoders import BurgessVAE, Taef2, cifar, padded_digits
+from stored_texts import queries
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -72,7 +69,6 @@ VARIED: dict[str, dict[str, Any]] = {
 
 
 def autoencoder(
-    data: Path,
     cache: Path,
     seed: int,
     *,
@@ -83,18 +79,18 @@ def autoencoder(
 ) -> tuple[nn.Module, nn.Module]:
     told = "-".join(f"{key}{value:g}" for key, value in sorted(how.items()))
     file = cache / f"fields-{width}-{count}-{epochs}-{told}-{seed}.pt"
-    return trained(digits(data, "train", count), width, epochs, seed, cache=file, **how)
+    return trained(digits("train", count), width, epochs, seed, cache=file, **how)
 
 
-def memorisation(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+def memorisation(cache: Path, seed: int, samples: int) -> dict[str, Any]:
     # As many unseen pictures as there are memories at the most: the more, the nearer is the nearest.
-    test = digits(data, "test", 5000)
+    test = digits("test", 5000)
     found = {}
     for name, change in VARIED.items():
 
         def measure(name: str = name, change: dict[str, Any] = change) -> dict[str, Any]:
-            field = LatentField.from_autoencoder(*autoencoder(data, cache, seed, **change))
-            train = digits(data, "train", change.get("count", MOST))[:5000]
+            field = LatentField.from_autoencoder(*autoencoder(cache, seed, **change))
+            train = digits("train", change.get("count", MOST))[:5000]
             result = memorization(field, train, test, max_starts=samples, max_steps=1500, seed=seed)
             print(f"{name}:\n{result}", flush=True)
             return result.to_dict()
@@ -104,35 +100,35 @@ def memorisation(data: Path, cache: Path, seed: int, samples: int) -> dict[str, 
     return found
 
 
-def tracking(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
-    tracker = AttractorTracker(digits(data, "test", samples), max_steps=1000, seed=seed)
+def tracking(cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    tracker = AttractorTracker(digits("test", samples), max_steps=1000, seed=seed)
 
     def watch(epoch: int, encoder: nn.Module, decoder: nn.Module) -> None:
         if epoch in (0, 1, 2, 4, 8, 15):
             tracker.update(epoch, LatentField.from_autoencoder(encoder, decoder))
 
-    trained(digits(data, "train", MOST), 16, EPOCHS, seed, watch=watch)
+    trained(digits("train", MOST), 16, EPOCHS, seed, watch=watch)
     print(tracker.history(), flush=True)
     return tracker.history().to_dict()
 
 
-def probing(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+def probing(cache: Path, seed: int, samples: int) -> dict[str, Any]:
     read: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor, int, int]] = {}
     for width in (16, 64):
-        pair = autoencoder(data, cache, seed, width=width)
-        read[f"trained here, {width} wide"] = (*pair, digits(data, "test", 1000), 2 * samples, 1000)
+        pair = autoencoder(cache, seed, width=width)
+        read[f"trained here, {width} wide"] = (*pair, digits("test", 1000), 2 * samples, 1000)
     # Convolutions: the map takes tens of times longer, so starts are fewer, and followed more briefly.
     for name in ("vae", "btcvae"):
-        vae = BurgessVAE(data / "models" / f"{name}_mnist.safetensors")
+        vae = BurgessVAE(data("models", f"{name}_mnist.safetensors"))
         read[f"{name}, 10 wide"] = (
             vae.encode,
             vae.decode,
-            padded_digits(data, "test", 1000),
+            padded_digits(data(), "test", 1000),
             samples // 3,
             300,
         )
-    taef2 = Taef2(data / "models", 16)
-    small = functional.avg_pool2d(cifar(data, "test", 400), 2)
+    taef2 = Taef2(data("models"), 16)
+    small = functional.avg_pool2d(cifar(data(), "test", 400), 2)
     read["TAEF2 on CIFAR-10, 128 wide"] = taef2.encode, taef2.decode, small, samples // 12, 100
     found = {}
     for name in read:
@@ -151,9 +147,9 @@ def probing(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
     return found
 
 
-def alignment(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
-    pictures = digits(data, "test", 4 * samples)
-    pair = [autoencoder(data, cache, s) for s in (2 * seed, 2 * seed + 1)]
+def alignment(cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    pictures = digits("test", 4 * samples)
+    pair = [autoencoder(cache, s) for s in (2 * seed, 2 * seed + 1)]
     fields = [LatentField.from_autoencoder(*networks) for networks in pair]
     codes = [encoder(pictures) for encoder, _ in pair]
     found = align_fields(*fields, *codes, max_steps=1000, seed=seed)
@@ -161,22 +157,20 @@ def alignment(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any
     return found.to_dict()
 
 
-def surrogate(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+def surrogate(cache: Path, seed: int, samples: int) -> dict[str, Any]:
     points = ["encoder.layer.0", "encoder.layer.2"]
     model = "paraphrase-MiniLM-L3-v2"
-    paths = traced(data, cache, model, points, "train", 10 * samples)
-    unseen = traced(data, cache, model, points, "test", 20 * samples)
+    paths = traced(cache, model, points, "train", 10 * samples)
+    unseen = traced(cache, model, points, "test", 20 * samples)
     return {point: swept(paths, point, seed, unseen) for point in points}
 
 
-def surrogate_pictures(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+def surrogate_pictures(cache: Path, seed: int, samples: int) -> dict[str, Any]:
     points, paths = ["layer2.2", "layer3"], []
     for split, count in (("train", 10 * samples), ("test", 20 * samples)):
-        bytes_ = (255 * cifar(data, split, count)).round().byte().permute(0, 2, 3, 1).numpy()
+        bytes_ = (255 * cifar(data(), split, count)).round().byte().permute(0, 2, 3, 1).numpy()
         out = cache / f"fields-resnet20-{split}-{count}.paths"
-        paths.append(
-            repdyn.trace(cifar_resnet(20, data), list(bytes_), points=points, out=out, batch_size=64)
-        )
+        paths.append(repdyn.trace(cifar_resnet(20), list(bytes_), points=points, out=out, batch_size=64))
     return {point: swept(paths[0], point, seed, paths[1]) for point in points}
 
 
@@ -203,7 +197,7 @@ def swept(paths: RepresentationPaths, point: str, seed: int, unseen: Representat
     }
 
 
-def models(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
+def models(cache: Path, seed: int, samples: int) -> dict[str, Any]:
     fields, codes = [], []
     for name, point in (
         ("paraphrase-MiniLM-L3-v2", "encoder.layer.2"),
@@ -212,28 +206,23 @@ def models(data: Path, cache: Path, seed: int, samples: int) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SurrogateWarning)
             fitted = SurrogateAutoencoder(seed=seed).fit(
-                traced(data, cache, name, [point], "train", 10 * samples), point
+                traced(cache, name, [point], "train", 10 * samples), point
             )
         print(fitted, flush=True)
         fields.append(fitted.field())
-        codes.append(fitted.encode(traced(data, cache, name, [point], "test", 4 * samples)[point]))
+        codes.append(fitted.encode(traced(cache, name, [point], "test", 4 * samples)[point]))
     found = align_fields(*fields, *codes, max_steps=1000, seed=seed)
     print(found, flush=True)
     return found.to_dict()
 
 
-def traced(
-    data: Path, cache: Path, name: str, points: list[str], split: str, count: int
-) -> RepresentationPaths:
-    with gzip.open(data / "text" / "clinc150.csv.gz", "rt", encoding="utf-8") as stream:
-        queries = [row["text"] for row in csv.DictReader(stream) if row["split"] == split]
-    chosen = np.random.default_rng(0).permutation(len(queries))[:count]
+def traced(cache: Path, name: str, points: list[str], split: str, count: int) -> RepresentationPaths:
     out = cache / f"fields-{name}-{'-'.join(points)}-{split}-{count}.paths"
     encoder = repdyn.load(f"packaged:{name}")
-    return repdyn.trace(encoder, [queries[i] for i in chosen], points=points, out=out, batch_size=64)
+    return repdyn.trace(encoder, queries(split, count), points=points, out=out, batch_size=64)
 
 
-STUDIES: dict[str, Callable[[Path, Path, int, int], dict[str, Any]]] = {
+STUDIES: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "memorisation": memorisation,
     "tracking": tracking,
     "probing": probing,
@@ -245,29 +234,21 @@ STUDIES: dict[str, Callable[[Path, Path, int, int], dict[str, Any]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, "cache", "json", "seeds")
     parser.add_argument("study", choices=list(STUDIES))
-    parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=300, help="starts that are followed")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--data", type=Path, default=data())
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    options.cache.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in range(options.seeds):
         file = options.cache / f"fields-{options.study}-{options.samples}-{seed}.json"
         print(f"\n{options.study}, seed {seed}", flush=True)
-        study = partial(STUDIES[options.study], options.data, options.cache, seed, options.samples)
+        study = partial(STUDIES[options.study], options.cache, seed, options.samples)
         results.append(once_json(file, study, SOURCES, _plain))
     print(
         f"\n{options.study}, {options.seeds} seeds: mean, and the lowest and highest end of their intervals"
     )
     print("\n".join(TABLES[options.study](results)))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    keep(options.json, results)
 
 
 def _plain(value: Any) -> Any:

@@ -20,13 +20,12 @@ first look at seeds 0 to 2; the benchmark's own start at 10.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows
+from harness import Rows, parser_of
 
 from repdyn.datasets import PLANTED
 from repdyn.topology import FlowAutoencoder, LevelSetTree, alpha_persistence
@@ -156,13 +155,11 @@ def dimensions_table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "minutes", seeds=10)
     parser.add_argument("--sets", nargs="+", default=list(PLANTED), choices=list(PLANTED))
     parser.add_argument("--methods", nargs="+", default=None, choices=[RAW, *METHODS])
     parser.add_argument("--dimensions", action="store_true", help="find the number of informative dimensions")
-    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="first seed")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--out", type=Path, default=Path("flow.jsonl"))
     arguments = parser.parse_args()
     methods = arguments.methods or (

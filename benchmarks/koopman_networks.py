@@ -10,7 +10,6 @@ Kriener, Göltz and Petrovici (2021), The Yin-Yang dataset, arXiv 2102.08211.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import data
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -215,11 +215,8 @@ def _class_of(x: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def mnist(part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images ``(N, 28, 28)`` and labels of ``"train"`` or ``"test"``, from the folder ``$REPDYN_DATA``."""
-    folder = os.environ.get("REPDYN_DATA")
-    if folder is None:
-        raise SystemExit("set REPDYN_DATA to the folder that holds images/mnist.npz")
-    with np.load(Path(folder) / "images" / "mnist.npz") as found:
+    """Images ``(N, 28, 28)`` and labels of ``"train"`` or ``"test"``."""
+    with np.load(data("images", "mnist.npz")) as found:
         return found[f"x_{part}"], found[f"y_{part}"].astype(np.int64)
 
 

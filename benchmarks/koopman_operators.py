@@ -13,13 +13,12 @@ their neighbours. Every fit is kept in the cache.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import once_json
+from harness import once_json, parser_of
 from koopman_networks import paths_of
 from koopman_paper import STUDIES, network_of, over_seeds
 from numpy.typing import NDArray
@@ -162,9 +161,7 @@ def report(name: str, pair: Pair, seeds: int, folder: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = parser_of(__doc__, "cache", "seeds")
     parser.add_argument("--paths", nargs="*", default=[], metavar="NAME=TRAIN,TEST")
     given = parser.parse_args()
     folder = given.cache / "operators"

@@ -21,7 +21,6 @@ Kriener, Göltz and Petrovici (2021), The Yin-Yang dataset, arXiv 2102.08211.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import once_json
+from harness import once_json, parser_of
 from koopman_networks import (
     Draw,
     Recipe,
@@ -49,7 +48,7 @@ from torch import Tensor
 from repdyn.intervals import Estimate
 from repdyn.koopman import KoopmanAutoencoder, controls
 from repdyn.koopman.edited import EditedKoopman
-from repdyn.koopman.fidelity import KOOPMAN, unexplained
+from repdyn.koopman.readout import KOOPMAN, unexplained
 from repdyn.paths import RepresentationPaths, open_paths
 
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -316,10 +315,8 @@ def table(study: Study, seeds: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps finished stages")
+    parser = parser_of(__doc__, "cache", seeds=5)
     parser.add_argument("--data", choices=sorted(STUDIES), default="yin-yang")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--published", action="store_true", help="the paper's training settings")
     given = parser.parse_args()
     cache = given.cache / (f"{given.data}-published" if given.published else given.data)

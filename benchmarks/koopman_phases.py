@@ -9,11 +9,11 @@ found on training paths, errors are of test paths.
 
 from __future__ import annotations
 
-import argparse
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+from harness import parser_of
 from koopman_models import SETTINGS
 from numpy.typing import NDArray
 from scipy.linalg import expm
@@ -65,9 +65,7 @@ LAYOUTS = (
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder of koopman_models.py")
     parser.add_argument("--models", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--planted", type=int, default=20, help="draws of each planted layout")

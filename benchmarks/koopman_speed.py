@@ -13,7 +13,6 @@ does not depend on what is learned.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import parser_of
 from koopman_networks import Recipe, ResidualNetworks, mnist, paths_of, pixels, yin_yang
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -151,7 +151,7 @@ def compare(name: str, rounds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     given = parser.parse_args()

@@ -26,13 +26,12 @@ Naitzat, Zhitnikov and Lim (2020), Topology of deep neural networks, JMLR 21.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import once_json
+from harness import once_json, parser_of
 from koopman_networks import paths_of
 from koopman_paper import STUDIES, Study, autoencoder_of, network_of, over_seeds
 from numpy.typing import NDArray
@@ -194,12 +193,8 @@ def second_claim(seeds: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Run what has not been run, then answer."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps finished stages")
+    parser = parser_of(__doc__, "cache", seeds=5)
     parser.add_argument("--data", choices=sorted(STUDIES), default="yin-yang")
-    parser.add_argument("--seeds", type=int, default=5)
     given = parser.parse_args()
     cache = given.cache / given.data
     cache.mkdir(parents=True, exist_ok=True)

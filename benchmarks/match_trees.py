@@ -28,9 +28,6 @@ of the one half stand for their nearest in the other), for trees on points as th
 
 from __future__ import annotations
 
-import argparse
-import csv
-import gzip
 import itertools
 import time
 from functools import cache, partial
@@ -38,10 +35,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, data
+from harness import Rows, data, parser_of
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
+from stored_texts import rows_of
 
 from repdyn.topology import LevelSetTree
 from repdyn.translation import match_trees
@@ -57,7 +55,6 @@ RAW = ", raw"
 MANY = 64  # dimensions in which random directions are nearly at right angles
 PLANTED = ("same", "same, in groups", "a third unshared", "one split in two", "same, equally far")
 NEGATIVE = ("unrelated", "unrelated, in groups", "unrelated, equally far", "unrelated, at right angles")
-DATA = data()
 SOURCES = ("benchmarks/match_trees.py", "repdyn/topology", "repdyn/translation")
 
 
@@ -131,13 +128,12 @@ def real(name: str) -> tuple[Array, Array]:
     if name == "digits":
         x, labels = load_digits(return_X_y=True)
     elif name in ("banking77", "clinc150"):
-        with gzip.open(DATA / "text" / f"{name}.csv.gz", "rt", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
+        rows = rows_of(name)
         x = TfidfVectorizer(min_df=3, sublinear_tf=True).fit_transform([row["text"] for row in rows])
         x = TruncatedSVD(COMPONENTS, random_state=0).fit_transform(x)
         _, labels = np.unique([row["label"] for row in rows], return_inverse=True)
     else:
-        held = np.load(DATA / "images" / f"{name}.npz", allow_pickle=False)
+        held = np.load(data("images", f"{name}.npz"), allow_pickle=False)
         x, labels = held["x_test"].reshape(-1, 28 * 28) / 255.0, held["y_test"]
     x = np.asarray(x, dtype=np.float64)
     chosen = np.random.default_rng(0).permutation(len(x))[: 2 * REAL_POINTS]
@@ -327,8 +323,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser = parser_of(__doc__, seeds=10)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--real", action="store_true", help="the real sets in place of the planted ones")
     parser.add_argument("--matchers", action="store_true", help="quadratic assignment beside POT's matchers")

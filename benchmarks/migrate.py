@@ -12,14 +12,13 @@ the old ones; nDCG@10 and recall@10 are given as a share of those of the index e
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, table
+from harness import Rows, parser_of, table
 from migrate_data import SETS, embedded, read_set
 from numpy.typing import NDArray
 
@@ -132,8 +131,7 @@ def calibrate(models: str, name: str, cache: Path, held_out: int = 150) -> None:
 
 def main() -> None:
     """Measure what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, required=True)
+    parser = parser_of(__doc__, "cache")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--sets", nargs="*", default=SETS)

@@ -7,7 +7,6 @@ Run on its own, it embeds everything and keeps it: ``python benchmarks/migrate_d
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import sys
@@ -19,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import data
+from harness import data, made_once
 from numpy.typing import NDArray
+from stored_texts import rows_of
 
 import repdyn
 from repdyn.datasets import documentation_corpus
@@ -70,8 +70,7 @@ def _cranfield() -> RetrievalSet:
 
 def _intents(name: str) -> RetrievalSet:
     """A query of the test part asks for training queries of its intent."""
-    with gzip.open(data("text", f"{name}.csv.gz"), "rt", encoding="utf-8") as lines:
-        rows = [row for row in csv.DictReader(lines) if "oos" not in row["split"]]
+    rows = [row for row in rows_of(name) if "oos" not in row["split"]]
     generator = np.random.default_rng(0)
     known = [row for row in rows if row["split"] == "train"]
     known = [known[k] for k in generator.permutation(len(known))]
@@ -91,8 +90,7 @@ def _intents(name: str) -> RetrievalSet:
 
 def _stsb() -> RetrievalSet:
     """A sentence asks for the ones that people scored 4 or more; the other texts are of Tatoeba."""
-    with gzip.open(data("text", "stsb_en.csv.gz"), "rt", encoding="utf-8") as lines:
-        pairs = [(row["a"], row["b"], float(row["score"])) for row in csv.DictReader(lines)]
+    pairs = [(row["a"], row["b"], float(row["score"])) for row in rows_of("stsb_en")]
     index = list(dict.fromkeys(b for _, b, _ in pairs))
     place = {text: number for number, text in enumerate(index)}
     answers: dict[str, list[int]] = {}
@@ -102,8 +100,7 @@ def _stsb() -> RetrievalSet:
     asked = list(answers)[:QUERIES]
     others: dict[str, None] = dict.fromkeys(a for a, _, _ in pairs if a not in place and a not in answers)
     for language in ("deu", "fra", "por", "spa"):
-        with gzip.open(data("text", f"tatoeba_{language}_eng.csv.gz"), "rt", encoding="utf-8") as lines:
-            others |= dict.fromkeys(row["eng"] for row in csv.DictReader(lines))
+        others |= dict.fromkeys(row["eng"] for row in rows_of(f"tatoeba_{language}_eng"))
     return RetrievalSet(index[:INDEX], list(others)[:OTHERS], asked, [answers[a] for a in asked])
 
 
@@ -135,15 +132,12 @@ _SETS: dict[str, Callable[[], RetrievalSet]] = {
 
 def embedded(name: str, model: str, part: str, cache: Path) -> NDArray[np.float32]:
     """The final embeddings of one part of a set under a model, made now or before."""
-    file = cache / f"{name}-{model}-{part}.npy"
-    if not file.exists():
+
+    def make(file: Path) -> None:
         texts = getattr(read_set(name), part)
-        cache.mkdir(parents=True, exist_ok=True)
-        made = np.asarray(_ENCODERS[model](texts, part == "queries"), dtype=np.float32)
-        scratch = file.with_suffix(".part.npy")
-        np.save(scratch, made)
-        scratch.rename(file)
-    return np.asarray(np.load(file, allow_pickle=False))
+        np.save(file, np.asarray(_ENCODERS[model](texts, part == "queries"), dtype=np.float32))
+
+    return np.asarray(np.load(made_once(cache / f"{name}-{model}-{part}.npy", make), allow_pickle=False))
 
 
 def _minilm(name: str) -> Callable[[Sequence[str], bool], Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import data
 from torch import Tensor, nn
 
 from repdyn.progress import track
@@ -18,9 +19,9 @@ BATCH = 256
 RATE = 1e-3
 
 
-def digits(data: Path, split: str, count: int | None = None) -> Tensor:
+def digits(split: str, count: int | None = None) -> Tensor:
     """Pictures of one split (``"train"`` or ``"test"``) as rows of values in [0, 1], ``(N, 784)``."""
-    with np.load(data / "images" / "mnist.npz") as file:
+    with np.load(data("images", "mnist.npz")) as file:
         pictures = file[f"x_{split}"][:count]
     return torch.from_numpy(pictures.reshape(len(pictures), -1)).float() / 255
 

@@ -21,19 +21,17 @@ stands in every table. Needs the extra ``bench``, and SmolLM2 the package ``llm-
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import data
+from harness import keep, made_once, once_json, parser_of, seconds
 from ood_baselines import baselines
-from ood_samples import Drawn
+from ood_samples import Drawn, Setting
 from ood_settings import settings
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -131,14 +129,11 @@ def _union(drawn: Drawn, seed: int) -> UnionDetector:
 
 def _merge(scores: dict[str, Any], kept: Path, make: Callable[[], dict[str, dict[str, Any]]]) -> None:
     """Add scores from a file, which is made if it is not there."""
-    if not kept.is_file():
-        scratch = kept.with_suffix(".part.npz")
-        made = make()
-        np.savez(
-            scratch, **{f"{n}|{where}": array for n, row in made.items() for where, array in row.items()}
-        )
-        scratch.rename(kept)
-    with np.load(kept) as file:
+
+    def save(file: Path) -> None:
+        np.savez(file, **{f"{n}|{where}": x for n, row in make().items() for where, x in row.items()})
+
+    with np.load(made_once(kept, save)) as file:
         for key in file.files:
             name, _, where = key.partition("|")
             scores.setdefault(name, {})[where] = file[key]
@@ -267,44 +262,37 @@ def _figures(runs: list[dict[str, Any]], name: str, where: str, metric: str) -> 
     return (*means, float(np.std([row["value"] for row in rows])))
 
 
+def cell(setting: Setting, seed: int, kept: Path, surrogate: bool) -> dict[str, Any]:
+    """One setting with one seed, and the processor time that it took."""
+    with seconds() as spent:
+        found = run(setting.draw(seed), seed, kept, surrogate=surrogate, advice=seed == 0)
+    return found | {"processor seconds": spent()}
+
+
 def main() -> None:
     """Run what is missing, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = parser_of(__doc__, "cache", "json", "seeds")
     parser.add_argument("--setting", choices=list("ABCDE"), required=True)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--foreign", type=int, default=500, help="samples of each foreign set of pictures")
     parser.add_argument("--test", type=int, default=1000, help="test samples, settings B, C and D")
     parser.add_argument("--fit", type=int, default=3000, help="fitted samples, setting D")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    folder = data()
-    options.cache.mkdir(parents=True, exist_ok=True)
     # What a surrogate warns of (it expands, it has one attractor) is a finding of the field, not of these.
     warnings.simplefilter("ignore", SurrogateWarning)
     warnings.simplefilter("ignore", ConvergenceWarning)
     results: dict[str, list[dict[str, Any]]] = {}
     sizes = {"foreign": options.foreign, "test": options.test, "fit": options.fit}
-    for setting in settings(options.setting, folder, options.cache, sizes):
+    for setting in settings(options.setting, options.cache, sizes):
         runs: list[dict[str, Any]] = []
         for seed in range(options.seeds):
             told = (setting.name, options.foreign, options.test, options.fit, seed)
             name = "-".join(map(str, told)).replace(" ", "-").replace(",", "")
-            file = options.cache / f"{name}.json"
-            if not file.is_file():
-                scratch = file.with_suffix(".part")
-                begun = time.process_time()
-                drawn, kept = setting.draw(seed), file.with_suffix(".npz")
-                found = run(drawn, seed, kept, surrogate=options.setting != "E", advice=seed == 0)
-                found["processor seconds"] = time.process_time() - begun
-                scratch.write_text(json.dumps(found, indent=1))
-                scratch.rename(file)
-            runs.append(json.loads(file.read_text()))
+            file, surrogate = options.cache / f"{name}.json", options.setting != "E"
+            runs.append(once_json(file, partial(cell, setting, seed, file.with_suffix(".npz"), surrogate)))
         results[setting.name] = runs
         print(f"\n{setting.name}, {options.seeds} seeds", *summary(runs), sep="\n", flush=True)
     print("", *overall(results), sep="\n")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    keep(options.json, results)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,18 @@ by ``save_pretrained``.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import data
+from harness import keep, parser_of
 from ood_token_texts import text_sets
+from pairs import median
 from sklearn.covariance import LedoitWolf
 
 import repdyn
-from repdyn.intervals import bootstrap
 from repdyn.ood import (
     GenerationMonitor,
     PathDetector,
@@ -46,16 +44,12 @@ Sets = dict[str, dict[str, np.ndarray]]
 
 def main() -> None:
     """Read what is missing, print the table and the overhead."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = parser_of(__doc__, "cache", "json", "seed")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.cache.mkdir(parents=True, exist_ok=True)
     model = repdyn.load(options.model)
-    texts = text_sets(data(), options.seed, SIZES)
+    texts = text_sets(options.seed, SIZES)
     sets = {
         name: _read(model, own, options.cache / f"{name.replace(' ', '-')}.npz")
         for name, own in texts.items()
@@ -63,8 +57,7 @@ def main() -> None:
     found: dict[str, Any] = {"table": _table(_scores(sets, options.seed), options.seed)}
     found["overhead"] = overhead(model, texts)
     print(f"share of the time of generate that the monitor adds: {found['overhead']}")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    keep(options.json, found)
 
 
 def _points(model: Any) -> list[str]:
@@ -213,7 +206,7 @@ def overhead(model: Any, texts: dict[str, list[str]]) -> Any:
         )
         shares.append(spent[0] / (time.process_time() - begun - spent[0]))
     generation._Stream._keep = real  # type: ignore[method-assign]
-    return bootstrap(lambda x: float(np.median(x)), np.array(shares[2:])).to_dict()
+    return median(shares[2:]).to_dict()
 
 
 if __name__ == "__main__":

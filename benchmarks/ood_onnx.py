@@ -8,8 +8,6 @@ The graph runs in ONNX Runtime on one thread, as the module does. Needs the extr
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from harness import data
+from harness import data, keep, parser_of
 from stored_pictures import jpegs, square
 
 import repdyn
@@ -31,8 +29,7 @@ KINDS = (PathDetector, GuidedEnergyDetector, UnionDetector)
 
 def main() -> None:
     """Export and compare each kind."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = parser_of(__doc__, "json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     pictures = [square(p, SIDE) for p in jpegs(data("images", "imagenet_sample_160.npz"))]
@@ -47,8 +44,7 @@ def main() -> None:
     for kind in KINDS:
         found[kind.__name__] = _compare(MonitoredModel(model, kind().fit(paths)), batches)
         print(kind.__name__, found[kind.__name__], flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    keep(options.json, found)
 
 
 def _compare(monitored: MonitoredModel, batches: list[torch.Tensor]) -> dict[str, Any]:

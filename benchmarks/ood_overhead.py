@@ -10,19 +10,18 @@ classes. All in processor seconds, which other programs on the machine disturb l
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness import keep, parser_of
+from pairs import median
 from torch import Tensor, nn
 
 import repdyn
-from repdyn.intervals import bootstrap
 from repdyn.ood import PathDetector, UnionDetector
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
@@ -109,25 +108,21 @@ def measure(
     return {
         "points": len(widths),
         "dimensions": sum(widths.values()),
-        "overhead": bootstrap(lambda r: float(np.median(r)), ratio).to_dict(),
+        "overhead": median(ratio).to_dict(),
         "milliseconds of a pass": 1e3 * float(np.median(alone)),
         "inputs a processor second": rates,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, "json")
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = {}
     for name, (module, points, batch) in models().items():
         results[name] = measure(module, points, batch, options.rounds)
         print(name, json.dumps(results[name], indent=1), sep="\n", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    keep(options.json, results)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from cifar_networks import cifar_resnet
+from harness import data
 from mnist_autoencoder import trained
 from ood_samples import Array, Drawn, Setting, Traced, drawn, in_memory
 from PIL import Image, ImageFilter
@@ -54,16 +55,16 @@ IMAGENET_MODELS = ("efficientnet-lite0", "mobilenetv2")
 # A: ImageNet pictures through ImageNet models.
 
 
-def imagenet(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+def imagenet(cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     """Setting A: the ImageNet sample through two models of ImageNet."""
     found = []
     for name in IMAGENET_MODELS:
-        inside = imagenet_sample(data, cache, name, 160)
-        foreign = _foreign_pictures(data, cache, name, 160, sizes["foreign"], cifar=True, native=160)
+        inside = imagenet_sample(cache, name, 160)
+        foreign = _foreign_pictures(cache, name, 160, sizes["foreign"], cifar=True, native=160)
         broken = _traced_pictures(
-            data, cache, name, "imagenet-shuffled", 160, lambda: shuffled(_imagenet_pictures(data), 160)
+            cache, name, "imagenet-shuffled", 160, lambda: shuffled(_imagenet_pictures(), 160)
         )
-        head = head_of(picture_model(name, data, 160))
+        head = head_of(picture_model(name, 160))
         found.append(Setting(f"A {name}", _drawer(inside, foreign, head, broken)))
     return found
 
@@ -80,37 +81,37 @@ def _drawer(
     return draw
 
 
-def _imagenet_pictures(data: Path) -> list[Image.Image]:
-    return jpegs(data / "images" / "imagenet_sample_160.npz")
+def _imagenet_pictures() -> list[Image.Image]:
+    return jpegs(data("images", "imagenet_sample_160.npz"))
 
 
-def imagenet_sample(data: Path, cache: Path, model: str, side: int) -> Traced:
+def imagenet_sample(cache: Path, model: str, side: int) -> Traced:
     """The sample itself, with its labels."""
-    with np.load(data / "images" / "imagenet_sample_160.npz") as file:
+    with np.load(data("images", "imagenet_sample_160.npz")) as file:
         labels = file["label"]
-    return _traced_pictures(data, cache, model, "imagenet", side, lambda: _imagenet_pictures(data), labels)
+    return _traced_pictures(cache, model, "imagenet", side, lambda: _imagenet_pictures(), labels)
 
 
 def _foreign_pictures(
-    data: Path, cache: Path, model: str, side: int, count: int, *, cifar: bool, native: int
+    cache: Path, model: str, side: int, count: int, *, cifar: bool, native: int
 ) -> dict[str, Traced]:
     """Foreign sets, no sharper than ``native`` by ``native`` pixels, as the in-distribution pictures are."""
     sources: dict[str, Callable[[], list[Image.Image]]] = {
-        "textures": lambda: jpegs(data / "images" / "textures_dtd10_160.npz", count=count),
-        "KMNIST": lambda: digit_pictures(data / "images" / "kmnist_test.npz", count),
+        "textures": lambda: jpegs(data("images", "textures_dtd10_160.npz"), count=count),
+        "KMNIST": lambda: digit_pictures(data("images", "kmnist_test.npz"), count),
         "smooth noise": lambda: smooth_noise(min(count, 300), 160),
     }
     if cifar:
-        sources["CIFAR-10"] = lambda: jpegs(data / "images" / "cifar10_jpeg.npz", "_test", count)
+        sources["CIFAR-10"] = lambda: jpegs(data("images", "cifar10_jpeg.npz"), "_test", count)
     else:
-        sources["ImageNet"] = lambda: _imagenet_pictures(data)[:count]
-        sources["Fashion-MNIST"] = lambda: digit_pictures(data / "images" / "fashion_mnist.npz", count)
+        sources["ImageNet"] = lambda: _imagenet_pictures()[:count]
+        sources["Fashion-MNIST"] = lambda: digit_pictures(data("images", "fashion_mnist.npz"), count)
     found = {}
     for name, make in sources.items():
         source = name.lower().replace(" ", "-")
         if native < side:
             source, make = f"{source}-of-{native}", partial(_shrunk, make, native)
-        found[name] = _traced_pictures(data, cache, model, source, side, make)
+        found[name] = _traced_pictures(cache, model, source, side, make)
     return found
 
 
@@ -121,22 +122,21 @@ def _shrunk(make: Callable[[], list[Image.Image]], side: int) -> list[Image.Imag
 # B: CIFAR-10 pictures through an ImageNet model and through networks trained on them.
 
 
-def cifar(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+def cifar(cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     """Setting B: CIFAR-10 through a model of ImageNet and two that were trained on it."""
     found = []
     for name, side in (("efficientnet-lite0", 96), ("cifar-resnet20", 32), ("cifar-resnet44", 32)):
-        train = cifar_split(data, cache, name, side, "_train", None)
-        test = cifar_split(data, cache, name, side, "_test", 2 * sizes["test"])
-        foreign = _foreign_pictures(data, cache, name, side, sizes["foreign"], cifar=False, native=32)
+        train = cifar_split(cache, name, side, "_train", None)
+        test = cifar_split(cache, name, side, "_test", 2 * sizes["test"])
+        foreign = _foreign_pictures(cache, name, side, sizes["foreign"], cifar=False, native=32)
         foreign["patches shuffled"] = _traced_pictures(
-            data,
             cache,
             name,
             "cifar-shuffled",
             side,
-            lambda: shuffled(jpegs(data / "images" / "cifar10_jpeg.npz", "_test", sizes["foreign"]), 32),
+            lambda: shuffled(jpegs(data("images", "cifar10_jpeg.npz"), "_test", sizes["foreign"]), 32),
         )
-        head = head_of(picture_model(name, data, side))
+        head = head_of(picture_model(name, side))
         found.append(Setting(f"B {name}", _split_drawer(train, test, foreign, head, sizes["test"])))
     return found
 
@@ -159,13 +159,12 @@ def _split_drawer(
     return draw
 
 
-def cifar_split(data: Path, cache: Path, model: str, side: int, split: str, count: int | None) -> Traced:
+def cifar_split(cache: Path, model: str, side: int, split: str, count: int | None) -> Traced:
     """One split, or as many of its pictures as ``count`` says."""
-    file = data / "images" / "cifar10_jpeg.npz"
+    file = data("images", "cifar10_jpeg.npz")
     with np.load(file) as stored:
         labels = stored[f"label{split}"]
     return _traced_pictures(
-        data,
         cache,
         model,
         f"cifar{split}",
@@ -178,16 +177,16 @@ def cifar_split(data: Path, cache: Path, model: str, side: int, split: str, coun
 # D: digits through an auto-encoder.
 
 
-def digits(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+def digits(cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     """Setting D: digits through an auto-encoder."""
-    with np.load(data / "images" / "mnist.npz") as file:
+    with np.load(data("images", "mnist.npz")) as file:
         # The auto-encoder has seen none of what a detector is fitted or calibrated on.
         train, rest = np.split(file["x_train"][: 2 * DIGITS], [DIGITS])
         test = file["x_test"][: sizes["test"]]
     count = sizes["foreign"]
     foreign = {
-        "Fashion-MNIST": first(data / "images" / "fashion_mnist.npz", count),
-        "KMNIST": first(data / "images" / "kmnist_test.npz", count),
+        "Fashion-MNIST": first(data("images", "fashion_mnist.npz"), count),
+        "KMNIST": first(data("images", "kmnist_test.npz"), count),
         "inverted": 255 - test[:count],
         "rotated": np.rot90(test[:count], axes=(1, 2)),
         "blurred": np.stack(
@@ -231,7 +230,6 @@ def _coded(pictures: Array, encoder: nn.Module) -> Traced:
 
 
 def _traced_pictures(
-    data: Path,
     cache: Path,
     name: str,
     source: str,
@@ -246,7 +244,7 @@ def _traced_pictures(
     if not done.is_file():
         coded = [through_jpeg(picture, side) for picture in make()]
         np.save(statistics, np.array([row for _, row in coded]))
-        model = picture_model(name, data, side)
+        model = picture_model(name, side)
         repdyn.trace(model, [picture for picture, _ in coded], labels=labels, out=out, batch_size=32)
         done.touch()
     paths = repdyn.open_paths(out)
@@ -256,10 +254,10 @@ def _traced_pictures(
 # Models.
 
 
-def picture_model(name: str, data: Path, side: int) -> Any:
+def picture_model(name: str, side: int) -> Any:
     """A model that takes pictures of ``side`` by ``side`` pixels as they are, at its own mean and spread."""
     if name.startswith("cifar-"):
-        return cifar_resnet(int(name.removeprefix("cifar-resnet")), data)
+        return cifar_resnet(int(name.removeprefix("cifar-resnet")))
     from timm.data import resolve_model_data_config
     from torchvision.transforms.functional import normalize, to_tensor
 

@@ -25,24 +25,24 @@ FEW = 1000
 """Samples of a held-out part, setting E, at most."""
 
 
-def settings(letter: str, data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+def settings(letter: str, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     """The models of one setting, traced (or found in the cache)."""
     makers = {"A": imagenet, "B": cifar, "C": clinc, "D": digits, "E": _near}
-    return makers[letter](data, cache, sizes)
+    return makers[letter](cache, sizes)
 
 
-def _near(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+def _near(cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     """Animals against other ImageNet classes, six CIFAR classes against four, 100 intents against 50."""
     found = []
     for name in IMAGENET_MODELS:
-        inside = imagenet_sample(data, cache, name, 160)
-        known, head = np.asarray(inside.paths.labels) < 398, head_of(picture_model(name, data, 160))
+        inside = imagenet_sample(cache, name, 160)
+        known, head = np.asarray(inside.paths.labels) < 398, head_of(picture_model(name, 160))
         draw = _classes_drawer(inside, lambda _, k=known: k, head)
         found.append(Setting(f"E ImageNet animals, {name}", draw))
-    train = cifar_split(data, cache, "efficientnet-lite0", 96, "_train", None)
-    head = head_of(picture_model("efficientnet-lite0", data, 96))
+    train = cifar_split(cache, "efficientnet-lite0", 96, "_train", None)
+    head = head_of(picture_model("efficientnet-lite0", 96))
     found.append(Setting("E CIFAR classes, efficientnet-lite0", _random_classes(train, 6, head)))
-    texts = queries(data)["train"]
+    texts = queries()["train"]
     for name in SENTENCE_ENCODERS:
         traced = traced_texts(name, "train", texts, cache)
         found.append(Setting(f"E CLINC150 intents, {name}", _random_classes(traced, 100, None)))

@@ -10,12 +10,8 @@ accuracy that a linear probe of the last point loses, and the share of out-of-sc
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import numpy as np
-from harness import data
+from harness import keep, parser_of
 from ood_texts import queries
 from sklearn.linear_model import LogisticRegression
 
@@ -50,14 +46,10 @@ def other_case(text: str, rate: float, generator: np.random.Generator) -> str:
 
 def main() -> None:
     """Trace, fit, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True)
+    parser = parser_of(__doc__, "cache", "json", "seed")
     parser.add_argument("--model", default="paraphrase-MiniLM-L3-v2")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    options.cache.mkdir(parents=True, exist_ok=True)
-    generator, rows = np.random.default_rng(options.seed), queries(data())
+    generator, rows = np.random.default_rng(options.seed), queries()
     model = repdyn.load(f"packaged:{options.model}")
     points = ["embeddings", *(point for point in model.default_points if point != model.final)]
 
@@ -89,8 +81,7 @@ def main() -> None:
         print(name, {key: round(value, 3) for key, value in found[name].items()}, flush=True)
     flags = fitted["union"].predict(sets["clean"]) < 0
     print("clean, union:", share_interval(flags))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    keep(options.json, found)
 
 
 if __name__ == "__main__":

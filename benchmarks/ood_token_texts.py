@@ -8,13 +8,12 @@ another kind (CLINC150), which are the near set.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from stored_texts import rows_of
 
 __all__ = ["text_sets"]
 
@@ -43,11 +42,11 @@ THEN = (
 )
 
 
-def text_sets(data: Path, seed: int, sizes: dict[str, int]) -> dict[str, list[str]]:
+def text_sets(seed: int, sizes: dict[str, int]) -> dict[str, list[str]]:
     """Texts by set; ``sizes`` gives those of ``fit``, ``calibration``, ``test`` and ``foreign``."""
     generator = np.random.default_rng(seed)
-    usual = sorted({*_column(data, "stsb_en", "a"), *_column(data, "stsb_en", "b")})
-    both = [sorted({t for c in LANGUAGES.values() for t in _column(data, f"tatoeba_{c}_eng", "eng")}), usual]
+    usual = sorted({*_column("stsb_en", "a"), *_column("stsb_en", "b")})
+    both = [sorted({t for c in LANGUAGES.values() for t in _column(f"tatoeba_{c}_eng", "eng")}), usual]
     parts = ("fit", "calibration", "test")
     drawn: dict[str, list[str]] = {part: [] for part in parts}
     for source in both:
@@ -58,7 +57,7 @@ def text_sets(data: Path, seed: int, sizes: dict[str, int]) -> dict[str, list[st
             begun = stop
     count = sizes["foreign"]
     for name, code in LANGUAGES.items():
-        drawn[name] = _some(_column(data, f"tatoeba_{code}_eng", code), count, generator)
+        drawn[name] = _some(_column(f"tatoeba_{code}_eng", code), count, generator)
     drawn["source code"] = _some(list(_code()), count, generator)
     kept = _some([text for text in drawn["test"] if len(text.split()) > 4], count, generator)
     drawn["shuffled words"] = [" ".join(generator.permutation(text.split())) for text in kept]
@@ -66,7 +65,7 @@ def text_sets(data: Path, seed: int, sizes: dict[str, int]) -> dict[str, list[st
         f"{text} {FIRST[generator.integers(len(FIRST))].format(THEN[generator.integers(len(THEN))])}"
         for text in _some(drawn["test"], count, generator)
     ]
-    queries = [row["text"] for row in _rows(data, "clinc150") if row["split"] == "test"]
+    queries = [row["text"] for row in rows_of("clinc150") if row["split"] == "test"]
     drawn["queries"] = _some(queries, count, generator)
     return drawn
 
@@ -75,13 +74,8 @@ def _some(texts: list[str], count: int, generator: np.random.Generator) -> list[
     return [texts[k] for k in generator.permutation(len(texts))[:count]]
 
 
-def _rows(data: Path, name: str) -> Iterator[dict[str, str]]:
-    with gzip.open(data / "text" / f"{name}.csv.gz", "rt", encoding="utf-8") as stream:
-        yield from csv.DictReader(stream)
-
-
-def _column(data: Path, name: str, column: str) -> list[str]:
-    return [row[column] for row in _rows(data, name)]
+def _column(name: str, column: str) -> list[str]:
+    return [row[column] for row in rows_of(name)]
 
 
 def _code() -> Iterator[str]:

@@ -11,25 +11,19 @@ ones. One thread, set here.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import gzip
 import io
-import json
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import data
+from harness import keep, parser_of
+from pairs import clock, median, paired
+from stored_texts import queries
 
 import repdyn
 from repdyn import devices
 from repdyn.cli import streams
-from repdyn.intervals import bootstrap
 from repdyn.ood import DriftMonitor, PathDetector
 from repdyn.tracing import TracedModel
 
@@ -37,45 +31,6 @@ BATCH = 32
 FITTED = 2000
 LENGTHS = (32, 10)
 """Tokens of a text: a sentence, a query."""
-
-
-def queries(split: str, count: int) -> list[str]:
-    """Random queries of CLINC150, of one split."""
-    file = data("text", "clinc150.csv.gz")
-    with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
-        texts = [row["text"] for row in csv.DictReader(lines) if row["split"] == split]
-    chosen = np.random.default_rng(0).permutation(len(texts))[:count]
-    return [texts[int(number)] for number in chosen]
-
-
-def clock(device: torch.device) -> float:
-    """Processor seconds; on another device, wall seconds once its work is done."""
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def paired(
-    bare: Callable[[], object], measured: Callable[[], object], pairs: int, device: torch.device
-) -> Any:
-    """The median ratio of the second to the first, taking turns; which comes first alternates."""
-    ratios, base = [], []
-    for number in range(pairs + 3):
-        taken = {}
-        for run in (bare, measured) if number % 2 else (measured, bare):
-            begun = clock(device)
-            run()
-            taken[run] = clock(device) - begun
-        if number >= 3:  # the first ones warm caches and allocators up
-            ratios.append(taken[measured] / taken[bare])
-            base.append(taken[bare])
-    return {**median(ratios), "bare ms": 1e3 * float(np.median(base)), "pairs": pairs}
-
-
-def median(values: list[float]) -> dict[str, Any]:
-    """The median with its bootstrap interval."""
-    return bootstrap(lambda x: float(np.median(x)), np.asarray(values), seed=0).to_dict()
 
 
 def told(name: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -130,16 +85,15 @@ def stream(model: TracedModel, detector: PathDetector, pairs: int) -> dict[str, 
         if number >= 3:
             ratios.append((end - middle) / (middle - begun))
             base.append(end - middle)
-    return {**median(ratios), "bare ms": 1e3 * float(np.median(base)), "pairs": len(ratios)}
+    return {**median(ratios).to_dict(), "bare ms": 1e3 * float(np.median(base)), "pairs": len(ratios)}
 
 
 def main() -> None:
     """Print what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "json")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--stream-only", action="store_true")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = repdyn.load("packaged:all-MiniLM-L6-v2")
@@ -148,8 +102,7 @@ def main() -> None:
     results = {} if options.stream_only else passes(model, detector, options.pairs)
     name = f"stream, {BATCH} queries at a time: throughput"
     results[name] = told(name, stream(model, detector, options.pairs))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    keep(options.json, results)
 
 
 if __name__ == "__main__":

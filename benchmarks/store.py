@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from harness import keep, parser_of
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -41,15 +42,11 @@ Reader = Callable[[], Iterator[dict[str, Any]]]
 
 def main() -> None:
     """Write the same paths in every format, read them, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, "json", "seed")
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--points", type=int, default=12)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = compare(Path(folder), given)
@@ -59,8 +56,7 @@ def main() -> None:
     for name, found in figures.items():
         ratio = found["shuffled"] / found["sequential"]
         print(f"{name:42} {found['sequential']:12.0f} {found['shuffled']:12.0f} {ratio:7.2f}")
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+    keep(given.json, figures)
 
 
 def compare(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, float]]:

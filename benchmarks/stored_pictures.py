@@ -7,10 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import data
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["digit_pictures", "first", "jpegs", "rows", "shuffled", "smooth_noise", "square", "through_jpeg"]
+__all__ = [
+    "digit_pictures",
+    "first",
+    "jpegs",
+    "labeled_jpegs",
+    "rows",
+    "shuffled",
+    "smooth_noise",
+    "square",
+    "through_jpeg",
+]
 
 JPEG_QUALITY = 85
 Array = NDArray[Any]
@@ -34,6 +45,14 @@ def jpegs(path: Path, split: str = "", count: int | None = None) -> list[Image.I
         Image.open(io.BytesIO(data[offset[i] : offset[i + 1]].tobytes())).convert("RGB")
         for i in rows(len(offset) - 1, count)
     ]
+
+
+def labeled_jpegs(name: str, split: str = "") -> tuple[list[Image.Image], NDArray[np.int64]]:
+    """All pictures of a file of the shared folder, in RGB, and their labels."""
+    path = data("images", f"{name}.npz")
+    with np.load(path) as file:
+        labels = file[f"label{split}"].astype(np.int64)
+    return jpegs(path, split), labels
 
 
 def rows(size: int, count: int | None) -> NDArray[Any]:

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
-import gzip
 import json
 import resource
 import subprocess
@@ -32,11 +30,12 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from harness import data
+from harness import keep, parser_of
+from pairs import median
+from stored_texts import rows_of
 from torch import Tensor, nn
 
 import repdyn
-from repdyn.intervals import Estimate, bootstrap
 from repdyn.tracing import TracedModel
 from repdyn.tracing.passes import Passes
 from repdyn_adapters.timm import TimmAdapter
@@ -177,16 +176,9 @@ def compare(model: TracedModel, inputs: dict[str, Any], own: dict[str, Run], pai
     }
 
 
-def median(values: list[float]) -> Estimate:
-    """The median with its bootstrap interval."""
-    return bootstrap(lambda x: float(np.median(x)), np.asarray(values), seed=0)
-
-
 def queries(count: int) -> list[str]:
     """Random queries of CLINC150."""
-    file = data("text", "clinc150.csv.gz")
-    with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
-        texts = [row["text"] for row in csv.DictReader(lines)]
+    texts = [row["text"] for row in rows_of("clinc150")]
     chosen = np.random.default_rng(0).choice(len(texts), min(count, len(texts)), replace=False)
     return [texts[int(number)] for number in chosen]
 
@@ -261,7 +253,7 @@ def memory() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Print what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "json")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--model", choices=["vit", "minilm"], help="one of the two")
@@ -269,7 +261,6 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--joined", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -290,8 +281,7 @@ def main() -> None:
             for name, ratio in row["ratios"].items():
                 shown = f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
                 print(f"  {name:<28}{shown}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    keep(arguments.json, result)
 
 
 if __name__ == "__main__":

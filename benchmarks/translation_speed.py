@@ -9,13 +9,13 @@ whose peak memory includes Python and its libraries; "before" is where it stood 
 
 from __future__ import annotations
 
-import argparse
 import resource
 import subprocess
 import sys
 import time
 
 import numpy as np
+from harness import parser_of
 from numpy.typing import NDArray
 
 from repdyn.paths import RepresentationPaths
@@ -31,9 +31,7 @@ TREE_COMPONENTS = 32
 
 def main() -> None:
     """A process for every size and task."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--samples", type=int, nargs="*", default=[2000, 10_000, 50_000])
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--one", choices=("translate", "match"), help="run one task here and print its line")

@@ -9,14 +9,12 @@ time against log points: 1 is linear, 2 quadratic.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import resource
 import time
-from pathlib import Path
 
 import numpy as np
+from harness import keep, parser_of
 
 CLUSTERS = 50
 INTRINSIC = 8
@@ -75,13 +73,12 @@ def _peak() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "json")
     parser.add_argument("--points", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--dimensions", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--methods", nargs="+", default=["repdyn", "hdbscan"], choices=["repdyn", "hdbscan"])
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one measurement")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     rows: list[dict[str, float | str]] = []
@@ -113,8 +110,7 @@ def main() -> None:
             logs = [np.log([float(row[key]) for row in own]) for key in ("points", "seconds", "cpu_seconds")]
             slopes = [np.polyfit(logs[0], times, 1)[0] for times in logs[1:]]
             print(f"{method:8} growth: points^{slopes[0]:.2f} in seconds, ^{slopes[1]:.2f} in cpu seconds")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    keep(arguments.json, rows)
 
 
 if __name__ == "__main__":

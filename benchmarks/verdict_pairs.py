@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import made_once
 from numpy.typing import NDArray
 from torch import nn
 from translation_data import DATA, read
@@ -133,11 +134,7 @@ def _network_points(corpus: str, network: str, seed: int, cache: Path) -> tuple[
     """Hidden layers and latents of all pictures of a corpus under a network, trained now or before."""
     file = cache / f"verdict-{corpus}-{network}-{seed}.npz"
     pictures, labels = _pictures(corpus)
-    if not file.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        points = _trained(network, seed, pictures, labels)
-        np.savez(file.with_suffix(".partial.npz"), **points)
-        file.with_suffix(".partial.npz").rename(file)
+    made_once(file, lambda scratch: np.savez(scratch, **_trained(network, seed, pictures, labels)))
     with np.load(file, allow_pickle=False) as held:
         return {key: held[key].astype(np.float64) for key in held.files}, labels
 

@@ -12,14 +12,13 @@ on the other.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows
+from harness import Rows, parser_of
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from verdict_pairs import Pair, names, pair
@@ -54,15 +53,12 @@ BANDS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 9.0))
 
 def main() -> None:
     """Run what has not been run, then print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, "minutes")
     parser.add_argument("--out", type=Path, default=Path("verdicts.jsonl"))
     parser.add_argument("--cache", type=Path, default=Path("translation-cache"))
     parser.add_argument("--half", choices=("development", "final"), default="final")
     parser.add_argument("--only", default="", help="pairs whose name contains this")
     parser.add_argument("--most", type=int, default=1000, help="pairs")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--only-table", action="store_true")
     arguments = parser.parse_args()
     final = arguments.half == "final"

@@ -11,8 +11,8 @@ from repdyn.fields import SurrogateAutoencoder
 from repdyn.fields.surrogate import SurrogateWarning
 from repdyn.intervals import Estimate
 from repdyn.koopman.attack import recovered_by_probe
-from repdyn.koopman.fidelity import Autonomy
 from repdyn.koopman.operators import LeastSquares
+from repdyn.koopman.readout import Autonomy
 from repdyn.koopman.resdmd import left_vectors
 from repdyn.koopman.spectrum import decompose
 from repdyn.paths import RepresentationPaths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,26 @@ def test_data_that_is_not_there_is_named(harness: Any, tmp_path: Path, monkeypat
 
 def test_a_table_is_markdown(harness: Any) -> None:
     assert harness.table(["a", "b"], [["x", 0.12345]]) == "| a | b |\n| --- | --- |\n| x | 0.123 |"
+
+
+def test_options_that_scripts_share(harness: Any, tmp_path: Path) -> None:
+    given = harness.parser_of("About.", "cache", "json", seeds=7).parse_args(
+        ["--cache", str(tmp_path / "new")]
+    )
+    assert (given.cache, given.json, given.seeds) == (tmp_path / "new", None, 7)
+    assert (tmp_path / "new").is_dir()
+    with pytest.raises(SystemExit):
+        harness.parser_of("About.", "cache").parse_args([])
+
+
+def test_figures_are_kept_where_a_file_is_named(harness: Any, tmp_path: Path) -> None:
+    harness.keep(None, {"x": 1})
+    assert not list(tmp_path.iterdir())
+    harness.keep(tmp_path / "x.json", {"x": [1, 2]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"x": [1, 2]}
+
+
+def test_a_block_has_its_seconds(harness: Any) -> None:
+    with harness.timed() as row:
+        assert row == {}
+    assert row.keys() == {"seconds", "processor seconds"}

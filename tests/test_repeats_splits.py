@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.leakage import leakage
 from repdyn.fields import LatentField, align_fields, memorization
-from repdyn.fields.probing import probe_without_data
+from repdyn.fields.recovery import probe_without_data
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
 from repdyn.ood import KNNDetector, PathDetector, evaluate
 from repdyn.paths import RepresentationPaths

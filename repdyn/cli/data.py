@@ -205,9 +205,10 @@ def _rgb(picture: Any) -> Any:
     if picture.mode == "F":
         raise ValueError("it holds floating-point values, whose range is unknown")
     if picture.mode.startswith("I"):
-        deep = np.clip(np.asarray(picture), 0, 65535)
+        deep = np.clip(np.asarray(picture), 0, 65535)  # 65 535 / 257 = 255
         return Image.fromarray((deep // 257).astype(np.uint8)).convert("RGB")
     if "transparency" in picture.info:
+        # PIL warns of a palette with transparency that is converted to RGB in one step.
         return picture.convert("RGBA").convert("RGB")
     return picture.convert("RGB")
 

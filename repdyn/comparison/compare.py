@@ -376,6 +376,7 @@ def _procrustes(x: Floats, y: Floats, seed: int) -> Measure:
     generator = np.random.default_rng(seed)
     parts = np.array_split(generator.permutation(len(x)), COMPARISON.groups)
     left = np.array([procrustes_distance(np.delete(x, p, axis=0), np.delete(y, p, axis=0)) for p in parts])
+    # The delete-a-group jackknife: leaving out single samples would take a decomposition for each.
     error = 1.96 * float(np.sqrt((len(parts) - 1) / len(parts) * ((left - left.mean()) ** 2).sum()))
     orders = [generator.permutation(len(x)) for _ in range(COMPARISON.rotations)]
     chance = -np.array([procrustes_distance(x[order], y) for order in orders])

@@ -80,6 +80,7 @@ def neighbor_table(x: ArrayLike, neighbors: int) -> Index:
             f"{points.shape}"
         )
     points = points - points.mean(0)
+    # A point at the center has no direction.
     points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-300)
     cosines = points @ points.T
     np.fill_diagonal(cosines, -np.inf)

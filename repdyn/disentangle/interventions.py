@@ -253,6 +253,7 @@ class SwapTable(Result, kind="swap_table"):
         chance = np.broadcast_to(1 / np.array(self.classes), self.kept.shape)
         measured = self._interval(score, chance, np.zeros_like(self.kept))
         error = self.correct.var(axis=0) / max(len(self.correct) - 1, 1)
+        # Two-sided, at 2 % over all entries that should be at chance (Bonferroni).
         critical = norm.isf(0.01 / max(int((~self.kept).sum()), 1))
         at_chance = ~self.kept & ((self.accuracy - chance) ** 2 <= critical**2 * error)
         if not at_chance.any():

@@ -108,6 +108,7 @@ def leakage(
                 chances = cross_val_predict(
                     model, x, y, groups=groups_of_rows if repeated else None, cv=folds, method="predict_proba"
                 )
+            # A probability of zero for the true class would make the bound infinite.
             loss = -np.log(chances[np.arange(len(y)), y].clip(1e-12)).mean()
             table[row, column] = max(0.0, float(1 - loss / entropy)) if len(classes) > 1 else 0.0
     return Leakage(tuple(groups), tuple(labels), table)

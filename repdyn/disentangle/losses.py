@@ -126,6 +126,7 @@ def motion_loss(exchanged: Tensor, x: Tensor, mask: Tensor) -> Tensor:
     """
     steps = (mask[:, 1:] & mask[:, :-1])[..., None]
     after, before = (_moving(frames) * steps for frames in (exchanged, x))
+    # Frames without motion have no direction; this keeps their cosine and its gradient finite.
     still = TRAINING.least_motion**2 * after[0].numel()
     sizes = [(moves.square().sum(dim=(1, 2)) + still).sqrt() for moves in (after, before)]
     return (1 - (after * before).sum(dim=(1, 2)) / (sizes[0] * sizes[1])).mean()

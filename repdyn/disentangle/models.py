@@ -26,7 +26,7 @@ from repdyn.disentangle.sequences import read_sequences
 from repdyn.disentangle.settings import TRAINING
 from repdyn.disentangle.spectral import one_step, operators_of
 from repdyn.errors import RepdynError
-from repdyn.koopman.networks import load_weights
+from repdyn.koopman.frames import load_weights
 from repdyn.reading import as_array
 
 __all__ = ["SKD", "SSMSKD", "StructuredKoopman"]

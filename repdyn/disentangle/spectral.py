@@ -92,12 +92,8 @@ def sequence_operators(z: Tensor, mask: Tensor, ridge: float = OPERATORS.ridge) 
 
     Parameters
     ----------
-    z
-        Latents, shape ``(B, T, k)``.
-    mask
-        Which frames are real, shape ``(B, T)``.
-    ridge
-        :math:`\varepsilon`.
+    z, mask, ridge
+        As in :func:`batch_operator`.
 
     Returns
     -------
@@ -285,6 +281,7 @@ def spectral_loss(operators: Tensor, static_dim: int, threshold: float) -> Tenso
     weights = static_weights(distance, static_dim)
     static = (weights * distance).sum(dim=1) / static_dim
     others = max(distance.shape[1] - static_dim, 1)
+    # Only eigenvalues beyond the threshold are pushed; the others have no gradient.
     dynamic = ((1 - weights) * (real - threshold).clamp(min=0)).sum(dim=1) / others
     return (static + dynamic).mean()
 
@@ -425,6 +422,7 @@ def _modes(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Right vectors ``(k, m)``, weighted left vectors ``(m, k)`` and factor numbers ``(m,)`` of one
     operator."""
+    # A weight within 1e-9 of 0 or 1 counts as that: the rest is rounding.
     whole, divided = weights >= 1 - 1e-9, (weights > 1e-9) & (weights < 1 - 1e-9)
     right, left = _subspace(triangle, basis, whole)
     member = np.arange(right.shape[1])
@@ -468,6 +466,7 @@ def _eigenbasis(block: NDArray[np.float64]) -> NDArray[np.float64]:
     """Real eigenvectors ``(n, n)`` of a block (real and imaginary part of a pair), or the identity if
     ill-conditioned."""
     values, vectors = np.linalg.eig(block)
+    # Of a pair, the member with positive imaginary part comes first; the term is below any other difference.
     order = np.argsort(np.abs(values - 1) - 1e-12 * values.imag, kind="stable")
     columns = [vectors[:, i].real if values[i].imag >= 0 else vectors[:, i].imag for i in order]
     change = np.stack(columns, axis=1)

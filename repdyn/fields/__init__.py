@@ -11,8 +11,7 @@ from repdyn.fields.classification import STATUSES, lyapunov_exponents
 from repdyn.fields.energy import EnergyField, EnergyWarning
 from repdyn.fields.field import LatentField, find_attractors
 from repdyn.fields.mean_shift import ScaleSpace
-from repdyn.fields.memorization import Memorization, memorization
-from repdyn.fields.probing import Probing, probe_without_data
+from repdyn.fields.recovery import Memorization, Probing, memorization, probe_without_data
 from repdyn.fields.settings import SearchSettings, SurrogateSettings
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
 from repdyn.fields.verification import leading_multipliers

@@ -336,6 +336,7 @@ def _shared(
     chance = np.array(
         [_information(generator.permutation(labels_a), labels_b) for _ in range(VERDICTS.n_relabelings)]
     )
+    # Equal tables can differ by rounding; they count as reaching the observed value.
     p_value = float((1 + np.sum(chance >= observed - 1e-9)) / (1 + VERDICTS.n_relabelings))
     if p_value <= VERDICTS.shared_basins_p:
         return agreement, p_value, "found"

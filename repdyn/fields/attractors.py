@@ -385,6 +385,7 @@ def _distance(
         phases = field.trajectory(torch.from_numpy(own).to(like), int(attractors.period[a]) - 1)
         cloud = as_array(phases, np.float64).reshape(-1, own.shape[1])
         if len(cloud) > 1:
+            # Three usual gaps: single gaps between the ends of random starts are larger than the usual one.
             allowed = max(allowed, 3 * float(np.quantile(cKDTree(cloud).query(cloud, k=2)[0][:, 1], 0.9)))
         return np.asarray(cKDTree(cloud).query(ends)[0], dtype=np.float64), allowed
     filled = attractors.kind[a] in (CIRCLE, CHAOTIC)

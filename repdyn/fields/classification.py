@@ -17,29 +17,25 @@ from torch import Tensor
 
 from repdyn.fields.cycles import (
     BATCH,
+    Cycle,
+    NeutralCycle,
     canonical_phase,
     cycle_multipliers,
     group_orbits,
     hold_escaped,
     is_neutral,
     link_cycles,
-)
-from repdyn.fields.map import SelfMap, to_index
-from repdyn.fields.settings import SEARCH, ClassificationSettings, SearchSettings
-from repdyn.fields.verification import (
-    Cycle,
-    VerifiedPoints,
-    merge_points,
-    observed_rate,
     period_of,
     polish_cycle,
 )
+from repdyn.fields.map import SelfMap, to_index
+from repdyn.fields.settings import SEARCH, ClassificationSettings, SearchSettings
+from repdyn.fields.verification import VerifiedPoints, merge_points, observed_rate
 from repdyn.reading import as_array
 
 __all__ = [
     "STATUSES",
     "AttractorCandidate",
-    "NeutralCycle",
     "Orbits",
     "candidates_from_families",
     "candidates_from_points",
@@ -89,25 +85,6 @@ class AttractorCandidate:
     observed: float = float("nan")
 
 
-@dataclass(frozen=True, eq=False)
-class NeutralCycle:
-    """A cycle that neither attracts nor repels.
-
-    Attributes
-    ----------
-    point
-        A point on it, shape ``(d,)``.
-    period
-        Its period.
-    members
-        Indices of the starts that reached it.
-    """
-
-    point: Tensor
-    period: int
-    members: NDArray[np.int64]
-
-
 def candidates_from_points(
     field: SelfMap,
     checked: VerifiedPoints,
@@ -147,6 +124,7 @@ def candidates_from_points(
     observed = observed_rate(field.power(period), polished, scale, turns)
     for g, leader in enumerate(index[leaders]):
         orbit = as_array(field.trajectory(checked.points[leader : leader + 1], period - 1))[:, 0]
+        # A superattracting point has the multiplier zero.
         growth = np.log(max(abs(checked.multipliers[leader, 0]), 1e-300)) / period
         candidates.append(
             AttractorCandidate(
@@ -451,6 +429,7 @@ def _name_orbits(
         orbit, (value, low, high) = points[:, i], exponents[i, 0]
         neutral = low <= 0 <= high or abs(value) <= settings.zero_exponent
         extent = float(np.sqrt(((orbit - orbit.mean(axis=0)) ** 2).sum(axis=1).mean()))
+        # An orbit that stands still has steps of length zero.
         logs = np.log(np.maximum(length[:, i], 1e-300))
         change = abs(_smooth_mean(logs[:half]) - _smooth_mean(logs[half : 2 * half]))
         steady = change <= settings.steady_change

@@ -1,24 +1,30 @@
-"""Recurrent orbits: their groups, the phase and period of a cycle, and families of neutral cycles.
+"""Recurrent orbits: their groups, their period, the verification of cycles, and families of neutral cycles.
 
-A family is a continuum, such as a circle on which every orbit has period two. No single cycle of it attracts,
-since its neighbors keep their distance. The family as a whole may attract, and is one attractor then.
-:func:`is_neutral` recognizes such a cycle, and :func:`link_cycles` says which cycles belong to one family.
+:func:`polish_cycle` verifies a cycle by Newton's method. A family is a continuum, such as a circle on which
+every orbit has period two. No single cycle of it attracts, since its neighbors keep their distance. The
+family as a whole may attract, and is one attractor then. :func:`is_neutral` recognizes such a cycle, and
+:func:`link_cycles` says which cycles belong to one family.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.devices import double, widest
 from repdyn.fields.map import SelfMap, to_index
-from repdyn.fields.settings import SEARCH, SearchSettings
+from repdyn.fields.settings import SEARCH, ClassificationSettings, SearchSettings
 from repdyn.fields.verification import leading_multipliers, merge_points
 from repdyn.reading import as_array
 
 __all__ = [
     "BATCH",
+    "Cycle",
+    "NeutralCycle",
     "canonical_phase",
     "cycle_multipliers",
     "gap_of",
@@ -26,16 +32,284 @@ __all__ = [
     "hold_escaped",
     "is_neutral",
     "link_cycles",
+    "period_of",
+    "polish_cycle",
     "shortest_period",
 ]
 
 BATCH = 2**23
 """Numbers in a batch of orbits: 32 MiB in float32."""
-SAMPLED = 1024
-"""Points, over all phases, by which families are represented."""
-STRIDE, STEPS, ARRIVED = 0.1, 40, 1e-2
-"""A walk along cycles takes steps of this share of the gap, this many, and has arrived this close, as a share
-of the gap."""
+GRAPH_POINTS = 128
+"""Points of a cycle whose Jacobians are read from one graph, which keeps the map's activations at each."""
+
+
+def group_orbits(
+    field: SelfMap,
+    ends: Tensor,
+    chosen: NDArray[np.int64],
+    scale: float,
+    steps: int,
+    settings: SearchSettings = SEARCH,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Group orbits that fill the same set.
+
+    An orbit joins the first leader whose points it passes as closely as these sample their own set.
+
+    Parameters
+    ----------
+    field
+        The map.
+    ends
+        Current points of all starts, shape ``(N, d)``.
+    chosen
+        Indices of the starts whose orbits are grouped, shape ``(n,)``.
+    scale
+        Scale of the starts. Sets closer than the merge tolerance are one.
+    steps
+        Plain steps for which the orbits are followed.
+    settings
+        Settings of the search.
+
+    Returns
+    -------
+    leaders, group
+        Positions in ``chosen`` of one orbit per group, and the group of each orbit, shape ``(n,)``.
+    """
+    # scipy takes half a second to import.
+    from scipy.spatial import cKDTree
+
+    group = np.full(len(chosen), -1, dtype=np.int64)
+    leaders: list[int] = []
+    trees: list[tuple[cKDTree, float]] = []
+    batch = max(1, BATCH // ((steps + 1) * ends.shape[1]))
+    for start in range(0, len(chosen), batch):
+        block = chosen[start : start + batch]
+        distance = settings.classification.escape_distance * scale
+        orbits, _ = hold_escaped(field.trajectory(ends[to_index(block, ends)], steps), distance)
+        points = as_array(orbits, np.float64)
+        for i in range(len(block)):
+            sample = points[:: max(1, steps // settings.classification.sampled_points), i]
+            for number, (tree, near) in enumerate(trees):
+                # One point is enough to exclude most sets.
+                if tree.query(sample[-1])[0] <= 4 * near and np.quantile(tree.query(sample)[0], 0.9) <= near:
+                    group[start + i] = number
+                    break
+            else:
+                group[start + i] = len(leaders)
+                leaders.append(start + i)
+                least = settings.merge_tolerance * scale
+                # Twice the gap: an orbit passes between the points of another orbit on the same set.
+                trees.append((cKDTree(points[:, i]), max(2 * gap_of(orbits[:, i]), least)))
+    return np.array(leaders, dtype=np.int64), group
+
+
+def gap_of(orbit: Tensor) -> float:
+    """How densely an orbit ``(K, d)`` samples the set that it fills; 0 for a single point.
+
+    Of the later half of the orbit, 90 % lie at most this far from the earlier half.
+    """
+    if len(orbit) < 2:
+        return 0.0
+    half = len(orbit) // 2
+    # A quantile: the maximum would be that of the single widest gap.
+    return float(np.quantile(as_array(torch.cdist(orbit[half:], orbit[:half]).amin(dim=1)), 0.9))
+
+
+def hold_escaped(orbits: Tensor, distance: float) -> tuple[Tensor, Tensor]:
+    """Orbits ``(W + 1, n, d)`` in which those that move beyond ``distance`` stay at their start.
+
+    The second value, shape ``(n,)``, marks these orbits.
+    """
+    gone = ~((orbits - orbits[0]).norm(dim=2).amax(dim=0) <= distance)
+    return torch.where(gone[:, None], orbits[:1].expand_as(orbits), orbits), gone
+
+
+def period_of(orbit: Tensor, scale: float, settings: ClassificationSettings = SEARCH.classification) -> int:
+    """Steps since an orbit was last at its end point, or 0 if it was not there before.
+
+    Returns after more than half of the orbit are not counted, so that each return is seen twice.
+
+    Parameters
+    ----------
+    orbit
+        Shape ``(W + 1, d)``.
+    scale
+        Scale of the starts.
+    settings
+        ``cycle_return`` and ``cycle_contrast``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> period_of(torch.tensor([[0.0], [1.0], [3.0]]).repeat(4, 1), 1.0)
+    3
+    """
+    step = float((orbit[1:] - orbit[:-1]).norm(dim=1).median())
+    distance = (orbit[:-1] - orbit[-1]).norm(dim=1).flip(0)[: len(orbit) // 2]
+    back = (distance <= min(settings.cycle_return * scale, settings.cycle_contrast * step)).nonzero()
+    return int(back[0]) + 1 if len(back) else 0
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedOrbit:
+    """An orbit that returns to its start.
+
+    Attributes
+    ----------
+    point
+        A point on it, shape ``(d,)``.
+    period
+        Steps after which it returns.
+    """
+
+    point: Tensor
+    period: int
+
+
+@dataclass(frozen=True, eq=False)
+class Cycle(ClosedOrbit):
+    """A verified cycle, which attracts.
+
+    Attributes
+    ----------
+    residual
+        Distance between the point and its image after one turn.
+    multipliers
+        Leading multipliers of a turn, shape ``(k,)``.
+    observed
+        Factor by which one turn of plain iteration shrank the distance to it.
+    """
+
+    residual: float
+    multipliers: NDArray[np.complex128]
+    observed: float
+
+
+@dataclass(frozen=True, eq=False)
+class NeutralCycle(ClosedOrbit):
+    """A cycle that neither attracts nor repels.
+
+    Attributes
+    ----------
+    members
+        Indices of the starts that reached it.
+    """
+
+    members: NDArray[np.int64]
+
+
+def polish_cycle(
+    field: SelfMap, start: Tensor, period: int, scale: float, settings: SearchSettings = SEARCH
+) -> Cycle | None:
+    r"""Polish a cycle by Newton's method for the ``period``-th iterate, with the Jacobian of a whole turn.
+
+    .. math:: z \leftarrow z + (I - M)^{-1} (f^p(z) - z), \qquad M = J(f^{p-1} z) \cdots J(f z)\, J(z)
+
+    The Jacobians at the points of a turn are read together. A turn costs p sequential evaluations of the map
+    and d products of a batch of p.
+
+    Parameters
+    ----------
+    field
+        The map, in the precision of ``start``.
+    start
+        A point near the cycle, shape ``(d,)``.
+    period
+        Its period p.
+    scale
+        Scale of the starts.
+    settings
+        Settings of the search.
+
+    Returns
+    -------
+    Cycle or None
+        None if there is no cycle, if it does not attract, if plain iteration does not approach it, if its
+        period is shorter, or if period times dimension exceeds ``cycle_max_work``.
+    """
+    options, d = settings.classification, len(start)
+    near, turns = settings.merge_tolerance * scale, options.cycle_newton_steps
+    if period * d > options.cycle_max_work:
+        return None
+    eps = torch.finfo(start.dtype).eps
+    best, length, turn = start, float("inf"), torch.eye(d, dtype=start.dtype, device=start.device)
+    point = start
+    for _ in range(turns):
+        image, jacobian = _turn(field, point, period)
+        residual = float((image - point).norm())
+        if not residual < length:
+            break
+        best, length, turn = point, residual, jacobian
+        # Further steps would only move the point by rounding.
+        if residual <= 16 * eps * (float(point.norm()) + scale):
+            break
+        unit = torch.eye(d, dtype=widest(start.device), device=start.device)
+        system = unit - double(jacobian)
+        # The ridge prevents a large step along a nearly neutral direction.
+        step = torch.linalg.solve(
+            system.T @ system + 1e-12 * unit,
+            system.T @ double(image - point),
+        )
+        point = point + step.to(start.dtype)
+    multipliers = np.linalg.eigvals(as_array(turn, np.float64)).astype(np.complex128)
+    multipliers = multipliers[np.argsort(-abs(multipliers), kind="stable")][: settings.n_multipliers]
+    leading = float(abs(multipliers[0]))
+    later = field.power(turns * period)(start[None])[0]
+    before, after = float((start - best).norm()), float((later - best).norm())
+    orbit = field.trajectory(best[None], period - 1)[1:, 0]
+    shorter = len(orbit) > 0 and float((orbit - best).norm(dim=1).min()) <= near
+    certain = length <= settings.certainty * settings.merge_tolerance * scale * (1 - leading)
+    # In single precision the Jacobian of a turn can predict convergence that plain iteration does not show.
+    approached = before <= 10 * options.cycle_return * scale and (
+        after < before or after <= settings.certainty * settings.merge_tolerance * scale
+    )
+    if leading >= 1 - settings.multiplier_margin or shorter or not (certain and approached):
+        return None
+    # Distances below this are rounding, and their ratio is no rate.
+    rounding = 1e3 * eps * (float(best.norm()) + scale)
+    observed = (after / before) ** (1 / turns) if min(before, after) > rounding else float("nan")
+    return Cycle(best, period, length, multipliers, observed)
+
+
+def _turn(field: SelfMap, point: Tensor, period: int) -> tuple[Tensor, Tensor]:
+    """Image ``(d,)`` of a point after ``period`` steps, and its Jacobian ``(d, d)``.
+
+    The points are computed first, one after the other. The Jacobians at many of them are then read column by
+    column from one recorded graph.
+    """
+    d = len(point)
+    orbit = field.trajectory(point[None], period)[:, 0]
+    units = torch.eye(d, dtype=point.dtype, device=point.device)
+    turn = units
+    for block in torch.split(orbit[:-1], GRAPH_POINTS):
+        _, apply = field.linearize(block)
+        columns = torch.stack([apply(unit.expand_as(block)) for unit in units], dim=2)
+        for jacobian in columns:
+            turn = jacobian @ turn
+    return orbit[-1], turn
+
+
+def canonical_phase(field: SelfMap, ends: Tensor, period: int) -> Tensor:
+    """The point of each cycle that is furthest along a fixed direction, so that all phases of a cycle merge.
+
+    Shapes ``(N, d)`` to ``(N, d)``.
+    """
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(ends.shape[1], generator=generator, dtype=torch.float64).to(ends)
+    orbit = field.trajectory(ends, period - 1)
+    best = (orbit @ direction).argmax(dim=0)
+    return orbit[best, torch.arange(len(ends), device=ends.device)]
+
+
+def shortest_period(field: SelfMap, points: Tensor, period: int, near: float) -> NDArray[np.int64]:
+    """Steps, at most ``period``, after which each point ``(N, d)`` first returns to within ``near``."""
+    shortest = np.full(len(points), period, dtype=np.int64)
+    image = points
+    for k in range(1, period):
+        image = field(image)
+        back = as_array((image - points).norm(dim=1) <= near) & (shortest == period)
+        shortest[back] = k
+    return shortest
 
 
 def cycle_multipliers(field: SelfMap, point: Tensor, period: int) -> NDArray[np.complex128]:
@@ -111,7 +385,7 @@ def link_cycles(
     from scipy.spatial.distance import cdist
 
     leaders, member = merge_points(as_array(points, np.float64), settings.merge_tolerance * scale)
-    count = min(len(leaders), max(2, SAMPLED // period))
+    count = min(len(leaders), max(2, settings.classification.family_points // period))
     kept = leaders[np.linspace(0, len(leaders) - 1, count).astype(np.int64)]
     phases = field.trajectory(points[torch.from_numpy(kept).to(points.device)], period - 1)
     cloud = as_array(phases, np.float64).reshape(period * count, -1)  # phase by phase
@@ -167,16 +441,16 @@ def _bridged(
     now, gap = left.clone(), (right - left).norm(dim=1)
     open_ = torch.arange(len(left), device=left.device)
     bridged = torch.zeros(len(left), dtype=torch.bool, device=left.device)
-    turns = -(-settings.check_steps // period)
-    for _ in range(STEPS):
+    turns, walk = -(-settings.check_steps // period), settings.classification
+    for _ in range(walk.walk_steps):
         ahead = (right - now)[open_]
         distance = ahead.norm(dim=1)
-        there = distance <= ARRIVED * gap[open_]
+        there = distance <= walk.walk_arrived * gap[open_]
         bridged[open_[there]] = True
         open_, ahead, distance = open_[~there], ahead[~there], distance[~there]
         if not len(open_):
             break
-        length = torch.minimum(STRIDE * gap[open_], distance / 2)
+        length = torch.minimum(walk.walk_stride * gap[open_], distance / 2)
         moved = now[open_] + ahead * (length / distance)[:, None]
         for _ in range(turns * period):
             moved = field(moved)
@@ -187,105 +461,3 @@ def _bridged(
 def _like(values: NDArray[np.float64], tensor: Tensor) -> Tensor:
     """An array on the device and in the precision of a tensor."""
     return torch.from_numpy(values).to(tensor)
-
-
-def canonical_phase(field: SelfMap, ends: Tensor, period: int) -> Tensor:
-    """The point of each cycle that is furthest along a fixed direction, so that all phases of a cycle merge.
-
-    Shapes ``(N, d)`` to ``(N, d)``.
-    """
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(ends.shape[1], generator=generator, dtype=torch.float64).to(ends)
-    orbit = field.trajectory(ends, period - 1)
-    best = (orbit @ direction).argmax(dim=0)
-    return orbit[best, torch.arange(len(ends), device=ends.device)]
-
-
-def shortest_period(field: SelfMap, points: Tensor, period: int, near: float) -> NDArray[np.int64]:
-    """Steps, at most ``period``, after which each point ``(N, d)`` first returns to within ``near``."""
-    shortest = np.full(len(points), period, dtype=np.int64)
-    image = points
-    for k in range(1, period):
-        image = field(image)
-        back = as_array((image - points).norm(dim=1) <= near) & (shortest == period)
-        shortest[back] = k
-    return shortest
-
-
-def group_orbits(
-    field: SelfMap,
-    ends: Tensor,
-    chosen: NDArray[np.int64],
-    scale: float,
-    steps: int,
-    settings: SearchSettings = SEARCH,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Group orbits that fill the same set.
-
-    An orbit joins the first leader whose points it passes as closely as these sample their own set.
-
-    Parameters
-    ----------
-    field
-        The map.
-    ends
-        Current points of all starts, shape ``(N, d)``.
-    chosen
-        Indices of the starts whose orbits are grouped, shape ``(n,)``.
-    scale
-        Scale of the starts. Sets closer than the merge tolerance are one.
-    steps
-        Plain steps for which the orbits are followed.
-    settings
-        Settings of the search.
-
-    Returns
-    -------
-    leaders, group
-        Positions in ``chosen`` of one orbit per group, and the group of each orbit, shape ``(n,)``.
-    """
-    # scipy takes half a second to import.
-    from scipy.spatial import cKDTree
-
-    group = np.full(len(chosen), -1, dtype=np.int64)
-    leaders: list[int] = []
-    trees: list[tuple[cKDTree, float]] = []
-    batch = max(1, BATCH // ((steps + 1) * ends.shape[1]))
-    for start in range(0, len(chosen), batch):
-        block = chosen[start : start + batch]
-        distance = settings.classification.escape_distance * scale
-        orbits, _ = hold_escaped(field.trajectory(ends[to_index(block, ends)], steps), distance)
-        points = as_array(orbits, np.float64)
-        for i in range(len(block)):
-            sample = points[:: max(1, steps // settings.classification.sampled_points), i]
-            for number, (tree, near) in enumerate(trees):
-                # One point is enough to exclude most sets.
-                if tree.query(sample[-1])[0] <= 4 * near and np.quantile(tree.query(sample)[0], 0.9) <= near:
-                    group[start + i] = number
-                    break
-            else:
-                group[start + i] = len(leaders)
-                leaders.append(start + i)
-                least = settings.merge_tolerance * scale
-                trees.append((cKDTree(points[:, i]), max(2 * gap_of(orbits[:, i]), least)))
-    return np.array(leaders, dtype=np.int64), group
-
-
-def gap_of(orbit: Tensor) -> float:
-    """How densely an orbit ``(K, d)`` samples the set that it fills; 0 for a single point.
-
-    Of the later half of the orbit, 90 % lie at most this far from the earlier half.
-    """
-    if len(orbit) < 2:
-        return 0.0
-    half = len(orbit) // 2
-    return float(np.quantile(as_array(torch.cdist(orbit[half:], orbit[:half]).amin(dim=1)), 0.9))
-
-
-def hold_escaped(orbits: Tensor, distance: float) -> tuple[Tensor, Tensor]:
-    """Orbits ``(W + 1, n, d)`` in which those that move beyond ``distance`` stay at their start.
-
-    The second value, shape ``(n,)``, marks these orbits.
-    """
-    gone = ~((orbits - orbits[0]).norm(dim=2).amax(dim=0) <= distance)
-    return torch.where(gone[:, None], orbits[:1].expand_as(orbits), orbits), gone

@@ -413,6 +413,7 @@ class EnergyField(LatentField):
         # The eigenvectors of the covariance matrix; large matrices are summed in blocks by the product.
         values, axes = torch.linalg.eigh(centered.T @ centered)
         kept = min(self.components or self.width_, self.width_)
+        # Rounding can make the smallest eigenvalues negative.
         values = values.flip(0).clamp_min(0)
         self.axes_ = axes.flip(1)[:, :kept].contiguous().to(rows.dtype)
         whole = float(values.sum())

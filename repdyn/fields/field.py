@@ -22,7 +22,6 @@ from repdyn.fields.classification import (
     STATUSES,
     UNFINISHED,
     AttractorCandidate,
-    NeutralCycle,
     candidates_from_families,
     candidates_from_points,
     classify_orbits,
@@ -30,11 +29,17 @@ from repdyn.fields.classification import (
     lyapunov_exponents,
     merge_cycles,
 )
-from repdyn.fields.cycles import canonical_phase, shortest_period
-from repdyn.fields.iteration import CONVERGED, ESCAPED, MOVING, RECURRENT, Trajectories
+from repdyn.fields.cycles import NeutralCycle, canonical_phase, shortest_period
+from repdyn.fields.iteration import (
+    CONVERGED,
+    ESCAPED,
+    MOVING,
+    RECURRENT,
+    Trajectories,
+    iterate_with_trapping,
+)
 from repdyn.fields.map import SelfMap, check_starts, rescaled, to_index, units_of, widened
 from repdyn.fields.settings import SEARCH, VERDICTS, SearchSettings
-from repdyn.fields.trapping import iterate_with_trapping
 from repdyn.fields.verification import count_sweep, merge_points, verify_points
 from repdyn.reading import as_array
 

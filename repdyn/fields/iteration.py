@@ -1,13 +1,18 @@
-"""Plain iteration of many starts, and Anderson acceleration of those that are about to converge.
+"""Plain iteration of many starts, to the end or into trapping regions (``solver="trapping"``).
 
 Which attractor a start reaches is the result, so the search iterates plainly (Picard). Acceleration from the
 start sends samples to other, mostly unstable, fixed points. :class:`Trajectories` holds the state of all
-starts; :func:`picard` and :func:`anderson` advance some of them.
+starts; :func:`picard` advances some of them.
+
+Trapping regions are neighborhoods of attractors that end a trajectory early. :func:`iterate_with_trapping`
+follows the starts in rounds. A round sets regions around the sets that it reached (:func:`set_regions`), and
+trajectories of later rounds stop when they enter one. Some absorbed trajectories of each region are followed
+further to check the region.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.devices import double
+from repdyn.fields.cycles import gap_of, group_orbits
 from repdyn.fields.map import CountedMap, SelfMap, check_map, geometry_of, to_index
-from repdyn.fields.settings import SEARCH, AndersonSettings, SearchSettings
+from repdyn.fields.settings import SEARCH, SearchSettings, TrappingSettings
+from repdyn.fields.verification import anderson, measure_decay, merge_points, verify_points
 from repdyn.progress import track
 from repdyn.reading import as_array
 
@@ -29,9 +35,11 @@ __all__ = [
     "RECURRENT",
     "Iteration",
     "Trajectories",
-    "anderson",
-    "measure_decay",
+    "TrappingRegions",
+    "escaping",
+    "iterate_with_trapping",
     "picard",
+    "set_regions",
 ]
 
 MOVING, CONVERGED, RECURRENT, ESCAPED, ABSORBED = range(5)
@@ -264,125 +272,273 @@ def picard(
     return Iteration(z, residual, steps, outcome, lag)
 
 
-def measure_decay(
-    field: SelfMap, z: Tensor, settings: AndersonSettings = SEARCH.anderson
-) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Iterate plainly for a few steps, and bound the remaining distance if the decay continues.
+def iterate_with_trapping(run: Trajectories) -> None:
+    """Iterate all starts in growing rounds; what a round reached absorbs trajectories of later rounds.
 
-    With steps :math:`r_0 > r_1 > … > r_8` and rate :math:`q = (r_8 / r_0)^{1/8}`, the remaining distance is
-    :math:`r_8 q / (1 - q)`.
+    An absorbed trajectory gets the fixed point of its region as its end point, or, where the region surrounds
+    the orbit of another start, shares the attractor of that start. Few starts are iterated without regions.
 
     Parameters
     ----------
-    field
-        The map.
-    z
-        Shape ``(N, d)``.
-    settings
-        ``watched_steps`` and ``slack``.
+    run
+        The state of the starts, which is updated.
+    """
+    n, settings = len(run.starts), run.settings.trapping
+    if n < 2 * settings.first_round:
+        run.iterate()
+        return
+    order = np.random.default_rng(run.seed).permutation(n)
+    # One entry for each set with regions: its fixed point, or the start whose orbit it is (else -1).
+    points, owners = run.ends[:0], np.zeros(0, dtype=np.int64)
+    regions: TrappingRegions | None = None
+    audited = np.zeros(0, dtype=np.int64)
+    done, size = 0, settings.first_round
+    while done < n:
+        # A small rest joins the last round.
+        stop = done + size if n - done >= 2 * size else n
+        chosen = np.sort(order[done:stop])
+        run.iterate(chosen, region_of=None if regions is None else regions.region_of)
+        if regions is not None:
+            regions = _audit(run, chosen, regions, audited)
+        absorbed = chosen[run.outcome[chosen] == ABSORBED]
+        owner = owners[run.lag[absorbed]]
+        run.shared[absorbed[owner >= 0]] = owner[owner >= 0]
+        at_point = absorbed[owner < 0]
+        run.ends[to_index(at_point, run.z)] = points[to_index(run.lag[at_point], run.z)]
+        if stop < n:
+            sets, own, reached = _reached_sets(run, chosen[run.outcome[chosen] != ABSORBED])
+            if sets:
+                more = set_regions(run.plain, sets, run.scale, seed=run.seed, settings=settings)
+                regions = more if regions is None else regions.with_more(more, len(owners))
+                owners = np.concatenate([owners, np.full(len(reached), -1), own])
+                audited = np.concatenate([audited, np.zeros(len(sets), dtype=np.int64)])
+                blank = reached.new_full((len(own), reached.shape[1]), float("nan"))
+                points = torch.cat([points, reached.to(points.dtype), blank.to(points.dtype)])
+        run.outcome[at_point] = CONVERGED
+        done, size = stop, settings.round_growth * size
+
+
+def _audit(
+    run: Trajectories, chosen: NDArray[np.int64], regions: TrappingRegions, audited: NDArray[np.int64]
+) -> TrappingRegions:
+    """Follow some absorbed trajectories of each region further, and shrink the regions that any of them
+    leaves.
+
+    All trajectories in a region that was shrunk continue.
+
+    Parameters
+    ----------
+    run
+        The state of the starts, which is updated.
+    chosen
+        Starts of this round, shape ``(n,)``.
+    regions
+        All regions.
+    audited
+        For each set, absorbed trajectories that stayed since its regions last shrank, shape ``(A,)``. It is
+        updated.
+    """
+    settings = run.settings.trapping
+    generator, fresh = np.random.default_rng(run.seed), np.ones(len(run.starts), dtype=np.bool_)
+    while True:
+        absorbed = generator.permutation(chosen[(run.outcome[chosen] == ABSORBED) & fresh[chosen]])
+        owner = run.lag[absorbed]
+        wanted = [absorbed[owner == k][: max(0, settings.audited - audited[k])] for k in np.unique(owner)]
+        tried = np.concatenate([*wanted, absorbed[:0]])
+        if not len(tried):
+            return regions
+        index = to_index(tried, run.z)
+        out = as_array(
+            escaping(run.plain, regions, run.z[index], to_index(run.lag[tried], run.z), settings.audit_steps)
+        )
+        np.add.at(audited, run.lag[tried], 1)
+        rejected = np.unique(run.lag[tried[out]])
+        if not len(rejected):
+            return regions
+        audited[rejected] = 0
+        regions = regions.shrunk(to_index(rejected, run.z))
+        freed = chosen[(run.outcome[chosen] == ABSORBED) & np.isin(run.lag[chosen], rejected)]
+        fresh[tried], fresh[freed] = False, True
+        run.iterate(freed, region_of=regions.region_of)
+
+
+def _reached_sets(
+    run: Trajectories, chosen: NDArray[np.int64]
+) -> tuple[list[Tensor], NDArray[np.int64], Tensor]:
+    """The sets that some starts reached.
+
+    Parameters
+    ----------
+    run
+        The state of the starts.
+    chosen
+        Indices of starts, shape ``(n,)``.
 
     Returns
     -------
-    z, residual, reach
-        Points ``(N, d)`` after ``watched_steps`` steps, length of the last step and the bound, ``(N,)``. The
-        bound is 0 where a step was not shorter than the one before.
+    sets, owners, points
+        Shape ``(1, d)`` for each of ``A`` stable fixed points, then ``(K, d)`` for each orbit that still
+        moves or recurs; the start of each such orbit; the fixed points, shape ``(A, d)``.
     """
-    image = field(z)
-    first = last = (image - z).norm(dim=1)
-    falling = torch.ones_like(first, dtype=torch.bool)
-    for _ in range(settings.watched_steps):
-        z, image = image, field(image)
-        length = (image - z).norm(dim=1)
-        falling &= length < last
-        last = length
-    rate = (last / first.clamp_min(torch.finfo(z.dtype).tiny)) ** (1 / settings.watched_steps)
-    reach = settings.slack * last * rate / (1 - rate).clamp_min(torch.finfo(z.dtype).eps)
-    return z, last, torch.where(falling, reach, torch.zeros_like(reach))
+    near = run.settings.merge_tolerance * run.scale
+    close = run.residual[chosen] <= run.settings.polish_tolerance * run.scale
+    outcome = np.where((run.outcome[chosen] == MOVING) & close, CONVERGED, run.outcome[chosen])
+    steps = min(run.settings.orbit_steps, max(16, run.max_steps))
+    points = run.z[:0]
+    converged = chosen[outcome == CONVERGED]
+    if len(converged):
+        ends = run.z[to_index(converged, run.z)].to(run.precise)
+        checked = verify_points(
+            run.exact, ends, run.residual[converged], run.scale, seed=run.seed, settings=run.settings
+        )
+        stable = checked.points[torch.from_numpy(checked.stable).to(ends.device)]
+        points = stable[to_index(merge_points(as_array(stable), near)[0], stable)].to(run.z.dtype)
+    sets: list[Tensor] = list(points[:, None])
+    owners: list[int] = []
+    moving = chosen[outcome == MOVING]
+    if len(moving):
+        leaders = moving[group_orbits(run.plain, run.z, moving, run.scale, steps, run.settings)[0]]
+        sets += list(run.plain.trajectory(run.z[to_index(leaders, run.z)], steps).transpose(0, 1))
+        owners += leaders.tolist()
+    for start in chosen[outcome == RECURRENT].tolist():
+        # Two turns, so that the orbit returns to itself.
+        turns = run.plain.trajectory(run.z[start : start + 1], 2 * int(run.lag[start]) - 1)[:, 0]
+        if all(float(torch.cdist(turns[:1], known).min()) > near for known in sets):
+            sets.append(turns)
+            owners.append(start)
+    return sets, np.array(owners, dtype=np.int64), points
 
 
-def anderson(
+class TrappingRegions:
+    """Balls around the points of several sets.
+
+    Parameters
+    ----------
+    points
+        Centers, shape ``(M, d)``.
+    owner
+        The set of each ball, shape ``(M,)``.
+    radius
+        Radius of each ball, shape ``(M,)``.
+    least
+        Radius below which each ball is dropped, shape ``(M,)``.
+    """
+
+    def __init__(self, points: Tensor, owner: Tensor, radius: Tensor, least: Tensor) -> None:
+        self.points, self.owner, self.radius, self.least = points, owner, radius, least
+
+    def with_more(self, other: TrappingRegions, offset: int) -> TrappingRegions:
+        """These regions and others, whose sets are numbered from ``offset``."""
+        return TrappingRegions(
+            torch.cat([self.points, other.points]),
+            torch.cat([self.owner, other.owner + offset]),
+            torch.cat([self.radius, other.radius]),
+            torch.cat([self.least, other.least]),
+        )
+
+    def shrunk(self, owners: Tensor) -> TrappingRegions:
+        """These regions with half the radius around some sets; balls that become too small are dropped."""
+        radius = torch.where(torch.isin(self.owner, owners), self.radius / 2, self.radius)
+        kept = radius >= self.least
+        return TrappingRegions(self.points[kept], self.owner[kept], radius[kept], self.least[kept])
+
+    def region_of(self, z: Tensor) -> Tensor:
+        """The set in whose region each point ``(N, d)`` lies, or -1, shape ``(N,)``."""
+        if not len(self.points):
+            return torch.full((len(z),), -1, dtype=torch.long, device=z.device)
+        # Relative to the radius, since regions of different radius can overlap.
+        nearness, index = (torch.cdist(z, self.points) / self.radius).min(dim=1)
+        return torch.where(nearness <= 1, self.owner[index], -1)
+
+
+def set_regions(
     field: SelfMap,
-    z0: Tensor,
-    reach: Tensor,
+    sets: Sequence[Tensor],
+    scale: float,
     *,
-    tolerance: float,
-    max_steps: int,
-    settings: AndersonSettings = SEARCH.anderson,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""Accelerate samples that are about to converge under plain iteration.
+    seed: int = 0,
+    settings: TrappingSettings = SEARCH.trapping,
+) -> TrappingRegions:
+    """Set a trapping region around each set, with a radius that plain iteration from the boundary confirms.
 
-    .. math:: z_{t+1} = \sum_i \alpha_i f(z_{t-i}), \quad
-              \alpha = \arg\min_{\sum \alpha_i = 1} \Big\lVert \sum_i \alpha_i V(z_{t-i}) \Big\rVert
-
-    Acceleration from the start would send most samples to other fixed points than plain iteration. A sample
-    that leaves the ball of radius ``reach`` around its start, or is not finite, is therefore given up.
+    Random points on the boundary are followed. If one does not end closer to the set than the radius, the
+    radius is halved. The region of an orbit is never finer than the gaps between the points of the orbit.
 
     Parameters
     ----------
     field
         The map.
-    z0
-        Shape ``(N, d)``.
-    reach
-        Radius of the ball of each sample, shape ``(N,)``.
-    tolerance
-        Step length at which a sample has converged.
-    max_steps
-        Evaluations for each sample.
+    sets
+        At least one: stable fixed points, shape ``(1, d)`` each, or orbits, ``(K, d)``.
+    scale
+        Scale of the starts.
+    seed
+        Of the points on the boundary.
     settings
-        ``memory`` and ``ridge``.
+        Settings of the regions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    like, n_probes = sets[0], settings.probes
+    boundary = torch.randn((n_probes, like.shape[1]), generator=generator, dtype=torch.float64).to(like)
+    boundary = boundary / boundary.norm(dim=1, keepdim=True)
+    bases = torch.stack(
+        [s[torch.randint(0, len(s), (n_probes,), generator=generator).to(s.device)] for s in sets]
+    )
+    gaps = torch.tensor([gap_of(s) for s in sets]).to(like)
+    radius = torch.full((len(sets),), settings.radius * scale).to(like)
+    rejected = torch.ones_like(radius, dtype=torch.bool)
+    for _ in range(settings.halvings + 1):
+        rejected &= radius >= gaps
+        tried = rejected.nonzero()[:, 0].tolist()
+        if not tried:
+            break
+        probes = (bases[tried] + radius[tried, None, None] * boundary).reshape(-1, like.shape[1])
+        for _ in range(settings.probe_steps):
+            probes = field(probes)
+        for own, index in zip(probes.reshape(len(tried), n_probes, -1), tried):
+            furthest = torch.cdist(own, sets[index]).amin(dim=1).max()
+            # NaN compares false, so a region from which probes diverge is rejected.
+            if bool(furthest < radius[index]):
+                rejected[index] = False
+            else:
+                radius[index] /= 2
+    held = [index for index in range(len(sets)) if not rejected[index] and radius[index] >= gaps[index]]
+    if not held:
+        no_owner = torch.zeros(0, dtype=torch.long, device=like.device)
+        return TrappingRegions(like[:0], no_owner, radius[:0], radius[:0])
+    points = torch.cat([sets[index] for index in held])
+    owner = torch.cat([torch.full((len(sets[index]),), index) for index in held]).to(points.device)
+    least = gaps.clamp_min(settings.radius * scale / 2**settings.halvings)
+    return TrappingRegions(points, owner, radius[owner], least[owner])
+
+
+def escaping(
+    field: SelfMap,
+    regions: TrappingRegions,
+    z: Tensor,
+    owner: Tensor,
+    steps: int = SEARCH.trapping.audit_steps,
+) -> Tensor:
+    """Which absorbed trajectories leave the regions of their set when they are followed further.
+
+    Parameters
+    ----------
+    field
+        The map.
+    regions
+        All regions.
+    z, owner
+        Points of the trajectories, shape ``(n, d)``, and the set that absorbed each, shape ``(n,)``.
+    steps
+        Plain steps.
 
     Returns
     -------
-    z, residual, steps, converged
-        Shapes ``(N, d)`` and ``(N,)``. A sample that has not converged keeps its start.
-
-    References
-    ----------
-    Anderson (1965). Iterative procedures for nonlinear integral equations. J. ACM 12. Walker, Ni (2011).
-    Anderson acceleration for fixed-point iterations. SIAM J. Numer. Anal. 49.
+    Tensor
+        Shape ``(n,)``, boolean.
     """
-    n = len(z0)
-    z, residual = z0.clone(), z0.new_full((n,), float("inf"))
-    steps = torch.zeros(n, dtype=torch.long, device=z0.device)
-    converged = torch.zeros(n, dtype=torch.bool, device=z0.device)
-    active, now = torch.arange(n, device=z0.device), z0
-    images: list[Tensor] = []
-    velocities: list[Tensor] = []
-    for t in range(1, max_steps + 1):
-        if not len(active):
-            break
-        image = field(now)
-        velocity = image - now
-        length = velocity.norm(dim=1)
-        still = length <= tolerance
-        gone = ~torch.isfinite(length) | ((now - z0[active]).norm(dim=1) > reach[active])
-        done = still | gone
-        steps[active] = t
-        finished = active[still & ~gone]
-        z[finished], residual[finished] = image[still & ~gone], length[still & ~gone]
-        converged[finished] = True
-        images, velocities = [*images, image][-settings.memory :], [*velocities, velocity][-settings.memory :]
-        if bool(done.any()):
-            active = active[~done]
-            images, velocities = [x[~done] for x in images], [x[~done] for x in velocities]
-        now = _combine(images, velocities, settings.ridge)
-    return z, residual, steps, converged
-
-
-def _combine(images: list[Tensor], velocities: list[Tensor], relative_ridge: float) -> Tensor:
-    """The next points ``(n, d)``, from up to ``memory`` earlier images and velocities ``(n, d)`` each."""
-    # Differences to the newest remove the constraint: minimize |v - V g| over g, in float64.
-    newest = images[-1]
-    if len(images) == 1:
-        return newest
-    difference = double(torch.stack([velocities[-1] - v for v in velocities[:-1]], dim=2))
-    gram = difference.transpose(1, 2) @ difference
-    trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    ridge = (relative_ridge * trace).clamp_min(torch.finfo(gram.dtype).tiny) * eye
-    target = difference.transpose(1, 2) @ double(velocities[-1])[:, :, None]
-    weights = torch.linalg.solve(gram + ridge, target)
-    moved = double(torch.stack([newest - x for x in images[:-1]], dim=2)) @ weights
-    combined: Tensor = newest - moved[:, :, 0].to(newest.dtype)
-    return combined
+    for _ in range(steps):
+        z = field(z)
+    nearness = torch.cdist(z, regions.points) / regions.radius
+    inside = (nearness <= 1) & (regions.owner == owner[:, None])
+    return ~inside.any(dim=1)

@@ -310,6 +310,7 @@ def units_of(starts: Tensor, settings: SearchSettings = SEARCH) -> Tensor | None
     differ only in a narrow coordinate would be merged at every tolerance.
     """
     spread = double(starts - starts.mean(dim=0)).square().mean(dim=0).sqrt()
+    # Constant coordinates differ by rounding only, and would make every other coordinate look wide.
     varying = spread[spread > 1e-6 * double(starts).abs().mean(dim=0)]
     if not len(varying):
         return None
@@ -394,6 +395,7 @@ def geometry_of(starts: Tensor) -> tuple[Tensor, float, float]:
     center = starts.mean(dim=0)
     distance = double((starts - center).norm(dim=1))
     scale, reach = float(distance.square().mean().sqrt()), float(distance.max())
+    # Equal starts far from the origin differ by rounding.
     if scale <= 1e-6 * float(center.norm()) or scale == 0:
         scale = reach = float(center.norm()) or 1.0
     return center, scale, reach
@@ -406,6 +408,7 @@ def check_map(field: SelfMap, starts: Tensor, scale: float) -> None:
     if not bool(torch.isfinite(field(starts)).any()):
         raise RepdynError("step: the map gives no finite value at any start; check its weights for NaN")
     difference = float((together[:1] - alone).abs().max())
+    # Batched products round differently, by far less than this.
     if difference > 1e-3 * scale:
         raise RepdynError(
             f"step: the image of start 0 changes by {difference:.2g} with the rest of the batch or from call "

@@ -192,6 +192,7 @@ def cells_of(bank: Tensor, candidates: int | None, seed: int) -> tuple[Tensor, T
     """
     if candidates is None or candidates >= len(bank):
         return bank[:0], torch.zeros((0, 0), dtype=torch.long, device=bank.device)
+    # A square root of cells: finding the cell then costs as much as searching it.
     count = max(1, min(round(len(bank) ** 0.5), len(bank) // 2))
     generator = torch.Generator().manual_seed(seed)
     centers = bank[torch.randperm(len(bank), generator=generator)[:count].to(bank.device)]
@@ -412,6 +413,7 @@ def _ascend(
 
 def _first_maximum(agreement: NDArray[np.float64], starts: int) -> int:
     """Index of the largest value before the first fall that is clear for this number of starts."""
+    # A fall below two standard errors of a share over the starts is noise.
     best, clear = 0, max(ENERGY.clear_fall, starts**-0.5)
     for s, value in enumerate(agreement):
         if value > agreement[best]:

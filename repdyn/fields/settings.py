@@ -71,6 +71,11 @@ class ClassificationSettings:
         Plain steps over which the approach to a fixed point is measured.
     sampled_points
         Points of an orbit that are compared with a set to decide whether the orbit fills it.
+    family_points
+        Points, over all phases, by which families of neutral cycles are represented.
+    walk_stride, walk_steps, walk_arrived
+        A walk from one neutral cycle to another takes steps of this share of the gap, this many, and has
+        arrived this close, as a share of the gap. Not studied.
     """
 
     neutral_exponent: float = 2e-3
@@ -89,6 +94,10 @@ class ClassificationSettings:
     escape_distance: float = 1e3
     approach_steps: int = 64
     sampled_points: int = 32
+    family_points: int = 1024
+    walk_stride: float = 0.1
+    walk_steps: int = 40
+    walk_arrived: float = 1e-2
 
 
 @dataclass(frozen=True)
@@ -375,6 +384,8 @@ class FieldVerdicts:
         reach it (``benchmarks/false_found.py``).
     n_exchanges
         Random exchanges of training and unseen samples behind that p-value.
+    n_nearest
+        Nearest samples of an attractor that an exchange uses. All are of one kind with probability 1 in 2⁴⁰.
     """
 
     min_in_basins: float = 0.5
@@ -383,6 +394,7 @@ class FieldVerdicts:
     n_relabelings: int = 999
     memorization_p: float = 0.002
     n_exchanges: int = 1999
+    n_nearest: int = 40
 
 
 SEARCH, SURROGATE, VERDICTS = SearchSettings(), SurrogateSettings(), FieldVerdicts()

@@ -180,6 +180,7 @@ class SurrogateAutoencoder:
         # Division by the spread of a constant feature would amplify rounding errors: a larger spread replaces
         # it.
         spread = fitted.std(dim=0)
+        # A constant coordinate has no spread of its own; divided by rounding it would dominate the loss.
         self.spread_ = torch.where(spread > 1e-6 * spread.max(), spread, spread.max().clamp_min(1e-12))
         train = (fitted - self.shift_) / self.spread_
         test = (unit[to_index(held, unit)] - self.shift_) / self.spread_

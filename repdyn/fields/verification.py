@@ -1,8 +1,8 @@
-"""Fixed points and cycles: merge end points, polish them, and verify that they attract.
+"""Near a fixed point: acceleration of an approach, polishing of its end, and verification that it attracts.
 
-:func:`verify_points` is the entry for fixed points, :func:`polish_cycle` for long cycles. The former merges
-end points (:func:`merge_points`), polishes them with Newton's method (:func:`newton`), and reads their
-multipliers from Jacobian-vector products alone (:func:`leading_multipliers`).
+:func:`verify_points` merges end points (:func:`merge_points`), polishes them with Newton's method
+(:func:`newton`), and reads their multipliers from Jacobian-vector products alone
+(:func:`leading_multipliers`). :func:`anderson` finishes samples that are about to converge.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from torch import Tensor
 
 from repdyn.devices import double, to, widest
 from repdyn.fields.map import SelfMap, to_index
-from repdyn.fields.settings import SEARCH, ClassificationSettings, SearchSettings
+from repdyn.fields.settings import SEARCH, AndersonSettings, SearchSettings
 from repdyn.reading import as_array
 
 __all__ = [
-    "Cycle",
     "VerifiedPoints",
+    "anderson",
     "count_sweep",
     "leading_multipliers",
+    "measure_decay",
     "merge_points",
     "newton",
     "observed_rate",
-    "period_of",
-    "polish_cycle",
     "verify_points",
 ]
 
@@ -39,8 +38,6 @@ BLOCK = 2**23
 """Numbers in a batch of Krylov bases: 64 MiB in float64."""
 SKETCH = 8
 """Dimensions of the projection in which candidates for merging are looked up. Trees are slow in more."""
-GRAPH_POINTS = 128
-"""Points of a cycle whose Jacobians are read from one graph, which keeps the map's activations at each."""
 DISPLACEMENT = 1e-3
 """Distance, relative to the scale, at which neighbors start whose approach to a point is measured."""
 
@@ -191,6 +188,7 @@ def merge_points(
         directions = np.linalg.qr(np.random.default_rng(0).standard_normal((d, SKETCH)))[0]
         sketch = points @ directions
     tree = cKDTree(sketch)
+    # Rounding of the projection must not separate points within the radius.
     slack = radius + 1e-9 * float(np.abs(sketch).max())
     for i in np.arange(n) if order is None else order:
         if member[i] >= 0:
@@ -253,6 +251,7 @@ def newton(field: SelfMap, z: Tensor, settings: SearchSettings = SEARCH) -> tupl
     eps = torch.finfo(z.dtype).eps
     open_ = torch.arange(len(z), device=z.device)
     for _ in range(settings.newton_steps):
+        # The shortest step that the precision can hold at this point.
         floor = 2 * eps * z[open_].norm(dim=1)
         open_ = open_[residual[open_] > floor]
         if not len(open_):
@@ -366,6 +365,7 @@ def observed_rate(field: SelfMap, z: Tensor, scale: float, turns: int = 40, *, s
         moved = field(moved)
         distance.append((moved - z).norm(dim=1))
     table = double(torch.stack(distance))
+    # Distances below this are rounding, and their ratio is no rate.
     floor = 1e3 * torch.finfo(z.dtype).eps * (double(z.norm(dim=1)) + scale)
     # The last step at which the distance is above the rounding errors.
     last = (table > floor).long().cumprod(dim=0).sum(dim=0) - 1
@@ -373,146 +373,6 @@ def observed_rate(field: SelfMap, z: Tensor, scale: float, turns: int = 40, *, s
     ratio = table.gather(0, last[None])[0] / table.gather(0, first[None])[0]
     rate = ratio ** (1 / (last - first).clamp_min(1))
     return torch.where(last >= 2, rate, torch.full_like(rate, float("nan")))
-
-
-def period_of(orbit: Tensor, scale: float, settings: ClassificationSettings = SEARCH.classification) -> int:
-    """Steps since an orbit was last at its end point, or 0 if it was not there before.
-
-    Returns after more than half of the orbit are not counted, so that each return is seen twice.
-
-    Parameters
-    ----------
-    orbit
-        Shape ``(W + 1, d)``.
-    scale
-        Scale of the starts.
-    settings
-        ``cycle_return`` and ``cycle_contrast``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> period_of(torch.tensor([[0.0], [1.0], [3.0]]).repeat(4, 1), 1.0)
-    3
-    """
-    step = float((orbit[1:] - orbit[:-1]).norm(dim=1).median())
-    distance = (orbit[:-1] - orbit[-1]).norm(dim=1).flip(0)[: len(orbit) // 2]
-    back = (distance <= min(settings.cycle_return * scale, settings.cycle_contrast * step)).nonzero()
-    return int(back[0]) + 1 if len(back) else 0
-
-
-@dataclass(frozen=True, eq=False)
-class Cycle:
-    """A verified cycle.
-
-    Attributes
-    ----------
-    point
-        A point on it, shape ``(d,)``.
-    period
-        Its period.
-    residual
-        Distance between the point and its image after one turn.
-    multipliers
-        Leading multipliers of a turn, shape ``(k,)``.
-    observed
-        Factor by which one turn of plain iteration shrank the distance to it.
-    """
-
-    point: Tensor
-    period: int
-    residual: float
-    multipliers: NDArray[np.complex128]
-    observed: float
-
-
-def polish_cycle(
-    field: SelfMap, start: Tensor, period: int, scale: float, settings: SearchSettings = SEARCH
-) -> Cycle | None:
-    r"""Polish a cycle by Newton's method for the ``period``-th iterate, with the Jacobian of a whole turn.
-
-    .. math:: z \leftarrow z + (I - M)^{-1} (f^p(z) - z), \qquad M = J(f^{p-1} z) \cdots J(f z)\, J(z)
-
-    The Jacobians at the points of a turn are read together. A turn costs p sequential evaluations of the map
-    and d products of a batch of p.
-
-    Parameters
-    ----------
-    field
-        The map, in the precision of ``start``.
-    start
-        A point near the cycle, shape ``(d,)``.
-    period
-        Its period p.
-    scale
-        Scale of the starts.
-    settings
-        Settings of the search.
-
-    Returns
-    -------
-    Cycle or None
-        None if there is no cycle, if it does not attract, if plain iteration does not approach it, if its
-        period is shorter, or if period times dimension exceeds ``cycle_max_work``.
-    """
-    options, d = settings.classification, len(start)
-    near, turns = settings.merge_tolerance * scale, options.cycle_newton_steps
-    if period * d > options.cycle_max_work:
-        return None
-    eps = torch.finfo(start.dtype).eps
-    best, length, turn = start, float("inf"), torch.eye(d, dtype=start.dtype, device=start.device)
-    point = start
-    for _ in range(turns):
-        image, jacobian = _turn(field, point, period)
-        residual = float((image - point).norm())
-        if not residual < length:
-            break
-        best, length, turn = point, residual, jacobian
-        if residual <= 16 * eps * (float(point.norm()) + scale):
-            break
-        unit = torch.eye(d, dtype=widest(start.device), device=start.device)
-        system = unit - double(jacobian)
-        # The ridge prevents a large step along a nearly neutral direction.
-        step = torch.linalg.solve(
-            system.T @ system + 1e-12 * unit,
-            system.T @ double(image - point),
-        )
-        point = point + step.to(start.dtype)
-    multipliers = np.linalg.eigvals(as_array(turn, np.float64)).astype(np.complex128)
-    multipliers = multipliers[np.argsort(-abs(multipliers), kind="stable")][: settings.n_multipliers]
-    leading = float(abs(multipliers[0]))
-    later = field.power(turns * period)(start[None])[0]
-    before, after = float((start - best).norm()), float((later - best).norm())
-    orbit = field.trajectory(best[None], period - 1)[1:, 0]
-    shorter = len(orbit) > 0 and float((orbit - best).norm(dim=1).min()) <= near
-    certain = length <= settings.certainty * settings.merge_tolerance * scale * (1 - leading)
-    # In single precision the Jacobian of a turn can predict convergence that plain iteration does not show.
-    approached = before <= 10 * options.cycle_return * scale and (
-        after < before or after <= settings.certainty * settings.merge_tolerance * scale
-    )
-    if leading >= 1 - settings.multiplier_margin or shorter or not (certain and approached):
-        return None
-    rounding = 1e3 * eps * (float(best.norm()) + scale)
-    observed = (after / before) ** (1 / turns) if min(before, after) > rounding else float("nan")
-    return Cycle(best, period, length, multipliers, observed)
-
-
-def _turn(field: SelfMap, point: Tensor, period: int) -> tuple[Tensor, Tensor]:
-    """Image ``(d,)`` of a point after ``period`` steps, and its Jacobian ``(d, d)``.
-
-    The points are computed first, one after the other. The Jacobians at many of them are then read column by
-    column from one recorded graph.
-    """
-    d = len(point)
-    orbit = field.trajectory(point[None], period)[:, 0]
-    units = torch.eye(d, dtype=point.dtype, device=point.device)
-    turn = units
-    for block in torch.split(orbit[:-1], GRAPH_POINTS):
-        _, apply = field.linearize(block)
-        columns = torch.stack([apply(unit.expand_as(block)) for unit in units], dim=2)
-        for jacobian in columns:
-            turn = jacobian @ turn
-    return orbit[-1], turn
 
 
 def _arnoldi(field: SelfMap, z: Tensor, start: Tensor, m: int) -> tuple[Tensor, Tensor]:
@@ -563,3 +423,127 @@ def _arnoldi(field: SelfMap, z: Tensor, start: Tensor, m: int) -> tuple[Tensor, 
         if k + 1 < d:
             basis[:, k + 1] = product / product.norm(dim=1, keepdim=True).clamp_min(1e-300)
     return basis, hessenberg
+
+
+def measure_decay(
+    field: SelfMap, z: Tensor, settings: AndersonSettings = SEARCH.anderson
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Iterate plainly for a few steps, and bound the remaining distance if the decay continues.
+
+    With steps :math:`r_0 > r_1 > … > r_8` and rate :math:`q = (r_8 / r_0)^{1/8}`, the remaining distance is
+    :math:`r_8 q / (1 - q)`.
+
+    Parameters
+    ----------
+    field
+        The map.
+    z
+        Shape ``(N, d)``.
+    settings
+        ``watched_steps`` and ``slack``.
+
+    Returns
+    -------
+    z, residual, reach
+        Points ``(N, d)`` after ``watched_steps`` steps, length of the last step and the bound, ``(N,)``. The
+        bound is 0 where a step was not shorter than the one before.
+    """
+    image = field(z)
+    first = last = (image - z).norm(dim=1)
+    falling = torch.ones_like(first, dtype=torch.bool)
+    for _ in range(settings.watched_steps):
+        z, image = image, field(image)
+        length = (image - z).norm(dim=1)
+        falling &= length < last
+        last = length
+    rate = (last / first.clamp_min(torch.finfo(z.dtype).tiny)) ** (1 / settings.watched_steps)
+    reach = settings.slack * last * rate / (1 - rate).clamp_min(torch.finfo(z.dtype).eps)
+    return z, last, torch.where(falling, reach, torch.zeros_like(reach))
+
+
+def anderson(
+    field: SelfMap,
+    z0: Tensor,
+    reach: Tensor,
+    *,
+    tolerance: float,
+    max_steps: int,
+    settings: AndersonSettings = SEARCH.anderson,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Accelerate samples that are about to converge under plain iteration.
+
+    .. math:: z_{t+1} = \sum_i \alpha_i f(z_{t-i}), \quad
+              \alpha = \arg\min_{\sum \alpha_i = 1} \Big\lVert \sum_i \alpha_i V(z_{t-i}) \Big\rVert
+
+    Acceleration from the start would send most samples to other fixed points than plain iteration. A sample
+    that leaves the ball of radius ``reach`` around its start, or is not finite, is therefore given up.
+
+    Parameters
+    ----------
+    field
+        The map.
+    z0
+        Shape ``(N, d)``.
+    reach
+        Radius of the ball of each sample, shape ``(N,)``.
+    tolerance
+        Step length at which a sample has converged.
+    max_steps
+        Evaluations for each sample.
+    settings
+        ``memory`` and ``ridge``.
+
+    Returns
+    -------
+    z, residual, steps, converged
+        Shapes ``(N, d)`` and ``(N,)``. A sample that has not converged keeps its start.
+
+    References
+    ----------
+    Anderson (1965). Iterative procedures for nonlinear integral equations. J. ACM 12. Walker, Ni (2011).
+    Anderson acceleration for fixed-point iterations. SIAM J. Numer. Anal. 49.
+    """
+    n = len(z0)
+    z, residual = z0.clone(), z0.new_full((n,), float("inf"))
+    steps = torch.zeros(n, dtype=torch.long, device=z0.device)
+    converged = torch.zeros(n, dtype=torch.bool, device=z0.device)
+    active, now = torch.arange(n, device=z0.device), z0
+    images: list[Tensor] = []
+    velocities: list[Tensor] = []
+    for t in range(1, max_steps + 1):
+        if not len(active):
+            break
+        image = field(now)
+        velocity = image - now
+        length = velocity.norm(dim=1)
+        still = length <= tolerance
+        gone = ~torch.isfinite(length) | ((now - z0[active]).norm(dim=1) > reach[active])
+        done = still | gone
+        steps[active] = t
+        finished = active[still & ~gone]
+        z[finished], residual[finished] = image[still & ~gone], length[still & ~gone]
+        converged[finished] = True
+        images, velocities = [*images, image][-settings.memory :], [*velocities, velocity][-settings.memory :]
+        if bool(done.any()):
+            active = active[~done]
+            images, velocities = [x[~done] for x in images], [x[~done] for x in velocities]
+        now = _combine(images, velocities, settings.ridge)
+    return z, residual, steps, converged
+
+
+def _combine(images: list[Tensor], velocities: list[Tensor], relative_ridge: float) -> Tensor:
+    """The next points ``(n, d)``, from up to ``memory`` earlier images and velocities ``(n, d)`` each."""
+    # Differences to the newest remove the constraint: minimize |v - V g| over g, in float64.
+    newest = images[-1]
+    if len(images) == 1:
+        return newest
+    difference = double(torch.stack([velocities[-1] - v for v in velocities[:-1]], dim=2))
+    gram = difference.transpose(1, 2) @ difference
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    ridge = (relative_ridge * trace).clamp_min(torch.finfo(gram.dtype).tiny) * eye
+    target = difference.transpose(1, 2) @ double(velocities[-1])[:, :, None]
+    weights = torch.linalg.solve(gram + ridge, target)
+    moved = double(torch.stack([newest - x for x in images[:-1]], dim=2)) @ weights
+    combined: Tensor = newest - moved[:, :, 0].to(newest.dtype)
+    return combined

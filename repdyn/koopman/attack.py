@@ -238,6 +238,7 @@ def recovered_by_probe(
     x, x_test = (np.asarray(rows, dtype=np.float64) for rows in (x, x_test))
     mean, scale = x.mean(axis=0), x.std(axis=0)
     scale[scale == 0] = 1.0
+    # The attacked class is rare: unbalanced, a probe that never names it would be right most of the time.
     probe = LogisticRegression(class_weight="balanced", max_iter=2000).fit((x - mean) / scale, target)
     right = probe.predict((x_test - mean) / scale) == target_test
     # A balanced accuracy gives each of the two classes half the weight.

@@ -18,15 +18,13 @@ from repdyn.devices import as_given, device_of, to
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields import LatentField
 from repdyn.koopman import training
-from repdyn.koopman.archive import described, restored
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.editing import forget
-from repdyn.koopman.fidelity import Fidelity, measure
-from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.interfaces import AUTOENCODERS
-from repdyn.koopman.networks import Lift, PointDecoder, PointEncoder
+from repdyn.koopman.frames import Lift, PointDecoder, PointEncoder, PointFrames
+from repdyn.koopman.interfaces import AUTOENCODERS, described, restored
 from repdyn.koopman.operators import OPERATORS, Operator, Piecewise, advance
 from repdyn.koopman.phases import change_points
+from repdyn.koopman.readout import Fidelity, measure
 from repdyn.koopman.settings import FitSettings
 from repdyn.koopman.spectrum import KoopmanSpectrum, spectrum
 from repdyn.koopman.states import point_number
@@ -40,7 +38,6 @@ __all__ = ["KoopmanAutoencoder"]
 _SUPERVISION = ("all", "last")
 _SETTINGS = FitSettings()
 AUTO = "auto"
-_PAIRS_OF_AN_OBSERVABLE = 4  # a spectrum needs two pairs of states for each observable
 _ROUNDING = 1e-9  # a last interval of re-encoding shorter than this is rounding
 
 
@@ -206,7 +203,7 @@ class KoopmanAutoencoder(nn.Module):
         current = device_of(self)
         given, paths = paths, nearby(paths, plan.memory)
         widths = {point: paths.widths[point] for point in paths.points}
-        found = max(1, len(paths) * (len(widths) - 1) // _PAIRS_OF_AN_OBSERVABLE)
+        found = max(1, len(paths) * (len(widths) - 1) // _SETTINGS.pairs_per_observable)
         own, mirrored = (
             (_SETTINGS.hidden[-1:], _SETTINGS.hidden[:1]) if self.hidden is None else (self.hidden, None)
         )
@@ -326,7 +323,7 @@ class KoopmanAutoencoder(nn.Module):
         paths
             Test paths.
         head, seed
-            As in :func:`repdyn.koopman.fidelity.measure`.
+            As in :func:`repdyn.koopman.readout.measure`.
         train
             Training paths of controls and probes; default: those of :meth:`fit`.
         """

@@ -351,6 +351,7 @@ def ridge_by_sums(fit: Products, validation: Products) -> tuple[list[Tensor], tu
     values, basis = torch.linalg.eigh(fit.gram)
     values = values.clamp_min(0.0)
     if fit.rows < len(values):  # the other directions have no variance
+        # Directions below rounding have no coefficient: the inverse would amplify noise.
         kept = values > values[-1] * 1e-12
         kept[: len(values) - fit.rows] = False
         values, basis = values[kept], basis[:, kept]

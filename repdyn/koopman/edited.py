@@ -226,6 +226,7 @@ class EditedKoopman(Result, kind="edited_koopman"):
     def _no_root(self) -> str:
         """The reason why the edited map has no root."""
         values = np.linalg.eigvals(self.matrix)
+        # Rounding leaves real eigenvalues with a small imaginary part.
         real = values.real[np.abs(values.imag) <= 1e-9 * np.abs(values).max()]
         if (real <= 0).any():
             return (

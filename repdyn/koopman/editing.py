@@ -502,6 +502,7 @@ def _destination(
             return torch.cat(
                 [
                     candidates[torch.cdist(rows, candidates).argmin(dim=1)]
+                    # The distances of 1 000 rows at a time bound the memory.
                     for rows in torch.split(outputs[redirected], 1000)
                 ]
             )

@@ -1,14 +1,16 @@
-"""Fixed linear frames that map every point of a path into one state space.
+"""From representations to observables and back: fixed frames of the points, then encoder and decoder.
 
-Points of one width share one frame: one mean, one scale, no rotation. Points whose widths differ have a frame
-each: a mean, a scale and a partial isometry onto the last point. Frames are fitted before training and then
-fixed. A map that is learned freely at each point could represent any linear step, and the operator would be
-trivial.
+:class:`PointFrames` maps every point of a path into one state space. Points of one width share one frame: one
+mean, one scale, no rotation. Points whose widths differ have a frame each: a mean, a scale and a partial
+isometry onto the last point. Frames are fitted before training and then fixed. A map that is learned freely
+at each point could represent any linear step, and the operator would be trivial. :class:`Lift`, the encoder
+or decoder of states, is a linear map that starts as PCA, plus a network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,15 @@ from repdyn.errors import RepdynError
 from repdyn.koopman.settings import FrameSettings
 from repdyn.linalg import polar
 
-__all__ = ["PointFrames", "principal_axes", "wide_coordinates"]
+__all__ = [
+    "Lift",
+    "PointDecoder",
+    "PointEncoder",
+    "PointFrames",
+    "load_weights",
+    "principal_axes",
+    "wide_coordinates",
+]
 
 _SETTINGS = FrameSettings()
 
@@ -250,8 +260,133 @@ def principal_axes(x: Tensor, count: int) -> Tensor:
         leading: Tensor = vectors.flip(1)[:, :count]
         return leading
     values, vectors = torch.linalg.eigh(x @ x.T)
+    # Eigenvalues below rounding belong to directions that the rows do not span.
     rank = min(count, int((values > values[-1] * 1e-12).sum()))
     axes = x.T @ vectors.flip(1)[:, :rank]
     filling = torch.eye(columns, dtype=x.dtype, device=x.device)[:, : count - rank]
     orthonormal: Tensor = torch.linalg.qr(torch.cat([axes, filling], dim=1)).Q
     return orthonormal
+
+
+class Lift(nn.Module):
+    """``f(u) = u S + mlp(u)``.
+
+    The linear part starts at the leading principal components and the network near zero, or at the nonlinear
+    observables of :mod:`repdyn.koopman.start`.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Widths.
+    hidden
+        Widths of the hidden layers. An empty sequence gives a linear map.
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        sizes = (inputs, *hidden, outputs)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.LeakyReLU()]
+        self.network = nn.Sequential(*layers[:-1]) if hidden else None
+
+    @torch.no_grad()
+    def start(self, weight: Tensor, scale: float) -> None:
+        """Set the linear part to ``u -> u S``, ``(inputs, outputs)``, and scale the network's last layer."""
+        self.linear.weight.copy_(weight.T)
+        self.linear.bias.zero_()
+        if self.network is not None:
+            final = self.network[-1]
+            assert isinstance(final, nn.Linear)
+            final.weight.mul_(scale)
+            final.bias.zero_()
+
+    @torch.no_grad()
+    def narrow(self, width: int) -> None:
+        """Keep the first ``width`` units of the only hidden layer."""
+        assert self.network is not None
+        first, _, final = self.network
+        assert isinstance(first, nn.Linear)
+        assert isinstance(final, nn.Linear)
+        first.weight, first.bias = nn.Parameter(first.weight[:width]), nn.Parameter(first.bias[:width])
+        final.weight = nn.Parameter(final.weight[:, :width].contiguous())
+        first.out_features = final.in_features = width
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Shape ``(…, inputs)`` to ``(…, outputs)``."""
+        linear: Tensor = self.linear(u)
+        return linear if self.network is None else linear + self.network(u)
+
+
+class PointEncoder(nn.Module):
+    """Encoder of one point: representations ``(…, width)`` to observables ``(…, latent_dim)``.
+
+    Parameters
+    ----------
+    frames, encoder
+        Modules of a Koopman autoencoder, shared with it.
+    number
+        Number of the point, in order of depth.
+    """
+
+    def __init__(self, frames: PointFrames, encoder: Lift, number: int) -> None:
+        super().__init__()
+        self.frames, self.encoder, self.number = frames, encoder, number
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observables ``(…, latent_dim)``, in the dtype of the weights."""
+        z: Tensor = self.encoder(self.frames.lift(x, self.number))
+        return z
+
+
+class PointDecoder(nn.Module):
+    """Decoder of one point: observables ``(…, latent_dim)`` to representations ``(…, width)``.
+
+    Parameters
+    ----------
+    frames, decoder
+        Modules of a Koopman autoencoder, shared with it.
+    number
+        Number of the point, in order of depth.
+    """
+
+    def __init__(self, frames: PointFrames, decoder: Lift, number: int) -> None:
+        super().__init__()
+        self.frames, self.decoder, self.number = frames, decoder, number
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Representations ``(…, width)``, in the dtype of the weights."""
+        u: Tensor = self.decoder(z.to(self.frames.scale.dtype))
+        return self.frames.lower(u, self.number)
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, NDArray[Any]], path: Any) -> None:
+    """Load saved arrays into a network.
+
+    Parameters
+    ----------
+    model
+        Set in place.
+    tensors
+        Arrays by the names of ``model.state_dict()``.
+    path
+        Folder that they were read from, for the error message.
+
+    Raises
+    ------
+    RepdynError
+        If a name, shape or type differs, or a value is not finite.
+    """
+    try:
+        for name, own in model.state_dict().items():
+            kind = np.asarray(tensors.get(name, 0.0)).dtype.kind
+            if name in tensors and (kind == "f") != own.dtype.is_floating_point:
+                raise RuntimeError(f"{name} holds {tensors[name].dtype}, expected {own.dtype}")
+            if name in tensors and not np.isfinite(tensors[name]).all():
+                raise RuntimeError(f"{name} holds values that are not finite")
+        model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
+    except RuntimeError as error:
+        raise RepdynError(
+            f"{path}: the weights do not match config.json: {' '.join(str(error).split())}"
+        ) from None

@@ -1,8 +1,8 @@
-"""Where a push matters: how far a unit push at each depth moves the last point, fitted and true.
+"""Sensitivity: how far a unit perturbation at each depth moves the last point, fitted and true.
 
-Between neighboring points every token obeys ``x_(l+1) ≈ x_l A_l + b_l``. A push ``v`` at depth ``l`` then
-moves the last point by ``v A_l … A_(L-1)``. The maps are fitted to single tokens: maps of pooled paths also
-hold how the words of a text depend on each other, and order the depths wrongly.
+Between neighboring points every token obeys ``x_(l+1) ≈ x_l A_l + b_l``. A perturbation ``v`` at depth ``l``
+then moves the last point by ``v A_l … A_(L-1)``. The maps are fitted to single tokens. Maps of
+pooled paths also hold how the words of a text depend on each other, and order the depths wrongly.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ _SETTINGS = GainSettings()
 
 @dataclass(frozen=True, eq=False)
 class Gain(Result, kind="gain"):
-    """How far a unit push at each depth moves the last point, or an output of it.
+    """How far a unit perturbation at each depth moves the last point, or an output of it.
 
     Attributes
     ----------
     points
-        Where the push is made, in order of depth.
+        Where the perturbation is added, in order of depth.
     target
         The last point.
     fitted
-        Root mean square move for pushes in random directions, by the fitted maps, shape ``(points,)``.
+        Root mean square move for perturbations in random directions, by the fitted maps, shape ``(points,)``.
     true
         The same by Jacobians of the model, one estimate with a 95 % interval over samples for each point;
         None without inputs.
     rank_correlation
         Spearman's, between both over depths, with an interval over samples; None without inputs.
     strongest
-        For each point the unit push that moves the last point most by the fitted maps, ``(width,)``.
+        For each point the unit perturbation that moves the last point most by the fitted maps, ``(width,)``.
     strongest_gain
         How far it moves it, by the fitted maps, ``(points,)``.
     unexplained
@@ -107,7 +107,7 @@ class Gain(Result, kind="gain"):
 
     def __repr__(self) -> str:
         width = max(map(len, self.points)) + 2
-        lines = [f"Gain: how far a unit push moves {self.target!r}, from {self.tokens} tokens"]
+        lines = [f"Gain: how far a unit perturbation moves {self.target!r}, from {self.tokens} tokens"]
         for number, point in enumerate(self.points):
             own = "" if self.true is None else f"   true {self.true[number]}"
             lines.append(
@@ -126,15 +126,12 @@ class Gain(Result, kind="gain"):
     def plot(self) -> go.Figure:
         """Plot fitted and true gains against depth."""
         # plotly is slow to import and not everyone plots.
-        from repdyn.views.fidelity import fidelity
+        from repdyn.views.dynamics import gain as draw
 
         series = {"fitted": [{"value": float(v), "low": float(v), "high": float(v)} for v in self.fitted]}
         if self.true is not None:
             series["true"] = [own.to_dict() for own in self.true]
-        figure = fidelity(self.points, series)
-        figure.layout.annotations[0].text = "Move of the last point for a unit push"
-        figure.layout.yaxis.title.text = "gain"
-        return figure
+        return draw(self.points, series, self.target, self.verdict)
 
 
 def gain(
@@ -147,7 +144,8 @@ def gain(
 ) -> Gain:
     """Fit linear dynamics of single tokens, and compare its gains with Jacobians of the model.
 
-    Where a model pools the mean, the push is made at every token; where it pools one token, at that one.
+    Where a model pools the mean, the perturbation is added at every token; where it pools one token, at that
+    one.
     Jacobians are evaluated by products with random directions of the output.
 
     Parameters
@@ -244,7 +242,7 @@ def _tokens(model: TracedModel, paths: RepresentationPaths) -> RepresentationPat
         if known is not None and any(axis in known.layout for axis in "LHW"):
             raise RepdynError(
                 f"gain: the tokens of {point!r} have been pooled. Maps of pooled paths do not give the gain "
-                'of a push; trace with pool="none"'
+                'of a perturbation; trace with pool="none"'
             )
     return paths
 
@@ -291,12 +289,12 @@ def _part(held_out: Tensor, seed: int) -> Tensor:
 def _jacobians(
     model: TracedModel, names: Sequence[str], inputs: Any, weights: Real | None, seed: int
 ) -> Real:
-    """Mean square move of the output for unit pushes in random directions, ``(samples, points)``."""
+    """Mean square move of the output for unit perturbations in random directions, ``(samples, points)``."""
     samples = as_samples(inputs)
     known = [model.points[name] for name in names[:-1]]
     for name, point in zip(names, known):
         if not point.module or point.reads != "output":
-            raise RepdynError(f"gain: {name!r} is no output of a module, so that it cannot be pushed")
+            raise RepdynError(f"gain: {name!r} is no output of a module, so that it cannot be perturbed")
     generator = torch.Generator().manual_seed(seed)
     probes = _SETTINGS.probes if weights is None else 1
     found = []
@@ -319,6 +317,7 @@ def _jacobians(
             for number in range(probes):
                 if weights is None:
                     along = torch.randn(output.shape, generator=generator)
+                    # Of this length, the expected square of the product is the squared norm of the Jacobian.
                     along = along / along.norm(dim=1, keepdim=True) * output.shape[1] ** 0.5
                 else:
                     along = torch.as_tensor(weights, dtype=torch.float32).expand(output.shape)
@@ -332,7 +331,7 @@ def _jacobians(
                 for column, (slope, name) in enumerate(zip(slopes, names)):
                     if slope is None:
                         raise RepdynError(f"gain: {names[-1]!r} does not depend on {name!r}")
-                    own = _pushed(model, name, slope.detach().cpu().double(), given)
+                    own = _pooled_slopes(model, name, slope.detach().cpu().double(), given)
                     squares[:, column] += own.square().mean(dim=1) / probes
             found.append(squares)
     return torch.cat(found).numpy()
@@ -350,8 +349,8 @@ def _keeps(held: dict[str, Tensor], name: str) -> Any:
     return hook
 
 
-def _pushed(model: TracedModel, name: str, slope: Tensor, inputs: Any) -> Tensor:
-    """Slopes ``(n, width)`` of pushes at the tokens that the model pools, from slopes of all tokens."""
+def _pooled_slopes(model: TracedModel, name: str, slope: Tensor, inputs: Any) -> Tensor:
+    """Slopes ``(n, width)`` at the tokens that the model pools, from slopes of all tokens."""
     point = model.points[name]
     if slope.ndim == 2:
         return slope
@@ -372,5 +371,6 @@ def _pushed(model: TracedModel, name: str, slope: Tensor, inputs: Any) -> Tensor
     if model.pooling in ("mean", "gap"):
         return (tokens * mask[..., None]).sum(dim=1)
     raise RepdynError(
-        f"gain: {model.name} pools by {model.pooling!r}; a push is defined for mean, gap, cls and last"
+        f"gain: {model.name} pools by {model.pooling!r}; a perturbation is defined for mean, gap, cls and "
+        "last"
     )

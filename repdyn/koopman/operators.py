@@ -66,7 +66,7 @@ class _Flow(nn.Module):
 
     def matrix(self, source: float, target: float) -> Tensor:
         """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
-        raise NotImplementedError
+        return self._affine(source, target)[:-1, :-1]
 
     def offset(self, source: float, target: float) -> Tensor:
         """``b`` from depth ``source`` to depth ``target``, shape ``(d,)``."""
@@ -85,7 +85,7 @@ class _Flow(nn.Module):
 
     def steps(self) -> list[Tensor]:
         """The operator of each step, in order, each ``(d, d)``."""
-        raise NotImplementedError
+        return [self.matrix(number, number + 1) for number in range(self.count)]
 
     def from_first(self) -> Tensor:
         """Flows from the first point to every later one, shape ``(steps, d + 1, d)``."""
@@ -130,7 +130,7 @@ class Generator(_Flow):
         self.drift = nn.Parameter(torch.zeros(steps, latent_dim))
 
     def matrix(self, source: float, target: float) -> Tensor:
-        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
+        # One exponential; the affine map of several steps would take one for each.
         return propagator(self.weight, target - source)
 
     def _affine(self, source: float, target: float) -> Tensor:
@@ -145,11 +145,30 @@ class Generator(_Flow):
         return [_with_offset(step[:width], moved) for moved in step[width:]]
 
     def steps(self) -> list[Tensor]:
-        """The operator of each step, in order, each ``(d, d)``; all are equal."""
         return [propagator(self.weight, 1.0)] * self.count
 
 
-class PerStep(_Flow):
+class _Stepwise(_Flow):
+    """A flow whose generator is constant within each step."""
+
+    def _generators(self) -> Tensor:
+        """The generator of each step, shape ``(steps, d, d)``."""
+        raise NotImplementedError
+
+    def matrix(self, source: float, target: float) -> Tensor:
+        return piecewise_propagator(self._generators(), source, target)
+
+    def _affine(self, source: float, target: float) -> Tensor:
+        return piecewise_propagator(_homogeneous(self._generators(), self.drift), source, target)
+
+    def steps(self) -> list[Tensor]:
+        return list(exponential(self._generators()))
+
+    def _affine_steps(self) -> list[Tensor]:
+        return list(exponential(_homogeneous(self._generators(), self.drift)))
+
+
+class PerStep(_Stepwise):
     """One generator and one drift for each step: depth as a non-autonomous linear system.
 
     Parameters
@@ -164,22 +183,12 @@ class PerStep(_Flow):
         self.weight = nn.Parameter(torch.zeros(steps, latent_dim, latent_dim))
         self.drift = nn.Parameter(torch.zeros(steps, latent_dim))
 
-    def matrix(self, source: float, target: float) -> Tensor:
-        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
-        return piecewise_propagator(self.weight, source, target)
-
-    def _affine(self, source: float, target: float) -> Tensor:
-        return piecewise_propagator(_homogeneous(self.weight, self.drift), source, target)
-
-    def steps(self) -> list[Tensor]:
-        """The operator of each step, in order, each ``(d, d)``."""
-        return list(exponential(self.weight))
-
-    def _affine_steps(self) -> list[Tensor]:
-        return list(exponential(_homogeneous(self.weight, self.drift)))
+    def _generators(self) -> Tensor:
+        weight: Tensor = self.weight
+        return weight
 
 
-class Piecewise(_Flow):
+class Piecewise(_Stepwise):
     """One generator for each phase, a run of steps, and one drift for each step.
 
     Parameters
@@ -207,22 +216,16 @@ class Piecewise(_Flow):
 
     phase: Tensor
 
-    def matrix(self, source: float, target: float) -> Tensor:
-        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
-        return piecewise_propagator(self.weight[self.phase], source, target)
-
-    def _affine(self, source: float, target: float) -> Tensor:
-        return piecewise_propagator(_homogeneous(self.weight[self.phase], self.drift), source, target)
+    def _generators(self) -> Tensor:
+        generators: Tensor = self.weight[self.phase]
+        return generators
 
     def steps(self) -> list[Tensor]:
-        """The operator of each step, in order, each ``(d, d)``."""
+        # One exponential for each phase, instead of one for each step.
         return list(exponential(self.weight)[self.phase])
 
-    def _affine_steps(self) -> list[Tensor]:
-        return list(exponential(_homogeneous(self.weight[self.phase], self.drift)))
 
-
-class LowRank(_Flow):
+class LowRank(_Stepwise):
     """A shared generator, and for each step a drift and a correction of low rank, ``G_l = G + U_l V_l``.
 
     Parameters
@@ -241,20 +244,9 @@ class LowRank(_Flow):
         self.left = nn.Parameter(torch.zeros(steps, latent_dim, rank))
         self.right = nn.Parameter(torch.randn(steps, rank, latent_dim) * latent_dim**-0.5)
 
-    def matrix(self, source: float, target: float) -> Tensor:
-        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
-        return piecewise_propagator(self.weight + self.left @ self.right, source, target)
-
-    def _affine(self, source: float, target: float) -> Tensor:
-        generators = _homogeneous(self.weight + self.left @ self.right, self.drift)
-        return piecewise_propagator(generators, source, target)
-
-    def steps(self) -> list[Tensor]:
-        """The operator of each step, in order, each ``(d, d)``."""
-        return list(exponential(self.weight + self.left @ self.right))
-
-    def _affine_steps(self) -> list[Tensor]:
-        return list(exponential(_homogeneous(self.weight + self.left @ self.right, self.drift)))
+    def _generators(self) -> Tensor:
+        generators: Tensor = self.weight + self.left @ self.right
+        return generators
 
 
 class LeastSquares(_Flow):
@@ -349,7 +341,6 @@ class LeastSquares(_Flow):
         return torch.from_numpy(root).to(self.weight)
 
     def steps(self) -> list[Tensor]:
-        """The operator of each step, in order, each ``(d, d)``; all are equal."""
         return [self.weight] * self.count
 
 
@@ -375,10 +366,6 @@ class Direct(_Flow):
     weight: Tensor
     drift: Tensor
 
-    def matrix(self, source: float, target: float) -> Tensor:
-        """``K`` from depth ``source`` to depth ``target``, shape ``(d, d)``."""
-        return self._affine(source, target)[:-1, :-1]
-
     def _affine(self, source: float, target: float) -> Tensor:
         end = self._reached(target)
         if source == 0:
@@ -400,12 +387,7 @@ class Direct(_Flow):
         part = depth - low
         return (1 - part) * maps[-2] + part * maps[-1] if part else maps[-2]
 
-    def steps(self) -> list[Tensor]:
-        """The operator of each step, in order, each ``(d, d)``."""
-        return [self.matrix(number, number + 1) for number in range(self.count)]
-
     def from_first(self) -> Tensor:
-        """Flows from the first point to every later one, shape ``(steps, d + 1, d)``."""
         return torch.cat([self.weight, self.drift[:, None]], dim=1)
 
 

@@ -37,7 +37,6 @@ __all__ = ["Phases", "change_points", "phases"]
 
 Real = NDArray[np.float64]
 _SETTINGS = PhaseSettings()
-_LEAST_STEPS = 3  # with two steps, one change separates the only two maps: every step has its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +138,7 @@ class Phases(Result, kind="phases"):
             lines.append("  relative to frames: each point has its own rotation and scale")
         for number, (start, end) in enumerate(zip(self.starts, ends)):
             values = self.eigenvalues[number]
+            # A real eigenvalue has an angle of rounding.
             turning = float((np.abs(np.angle(values)) > 1e-3).mean())
             begins = ""
             if number:
@@ -163,15 +163,17 @@ class Phases(Result, kind="phases"):
     def plot(self) -> go.Figure:
         """Plot the unexplained variance of the three kinds of maps against depth."""
         # plotly is slow to import and not everyone plots.
-        from repdyn.views.fidelity import fidelity
+        from repdyn.views.dynamics import phases as draw
 
-        return fidelity(
+        return draw(
             self.points[1:],
             {
                 "a map per phase": [e.to_dict() for e in self.piecewise],
                 "one map": [e.to_dict() for e in self.one],
                 "a map per step": [e.to_dict() for e in self.own],
             },
+            self.starts,
+            self.verdict,
         )
 
 
@@ -309,11 +311,11 @@ class _Search:
 
     def __init__(self, paths: RepresentationPaths, seed: int) -> None:
         self.steps = len(paths.points) - 1
-        if self.steps < _LEAST_STEPS:
+        if self.steps < _SETTINGS.min_steps:
             raise RepdynError(
-                f"phases of depth need a path of at least {_LEAST_STEPS + 1} points, which has "
-                f"{_LEAST_STEPS} steps, got {len(paths.points)} points {paths.points}: with fewer, a phase "
-                "is a single step; trace more points, or use operator='per_step'"
+                f"phases of depth need a path of at least {_SETTINGS.min_steps + 1} points, which has "
+                f"{_SETTINGS.min_steps} steps, got {len(paths.points)} points {paths.points}: with fewer, a "
+                "phase is a single step; trace more points, or use operator='per_step'"
             )
         most = max(1, _SETTINGS.rows // len(paths.points))
         if len(paths) > most:
@@ -325,6 +327,7 @@ class _Search:
         self.states = [self.frames.lift(x.double(), number) for number, x in enumerate(rows)]
         self.groups = groups_of_equal_rows(as_array(rows[0]))
         distinct = int(self.groups.max()) + 1
+        # Each fold needs two different samples to have a variance.
         if distinct < 2 * _SETTINGS.folds:
             raise RepdynError(
                 f"phases of depth: {distinct} different samples are too few to judge a map on samples that "

@@ -51,6 +51,7 @@ def shrunk(gram: Real) -> Real:
     The ridge is relative to the size of each observable. A common ridge would exceed the small observables.
     """
     size = np.diag(gram)
+    # The ridge of an observable that is zero everywhere would be zero, and the system singular.
     floor = max(float(size.max()) * np.finfo(np.float64).eps ** 2, _TINY)
     ridged: Real = gram + _SETTINGS.shrinkage * np.diag(np.maximum(size, floor))
     return ridged
@@ -256,6 +257,7 @@ def riesz_projector(matrix: NDArray[Any], center: complex, radius: float) -> Com
             f"riesz_projector: an eigenvalue lies {distance.min():.2g} from the circle of radius "
             f"{radius:.3g}; choose another circle, or use spectral_projector for a set of eigenvalues"
         )
+    # Nodes at half steps: none lies on the real axis, where eigenvalues of real operators lie.
     angles = 2 * np.pi * (np.arange(_SETTINGS.nodes) + 0.5) / _SETTINGS.nodes
     offsets = radius * np.exp(1j * angles)
     identity = np.eye(len(matrix))

@@ -113,6 +113,9 @@ class FitSettings:
     start_penalties: tuple[float, ...] = (1e-10, 1e-4, 1e-2)
     """Ridge penalties of the first generator, relative to the mean eigenvalue."""
 
+    pairs_per_observable: int = 4
+    """Pairs of states for each observable at least, where their number is chosen: a spectrum needs two."""
+
     min_samples: int = 10
     """Fewest samples: nine to fit and one to validate."""
 
@@ -177,6 +180,9 @@ class ControlSettings:
 
     held_out: float = 0.2
     """Share of the training paths that chooses the penalty."""
+
+    probe_rows: int = 50_000
+    """Training samples that a probe is fitted on at most: it holds several copies of them."""
 
     features: int = 512
     """Number of random ReLU features. Not studied."""
@@ -292,6 +298,9 @@ class PhaseSettings:
     exact: float = 1e-6
     """Share of a point's variance below which errors are rounding."""
 
+    min_steps: int = 3
+    """Fewest steps of a path. With two, one change separates the only two maps."""
+
     folds: int = 5
     """Parts of the samples, each judged by maps that are fitted on the others."""
 
@@ -313,7 +322,7 @@ class PhaseSettings:
 
 @dataclass(frozen=True)
 class GainSettings:
-    """Gains of a push (docs/koopman.md, "Where a push matters")."""
+    """Gains of a perturbation (docs/koopman.md, "Sensitivity to perturbations")."""
 
     tokens: int = 30_000
     """Tokens that maps are fitted to; more are drawn from."""

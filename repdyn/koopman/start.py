@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from repdyn.devices import CPU, double, to, widest
-from repdyn.koopman.frames import principal_axes
-from repdyn.koopman.networks import Lift
+from repdyn.koopman.frames import Lift, principal_axes
 from repdyn.koopman.operators import Direct, Generator, LowRank, Operator, PerStep, Piecewise, advance
 from repdyn.koopman.settings import FitSettings
 from repdyn.koopman.states import States
@@ -218,6 +217,7 @@ class _Units:
         places = torch.randn(count, generator=generator, dtype=torch.float64).to(self.mean.device)
         self.means = u[1:].mean(dim=1, keepdim=True)
         centered = u[1:] - self.means
+        # A point that does not vary would be divided by zero.
         self.scale = centered.square().sum(dim=-1).mean(dim=1).sqrt().clamp_min(1e-12)[:, None, None]
         y, y_judged = (
             ((own[1:] - self.means) / self.scale).permute(1, 0, 2).flatten(1) for own in (u, judged)
@@ -438,6 +438,7 @@ def logarithm(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """
     values, vectors = np.linalg.eig(as_array(matrix, np.float64))
     small = np.abs(values) < _SMALLEST
+    # The half turn of a negative real eigenvalue is left out, so that the generator is real.
     angles = np.where(values.imag == 0, 0.0, np.angle(values))
     logs = np.log(np.where(small, _SMALLEST, np.abs(values))) + 1j * angles
     flat = np.abs(logs) < 1e-12

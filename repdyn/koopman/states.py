@@ -139,6 +139,7 @@ class Held(States):
 
     def fingerprint(self) -> str:
         """Digest of some samples' values and of the sums over all."""
+        # Hashing all values would copy them to the CPU; the sums depend on all of them.
         few = self._states[:, :: max(1, self.samples // _DIGESTED)].cpu().contiguous()
         sums = self._states.sum(dim=1, dtype=widest(self.device)).cpu().double()
         return hashlib.blake2b(few.numpy().tobytes() + sums.numpy().tobytes(), digest_size=16).hexdigest()
@@ -296,6 +297,7 @@ class _Moments:
         own = x.mean(axis=0)
         apart, count = own - self.mean, self.count + len(x)
         x = x - own
+        # A difference of squared means would cancel far from the origin.
         self.square = self.square + np.einsum("nd,nd->d", x, x) + apart**2 * (self.count * len(x) / count)
         self.mean = self.mean + apart * (len(x) / count)
         self.count = count

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.koopman import optimization
-from repdyn.koopman.frames import PointFrames
-from repdyn.koopman.networks import Lift
+from repdyn.koopman.frames import Lift, PointFrames
 from repdyn.koopman.operators import Direct, LeastSquares, Operator, advance, full_precision
 from repdyn.koopman.settings import FitSettings
 from repdyn.koopman.start import Solved, start

@@ -159,6 +159,7 @@ class Migration(Result, kind="migration"):
             y = x.astype(np.float32, copy=False) @ matrix
             y += offset
             if self.unit_length:
+                # A vector of zeros stays zero.
                 y /= np.maximum(np.linalg.norm(y, axis=1, keepdims=True), np.float32(1e-30))
             return y
 
@@ -372,6 +373,7 @@ def documents_found(index: ArrayLike, queries: ArrayLike, rows: ArrayLike) -> ND
     stored, asked = (unit_rows(np.asarray(x, np.float64)) for x in (index, queries))
     cosines = asked @ stored.T
     own = cosines[np.arange(len(asked)), np.asarray(rows)]
+    # Copies of a document differ by rounding.
     return np.asarray(cosines.max(axis=1) <= own + 1e-12)
 
 

@@ -113,7 +113,8 @@ class Comparison:
             return _estimate(runs)  # the same scores
         size = float(np.sqrt(np.square(pair[0]).sum() * np.square(pair[1]).sum()))
         correlation = float(pair[0] @ pair[1]) / size if size > 0 else 0.0
-        if np.array_equal(pair[0], pair[1]):  # other scores, the same errors: the fewer, the less is known
+        # Different scores that err on the same samples: the fewer these are, the less is known.
+        if np.array_equal(pair[0], pair[1]):
             discordant = float((np.abs(pair[0]) > np.abs(pair[0]).min()).sum())
             correlation *= discordant / (discordant + 1)
         gap = difference_interval(own, other, correlation)

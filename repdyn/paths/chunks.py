@@ -170,6 +170,7 @@ def chunk_is_whole(
     With ``labels`` (their dtype) the chunk must have labels too.
     """
     names = layout.files(chunk)
+    # Strings begin with their number, in four bytes. A file of no more than these holds none.
     if (sizes(names["ids"]) or 0) <= 4:
         return False
     if labels is not None:

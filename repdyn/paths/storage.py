@@ -148,7 +148,7 @@ class Folder:
         """Size of a file in bytes, or ``None``."""
         try:
             return (self.path / name).stat().st_size
-        except OSError:
+        except OSError:  # missing or out of reach: its chunk is not complete
             return None
 
 

@@ -257,7 +257,7 @@ def _are_locked(path: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except OSError:  # a file system without locks, where nobody holds one
         return False
     finally:
         os.close(descriptor)

@@ -81,6 +81,7 @@ class PointwiseMap(_StandIn):
         """Hidden units ``(…, units)`` of tokens ``(…, width)``."""
         assert self.inner is not None
         assert self.shift is not None
+        # A token of zeros has no direction and stays zero.
         read = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12) if self.normalized else x
         return torch.relu(read @ self.inner + self.shift)
 

@@ -156,6 +156,7 @@ def fit_map(
     weights = [_weights(own[1], kind) for own in (fit, validation)]
     center, scale = _moments(map_, x, weights[0])
     total = float(weights[0].sum())
+    # The map predicts the change, not the output: with weights of zero it is the identity.
     offset = (weights[0] @ (y.double() - x.double())) / total
 
     def sums(part: tuple[Tensor, Tensor], weight: Tensor) -> tuple[Tensor, Tensor, float, float]:
@@ -174,6 +175,7 @@ def fit_map(
 
     gram, cross, *_ = sums(fit, weights[0])
     unseen_gram, unseen_cross, unseen_square, unseen_spread = sums(validation, weights[1])
+    # Penalties are relative to the mean eigenvalue, so that they mean the same for any scale.
     unit = float(gram.trace()) / len(gram) or 1.0
 
     def solved(penalty: float, left: Tensor, right: Tensor) -> Tensor:
@@ -193,6 +195,7 @@ def fit_map(
     assert best is not None
     error, penalty, solution = best
     if every:
+        # The penalty is chosen; the samples that chose it can be fitted too.
         solution = solved(penalty, gram + unseen_gram, cross + unseen_cross)
     solution = solution / scale[:, None]
     with torch.no_grad():
@@ -208,6 +211,7 @@ def _weights(y: Tensor, kind: Kind) -> Tensor:
     if not kind.relative:
         return torch.ones(len(y), dtype=torch.float64)
     square = y.double().square().sum(dim=1)
+    # A token of zeros would have an infinite weight.
     floor = 1e-6 * square.mean()
     weight: Tensor = 1 / (square + floor if floor > 0 else torch.ones_like(square))
     return weight / weight.mean()
@@ -215,6 +219,7 @@ def _weights(y: Tensor, kind: Kind) -> Tensor:
 
 def _stretches(x: Tensor, y: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Consecutive parts, in float64."""
+    # In parts, because all tokens in float64 would take twice the memory that was allowed.
     for start in range(0, len(x), 8192):
         part = slice(start, start + 8192)
         yield x[part].double(), y[part].double(), weight[part]
@@ -234,6 +239,7 @@ def _moments(map_: PointwiseMap, x: Tensor, weight: Tensor) -> tuple[Tensor, Ten
         total, square = total + own @ features, square + own @ features.square()
     mean = total / weight.sum()
     spread = (square / weight.sum() - mean.square()).clamp_min(0).sqrt()
+    # A constant feature is divided by one: it carries nothing, and zero would give NaN.
     return mean, torch.where(spread > 1e-9 * spread.max(), spread, torch.ones_like(spread))
 
 
@@ -242,6 +248,7 @@ def _draw_units(map_: PointwiseMap, x: Tensor, generator: torch.Generator, setti
     """Random hidden units whose kinks lie within the data."""
     assert map_.inner is not None
     assert map_.shift is not None
+    # Enough rows for means and spreads of the coordinates.
     few = x[torch.randperm(len(x), generator=generator)[:20_000]].double()
     read = few / few.norm(dim=1, keepdim=True).clamp_min(1e-12) if map_.normalized else few
     mean = read.mean(dim=0)

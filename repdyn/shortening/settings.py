@@ -14,6 +14,9 @@ class ShortenSettings:
     parts: tuple[float, float, float] = (0.6, 0.2, 0.2)
     """Shares of the samples: to fit maps, to choose among them, to predict the loss."""
 
+    min_samples: int = 20
+    """Fewest samples: twelve to fit, four to choose, four to predict."""
+
     held_bytes: int = 2**29
     """Bytes of tokens (float32) that are held at a time; more are drawn from."""
 

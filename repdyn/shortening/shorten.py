@@ -1,4 +1,4 @@
-"""Replace a run of blocks by a map of single tokens, and say what will be lost."""
+"""Replace a run of blocks by a map of single tokens, and estimate the loss on new samples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,16 +29,18 @@ from repdyn.tracing import TracedModel, load
 from repdyn.tracing.identity import sample_digest
 from repdyn.tracing.samples import as_samples
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 __all__ = ["ShortenedModel", "Shortening", "shorten"]
 
 _SETTINGS = ShortenSettings()
 _SAVED = "shortened model"
-_FEWEST = 20  # samples: twelve to fit, four to choose, four to predict
 
 
 @dataclass(frozen=True, eq=False)
 class Shortening(Result, kind="shortening"):
-    """What was replaced in a model, and what that is expected to cost.
+    """What was replaced in a model, and the expected loss.
 
     Attributes
     ----------
@@ -108,6 +110,19 @@ class Shortening(Result, kind="shortening"):
         if self.expected.high < self.dropped.low:
             return "found"
         return "not found" if self.expected.low > self.dropped.high else "inconclusive"
+
+    def plot(self) -> go.Figure:
+        """The expected loss with the map and, as control, without it."""
+        from repdyn.views.intervals import intervals  # plotly is slow to import
+
+        given = {"with the map": self.expected, "without a map (control)": self.dropped}
+        return intervals(
+            f"Shortening of {self.model}",
+            {name: (own.value, own.low, own.high) for name, own in given.items()},
+            controls=["without a map (control)"],
+            caption=f"Verdict: {self.verdict}. {self.loss[0].upper()}{self.loss[1:]} on new samples, with "
+            f"{len(self.removed)} of {self.blocks} blocks replaced; lower is better.",
+        )
 
     def __repr__(self) -> str:
         before, after = self.parameters
@@ -285,8 +300,10 @@ def shorten(
     2
     """
     samples = as_samples(inputs)
-    if len(samples) < _FEWEST:
-        raise RepdynError(f"shorten: {len(samples)} samples are too few; give at least {_FEWEST}")
+    if len(samples) < settings.min_samples:
+        raise RepdynError(
+            f"shorten: {len(samples)} samples are too few; give at least {settings.min_samples}"
+        )
     blocks = blocks_of(model, samples.take(np.arange(2)))
     starts = _starts(model, blocks, remove)
     if predicts_tokens(model):  # the key-value cache of a language model counts tokens in its first block
@@ -375,13 +392,14 @@ def _parts(samples: Sequence[Any], seed: int, settings: ShortenSettings) -> list
     digests = [sample_digest(sample) for sample in samples]
     numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
     groups = np.array([numbers[digest] for digest in digests], dtype=np.int64)
+    # The shares of the parts are tenths.
     tenths = folds_by_group(groups, 10, np.random.default_rng(seed))
     edges = np.round(10 * np.cumsum(settings.parts)).astype(int)
     parts = [np.flatnonzero(np.digitize(tenths, edges[:-1]) == number) for number in range(3)]
     if min(len(part) for part in parts) < 2:
         raise RepdynError(
             f"shorten: {len(numbers)} different samples are too few to fit, to choose and to predict; give "
-            f"at least {_FEWEST}"
+            f"at least {settings.min_samples}"
         )
     return parts
 

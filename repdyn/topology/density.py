@@ -97,6 +97,7 @@ def density_from_distances(
     positive = radius[radius > 0]
     if len(positive) == 0:
         return np.zeros(count)  # all points are equal
+    # Copies of a point lie at distance zero, where the density would be infinite.
     radius = np.maximum(radius, positive.min())
     volume = d / 2 * np.log(np.pi) - gammaln(d / 2 + 1)
     density = digamma(neighbors) - np.log(max(count - 1, 1)) - volume - d * np.log(radius)

@@ -236,6 +236,7 @@ def covering_radius(x: ArrayLike, landmarks: NDArray[np.float64]) -> float:
     near, points = landmarks - center, as_points(x, "covering_radius") - center
     squared = (near * near).sum(axis=1) - 2 * points @ near.T
     farthest = squared.min(axis=1) + np.einsum("nd,nd->n", points, points)
+    # Differences of squares can be slightly negative.
     return float(np.sqrt(max(float(farthest.max()), 0.0)))
 
 

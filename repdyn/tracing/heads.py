@@ -63,6 +63,7 @@ def check_logits(model: ModelSpec, x: Tensor, own: Tensor | None) -> Tensor:
     expected, given = (as_array(part.float()) for part in (own, real_parts(logits)))
     half = (torch.float16, torch.bfloat16)
     coarse = torch.is_autocast_enabled(x.device.type) or devices.dtype_of(model.module) in half
+    # Logits of half precision keep two or three digits.
     allowed = (0.1 if coarse else 1e-3) * max(float(np.abs(expected).max(initial=0.0)), 1e-30)
     if expected.shape != given.shape or (
         np.isfinite(expected).all() and not np.abs(expected - given).max() <= allowed

@@ -135,6 +135,7 @@ def last_token(tokens: Tokens) -> Tensor:
         return tokens.values[:, -1]
     length = tokens.mask.shape[1]
     position = torch.arange(length, device=tokens.mask.device).expand_as(tokens.mask)
+    # A row without real tokens reads its first one.
     last = position.masked_fill(~tokens.mask, -1).amax(dim=1).clamp(min=0)
     return tokens.values[torch.arange(len(last), device=last.device), last]
 

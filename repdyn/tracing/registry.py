@@ -85,6 +85,7 @@ def load(spec: str, *, device: torch.device | str | None = None, **options: Any)
     try:
         model = adapter.load(name, **options)
     except TypeError:
+        # Without options the fault lies within the adapter, and transformers takes options of any name.
         if not options or scheme == "hf":
             raise
         raise RepdynError(f"model {spec!r}: {scheme} takes no {', '.join(options)}") from None

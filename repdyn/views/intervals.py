@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import plotly.graph_objects as go
 
 from repdyn.errors import RepdynError
 from repdyn.views.bars import add_bars
-from repdyn.views.theme import CATEGORIES, describe, panels
+from repdyn.views.theme import CATEGORIES, CONTROL, describe, panels
 
 __all__ = ["intervals"]
 
 _MOST = 30  # rows drawn
 
 
-def intervals(title: str, figures: Mapping[str, tuple[float, float, float]]) -> go.Figure:
+def intervals(
+    title: str,
+    figures: Mapping[str, tuple[float, float, float]],
+    controls: Collection[str] = (),
+    caption: str = "",
+) -> go.Figure:
     """Horizontal bars with 95 % intervals.
 
     Parameters
@@ -24,6 +29,10 @@ def intervals(title: str, figures: Mapping[str, tuple[float, float, float]]) -> 
         Title of the picture.
     figures
         ``(value, low, high)`` by name; of more than 30, the first 30 are drawn, which the caption notes.
+    controls
+        Names of those that are drawn gray.
+    caption
+        Written before what is said of the intervals.
 
     Returns
     -------
@@ -39,6 +48,6 @@ def intervals(title: str, figures: Mapping[str, tuple[float, float, float]]) -> 
     shown = dict(list(figures.items())[:_MOST])
     left = f" The first {_MOST} of {len(figures)} figures are drawn." if len(figures) > _MOST else ""
     figure = panels([""], columns=1, height=160 + 34 * len(shown))
-    add_bars(figure, 1, shown, [CATEGORIES[0]] * len(shown))
+    add_bars(figure, 1, shown, [CONTROL[0] if name in controls else CATEGORIES[0] for name in shown])
     alt = f"{title}: {len(shown)} figures with their intervals."
-    return describe(figure, title, f"Each figure with its 95 % interval.{left}", alt)
+    return describe(figure, title, f"{caption} Each figure with its 95 % interval.{left}".strip(), alt)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from repdyn.fields import LatentField
-from repdyn.fields.iteration import anderson, measure_decay
+from repdyn.fields.verification import anderson, measure_decay
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from repdyn.errors import RepdynError
 from repdyn.fields import Attractors, LatentField
 from repdyn.fields.classification import AttractorCandidate, merge_cycles
-from repdyn.fields.verification import _turn, period_of, polish_cycle
+from repdyn.fields.cycles import _turn, period_of, polish_cycle
 
 
 def starts(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from repdyn.errors import RepdynError
 from repdyn.fields import LatentField, Memorization, Probing, memorization
-from repdyn.fields.memorization import _exchange_p_value
+from repdyn.fields.recovery import _exchange_p_value
 
 
 def samples(n: int, seed: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from repdyn.errors import RepdynError
 from repdyn.fields import LatentField, Probing, probe_without_data
-from repdyn.fields.probing import _pursue
+from repdyn.fields.recovery import _pursue
 
 
 def planted(seed: int = 0) -> tuple[LatentField, Tensor, Tensor]:

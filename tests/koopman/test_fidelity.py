@@ -10,8 +10,8 @@ from sklearn.linear_model import RidgeClassifier
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.koopman import Fidelity, KoopmanAutoencoder
-from repdyn.koopman.fidelity import KOOPMAN, TRUE
-from repdyn.koopman.readout import LinearProbe
+from repdyn.koopman.readout import KOOPMAN, TRUE, LinearProbe
+from repdyn.koopman.settings import ControlSettings
 from repdyn.paths import RepresentationPaths, open_paths
 
 
@@ -96,7 +96,7 @@ def test_figures_do_not_depend_on_the_blocks_that_are_read(train, test, monkeypa
         "iterate",
         lambda self, points=None, size=None: read.append(size) or iterate(self, points, size),
     )
-    monkeypatch.setattr("repdyn.koopman.fidelity._BLOCK_BYTES", 8 * 24 * 7)  # seven samples
+    monkeypatch.setattr("repdyn.koopman.readout._BLOCK_BYTES", 8 * 24 * 7)  # seven samples
     parts = kae.fidelity(open_paths(tmp_path / "test.paths"), head=lambda x: x @ weight).to_dict()
     assert 7 in read
 
@@ -129,7 +129,7 @@ def test_probes_of_many_samples_are_fitted_on_some_and_it_is_said(train, test, m
     every = kae.fidelity(test)
     assert every.probed == (400, 400)
     assert "training samples" not in repr(every)
-    monkeypatch.setattr("repdyn.koopman.fidelity._PROBED", 120)
+    monkeypatch.setattr("repdyn.koopman.readout._SETTINGS", ControlSettings(probe_rows=120))
     some = kae.fidelity(test)
     assert some.probed == (120, 400)
     assert "probe accuracy, probes fitted on 120 of 400 training samples" in repr(some)

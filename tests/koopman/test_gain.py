@@ -1,4 +1,4 @@
-"""Gains of a push: exact for linear networks, equal to finite differences, and compared over depths."""
+"""Gains of a perturbation: exact for linear networks, equal to finite differences, compared over depths."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import repdyn
 from repdyn.errors import RepdynError
 from repdyn.koopman import Gain, gain
 from repdyn_adapters.transformers import TransformersAdapter
+from tests.tiny_models import tiny_bert, tiny_llama
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -52,7 +53,11 @@ def test_a_linear_network_has_the_gains_of_its_matrices(tmp_path: Path) -> None:
     assert float(moved.norm()) == pytest.approx(found.strongest_gain[0], rel=1e-3)
     found.save(tmp_path / "gain")
     assert repr(Gain.load(tmp_path / "gain")) == repr(found)
-    assert len(found.plot().data) >= 2
+    figure = found.plot()
+    drawn_lines = {line.name: line.y for line in figure.data if line.name in ("fitted", "true")}
+    np.testing.assert_allclose(drawn_lines["fitted"], found.fitted)
+    np.testing.assert_allclose(drawn_lines["true"], [own.value for own in found.true])
+    assert "Unexplained variance" not in figure.layout.meta["caption"]  # a gain is no share of variance
 
 
 def test_the_gain_on_one_output_is_that_of_its_row() -> None:
@@ -70,20 +75,7 @@ def test_the_gain_on_one_output_is_that_of_its_row() -> None:
 
 
 def bert(pool: str) -> Any:
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = BertModel(config, add_pooling_layer=False).eval()
-    return replace(TransformersAdapter().wrap(module), pooling=pool)
+    return replace(TransformersAdapter().wrap(tiny_bert(4)), pooling=pool)
 
 
 @pytest.mark.parametrize("pool", ["mean", "cls", "last"])
@@ -123,20 +115,7 @@ def test_jacobians_are_those_of_finite_differences_also_with_padding(pool: str) 
 
 
 def test_a_model_whose_first_batch_takes_several_passes() -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = TransformersAdapter().wrap(LlamaForCausalLM(config).eval())
+    model = TransformersAdapter().wrap(tiny_llama(3))
     draw = np.random.default_rng(0)
     texts = [draw.integers(1, 40, size=10) for _ in range(40)]
     paths = repdyn.trace(model, texts, pool="none")

@@ -85,7 +85,11 @@ def test_the_number_and_the_places_have_intervals_and_a_verdict(tmp_path: Path) 
     found.save(tmp_path / "phases")
     assert repr(Phases.load(tmp_path / "phases")) == repr(found)
     assert "begins at point 3 [3, 3]" in repr(found)
-    assert len(found.plot().data) >= 3
+    figure = found.plot()
+    assert len(figure.data) >= 3
+    # A step leads to the point at its number, so a phase begins between two of them.
+    begins = [shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1]
+    assert begins == [start - 0.5 for start in found.starts[1:]]
 
 
 def test_one_map_and_a_map_for_every_step_are_not_called_phases() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from repdyn.errors import RepdynError
 from repdyn.koopman import settings
-from repdyn.koopman.networks import Lift
+from repdyn.koopman.frames import Lift
 from repdyn.koopman.operators import Generator
 from repdyn.koopman.training import Plan, Weights, train
 

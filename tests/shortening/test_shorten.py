@@ -17,6 +17,7 @@ from repdyn.shortening import PointwiseMap, ShortenedModel, Shortening, shorten
 from repdyn.shortening.blocks import blocks_of, replaceable
 from repdyn.shortening.outputs import outputs_of
 from repdyn_adapters.transformers import TransformersAdapter
+from tests.tiny_models import tiny_bert, tiny_llama
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -112,6 +113,9 @@ def test_it_is_a_model_that_can_be_traced_saved_and_loaded(tmp_path: Path) -> No
     assert again.shortening.to_dict() == short.shortening.to_dict()
     short.shortening.save(tmp_path / "figures")
     assert repr(Shortening.load(tmp_path / "figures")) == repr(short)
+    (bars,) = short.shortening.plot().data
+    assert list(bars.x) == [short.shortening.expected.value, short.shortening.dropped.value]
+    assert len(set(bars.marker.color)) == 2  # the control is gray
     other = repdyn.wrap(network(set()), head=model.head)
     with torch.no_grad():
         other.module[5].bias.add_(1)
@@ -193,25 +197,8 @@ def test_a_map_keeps_the_type_and_the_kind_of_result() -> None:
     assert torch.equal(y, drawn(2, 3, 4))
 
 
-def llama() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=5,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
-
-
 def test_a_language_model_loses_log_perplexity_and_still_generates() -> None:
-    module = llama()
+    module = tiny_llama(5)
     model = TransformersAdapter().wrap(module)
     draw = np.random.default_rng(0)
     texts = [draw.integers(1, 40, size=draw.integers(4, 12)) for _ in range(80)]
@@ -229,19 +216,7 @@ def test_a_language_model_loses_log_perplexity_and_still_generates() -> None:
 
 
 def test_padding_is_no_token() -> None:
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = TransformersAdapter().wrap(BertModel(config, add_pooling_layer=False).eval())
+    model = TransformersAdapter().wrap(tiny_bert(4))
     draw = np.random.default_rng(0)
     texts = [draw.integers(1, 40, size=draw.integers(2, 20)) for _ in range(60)]
     short = shorten(model, texts, remove=1)

@@ -150,16 +150,9 @@ class LinearTranslation(Result, kind="translation"):
         RepdynError
             If the last axis is not of width D_a.
         """
-        if x.shape[-1] != len(self.offset_a):
-            raise RepdynError(
-                f"translation: reads points of width {len(self.offset_a)}, got shape {tuple(x.shape)}"
-            )
-        if hasattr(x, "new_tensor"):  # a tensor, recognized without importing torch
-            if not x.is_floating_point():  # an integer type would truncate the matrix
-                x = x.float()
-            m, a, b = (x.new_tensor(part) for part in (self.matrix, self.offset_a, self.offset_b))
-            return (x - a) @ m + b
-        return (np.asarray(x) - self.offset_a) @ self.matrix + self.offset_b
+        x = self._vectors(x, 0, "translation")
+        m, a, b = (_like(x, part) for part in (self.matrix, self.offset_a, self.offset_b))
+        return (x - a) @ m + b
 
     def push(self, direction: Any) -> Any:
         """Carry directions of A's latent space to B's, without the offsets.
@@ -188,8 +181,8 @@ class LinearTranslation(Result, kind="translation"):
         >>> t.push(np.array([1.0, 0.0]))
         array([2., 0.])
         """
-        direction, matrix = self._linear(direction, 0, "push")
-        return direction @ matrix
+        direction = self._vectors(direction, 0, "push")
+        return direction @ _like(direction, self.matrix)
 
     def pull(self, weights: Any, bias: Any = 0.0) -> tuple[Any, Any]:
         r"""Carry a linear probe on B's latent space back to A's.
@@ -223,25 +216,21 @@ class LinearTranslation(Result, kind="translation"):
         >>> weights, bias
         (array([ 2., -6.]), -1.5)
         """
-        weights, matrix = self._linear(weights, 1, "pull")
-        offset = self.offset_b - self.offset_a @ self.matrix
-        if hasattr(weights, "new_tensor"):
-            offset = weights.new_tensor(offset)
-        return weights @ matrix.T, weights @ offset + bias
+        weights = self._vectors(weights, 1, "pull")
+        offset = _like(weights, self.offset_b - self.offset_a @ self.matrix)
+        return weights @ _like(weights, self.matrix).T, weights @ offset + bias
 
-    def _linear(self, vectors: Any, side: int, method: str) -> tuple[Any, Any]:
-        """Vectors of A (side 0) or of B (1), and the matrix in their type, on their device."""
+    def _vectors(self, vectors: Any, side: int, method: str) -> Any:
+        """Vectors of A (side 0) or of B (1), of the right width: an array, or a tensor of a floating type."""
         width, model = self.matrix.shape[side], "AB"[side]
         vectors = vectors if hasattr(vectors, "new_tensor") else np.asarray(vectors)
         if vectors.ndim == 0 or vectors.shape[-1] != width:
             raise RepdynError(
                 f"{method}: reads vectors of {model}'s width {width}, got shape {tuple(vectors.shape)}"
             )
-        if not hasattr(vectors, "new_tensor"):
-            return vectors, self.matrix
-        if not vectors.is_floating_point():  # an integer type would truncate the matrix
-            vectors = vectors.float()
-        return vectors, vectors.new_tensor(self.matrix)
+        if hasattr(vectors, "new_tensor") and not vectors.is_floating_point():
+            vectors = vectors.float()  # an integer type would truncate the matrix
+        return vectors
 
     def as_module(self) -> TranslationModule:
         """The translation as a ``torch.nn.Module``, to run between two models.
@@ -309,6 +298,11 @@ class LinearTranslation(Result, kind="translation"):
     def _upgrade(cls, artifact: Artifact, path: Path) -> Artifact:
         """Version 0.1 spelled a verdict otherwise."""
         return replace(artifact, config=present_words(artifact.config))
+
+
+def _like(vectors: Any, part: Floats) -> Any:
+    """A tensor like the vectors where they are one, recognized without importing torch; else the array."""
+    return vectors.new_tensor(part) if hasattr(vectors, "new_tensor") else part
 
 
 def present_words(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         candidate.maps for search in searches for candidate in search.found[: REPLICATION.candidates_compared]
     ]
     maps, judged = _judged(both, both.final_refinement(maps), others, recovered)
-    if judged.verdict != "found" and near and both.width >= GROWTH.least_width and not len(known):
+    unsettled = judged.verdict in ("ambiguous", "neighborhoods", "inconclusive")
+    if unsettled and near and both.width >= GROWTH.least_width and not len(known):
         # All points together determine more than a half does.
         grown = both.grow()
         if grown.fit > (1 + GROWTH.gain) * both.fit(maps):
