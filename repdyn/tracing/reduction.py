@@ -14,7 +14,7 @@ from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.tracing import layouts
 from repdyn.tracing.hooks import Point
-from repdyn.tracing.pooling import POOLINGS, Layout, Pooling, as_tokens, find_pooling
+from repdyn.tracing.pooling import POOLINGS, Layout, Pooling, Tokens, as_tokens, find_pooling
 from repdyn.tracing.spec import ModelSpec
 
 __all__ = ["WHOLE", "Reduction", "determine_layouts"]
@@ -136,13 +136,26 @@ class Reduction:
         if self._pooling is None:
             return replace(tokens, values=_owned(tokens.values, value))
         own = self._is_auto and self.pool == "cls" and grid
-        pooled = POOLINGS["gap"](tokens) if own else self._pooling(tokens)
-        if pooled.ndim != 2 or pooled.shape[0] != self._count:
-            raise RepdynError(
-                f"pool: the function returned shape {tuple(pooled.shape)} at {name!r}, "
-                f"expected ({self._count}, D)"
-            )
+        if isinstance(self.pool, str):
+            pooled = POOLINGS["gap"](tokens) if own else self._pooling(tokens)
+        else:
+            pooled = self._pooled_by_function(self._pooling, tokens)
         return _owned(pooled, value)
+
+    def _pooled_by_function(self, function: Pooling, tokens: Tokens) -> Tensor:
+        """What a function of the user returns, ``(N, D)``."""
+        try:
+            pooled = function(tokens)
+        except Exception as error:
+            raise RepdynError(
+                f"pool: the function raised {type(error).__name__}: {error}; it is called with one "
+                f"repdyn.tracing.Tokens (values {tuple(tokens.values.shape)} and mask)"
+            ) from error
+        if not isinstance(pooled, Tensor) or pooled.ndim != 2 or pooled.shape[0] != self._count:
+            tensor = isinstance(pooled, Tensor)
+            given = f"shape {tuple(pooled.shape)}" if tensor else type(pooled).__name__
+            raise RepdynError(f"pool: the function returned {given}, expected a tensor ({self._count}, D)")
+        return pooled
 
 
 def _owned(kept: Tensor, value: Tensor) -> Tensor:

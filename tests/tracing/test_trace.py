@@ -377,6 +377,26 @@ def test_own_pooling():
         repdyn.trace(module, pictures, pool=lambda tokens: tokens.values)
 
 
+@pytest.mark.parametrize("points", [None, "all"])
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        (
+            lambda tokens: tokens.mean(1),
+            "the function raised AttributeError: 'Tokens' .* one repdyn.tracing.Tokens",
+        ),
+        (lambda: None, "the function raised TypeError"),
+        (lambda tokens: None, "the function returned NoneType, expected a tensor"),
+        (lambda tokens: tokens.values.sum(), r"the function returned shape \(\)"),
+    ],
+)
+def test_a_function_that_fails_to_pool_is_named_and_not_the_model(pool, message, points) -> None:
+    module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    given = {} if points is None else {"points": points}
+    with pytest.raises(RepdynError, match=f"pool: {message}"):
+        repdyn.trace(module, RNG.normal(size=(5, 4)).astype(np.float32), pool=pool, **given)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
