@@ -235,6 +235,7 @@ def _runs(inside: Array, outside: Array, positive: Positive, n: Counts, m: Count
 
 
 def _ranks(inside: Array, outside: Array) -> Array:
+    """Rank of each score among all, equal for equal scores, ``(N + M,)``; those of ``inside`` come first."""
     return np.unique(np.concatenate([inside, outside]), return_inverse=True)[1].astype(np.float64)
 
 

@@ -218,13 +218,12 @@ class DensityDetector(Detector):
         """Mean and variance of the profile at each depth, ``(L,)``, over held-out paths, and their number.
 
         After :meth:`calibrate`, over the paths given there. Before it, of the cross-fitted distances: 0 and 1
-        by construction. Their mean misses that of new samples by about 2 / sqrt(N) of N paths (benchmarks.md,
-        Intervals), because densities of the folds share samples and have fewer of them; it is therefore as
-        uncertain as that of a quarter of the paths.
+        by construction. Densities of the folds share samples and have fewer of them, so the mean is less
+        certain than that of as many held-out paths; the number is ``FIT.cross_fitted_share`` of theirs.
         """
         if self._profile_moments is not None:
             return self._profile_moments
-        count = max(len(self.calibration_scores_) // 4, 2)
+        count = max(int(len(self.calibration_scores_) * FIT.cross_fitted_share), 2)
         return np.zeros(len(self.points_)), np.ones(len(self.points_)), count
 
     def calibrate_profile(self, paths: RepresentationPaths, groups: NDArray[np.int64]) -> None:

@@ -443,8 +443,8 @@ class RepresentationPaths:
         """Column of one point, for reading its representations in parts."""
         if not isinstance(point, str):  # a slice cannot be looked up, an array has no one truth value
             raise RepdynError(
-                f"paths[{point!r}]: is not the name of a point; paths.subset({point!r}) has these samples, "
-                f"and the points are {', '.join(map(repr, self.points[:5]))}"
+                f"paths[…]: a {type(point).__name__} is not the name of a point; paths.subset(rows) takes "
+                f"samples, and the points are {', '.join(map(repr, self.points[:5]))}"
             )
         if point not in self._columns:
             known = nearest_names(str(point), self.points)

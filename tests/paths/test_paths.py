@@ -325,7 +325,7 @@ def test_from_arrays_refuses(change: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("rows", [slice(3), 0, [0, 2], np.array([0, 2]), np.arange(6) < 3])
 def test_rows_in_the_place_of_a_point_are_refused_with_the_method_that_takes_them(rows: Any) -> None:
     paths = RepresentationPaths.from_arrays({"x": np.eye(6), "y": np.eye(6)})
-    with pytest.raises(RepdynError, match=r"is not the name of a point; paths\.subset\(.*'x', 'y'"):
+    with pytest.raises(RepdynError, match=r"is not the name of a point; paths\.subset\(rows\) .*'x', 'y'"):
         paths[rows]
 
 
