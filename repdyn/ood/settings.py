@@ -28,8 +28,8 @@ class DetectorSettings:
     min_samples: int = 20
     """Smallest number of samples that a density is fitted on: four for each fold. Not studied."""
     cross_fitted_share: float = 0.25
-    """Share of the fitted paths as whose mean that of their cross-fitted distances is uncertain: it misses the
-    mean of new paths by 1.0 to 2.7 / sqrt(N), which depends on the data (benchmarks.md, Intervals)."""
+    """Share of the fitted paths: the mean of all cross-fitted distances counts as that of so many held-out
+    ones. It misses the mean of new paths by 1.0 to 2.7 / sqrt(N) (benchmarks.md, Intervals)."""
     min_distinct: int = 10
     """Smallest number of distinct samples at a point: two for each fold. Not studied."""
     covariance_floor: float = 1e-9
