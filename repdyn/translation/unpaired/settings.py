@@ -315,7 +315,7 @@ class GrowthSettings:
     least_samples
         Samples of the smaller side from which on maps are grown. On development splits of the documentation
         strings with 700, 1000, 1400 and 2000 samples a side none of eight grown maps is right, although they
-        fit 8 to 17 % better; of splits with 4216 samples five of six are (docs/studies/translation.md).
+        fit 9 to 17 % better; of splits with 4216 samples five of six are (docs/studies/translation.md).
     """
 
     first: int = 30
