@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from repdyn import devices, fields
 from repdyn.fields import LatentField, SurrogateAutoencoder
+from repdyn.fields.settings import ENERGY, ClassificationSettings, SearchSettings
 from tests.device_cases.shared import autoencoder, bistable, case, normal, some_paths
 
 
@@ -109,7 +112,10 @@ def attractors_through_training(device: str) -> Any:
 
 @case()
 def a_circle_is_told(device: str) -> Any:
-    found = turning(device).attractors(normal(20, 2).to(device), max_steps=600)
+    # Short orbits: each step of a map on the stand-in costs a hundred times that of the CPU.
+    short = SearchSettings(orbit_steps=192, classification=ClassificationSettings(max_extension=1))
+    found = turning(device).attractors(normal(6, 2).to(device), max_steps=100, settings=short)
+    assert set(found.kind) == {"invariant circle"}
     return sorted(set(found.kind))
 
 
@@ -170,7 +176,13 @@ def a_surrogate(device: str) -> Any:
 )  # fmt: skip
 def the_field_of_a_bank(device: str) -> Any:
     bank = 5 * normal(4, 3, seed=7).repeat(10, 1) + 0.2 * normal(40, 3)
-    field = fields.EnergyField(0.7).fit(bank.to(device))
+    with pytest.MonkeyPatch.context() as patched:
+        # Four scales, compared once: the default compares 60 scales five times.
+        few = replace(ENERGY, levels=4, log_step=1.0, halvings=1)
+        patched.setattr("repdyn.fields.mean_shift.ENERGY", few)
+        field = fields.EnergyField(0.7).fit(bank.to(device))
+    assert field.scales_ is not None
+    assert len(field.scales_.sigmas) > 2
     z = field.encode(bank[:9].to(device))
     # Without ties of principal axes, signs alone differ between devices: answers are compared as latents.
     assert field.settle(field.encode(bank[:9])).device.type == "cpu"
