@@ -417,10 +417,10 @@ class AttractorDetector(FieldDetector):
 
     def _mean_distance(self, chunk: Mapping[str, NDArray[Any]], attractors: NDArray[np.float32]) -> Array:
         """Minus the mean distance ``(n,)`` of the orbits to the nearest of the attractors ``(A, d)``."""
-        import torch
+        from repdyn.devices import as_given  # loads torch
 
         _, code = self._encoded(chunk)
-        mean = self._follow(code, torch.as_tensor(attractors).to(code))[1]
+        mean = self._follow(code, as_given(attractors, code))[1]
         # A diverged orbit is infinitely far; a score must be finite to be ranked.
         return -_as_numpy(mean.nan_to_num(nan=1e30, posinf=1e30).clamp_max(1e30))
 
