@@ -21,6 +21,7 @@ __all__ = ["as_given", "call", "check_device", "device_of", "double", "dtype_of"
 CPU = torch.device("cpu")
 WITHOUT_DOUBLE = {"mps"}
 """Types of device that have no float64."""
+_NARROWER = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
 
 def device_of(holder: Any, default: torch.device = CPU) -> torch.device:
@@ -89,7 +90,7 @@ def to(value: Any, device: torch.device | str | None, dtype: torch.dtype | None 
         Where to; None leaves tensors where they are.
     dtype
         What floating-point tensors become; integers and booleans keep their type. None keeps every type.
-        float64 becomes :func:`widest` on a device without it.
+        float64 becomes float32, and complex128 complex64, on a device that has none (:func:`widest`).
 
     Examples
     --------
@@ -98,8 +99,9 @@ def to(value: Any, device: torch.device | str | None, dtype: torch.dtype | None 
     """
     if isinstance(value, Tensor):
         kept = value.dtype if dtype is None or not value.is_floating_point() else dtype
-        if device is not None and kept == torch.float64:
-            kept = widest(torch.device(device))
+        if kept in _NARROWER:
+            where = value.device if device is None else torch.device(device)
+            kept = _NARROWER[kept] if where.type in WITHOUT_DOUBLE else kept
         return value.to(device=device, dtype=kept)
     if isinstance(value, nn.Module):
         return value._apply(lambda tensor: to(tensor, device, dtype))  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.devices import double
 from repdyn.errors import RepdynError
 
 __all__ = ["polar", "procrustes", "ridge", "ridge_by_leave_one_out", "ridge_path"]
@@ -103,7 +104,7 @@ def ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
     """
     if not penalty > 0:
         raise RepdynError(f"ridge: penalty must be positive, got {penalty}")
-    x, y = x.double(), y.double()
+    x, y = double(x), double(y)
     rows, columns = x.shape
     gram = x @ x.T if rows < columns else x.T @ x
     gram.diagonal().add_(penalty)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import repdyn
 from repdyn import devices, disentangle, fields, koopman, ood, paths, topology, tracing, translation
@@ -186,10 +186,6 @@ BY_OTHERS = {
 """Reads names only, or is a part of what has a case: both structured models share their methods."""
 
 
-OWN_MOVES = ("fields/", "koopman/")
-"""Rooms that still move tensors by themselves in places; the cases above run them on a device."""
-
-
 def public_callables() -> set[str]:
     found = set()
     for room in ROOMS:
@@ -227,34 +223,108 @@ def test_tensors_of_a_device_are_read_as_arrays(name: str, device: str) -> None:
     compare(ARRAYS[name](x.to(device)), ARRAYS[name](x.numpy()), "cpu", 1e-5)
 
 
+ALLOWED_MOVES = {
+    "reading.py": 2,  # `.cpu()` and `.numpy()` of the one function that makes arrays from tensors
+    "tracing/reader.py": 1,  # `TracedModel.to`, which moves all parts and says which model cannot be moved
+    "tracing/registry.py": 1,  # the same
+    "tracing/spec.py": 1,  # a module of the user or of transformers may define its own `to`
+}
+"""How many moves a file has outside repdyn/devices.py, with the reason."""
+MOVES = {"cpu", "cuda", "numpy", "double", "half"}
+"""Methods that copy to a device or assume one: not all devices have float64, and NumPy needs the CPU."""
+
+
 def moves_in(source: str) -> Iterator[str]:
-    """Calls that move a tensor or a module by themselves: ``.cpu()``, ``.cuda()``, ``.to(device)``."""
+    """Expressions that move a tensor or a module by themselves, or read a module's device by themselves.
+
+    A conversion to a dtype that is named (``x.float()``, ``x.to(torch.float32)``, ``x.to(y.dtype)``) stays
+    on the device and is none.
+    """
     for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in ("device", "dtype"):
+            holder = ast.unparse(node.value)
+            if holder.startswith("next(") and ("parameters()" in holder or "buffers()" in holder):
+                yield ast.unparse(node)
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
-        words = [ast.unparse(given) for given in (*node.args, *(own.value for own in node.keywords))]
-        to_device = any("device" in word or word in ("'cpu'", "'cuda'") for word in words)
-        named = any(own.arg == "device" for own in node.keywords)
-        moves = node.func.attr in ("cpu", "cuda") or (node.func.attr == "to" and (to_device or named))
-        if moves and ast.unparse(node.func.value) != "devices":
+        owner, words = ast.unparse(node.func.value), [ast.unparse(given) for given in node.args]
+        named = {own.arg for own in node.keywords}
+        if owner == "devices":
+            continue
+        to_dtype = len(words) == 1 and named <= {"copy"} and is_dtype(words[0])
+        moves = node.func.attr in MOVES or (node.func.attr == "to" and not to_dtype and named != {"dtype"})
+        made = (
+            owner == "torch" and node.func.attr in ("as_tensor", "tensor", "from_numpy") and "device" in named
+        )
+        if moves or made:
             yield ast.unparse(node)
 
 
+def is_dtype(word: str) -> bool:
+    return word.endswith(("dtype", "precise")) or word.startswith(("torch.float", "torch.complex", "torch.b"))
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        "x.cpu()",
+        "x.detach().cpu().numpy()",
+        "x.cuda(0)",
+        "x.to(device)",
+        "x.to(where)",
+        "x.to(like)",
+        "x.to(y.device, torch.float32)",
+        "x.to(device='cpu')",
+        "x.to('cpu')",
+        "x.double()",
+        "torch.as_tensor(x, device=y.device)",
+        "torch.tensor([1.0], device=where)",
+        "next(model.parameters()).device",
+        "next(iter(model.buffers())).dtype",
+    ],
+)
+def test_a_move_is_found(move: str) -> None:
+    assert list(moves_in(f"def f(x, y):\n    return {move}"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "devices.to(x, device)",
+        "to(x, y.device)",
+        "as_given(x, like)",
+        "double(x)",
+        "x.to(torch.float32)",
+        "x.to(y.dtype)",
+        "x.to(dtype=torch.float32)",
+        "x.float()",
+        "torch.zeros(3, device=x.device)",
+        "torch.as_tensor(x)",
+    ],
+)
+def test_what_stays_on_its_device_is_no_move(other: str) -> None:
+    assert not list(moves_in(other))
+
+
 def test_one_module_moves_tensors() -> None:
-    assert list(moves_in("x.cpu()\nx.to(device)\ny.to(x.device)\nz.to(device='cpu')")) != []
-    assert list(moves_in("devices.to(x, device)\nto(x, y.device)\nx.to(torch.float32)")) == []
-    root = Path(repdyn.__file__).parent
-    known = {
-        "devices.py": 2,
-        "reading.py": 1,  # from a tensor of any device to an array
-        "tracing/reader.py": 1,  # the method of a traced model, which moves all of its parts
-    }
-    found = {}
+    root, found = Path(repdyn.__file__).parent, {}
     for file in root.rglob("*.py"):
         name = file.relative_to(root).as_posix()
-        if not name.startswith(OWN_MOVES) and (calls := list(moves_in(file.read_text(encoding="utf-8")))):
-            found[name] = len(calls)
-    assert found == known
+        if name != "devices.py" and (calls := list(moves_in(file.read_text(encoding="utf-8")))):
+            found[name] = calls
+    added = {name: calls for name, calls in found.items() if len(calls) != ALLOWED_MOVES.get(name, 0)}
+    assert not added, "use repdyn.devices.to, as_given, double or repdyn.reading.as_array"
+    assert found.keys() == ALLOWED_MOVES.keys(), "these have no move any more"
+
+
+def test_a_device_without_double_gets_the_narrower_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = torch.ones(2, dtype=torch.complex128)
+    assert devices.to(wide, "cpu").dtype == torch.complex128
+    monkeypatch.setattr(devices, "WITHOUT_DOUBLE", {"cpu"})
+    assert devices.to(wide, "cpu").dtype == torch.complex64
+    assert devices.to(torch.ones(2), None, torch.float64).dtype == torch.float32
+    assert devices.to(nn.Linear(2, 2), None, torch.float64).weight.dtype == torch.float32
+    assert devices.to(torch.arange(2), "cpu", torch.float64).dtype == torch.int64
 
 
 # --- the test

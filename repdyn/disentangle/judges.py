@@ -94,7 +94,7 @@ class Judge(nn.Module):
         """
         where = device_of(clips) if device is None else torch.device(device)
         x = to(read_sequences(clips).values, where)
-        targets = {name: torch.as_tensor(as_array(label)).long().to(where) for name, label in labels.items()}
+        targets = {name: to(torch.as_tensor(as_array(label)).long(), where) for name, label in labels.items()}
         for name, label in targets.items():
             if len(label) != len(x) or int(label.min()) < 0:
                 raise RepdynError(f"labels {name!r}: expected {len(x)} whole numbers from 0")
@@ -105,14 +105,14 @@ class Judge(nn.Module):
         self.static_ = tuple(static)
         with drawing(seed):
             self._build(x.shape[2:])
-        self.to(where)
+        to(self, where)
         generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
         steps = epochs * max(1, len(x) // batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         self.train()
         for _ in track(range(epochs), "training the judge"):
-            order = torch.randperm(len(x), generator=generator).to(where)
+            order = to(torch.randperm(len(x), generator=generator), where)
             # Whole batches only, as the schedule counts them.
             for rows in torch.split(order, batch_size)[: max(1, len(x) // batch_size)]:
                 clip, frame = self(x[rows])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from repdyn.devices import double, to
+from repdyn.devices import as_given, double, to
 from repdyn.disentangle.settings import TRAINING
 from repdyn.disentangle.spectral import one_step, operators_of, spectral_loss, static_mode, static_modes
 
@@ -96,7 +96,7 @@ def exchange_static(z: Tensor, mask: Tensor, operators: Tensor, static_dim: int)
     Projectors are constants: no gradient passes through eigenvectors. Shapes ``(B, T, k)`` and
     ``(B, T)``.
     """
-    projectors = torch.from_numpy(static_modes(operators.detach(), static_dim).projectors).to(z)
+    projectors = as_given(static_modes(operators.detach(), static_dim).projectors, z)
     static = (z @ projectors) * mask[..., None]
     return z - static + static.roll(1, dims=0), mask & mask.roll(1, dims=0)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repdyn.artifacts import Artifact
+from repdyn.devices import as_given
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors, assign_basins, upgraded_record
 from repdyn.fields.field import LatentField
@@ -545,7 +546,7 @@ class AttractorTracker:
         """Give continued attractors their identity ``(A,)``, in place, and record deaths and mergers."""
         before, old = self._attractors[-1], self._identity[-1]
         like = self._codes(field)
-        target = assign_basins(field, attractors, torch.from_numpy(before.points).to(like))
+        target = assign_basins(field, attractors, as_given(before.points, like))
         moved = (
             np.linalg.norm(before.points - attractors.points[target], axis=1) if len(attractors) else target
         )

@@ -9,12 +9,12 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from repdyn.artifacts import Artifact
 from repdyn.conformity import check_arrays
+from repdyn.devices import as_given
 from repdyn.errors import RepdynError
 from repdyn.fields.classification import CHAOTIC, CIRCLE, CYCLE, FAMILY, STATUSES, UNFINISHED
 from repdyn.fields.iteration import picard
@@ -342,7 +342,7 @@ def assign_basins(
     assigned = np.full(len(new), -1, dtype=np.int64)
     if not len(attractors):
         return assigned
-    center, _, reach = geometry_of(torch.from_numpy(attractors.starts).to(new))
+    center, _, reach = geometry_of(as_given(attractors.starts, new))
     run = picard(
         field,
         new,
@@ -382,7 +382,7 @@ def _distance(
     if attractors.kind[a] == FAMILY:
         # One cycle does not represent its family; the ends of the starts that reached it do.
         own = attractors.ends[attractors.basin == a]
-        phases = field.trajectory(torch.from_numpy(own).to(like), int(attractors.period[a]) - 1)
+        phases = field.trajectory(as_given(own, like), int(attractors.period[a]) - 1)
         cloud = as_array(phases, np.float64).reshape(-1, own.shape[1])
         if len(cloud) > 1:
             # Three usual gaps: single gaps between the ends of random starts are larger than the usual one.
@@ -390,7 +390,7 @@ def _distance(
         return np.asarray(cKDTree(cloud).query(ends)[0], dtype=np.float64), allowed
     filled = attractors.kind[a] in (CIRCLE, CHAOTIC)
     turns = settings.circle_points if filled else max(1, int(attractors.period[a]))
-    start = torch.from_numpy(attractors.points[a : a + 1]).to(like)
+    start = as_given(attractors.points[a : a + 1], like)
     orbit = as_array(field.trajectory(start, turns - 1), np.float64)[:, 0]
     distance = cKDTree(orbit).query(ends)[0]
     if filled:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.devices import as_given
 from repdyn.fields.cycles import (
     BATCH,
     Cycle,
@@ -344,7 +345,7 @@ def integrate_orbits(field: SelfMap, z: Tensor, steps: int, *, seed: int = 0) ->
     k = min(2, d)
     generator = torch.Generator().manual_seed(seed)
     directions = torch.linalg.qr(torch.randn((d, k), generator=generator, dtype=torch.float64))[0]
-    tangent = directions.to(z).T[:, None].expand(k, n, d).contiguous()
+    tangent = as_given(directions, z).T[:, None].expand(k, n, d).contiguous()
     points, growth = z.new_empty((steps + 1, n, d)), z.new_empty((steps, n, k))
     points[0] = z
     tiny = torch.finfo(z.dtype).tiny

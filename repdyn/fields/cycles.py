@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.devices import double, widest
+from repdyn.devices import as_given, double, to, widest
 from repdyn.fields.map import SelfMap, to_index
 from repdyn.fields.settings import SEARCH, ClassificationSettings, SearchSettings
 from repdyn.fields.verification import leading_multipliers, merge_points
@@ -295,7 +295,7 @@ def canonical_phase(field: SelfMap, ends: Tensor, period: int) -> Tensor:
     Shapes ``(N, d)`` to ``(N, d)``.
     """
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(ends.shape[1], generator=generator, dtype=torch.float64).to(ends)
+    direction = as_given(torch.randn(ends.shape[1], generator=generator, dtype=torch.float64), ends)
     orbit = field.trajectory(ends, period - 1)
     best = (orbit @ direction).argmax(dim=0)
     return orbit[best, torch.arange(len(ends), device=ends.device)]
@@ -387,7 +387,7 @@ def link_cycles(
     leaders, member = merge_points(as_array(points, np.float64), settings.merge_tolerance * scale)
     count = min(len(leaders), max(2, settings.classification.family_points // period))
     kept = leaders[np.linspace(0, len(leaders) - 1, count).astype(np.int64)]
-    phases = field.trajectory(points[torch.from_numpy(kept).to(points.device)], period - 1)
+    phases = field.trajectory(points[to(torch.from_numpy(kept), points.device)], period - 1)
     cloud = as_array(phases, np.float64).reshape(period * count, -1)  # phase by phase
     cycle = np.tile(np.arange(count), period)
     distance = np.maximum(cdist(cloud, cloud), 1e-12 * scale)
@@ -460,4 +460,4 @@ def _bridged(
 
 def _like(values: NDArray[np.float64], tensor: Tensor) -> Tensor:
     """An array on the device and in the precision of a tensor."""
-    return torch.from_numpy(values).to(tensor)
+    return as_given(values, tensor)

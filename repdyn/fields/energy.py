@@ -153,7 +153,7 @@ class EnergyField(LatentField):
         order = np.argsort(first)
         self.rows_ = first[order].astype(np.int64)
         self.bank_ = coordinates[to_index(self.rows_, coordinates)]
-        self.weights_ = torch.from_numpy(counts[order] / len(rows)).to(self.bank_)
+        self.weights_ = as_given(counts[order] / len(rows), self.bank_)
         self.spread_ = spread_of(self.bank_, self.weights_)
         self.spacing_ = spacing_of(self.bank_, self.seed)
         mean = PosteriorMean(self.bank_, self.weights_, 1.0, self.neighbors, self.seed)

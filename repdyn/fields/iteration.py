@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.devices import as_given, to
 from repdyn.fields.cycles import gap_of, group_orbits
 from repdyn.fields.map import CountedMap, SelfMap, check_map, geometry_of, to_index
 from repdyn.fields.settings import SEARCH, SearchSettings, TrappingSettings
@@ -391,7 +392,7 @@ def _reached_sets(
         checked = verify_points(
             run.exact, ends, run.residual[converged], run.scale, seed=run.seed, settings=run.settings
         )
-        stable = checked.points[torch.from_numpy(checked.stable).to(ends.device)]
+        stable = checked.points[to(torch.from_numpy(checked.stable), ends.device)]
         points = stable[to_index(merge_points(as_array(stable), near)[0], stable)].to(run.z.dtype)
     sets: list[Tensor] = list(points[:, None])
     owners: list[int] = []
@@ -479,13 +480,15 @@ def set_regions(
     """
     generator = torch.Generator().manual_seed(seed)
     like, n_probes = sets[0], settings.probes
-    boundary = torch.randn((n_probes, like.shape[1]), generator=generator, dtype=torch.float64).to(like)
+    boundary = as_given(
+        torch.randn((n_probes, like.shape[1]), generator=generator, dtype=torch.float64), like
+    )
     boundary = boundary / boundary.norm(dim=1, keepdim=True)
     bases = torch.stack(
-        [s[torch.randint(0, len(s), (n_probes,), generator=generator).to(s.device)] for s in sets]
+        [s[to(torch.randint(0, len(s), (n_probes,), generator=generator), s.device)] for s in sets]
     )
-    gaps = torch.tensor([gap_of(s) for s in sets]).to(like)
-    radius = torch.full((len(sets),), settings.radius * scale).to(like)
+    gaps = as_given(torch.tensor([gap_of(s) for s in sets]), like)
+    radius = as_given(torch.full((len(sets),), settings.radius * scale), like)
     rejected = torch.ones_like(radius, dtype=torch.bool)
     for _ in range(settings.halvings + 1):
         rejected &= radius >= gaps
@@ -507,7 +510,7 @@ def set_regions(
         no_owner = torch.zeros(0, dtype=torch.long, device=like.device)
         return TrappingRegions(like[:0], no_owner, radius[:0], radius[:0])
     points = torch.cat([sets[index] for index in held])
-    owner = torch.cat([torch.full((len(sets[index]),), index) for index in held]).to(points.device)
+    owner = to(torch.cat([torch.full((len(sets[index]),), index) for index in held]), points.device)
     least = gaps.clamp_min(settings.radius * scale / 2**settings.halvings)
     return TrappingRegions(points, owner, radius[owner], least[owner])
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from repdyn.devices import device_of, double, to, widest
+from repdyn.devices import as_given, device_of, double, to, widest
 from repdyn.errors import RepdynError
 from repdyn.fields.settings import SEARCH, SearchSettings
 from repdyn.reading import as_array
@@ -71,7 +71,7 @@ class SelfMap:
         """
         if isinstance(x, Tensor):
             return to(x.detach(), self._weights_device())  # type: ignore[no-any-return]
-        return torch.as_tensor(as_array(x)).to(self.device)
+        return to(torch.as_tensor(as_array(x)), self.device)
 
     def _weights_device(self) -> torch.device | None:
         """Device of the first part that has weights or buffers, or None."""
@@ -167,7 +167,7 @@ class SelfMap:
     def _is_differentiable(self, z: Tensor) -> bool:
         """Whether recorded products at ``z`` ``(n, d)`` agree with central differences, in the median."""
         generator = torch.Generator().manual_seed(0)
-        direction = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z)
+        direction = as_given(torch.randn(z.shape, generator=generator, dtype=torch.float64), z)
         try:
             recorded = _recorded(self.step, z)[1](direction)
         except (RuntimeError, NotImplementedError, TypeError):
@@ -209,7 +209,10 @@ class SelfMap:
             diagonal = torch.stack([apply(units[i].expand_as(z))[:, i] for i in range(d)])
             return diagonal.sum(dim=0) - d, torch.zeros_like(z[:, 0])
         generator = torch.Generator().manual_seed(seed)
-        signs = torch.randint(0, 2, (probes, *z.shape), generator=generator).to(z) * 2 - 1
+        signs = (
+            2 * as_given(torch.randint(0, 2, (probes, *z.shape), generator=generator, dtype=torch.float64), z)
+            - 1
+        )
         traces = torch.stack([(v * apply(v)).sum(dim=1) for v in signs])
         return traces.mean(dim=0) - d, traces.std(dim=0) / probes**0.5
 
@@ -235,11 +238,11 @@ class SelfMap:
             return None
         candidates: list[Callable[[Tensor], Tensor]] = [self.step]
         if isinstance(self.step, nn.Module):
-            candidates.insert(0, copy.deepcopy(self.step).double())
+            candidates.insert(0, to(copy.deepcopy(self.step), None, torch.float64))
         for step in candidates:
             try:
                 with torch.no_grad():
-                    image = step(like[:1].double())
+                    image = step(double(like[:1]))
             except (RuntimeError, TypeError, ValueError):
                 continue
             if image.dtype == torch.float64:
@@ -260,7 +263,7 @@ def _recorded(step: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Call
         # The pulled-back vector of a constant map is zero and does not depend on the dual.
         if not pulled.requires_grad:
             return torch.zeros_like(direction)
-        (product,) = torch.autograd.grad(pulled, dual, direction.to(image), retain_graph=True)
+        (product,) = torch.autograd.grad(pulled, dual, as_given(direction, image), retain_graph=True)
         return product
 
     return image.detach(), apply
@@ -319,7 +322,7 @@ def units_of(starts: Tensor, settings: SearchSettings = SEARCH) -> Tensor | None
         return None
     # Division by a power of two is exact.
     wide = (spread / (settings.wide_spread * narrow)).clamp_min(1.0)
-    return torch.exp2(wide.log2().round()).to(starts)
+    return as_given(torch.exp2(wide.log2().round()), starts)
 
 
 def rescaled(field: SelfMap, units: Tensor) -> SelfMap:
@@ -327,7 +330,7 @@ def rescaled(field: SelfMap, units: Tensor) -> SelfMap:
     if isinstance(field.step, nn.Module):
         return SelfMap(_Rescaled(field.step, units))
     step = field.step
-    return SelfMap(lambda w: step(w * units.to(w)) / units.to(w))
+    return SelfMap(lambda w: step(w * as_given(units, w)) / as_given(units, w))
 
 
 class _Rescaled(nn.Module):
@@ -418,4 +421,4 @@ def check_map(field: SelfMap, starts: Tensor, scale: float) -> None:
 
 def to_index(chosen: NDArray[np.int64], like: Tensor) -> Tensor:
     """An index array as a tensor on the device of ``like``."""
-    return torch.from_numpy(chosen).to(like.device)
+    return to(torch.from_numpy(chosen), like.device)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from repdyn.conformity import check_arrays
+from repdyn.devices import to
 from repdyn.fields.iteration import ABSORBED, CONVERGED, picard
 from repdyn.fields.map import SelfMap, to_index
 from repdyn.fields.settings import ENERGY
@@ -170,7 +171,7 @@ def settled(
 
 def _rounds(z: Tensor) -> Iterator[Tensor]:
     """Rows of points in random order, in parts of which each is four times as large as the one before."""
-    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0)).to(z.device)
+    order = to(torch.randperm(len(z), generator=torch.Generator().manual_seed(0)), z.device)
     first, size = 0, ENERGY.first_round
     while first < len(z):
         # A small rest joins the last round.
@@ -195,11 +196,11 @@ def cells_of(bank: Tensor, candidates: int | None, seed: int) -> tuple[Tensor, T
     # A square root of cells: finding the cell then costs as much as searching it.
     count = max(1, min(round(len(bank) ** 0.5), len(bank) // 2))
     generator = torch.Generator().manual_seed(seed)
-    centers = bank[torch.randperm(len(bank), generator=generator)[:count].to(bank.device)]
+    centers = bank[to(torch.randperm(len(bank), generator=generator)[:count], bank.device)]
     for _ in range(ENERGY.lloyd_steps):
         cell = in_blocks(bank, centers, lambda x, c: torch.cdist(x, c).argmin(dim=1))
         sums = torch.zeros_like(centers).index_add_(0, cell, bank)
-        counts = torch.bincount(cell, minlength=count).to(bank)[:, None]
+        counts = torch.bincount(cell, minlength=count).to(bank.dtype)[:, None]
         centers = torch.where(counts > 0, sums / counts.clamp_min(1), centers)
     nearest = in_blocks(
         centers, bank, lambda c, x: torch.cdist(c, x).topk(candidates, largest=False, sorted=False).indices

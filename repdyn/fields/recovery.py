@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repdyn.artifacts import Artifact
+from repdyn.devices import as_given
 from repdyn.errors import RepdynError
 from repdyn.fields.attractors import Attractors, upgraded_record
 from repdyn.fields.field import LatentField
@@ -184,7 +185,7 @@ def memorization(
     with torch.no_grad():
         codes = field.encode(train[torch.from_numpy(chosen)])
         attractors = field.attractors(codes, max_steps=max_steps, seed=seed)
-        decoded = field.decode(torch.from_numpy(attractors.points).to(codes))
+        decoded = field.decode(as_given(attractors.points, codes))
         rebuilt = field.decode(field.encode(test))
     memories, unseen = _unit(train), _unit(test)
     null, _ = _nearest(unseen, memories)
@@ -207,7 +208,7 @@ def memorization(
         starts = both[torch.from_numpy(generator.permutation(2 * size)[:max_starts])]
         with torch.no_grad():
             pooled = field.attractors(field.encode(starts), max_steps=max_steps, seed=seed)
-            decoded_pooled = field.decode(torch.from_numpy(pooled.points).to(codes))
+            decoded_pooled = field.decode(as_given(pooled.points, codes))
         bank = np.concatenate([memories[kept], unseen[drawn]])
         if _exchange_p_value(_unit(decoded_pooled), bank, generator) <= VERDICTS.memorization_p:
             verdict = "found"
@@ -418,7 +419,7 @@ def probe_without_data(
     d = targets.shape[1]
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal((starts, d))
-    attractors = field.attractors(torch.from_numpy(noise).to(targets), max_steps=max_steps, seed=seed)
+    attractors = field.attractors(as_given(noise, targets), max_steps=max_steps, seed=seed)
     values = as_array(targets).astype(np.float64)
     # Equal targets stay on one side: a dictionary that contains a target reconstructs it with one atom.
     groups = groups_of_equal_rows(values)
@@ -500,7 +501,7 @@ def _decoded(decode: Callable[[Tensor], Tensor], z: NDArray[np.float64], like: T
     """Decoded latents ``(M, d)`` as rows ``(M, D)``, computed in the precision and on the device of
     ``like``."""
     with torch.no_grad():
-        return as_array(decode(torch.from_numpy(z).to(like)).flatten(1), np.float64)
+        return as_array(decode(as_given(z, like)).flatten(1), np.float64)
 
 
 def _verdict(error: dict[str, tuple[Estimate, ...]], atoms: tuple[int, ...], n_attractors: int) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_sizes, check_types, check_values
 from repdyn.deprecation import old_method
-from repdyn.devices import double, to
+from repdyn.devices import as_given, double, to
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
 from repdyn.fields.map import as_tensor, to_index
@@ -223,7 +223,7 @@ class SurrogateAutoencoder:
             raise RepdynError(f"x: fitted on shape (N, {self.width_}), got {tuple(rows.shape)}")
         with torch.no_grad():
             code: Tensor = self.encoder_(self._standardize(to(rows, self.shift_.device)))
-        return code.to(rows.device) if isinstance(x, Tensor) else code
+        return to(code, rows.device) if isinstance(x, Tensor) else code
 
     def decode(self, z: Any) -> Tensor:
         """Representations ``(N, D)`` from codes; their length, which the encoder ignores, is about one."""
@@ -231,7 +231,7 @@ class SurrogateAutoencoder:
         with torch.no_grad():
             code = to(as_tensor(z), self.shift_.device, torch.float32)
             rows: Tensor = self.decoder_(code) * self.spread_ + self.shift_
-        return rows.to(z.device) if isinstance(z, Tensor) else rows
+        return to(rows, z.device) if isinstance(z, Tensor) else rows
 
     def field(self) -> LatentField:
         """The latent field, in standardized features: decoded ones are not scaled to unit length again."""
@@ -325,7 +325,7 @@ class SurrogateAutoencoder:
             network.load_state_dict(state)
             if not all(parameter.isfinite().all() for parameter in network.parameters()):
                 raise ValueError(f"the weights of the {name} are not finite")
-            network.eval().requires_grad_(False).to(device)
+            to(network.eval().requires_grad_(False), device)
         surrogate.shift_, surrogate.spread_ = to((surrogate.shift_, surrogate.spread_), device)
         return surrogate
 
@@ -346,7 +346,7 @@ class SurrogateAutoencoder:
     def _train(self, train: Tensor, penalty: float) -> tuple[nn.Sequential, nn.Sequential]:
         """Fit an encoder and a decoder to standardized features ``(N, D)`` under one penalty."""
         settings = self.settings
-        encoder, decoder = (network.to(train.device) for network in self._networks())
+        encoder, decoder = (to(network, train.device) for network in self._networks())
         generator = torch.Generator().manual_seed(self.seed)
         # Fused, because steps of these small networks are a fifth of the time otherwise.
         weights = [*encoder.parameters(), *decoder.parameters()]
@@ -359,16 +359,18 @@ class SurrogateAutoencoder:
         variance = train.var(dim=0, correction=0).sum()
         for _ in range(self.epochs):
             order = torch.randperm(len(train), generator=generator)
-            for batch in order.to(train.device).chunk(batches):
+            for batch in to(order, train.device).chunk(batches):
                 clean = train[batch]
                 noisy = clean
                 if self.noise:
-                    noisy = clean + self.noise * torch.randn(clean.shape, generator=generator).to(clean)
+                    noisy = clean + self.noise * as_given(
+                        torch.randn(clean.shape, generator=generator), clean
+                    )
                 code = encoder(noisy)
                 rebuilt = decoder(code)
                 loss = (rebuilt - clean).square().sum(dim=1).mean() / variance
                 if penalty:
-                    direction = torch.randn(code.shape, generator=generator).to(code)
+                    direction = as_given(torch.randn(code.shape, generator=generator), code)
                     width = settings.gain_width * code.detach().std()
                     direction = width * direction / direction.norm(dim=1, keepdim=True)
                     moved = encoder(decoder(code + direction)) - encoder(rebuilt)
@@ -453,7 +455,7 @@ def try_field(
         tol=settings.trial_tolerance,
         seed=seed,
     )
-    direction = torch.randn(codes.shape, generator=torch.Generator().manual_seed(seed)).to(codes)
+    direction = as_given(torch.randn(codes.shape, generator=torch.Generator().manual_seed(seed)), codes)
     direction = direction / direction.norm(dim=1, keepdim=True)
     gain = field.jvp(codes, direction)[1].square().sum(dim=1).mean().sqrt()
     step = field.velocity(codes).norm(dim=1).mean() / reached.scale

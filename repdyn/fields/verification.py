@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.devices import double, to, widest
+from repdyn.devices import CPU, as_given, double, to, widest
 from repdyn.fields.map import SelfMap, to_index
 from repdyn.fields.settings import SEARCH, AndersonSettings, SearchSettings
 from repdyn.reading import as_array
@@ -261,9 +261,9 @@ def newton(field: SelfMap, z: Tensor, settings: SearchSettings = SEARCH) -> tupl
         )
         m = hessenberg.shape[2]
         # Many small systems are faster on the CPU, which also has float64.
-        system = torch.eye(m + 1, m, dtype=torch.float64) - hessenberg.cpu().double()
+        system = torch.eye(m + 1, m, dtype=torch.float64) - to(hessenberg, CPU, torch.float64)
         target = system.new_zeros((len(open_), m + 1, 1))
-        target[:, 0, 0] = residual[open_].cpu().double()
+        target[:, 0, 0] = to(residual[open_], CPU, torch.float64)
         # A continuum of fixed points makes the system singular. The cut-off selects the nearest one, and
         # prevents that rounding errors are inverted into a large step.
         weights = to(torch.linalg.pinv(system, atol=1e-6, rtol=1e-10) @ target, z.device)
@@ -317,10 +317,10 @@ def leading_multipliers(field: SelfMap, z: Tensor, count: int = 6, *, seed: int 
     for block in (slice(i, i + size) for i in range(0, len(z), size)):
         _, hessenberg = _arnoldi(field, z[block], direction.expand(len(z[block]), d), m)
         # Many small matrices are faster on the CPU, and MPS has no eigvals.
-        values = torch.linalg.eigvals(hessenberg[:, :m].cpu().double())
+        values = torch.linalg.eigvals(to(hessenberg[:, :m], CPU, torch.float64))
         order = values.abs().argsort(dim=1, descending=True)
         multipliers[block] = values.gather(1, order)[:, : multipliers.shape[1]]
-    return multipliers.to(z.device, torch.complex64 if widest(z.device) == torch.float32 else None)
+    return to(multipliers, z.device)  # type: ignore[no-any-return]
 
 
 def observed_rate(field: SelfMap, z: Tensor, scale: float, turns: int = 40, *, seed: int = 0) -> Tensor:
@@ -358,7 +358,7 @@ def observed_rate(field: SelfMap, z: Tensor, scale: float, turns: int = 40, *, s
     tensor([0.5000], dtype=torch.float64)
     """
     generator = torch.Generator().manual_seed(seed)
-    direction = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z)
+    direction = as_given(torch.randn(z.shape, generator=generator, dtype=torch.float64), z)
     moved = z + DISPLACEMENT * scale * direction / direction.norm(dim=1, keepdim=True)
     distance = [(moved - z).norm(dim=1)]
     for _ in range(turns):

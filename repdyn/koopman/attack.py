@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from repdyn.deprecation import renamed_arguments
-from repdyn.devices import device_of
+from repdyn.devices import device_of, to
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.koopman.edited import EditedKoopman
@@ -194,11 +194,11 @@ def attack(
             observables[training], target[training], observables[test], target[test], seed, groups[test]
         )
         here = device_of(edited.kae)
-        start = own if own is not None else _blank(states.shape[1], int(code.max()) + 1).to(here)
-        x = torch.as_tensor(np.asarray(states, dtype=np.float32), device=device_of(start, here))
+        start = own if own is not None else to(_blank(states.shape[1], int(code.max()) + 1), here)
+        x = to(torch.as_tensor(np.asarray(states, dtype=np.float32)), device_of(start, here))
         before = _right(start, x[test], code[test])
         after = _right(
-            fine_tuned(start, x[few], torch.from_numpy(code[few]).to(x.device)), x[test], code[test]
+            fine_tuned(start, x[few], to(torch.from_numpy(code[few]), x.device)), x[test], code[test]
         )
         aimed, others = target[test], ~target[test]
         equal = groups[test]

@@ -418,7 +418,7 @@ class KoopmanAutoencoder(nn.Module):
             If the folder holds another kind of result, or weights that do not match its settings.
         """
         saved = load_artifact(path, "koopman")
-        return cls.restore(saved.config, saved.tensors, path).to(device)
+        return to(cls.restore(saved.config, saved.tensors, path), device)
 
     def describe(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Settings as JSON values, and weights as named arrays."""

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.devices import double, to
 from repdyn.errors import RepdynError
 from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.settings import ControlSettings
@@ -99,7 +100,7 @@ class Controls(Mapping[str, Any]):
             for step in range(len(self.points) - 1):
                 u = _advanced(u, maps[step % len(maps)])
                 lifted.append(u)
-        return [frames.lower(v, number).numpy() for number, v in enumerate(lifted, 1)]
+        return [as_array(frames.lower(v, number)) for number, v in enumerate(lifted, 1)]
 
     @property
     def relative(self) -> bool:
@@ -121,7 +122,9 @@ class Controls(Mapping[str, Any]):
         maps = self._maps[name]
         frames = self._shared if name == "shared affine" else self._frames
         u = frames.lift(torch.as_tensor(as_array(x, dtype=np.float64)), number)
-        after: NDArray[np.float64] = frames.lower(_advanced(u, maps[number % len(maps)]), number + 1).numpy()
+        after: NDArray[np.float64] = as_array(
+            frames.lower(_advanced(u, maps[number % len(maps)]), number + 1)
+        )
         return after
 
     def __repr__(self) -> str:
@@ -184,10 +187,10 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
         return _streamed(paths, seed)
     states = read_points(paths)
     widths = {point: x.shape[1] for point, x in zip(paths.points, states)}
-    frames = PointFrames(widths).double().fit(states)
-    lifted = [frames.lift(x.double(), number) for number, x in enumerate(states)]
+    frames = to(PointFrames(widths), None, torch.float64).fit(states)
+    lifted = [frames.lift(double(x), number) for number, x in enumerate(states)]
     generator = torch.Generator().manual_seed(seed)
-    held_out = held_out_rows(len(lifted[0]), generator, groups_of_equal_rows(states[0].numpy()))
+    held_out = held_out_rows(len(lifted[0]), generator, groups_of_equal_rows(as_array(states[0])))
     features = _draw_features(lifted[0].shape[1], generator)
 
     maps: dict[str, list[Tensor]] = {}
@@ -195,10 +198,10 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
     maps["affine"], penalties["affine"] = ridge_by_validation(lifted[0], lifted[1:], held_out)
     shared = frames
     if len(set(widths.values())) == 1:
-        shared = PointFrames(widths, common=True).double().fit(states)
+        shared = to(PointFrames(widths, common=True), None, torch.float64).fit(states)
     together = _Steps(shared), _Steps(shared)
     for part, rows in zip(together, (~held_out, held_out)):
-        part.add([shared.lift(x[rows].double(), number) for number, x in enumerate(states)])
+        part.add([shared.lift(double(x[rows]), number) for number, x in enumerate(states)])
     maps["shared affine"], penalties["shared affine"] = _Steps.solve(*together)
     each = [ridge_by_validation(u, [v], held_out) for u, v in pairwise(lifted)]
     maps["per-step affine"] = [solution[0] for solution, _ in each]
@@ -215,14 +218,16 @@ def controls(paths: RepresentationPaths, *, seed: int = 0) -> Controls:
 def _streamed(paths: RepresentationPaths, seed: int) -> Controls:
     """Fit the controls from sums over paths that are read in parts."""
     summary = survey(paths)
-    frames = PointFrames(paths.widths).double().fit_to(summary.moments, frame_rows(paths), len(paths))
+    frames = to(PointFrames(paths.widths), None, torch.float64).fit_to(
+        summary.moments, frame_rows(paths), len(paths)
+    )
     generator = torch.Generator().manual_seed(seed)
     held_out = held_out_rows(len(paths), generator, summary.groups)
     features = _draw_features(frames.width, generator)
     parts = [_Sums(len(paths.points)), _Sums(len(paths.points))]
     shared = frames
     if len(set(paths.widths.values())) == 1:
-        shared = PointFrames(paths.widths, common=True).double()
+        shared = to(PointFrames(paths.widths, common=True), None, torch.float64)
         shared.fit_to(summary.moments, frame_rows(paths), len(paths))
     together = _Steps(shared), _Steps(shared)
     for block in track(paths.iterate(), "fitting controls"):

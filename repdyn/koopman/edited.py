@@ -337,7 +337,7 @@ class EditedKoopman(Result, kind="edited_koopman"):
             If the folder is missing, holds another kind, or is damaged.
         """
         loaded = super().load(path)
-        loaded.kae.to(device)
+        to(loaded.kae, device)
         return loaded
 
     def _record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

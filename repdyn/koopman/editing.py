@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
-from repdyn.devices import device_of
+from repdyn.devices import CPU, device_of, double, to
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.koopman.edited import EditedKoopman, EditReport, relative_change
@@ -149,10 +149,10 @@ def forget(
     chosen = best[1]
     x, x_edited = _decoded(kae, z[test] @ matrix), _decoded(kae, z[test] @ chosen.matrix)
     read_by = "linear probe" if head is None else "head"
-    groups = groups_of_equal_rows(z[test].numpy())
+    groups = groups_of_equal_rows(as_array(z[test]))
     report = _report(readout, x, x_edited, names[test], target[test], groups, read_by, chance, seed)
     return EditedKoopman(
-        kae, chosen.matrix.numpy(), chosen.quantile, chosen.strength, chosen.redirected, report
+        kae, as_array(chosen.matrix), chosen.quantile, chosen.strength, chosen.redirected, report
     )
 
 
@@ -207,15 +207,15 @@ def _violation(
 def _observables(kae: FittedAutoencoder, paths: RepresentationPaths) -> tuple[Tensor, Tensor]:
     """First-point observables ``(N, d)`` and the operator to the last point ``(d, d)``, float64."""
     first = np.asarray(paths[paths.points[0]])
-    z = torch.from_numpy(kae.encode(first, paths.points[0])).double()
-    return z, kae.operator_.matrix(0, len(paths.points) - 1).cpu().double()
+    z = double(torch.from_numpy(kae.encode(first, paths.points[0])))
+    return z, to(kae.operator_.matrix(0, len(paths.points) - 1), CPU, torch.float64)
 
 
 @torch.no_grad()
 def _decoded(kae: FittedAutoencoder, z: Tensor) -> NDArray[Any]:
     """Last-point representations ``(n, width)`` of observables ``(n, d)``, without the operator's offset."""
-    offset = kae.operator_.offset(0, len(kae.points_) - 1).cpu()
-    return np.asarray(kae.decode((z + offset).float().numpy(), kae.points_[-1]))
+    offset = to(kae.operator_.offset(0, len(kae.points_) - 1), CPU)
+    return np.asarray(kae.decode(as_array((z + offset).float()), kae.points_[-1]))
 
 
 def _report(
@@ -302,7 +302,7 @@ def edit_operator(
     ----------
     Gupta, Sajnani and Anumanchipalli (2024), A unified framework for model editing, arXiv 2403.14236.
     """
-    targeted, retained, matrix, destination = (t.double() for t in (targeted, retained, matrix, destination))
+    targeted, retained, matrix, destination = (double(t) for t in (targeted, retained, matrix, destination))
     size = (keep * retained.T**2).mean(dim=1).sqrt()
     middle = size[size > 0].median() if (size > 0).any() else size.new_ones(())
     scale = torch.where(size > settings.wide * middle, size / middle, 1.0)
@@ -542,7 +542,7 @@ def _balls(
         own = outputs[rows]
         few = own[:: max(1, len(rows) // medoid_rows)]
         medoid = few[torch.cdist(few, few).sum(dim=1).argmin()]
-        distance = (outputs - medoid).norm(dim=1).numpy()
+        distance = as_array((outputs - medoid).norm(dim=1))
         radius = np.quantile(distance[rows], quantile)
         inside[rows[distance[rows] <= radius]] = True
         others |= ~target & (distance <= radius)

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from repdyn.devices import CPU, to
+from repdyn.devices import CPU, double, to
 from repdyn.errors import RepdynError
 from repdyn.koopman.settings import FrameSettings
 from repdyn.linalg import polar
+from repdyn.reading import as_array
 
 __all__ = [
     "Lift",
@@ -111,7 +112,7 @@ class PointFrames(nn.Module):
         for number in range(len(self.points) - 1):
             one, other = (to(self.get_buffer(f"basis_{n}"), CPU, torch.float64) for n in (number, number + 1))
             if one.shape == other.shape:
-                angles = np.angle(np.linalg.eigvals((one @ other.T).numpy()))
+                angles = np.angle(np.linalg.eigvals(as_array(one @ other.T)))
                 found[number] = np.abs(angles).mean() / (2 * np.pi)
         return found
 
@@ -130,7 +131,7 @@ class PointFrames(nn.Module):
             If a point does not vary.
         """
         every = max(1, len(states[0]) // self.settings.fit_rows)
-        moments = (torch.var_mean(x.double(), dim=0, correction=0) for x in states)
+        moments = (torch.var_mean(double(x), dim=0, correction=0) for x in states)
         return self.fit_to(list(moments), lambda number: states[number][::every], len(states[0]))
 
     @torch.no_grad()
@@ -163,10 +164,10 @@ class PointFrames(nn.Module):
                 )
         if self.common:
             return self._share(moments)
-        last = rows_at(len(moments) - 1).double()
+        last = double(rows_at(len(moments) - 1))
         last = last - last.mean(dim=0)
         last = last / wide_coordinates(moments[-1][0].sqrt(), self.settings.wide)
-        last = last @ self.get_buffer(f"basis_{len(moments) - 1}").double()
+        last = last @ double(self.get_buffer(f"basis_{len(moments) - 1}"))
         for number, (variance, mean) in enumerate(moments):
             width = len(mean)
             # Principal components of a point that is reduced are computed in its own coordinates.
@@ -174,7 +175,7 @@ class PointFrames(nn.Module):
             wide = torch.ones_like(mean) if cut else wide_coordinates(variance.sqrt(), self.settings.wide)
             scale = (variance.sqrt() / wide).square().sum().sqrt()
             if number < len(moments) - 1:
-                rows = (rows_at(number).double() - mean) / wide
+                rows = (double(rows_at(number)) - mean) / wide
                 basis = _nearest_isometry(rows, last, self.width)
                 self.get_buffer(f"basis_{number}").copy_(basis)
                 if width > self.width:
@@ -201,7 +202,7 @@ class PointFrames(nn.Module):
         """Store the frame of one point."""
         # The mean is stored as a float32 value and its remainder: a large mean would lose digits.
         single = self.get_buffer(f"mean_{number}").copy_(mean)
-        self.get_buffer(f"rest_{number}").copy_(mean - single.double())
+        self.get_buffer(f"rest_{number}").copy_(mean - double(single))
         self.get_buffer(f"wide_{number}").copy_(wide)
         self.scale[number] = scale
 
@@ -319,45 +320,37 @@ class Lift(nn.Module):
         return linear if self.network is None else linear + self.network(u)
 
 
-class PointEncoder(nn.Module):
-    """Encoder of one point: representations ``(…, width)`` to observables ``(…, latent_dim)``.
+class PointMap(nn.Module):
+    """What the encoder and the decoder of one point share.
 
     Parameters
     ----------
-    frames, encoder
+    frames, network
         Modules of a Koopman autoencoder, shared with it.
     number
         Number of the point, in order of depth.
     """
 
-    def __init__(self, frames: PointFrames, encoder: Lift, number: int) -> None:
+    def __init__(self, frames: PointFrames, network: Lift, number: int) -> None:
         super().__init__()
-        self.frames, self.encoder, self.number = frames, encoder, number
+        self.frames, self.network, self.number = frames, network, number
+
+
+class PointEncoder(PointMap):
+    """Encoder of one point: representations ``(…, width)`` to observables ``(…, latent_dim)``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Observables ``(…, latent_dim)``, in the dtype of the weights."""
-        z: Tensor = self.encoder(self.frames.lift(x, self.number))
+        z: Tensor = self.network(self.frames.lift(x, self.number))
         return z
 
 
-class PointDecoder(nn.Module):
-    """Decoder of one point: observables ``(…, latent_dim)`` to representations ``(…, width)``.
-
-    Parameters
-    ----------
-    frames, decoder
-        Modules of a Koopman autoencoder, shared with it.
-    number
-        Number of the point, in order of depth.
-    """
-
-    def __init__(self, frames: PointFrames, decoder: Lift, number: int) -> None:
-        super().__init__()
-        self.frames, self.decoder, self.number = frames, decoder, number
+class PointDecoder(PointMap):
+    """Decoder of one point: observables ``(…, latent_dim)`` to representations ``(…, width)``."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Representations ``(…, width)``, in the dtype of the weights."""
-        u: Tensor = self.decoder(z.to(self.frames.scale.dtype))
+        u: Tensor = self.network(z.to(self.frames.scale.dtype))
         return self.frames.lower(u, self.number)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from repdyn.devices import CPU, as_given, double, to
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap
 from repdyn.koopman.controls import held_out_rows, ridge_by_validation
@@ -194,7 +195,7 @@ def gain(
         chain = step @ chain
         left, values, _ = torch.linalg.svd(chain, full_matrices=False)
         fitted.append(float(values.square().sum() / len(chain)) ** 0.5)
-        strongest.append(left[:, 0].numpy().copy())
+        strongest.append(as_array(left[:, 0]).copy())
         most.append(float(values[0]))
     true = correlation = None
     count = 0
@@ -262,7 +263,7 @@ def _step_maps(paths: RepresentationPaths, seed: int) -> tuple[list[Tensor], Rea
     held_out = held_out_rows(len(rows[0]), torch.Generator().manual_seed(seed), groups)
     maps, unexplained = [], []
     for one, other in pairwise(rows):
-        x, y = one.double(), other.double()
+        x, y = double(one), double(other)
         # Errors count relative to the size of a token, as blocks read it normalized. Single tokens of
         # language models are a thousand times larger than the rest.
         square = x.square().sum(dim=1)
@@ -321,7 +322,7 @@ def _jacobians(
                     along = along / along.norm(dim=1, keepdim=True) * output.shape[1] ** 0.5
                 else:
                     along = torch.as_tensor(weights, dtype=torch.float32).expand(output.shape)
-                along = along.to(output)
+                along = as_given(along, output)
                 slopes = torch.autograd.grad(
                     (output * along).sum(),
                     [held[name] for name in names[:-1]],
@@ -331,10 +332,10 @@ def _jacobians(
                 for column, (slope, name) in enumerate(zip(slopes, names)):
                     if slope is None:
                         raise RepdynError(f"gain: {names[-1]!r} does not depend on {name!r}")
-                    own = _pooled_slopes(model, name, slope.detach().cpu().double(), given)
+                    own = _pooled_slopes(model, name, to(slope.detach(), CPU, torch.float64), given)
                     squares[:, column] += own.square().mean(dim=1) / probes
             found.append(squares)
-    return torch.cat(found).numpy()
+    return as_array(torch.cat(found))
 
 
 def _keeps(held: dict[str, Tensor], name: str) -> Any:
@@ -362,7 +363,7 @@ def _pooled_slopes(model: TracedModel, name: str, slope: Tensor, inputs: Any) ->
         mask = point.mask(inputs)
     if mask is None or mask.shape != tokens.shape[:2]:
         mask = torch.ones(tokens.shape[:2])
-    mask = mask.cpu().double()
+    mask = to(mask, CPU, torch.float64)
     if model.pooling == "last":
         last = (mask * torch.arange(1, mask.shape[1] + 1)).argmax(dim=1)
         return tokens[torch.arange(len(tokens)), last]

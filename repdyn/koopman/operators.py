@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from repdyn.devices import as_given, double
 from repdyn.errors import RepdynError
 from repdyn.koopman.settings import FitSettings
 from repdyn.linalg import ridge
@@ -279,7 +280,7 @@ class LeastSquares(_Flow):
         means = start.squeeze(-2), end.squeeze(-2)
         before, after = (before - start).flatten(0, -2), (after - end).flatten(0, -2)
         # The penalty is in units of the mean eigenvalue of Z'Z: the same shrinkage for any batch and scale.
-        unit = float(before.detach().double().square().sum()) / min(before.shape)
+        unit = float(double(before.detach()).square().sum()) / min(before.shape)
         solved = ridge(before, after, _SETTINGS.shrinkage * (unit or 1.0)).to(before.dtype)
         # A loaded weight is contiguous, and products round by the memory layout of their factors.
         self.weight = solved.contiguous()
@@ -338,7 +339,7 @@ class LeastSquares(_Flow):
                 "this least-squares operator has an eigenvalue on the closed negative real axis and so no "
                 "real root: it has no values between points; use operator='generator'"
             )
-        return torch.from_numpy(root).to(self.weight)
+        return as_given(root, self.weight)
 
     def steps(self) -> list[Tensor]:
         return [self.weight] * self.count
@@ -498,7 +499,7 @@ def propagator(generator: Tensor, time: Tensor | float) -> Tensor:
     >>> bool((half == torch.eye(2)).all())
     True
     """
-    time = torch.as_tensor(time, dtype=generator.dtype, device=generator.device)
+    time = as_given(torch.as_tensor(time, dtype=generator.dtype), generator)
     return exponential(time[..., None, None] * generator)
 
 

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.devices import double, to
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.koopman.frames import PointFrames, principal_axes
@@ -228,16 +229,16 @@ def phases(paths: RepresentationPaths, train: RepresentationPaths, *, seed: int 
     }
     maps = {name: search.maps(own) for name, own in models.items()}
     states = _lifted(nearby(paths), search.frames)
-    groups = groups_of_equal_rows(states[0].float().numpy())
+    groups = groups_of_equal_rows(as_array(states[0].float()))
     found: dict[str, list[Estimate]] = defaultdict(list)
     logs = []
     for step in range(steps):
         before, after = states[step], states[step + 1]
-        spread = (after - after.mean(dim=0)).square().sum(dim=1).numpy()
+        spread = as_array((after - after.mean(dim=0)).square().sum(dim=1))
         grouped = {}
         for name, fitted in maps.items():
             weight, offset = fitted[step]
-            error = (before @ weight + offset - after).square().sum(dim=1).numpy()
+            error = as_array((before @ weight + offset - after).square().sum(dim=1))
             grouped[name] = sums_by_group(groups, error)
             found[name].append(ratio_interval(grouped[name], sums_by_group(groups, spread), seed=seed))
         floor = _SETTINGS.exact * float(spread.sum()) / len(grouped["own"])
@@ -295,7 +296,7 @@ def _resampled(count: int, seed: int) -> Real:
 
 def _lifted(paths: RepresentationPaths, frames: PointFrames) -> list[Tensor]:
     """States of every point, each ``(n, width)``, float64."""
-    return [frames.lift(x.double(), number) for number, x in enumerate(read_points(paths))]
+    return [frames.lift(double(x), number) for number, x in enumerate(read_points(paths))]
 
 
 class _Search:
@@ -323,8 +324,8 @@ class _Search:
             paths = paths.subset(np.sort(kept))
         equal = len(set(paths.widths.values())) == 1
         rows = read_points(nearby(paths))
-        self.frames = PointFrames(paths.widths, common=equal).double().fit(rows)
-        self.states = [self.frames.lift(x.double(), number) for number, x in enumerate(rows)]
+        self.frames = to(PointFrames(paths.widths, common=equal), None, torch.float64).fit(rows)
+        self.states = [self.frames.lift(double(x), number) for number, x in enumerate(rows)]
         self.groups = groups_of_equal_rows(as_array(rows[0]))
         distinct = int(self.groups.max()) + 1
         # Each fold needs two different samples to have a variance.
@@ -337,7 +338,7 @@ class _Search:
         self.folds = folds_by_group(self.groups, _SETTINGS.folds, draw)
         # Blocks of groups are the units of the bootstrap: equal samples are drawn together.
         self.blocks = self.groups % min(distinct, _SETTINGS.blocks)
-        self.unit = self.frames.variance.double()
+        self.unit = double(self.frames.variance)
         later = torch.stack([x - x.mean(dim=0) for x in self.states[1:]])
         later = (later / self.unit[1:, None, None].sqrt()).flatten(0, 1)
         width = later.shape[1]
@@ -376,7 +377,7 @@ class _Search:
                     noise[a] = own + _SETTINGS.exact * float(self.unit[a + 1])
                 for step, error in zip(range(a, b), found):
                     errors[number, step] += np.bincount(
-                        self.blocks[unseen], error.numpy(), minlength=errors.shape[2]
+                        self.blocks[unseen], as_array(error), minlength=errors.shape[2]
                     )
         return errors, _SETTINGS.exact * spread
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.devices import call, device_of
+from repdyn.devices import CPU, call, device_of, to
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, mean_of_groups, ratio_interval
 from repdyn.koopman.controls import controls, held_out_rows, ridge_by_validation
@@ -317,7 +317,7 @@ def _log_probabilities(
 ) -> NDArray[np.float64]:
     """Logarithms of the head's class probabilities ``(n, C)`` for last-point representations ``(n, D)``."""
     logits = head_logits(head, x, device)
-    return np.asarray(as_array(torch.log_softmax(logits.cpu().double(), dim=-1)))
+    return np.asarray(as_array(torch.log_softmax(to(logits, CPU, torch.float64), dim=-1)))
 
 
 def _through_head(
@@ -489,7 +489,7 @@ class LinearProbe:
         (weight,), _ = ridge_by_validation(
             torch.from_numpy(x - self._mean) / wide, [torch.from_numpy(indicator - self._share)], held_out
         )
-        self._weight = (weight / wide[:, None]).numpy()
+        self._weight = as_array(weight / wide[:, None])
         return self
 
     def decision_function(self, x: NDArray[Any]) -> NDArray[np.float64]:
@@ -546,7 +546,7 @@ def head_logits(head: Callable[[Any], Any], x: NDArray[Any], device: torch.devic
     device
         Device for a head that has no weights.
     """
-    rows = torch.as_tensor(np.asarray(x, dtype=np.float32), device=device_of(head, device))
+    rows = to(torch.as_tensor(np.asarray(x, dtype=np.float32)), device_of(head, device))
     with torch.no_grad():
         return torch.as_tensor(call(head, rows))
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.deprecation import renamed_arguments
+from repdyn.devices import double
 from repdyn.errors import RepdynError
 from repdyn.koopman import resdmd
 from repdyn.koopman.interfaces import FittedAutoencoder
@@ -377,10 +378,10 @@ def spectrum(
     ):
         return _streamed(kae, paths, points, threshold, resamples, seed)
     states = read_points(paths, points)
-    z = np.stack([kae.encode(x.numpy(), point) for x, point in zip(states, points)]).astype(np.float64)
+    z = np.stack([kae.encode(as_array(x), point) for x, point in zip(states, points)]).astype(np.float64)
     z -= z.mean(axis=1, keepdims=True)
     result = _in_frames(decompose(z, threshold=threshold, resamples=resamples, seed=seed), kae, points)
-    last = states[-1].double().numpy()
+    last = as_array(double(states[-1]))
     rows = z[-1]
     return _with_modes(result, rows.T @ rows, rows.T @ (last - last.mean(axis=0)))
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repdyn.devices import CPU, double, to, widest
+from repdyn.devices import CPU, as_given, double, to, widest
 from repdyn.koopman.frames import Lift, principal_axes
 from repdyn.koopman.operators import Direct, Generator, LowRank, Operator, PerStep, Piecewise, advance
 from repdyn.koopman.settings import FitSettings
@@ -92,7 +92,7 @@ def start(
         if they are among the operators.
     """
     most = max(1, settings.start_rows // states.points)
-    chosen = fit_rows[torch.randperm(len(fit_rows), generator=generator)[:most].to(fit_rows.device)]
+    chosen = fit_rows[to(torch.randperm(len(fit_rows), generator=generator)[:most], fit_rows.device)]
     unseen = validation_rows[:most]
     both = _all_points(states, torch.cat([chosen, unseen]))
     u, judged = both[:, : len(chosen)], both[:, len(chosen) :]
@@ -109,12 +109,12 @@ def start(
         if isinstance(operator, Direct):
             own = copy.deepcopy(encoder), copy.deepcopy(decoder)
             for module, linear_part in zip(own, (weight, weight.T)):
-                module.start(linear_part.to(encoder.linear.weight), 0.0)
+                module.start(as_given(linear_part, encoder.linear.weight), 0.0)
             solved = _direct(operator, *own, u, judged, unit, axes, generator, settings, widths)
     if encoder.network is not None and widths:
         encoder.narrow(widths[0])
-    encoder.start(weight.to(encoder.linear.weight), settings.start_scale)
-    decoder.start(weight.T.to(encoder.linear.weight), settings.start_scale)
+    encoder.start(as_given(weight, encoder.linear.weight), settings.start_scale)
+    decoder.start(as_given(weight.T, encoder.linear.weight), settings.start_scale)
     z, z_judged = (_encoded(encoder, part) for part in (u, judged))
     left = [
         _solve(operator, z, z_judged, judged, decoder, unit, settings)
@@ -179,7 +179,7 @@ def _all_points(states: States, rows: Tensor) -> Tensor:
 
 def _encoded(encoder: Lift, u: Tensor) -> Tensor:
     """Observables of states ``(points, n, width)`` in float64, point by point."""
-    return torch.stack([exact(encoder(x.to(encoder.linear.weight))) for x in u])
+    return torch.stack([exact(encoder(as_given(x, encoder.linear.weight))) for x in u])
 
 
 class _Units:
@@ -212,9 +212,9 @@ class _Units:
         self.size = spread.clamp_min(torch.finfo(torch.float32).tiny)
         # Kinks lie within the data of the first point, in directions and with slopes of more than one size.
         count, inputs = first.out_features, first.in_features
-        draw = torch.randn(count, inputs, generator=generator, dtype=torch.float64).to(self.mean.device)
-        part = torch.rand(count, 1, generator=generator, dtype=torch.float64).to(self.mean.device)
-        places = torch.randn(count, generator=generator, dtype=torch.float64).to(self.mean.device)
+        draw = to(torch.randn(count, inputs, generator=generator, dtype=torch.float64), self.mean.device)
+        part = to(torch.rand(count, 1, generator=generator, dtype=torch.float64), self.mean.device)
+        places = to(torch.randn(count, generator=generator, dtype=torch.float64), self.mean.device)
         self.means = u[1:].mean(dim=1, keepdim=True)
         centered = u[1:] - self.means
         # A point that does not vary would be divided by zero.
@@ -232,7 +232,7 @@ class _Units:
             first.bias.copy_(places - weight @ self.mean)
             assert encoder.network is not None
             hidden = encoder.network[:-1]
-            features, unseen = (exact(hidden(x[0].to(first.weight)))[:, :units] for x in (u, judged))
+            features, unseen = (exact(hidden(as_given(x[0], first.weight)))[:, :units] for x in (u, judged))
             self.center = features.mean(dim=0)
             self.spread = features.var(dim=0, correction=0).sum().sqrt().clamp_min(1e-12)
             x, x_judged = (
@@ -299,14 +299,14 @@ class _Units:
         final.weight[:last], final.bias[:last] = 0, 0
         weight = self.combined / self.spread
         hidden = encoder.network[:-1]
-        values = torch.stack([exact(hidden(x.to(final.weight))) @ weight for x in u])
+        values = torch.stack([exact(hidden(as_given(x, final.weight))) @ weight for x in u])
         spread = values.flatten(0, 1).std(dim=0, correction=0)
         size = torch.where(
             spread > 0, (added_variance / len(spread)) ** 0.5 / spread, torch.ones_like(spread)
         )
         self.combined, weight = self.combined * size, weight * size
-        final.weight[linear:last] = weight.T.to(final.weight)
-        final.bias[linear:last] = -(self.center @ weight).to(final.bias)
+        final.weight[linear:last] = as_given(weight.T, final.weight)
+        final.bias[linear:last] = -as_given(self.center @ weight, final.bias)
 
     def direct(self, operator: Direct, axes: Tensor) -> None:
         """Set the linear observables that direct maps reach to the predictions of the regression."""
@@ -327,7 +327,7 @@ class _Units:
         # Observables of the first point are zero where the regression is centered.
         start = self.mean @ axes
         drift[:, :linear] = (self.means[:, 0] @ axes) - start @ weight[:, :linear, :linear]
-        operator.weight, operator.drift = weight.to(operator.weight), drift.to(operator.drift)
+        operator.weight, operator.drift = as_given(weight, operator.weight), as_given(drift, operator.drift)
 
 
 def _validated(
@@ -375,13 +375,16 @@ def _solve(
                 of = slice(number, number + 2) if len(z) > operator.count else slice(None)
                 g, c = _generator_of(z[of], scale[of][:1], penalty, operator.count // (len(z) - 1))
                 operator.weight[number], operator.drift[number] = (
-                    g.to(operator.weight),
-                    c[0].to(operator.drift),
+                    as_given(g, operator.weight),
+                    as_given(c[0], operator.drift),
                 )
         elif isinstance(operator, Piecewise):
             for number, (a, b) in enumerate(operator.spans):
                 g, c = _generator_of(z[a : b + 1], scale[a:b], penalty)
-                operator.weight[number], operator.drift[a:b] = g.to(operator.weight), c.to(operator.drift)
+                operator.weight[number], operator.drift[a:b] = (
+                    as_given(g, operator.weight),
+                    as_given(c, operator.drift),
+                )
         else:
             g, c = _generator_of(z, scale[:-1], penalty, operator.count // (len(z) - 1))
             operator.weight.copy_(g)
@@ -397,7 +400,7 @@ def _solve(
 def _left(operator: Operator, z_judged: Tensor, judged: Tensor, decoder: Lift, unit: Tensor) -> float:
     """Unexplained variance of the validation part, mean over depths."""
     flows = exact(operator.from_first())[-(len(judged) - 1) :]
-    found = [exact(decoder(advance(z_judged[0], flow).to(operator.weight))) for flow in flows]
+    found = [exact(decoder(as_given(advance(z_judged[0], flow), operator.weight))) for flow in flows]
     errors = [
         float((x - true).square().sum(dim=1).mean() / own)
         for x, true, own in zip(found, judged[1:], unit[1:])
@@ -448,9 +451,7 @@ def logarithm(matrix: Tensor) -> tuple[Tensor, Tensor]:
     except np.linalg.LinAlgError:  # defective
         back = np.linalg.pinv(vectors)
     generator, integral = (((vectors * own) @ back).real for own in (logs, means))
-    return torch.from_numpy(np.ascontiguousarray(generator)).to(matrix), torch.from_numpy(
-        np.ascontiguousarray(integral)
-    ).to(matrix)
+    return as_given(np.ascontiguousarray(generator), matrix), as_given(np.ascontiguousarray(integral), matrix)
 
 
 @torch.no_grad()
@@ -485,8 +486,8 @@ def solve_direct(operator: Direct, z: Tensor, z_judged: Tensor, every: bool = Fa
         if every:
             own, end = both[0] - means[0], both[number + 1] - means[number + 1]
             size = float(own.square().sum()) / min(own.shape)
-            found = ridge(own, end, penalty * size or 1.0).to(y)
+            found = as_given(ridge(own, end, penalty * size or 1.0), y)
         else:
             found = basis @ (moments / (values + penalty * unit)[:, None])
-        operator.weight[number] = found.to(operator.weight)
-        operator.drift[number] = (means[number + 1, 0] - means[0, 0] @ found).to(operator.drift)
+        operator.weight[number] = as_given(found, operator.weight)
+        operator.drift[number] = as_given(means[number + 1, 0] - means[0, 0] @ found, operator.drift)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repdyn.devices import widest
+from repdyn.devices import CPU, to, widest
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.koopman.frames import PointFrames
 from repdyn.koopman.optimization import total_variance
@@ -26,6 +26,7 @@ from repdyn.koopman.settings import FrameSettings
 from repdyn.paths import RepresentationPaths, nearby
 from repdyn.paths.sampling import STRETCH, block_shuffle
 from repdyn.progress import track
+from repdyn.reading import as_array
 from repdyn.repeats_streamed import groups_in_blocks
 
 __all__ = [
@@ -115,7 +116,7 @@ class Held(States):
 
     def at(self, rows: Tensor, depths: Tensor) -> Tensor:
         """Single states, see :meth:`States.at`."""
-        return self._flat[(rows + depths * self.samples).to(self.device)]
+        return self._flat[to(rows + depths * self.samples, self.device)]
 
     def batches(self, order: Tensor, depths: Tensor, before: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batches by indexing, see :meth:`States.batches`."""
@@ -135,14 +136,14 @@ class Held(States):
 
     def shuffled(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """A uniform permutation."""
-        return rows[torch.randperm(len(rows), generator=generator).to(self.device)]
+        return rows[to(torch.randperm(len(rows), generator=generator), self.device)]
 
     def fingerprint(self) -> str:
         """Digest of some samples' values and of the sums over all."""
         # Hashing all values would copy them to the CPU; the sums depend on all of them.
-        few = self._states[:, :: max(1, self.samples // _DIGESTED)].cpu().contiguous()
-        sums = self._states.sum(dim=1, dtype=widest(self.device)).cpu().double()
-        return hashlib.blake2b(few.numpy().tobytes() + sums.numpy().tobytes(), digest_size=16).hexdigest()
+        few = self._states[:, :: max(1, self.samples // _DIGESTED)]
+        sums = to(self._states.sum(dim=1, dtype=widest(self.device)), CPU, torch.float64)
+        return hashlib.blake2b(as_array(few).tobytes() + as_array(sums).tobytes(), digest_size=16).hexdigest()
 
 
 class Streamed(States):
@@ -165,21 +166,21 @@ class Streamed(States):
 
     def at(self, rows: Tensor, depths: Tensor) -> Tensor:
         """Single states, see :meth:`States.at`; some thousand at a time, in the order of the disk."""
-        samples, points = rows.cpu().numpy(), depths.cpu().numpy()
+        samples, points = as_array(rows), as_array(depths)
         states = torch.empty(len(samples), self.width, device=self.device)
         order = np.argsort(samples, kind="stable")
         for start in range(0, len(samples), STRETCH):
             part = order[start : start + STRETCH]
-            states[torch.from_numpy(part).to(self.device)] = self._read(samples[part], points[part])
+            states[to(torch.from_numpy(part), self.device)] = self._read(samples[part], points[part])
         return states
 
     def batches(self, order: Tensor, depths: Tensor, before: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batches, several in one read, see :meth:`States.batches`."""
-        count, later = order.shape[1], depths.cpu()
-        for part in torch.split(order.cpu(), max(1, STRETCH // order.shape[1])):
+        count, later = order.shape[1], to(depths, CPU)
+        for part in torch.split(to(order, CPU), max(1, STRETCH // order.shape[1])):
             kinds = [torch.zeros_like(later), later, *([later - 1] if before else [])]
-            rows = part.flatten().repeat(len(kinds)).numpy()
-            points = torch.cat([kind.repeat(len(part)) for kind in kinds]).numpy()
+            rows = as_array(part.flatten().repeat(len(kinds)))
+            points = as_array(torch.cat([kind.repeat(len(part)) for kind in kinds]))
             states = self._read(rows, points).view(len(kinds), len(part), count, -1)
             for number in range(len(part)):
                 yield states[:2, number].flatten(0, 1), states[2, number] if before else None
@@ -195,31 +196,31 @@ class Streamed(States):
             at = np.flatnonzero(depths == depth)
             point = self._paths.points[depth]
             x = np.asarray(self._paths[point][rows[at]]) if block is None else block[point][rows[at]]
-            states[torch.from_numpy(at).to(self.device)] = self._lift(x, depth)
+            states[to(torch.from_numpy(at), self.device)] = self._lift(x, depth)
         return states
 
     def blocks(self, rows: Tensor) -> Iterator[Tensor]:
         """All points of samples in blocks, see :meth:`States.blocks`."""
-        for own in torch.split(rows.cpu(), _ROWS):
-            block = self._block(own.numpy())
+        for own in torch.split(to(rows, CPU), _ROWS):
+            block = self._block(as_array(own))
             yield torch.stack([self._lift(block[p], n) for n, p in enumerate(self._paths.points)])
 
     def shuffled(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """A permutation; of a remote store, one that reads neighboring samples together."""
         if not self._remote:
-            return rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+            return rows[to(torch.randperm(len(rows), generator=generator), rows.device)]
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        return rows[torch.from_numpy(block_shuffle(len(rows), seed)).to(rows.device)]
+        return rows[to(torch.from_numpy(block_shuffle(len(rows), seed)), rows.device)]
 
     def fingerprint(self) -> str:
         """Digest of some samples' values and of the frames, which depend on all samples."""
         few = torch.arange(0, self.samples, max(1, self.samples // _DIGESTED))
         digest = hashlib.blake2b(digest_size=16)
         for block in self.blocks(few):
-            digest.update(block.cpu().contiguous().numpy().tobytes())
+            digest.update(as_array(block).tobytes())
         for name, value in self._frames.named_buffers():
             if not name.startswith("basis"):
-                digest.update(value.cpu().contiguous().numpy().tobytes())
+                digest.update(as_array(value).tobytes())
         return digest.hexdigest()
 
     def _block(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -231,7 +232,7 @@ class Streamed(States):
     def _lift(self, x: NDArray[Any], depth: int) -> Tensor:
         """Representations ``(n, D)`` at a point as states ``(n, width)`` on the device."""
         wide = x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
-        return self._frames.lift(torch.from_numpy(np.ascontiguousarray(wide)).to(self.device), depth)
+        return self._frames.lift(to(torch.from_numpy(np.ascontiguousarray(wide)), self.device), depth)
 
 
 def lifted_bytes(paths: RepresentationPaths, width: int) -> int:

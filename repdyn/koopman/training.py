@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from repdyn.devices import CPU, to
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.koopman import optimization
 from repdyn.koopman.frames import Lift, PointFrames
@@ -127,7 +128,7 @@ def fit(
     held_out = torch.zeros(distinct, dtype=torch.bool)
     held_out[torch.randperm(distinct, generator=generator)[:count]] = True
     held_out = held_out[torch.from_numpy(groups)]  # equal samples are in the same part
-    held_out = held_out.to(states.device)
+    held_out = to(held_out, states.device)
     parts = ((~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1))
     left, solved = start(
         encoder, decoder, operators, states, *parts, generator, settings, widths, plan.supervise
@@ -199,9 +200,9 @@ def _hold(
     rows = read_points(paths)
     frames.fit(rows)
     for module in modules:
-        module.to(device)
+        to(module, device)
     where = frames.scale.device
-    lifted = torch.stack([frames.lift(x.to(where), number) for number, x in enumerate(rows)])
+    lifted = torch.stack([frames.lift(to(x, where), number) for number, x in enumerate(rows)])
     return Held(lifted), groups_of_equal_rows(as_array(rows[0]))
 
 
@@ -214,7 +215,7 @@ def _stream(
     result = survey(paths)
     frames.fit_to(result.moments, frame_rows(paths), len(paths))
     for module in modules:
-        module.to(device)
+        to(module, device)
     return Streamed(paths, frames), result.groups
 
 
@@ -312,7 +313,7 @@ class _Run:
         self.variance = states.variance
         self.fit_rows = (~held_out).nonzero().squeeze(1)
         self.validation_rows = held_out.nonzero().squeeze(1)
-        self.weights = torch.tensor([getattr(weights, name) for name in _LOSSES], device=self.device)
+        self.weights = to(torch.tensor([getattr(weights, name) for name in _LOSSES]), self.device)
         # Sorted depths with equal counts make the propagation one batched product.
         self.depths = [points - 1] if plan.supervise == "last" else list(range(1, points))
         self.rank = 0 if fabric is None else int(fabric.global_rank)
@@ -343,7 +344,7 @@ class _Run:
         size = self.per_depth * len(self.depths)
         order = order[torch.arange(self.batches * size, device=self.device) % len(order)]
         order = order.view(self.batches, len(self.depths), self.per_depth)[..., self.rank :: self.share]
-        depths = torch.tensor(self.depths, device=self.device).repeat_interleave(order.shape[-1])
+        depths = to(torch.tensor(self.depths), self.device).repeat_interleave(order.shape[-1])
         unit = torch.stack([self.variance[0].expand(len(depths)), self.variance[depths]])
         sums = torch.zeros(len(_LOSSES), device=self.device)
         before = isinstance(self.operator, LeastSquares)
@@ -491,10 +492,10 @@ class _Run:
         self.reached, self.reached_epoch = progress["reached"], progress["reached_epoch"]
         self.stopped, self.history = progress["stopped"], progress["history"]
         self.schedule.restore(progress["schedule"])
-        self.kept = {name: value.to(self.device) for name, value in group("kept.").items()}
+        self.kept = {name: to(value, self.device) for name, value in group("kept.").items()}
         # load_state_dict copies in place, so the parameters stay views of one vector.
         self.modules.load_state_dict(group("now."))
-        moments = {name: value.to(self.device) for name, value in group("optimiser.").items()}
+        moments = {name: to(value, self.device) for name, value in group("optimiser.").items()}
         self.optimizer.state[self.flat.vector] = moments
         self.generator.set_state(tensors["generator"])
 
@@ -545,7 +546,7 @@ def write_checkpoint(
     target = Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
     header = {"kind": _CHECKPOINT, "fit": json.dumps(of), "progress": json.dumps(progress)}
-    data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, header)
+    data = save({name: to(t.detach(), CPU).contiguous() for name, t in tensors.items()}, header)
     with whole_file(target) as scratch:
         scratch.write_bytes(data)
 

@@ -21,6 +21,7 @@ from repdyn.ood.calibration import conformal_threshold, false_positive_interval
 from repdyn.ood.detectors import PathDetector
 from repdyn.ood.modules import PathModule
 from repdyn.ood.path_chunks import LOWEST
+from repdyn.reading import as_array
 from repdyn.tracing.hooks import Hooks, Point, in_evaluation
 from repdyn.tracing.registry import traced
 from repdyn.tracing.trace import trace
@@ -415,7 +416,7 @@ class _Stream:
         scores, profile = self.detector.scored_profile(features)
         # One transfer for each pass; the window needs the numbers on the host.
         both = devices.to(torch.cat([scores.unsqueeze(-1), profile], dim=-1), "cpu", torch.float32)
-        host = both.reshape(count, length, -1).numpy()
+        host = as_array(both.reshape(count, length, -1))
         self._add(host[..., 0].astype(np.float64), host[..., 1:])
 
     def _add(self, scores: NDArray[np.float64], profile: NDArray[np.float32]) -> None:
@@ -445,12 +446,12 @@ class _Stream:
         """Which tokens of this pass count, ``(N, T)``: no padding, nothing after the end of a sequence."""
         real = np.ones((count, length), dtype=bool)
         if self._read < self.mask.shape[1]:
-            known = devices.to(self.mask[:, self._read : self._read + length], "cpu").numpy()
+            known = as_array(self.mask[:, self._read : self._read + length])
             real[:, : known.shape[1]] = known
             return real
         real &= ~self._finished[:, None]
         if self._ids is not None and self._ids.shape[:2] == (count, length):
-            self._finished |= np.isin(devices.to(self._ids, "cpu").numpy(), list(self.ends)).any(axis=1)
+            self._finished |= np.isin(as_array(self._ids), list(self.ends)).any(axis=1)
         return real
 
     def _raise(self, row: int, place: int, score: float) -> None:

@@ -398,12 +398,14 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _within(x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows ``(P, n, D)`` with ones instead of rows whose norms are outside of limits ``(P, 1, 2)``.
+    """Rows ``(P, n, D)``, their lengths, and whether their norms are within limits ``(P, 1, 2)``.
 
     Returns
     -------
     rows, lengths, inside
-        In the widest type, with their lengths ``(P, n)`` and whether each row is within the limits.
+        In the widest type, with their lengths ``(P, n)`` and whether each row is within the limits. Of a row
+        that is not, nothing else may be used: where gradients flow it is replaced by ones, so that they stay
+        finite, and otherwise it stays as it is.
     """
     wide = double(x)
     # In float64 no square of a smaller type overflows or vanishes.
@@ -411,11 +413,10 @@ def _within(x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     norms = measure(wide.detach())
     known = norms.to(ends.dtype)
     inside = (known >= ends[..., 0]) & (known <= ends[..., 1])  # false for NaN
-    kept = torch.where(inside.unsqueeze(-1), wide, torch.ones_like(wide))
-    if kept.requires_grad:
+    kept, lengths = wide, norms
+    if wide.requires_grad:
+        kept = torch.where(inside.unsqueeze(-1), wide, torch.ones_like(wide))
         lengths = measure(kept)
-    else:
-        lengths = torch.where(inside, norms, torch.full_like(norms, math.sqrt(x.shape[-1])))
     return kept, lengths.clamp_min(torch.finfo(wide.dtype).tiny), inside
 
 

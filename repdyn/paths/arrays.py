@@ -218,6 +218,8 @@ def check_labels(labels: ArrayLike | None, size: int) -> NDArray[Any] | None:
         return array.astype(np.int64)
     if array.dtype.kind == "U":
         return array
+    if array.dtype.kind == "O" and all(isinstance(label, int | np.integer) for label in array.tolist()):
+        return check_labels(np.asarray(array.tolist()), size)
     if array.dtype.kind in "OT" and all(isinstance(label, str) for label in array.tolist()):
         return array.astype(np.str_)
     raise RepdynError(f"labels: have dtype {array.dtype}; give integers or strings")

@@ -157,13 +157,13 @@ def fit_map(
     center, scale = _moments(map_, x, weights[0])
     total = float(weights[0].sum())
     # The map predicts the change, not the output: with weights of zero it is the identity.
-    offset = (weights[0] @ (y.double() - x.double())) / total
+    offset = (weights[0] @ (devices.double(y) - devices.double(x))) / total
 
     def sums(part: tuple[Tensor, Tensor], weight: Tensor) -> tuple[Tensor, Tensor, float, float]:
         """Weighted products of inputs, of inputs and changes, and squares of changes and of outputs."""
         gram = cross = torch.zeros((), dtype=torch.float64)
         square = spread = 0.0
-        middle = (weight @ part[1].double()) / weight.sum()
+        middle = (weight @ devices.double(part[1])) / weight.sum()
         for one, other, own in _stretches(*part, weight):
             features = (_features(map_, one) - center) / scale
             change = (other - one) - offset
@@ -210,7 +210,7 @@ def _weights(y: Tensor, kind: Kind) -> Tensor:
     """Weight of each token, mean one, float64."""
     if not kind.relative:
         return torch.ones(len(y), dtype=torch.float64)
-    square = y.double().square().sum(dim=1)
+    square = devices.double(y).square().sum(dim=1)
     # A token of zeros would have an infinite weight.
     floor = 1e-6 * square.mean()
     weight: Tensor = 1 / (square + floor if floor > 0 else torch.ones_like(square))
@@ -222,13 +222,13 @@ def _stretches(x: Tensor, y: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, T
     # In parts, because all tokens in float64 would take twice the memory that was allowed.
     for start in range(0, len(x), 8192):
         part = slice(start, start + 8192)
-        yield x[part].double(), y[part].double(), weight[part]
+        yield devices.double(x[part]), devices.double(y[part]), weight[part]
 
 
 @torch.no_grad()
 def _features(map_: PointwiseMap, x: Tensor) -> Tensor:
     """Tokens and their hidden units side by side, float64."""
-    return torch.cat([x, map_.hidden(x.float()).double()], dim=1) if map_.inner is not None else x
+    return torch.cat([x, devices.double(map_.hidden(x.float()))], dim=1) if map_.inner is not None else x
 
 
 def _moments(map_: PointwiseMap, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,7 +249,7 @@ def _draw_units(map_: PointwiseMap, x: Tensor, generator: torch.Generator, setti
     assert map_.inner is not None
     assert map_.shift is not None
     # Enough rows for means and spreads of the coordinates.
-    few = x[torch.randperm(len(x), generator=generator)[:20_000]].double()
+    few = devices.double(x[torch.randperm(len(x), generator=generator)[:20_000]])
     read = few / few.norm(dim=1, keepdim=True).clamp_min(1e-12) if map_.normalized else few
     mean = read.mean(dim=0)
     spread = (read - mean).square().mean(dim=0).sqrt()

@@ -14,6 +14,7 @@ from torch import Tensor
 from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap, ratio_interval
+from repdyn.reading import as_array
 from repdyn.tracing import TracedModel
 from repdyn.tracing.samples import as_samples, batches
 
@@ -82,10 +83,10 @@ def outputs_of(model: TracedModel, samples: Sequence[Any], batch: int) -> Output
             elif kind == DIVERGENCE:
                 assert model.head is not None
                 logits = reading.logits if reading.logits is not None else model.head(final)
-                parts.append(torch.log_softmax(devices.to(logits, "cpu").double(), dim=-1))
+                parts.append(torch.log_softmax(devices.to(logits, "cpu", torch.float64), dim=-1))
             else:
-                parts.append(devices.to(final, "cpu").double())
-    values = torch.cat(parts)[torch.as_tensor(np.argsort(np.concatenate(plan)))].numpy()
+                parts.append(devices.to(final, "cpu", torch.float64))
+    values = as_array(torch.cat(parts)[torch.as_tensor(np.argsort(np.concatenate(plan)))])
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         raise RepdynError(f"shorten: the output of {model.name} for sample {row} is not finite; leave it out")

@@ -190,7 +190,7 @@ class FlowAutoencoder:
         kept: FlowNetwork | None = None
         best: torch.Tensor | None = None
         for dimension in [self.latent_dim] if self.latent_dim else range(1, width):
-            network = self._network(width, dimension, seed).to(where)
+            network = to(self._network(width, dimension, seed), where)
             if self.augmented:
                 start_at_geodesics(network, used, start_steps, generator)
             network.start_prior(pad(used, network.padding, generator), seed)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repdyn.devices import to
+from repdyn.devices import as_given, to
 from repdyn.progress import track
 from repdyn.reading import as_array
 from repdyn.seeding import drawing
@@ -140,7 +140,7 @@ class FlowNetwork(nn.Module):
                 # On the CPU, so that all devices give the same numbers.
                 drawn: Tensor = to(copy.deepcopy(self.mixture), "cpu")().sample((count,))
                 return to(drawn, self.log_noise.device)  # type: ignore[no-any-return]
-            return torch.randn(count, self.dimension).to(self.log_spread) * self.log_spread.exp()
+            return as_given(torch.randn(count, self.dimension), self.log_spread) * self.log_spread.exp()
 
 
 def _start_mixture(mixture: nn.Module, latents: Tensor, seed: int) -> None:
@@ -190,7 +190,7 @@ def neighbor_log_density(latents: Tensor, known: Tensor | None = None) -> Tensor
 
 def pad(points: Tensor, dimensions: int, generator: torch.Generator) -> Tensor:
     """Points ``(n, dimensions + D)`` with coordinates of noise before those of the points ``(n, D)``."""
-    noise = FLOW.padding_noise * torch.randn(len(points), dimensions, generator=generator).to(points)
+    noise = FLOW.padding_noise * as_given(torch.randn(len(points), dimensions, generator=generator), points)
     return torch.cat([noise, points], dim=1)
 
 
@@ -213,7 +213,7 @@ def marginal_log_density(network: FlowNetwork, points: Tensor, known: Tensor, se
     spread = FLOW.draw_width * FLOW.padding_noise
     drawn = []
     for _ in range(FLOW.n_draws):
-        noise = torch.randn(len(points), network.padding, generator=generator).to(points)
+        noise = as_given(torch.randn(len(points), network.padding, generator=generator), points)
         of_noise = -0.5 * noise**2 - math.log(spread) - 0.5 * math.log(2 * math.pi)
         padded = torch.cat([spread * noise, points], dim=1)
         drawn.append(network.log_density(padded, known) - of_noise.sum(dim=1))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from repdyn.devices import double
 from repdyn.errors import RepdynError
 from repdyn.progress import track
 from repdyn.reading import as_array
@@ -166,12 +167,12 @@ def _by_blocks(points: Array, neighbors: int) -> tuple[Array, Index]:
         # |y|² − 2⟨x, y⟩ has the order of the distance from x.
         torch.addmm(squares, table[start:stop], table.T, alpha=-2.0, out=block)
         block[torch.arange(stop - start), torch.arange(start, stop)] = torch.inf
-        indices[start:stop] = _smallest(block, neighbors).numpy()
-    distances, indices = _measured(exact.numpy(), indices)
-    size = squares.double().numpy()
+        indices[start:stop] = as_array(_smallest(block, neighbors))
+    distances, indices = _measured(as_array(exact), indices)
+    size = as_array(double(squares))
     again = np.flatnonzero(~(distances[:, -1] ** 2 > NEIGHBORS.cancels * (size + size.max())))
     if len(again):
-        indices[again] = _in_double(exact.numpy(), again, neighbors)
+        indices[again] = _in_double(as_array(exact), again, neighbors)
     return _measured(points, indices)
 
 
@@ -228,7 +229,7 @@ def _by_cells(points: Array, neighbors: int) -> tuple[Array, Index]:
             score[torch.arange(len(rows)), rows] = torch.inf
             nearest[members[cell][rows]] = columns[_smallest(score, neighbors)]
     indices = np.empty(nearest.shape, dtype=np.int64)
-    indices[order.numpy()] = order[_improved(table, nearest)].numpy()
+    indices[as_array(order)] = as_array(order[_improved(table, nearest)])
     return _measured(points, indices)
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from repdyn import devices
+from repdyn.reading import as_array
 
 __all__ = [
     "NOT_HASHED",
@@ -149,7 +150,7 @@ def hash_tensor(total: Any, tensor: Tensor) -> None:
     elif tensor.layout != torch.strided:
         tensor = tensor.to_dense()
     flat = devices.to(tensor.resolve_conj().resolve_neg(), "cpu").contiguous().reshape(-1)
-    total.update(flat.view(torch.uint8).numpy().data)
+    total.update(as_array(flat.view(torch.uint8)).data)
 
 
 class _Hash:

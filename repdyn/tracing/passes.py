@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 from repdyn.tracing.heads import real_parts
 from repdyn.tracing.hooks import cuda_devices
 from repdyn.tracing.model import TracedModel
@@ -140,8 +141,8 @@ class Passes:
         here = iter(on_host(given))
         with np.errstate(over="ignore"):  # overflow gives infinity, which is reported with its sample
             arrays = {name: self._array(next(here)) for name in reading}
-        outputs = next(here).numpy() if logits else None
-        masks = {name: next(here).numpy() for name in reading.masks}
+        outputs = as_array(next(here)) if logits else None
+        masks = {name: as_array(next(here)) for name in reading.masks}
         values: dict[str, Any] = dict(arrays)
         for name in self.token_points:
             rows = arrays[name]
@@ -151,9 +152,7 @@ class Passes:
 
     def _array(self, value: Tensor) -> NDArray[Any]:
         """A tensor as an array in the type of the results."""
-        wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-        array: NDArray[Any] = wide.numpy()
-        return array.astype(self.dtype, copy=False)
+        return as_array(value, self.dtype)
 
 
 def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:

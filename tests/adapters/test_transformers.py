@@ -175,3 +175,19 @@ def test_unknown_names_are_one_line():
 def test_text_without_a_tokenizer():
     with pytest.raises(RepdynError, match="no tokenizer"):
         repdyn.trace(TEXT_MODELS["bert"](), ["a text"])
+
+
+def test_a_store_is_continued_and_merged_however_its_layouts_came_to_be_known(tmp_path):
+    module = TEXT_MODELS["llama"]()
+    texts = [RNG.integers(5, 60, 5 + n) for n in range(8)]
+    whole = repdyn.trace(module, texts, pool="mean", out=tmp_path / "whole.paths")
+    again = repdyn.trace(module, texts, pool="mean", out=tmp_path / "whole.paths")  # nothing is left to trace
+    parts = []
+    for start in (0, 4):
+        parts.append(tmp_path / f"{start}.paths")
+        ids = [str(n) for n in range(start, start + 4)]
+        repdyn.trace(module, texts[start : start + 4], ids=ids, pool="mean", out=parts[-1])
+    merged = repdyn.merge_paths(parts, tmp_path / "merged.paths")
+    for point in whole.points:
+        np.testing.assert_array_equal(np.asarray(again[point]), np.asarray(whole[point]))
+        np.testing.assert_allclose(np.asarray(merged[point]), np.asarray(whole[point]), rtol=1e-4, atol=1e-6)
