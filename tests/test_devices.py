@@ -17,10 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from torch import Tensor, nn
 
 import repdyn
-from repdyn import devices, disentangle, fields, koopman, ood, paths, topology, tracing, translation
+from repdyn import devices, disentangle, fields, koopman, ood, paths, results, topology, tracing, translation
+from repdyn.cli.app import app
+from repdyn.errors import RepdynError
+from repdyn.ood.detector import Detector
+from repdyn.shortening import ShortenedModel
 from tests.device_cases import ARRAYS, CASES, fitted_koopman, network, normal
 from tests.stand_in import NAME, moves, on_stand_in, refused
 
@@ -325,6 +330,76 @@ def test_a_device_without_double_gets_the_narrower_type(monkeypatch: pytest.Monk
     assert devices.to(torch.ones(2), None, torch.float64).dtype == torch.float32
     assert devices.to(nn.Linear(2, 2), None, torch.float64).weight.dtype == torch.float32
     assert devices.to(torch.arange(2), "cpu", torch.float64).dtype == torch.int64
+
+
+LOADED_WITHOUT_DEVICE = {
+    "Adapter.load": "repdyn.load moves the model",
+    "FlowAutoencoder.load": "the old name, which passes on what from_pretrained takes",
+    "SurrogateAutoencoder.load": "the same",
+    "GenerationMonitor.load": "its module is on the device of the model that is given",
+    "load_result": "arrays, and estimators on the CPU; their own from_pretrained takes a device",
+}
+"""What reads saved things and takes no device, with the reason; results and detectors hold arrays."""
+VERBS_ON_THE_HOST = {
+    "compare": "arrays",
+    "demo": "shows known numbers of a small model",
+    "doctor": "lists the devices",
+    "migrate": "arrays",
+    "ood evaluate": "arrays",
+    "ood fit": "arrays",
+    "paths export": "copies a store",
+    "paths import": "copies a store",
+    "paths info": "reads metadata",
+    "paths merge": "copies a store",
+    "paths verify": "reads a store",
+    "report": "arrays",
+    "topology": "arrays",
+    "translate": "arrays",
+}
+"""Verbs of the command line without ``--device``, with the reason: functions of arrays run on the host."""
+
+
+def test_what_loads_weights_takes_a_device() -> None:
+    without = set()
+    for name in public_callables():
+        room = next(room for room in ROOMS if name.partition(".")[0] in room.__all__)
+        holder: Any = room
+        for part in name.split("."):
+            holder = getattr(holder, part)
+        of_arrays = name.endswith(".load") and holds_arrays(getattr(room, name.partition(".")[0]))
+        loads = name.rpartition(".")[2] in ("load", "load_result", "from_pretrained")
+        if loads and not of_arrays and "device" not in inspect.signature(holder).parameters:
+            without.add(name)
+    assert without == LOADED_WITHOUT_DEVICE.keys()
+
+
+def holds_arrays(thing: Any) -> bool:
+    return inspect.isclass(thing) and issubclass(thing, (results.Result, Detector))
+
+
+def test_every_verb_that_computes_on_a_device_takes_one() -> None:
+    def verbs(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[str, bool]]:
+        for name, own in getattr(group, "commands", {}).items():
+            yield from verbs(own, (*names, name))
+        if not hasattr(group, "commands"):
+            yield " ".join(names), any("--device" in given.opts for given in group.params)
+
+    found = dict(verbs(typer.main.get_command(app)))
+    assert {verb for verb, takes in found.items() if not takes} == VERBS_ON_THE_HOST.keys()
+    assert {"trace", "koopman fit", "stitch"} <= found.keys()
+
+
+def test_a_shortened_model_is_read_onto_a_device(tmp_path: Path) -> None:
+    module = nn.Sequential(*(nn.Sequential(network(4, 4, seed=seed)) for seed in range(4)))
+    model = repdyn.wrap(module)
+    shorter = repdyn.shorten(model, normal(200, 4), remove=2)
+    shorter.save_pretrained(tmp_path / "short")
+    with on_stand_in() as name:
+        again = ShortenedModel.from_pretrained(tmp_path / "short", model=model, device=name)
+        assert {part.device.type for part in again.module.parameters()} == {name}
+        assert devices.device_of(model.module).type == name
+    with pytest.raises(RepdynError, match="device 'nowhere'"):
+        ShortenedModel.from_pretrained(tmp_path / "short", model=model, device="nowhere")
 
 
 # --- the test

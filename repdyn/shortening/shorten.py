@@ -207,7 +207,11 @@ class ShortenedModel:
     @classmethod
     @refuses_damage
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, model: TracedModel | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: TracedModel | None = None,
+        device: torch.device | str | None = None,
     ) -> ShortenedModel:
         """Read a folder that :meth:`save_pretrained` wrote, and shorten the model again.
 
@@ -217,11 +221,14 @@ class ShortenedModel:
             The folder.
         model
             The whole model; default: ``repdyn.load`` of its name.
+        device
+            Where to; a given ``model`` is moved there. Default: the device of the model.
 
         Raises
         ------
         RepdynError
-            If the folder is damaged, or the model has other weights than the one that was shortened.
+            If the folder is damaged, the model has other weights than the one that was shortened, or the
+            device cannot be used.
         """
         saved = load_artifact(path, _SAVED)
         shortening = Shortening._revive(saved.config["shortening"], saved.tensors)
@@ -233,6 +240,8 @@ class ShortenedModel:
                 f"{Path(path)}: was made from {shortening.model} with weights {saved.config['base'][:12]}…, "
                 f"the given model {model.name} has {base[:12]}…; give the model that was shortened as model="
             )
+        if device is not None:
+            model.to(device)
         run = [Block(**{**own, "shape": tuple(own["shape"])}) for own in saved.config["run"]]
         first = run[0]
         map_ = PointwiseMap(
