@@ -46,12 +46,14 @@ OF_RESULTS = {
 """Methods that read or write the fields of a result, which are arrays."""
 OF_DETECTORS = {
     "fit",
+    "fit_paths",
     "fit_shared",
     "fit_beside",
     "fit_statistics",
     "calibrate_profile",
     "check_fitted",
     "from_record",
+    "point_of_matrix",
     "profile_chunk",
     "sampling_notes",
     "score_chunk",
@@ -76,6 +78,7 @@ OF_PATHS = {
     "nearby",
     "RepresentationPaths.column",
     "RepresentationPaths.from_arrow",
+    "RepresentationPaths.from_dataset",
     "RepresentationPaths.mask",
     "RepresentationPaths.split",
     "RepresentationPaths.subset",

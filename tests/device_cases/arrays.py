@@ -15,6 +15,7 @@ from tests.device_cases.shared import some_paths
 
 ARRAYS: dict[str, Callable[[Any], Any]] = {
     "RepresentationPaths.from_arrays": lambda x: np.asarray(RepresentationPaths.from_arrays({"p": x})["p"]),
+    "LevelSetClustering.fit": lambda x: topology.LevelSetClustering().fit(x).labels_,
     "LevelSetTree.fit": lambda x: len(LevelSetTree.fit(x).to_dict()),
     "Controls.predict": lambda x: koopman.controls(some_paths()).predict("affine", x),
     "Controls.step": lambda x: koopman.controls(some_paths()).step("shared affine", x, 0),
