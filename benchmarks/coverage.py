@@ -82,18 +82,23 @@ def fpr95(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float
     return passing_interval(g.normal(size=n) + shift, g.normal(size=n)), 1 - truth
 
 
-_AUPR: dict[float, tuple[float, float]] = {}
+_AUPR: dict[tuple[float, float], tuple[float, float]] = {}
 
 
-def aupr(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
+def aupr(g: np.random.Generator, n: int, truth: float, spread: float = 1.0) -> tuple[Estimate, float]:
     """At the shift of which the AUROC is the truth; its own truth by integration."""
-    if truth not in _AUPR:
-        shift = stats.norm.ppf(truth) * np.sqrt(2)
+    if (truth, spread) not in _AUPR:
+        shift = stats.norm.ppf(truth) * np.sqrt(1 + spread**2)
         x = stats.norm.ppf((np.arange(200_000) + 0.5) / 200_000) + shift
         passed = stats.norm.sf(x - shift)
-        _AUPR[truth] = shift, float((passed / (passed + stats.norm.sf(x))).mean())
-    shift, own = _AUPR[truth]
-    return precision_interval(g.normal(size=n) + shift, g.normal(size=n)), own
+        _AUPR[truth, spread] = shift, float((passed / (passed + stats.norm.sf(x / spread))).mean())
+    shift, own = _AUPR[truth, spread]
+    return precision_interval(g.normal(size=n) + shift, spread * g.normal(size=n)), own
+
+
+def aupr_unequal(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
+    """Normal scores, the foreign ones three times as spread."""
+    return aupr(g, n, truth, 3.0)
 
 
 def difference(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
@@ -189,6 +194,7 @@ KINDS: dict[str, Trial] = {
     "auroc": auroc,
     "auroc, unequal spread": auroc_unequal,
     "fpr95": fpr95,
+    "aupr, unequal spread": aupr_unequal,
     "aupr": aupr,
     "difference of aurocs": difference,
     "auroc, 1000 and n, unequal spread": auroc_many_inside,

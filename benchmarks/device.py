@@ -14,13 +14,12 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from harness import keep, parser_of
-from pairs import paired
+from reader_cost import BATCH, LENGTHS, noise_paths, passes, token_inputs
 from torch import Tensor, nn
 
 import repdyn
@@ -28,7 +27,7 @@ from repdyn import devices
 from repdyn.disentangle import SKD
 from repdyn.fields import LatentField, SurrogateAutoencoder, SurrogateWarning
 from repdyn.koopman import KoopmanAutoencoder
-from repdyn.ood import KNNDetector, MonitoredModel, PathDetector
+from repdyn.ood import KNNDetector, PathDetector
 from repdyn.reading import as_array
 from repdyn.topology import FlowAutoencoder
 from repdyn.translation import LinearTranslation
@@ -45,8 +44,6 @@ SIZES = {
         "pairs": 40,
     },
 }
-TOKENS = (32, 10)
-BATCH = 32
 
 
 def language_model(size: dict[str, int]) -> repdyn.TracedModel:
@@ -61,12 +58,6 @@ def language_model(size: dict[str, int]) -> repdyn.TracedModel:
         intermediate_size=4 * size["width"],
     )
     return repdyn.wrap(BertModel(config).eval())
-
-
-def token_inputs(count: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
-    """Random tokens, without padding."""
-    ids = torch.randint(1000, 20000, (count, tokens), generator=torch.Generator().manual_seed(0))
-    return {name: value.to(device) for name, value in (("input_ids", ids), ("attention_mask", ids > 0))}
 
 
 class Chain:
@@ -91,7 +82,7 @@ class Chain:
         """The reader over one batch of texts."""
         model = language_model(self.size).to(device)
         with model.reader() as read, torch.no_grad():
-            found = read.prepared(token_inputs(BATCH, TOKENS[0], device), BATCH)
+            found = read.prepared(token_inputs(LENGTHS[0], device), BATCH)
         return list(found.values())[-1]
 
     def koopman_fit(self, device: torch.device) -> Any:
@@ -176,29 +167,14 @@ def timed(run: Callable[[torch.device], Any], device: torch.device) -> tuple[flo
 
 
 def costs(size: dict[str, int], device: torch.device) -> dict[str, Any]:
-    """Median ratios to the bare forward pass of the reader and of a monitored model."""
+    """Ratios to the bare forward pass of the reader and of a monitored model."""
     model = language_model(size).to(device)
-    found = {}
-    for tokens in TOKENS:
-        inputs = token_inputs(BATCH, tokens, device)
-
-        def bare(inputs: dict[str, Tensor] = inputs) -> None:
-            with torch.no_grad():
-                model.module(**inputs)
-
-        with model.reader() as read, torch.no_grad():
-            rows = [read.prepared(token_inputs(BATCH, tokens, device), BATCH) for _ in range(8)]
-            points = {name: as_array(torch.cat([row[name] for row in rows])) for name in rows[0]}
-            noise = np.random.default_rng(0)
-            points = {n: x + 1e-2 * noise.standard_normal(x.shape) for n, x in points.items()}
-            detector = PathDetector().fit(repdyn.RepresentationPaths.from_arrays(points))
-            monitored = MonitoredModel(model, detector)
-            for name, run in (
-                ("reader", partial(read.prepared, inputs, BATCH)),
-                ("MonitoredModel", partial(monitored.prepared, inputs, BATCH)),
-            ):
-                found[f"{name}, {tokens} tokens"] = paired(bare, run, size["pairs"], device)["value"]
-    return found
+    found: dict[str, Any] = {}
+    for tokens in LENGTHS:
+        inputs = token_inputs(tokens, device)
+        detector = PathDetector().fit(noise_paths(model, inputs, BATCH, 256, 1))
+        found |= passes(f"{tokens} tokens", model, detector, inputs, BATCH, size["pairs"])
+    return {name: row["value"] for name, row in found.items()}
 
 
 def main() -> None:

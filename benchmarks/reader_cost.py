@@ -6,12 +6,15 @@
 The bare pass and the one that is measured take turns on the same batch; a figure is the median over pairs of
 the ratio of processor times (on a GPU: of wall times, synchronized), with its bootstrap interval. The model
 is all-MiniLM-L6-v2 (extra ``demo``); the detector is fitted on queries of CLINC150, the stream is of other
-ones. One thread, set here.
+ones. For EfficientNet-Lite0, and for the paths in memory that are scored, points are noise in 50 classes:
+cost does not depend on the content. One thread, set here.
 """
 
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -24,11 +27,13 @@ from stored_texts import queries
 import repdyn
 from repdyn import devices
 from repdyn.cli import streams
-from repdyn.ood import DriftMonitor, PathDetector
+from repdyn.ood import DriftMonitor, MonitoredModel, PathDetector, UnionDetector
+from repdyn.paths import RepresentationPaths
 from repdyn.tracing import TracedModel
 
 BATCH = 32
 FITTED = 2000
+CLASSES = 50
 LENGTHS = (32, 10)
 """Tokens of a text: a sentence, a query."""
 
@@ -40,28 +45,51 @@ def told(name: str, row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def passes(model: TracedModel, detector: PathDetector, pairs: int) -> dict[str, Any]:
-    """The reader and the monitored model on prepared inputs that are on the device already."""
-    from repdyn.ood import MonitoredModel
+def passes(
+    what: str, model: TracedModel, detector: PathDetector, inputs: Any, count: int, pairs: int
+) -> dict[str, Any]:
+    """Ratios to the bare pass of the reader and of a monitored model, on inputs that are on the device."""
+    monitored, found = MonitoredModel(model, detector), {}
 
-    device, found = model.device, {}
-    monitored = MonitoredModel(model, detector)
-    for tokens in LENGTHS:
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(1000, 20000, (BATCH, tokens), generator=generator).to(device)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-        def bare(inputs: dict[str, torch.Tensor] = inputs) -> object:
-            with torch.no_grad():
-                return model.module(**inputs)
-
-        with model.reader() as read:
-            name = f"reader, {BATCH} x {tokens} tokens"
-            found[name] = told(name, paired(bare, partial(read.prepared, inputs, BATCH), pairs, device))
-        name = f"MonitoredModel, {BATCH} x {tokens} tokens"
+    def bare() -> object:
         with torch.no_grad():
-            measured = partial(monitored.prepared, inputs, BATCH)
-            found[name] = told(name, paired(bare, measured, pairs, device))
+            return model.module(**inputs) if isinstance(inputs, Mapping) else model.module(inputs)
+
+    with torch.no_grad(), model.reader() as read:
+        for name, run in (("reader", read.prepared), ("MonitoredModel", monitored.prepared)):
+            found[f"{name}, {what}"] = paired(bare, partial(run, inputs, count), pairs, model.device)
+    return found
+
+
+def token_inputs(tokens: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch of random tokens without padding."""
+    ids = torch.randint(1000, 20000, (BATCH, tokens), generator=torch.Generator().manual_seed(0)).to(device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def noise_paths(model: TracedModel, inputs: Any, count: int, size: int, classes: int) -> RepresentationPaths:
+    """Noise in ``classes`` clusters, with the points and widths that the model's reader has."""
+    with torch.no_grad(), model.reader() as read:
+        widths = {name: x.shape[1] for name, x in read.prepared(inputs, count).items()}
+    generator = np.random.default_rng(0)
+    labels = generator.integers(classes, size=size)
+    arrays = {
+        name: (generator.normal(size=(size, w)) + generator.normal(size=(classes, w))[labels]).astype("f4")
+        for name, w in widths.items()
+    }
+    return RepresentationPaths.from_arrays(arrays, labels=labels)
+
+
+def rates(what: str, paths: RepresentationPaths) -> dict[str, Any]:
+    """Paths in memory that a detector scores in a processor second."""
+    found = {}
+    for kind in (PathDetector, UnionDetector):
+        fitted = kind().fit(paths.subset(np.arange(len(paths) // 7)))
+        begun = time.process_time()
+        fitted.score_samples(paths)
+        rate = len(paths) / (time.process_time() - begun)
+        found[f"{kind.__name__}, {what}"] = {"paths a processor second": rate}
+        print(f"{kind.__name__ + ', ' + what:<48}{rate:,.0f} paths a processor second", flush=True)
     return found
 
 
@@ -92,14 +120,27 @@ def main() -> None:
     """Print what was asked for."""
     parser = parser_of(__doc__, "json")
     parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--paths", type=int, default=20_000, help="in memory, scored by two detectors")
     parser.add_argument("--stream-only", action="store_true")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = repdyn.load("packaged:all-MiniLM-L6-v2")
-    model.module.to(options.device)
+    model = repdyn.load("packaged:all-MiniLM-L6-v2", device=options.device)
     detector = PathDetector().fit(repdyn.trace(model, queries("train", FITTED)))
-    results = {} if options.stream_only else passes(model, detector, options.pairs)
+    results: dict[str, Any] = {}
+    if not options.stream_only:
+        for tokens in LENGTHS:
+            texts = token_inputs(tokens, model.device)
+            results |= passes(f"{BATCH} x {tokens} tokens", model, detector, texts, BATCH, options.pairs)
+        pictures = repdyn.load("packaged:efficientnet-lite0", device=options.device)
+        pixels = torch.randn((8, 3, 224, 224), generator=torch.Generator().manual_seed(0)).to(model.device)
+        noise = noise_paths(pictures, pixels, 8, options.paths, CLASSES)
+        fitted = PathDetector().fit(noise.subset(np.arange(len(noise) // 7)))
+        results |= passes("8 pictures of 224 px", pictures, fitted, pixels, 8, options.pairs)
+        for name, row in results.items():
+            told(name, row)
+        results |= rates("EfficientNet-Lite0", noise)
+        results |= rates("MiniLM-L6", noise_paths(model, texts, BATCH, options.paths, CLASSES))
     name = f"stream, {BATCH} queries at a time: throughput"
     results[name] = told(name, stream(model, detector, options.pairs))
     keep(options.json, results)

@@ -9,7 +9,7 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["moved", "old_method", "renamed", "renamed_arguments"]
+__all__ = ["moved", "old_method", "renamed", "renamed_arguments", "warn_without_effect"]
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -118,3 +118,28 @@ def renamed_arguments(**names: str) -> Callable[[Callable[Given, Answer]], Calla
         return accepting
 
     return decorate
+
+
+def warn_without_effect(owner: str, **given: Any) -> None:
+    """Warn of each argument that a caller still gives although it has no effect any more.
+
+    Parameters
+    ----------
+    owner
+        Name of the function, for the warning.
+    **given
+        The arguments without effect, as they were given; None stands for "not given".
+
+    Examples
+    --------
+    >>> def mean(x: list[float], seed: int | None = None) -> float:
+    ...     warn_without_effect("mean", seed=seed)
+    ...     return sum(x) / len(x)
+    >>> mean([1.0, 2.0])
+    1.5
+    """
+    for name, value in given.items():
+        if value is not None:
+            message = f"{owner}: the argument {name} has no effect, leave it out; the next release removes it"
+            # Level 3 is the line that calls the function with the argument.
+            warnings.warn(message, DeprecationWarning, stacklevel=3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ __all__ = ["as_given", "call", "check_device", "device_of", "double", "dtype_of"
 CPU = torch.device("cpu")
 WITHOUT_DOUBLE = {"mps"}
 """Types of device that have no float64."""
+Held = TypeVar("Held", bound=Tensor | nn.Module)
 _NARROWER = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
 
@@ -79,6 +80,10 @@ def dtype_of(holder: Any) -> torch.dtype | None:
     return None
 
 
+@overload
+def to(value: Held, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Held: ...
+@overload
+def to(value: Any, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Any: ...
 def to(value: Any, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Any:
     """Move all tensors in a value, whatever holds them; a module is moved in place.
 
@@ -149,6 +154,10 @@ def call(module: Callable[[Tensor], Any], x: Any) -> Any:
     return as_given(answer, x) if isinstance(answer, Tensor) else answer
 
 
+@overload
+def as_given(found: Any, x: Tensor) -> Tensor: ...
+@overload
+def as_given(found: Any, x: Any) -> Any: ...
 def as_given(found: Any, x: Any) -> Any:
     """A result like ``x``: for a tensor, on its device, and in its dtype if both are floating point.
 

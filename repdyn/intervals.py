@@ -290,15 +290,18 @@ def ratio_interval(
     return Estimate(value * unit, low * unit, high * unit, level)
 
 
-def variance_interval(value: float, variance: float, discordant: float, count: int, level: float) -> Estimate:
+def variance_interval(
+    value: float, variance: float, discordant: float, count: int, level: float, least: float = 0.0
+) -> Estimate:
     """Interval of a figure between 0 and 1: that of a share of as many samples as give its variance.
 
-    The variance comes from ``discordant`` samples; the fewer, the more that of ``count`` samples counts.
+    The variance comes from ``discordant`` samples; the fewer, the more that of ``count`` samples counts. It
+    counts as ``least`` or more.
     """
     middle = (value * count + 0.5) / (count + 1)
     binomial = middle * (1 - middle)
     variance = (variance * uncertainty(discordant, level) * discordant + binomial / count) / (discordant + 1)
-    effective = max(binomial / variance, 1.0)
+    effective = max(binomial / max(variance, least), 1.0)
     low, high = _binomial(value * effective, effective, level)
     return Estimate(value, min(low, value), max(high, value), level)
 

@@ -160,8 +160,11 @@ def precision_interval(positive: NDArray[Any], negative: NDArray[Any], *, level:
     The precision at a positive sample counts that sample itself, which raises the figure of small samples:
     .54 is expected of 20 and 20 that are alike. The interval lies around two thirds of the figure in which no
     sample counts for itself, which is too low, and one third of the figure as it is. The variance is that of
-    the influence of each sample. The interval is a binomial one, of as many samples as give that variance;
-    near 1 that number is drawn to the smaller sample's.
+    the influence of each sample, and at least that of normal values with the same AUROC whose spreads are
+    those of the samples: a few negative samples above all positive ones lower the figure much, and a sample
+    often holds none of them. The interval is a binomial one, of as many samples as give that variance; near 1
+    that number is drawn to the smaller sample's. Where tails are heavier than normal ones it covers the truth
+    less often than ``level`` (docs/benchmarks.md, Intervals).
 
     Parameters
     ----------
@@ -199,7 +202,10 @@ def precision_interval(positive: NDArray[Any], negative: NDArray[Any], *, level:
     of_negative = lowered[np.searchsorted(own, others, side="left")] * n / m
     variance = float(of_positive.var(ddof=m > 1)) / m + float(of_negative.var(ddof=n > 1)) / n
     variance *= 1 + 2 / min(m, n)  # samples that do not count for themselves make the center less sure
-    found = variance_interval(center, variance, 2 * min(m, n) * min(value, 1 - value), min(m, n), level)
+    discordant = 2 * min(m, n) * min(value, 1 - value)
+    above = (float(_placements(positive, negative)[0].mean()) * min(m, n) + 0.5) / (min(m, n) + 1)
+    least = _normal_precision_variance(above, _relative_spread(positive, negative), m, n)
+    found = variance_interval(center, variance, discordant, min(m, n), level, least)
     return Estimate(value, min(found.low, value), max(found.high, value), level)
 
 
@@ -234,3 +240,30 @@ def _normal_variance(theta: float, relative: float, m: int, n: int) -> float:
     of_above = relative**2 / (1 + relative**2)
     pairs = theta * (1 - theta) + (m - 1) * shared(1 - of_above) + (n - 1) * shared(of_above)
     return pairs / (m * n)
+
+
+def _normal_precision_variance(theta: float, relative: float, m: int, n: int) -> float:
+    """Variance of the AUPR of m normal values above n others, those ``relative`` times as spread as these.
+
+    It is that of the influence of each value, as in :func:`precision_interval`, at the population; ``theta``
+    is the AUROC.
+    """
+    from scipy.special import ndtr, ndtri
+
+    shift = float(ndtri(theta)) * np.sqrt(1 + 1 / relative**2)
+    # Shares of positive values above a threshold, finest near 0, where negative values may be as frequent.
+    edges = np.exp(np.linspace(np.log(1e-7), 0.0, 161))
+    weight = np.diff(edges) / (1 - edges[0])
+    hits = np.sqrt(edges[1:] * edges[:-1])
+    chance = np.maximum(ndtr(-(shift - ndtri(hits)) * relative), 1e-300)
+    alarms = chance * n / m
+    passed = hits + alarms
+
+    def below(values: Array) -> Array:
+        return np.cumsum((weight * values / passed**2)[::-1])[::-1]
+
+    of_positive, of_negative = hits / passed + below(alarms), below(hits) * n / m
+    share = np.diff(chance, prepend=0.0)
+    mean = float(share @ of_negative)
+    spread = float(share @ (of_negative - mean) ** 2) + float(1 - chance[-1]) * mean**2
+    return float(weight @ (of_positive - weight @ of_positive) ** 2) / m + spread / n

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from repdyn.deprecation import renamed, renamed_arguments
+from repdyn.deprecation import renamed, renamed_arguments, warn_without_effect
 
 
 def test_an_old_name_of_a_module_gives_the_new_object() -> None:
@@ -31,6 +31,17 @@ def test_an_old_argument_is_passed_under_its_new_name() -> None:
         assert total(1, beside=2) == 3  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="give one of them"):
         total(1, beside=2, baselines=3)  # type: ignore[call-arg]
+
+
+def test_an_argument_without_effect_warns_at_the_line_that_gives_it() -> None:
+    def mean(x: list[float], seed: int | None = None) -> float:
+        warn_without_effect("mean", seed=seed)
+        return sum(x) / len(x)
+
+    assert mean([1.0, 2.0]) == 1.5
+    with pytest.warns(DeprecationWarning, match="mean: the argument seed has no effect") as caught:
+        mean([1.0, 2.0], seed=0)  # 0 is a value that was given
+    assert caught[0].filename == __file__
 
 
 def test_modules_that_moved_are_found_under_their_old_names() -> None:

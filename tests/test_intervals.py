@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from repdyn.errors import RepdynError
 from repdyn.intervals import (
@@ -16,7 +16,7 @@ from repdyn.intervals import (
     ratio_interval,
     share_interval,
 )
-from repdyn.ranking import auroc_interval, passing_interval, precision_interval
+from repdyn.ranking import _normal_precision_variance, auroc_interval, passing_interval, precision_interval
 
 
 def test_interval_of_a_mean_matches_the_normal_theory():
@@ -191,8 +191,6 @@ def test_difference_of_two_figures_agrees_with_the_normal_theory() -> None:
 
 
 def test_aupr_is_that_of_scikit_learn_and_its_width_that_of_repeated_draws() -> None:
-    from sklearn.metrics import average_precision_score
-
     g = np.random.default_rng(3)
     draws = [(g.normal(size=150) + 1, g.normal(size=100)) for _ in range(300)]
     found = [precision_interval(*pair) for pair in draws]
@@ -201,6 +199,29 @@ def test_aupr_is_that_of_scikit_learn_and_its_width_that_of_repeated_draws() -> 
     np.testing.assert_allclose([e.value for e in found], values)
     width = np.median([e.high - e.low for e in found])
     assert width == pytest.approx(2 * 1.96 * np.std(values), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "shift", "spread"),
+    [(60, 60, 1.8, 1.0), (200, 50, 2.0, 3.0), (50, 300, 2.0, 0.5), (90, 90, 0.0, 1.0)],
+)
+def test_the_least_variance_of_an_aupr_is_that_of_simulated_normal_values(m, n, shift, spread) -> None:
+    g = np.random.default_rng(0)
+    drawn = [
+        precision_interval(g.normal(size=m) + shift, spread * g.normal(size=n)).value for _ in range(600)
+    ]
+    theta = stats.norm.cdf(shift / np.hypot(1, spread))
+    assert _normal_precision_variance(theta, 1 / spread, m, n) == pytest.approx(np.var(drawn), rel=0.2)
+
+
+def test_an_aupr_of_widely_spread_negatives_covers_the_truth() -> None:
+    """One wide negative in a hundred lowers the AUPR, and most samples of fifty do not hold it."""
+    g = np.random.default_rng(0)
+    shift = stats.norm.ppf(0.95) * np.sqrt(10)
+    many = g.normal(size=200_000) + shift, 3 * g.normal(size=200_000)
+    truth = average_precision_score(np.repeat([1, 0], 200_000), np.concatenate(many))
+    found = [precision_interval(g.normal(size=50) + shift, 3 * g.normal(size=50)) for _ in range(200)]
+    assert np.mean([f.low <= truth <= f.high for f in found]) > 0.92  # .80 by the influence alone
 
 
 def test_the_aupr_of_small_samples_that_are_alike_is_held_by_its_interval() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
+import zipfile
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -61,3 +65,45 @@ def test_the_folder_adapters_is_not_a_package():
 def test_adapters_are_found_through_their_entry_points():
     found = {point.name for point in entry_points(group="repdyn.adapters")}
     assert {"timm", "hf", "module", "packaged"} <= found
+
+
+def test_wheel_and_sdist_hold_the_package_and_nothing_else(tmp_path: Path):
+    """Built from a copy in which stray files lie, as they do where somebody works."""
+    pytest.importorskip("hatchling", reason="wheel and sdist are built with hatchling")
+    copy = tmp_path / "clone"
+    for name in ("repdyn", "adapters", "tests", "docs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, copy / name)
+    for stray in ("repdyn/scratch.ipynb", "repdyn/paths/big.npy", "notes.py", "adapters/notes.txt"):
+        (copy / stray).write_text("")
+    for kind in ("wheel", "sdist"):
+        built = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(tmp_path / "dist")]
+        subprocess.run(built, cwd=copy, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
+    code = {
+        str(file.relative_to(base))
+        for base in (copy, copy / "adapters")
+        for package in ("repdyn", "repdyn_adapters")
+        for file in (base / package).rglob("*")
+        if file.suffix in (".py", ".html") or file.name == "py.typed"
+    }
+    in_wheel = set(zipfile.ZipFile(wheel).namelist())
+    assert {name for name in in_wheel if ".dist-info/" not in name} == code
+    with tarfile.open(sdist) as file:
+        in_sdist = {name.partition("/")[2] for name in file.getnames()}
+    beside = {"pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "PKG-INFO"}
+    adapted = {f"adapters/{name}" if name.startswith("repdyn_adapters/") else name for name in code}
+    assert in_sdist - {".gitignore"} == adapted | beside
+
+
+def test_the_classifiers_are_the_versions_that_are_supported():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [
+        c.rsplit(" ", 1)[1]
+        for c in project["classifiers"]
+        if c.startswith("Programming Language :: Python ::")
+    ]
+    assert f">={named[0]}" == project["requires-python"]
+    assert named == [f"3.{minor}" for minor in range(11, 11 + len(named))]

@@ -121,6 +121,7 @@ def split(
     Factors
     """
     modes = static_modes(operators, static_dim)
+    # In float64: projectors on nearby eigenvalues have large entries that cancel.
     coordinates = z.astype(np.float64) @ modes.right
     static = (coordinates @ modes.left).astype(z.dtype)
     if extraction == "coordinate":

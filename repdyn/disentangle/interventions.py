@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
+from repdyn.deprecation import warn_without_effect
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.settings import EVALUATION
 from repdyn.disentangle.swaps import resample
@@ -206,12 +207,26 @@ class SwapTable(Result, kind="swap_table"):
         mean: NDArray[np.float64] = self.correct.mean(axis=0)
         return mean
 
-    def score(self, seed: int = 0) -> Estimate:
-        """:func:`published_score`, with its interval over sequences; ``seed`` has no effect any more."""
+    def score(self, seed: int | None = None) -> Estimate:
+        """:func:`published_score`, with its interval over sequences.
+
+        Parameters
+        ----------
+        seed
+            Deprecated: the interval is computed without draws, so that the seed has no effect.
+        """
+        warn_without_effect("SwapTable.score", seed=seed)
         return self._estimate(_published)
 
-    def strict(self, seed: int = 0) -> Estimate:
-        """:func:`strict_score`, with its interval over sequences; ``seed`` has no effect any more."""
+    def strict(self, seed: int | None = None) -> Estimate:
+        """:func:`strict_score`, with its interval over sequences.
+
+        Parameters
+        ----------
+        seed
+            Deprecated: the interval is computed without draws, so that the seed has no effect.
+        """
+        warn_without_effect("SwapTable.strict", seed=seed)
         return self._estimate(_strict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -474,6 +489,7 @@ def _swap_table(
     for row, (intervention, staying) in enumerate(rows.values()):
         kept[row] = [name in staying for name in truth]
         for offset in range(passes):
+            # The same mixes for every row of the table, so that rows differ by the intervention alone.
             predicted = judge(resample(parts, seed=seed + offset, **intervention))
             for column, (name, label) in enumerate(truth.items()):
                 correct[:, row, column] += (as_array(predicted[name]) == label) / passes

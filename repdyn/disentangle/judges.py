@@ -113,6 +113,7 @@ class Judge(nn.Module):
         self.train()
         for _ in track(range(epochs), "training the judge"):
             order = to(torch.randperm(len(x), generator=generator), where)
+            # Whole batches only, as the schedule counts them.
             for rows in torch.split(order, batch_size)[: max(1, len(x) // batch_size)]:
                 clip, frame = self(x[rows])
                 losses = [functional.cross_entropy(clip[name], targets[name][rows]) for name in targets]

@@ -144,6 +144,7 @@ def coordinate_information(parts: Factors, *, seed: int = 0) -> NDArray[np.float
         columns = []
         for mode in parts.modes[:, :, -1]:
             centered = mode - mode.mean(axis=0)
+            # Its sign is arbitrary, which mutual information does not see.
             columns.append(centered @ np.linalg.svd(centered, full_matrices=False)[2][0])
         values = np.stack(columns, axis=1)
     count = values.shape[1]

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from repdyn.koopman.frames import load_weights
 from repdyn.reading import as_array
 
 __all__ = ["SKD", "SSMSKD", "StructuredKoopman"]
+
+Model = TypeVar("Model", bound="StructuredKoopman")
 
 _SAVED: dict[str, Any] = {
     "static_dim": int,
@@ -252,7 +254,7 @@ class StructuredKoopman(SequenceAutoencoder):
             If the folder holds something else, another of the two models, or weights that do not match.
         """
         artifact = load_artifact(path, "disentangle")
-        return to(_restore(cls, artifact.config, artifact.tensors, path), device)  # type: ignore[no-any-return]
+        return to(_restore(cls, artifact.config, artifact.tensors, path), device)
 
     def read(self, sequences: Any) -> SequenceBatch:
         """Checked sequences, whose frames have the shape that this model was fitted to."""
@@ -367,8 +369,8 @@ def _describe(model: StructuredKoopman) -> tuple[dict[str, Any], dict[str, NDArr
 
 
 def _restore(
-    kind: type[StructuredKoopman], config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], path: Any
-) -> StructuredKoopman:
+    kind: type[Model], config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], path: Any
+) -> Model:
     """The model that :func:`_describe` recorded.
 
     Parameters

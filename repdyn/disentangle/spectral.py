@@ -344,10 +344,7 @@ def static_modes(operators: Tensor, static_dim: int) -> StaticModes:
     form = real_schur(operators)
     distance, _ = eigenvalue_distances(operators, form)
     weights = as_array(static_weights(distance, static_dim), np.float64)
-    rows = [
-        _modes(*matrices, static_dim)
-        for matrices in zip(form.triangle, form.basis, weights, as_array(distance, np.float64))
-    ]
+    rows = [_modes(*matrices, static_dim) for matrices in zip(form.triangle, form.basis, weights)]
     width = operators.shape[-1]
     most = max(row[0].shape[1] for row in rows)
     right, left = np.zeros((len(rows), width, most)), np.zeros((len(rows), most, width))
@@ -417,7 +414,6 @@ def _modes(
     triangle: NDArray[np.float64],
     basis: NDArray[np.float64],
     weights: NDArray[np.float64],
-    distance: NDArray[np.float64],
     static_dim: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Right vectors ``(k, m)``, weighted left vectors ``(m, k)`` and factor numbers ``(m,)`` of one

@@ -66,6 +66,7 @@ def swap(model: Decomposition, first: Any, second: Any, factors: str | Sequence[
             "as many sequences in each, all of one length"
         )
     new_a, new_b = exchange(a, b, factors)
+    # A swap is compared with reconstructions, not with the data: the decoder's error is in both.
     decoded = [model.decode(z) for z in (new_a, new_b, a.latents, b.latents)]
     chosen = factors if isinstance(factors, str) else tuple(factors)
     return Swap(decoded[0], decoded[1], (decoded[2], decoded[3]), chosen)

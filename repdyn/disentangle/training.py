@@ -54,7 +54,7 @@ def fit(
         )
     if len(data) < 2:
         raise RepdynError(f"sequences: expected at least two, to fit and to validate, got {len(data)}")
-    here = device_of(model)
+    here = device_of(model)  # building makes new networks, on the CPU
     model.build(data.frame, None if frames is None else frames.widths, seed)
     if frames is not None:
         model.frames_ = frames

@@ -70,7 +70,7 @@ class SelfMap:
             A tensor on any device, or an array. A tensor stays on its device if the map has no weights.
         """
         if isinstance(x, Tensor):
-            return to(x.detach(), self._weights_device())  # type: ignore[no-any-return]
+            return to(x.detach(), self._weights_device())
         return to(torch.as_tensor(as_array(x)), self.device)
 
     def _weights_device(self) -> torch.device | None:

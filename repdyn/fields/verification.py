@@ -320,7 +320,7 @@ def leading_multipliers(field: SelfMap, z: Tensor, count: int = 6, *, seed: int 
         values = torch.linalg.eigvals(to(hessenberg[:, :m], CPU, torch.float64))
         order = values.abs().argsort(dim=1, descending=True)
         multipliers[block] = values.gather(1, order)[:, : multipliers.shape[1]]
-    return to(multipliers, z.device)  # type: ignore[no-any-return]
+    return to(multipliers, z.device)
 
 
 def observed_rate(field: SelfMap, z: Tensor, scale: float, turns: int = 40, *, seed: int = 0) -> Tensor:

@@ -44,6 +44,7 @@ def migrate_column(
         raise RepdynError(f"{file.path}: there is no such file")
     if out.suffix.lower() != file.ending:
         raise RepdynError(f"{out}: must end in {file.ending}, as {file.path} does")
+    # Not even force replaces the source: a wrong map could not be undone.
     if out.exists() and (not force or out.samefile(file.path)):
         raise RepdynError(f"{out}: exists; migrated vectors never replace others, give another path")
     if file.ending == ".npy":
@@ -70,7 +71,7 @@ def _of_matrix(apply: Map, file: FileOfVectors, out: Path, into: str | None) -> 
         with whole_file(out) as scratch:
             made: Any = None
             for start, block in zip(starts, done.read()):
-                if made is None:
+                if made is None:  # the first block tells the width of the translated vectors
                     shape = (len(vectors), block.shape[1])
                     made = np.lib.format.open_memmap(scratch, mode="w+", dtype=vectors.dtype, shape=shape)
                 made[start : start + ROWS] = block
@@ -114,6 +115,7 @@ def _of_table(apply: Map, file: FileOfVectors, out: Path, into: str | None) -> i
                         vectors = pa.FixedSizeListArray.from_arrays(values, block.shape[1])
                         field = pa.field(name, vectors.type)
                         full = pa.Table.from_batches([batch]).append_column(field, vectors)
+                        # The width, and so the schema, is known from the first block.
                         writer = writer or _writer(scratch, out, full.schema, (column, name))
                         writer.write_table(full)
                 finally:
@@ -154,6 +156,7 @@ class _Blocks:
     def __init__(self, apply: Map, file: FileOfVectors, out: Path, into: str | None) -> None:
         self._apply, self._name = apply, str(file.path)
         self._folder = out.with_name(f".{out.name}.migrating")
+        # Size and time stand for the content: a digest would read the whole file before each start.
         status = file.path.stat()
         probe = apply_probe(apply, file)
         same = [str(file.path.resolve()), status.st_size, status.st_mtime_ns, file.columns, into, ROWS, probe]
@@ -179,7 +182,7 @@ class _Blocks:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._held is not None:
             os.close(self._held)
-        if kind is None:
+        if kind is None:  # after an error the blocks stay, and the next run continues with them
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(self, blocks: Iterator[Callable[[], NDArray[Any]]], count: int, size: int) -> None:

@@ -239,6 +239,7 @@ def migrate(
     """
     paths_old, paths_new = as_paths(old, "old"), as_paths(new, "new")
     known = _pairs(paths_old, paths_new, pairs, seed)
+    # All pairs are kept: they are rarer than other samples, and each lost one widens the interval.
     x, y, known = _sampled(paths_old, paths_new, known, seed)
     unit = bool(np.abs(np.linalg.norm(y[: MIGRATION.sample], axis=1) - 1).max() < MIGRATION.unit)
     if len(known) >= MIGRATION.least_held_out:
@@ -275,6 +276,7 @@ def _measured(x: Floats, y: Floats, known: Index, unit: bool, seed: int) -> Migr
     else:
         reason = share
         reason += f", {shares['identity'].value:.2f} without one" if "identity" in shares else ""
+    # The shares are those of maps without the held-out pairs; the map that is used is fitted on all.
     final = (
         maps[chosen] if chosen in ("identity", "search") else _FITS[chosen](x[known[:, 0]], y[known[:, 1]])
     )
@@ -428,6 +430,7 @@ def _sampled(
         others = np.setdiff1d(np.arange(len(paths)), paired)
         most = max(MIGRATION.sample - len(paired), 0)
         if len(others) > most:
+            # A seed for each side: stores of one corpus must not draw the same documents.
             others = np.random.default_rng((seed, side)).choice(others, most, replace=False)
         rows = np.union1d(paired, others).astype(np.int64)
         column = paths.column(point)

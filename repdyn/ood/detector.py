@@ -7,16 +7,20 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.metadata_routing import UNUSED
 
 from repdyn.artifacts import load_artifact, refuses_damage, refusing_damage, save_artifact
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError, nearest_names
+from repdyn.estimators import NotFittedError
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold
 from repdyn.ood.gaussian import lengths
+from repdyn.ood.inputs import Given, paths_of, readable
 from repdyn.ood.path_chunks import (
     HELD,
     LOGITS,
@@ -30,6 +34,7 @@ from repdyn.ood.path_chunks import (
 )
 from repdyn.ood.settings import FIT
 from repdyn.paths import nearby
+from repdyn.paths.importing import VECTORS
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
@@ -69,8 +74,14 @@ class NamedDetectors(dict[str, Any]):
         return self[_RENAMED[name]]
 
 
-class Detector(ABC):
+class Detector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sklearn has no types
     """A score of how normal a representation path is; higher is more normal.
+
+    An estimator of scikit-learn: its parameters are those of the constructor, ``fit_predict`` fits and
+    predicts, and pipelines and ``clone`` work. The signs are scikit-learn's: :meth:`score_samples` is higher
+    for normal paths, :meth:`decision_function` is negative for flagged ones, and :meth:`predict` gives −1 for
+    these and 1 for the others. Where a detector reads one point, a matrix ``(N, D)`` is taken instead of
+    paths.
 
     A path whose vector at a point is not finite, or has a norm more than ten times outside of the range
     fitted, scores −10³⁰, the lowest score, and is always flagged.
@@ -110,9 +121,42 @@ class Detector(ABC):
         super().__init_subclass__()
         _CLASSES[cls.__name__] = cls
 
+    # The first argument is the data; without this, scikit-learn takes it for metadata that is routed.
+    __metadata_request__fit: ClassVar = {"paths": UNUSED}
+    __metadata_request__predict: ClassVar = {"paths": UNUSED}
+    __metadata_request__decision_function: ClassVar = {"paths": UNUSED}
+
+    def fit(self, paths: Given, y: ArrayLike | None = None) -> Self:
+        """Fit the detector to in-distribution data.
+
+        Parameters
+        ----------
+        paths
+            In-distribution paths, or the address of a store or of a file of vectors. Or ``{point: (N, D)}``,
+            in which ``"logits"`` are the model's outputs. Or a matrix ``(N, D)`` of one point: an array, a
+            tensor on any device, or a data frame.
+        y
+            Labels ``(N,)`` of arrays, integers or strings. Paths have labels of their own.
+
+        Returns
+        -------
+        Self
+
+        Raises
+        ------
+        RepdynError
+            If the data are too few, not finite or constant, or lack what the detector reads.
+        """
+        return self.fit_paths(paths_of(self, paths, y, fitting=True))
+
     @abstractmethod
-    def fit(self, paths: RepresentationPaths) -> Self:
-        """Fit the detector to in-distribution paths."""
+    def fit_paths(self, paths: RepresentationPaths) -> Self:
+        """:meth:`fit` to paths."""
+
+    def point_of_matrix(self) -> str:
+        """Name of the point that a matrix becomes in :meth:`fit`."""
+        named = getattr(self, "point", None) or VECTORS
+        return str(named)
 
     @abstractmethod
     def score_chunk(self, chunk: Chunk) -> Array:
@@ -129,15 +173,16 @@ class Detector(ABC):
     @overload
     def score_samples(self, paths: RepresentationPaths) -> Array: ...
     @overload
-    def score_samples(self, paths: Mapping[str, Any]) -> Any: ...
-    def score_samples(self, paths: RepresentationPaths | Mapping[str, Any]) -> Any:
+    def score_samples(self, paths: Given) -> Any: ...
+    def score_samples(self, paths: Given) -> Any:
         """Score paths, reading a chunk at a time: higher is more normal.
 
         Parameters
         ----------
         paths
-            Paths of the model, points and pooling that the detector was fitted on. Or a mapping from points
-            to tensors or arrays ``(N, D)``, as a reader gives it; the model of a mapping is not checked.
+            Paths of the model, points and pooling that the detector was fitted on, or the address of a store.
+            Or a mapping from points to tensors or arrays ``(N, D)``, as a reader gives it, or a matrix
+            ``(N, D)`` where the detector reads one point; the model of these is not checked.
 
         Returns
         -------
@@ -156,6 +201,7 @@ class Detector(ABC):
         The score is −10³⁰ for a path that is not finite, or whose norm is more than ten times outside of the
         range fitted.
         """
+        paths = readable(self, paths)
         if isinstance(paths, Mapping):
             self.check_fitted()
             chosen = select_points(paths, self.points_, self.widths_)
@@ -163,15 +209,15 @@ class Detector(ABC):
         self._check_paths(paths)
         return self._score_paths(paths, self.score_chunk)
 
-    def decision_function(self, paths: RepresentationPaths | Mapping[str, Any]) -> Any:
+    def decision_function(self, paths: Given) -> Any:
         """Score minus threshold, ``(N,)``: negative is flagged."""
         return self.score_samples(paths) - self.threshold_
 
-    def predict(self, paths: RepresentationPaths | Mapping[str, Any]) -> Any:
+    def predict(self, paths: Given) -> Any:
         """1 for a normal path, −1 for a flagged one, ``(N,)``, int64."""
         return 2 * (self.score_samples(paths) >= self.threshold_) - 1
 
-    def p_values(self, paths: RepresentationPaths | Mapping[str, Any]) -> Any:
+    def p_values(self, paths: Given) -> Any:
         """Conformal p-value of each path, ``(N,)``: small is unusual.
 
         After :meth:`calibrate` on held-out paths, P(p ≤ α) ≤ α for in-distribution paths (see
@@ -182,15 +228,14 @@ class Detector(ABC):
         p_values = conformal_p_values(self.calibration_scores_, as_array(scores))
         return p_values if isinstance(scores, np.ndarray) else scores.new_tensor(p_values)
 
-    def calibrate(
-        self, paths: RepresentationPaths, false_positive_rate: float = FIT.false_positive_rate
-    ) -> Self:
+    def calibrate(self, paths: Given, false_positive_rate: float = FIT.false_positive_rate) -> Self:
         """Set the threshold from in-distribution paths that the detector was not fitted on.
 
         Parameters
         ----------
         paths
-            Held-out in-distribution paths, from the distribution that will be scored.
+            Held-out in-distribution paths, from the distribution that will be scored; or what :meth:`fit`
+            takes.
         false_positive_rate
             Largest expected share of in-distribution paths that is flagged.
 
@@ -203,7 +248,8 @@ class Detector(ABC):
         RepdynError
             If too few paths are given for the rate, or too many of them have the lowest score.
         """
-        paths = nearby(paths, HELD)
+        self.check_fitted()
+        paths = nearby(paths_of(self, paths), HELD)
         scores = self.score_samples(paths)
         groups = self._groups(paths)
         wrong = np.flatnonzero(scores <= LOWEST)
@@ -232,7 +278,16 @@ class Detector(ABC):
         """One line for each part that was fitted on a sample of the paths: how many, of how many."""
         return []
 
-    def __repr__(self) -> str:
+    @property
+    def offset_(self) -> float:
+        """scikit-learn's name of :attr:`threshold_`."""
+        self.check_fitted()
+        return self.threshold_
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "threshold_")
+
+    def __repr__(self) -> str:  # of the fitted state; scikit-learn's shows parameters alone
         if not hasattr(self, "threshold_"):
             return f"{type(self).__name__}, not fitted"
         scores = f"{len(self.calibration_scores_)} {self.calibration_} scores"
@@ -291,6 +346,9 @@ class Detector(ABC):
             "calibration": self.calibration_,
             "threshold": self.threshold_,
             "lengths": {point: list(ends) for point, ends in self.lengths_.items()},
+            "parameters": {
+                name: value for name, value in self.get_params(deep=False).items() if _plain(value)
+            },
         }
         return {**config, **common}, {**tensors, "calibration_scores": self.calibration_scores_}
 
@@ -309,6 +367,7 @@ class Detector(ABC):
         try:
             detector._restore_common(config, tensors)
             detector._restore(config, tensors)
+            detector._restore_parameters(config)
         except (KeyError, TypeError, AttributeError) as error:
             raise RepdynError(f"{source}: the saved detector lacks {error}; save it again") from None
         return detector
@@ -330,6 +389,16 @@ class Detector(ABC):
             raise ValueError(f"points {self.points_}, widths {self.widths_}, threshold {self.threshold_}")
         if not all(0 <= low <= high < np.inf for low, high in self.lengths_.values()):
             raise ValueError(f"lengths are {self.lengths_}, expected the smallest and the largest")
+
+    def _restore_parameters(self, config: Mapping[str, Any]) -> None:
+        """Set the constructor's arguments, so that a loaded detector can be fitted again or cloned."""
+        saved = config.get("parameters", {})  # not saved by version 0.1
+        check_values({"parameters": saved}, parameters=dict[str, Any])
+        for name in saved.keys() & self.get_params(deep=False).keys():
+            value = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
+            if not _plain(value):
+                raise ValueError(f"the parameter {name!r} is {value!r}")
+            setattr(self, name, value)
 
     def _calibrate(
         self,
@@ -390,7 +459,7 @@ class Detector(ABC):
     def check_fitted(self) -> None:
         """Raise :class:`RepdynError` if the detector is not fitted."""
         if not hasattr(self, "threshold_"):
-            raise RepdynError(f"{type(self).__name__}: is not fitted; call fit(paths) first")
+            raise NotFittedError(f"{type(self).__name__}: is not fitted; call fit(paths) first")
 
     def _check_paths(self, paths: RepresentationPaths) -> None:
         """Raise if the paths lack a point, or are of another model or pooling than those fitted."""
@@ -426,6 +495,13 @@ class Detector(ABC):
         with np.errstate(over="ignore", invalid="ignore"):  # only in invalid rows, which are replaced
             scores = np.asarray(score(chunk), dtype=np.float64)
         return np.where(np.isfinite(scores) & self._valid(chunk), np.maximum(scores, LOWEST), LOWEST)
+
+
+def _plain(value: Any) -> bool:
+    """Whether a parameter can be saved: a number, a name, a tuple of names, or nothing."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(one, str) for one in value)
+    return value is None or isinstance(value, str | int | float)
 
 
 def scorer_of(detector: Detector, paths: RepresentationPaths) -> Scorer:

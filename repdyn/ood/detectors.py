@@ -38,6 +38,7 @@ from repdyn.ood.crossfit import (
 )
 from repdyn.ood.detector import Detector, NamedDetectors, joint_groups, record_all, restore_all
 from repdyn.ood.gaussian import ShrunkGaussian
+from repdyn.ood.inputs import Given, paths_of
 from repdyn.ood.neighbor_detectors import KNNDetector
 from repdyn.ood.path_chunks import Chunk, read_chunks
 from repdyn.ood.settings import FIT
@@ -104,7 +105,7 @@ class DensityDetector(Detector):
     def _points_of(self, paths: RepresentationPaths) -> tuple[str, ...]:
         """The points of the paths that are read: the reduction."""
 
-    def fit(self, paths: RepresentationPaths) -> Self:
+    def fit_paths(self, paths: RepresentationPaths) -> Self:
         """Fit each point's density and the moments of its held-out distances.
 
         Paths of more than 256 MiB are read in parts, in four passes (more where points are thousands wide),
@@ -190,11 +191,13 @@ class DensityDetector(Detector):
         if constant:
             _log.warning("%s: constant over the samples and left out", _listed(constant))
 
-    def profile(self, paths: RepresentationPaths) -> Array:
+    def profile(self, paths: Given) -> Array:
         """Standardized distance at each depth, ``(N, L)``: 0 is typical, 2 is two standard deviations off.
 
         Infinite at a depth where a path is not finite, or its norm is far outside of the range fitted.
         """
+        self.check_fitted()
+        paths = paths_of(self, paths)
         self._check_paths(paths)
         chunks = read_chunks(paths, self.points_, "reading depth profiles", allow_nonfinite=True)
         parts = [self.profile_chunk(chunk) for chunk in chunks]
@@ -316,6 +319,17 @@ class _MeanOverDepth(DensityDetector):
         self.points = points
         self.seed = seed
 
+    def point_of_matrix(self) -> str:
+        """The point of :attr:`points`; an error if there are several."""
+        if self.points is None:
+            return super().point_of_matrix()
+        if len(self.points) != 1:
+            raise RepdynError(
+                f"fit: a matrix holds one point, points={tuple(self.points)!r} are {len(self.points)}; give "
+                "paths or {point: (N, D)}"
+            )
+        return self.points[0]
+
     def _points_of(self, paths: RepresentationPaths) -> tuple[str, ...]:
         return tuple(self.points) if self.points is not None else tuple(paths.points)
 
@@ -398,8 +412,8 @@ class PathDetector(_MeanOverDepth):
 
     preference = ("twofold", "plain")
 
-    def fit(self, paths: RepresentationPaths) -> Self:
-        """Fit each point's density, and the controls at the last point; see :meth:`DensityDetector.fit`."""
+    def fit_paths(self, paths: RepresentationPaths) -> Self:
+        """Fit each point's density, and the controls at the last point."""
         statistics = PathStatistics(paths, self.seed)
         self.fit_statistics(statistics)
         self.controls_ = last_point_controls(statistics)

@@ -15,6 +15,7 @@ from repdyn.intervals import Estimate, share_interval
 from repdyn.ood.calibration import false_positive_interval
 from repdyn.ood.detector import Detector
 from repdyn.ood.detectors import DensityDetector
+from repdyn.ood.inputs import Given
 from repdyn.ood.path_chunks import LOWEST
 from repdyn.ood.settings import VERDICT
 from repdyn.results import Result
@@ -22,7 +23,6 @@ from repdyn.results import Result
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from repdyn.paths import RepresentationPaths
 
 __all__ = ["DriftMonitor", "DriftReport"]
 
@@ -156,13 +156,13 @@ class DriftMonitor:
         depths = len(self._profiler.points_) if self._profiler is not None else 0
         self._recent = np.empty((0, depths))
 
-    def update(self, paths: RepresentationPaths) -> Scored:
+    def update(self, paths: Given) -> Scored:
         """Score the next part of the stream.
 
         Parameters
         ----------
         paths
-            The next samples.
+            The next samples, in any form that :meth:`~repdyn.ood.detector.Detector.fit` takes.
 
         Returns
         -------

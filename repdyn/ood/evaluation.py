@@ -18,6 +18,7 @@ from repdyn.ood.crossfit import draw_folds
 from repdyn.ood.detector import Detector, equal_paths, scorer_of
 from repdyn.ood.detectors import DensityDetector
 from repdyn.ood.gaussian import fit_gaussian
+from repdyn.ood.inputs import Given, paths_of
 from repdyn.ood.neighbor_detectors import energy
 from repdyn.ood.path_chunks import HELD, LOGITS, Chunk, read_chunks
 from repdyn.ood.settings import FIT
@@ -157,8 +158,8 @@ def _unused(name: str, taken: Mapping[str, object]) -> str:
 
 def evaluate(
     detector: Detector,
-    id_paths: RepresentationPaths,
-    ood_paths: Mapping[str, RepresentationPaths],
+    id_paths: Given,
+    ood_paths: Mapping[str, Given],
     *,
     controls: Mapping[str, Detector] | None = None,
     statistics: Mapping[str, ArrayLike] | None = None,
@@ -172,9 +173,10 @@ def evaluate(
     detector
         Fitted on other paths than these.
     id_paths
-        In-distribution paths that neither the detector nor a control was fitted on.
+        In-distribution paths that neither the detector nor a control was fitted on, or what
+        :meth:`~repdyn.ood.detector.Detector.fit` takes.
     ood_paths
-        ``{name: paths}`` of out-of-distribution sets.
+        ``{name: paths}`` of out-of-distribution sets, likewise.
     controls
         Fitted detectors to compare with. Default: ``controls_`` of the detector, for a
         :class:`PathDetector` nearest neighbors and Mahalanobis distance at the last point. Energy is added
@@ -215,7 +217,9 @@ def evaluate(
         if name in ood_paths:
             raise RepdynError(f"ood_paths: the name {name!r} is taken; choose another")
     controls = controls if controls is not None else getattr(detector, "controls_", {})
-    sets = {name: nearby(paths, HELD) for name, paths in {IN_DISTRIBUTION: id_paths, **ood_paths}.items()}
+    detector.check_fitted()
+    given = {IN_DISTRIBUTION: id_paths, **ood_paths}
+    sets = {name: nearby(paths_of(detector, paths), HELD) for name, paths in given.items()}
     main = type(detector).__name__
     while main in controls:  # a control may have this name
         main += " (evaluated)"

@@ -54,7 +54,7 @@ class KNNDetector(Detector):
 
     _distinct: int | None
 
-    def fit(self, paths: RepresentationPaths) -> Self:
+    def fit_paths(self, paths: RepresentationPaths) -> Self:
         """Keep the neighbors; the calibration scores exclude each sample from its own neighbors."""
         return self.fit_statistics(PathStatistics(paths, self.seed))
 
@@ -163,7 +163,7 @@ class GuidedEnergyDetector(Detector):
 
     _distinct: int | None
 
-    def fit(self, paths: RepresentationPaths) -> Self:
+    def fit_paths(self, paths: RepresentationPaths) -> Self:
         """Keep the neighbors; the calibration scores exclude each sample from its own neighbors.
 
         Raises
@@ -193,6 +193,13 @@ class GuidedEnergyDetector(Detector):
             start += size
         self._calibrate(np.concatenate(scores), "cross-fitted", groups=groups)
         return self
+
+    def point_of_matrix(self) -> str:
+        """An error: the logits are needed too."""
+        raise RepdynError(
+            "fit: GuidedEnergyDetector reads vectors and logits, a matrix holds one of them; give paths with "
+            "logits, or {'x': (N, D), 'logits': (N, C)}"
+        )
 
     def as_module(self) -> GuidedEnergyModule:
         """The fitted detector as a ``torch.nn.Module``, which also takes ``"logits"``."""
@@ -245,7 +252,7 @@ class EnergyDetector(Detector):
     Liu, W. et al. (2020). Energy-based out-of-distribution detection. NeurIPS.
     """
 
-    def fit(self, paths: RepresentationPaths) -> Self:
+    def fit_paths(self, paths: RepresentationPaths) -> Self:
         """Take the paths' energies as calibration scores."""
         self._begin(paths, (LOGITS,))
         for chunk in read_chunks(paths, self.points_, "reading logits"):
@@ -253,6 +260,10 @@ class EnergyDetector(Detector):
         scores = self._score_paths(paths, self.score_chunk)
         self._calibrate(scores, "cross-fitted", groups=self._groups(paths))
         return self
+
+    def point_of_matrix(self) -> str:
+        """The logits."""
+        return LOGITS
 
     def as_module(self) -> EnergyModule:
         """The fitted detector as a ``torch.nn.Module``, which takes ``"logits"``."""

@@ -21,7 +21,7 @@ from repdyn.ood.neighbor_detectors import GuidedEnergyDetector
 from repdyn.ood.pseudo_ood import draw_paths, find_groups, split_pseudo_ood
 from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.ood.union import UnionDetector
-from repdyn.paths import RepresentationPaths
+from repdyn.paths import PathsLike, RepresentationPaths, as_paths
 from repdyn.progress import track
 from repdyn.results import Result
 
@@ -88,7 +88,7 @@ class Recommendation(Result, kind="recommendation"):
 
 
 def recommend(
-    paths: RepresentationPaths, candidates: Mapping[str, Detector] | None = None, *, seed: int = 0
+    paths: PathsLike, candidates: Mapping[str, Detector] | None = None, *, seed: int = 0
 ) -> Recommendation:
     """Recommend the detector that best separates pseudo-OOD sets from in-distribution data.
 
@@ -105,7 +105,7 @@ def recommend(
     Parameters
     ----------
     paths
-        In-distribution paths; at most 3000 of them are used.
+        In-distribution paths, or what :func:`repdyn.paths.as_paths` takes; at most 3000 of them are used.
     candidates
         Unfitted detectors by name. Default: the path detector, the union, its other members and controls
         (nearest neighbors, Mahalanobis, with labels the relative ones, with logits the guided energy).
@@ -129,6 +129,7 @@ def recommend(
     >>> recommend(paths, {"kNN": KNNDetector(), "Mahalanobis": MahalanobisDetector()}).groups
     'labels'
     """
+    paths = as_paths(paths, "paths")
     least = PSEUDO_OOD.min_paths
     if len(paths) < least:
         raise RepdynError(f"recommend: needs at least {least} paths to compare detectors, got {len(paths)}")

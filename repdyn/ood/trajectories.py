@@ -85,7 +85,7 @@ class FieldDetector(Detector):
             raise RepdynError("bind: this auto-encoder is not the one the detector was fitted with")
         return self
 
-    def fit(self, paths: RepresentationPaths) -> Self:
+    def fit_paths(self, paths: RepresentationPaths) -> Self:
         """Fit the score of in-distribution codes.
 
         Raises
@@ -206,11 +206,11 @@ class TrajectoryDetector(FieldDetector):
         self.steps = steps
         self.seed = seed
 
-    def fit(self, paths: RepresentationPaths) -> Self:
+    def fit_paths(self, paths: RepresentationPaths) -> Self:
         """Fit the density of the features, and the controls on the same paths."""
         if self.steps < 2:
             raise RepdynError(f"steps: must be at least 2, got {self.steps}")
-        super().fit(paths)
+        super().fit_paths(paths)
         maps = (self.encode, self.decode, self.point)
         self.controls_ = {
             "reconstruction": ReconstructionDetector(*maps).fit(paths),
@@ -537,9 +537,8 @@ def _as_tensor(function: Map, x: NDArray[Any]) -> Tensor:
 
     from repdyn.devices import device_of, dtype_of, to  # loads torch
 
-    moved: Tensor = to(
-        torch.as_tensor(np.asarray(x)), device_of(function), dtype_of(function) or torch.float32
-    )
+    own = np.require(x, requirements="W")  # torch warns of memory that cannot be written, as a memory map's
+    moved: Tensor = to(torch.as_tensor(own), device_of(function), dtype_of(function) or torch.float32)
     return moved
 
 

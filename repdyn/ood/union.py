@@ -120,7 +120,7 @@ class UnionDetector(Detector):
         """The fitted members, the members of weight 0, and the controls of the path detector."""
         return NamedDetectors({**self.members_, **self._others})
 
-    def fit(self, paths: RepresentationPaths) -> Self:
+    def fit_paths(self, paths: RepresentationPaths) -> Self:
         """Fit every member on the same paths and calibrate their combination.
 
         Raises

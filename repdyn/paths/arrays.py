@@ -30,6 +30,7 @@ __all__ = [
     "check_points",
     "columns_of_arrays",
     "complete_meta",
+    "padded",
     "parts_in_memory",
     "storage_dtype",
 ]
@@ -218,6 +219,8 @@ def check_labels(labels: ArrayLike | None, size: int) -> NDArray[Any] | None:
         return array.astype(np.int64)
     if array.dtype.kind == "U":
         return array
+    if array.dtype.kind == "O" and all(isinstance(label, int | np.integer) for label in array.tolist()):
+        return check_labels(np.asarray(array.tolist()), size)
     if array.dtype.kind in "OT" and all(isinstance(label, str) for label in array.tolist()):
         return array.astype(np.str_)
     raise RepdynError(f"labels: have dtype {array.dtype}; give integers or strings")
@@ -320,3 +323,12 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def padded(rows: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Ragged tokens as ``(N, T, D)`` with a mask ``(N, T)``."""
+    lengths = np.array([len(row) for row in rows])
+    padded = np.zeros((len(rows), max(int(lengths.max(initial=0)), 1), rows[0].shape[1]), rows[0].dtype)
+    mask = np.arange(padded.shape[1]) < lengths[:, None]
+    padded[mask] = np.concatenate(rows)
+    return padded, mask

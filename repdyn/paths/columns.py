@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
+from repdyn.errors import RepdynError
 from repdyn.repeats import groups_of_equal_rows
 from repdyn.repeats_streamed import groups_in_blocks
 
@@ -128,9 +129,11 @@ class VectorColumn(Column):
             and self.index is None
             and copy is not True
         ):
-            values: NDArray[Any] = self.blocks[0]
-        else:
-            values = self.take(np.arange(len(self)))
+            values: NDArray[Any] = self.blocks[0][: self.size, self.low : self.high]
+            if dtype is None or values.dtype == dtype:
+                return values
+        _refuse_no_copy(copy)
+        values = self.take(np.arange(len(self)))
         return values if dtype is None else values.astype(dtype, copy=False)
 
     def take(self, index: Index) -> NDArray[Any]:
@@ -199,6 +202,7 @@ class TokenColumn(Column):
         return _getitem(self, key)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        _refuse_no_copy(copy)
         values = self.take(np.arange(len(self)))
         return values if dtype is None else values.astype(dtype, copy=False)
 
@@ -266,6 +270,15 @@ def distinguishing_rows(column: VectorColumn | TokenColumn) -> NDArray[Any]:
 def compose(outer: Index | None, index: Index) -> Index:
     """Row numbers ``(n,)`` of the whole, for row numbers of a subset."""
     return index if outer is None else outer[index]
+
+
+def _refuse_no_copy(copy: bool | None) -> None:
+    """Raise for ``copy=False`` where values must be read or cast, as NumPy's protocol asks."""
+    if copy is False:
+        raise RepdynError(
+            "copy: False is refused, because these values are read from blocks or cast to another type; "
+            "leave it out, or use numpy.asarray"
+        )
 
 
 def _getitem(column: VectorColumn | TokenColumn, key: Any) -> NDArray[Any]:

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.limits import check_archive
+from repdyn.paths.arrays import padded
 from repdyn.paths.arrow import (
     TABLES,
     check_memory,
@@ -243,7 +244,7 @@ def _safetensors(file: FileOfVectors, ids: str | None, labels: str | None) -> _C
         lengths = loaded.get(f"{point}.lengths")
         arrays[point] = loaded[point]
         if lengths is not None:
-            arrays[point], masks[point] = _padded(np.split(loaded[point], np.cumsum(lengths)[:-1]))
+            arrays[point], masks[point] = padded(np.split(loaded[point], np.cumsum(lengths)[:-1]))
     return _Contents(arrays, own_ids, own_labels, loaded.get(LOGITS), masks, meta)
 
 
@@ -314,7 +315,7 @@ def _table(file: FileOfVectors, ids: str | None, labels: str | None) -> _Content
     for name, parts in columns.items():
         arrays[name] = parts[0]
         if holds_tokens(schema, name):
-            arrays[name], masks[name] = _padded(parts)
+            arrays[name], masks[name] = padded(parts)
     own = [
         None if name is None else [v for batch in small for v in batch.column(name).to_pylist()]
         for name in names
@@ -362,15 +363,6 @@ def _unusable(values: Any, what: str) -> str | None:
             f"because they are {', '.join(sorted(kind.__name__ for kind in kinds))}, not integers or strings"
         )
     return None
-
-
-def _padded(rows: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Ragged tokens as ``(N, T, D)`` with a mask ``(N, T)``."""
-    lengths = np.array([len(row) for row in rows])
-    padded = np.zeros((len(rows), max(int(lengths.max(initial=0)), 1), rows[0].shape[1]), rows[0].dtype)
-    mask = np.arange(padded.shape[1]) < lengths[:, None]
-    padded[mask] = np.concatenate(rows)
-    return padded, mask
 
 
 def _column(address: str | os.PathLike[str], what: str) -> Any:

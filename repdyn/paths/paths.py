@@ -16,6 +16,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import check_points, parts_in_memory
 from repdyn.paths.columns import Index, TokenColumn, VectorColumn, compose, equal_rows
 from repdyn.paths.creation import save_columns
+from repdyn.paths.datasets import parts_of_dataset
 from repdyn.paths.projection import project
 from repdyn.paths.sampling import (
     Batch,
@@ -169,6 +170,51 @@ class RepresentationPaths:
         """
         arrays, own_ids, own_labels, meta = parts_of_table(table, points, ids, labels)
         return cls.from_arrays(arrays, own_labels, own_ids, meta=meta)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        source: Any,
+        points: Sequence[str] | None = None,
+        ids: str | None = None,
+        labels: str | None = None,
+    ) -> RepresentationPaths:
+        """Make paths of activations that another library wrote as a folder, or of a ``datasets.Dataset``.
+
+        Parameters
+        ----------
+        source
+            A ``datasets.Dataset``, or a folder: of ``Dataset.save_to_disk`` (needs pyarrow), of SAELens
+            (``shard_0``, …), of THINGSvision (``features*.npy``, one folder per module) or of vLLM's
+            ``ExampleHiddenStatesConnector`` (a safetensors file per request).
+        points
+            Columns or modules, in order of depth; default: all of them, modules by name. For vLLM, whose
+            files do not name the layers, names for all layers; default: ``hidden_states.0``, ….
+        ids, labels
+            Columns of a data set; default: ``id`` or ``ids``, and ``label`` or ``labels``, where there are
+            such. Ids are the lines of THINGSvision's ``file_names.txt``, and vLLM's ids of requests.
+
+        Returns
+        -------
+        RepresentationPaths
+            In memory. Tokens are kept, with a mask of the real ones.
+
+        Raises
+        ------
+        RepdynError
+            If the folder is none of these, a file is damaged, or shapes do not fit together.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
+        >>> (folder / "layer4").mkdir()
+        >>> np.save(folder / "layer4" / "features_0-3.npy", np.zeros((3, 2)))
+        >>> RepresentationPaths.from_dataset(folder).widths
+        {'layer4': 2}
+        """
+        return cls.from_arrays(**parts_of_dataset(source, points, ids, labels))
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """These paths as a stream of Arrow record batches, for polars, duckdb, pandas and LanceDB.

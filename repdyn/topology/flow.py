@@ -404,7 +404,7 @@ class FlowAutoencoder:
 
     def _on_device(self, x: NDArray[np.float64]) -> torch.Tensor:
         """An array as a tensor on the device of the network."""
-        return to(torch.from_numpy(x), device_of(self._network_), torch.float32)  # type: ignore[no-any-return]
+        return to(torch.from_numpy(x), device_of(self._network_), torch.float32)
 
     def _split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents ``(n, d)`` and noise of points ``(n, D)``."""
@@ -418,13 +418,13 @@ class FlowAutoencoder:
         self._fitted()
         if isinstance(x, torch.Tensor):
             moved = to(x, device_of(self._network_), torch.float32)
-            return as_given(function(moved), x)  # type: ignore[no-any-return]
+            return as_given(function(moved), x)
         return as_array(function(self._on_device(as_points(x, "FlowAutoencoder"))), np.float64)
 
 
 def _like(x: torch.Tensor, known: NDArray[np.float64]) -> torch.Tensor:
     """An array as a tensor of the device and type of ``x``."""
-    return to(torch.from_numpy(known.astype(np.float64, copy=False)), x.device, x.dtype)  # type: ignore[no-any-return]
+    return to(torch.from_numpy(known.astype(np.float64, copy=False)), x.device, x.dtype)
 
 
 def _better(score: torch.Tensor, best: torch.Tensor) -> bool:

@@ -139,7 +139,7 @@ class FlowNetwork(nn.Module):
             if self.prior == "mixture":
                 # On the CPU, so that all devices give the same numbers.
                 drawn: Tensor = to(copy.deepcopy(self.mixture), "cpu")().sample((count,))
-                return to(drawn, self.log_noise.device)  # type: ignore[no-any-return]
+                return to(drawn, self.log_noise.device)
             return as_given(torch.randn(count, self.dimension), self.log_spread) * self.log_spread.exp()
 
 
@@ -236,7 +236,7 @@ def geodesic_coordinates(points: Tensor, dimension: int) -> Tensor:
         neighbors = min(FLOW.geodesic_neighbors, len(x) - 1)
         coordinates = Isomap(n_neighbors=neighbors, n_components=dimension).fit_transform(x)
     drawn = torch.from_numpy((np.nan_to_num(coordinates) * spread).astype(np.float32))
-    return to(drawn, points.device)  # type: ignore[no-any-return]
+    return to(drawn, points.device)
 
 
 def start_at_geodesics(network: FlowNetwork, points: Tensor, steps: int, generator: torch.Generator) -> None:

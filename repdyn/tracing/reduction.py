@@ -101,7 +101,7 @@ class Reduction:
         if value.ndim == 2 and point.trust != "declared":
             layout = "NC"
         try:
-            return self._pooled(name, point, value, layout)
+            return self._pooled(point, value, layout)
         except RepdynError as error:
             named = RepdynError(f"point {name!r}: {error}")
             if self.mode == "tentative" and point.trust != "declared" and value.ndim > 2:
@@ -118,7 +118,7 @@ class Reduction:
             self.left_out.setdefault(base, str(error).removeprefix(f"point {base!r}: "))
         return base in self.left_out
 
-    def _pooled(self, name: str, point: Point, value: Tensor, layout: Layout) -> Any:
+    def _pooled(self, point: Point, value: Tensor, layout: Layout) -> Any:
         """The pooled representation, or its tokens, in memory of its own."""
         mask = self._masks.get(point.mask)
         axis = layout.index("N")

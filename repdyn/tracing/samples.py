@@ -23,6 +23,7 @@ __all__ = ["Samples", "as_samples", "batches"]
 
 Index = NDArray[np.int64]
 
+TOKENS = "input_ids"
 SHORT = 64
 """A batch may hold ``batch_size * SHORT`` tokens, whatever the number of its samples. With one thread,
 MiniLM takes a fifth longer per token for 32 × 11 tokens than for 128 × 11; beyond some thousand rows the time
@@ -146,9 +147,10 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     Parameters
     ----------
     inputs
-        A list of strings or pictures, an array or tensor with samples first, a torch data set with a
-        length (of samples, or of pairs of sample and label), a torch ``DataLoader`` that keeps the order
-        of its data set (of which the samples and the number of workers are taken, not the batches), or
+        A list of strings or pictures, an array or tensor with samples first, what a tokenizer returns for
+        many texts (``input_ids`` and ``attention_mask``, or a list or data set of such), a torch data set
+        with a length (of samples, or of pairs of sample and label), a torch ``DataLoader`` that keeps the
+        order of its data set (of which the samples and the number of workers are taken, not the batches), or
         any other iterable, which is then read to its end.
     labels
         One per sample.
@@ -165,8 +167,10 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
         raise RepdynError(
             f"inputs: expected a sequence of samples, got {type(inputs).__name__}; put a single one in a list"
         )
-    if isinstance(inputs, dict):
-        raise RepdynError("inputs: expected a sequence of samples, got a dict; pass one of its values")
+    if isinstance(inputs, Mapping):
+        if TOKENS not in inputs:
+            raise RepdynError("inputs: expected a sequence of samples, got a dict; pass one of its values")
+        inputs = _samples_of(inputs)
     workers = 0
     if isinstance(inputs, DataLoader):
         workers = inputs.num_workers
@@ -182,6 +186,9 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     if size == 0:
         raise RepdynError("inputs: there are no samples")
     first = _read_one(items, 0)
+    if isinstance(first, Mapping) and TOKENS in first:
+        items = [_token_ids(_read_one(items, number), number) for number in range(size)]
+        first = items[0]
     if isinstance(first, Mapping):
         raise RepdynError(
             f"inputs: every sample is a {type(first).__name__} of {', '.join(map(str, first))}; "
@@ -253,6 +260,32 @@ def batches(
         plan.append(index[start:stop])
         start += len(plan[-1])
     return plan
+
+
+def _samples_of(encoded: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A tokenizer's output for many texts, text by text."""
+    sizes = {len(values) for values in encoded.values()}
+    if len(sizes) > 1:
+        raise RepdynError(
+            f"inputs: {', '.join(encoded)} have {', '.join(map(str, sorted(sizes)))} rows; give one per text"
+        )
+    return [{key: values[number] for key, values in encoded.items()} for number in range(sizes.pop())]
+
+
+def _token_ids(encoded: Mapping[str, Any], number: int) -> list[int]:
+    """The token ids of one text that a tokenizer has read, without padding."""
+    ids = np.asarray(as_array(encoded[TOKENS]))
+    mask = np.asarray(as_array(encoded.get("attention_mask", np.ones_like(ids))))
+    others = [key for key in encoded if key not in (TOKENS, "attention_mask", "token_type_ids")]
+    if "token_type_ids" in encoded and np.any(as_array(encoded["token_type_ids"])):
+        others.append("token_type_ids")
+    if others or ids.ndim != 1 or ids.shape != mask.shape:
+        raise RepdynError(
+            f"inputs: sample {number} holds {', '.join(map(str, encoded))} with input_ids of shape "
+            f"{ids.shape}; expected input_ids and attention_mask of one text, and token_type_ids of zeros at "
+            "most. Give other columns as labels=… or leave them out"
+        )
+    return [int(token) for token in ids[mask.astype(bool)]]
 
 
 def _lengths(

@@ -123,7 +123,7 @@ def read_chunks(
         count += len(index)
         if count == len(rows):
             content = samples.chunk_digest(digests) if hashed else None
-            yield rows, _in_order(passes, rows, gathered), content
+            yield rows, _in_order(passes, gathered), content
             gathered, digests, count = [], {}, 0
 
 
@@ -298,7 +298,7 @@ def _by_sample(steps: Iterator[Step]) -> Iterator[Step | None]:
         yield from repeat(None, len(step[1]) - 1)
 
 
-def _in_order(passes: Passes, rows: range, gathered: list[tuple[NDArray[np.int64], HostBatch]]) -> HostBatch:
+def _in_order(passes: Passes, gathered: list[tuple[NDArray[np.int64], HostBatch]]) -> HostBatch:
     """The batches of a chunk as one, in the order of its samples."""
     order = np.concatenate([index for index, _ in gathered])
     back = np.argsort(order, kind="stable")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -325,7 +326,8 @@ def _settings(model: TracedModel) -> str:
 def _identity(passes: Passes, samples: Samples) -> dict[str, str | None]:
     """Digests that must agree for a continued trace, besides those of the weights and the data."""
     model, head = passes.model, passes.model.head
-    used = [model.points[name.partition("#")[0]] for name in passes.points]
+    # How a layout came to be known changes no value, and is not known alike in every trace of a model.
+    used = [replace(model.points[name.partition("#")[0]], trust="declared") for name in passes.points]
     return {
         "labels": None if samples.labels is None else fingerprint_or_reason(samples.labels),
         "pool": fingerprint_or_reason(passes.pool),

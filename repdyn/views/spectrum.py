@@ -85,7 +85,7 @@ def spectrum(
     )
     _plane(figure, values, certificate, certified, interval)
     _curves(figure, t, curves, certified)
-    _link(figure, values, certificate, t, curves, certified)
+    _link(figure, values, t, curves, certified)
     frames = " They are relative to the frames of the points, and no property of depth." if relative else ""
     drawn = f"{frames} The {_MOST} largest of {count} are drawn." if count > _MOST else frames
     return describe(
@@ -256,7 +256,6 @@ def _curves(
 def _link(
     figure: go.Figure,
     values: NDArray[np.complex128],
-    certificate: NDArray[np.float64],
     t: NDArray[np.float64],
     curves: NDArray[np.float64],
     certified: NDArray[np.bool_],

@@ -111,6 +111,45 @@ def test_last_is_the_last_real_token():
         np.testing.assert_allclose(paths.logits[number], logits[0, -1], rtol=1e-5, atol=1e-6)
 
 
+class Encoded(torch.utils.data.Dataset):
+    def __init__(self, encoded) -> None:
+        self.encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self.encoded["input_ids"])
+
+    def __getitem__(self, number: int) -> dict:
+        return {key: values[number] for key, values in self.encoded.items()}
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("form", [dict, hf.BatchEncoding, Encoded, lambda given: list(Encoded(given))])
+def test_what_a_tokenizer_returns_is_read_without_its_padding(form, side) -> None:
+    model = TEXT_MODELS["bert"]()
+    ids = torch.randint(3, 60, (4, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 6 + [0], [1] * 7])
+    padded = ids * mask
+    given = {"input_ids": padded, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    if side == "left":  # each text with its zeros before it
+        rows = [torch.cat([row[keep == 0], row[keep == 1]]) for row, keep in zip(padded, mask)]
+        given |= {"input_ids": torch.stack(rows), "attention_mask": mask.flip(1)}
+    paths = repdyn.trace(model, form(given))
+    with torch.no_grad():
+        states = model(input_ids=padded, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+    expected = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    np.testing.assert_allclose(paths[paths.points[-1]], expected, atol=1e-5)
+
+
+def test_other_columns_beside_token_ids_are_refused() -> None:
+    model, ids = TEXT_MODELS["bert"](), torch.full((3, 5), 7)
+    with pytest.raises(RepdynError, match=r"sample 0 holds input_ids, token_type_ids.*zeros"):
+        repdyn.trace(model, {"input_ids": ids, "token_type_ids": torch.ones_like(ids)})
+    with pytest.raises(RepdynError, match=r"sample 0 holds input_ids, label.*labels=…"):
+        repdyn.trace(model, [{"input_ids": [5, 6], "label": 1}])
+    with pytest.raises(RepdynError, match="2, 3 rows"):
+        repdyn.trace(model, {"input_ids": ids, "attention_mask": ids[:2]})
+
+
 def test_tokens_are_ragged():
     paths = repdyn.trace(TEXT_MODELS["bert"](), TEXTS, pool="none")
     assert np.asarray(paths["encoder.layer.0"]).shape == (3, 17, 32)
@@ -175,3 +214,19 @@ def test_unknown_names_are_one_line():
 def test_text_without_a_tokenizer():
     with pytest.raises(RepdynError, match="no tokenizer"):
         repdyn.trace(TEXT_MODELS["bert"](), ["a text"])
+
+
+def test_a_store_is_continued_and_merged_however_its_layouts_came_to_be_known(tmp_path):
+    module = TEXT_MODELS["llama"]()
+    texts = [RNG.integers(5, 60, 5 + n) for n in range(8)]
+    whole = repdyn.trace(module, texts, pool="mean", out=tmp_path / "whole.paths")
+    again = repdyn.trace(module, texts, pool="mean", out=tmp_path / "whole.paths")  # nothing is left to trace
+    parts = []
+    for start in (0, 4):
+        parts.append(tmp_path / f"{start}.paths")
+        ids = [str(n) for n in range(start, start + 4)]
+        repdyn.trace(module, texts[start : start + 4], ids=ids, pool="mean", out=parts[-1])
+    merged = repdyn.merge_paths(parts, tmp_path / "merged.paths")
+    for point in whole.points:
+        np.testing.assert_array_equal(np.asarray(again[point]), np.asarray(whole[point]))
+        np.testing.assert_allclose(np.asarray(merged[point]), np.asarray(whole[point]), rtol=1e-4, atol=1e-6)

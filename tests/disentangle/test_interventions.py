@@ -237,6 +237,17 @@ def test_the_interval_of_a_table_at_chance_holds_the_true_score(score, count, tr
     assert held >= 16  # of .93, fewer than this are seen in one of 250
 
 
+@pytest.mark.parametrize("score", ["score", "strict"])
+def test_the_seed_of_a_score_still_is_accepted_and_warns(score: str) -> None:
+    """Intervals of these scores need no draws since 0.1; the argument is kept for one release."""
+    correct = np.random.default_rng(3).random((40, 1, 2))
+    table = SwapTable(("a",), ("x", "y"), correct, np.array([[True, False]]), (4, 10))
+    found = getattr(table, score)()  # no warning, as warnings are errors
+    for call in (lambda: getattr(table, score)(7), lambda: getattr(table, score)(seed=7)):
+        with pytest.warns(DeprecationWarning, match=f"SwapTable.{score}: the argument seed has no effect"):
+            assert call() == found
+
+
 def test_a_factor_that_clearly_differs_from_chance_is_not_set_to_chance() -> None:
     kept = np.array([[True, False]])
     correct = np.stack([np.ones((400, 1)), np.tile([[1.0], [0.0]], (200, 1))], axis=-1)

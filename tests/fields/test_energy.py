@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import repdyn
 from repdyn.errors import RepdynError
 from repdyn.fields import EnergyField, EnergyWarning, LatentField, ScaleSpace
 from repdyn.fields.mean_shift import PosteriorMean, _first_maximum, settled
+from repdyn.fields.settings import ENERGY
 
 pytestmark = pytest.mark.filterwarnings("ignore::repdyn.fields.EnergyWarning")
 
@@ -52,6 +54,22 @@ KINDS = {
 }
 
 
+@pytest.fixture
+def few_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four scales, compared once, where a test is not about scales: by default sixty, compared five times."""
+    few = replace(ENERGY, levels=4, log_step=1.0, halvings=1)
+    monkeypatch.setattr("repdyn.fields.mean_shift.ENERGY", few)
+
+
+@pytest.fixture(scope="module")
+def of_clusters() -> EnergyField:
+    """The field of a bank of clusters with all scales, and the noise that it chooses."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("repdyn.fields.mean_shift.ENERGY", replace(ENERGY, halvings=1))
+        return EnergyField().fit(clusters(300, 4)[0])
+
+
+@pytest.mark.usefixtures("few_scales")
 class TestEnergy:
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("neighbors", [None, 50])
@@ -148,6 +166,7 @@ class TestEnergy:
         assert all(len(set(basin[label.numpy() == k])) == 1 for k in range(5))
 
 
+@pytest.mark.usefixtures("few_scales")
 class TestNeighbors:
     def test_modes_are_those_of_the_whole_bank_where_clusters_are_apart(self) -> None:
         bank, _ = clusters(4000, 12, 20)
@@ -185,8 +204,8 @@ class TestScales:
         assert (scales.level[scales.parent[inner]] == scales.level[inner] + 1).all()
         assert len(scales.basins()) == len(scales.rows)
 
-    def test_each_node_is_a_mode_at_its_scale(self) -> None:
-        field = EnergyField().fit(clusters(300, 4)[0])
+    def test_each_node_is_a_mode_at_its_scale(self, of_clusters: EnergyField) -> None:
+        field = of_clusters
         scales = field.scales_
         assert scales is not None
         for s in (0, len(scales.sigmas) // 2, len(scales.sigmas) - 1):
@@ -205,14 +224,15 @@ class TestScales:
         with pytest.warns(EnergyWarning, match="no scale replicates"):
             EnergyField().fit(normal(400, 8))
 
+    @pytest.mark.usefixtures("few_scales")
     def test_a_given_scale_is_one_of_the_tree(self) -> None:
         field = EnergyField(0.77).fit(normal(200, 3))
         assert field.scales_ is not None
         assert 0.77 in field.scales_.sigmas
         assert field.scales_.sigma == field.sigma_ == 0.77
 
-    def test_it_is_saved_and_drawn(self, tmp_path: Path) -> None:
-        scales = EnergyField().fit(clusters(300, 4)[0]).scales_
+    def test_it_is_saved_and_drawn(self, tmp_path: Path, of_clusters: EnergyField) -> None:
+        scales = of_clusters.scales_
         assert scales is not None
         scales.save(tmp_path / "scales")
         again = ScaleSpace.load(tmp_path / "scales")
@@ -221,6 +241,7 @@ class TestScales:
         assert "modes at the scale that is used" in str(figure.layout.meta)
 
 
+@pytest.mark.usefixtures("few_scales")
 class TestProjection:
     def test_a_map_that_expands_no_longer_diverges(self) -> None:
         bank = clusters(300, 6)[0].float()
@@ -243,10 +264,12 @@ class TestProjection:
 
 
 class TestBadInput:
+    @pytest.mark.usefixtures("few_scales")
     def test_noise_below_the_spacing_is_said(self) -> None:
         with pytest.warns(EnergyWarning, match="below the spacing"):
             EnergyField(0.01).fit(normal(100, 4))
 
+    @pytest.mark.usefixtures("few_scales")
     def test_noise_above_the_spread_is_said(self) -> None:
         with pytest.warns(EnergyWarning, match="share one mode"):
             EnergyField(10.0).fit(normal(100, 4))
@@ -275,6 +298,7 @@ class TestBadInput:
         )
         assert pure == 300
 
+    @pytest.mark.usefixtures("few_scales")
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
     def test_precision_follows_the_bank_and_answers_follow_the_question(self, dtype: torch.dtype) -> None:
         field = EnergyField(1.0).fit(clusters(100, 4)[0].to(dtype))
@@ -283,6 +307,7 @@ class TestBadInput:
         assert field.encode(x).dtype == dtype
         assert field.energy(field.encode(x)).dtype == dtype
 
+    @pytest.mark.usefixtures("few_scales")
     def test_a_bank_on_another_device_refuses_nothing_and_moves_the_question(self) -> None:
         field = EnergyField(1.0, components=None).fit(normal(50, 3).float())
         for name in ("bank_", "weights_", "units_", "shift_", "axes_"):
@@ -302,11 +327,13 @@ class TestBadInput:
         with pytest.raises(RepdynError, match=match):
             EnergyField(1.0).fit(bank)
 
+    @pytest.mark.usefixtures("few_scales")
     def test_parameters_out_of_range(self) -> None:
         for parameters in ({"sigma": 0.0}, {"sigma": float("nan")}, {"components": 0}, {"neighbors": 0}):
             with pytest.raises(RepdynError, match=next(iter(parameters))):
                 EnergyField(**parameters).fit(normal(30, 3))
 
+    @pytest.mark.usefixtures("few_scales")
     def test_not_fitted_and_other_widths(self) -> None:
         with pytest.raises(RepdynError, match="not fitted"):
             EnergyField(1.0).settle(normal(3, 3))
@@ -318,6 +345,7 @@ class TestBadInput:
 
 
 class TestSaving:
+    @pytest.mark.usefixtures("few_scales")
     @pytest.mark.parametrize("neighbors", [None, 30])
     def test_round_trip(self, tmp_path: Path, neighbors: int | None) -> None:
         field = EnergyField(components=4, unit_length=True, neighbors=neighbors).fit(
@@ -339,6 +367,7 @@ class TestSaving:
         assert second.scales_ is not None
         np.testing.assert_array_equal(first.scales_.agreement, second.scales_.agreement)
 
+    @pytest.mark.usefixtures("few_scales")
     def test_a_damaged_folder_is_refused(self, tmp_path: Path) -> None:
         field = EnergyField(1.0).fit(normal(30, 3))
         field.weights_ = -field.weights_

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -88,3 +90,23 @@ def test_columns_on_disk_calculate_as_the_arrays_they_read(tmp_path) -> None:
     np.testing.assert_array_equal(2 * paths["a"], 2 * x)
     np.testing.assert_array_equal(paths["a"] @ np.ones(3), x @ np.ones(3))
     assert isinstance(np.abs(paths["b"]), np.ndarray)
+
+
+def test_without_a_copy_the_array_in_memory_or_an_error(tmp_path: Path) -> None:
+    """``copy=False`` of NumPy's array protocol, with NumPy's own answer for an array as the rule."""
+    whole, (_, column, *_) = packed(SIZE)
+    found = np.array(column, copy=False)
+    assert np.shares_memory(found, column.blocks[0])
+    np.testing.assert_array_equal(found, whole[:, 2:7])
+    for cast in (whole, column):
+        with pytest.raises(ValueError, match="copy"):
+            np.array(cast, dtype=np.float32, copy=False)
+    _, cut = packed(7)
+    mask = np.array([[True, True], [True, False], [True, True]])
+    RepresentationPaths.from_arrays({"p": np.ones((3, 2, 4))}, masks={"p": mask}).save(tmp_path / "store")
+    tokens = open_paths(tmp_path / "store")["p"]
+    assert isinstance(tokens, TokenColumn)
+    for read in (cut[0], column.subset(np.arange(3)), tokens):
+        with pytest.raises(ValueError, match="copy: False is refused"):
+            np.array(read, copy=False)
+        assert np.asarray(read).shape == np.array(read).shape

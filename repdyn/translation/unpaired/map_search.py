@@ -83,6 +83,7 @@ class Search:
         self._proposed: list[ProposedMap] = []
         self._unguided: list[list[Rows]] = []
         self._trees: dict[tuple[int, int, int], LevelSetTree] = {}
+        self.samples = min(len(self.points_a[0]), len(self.points_b[0]))
         self.width = min(min(x.shape[1] for x in self.points_a), min(y.shape[1] for y in self.points_b))
 
     @property

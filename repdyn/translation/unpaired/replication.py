@@ -81,7 +81,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         compared = a[-1].points[: SEARCH.probed]
         starts = _explored(searches, compared, candidates)
         replication, excess = _agreement(searches, compared), [search.excess for search in searches]
-        if replication < REPLICATION.agree and min(excess) >= REPLICATION.far and not len(known):
+        if replication < REPLICATION.agree and min(excess) >= _far_after(candidates) and not len(known):
             nearest = starts[int(np.argmin(excess))]
             return _far(nearest, far_and_unshared(replication, min(excess)))
         near = min(excess) < SEARCH.far
@@ -104,7 +104,8 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     ]
     maps, judged = _judged(both, both.final_refinement(maps), others, recovered)
     unsettled = judged.verdict in ("ambiguous", "neighborhoods", "inconclusive")
-    if unsettled and near and both.width >= GROWTH.least_width and not len(known):
+    large = both.width >= GROWTH.least_width and both.samples >= GROWTH.least_samples
+    if unsettled and near and large and not len(known):
         # All points together determine more than a half does.
         grown = both.grow()
         if grown.fit > (1 + GROWTH.gain) * both.fit(maps):
@@ -156,10 +157,16 @@ def _explored(searches: Sequence[Search], probes: Rows, candidates: int) -> list
             search.explore(number)
         if _agreement(searches, probes) >= REPLICATION.agree:
             break
-        far = number + 1 == REPLICATION.patience and not any(len(search.known) for search in searches)
-        if far and min(search.excess for search in searches) >= REPLICATION.far:
+        ends = number + 1 in dict(REPLICATION.far) and not any(len(search.known) for search in searches)
+        if ends and min(search.excess for search in searches) >= _far_after(number + 1):
             break
     return [search.best.maps for search in searches]
+
+
+def _far_after(candidates: int) -> float:
+    """The excess distance from which on a search whose halves disagree ends after so many candidates."""
+    passed = [excess for count, excess in REPLICATION.far if candidates >= count]
+    return passed[-1] if passed else REPLICATION.far[0][1]
 
 
 def _aligned(a: Rows, b: Rows) -> Rows:

@@ -129,7 +129,7 @@ def judge(
     verdict = verdict_of(figures, settings)
     reasons = {
         "found": "one map fits best, and no different map fits as well",
-        "inconclusive": "one map fits best, but the confidence is too low",
+        "inconclusive": "one map fits best, but the confidence is too low or other compositions disagree",
         "neighborhoods": "the match of clusters is unique, that of items is not",
         "ambiguous": f"{len(tied)} different maps fit as well within the noise",
         "not found": "no map fits better than different ones do",
@@ -174,16 +174,19 @@ def far_and_unshared(
 def verdict_of(figures: Figures, settings: TranslationVerdictSettings = DEFAULT) -> str:
     """The verdict by the figures alone."""
     margin = min(figures.margin, figures.cluster_margin)
+    # Clusters are determined if no other match fits, and maps from other compositions translate alike.
+    unique = figures.cluster_margin >= settings.margin
+    clusters = unique and figures.stability >= settings.different
     items, off = figures.expected >= settings.items, figures.excess >= settings.max_excess
     clear = margin > 0 and figures.lead >= settings.clear_lead and not off
     if margin >= settings.margin or clear:
         if not items and not off:
-            return "neighborhoods" if figures.cluster_margin >= settings.margin else "ambiguous"
+            return "neighborhoods" if clusters else "inconclusive" if unique else "ambiguous"
         confident = figures.lead >= settings.lead and confidence_of(figures, settings).value >= settings.found
         return "found" if confident and items else "inconclusive"
     if off:
         return "not found"
-    return "neighborhoods" if figures.cluster_margin >= settings.margin else "ambiguous"
+    return "neighborhoods" if clusters else "ambiguous"
 
 
 def agreed_directions(

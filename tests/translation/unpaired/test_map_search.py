@@ -5,7 +5,7 @@ import pytest
 
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.trees.assignment import quadratic_assignment
-from repdyn.translation.unpaired import map_search
+from repdyn.translation.unpaired import map_search, replication
 from repdyn.translation.unpaired.map_search import ProposedMap, Search
 from repdyn.translation.unpaired.nodes import GeometricNodes
 from repdyn.translation.unpaired.proposals import guided_gain
@@ -186,8 +186,11 @@ def test_starts_whose_matchings_align_best_go_on(monkeypatch) -> None:
     assert [mark for _, mark in seen[4:]] == pytest.approx([0.4, 0.3, 0.6])
 
 
-@pytest.mark.parametrize(("width", "times"), [(16, 0), (140, 1)])
-def test_maps_are_grown_where_halves_disagree_and_models_are_wide(monkeypatch, width, times) -> None:
+@pytest.mark.parametrize(("width", "least", "times"), [(16, 300, 0), (140, 300, 1), (140, 301, 0)])
+def test_maps_are_grown_where_halves_disagree_models_are_wide_and_samples_many(
+    monkeypatch, width, least, times
+) -> None:
+    monkeypatch.setattr(replication, "GROWTH", replace(GROWTH, least_samples=least))
     grown = []
 
     def grow(search: Search) -> ProposedMap:

@@ -43,10 +43,14 @@ class PlannedSearch:
 
 
 def explored(
-    one: float, other: float, excess: tuple[float, float] = (1.0, 1.0), known: tuple[int, ...] = ()
+    one: float,
+    other: float,
+    excess: tuple[float, float] = (1.0, 1.0),
+    known: tuple[int, ...] = (),
+    candidates: int = 10,
 ) -> tuple[list[PlannedSearch], list[np.ndarray]]:
     halves = [PlannedSearch(at, wrong(k), excess=excess[k], known=known) for k, at in enumerate((one, other))]
-    found = _explored(halves, PROBES, 10)
+    found = _explored(halves, PROBES, candidates)
     return halves, [maps[0] for maps in found]
 
 
@@ -74,6 +78,12 @@ def test_all_candidates_are_explored_where_they_never_agree() -> None:
 )
 def test_a_search_that_stays_far_in_both_halves_ends_early(one, excess, known, count) -> None:
     halves, _ = explored(one, np.inf, excess, known)
+    assert [len(half.asked) for half in halves] == [count, count]
+
+
+@pytest.mark.parametrize(("excess", "count"), [(1.65, 12), (1.75, 8), (1.55, 14)])
+def test_the_distance_at_which_a_search_ends_falls_with_the_candidates(excess, count) -> None:
+    halves, _ = explored(np.inf, np.inf, (excess, excess + 0.01), candidates=14)
     assert [len(half.asked) for half in halves] == [count, count]
 
 

@@ -67,6 +67,21 @@ def test_rivals_that_differ_within_clusters_only_leave_neighborhoods() -> None:
     assert judge(0.3, own, [rival(1.055, 0.2, 0.95), rival(1.4, 0.0, 0.2)], STEADY).verdict == "neighborhoods"
 
 
+@pytest.mark.parametrize(
+    ("stability", "near", "expected"),
+    [
+        (0.4, 1.055, "ambiguous"),
+        (0.6, 1.055, "neighborhoods"),
+        (0.4, 1.1, "inconclusive"),
+        (0.6, 1.1, "neighborhoods"),
+    ],
+)
+def test_clusters_are_settled_only_if_other_compositions_translate_alike(stability, near, expected) -> None:
+    """Disjoint intents: one match of clusters has a margin, but not on samples that lack some of them."""
+    own, others = rival(1.05, 1.0, 1.0), [rival(near, 0.2, 0.95), rival(1.06, 0.6, 1.0), rival(1.4, 0.0, 0.2)]
+    assert judge(0.3, own, others, Composition(stability=stability, lead=1.4)).verdict == expected
+
+
 def test_items_that_turned_minor_axes_leave_open_are_not_found() -> None:
     own = rival(1.02, 1.0, 1.0)
     turned = [rival(1.02, 0.55, 1.0), rival(1.021, 0.6, 1.0)]

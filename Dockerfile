@@ -1,0 +1,17 @@
+# repdyn for the CPU: docker build -t repdyn . && docker run --rm -v "$PWD:/data" repdyn doctor
+FROM python:3.12-slim
+
+# The CPU build of torch comes first: pip's default on Linux is a CUDA build of several GB.
+RUN pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/cpu
+
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE CITATION.cff CHANGELOG.md ./
+COPY repdyn repdyn
+COPY adapters adapters
+RUN pip install --no-cache-dir ".[demo]" pyarrow && rm -rf /src
+
+RUN useradd --create-home user
+USER user
+WORKDIR /data
+ENTRYPOINT ["repdyn"]
+CMD ["--help"]

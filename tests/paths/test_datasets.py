@@ -1,0 +1,195 @@
+"""Folders of activations that other libraries write become paths.
+
+``tests/data/datasets`` was written by ``datasets`` 5.2.0 with ``save_to_disk``, ``saelens`` with the features
+that SAELens' runner declares. THINGSvision's and vLLM's folders are written here to the layout that their
+sources give.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import repdyn
+from repdyn.errors import RepdynError
+from repdyn.paths import RepresentationPaths
+
+DATA = Path(__file__).parents[1] / "data" / "datasets"
+
+
+def written() -> tuple[np.ndarray, np.ndarray]:
+    """What was given to the library: activations of six sequences, and five vectors, not yet reordered."""
+    draw = np.random.default_rng(0)
+    return draw.normal(size=(6, 4, 3)).astype("float32"), draw.normal(size=(5, 3)).astype("float32")
+
+
+def test_a_saved_data_set_keeps_rows_ids_and_labels() -> None:
+    _, x = written()
+    order = [4, 2, 0, 1, 3]
+    paths = RepresentationPaths.from_dataset(DATA / "vectors")
+    assert paths.points == ("first", "second")
+    np.testing.assert_array_equal(paths["first"], x[order])
+    np.testing.assert_array_equal(paths["second"], x[order, :2])
+    assert paths.ids.tolist() == list("ecabd")
+    assert paths.labels is not None
+    assert paths.labels.tolist() == [1, 0, 0, 1, 1]
+    some = RepresentationPaths.from_dataset(DATA / "vectors", points=["second"], ids="label")
+    assert (some.points, some.ids.tolist()) == (("second",), ["1", "0", "0", "1", "1"])
+
+
+def test_shards_of_saelens_are_joined_in_order_with_their_tokens(tmp_path: Path) -> None:
+    acts, _ = written()
+    paths = RepresentationPaths.from_dataset(DATA / "saelens")
+    assert paths.points == ("blocks.1.hook_mlp_out",)  # tokens' numbers are no vectors
+    np.testing.assert_array_equal(np.asarray(paths["blocks.1.hook_mlp_out"]), acts)
+    samples = paths.tokens_as_samples()
+    np.testing.assert_array_equal(samples["blocks.1.hook_mlp_out"], acts.reshape(-1, 3))
+    shutil.copytree(DATA / "saelens" / "shard_1", tmp_path / "shard_10")  # sorted by number, not by name
+    shutil.copytree(DATA / "saelens" / "shard_0", tmp_path / "shard_9")
+    again = RepresentationPaths.from_dataset(tmp_path)
+    np.testing.assert_array_equal(np.asarray(again["blocks.1.hook_mlp_out"]), acts)
+
+
+class Dataset:
+    """Stands in for ``datasets.Dataset``, which is not installed here: an Arrow table when it is indexed."""
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+
+    def with_format(self, kind: str) -> Dataset:
+        assert kind == "arrow"
+        return self
+
+    def __getitem__(self, rows: slice) -> Any:
+        return self.table
+
+
+class Matrix(pa.ExtensionType):
+    """As ``Array2D`` is where ``datasets`` is imported."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.list_(pa.list_(pa.float32())), "repdyn.tests.matrix")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage: Any, serialized: bytes) -> Matrix:
+        return cls()
+
+
+def test_a_data_set_in_memory_is_read_with_its_extension_types() -> None:
+    rows = [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]]]
+    kind = Matrix()
+    column = pa.ExtensionArray.from_storage(kind, pa.array(rows, kind.storage_type))
+    paths = RepresentationPaths.from_dataset(Dataset(pa.table({"h": column, "label": [0.5, 1.5]})))
+    np.testing.assert_array_equal(paths["h"], [[[1, 2], [3, 4]], [[5, 6], [0, 0]]])
+    np.testing.assert_array_equal(paths.mask("h"), [[True, True], [True, False]])
+    assert paths.labels is None  # numbers with fractions are no labels
+    with pytest.raises(RepdynError, match="expected a folder"):
+        RepresentationPaths.from_dataset([1, 2])
+
+
+def test_folders_of_thingsvision(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).normal(size=(12, 3)).astype("float32")
+    for module, values in {"conv1": x, "fc": x[:, :2]}.items():
+        (tmp_path / module).mkdir()
+        for start in (0, 2, 10):  # "features_10-12" is before "features_2-10" by name
+            stop = {0: 2, 2: 10, 10: 12}[start]
+            np.save(tmp_path / module / f"features_{start}-{stop}.npy", values[start:stop])
+    (tmp_path / "file_names.txt").write_text("".join(f"{k}.jpg\n" for k in range(12)))
+    paths = RepresentationPaths.from_dataset(tmp_path, points=["fc", "conv1"])
+    assert paths.points == ("fc", "conv1")
+    np.testing.assert_array_equal(paths["conv1"], x)
+    assert paths.ids[:2].tolist() == ["0.jpg", "1.jpg"]
+    one = RepresentationPaths.from_dataset(tmp_path / "fc")
+    np.testing.assert_array_equal(one["fc"], x[:, :2])
+    with pytest.raises(RepdynError, match="no module 'fc2'; nearest: 'fc'"):
+        RepresentationPaths.from_dataset(tmp_path, points=["fc2"])
+    (tmp_path / "file_names.txt").write_text("0.jpg\n")
+    with pytest.raises(RepdynError, match="names 1 files for 12 samples"):
+        RepresentationPaths.from_dataset(tmp_path)
+    np.save(tmp_path / "fc" / "features_0-2.npy", np.zeros((2, 2, 2, 2)))
+    with pytest.raises(RepdynError, match="fc: its features cannot be read"):
+        RepresentationPaths.from_dataset(tmp_path, points=["fc"])
+    np.save(tmp_path / "fc" / "features.npy", np.zeros((12, 2, 2, 2)))
+    with pytest.raises(RepdynError, match="flatten_acts=True"):
+        RepresentationPaths.from_dataset(tmp_path, points=["fc"])
+
+
+def test_objects_are_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "features.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(RepdynError, match="cannot be read"):
+        RepresentationPaths.from_dataset(tmp_path)
+    (tmp_path / "features.npy").rename(tmp_path / "features.pt")
+    with pytest.raises(RepdynError, match="pickled features"):
+        RepresentationPaths.from_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_requests_of_vllm(tmp_path: Path, kind: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = {n: torch.randn(length, 2, 5, generator=generator).to(kind) for n, length in ((9, 3), (10, 4))}
+    for number, own in states.items():
+        tensors = {"hidden_states": own, "token_ids": torch.arange(len(own))}
+        save_file(tensors, tmp_path / f"cmpl-{number}.safetensors")
+        (tmp_path / f"cmpl-{number}.safetensors.lock").touch()
+    paths = RepresentationPaths.from_dataset(tmp_path, points=["layers.7", "layers.15"])
+    assert paths.ids.tolist() == ["cmpl-9", "cmpl-10"]
+    for layer, point in enumerate(paths.points):
+        np.testing.assert_array_equal(np.asarray(paths[point])[0, :3], states[9][:, layer].float().numpy())
+        np.testing.assert_array_equal(np.asarray(paths[point])[1], states[10][:, layer].float().numpy())
+        np.testing.assert_array_equal(paths.mask(point).sum(axis=1), [3, 4])
+    paths.save(tmp_path / "served.paths")
+    stored = repdyn.open_paths(tmp_path / "served.paths")
+    np.testing.assert_array_equal(np.asarray(stored["layers.7"]), np.asarray(paths["layers.7"]))
+    assert RepresentationPaths.from_dataset(tmp_path).points == ("hidden_states.0", "hidden_states.1")
+    with pytest.raises(RepdynError, match="1 names for the 2 layers"):
+        RepresentationPaths.from_dataset(tmp_path, points=["layers.7"])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"other": torch.zeros(2)}, "has no tensor 'hidden_states'"),
+        ({"hidden_states": torch.zeros(3, 2, 4)}, "2 layers of width 4, a-1.safetensors has 2 of 5"),
+        ({"hidden_states": torch.zeros(3, 2, 5), "token_ids": torch.zeros(2)}, "for 2 tokens"),
+    ],
+)
+def test_requests_that_do_not_fit_are_refused(tmp_path: Path, tensors: Any, message: str) -> None:
+    save_file({"hidden_states": torch.zeros(2, 2, 5)}, tmp_path / "a-1.safetensors")
+    save_file(tensors, tmp_path / "a-2.safetensors")
+    with pytest.raises(RepdynError, match=message):
+        RepresentationPaths.from_dataset(tmp_path)
+
+
+def test_what_is_damaged_or_unknown_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RepdynError, match="no such folder"):
+        RepresentationPaths.from_dataset(tmp_path / "none")
+    with pytest.raises(RepdynError, match="is no folder of"):
+        RepresentationPaths.from_dataset(tmp_path)
+    shutil.copytree(DATA / "vectors", tmp_path / "cut")
+    file = tmp_path / "cut" / "data-00000-of-00002.arrow"
+    file.write_bytes(file.read_bytes()[:700])
+    with pytest.raises(RepdynError, match=r"data-00000-of-00002\.arrow: is not a readable Arrow file"):
+        RepresentationPaths.from_dataset(tmp_path / "cut")
+    state = tmp_path / "cut" / "state.json"
+    state.write_text(json.dumps({"_data_files": [{"filename": "../secret.arrow"}]}))
+    with pytest.raises(RepdynError, match="outside of the folder"):
+        RepresentationPaths.from_dataset(tmp_path / "cut")
+    state.write_text("{")
+    with pytest.raises(RepdynError, match="is damaged"):
+        RepresentationPaths.from_dataset(tmp_path / "cut")
+    with pytest.raises(RepdynError, match="no column 'third'; nearest: 'id'"):
+        RepresentationPaths.from_dataset(DATA / "vectors", points=["third"])
+    (tmp_path / "save.safetensors").write_bytes(b"not yet")
+    with pytest.raises(RepdynError, match="is it being written"):
+        RepresentationPaths.from_dataset(tmp_path)
