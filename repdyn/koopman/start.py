@@ -467,16 +467,17 @@ def solve_direct(operator: Direct, z: Tensor, z_judged: Tensor, every: bool = Fa
     every
         Whether to solve on both, once the penalties are chosen.
     """
-    both = torch.cat([z, z_judged], dim=1)
-    means = (both if every else z).mean(dim=1, keepdim=True)
-    x, *targets = z - z.mean(dim=1, keepdim=True)
-    judged, *wanted = z_judged - z.mean(dim=1, keepdim=True)
+    # Points are centered one at a time: a centered copy of all of them would double the memory of a fit.
+    middle = z.mean(dim=1)
+    means = torch.cat([z, z_judged], dim=1).mean(dim=1) if every else middle
+    x, judged = z[0] - middle[0], z_judged[0] - middle[0]
     values, basis = torch.linalg.eigh(x.T @ x)
     values = values.clamp_min(0.0)
     unseen = judged @ basis
     unit = values.sum() / min(x.shape)
     unit = unit if unit > 0 else torch.ones_like(unit)
-    for number, (y, true) in enumerate(zip(targets, wanted)):
+    for number in range(len(z) - 1):
+        y, true = (own[number + 1] - middle[number + 1] for own in (z, z_judged))
         moments = basis.T @ (x.T @ y)
         tried = [10.0 ** (0.5 * k) for k in range(*_EXPONENTS)]
         errors = [
@@ -484,10 +485,10 @@ def solve_direct(operator: Direct, z: Tensor, z_judged: Tensor, every: bool = Fa
         ]
         penalty = tried[int(np.argmin(errors))]
         if every:
-            own, end = both[0] - means[0], both[number + 1] - means[number + 1]
+            own, end = (torch.cat([z[k], z_judged[k]]) - means[k] for k in (0, number + 1))
             size = float(own.square().sum()) / min(own.shape)
             found = as_given(ridge(own, end, penalty * size or 1.0), y)
         else:
             found = basis @ (moments / (values + penalty * unit)[:, None])
         operator.weight[number] = as_given(found, operator.weight)
-        operator.drift[number] = as_given(means[number + 1, 0] - means[0, 0] @ found, operator.drift)
+        operator.drift[number] = as_given(means[number + 1] - means[0] @ found, operator.drift)
