@@ -57,7 +57,8 @@ def passes(
 
     with torch.no_grad(), model.reader() as read:
         for name, run in (("reader", read.prepared), ("MonitoredModel", monitored.prepared)):
-            found[f"{name}, {what}"] = paired(bare, partial(run, inputs, count), pairs, model.device)
+            label = f"{name}, {what}"
+            found[label] = told(label, paired(bare, partial(run, inputs, count), pairs, model.device))
     return found
 
 
@@ -137,8 +138,6 @@ def main() -> None:
         noise = noise_paths(pictures, pixels, 8, options.paths, CLASSES)
         fitted = PathDetector().fit(noise.subset(np.arange(len(noise) // 7)))
         results |= passes("8 pictures of 224 px", pictures, fitted, pixels, 8, options.pairs)
-        for name, row in results.items():
-            told(name, row)
         results |= rates("EfficientNet-Lite0", noise)
         results |= rates("MiniLM-L6", noise_paths(model, texts, BATCH, options.paths, CLASSES))
     name = f"stream, {BATCH} queries at a time: throughput"

@@ -177,7 +177,7 @@ def precision_interval(positive: NDArray[Any], negative: NDArray[Any], *, level:
     --------
     >>> import numpy as np
     >>> precision_interval(np.arange(20.0), np.arange(20.0))
-    0.500 [0.306, 0.618]
+    0.500 [0.299, 0.625]
     """
     positive, negative = (np.asarray(x, dtype=np.float64) for x in (positive, negative))
     m, n = len(positive), len(negative)
