@@ -97,8 +97,8 @@ class EnergyField(LatentField):
     >>> bank = torch.tensor([[0.0], [0.1], [5.0]])
     >>> field = EnergyField(0.5).fit(bank)
     >>> starts = field.encode(torch.tensor([[1.0], [4.0]]))
-    >>> field.decode(field.settle(starts)).round(decimals=2).tolist()
-    [[0.05], [5.0]]
+    >>> [round(float(end), 2) for end in field.decode(field.settle(starts))]
+    [0.05, 5.0]
 
     References
     ----------

@@ -68,7 +68,7 @@ def fingerprint(value: Any) -> str:
     --------
     >>> fingerprint([1, "a"]) == fingerprint([1, "a"])
     True
-    >>> fingerprint(lambda x: x + 1) == fingerprint(lambda x: x + 2)
+    >>> fingerprint([1, "a"]) == fingerprint([1, "b"])
     False
     """
     total = _Hash()
