@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.arguments import fraction
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, uncertainty, variance_interval
 
@@ -40,6 +41,7 @@ def auroc_interval(above: NDArray[Any], below: NDArray[Any], *, level: float = 0
     """
     from scipy.stats import norm  # scipy.stats takes a third of a second to import
 
+    level = fraction("level", level)
     above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     m, n = len(above), len(below)
     if above.ndim != 1 or below.ndim != 1 or min(m, n) == 0:
@@ -116,6 +118,7 @@ def passing_interval(
     from scipy.special import betainc, ndtr, ndtri
     from scipy.stats import binom  # scipy.stats takes a third of a second to import
 
+    rate, level = fraction("rate", rate), fraction("level", level)
     kept, judged = (np.sort(np.asarray(x, dtype=np.float64)) for x in (kept, judged))
     m, n = len(kept), len(judged)
     if kept.ndim != 1 or judged.ndim != 1 or min(m, n) == 0:
@@ -183,6 +186,7 @@ def precision_interval(positive: NDArray[Any], negative: NDArray[Any], *, level:
     """
     from scipy.special import ndtri
 
+    level = fraction("level", level)
     positive, negative = (np.asarray(x, dtype=np.float64) for x in (positive, negative))
     m, n = len(positive), len(negative)
     if positive.ndim != 1 or negative.ndim != 1 or min(m, n) == 0:
