@@ -217,12 +217,12 @@ def test_starts_that_reached_nothing_differ_from_the_gray_starts_of_small_basins
     basin = np.append(np.arange(30), np.full(10, -1))
     figure = field(starts, starts, starts[:30], basin, ["fixed point"] * 30, None, 0.4, None, None, True)
     (lost,) = named(figure, "starts that reached no attractor")
-    (small,) = [t for t in figure.data if t.mode == "markers" and t.name is None and t.marker.color == OTHER]
+    (small,) = [t for t in figure.data if t.type == "scatter" and t.name is None and t.marker.color == OTHER]
     assert (len(lost.x), len(small.x)) == (10, 30 - len(CATEGORIES))
     assert lost.marker.symbol != small.marker.symbol
     caption = figure.layout.meta["caption"]
     assert f"Gray: all but the {len(CATEGORIES)} largest basins." in caption
-    assert "Arrows" not in caption  # no velocity was given
+    assert "velocity" not in caption  # no velocity was given
 
 
 def test_field_refuses_what_does_not_fit(made: Any) -> None:
