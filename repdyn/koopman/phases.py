@@ -165,7 +165,7 @@ class Phases(Result, kind="phases"):
         ):
             lines.append(f"  FVU of a step, {name}: " + " ".join(f"{e.value:.3f}" for e in series))
         lines.append(
-            f"  error of the phases' maps over that of each step's own {self.ratio}: "
+            f"  error of the phases' maps, divided by that of each step's own map: {self.ratio}; "
             f"autonomous within phases: {self.autonomous}"
         )
         return "\n".join(lines)

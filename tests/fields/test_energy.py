@@ -221,7 +221,7 @@ class TestScales:
         assert _first_maximum(np.array([0.5, 0.4, 0.8, 0.1]), 20) == 2
 
     def test_a_cloud_without_parts_is_said_not_to_replicate(self) -> None:
-        with pytest.warns(EnergyWarning, match="no scale replicates"):
+        with pytest.warns(EnergyWarning, match="not reproducible"):
             EnergyField().fit(normal(400, 8))
 
     @pytest.mark.usefixtures("few_scales")
