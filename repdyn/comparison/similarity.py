@@ -97,8 +97,9 @@ def mutual_neighbors(one: Index, other: Index) -> Floats:
 
     Examples
     --------
-    >>> mutual_neighbors(np.array([[1, 2], [0, 2]]), np.array([[2, 3], [0, 2]])).tolist()
-    [0.5, 1.0]
+    >>> one = np.array([[1, 2], [0, 2], [0, 1], [0, 1]])
+    >>> mutual_neighbors(one, np.array([[2, 3], [0, 2], [0, 1], [1, 2]])).tolist()
+    [0.5, 1.0, 1.0, 0.5]
     """
     return np.asarray(_membership(other)[np.arange(len(one))[:, None], one].mean(1), dtype=np.float64)
 
