@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import keep, parser_of, timed
-from mnist_autoencoder import digits, trained
 from scipy.spatial import cKDTree
+from small_networks import digits, trained
 from torch import Tensor
 
 from repdyn.fields import Attractors, LatentField
@@ -157,7 +157,7 @@ def mnist(
     follows the first ``compared`` of them, and the traps follow those once more, so that figures of one
     table are of the same starts.
     """
-    file = None if cache is None else cache / f"attractors-{width}-{seed}.pt"
+    file = None if cache is None else cache / f"attractors-{width}-{seed}.safetensors"
     encoder, decoder = trained(digits("train", 20000), width, 8, seed, cache=file)
     field, codes = LatentField.from_autoencoder(encoder, decoder), encoder(digits("test", starts))
     table: dict[str, dict[str, float]] = {}

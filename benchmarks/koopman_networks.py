@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import data
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -212,12 +211,6 @@ def _class_of(x: NDArray[np.float64]) -> NDArray[np.int64]:
     yang = (right <= small) | ((left > small) & (left <= 0.5 * big)) | ((x[:, 1] > big) & (right > 0.5 * big))
     found = np.where((right < small) | (left < small), 2, yang.astype(np.int64))
     return np.where(inside, found, -1)
-
-
-def mnist(part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images ``(N, 28, 28)`` and labels of ``"train"`` or ``"test"``."""
-    with np.load(data("images", "mnist.npz")) as found:
-        return found[f"x_{part}"], found[f"y_{part}"].astype(np.int64)
 
 
 def pixels(images: NDArray[np.uint8] | Tensor) -> Tensor:

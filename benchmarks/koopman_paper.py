@@ -34,7 +34,6 @@ from koopman_networks import (
     Draw,
     Recipe,
     ResidualNetworks,
-    mnist,
     paths_of,
     pixels,
     shifted,
@@ -43,6 +42,7 @@ from koopman_networks import (
 )
 from numpy.typing import NDArray
 from scipy.stats import t as student
+from stored_pictures import labeled_digits
 from torch import Tensor
 
 from repdyn.intervals import Estimate
@@ -119,7 +119,7 @@ _FITTED_ON = 40_000  # of MNIST's training digits, by autoencoder and controls; 
 
 def mnist_study(published: bool) -> Study:
     """MNIST: 10 digits of 784 pixels."""
-    (images, labels), (tested, answers) = mnist("train"), mnist("test")
+    (images, labels), (tested, answers) = (labeled_digits("mnist", part) for part in ("train", "test"))
     batch, steps = (128, 30 * 469) if published else (256, 12 * 235)
 
     def draw(_: int) -> Draw:

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 from harness import parser_of
-from koopman_networks import Recipe, ResidualNetworks, mnist, paths_of, pixels, yin_yang
+from koopman_networks import Recipe, ResidualNetworks, paths_of, pixels, yin_yang
 from lightning_fabric import Fabric
+from stored_pictures import labeled_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -42,7 +43,7 @@ def yin_yang_paths() -> RepresentationPaths:
 
 def mnist_paths() -> RepresentationPaths:
     recipe = Recipe(784, 784, 4, 10, 1, 256, 1e-2, 0.0, 0.2)
-    images, labels = mnist("train")
+    images, labels = labeled_digits("mnist", "train")
     few = slice(0, 3000)  # an epoch's time is proportional to its samples
     return paths_of(ResidualNetworks(1, recipe).eval(), 0, pixels(images[few]).numpy(), labels[few])
 

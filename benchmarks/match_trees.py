@@ -35,10 +35,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, data, parser_of
+from harness import Rows, parser_of
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
+from stored_pictures import labeled_digits
 from stored_texts import rows_of
 
 from repdyn.topology import LevelSetTree
@@ -133,8 +134,8 @@ def real(name: str) -> tuple[Array, Array]:
         x = TruncatedSVD(COMPONENTS, random_state=0).fit_transform(x)
         _, labels = np.unique([row["label"] for row in rows], return_inverse=True)
     else:
-        held = np.load(data("images", f"{name}.npz"), allow_pickle=False)
-        x, labels = held["x_test"].reshape(-1, 28 * 28) / 255.0, held["y_test"]
+        x, labels = labeled_digits(name, "test")
+        x = x.reshape(-1, 28 * 28) / 255.0
     x = np.asarray(x, dtype=np.float64)
     chosen = np.random.default_rng(0).permutation(len(x))[: 2 * REAL_POINTS]
     x, labels = x[chosen] - x[chosen].mean(0), np.asarray(labels)[chosen]

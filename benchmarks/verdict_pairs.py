@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from harness import made_once
 from numpy.typing import NDArray
+from small_networks import divergence, layers, minimize, sampled
+from stored_pictures import labeled_digits
 from torch import nn
-from translation_data import DATA, read
+from translation_data import read
 from verdict_clouds import CLOUDS
 
 Floats = NDArray[np.float64]
@@ -121,13 +123,13 @@ def _pairs(final: bool) -> dict[str, Callable[[Path], Pair]]:
 
 
 def _pictures(corpus: str) -> tuple[Floats, NDArray[np.int64]]:
-    file = {"mnist": "mnist", "fashion": "fashion_mnist", "kmnist": "kmnist_test"}[corpus]
-    with np.load(DATA / "images" / f"{file}.npz", allow_pickle=False) as held:
-        arrays = {key: held[key] for key in held.files}
-    pictures = np.concatenate([v for v in arrays.values() if v.ndim == 3])[:20_000]
-    labels = np.concatenate([v for v in arrays.values() if v.ndim == 1])[:20_000]
+    name = {"mnist": "mnist", "fashion": "fashion_mnist", "kmnist": "kmnist_test"}[corpus]
+    parts = [
+        labeled_digits(name, split) for split in (("test",) if corpus == "kmnist" else ("train", "test"))
+    ]
+    pictures, labels = (np.concatenate(own)[:20_000] for own in zip(*parts))
     order = np.random.default_rng(0).permutation(len(pictures))
-    return pictures[order].reshape(len(pictures), -1) / 255.0, labels[order].astype(np.int64)
+    return pictures[order].reshape(len(pictures), -1) / 255.0, labels[order]
 
 
 def _network_points(corpus: str, network: str, seed: int, cache: Path) -> tuple[Points, NDArray[np.int64]]:
@@ -147,39 +149,23 @@ def _trained(network: str, seed: int, pictures: Floats, labels: NDArray[np.int64
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         wide = 256 if seed % 2 else 320
-        body = nn.Sequential(nn.Linear(784, wide), nn.ReLU(), nn.Linear(wide, 128), nn.ReLU())
+        body = nn.Sequential(*layers(784, wide, 128), nn.ReLU())
         last = nn.Linear(128, 2 * latents if variational else latents)
-        head = (
-            nn.Linear(latents, 10)
-            if network == "net"
-            else nn.Sequential(
-                nn.Linear(latents, 128), nn.ReLU(), nn.Linear(128, wide), nn.ReLU(), nn.Linear(wide, 784)
-            )
-        )
-    draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam([*body.parameters(), *last.parameters(), *head.parameters()], 1e-3)
-    for _ in range(6 if network == "net" else 12):
-        for rows in torch.randperm(len(x), generator=draw).split(256):
-            optimizer.zero_grad()
-            z = last(body(x[rows]))
-            loss = torch.zeros(())
-            if variational:
-                mean, spread = z.chunk(2, 1)
-                loss = (
-                    0.5
-                    * (mean**2 + spread.exp() - spread - 1).sum(1).mean()
-                    * (4 if network == "beta" else 1)
-                )
-                z = mean + torch.exp(spread / 2) * torch.randn(mean.shape, generator=draw)
-            if network == "net":
-                loss = nn.functional.cross_entropy(head(torch.relu(z)), y[rows])
-            elif variational:
-                told = nn.functional.binary_cross_entropy_with_logits(head(z), x[rows], reduction="sum")
-                loss = loss + told / len(rows)
-            else:
-                loss = nn.functional.mse_loss(head(z), x[rows])
-            loss.backward()
-            optimizer.step()
+        head = nn.Linear(latents, 10) if network == "net" else layers(latents, 128, wide, 784)
+
+    def loss(rows: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+        z = last(body(x[rows]))
+        if network == "net":
+            return nn.functional.cross_entropy(head(torch.relu(z)), y[rows])
+        if not variational:
+            return nn.functional.mse_loss(head(z), x[rows])
+        mean, spread = z.chunk(2, 1)
+        apart = 0.5 * divergence(mean, spread).sum(1).mean() * (4 if network == "beta" else 1)
+        rebuilt = head(sampled(mean, spread, draw))
+        error = nn.functional.binary_cross_entropy_with_logits(rebuilt, x[rows], reduction="sum")
+        return apart + error / len(rows)
+
+    minimize((body, last, head), loss, len(x), 6 if network == "net" else 12, seed)
     with torch.no_grad():
         first = body[1](body[0](x))
         second = body(x)
