@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from breadth_cases_timm import NO_HEAD, TIMM
 from breadth_cases_transformers import KINDS, NO_STATES, SIGNALS
 from breadth_heads import TASKS, Found, check, classes, section
-from harness import Rows, parser_of
+from harness import Rows, parser_of, table
 
 import repdyn
 from repdyn.tracing import TracedModel
@@ -272,7 +272,7 @@ def main() -> None:
         rows = [row for family in cases for row in kept.rows(kind, check_transformers, family, kind)]
         sections.append((f"transformers: {kind}", rows))
     heads = [kept.head(task, name) for task in TASKS for name in classes(task)]
-    arguments.out.write_text(table(sections) + "\n".join(section(heads)) + "\n")
+    arguments.out.write_text(page(sections) + "\n".join(section(heads)) + "\n")
 
 
 class Kept:
@@ -328,29 +328,26 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def table(sections: Sequence[tuple[str, Sequence[Row]]]) -> str:
+def page(sections: Sequence[tuple[str, Sequence[Row]]]) -> str:
     """The page: counts, then a table for each kind."""
-    lines = [
-        "# What can be traced",
-        "",
-        *PAGE.splitlines(),
-        "",
-        "| library | families | traced | with interventions |",
-        "| --- | --- | --- | --- |",
-    ]
+    counts = []
     for library in ("timm", "transformers"):
         rows = [row for title, part in sections if title.startswith(library) for row in part]
         names = {row.family.partition("#")[0] for row in rows}
         bad = {row.family.partition("#")[0] for row in rows if not row.points}
         exact = {row.family.partition("#")[0] for row in rows if row.interventions.startswith("exact")}
-        lines.append(f"| {library} | {len(names)} | {len(names - bad)} | {len(exact - bad)} |")
+        counts.append([library, len(names), len(names - bad), len(exact - bad)])
+    parts = ["# What can be traced", PAGE]
+    parts.append(table(["library", "families", "traced", "with interventions"], counts))
     for title, rows in sections:
-        lines += ["", f"## {title}", "", "| family | member | points | own outputs | head | interventions |"]
-        lines.append("| --- | --- | --- | --- | --- | --- |")
-        for row in rows:
-            cells = (row.family, f"`{row.member}`", str(row.points), row.own, row.head, row.interventions)
-            lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        cells = [
+            [row.family, f"`{row.member}`", str(row.points), row.own, row.head, row.interventions]
+            for row in rows
+        ]
+        cells = [[cell.replace("|", "/") for cell in line] for line in cells]
+        head = ["family", "member", "points", "own outputs", "head", "interventions"]
+        parts += [f"## {title}", table(head, cells)]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ from disentangle_settings import (
     scale_of,
     settings_of,
 )
-from harness import Rows, data
+from harness import Rows, mean_of
+from harness import data as data_of
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -66,8 +67,6 @@ from repdyn.disentangle import (
 )
 from repdyn.disentangle.models import StructuredKoopman
 from repdyn.disentangle.spectral import static_mode, static_modes
-
-DATA = data()
 
 
 def main() -> None:
@@ -109,10 +108,7 @@ def main() -> None:
 def parts(data: str, scale: Scale) -> tuple[LabeledClips, LabeledClips, LabeledClips]:
     """Training, validation and test clips."""
     if data == "sprites":
-        path = DATA / "images" / "sprites_layers.npz"
-        if not path.exists():
-            raise SystemExit(f"{path} is missing: see the first lines of this file")
-        with np.load(path) as held:
+        with np.load(data_of("images", "sprites_layers.npz")) as held:
             layers = {name: held[name] for name in held.files}
         train, test = sprites(layers, items=scale.items, size=scale.size)
         training, validation = train.split((0.85, 0.15), seed=0)
@@ -299,7 +295,7 @@ def report(rows: list[dict[str, Any]], data: str) -> None:
     by_model = {name: [row for row in rows if row["setting"]["model"] == name] for name in MODELS}
     for model, of in by_model.items():
         if of:
-            cells = "".join(f"{mean([row[name] for row in of]):>22}" for name in scores)
+            cells = "".join(f"{mean_of([row[name] for row in of])!r:>22}" for name in scores)
             print(f"{model:<18}{len(of):>6}{cells}")
     if data in PUBLISHED:
         print(f"{'published SSM-SKD':<24}{PUBLISHED[data][0]:>22}{PUBLISHED[data][1]:>22}  (full scale)")
@@ -328,16 +324,8 @@ def report(rows: list[dict[str, Any]], data: str) -> None:
                 print("  differentiable mode:", averaged([row["mode"] for row in of]))
             if "brute_force" in of[0]:
                 for name in ("D_mf", "strict_mf"):
-                    print(
-                        f"  {name} with the groups of brute force:",
-                        mean([row["brute_force"][name] for row in of]),
-                    )
-
-
-def mean(estimates: Sequence[dict[str, float]]) -> str:
-    """Of values and of interval ends: an interval over clips, for a fit of any seed."""
-    value, low, high = (np.mean([one[end] for one in estimates]) for end in ("value", "low", "high"))
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+                    best = mean_of([row["brute_force"][name] for row in of])
+                    print(f"  {name} with the groups of brute force: {best}")
 
 
 def averaged(rows: Sequence[dict[str, float]]) -> str:

@@ -16,21 +16,20 @@ for the domain, fitted to its last point, stands in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import once_json, parser_of
+from harness import mean_of, once_json, parser_of
 from koopman_models import SETTINGS, load, traced
 from numpy.typing import NDArray
 from stored_texts import rows_of
 
 from repdyn.disentangle import SKD, depth_factors, depth_swaps
 from repdyn.disentangle.depth import Head
-from repdyn.intervals import Estimate
 from repdyn.koopman.readout import LinearProbe
 from repdyn.paths import RepresentationPaths
 
@@ -46,11 +45,9 @@ _TOKENS, _LOGITS = 3, 2  # axes of a representation with tokens, of logits
 
 def main() -> None:
     """Run what has not been run, then print all."""
-    parser = parser_of(__doc__, "seeds")
-    parser.add_argument("--cache", type=Path, required=True, help="the folder of koopman_models.py")
+    parser = parser_of(__doc__, "cache", "seeds")
     parser.add_argument("--models", nargs="*", choices=list(MIDDLE), default=list(MIDDLE))
     arguments = parser.parse_args()
-    arguments.cache.mkdir(parents=True, exist_ok=True)
     for name in arguments.models:
         setting = cache(partial(read, name, arguments.cache))
         runs = [
@@ -157,11 +154,6 @@ def _pooled(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
 
 
-def mean(estimates: Sequence[dict[str, float]]) -> Estimate:
-    """Over seeds, of values and of interval ends: an interval over test samples for a fit of any seed."""
-    return Estimate(*(float(np.mean([one[end] for one in estimates])) for end in ("value", "low", "high")))
-
-
 def table(name: str, runs: list[dict[str, Any]]) -> str:
     """Everything, mean over seeds."""
     first = runs[0]
@@ -169,7 +161,7 @@ def table(name: str, runs: list[dict[str, Any]]) -> str:
     lines = [
         f"{name}: {fitted} training and {tested} test paths, {len(runs)} seeds, verdicts "
         + ", ".join(run["verdict"] for run in runs),
-        f"  reconstructed share of variance {mean([run['explained'] for run in runs])}",
+        f"  reconstructed share of variance {mean_of([run['explained'] for run in runs])}",
         f"  always the commonest label: {first['majority']:.3f}",
         f"  {'probe accuracy':<28}" + "".join(f"{point[-10:]:>11}" for point in first["points"]),
     ]
@@ -177,14 +169,16 @@ def table(name: str, runs: list[dict[str, Any]]) -> str:
         for part in ("static", "dynamic"):
             values = np.mean([[v["value"] for v in run["probes"][split][part]] for run in runs], axis=0)
             lines.append(f"  {f'{split}, {part}':<28}" + "".join(f"{value:>11.3f}" for value in values))
-    gain = mean([run["advantage"] for run in runs])
+    gain = mean_of([run["advantage"] for run in runs])
     lines.append(f"  static less the better control's, last point: {gain}")
     for split in first["static_share"]:
-        share = mean([run["static_share"][split] for run in runs])
+        share = mean_of([run["static_share"][split] for run in runs])
         lines.append(f"  static share of variance, {split}: {share}")
     for swaps, point in (("swaps", first["points"][-1]), ("swaps_in_the_middle", first["middle"])):
         for split in first[swaps]:
-            own, others = (mean([run[swaps][split][side] for run in runs]) for side in ("receiver", "donor"))
+            own, others = (
+                mean_of([run[swaps][split][side] for run in runs]) for side in ("receiver", "donor")
+            )
             lines.append(
                 f"  static parts swapped at {point} ({split}), the network says the receiver's {own}, the "
                 f"donor's {others}"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -170,46 +169,30 @@ def trees(g: np.random.Generator, draw: Draw) -> bool:
 
 
 DATA: dict[str, Draw] = {f.__name__: f for f in (plain, repeats, wide, line, rounded)}
-VERDICTS: dict[str, Verdict] = {
-    f.__name__: f
-    for f in (
-        drift,
-        evaluation,
-        recommendation,
-        basins,
-        memories,
-        loops,
-        trees,
-        fidelity,
-        certified,
-        information,
-    )
-}
+JUDGED = (drift, evaluation, recommendation, basins, memories)
+JUDGED += (loops, trees, fidelity, certified, information)
+VERDICTS: dict[str, Verdict] = {f.__name__: f for f in JUDGED}
 
 
 def main() -> None:
     """Compute the cells that are missing and print the table."""
-    parser = parser_of(__doc__, seed=1)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = parser_of(__doc__, "out", seed=1)
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--verdicts", default=",".join(VERDICTS))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = Rows(arguments.out, ("verdict", "data", "seed"), ("benchmarks/false_found.py", "repdyn"))
     print(f"{'':12} " + " ".join(f"{name:>8}" for name in DATA), flush=True)
+
+    def count(name: str, data: str, seed: int) -> dict[str, int]:
+        key = zlib.crc32(f"{name} {data}".encode())
+        draws = (np.random.default_rng([seed, key, k]) for k in range(arguments.repeats))
+        return {"found": sum(VERDICTS[name](g, DATA[data]) for g in draws), "repeats": arguments.repeats}
+
     for name in arguments.verdicts.split(","):
-        for data, draw in DATA.items():
-            if rows.get(name, data, arguments.seed):
-                continue
-            key = zlib.crc32(f"{name} {data}".encode())
-            found = sum(
-                VERDICTS[name](np.random.default_rng([arguments.seed, key, k]), draw)
-                for k in range(arguments.repeats)
-            )
-            row = {"verdict": name, "data": data, "found": found, "repeats": arguments.repeats}
-            rows.add(row | {"seed": arguments.seed})
-        found_in = [rows.get(name, data, arguments.seed) or {} for data in DATA]
-        cells = " ".join(f"{row['found']:>8}" for row in found_in)
+        keys = [(name, data, arguments.seed) for data in DATA]
+        rows.complete(keys, count)
+        cells = " ".join(f"{(rows.get(*key) or {})['found']:>8}" for key in keys)
         print(f"{name:12} {cells}", flush=True)
 
 

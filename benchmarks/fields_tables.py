@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from repdyn.intervals import Estimate
+
 __all__ = ["TABLES"]
 
 
@@ -86,9 +88,9 @@ def sweeps(results: list[dict[str, Any]]) -> list[str]:
 
 
 def over_seeds(estimates: list[dict[str, float]]) -> str:
-    mean = np.mean([one["value"] for one in estimates])
+    """Mean, lowest and highest end."""
     low, high = min(one["low"] for one in estimates), max(one["high"] for one in estimates)
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return repr(Estimate(float(np.mean([one["value"] for one in estimates])), low, high))
 
 
 TABLES: dict[str, Callable[[list[dict[str, Any]]], list[str]]] = {

@@ -30,9 +30,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import parser_of
+from harness import over_seeds, parser_of
 from koopman_networks import ResidualNetworks, paths_of, trained
-from koopman_paper import STUDIES, Study, autoencoder_of, edit_of, network_of, over_seeds
+from koopman_paper import STUDIES, Study, autoencoder_of, edit_of, network_of
+from koopman_paper import show as shown
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -136,10 +137,9 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path, redirects: list
     return found
 
 
-def show(values: list[float]) -> str:
+def show(shares: list[float]) -> str:
     """In percent."""
-    found = over_seeds([100 * value for value in values])
-    return f"{found.value:6.2f} [{found.low:6.2f}, {found.high:6.2f}]"
+    return shown([100 * share for share in shares])
 
 
 def table(study: Study, seeds: list[dict[str, Any]], redirects: list[str]) -> str:

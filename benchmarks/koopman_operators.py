@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import once_json, parser_of
+from harness import once_json, over_seeds, parser_of
 from koopman_networks import paths_of
-from koopman_paper import STUDIES, network_of, over_seeds
+from koopman_paper import STUDIES, network_of
 from numpy.typing import NDArray
 
 from repdyn.koopman import KoopmanAutoencoder, autonomy

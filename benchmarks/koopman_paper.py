@@ -22,14 +22,14 @@ Kriener, Göltz and Petrovici (2021), The Yin-Yang dataset, arXiv 2102.08211.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import once_json, parser_of
+from harness import once_json, over_seeds, parser_of
 from koopman_networks import (
     Draw,
     Recipe,
@@ -41,11 +41,9 @@ from koopman_networks import (
     yin_yang,
 )
 from numpy.typing import NDArray
-from scipy.stats import t as student
 from stored_pictures import labeled_digits
 from torch import Tensor
 
-from repdyn.intervals import Estimate
 from repdyn.koopman import KoopmanAutoencoder, controls
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.readout import KOOPMAN, unexplained
@@ -244,16 +242,7 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path) -> dict[str, An
     }
 
 
-def over_seeds(values: list[float]) -> Estimate:
-    """Mean and its 95 % interval by Student's t: seeds are few."""
-    x = np.asarray(values, dtype=np.float64)
-    if len(x) < 2:
-        return Estimate(float(x.mean()), float("nan"), float("nan"))
-    half = float(student.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
-    return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
-
-
-def show(values: list[float]) -> str:
+def show(values: Sequence[float]) -> str:
     found = over_seeds(values)
     if len(values) < 2:
         return f"{found.value:6.2f}" + " " * 17

@@ -131,8 +131,7 @@ def calibrate(models: str, name: str, cache: Path, held_out: int = 150) -> None:
 
 def main() -> None:
     """Measure what is missing, then print the table."""
-    parser = parser_of(__doc__, "cache")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = parser_of(__doc__, "cache", "out")
     parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--sets", nargs="*", default=SETS)
     parser.add_argument("--most-pairs", type=int, default=10**9)

@@ -35,7 +35,7 @@ from scipy.stats import spearmanr
 from stored_texts import rows_of, smollm2
 
 import repdyn
-from repdyn.intervals import bootstrap
+from repdyn.intervals import Estimate, bootstrap
 from repdyn.koopman.readout import LinearProbe
 from repdyn.linalg import ridge
 from repdyn.shortening import PointwiseMap, shorten
@@ -84,19 +84,18 @@ def mean(scores: Real) -> float:
 def clinc(model: str, removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
     """Intents by a linear probe on the whole model's embeddings of 2 000 other queries."""
     rows, draw = rows_of("clinc150"), np.random.default_rng(seed)
-    column = next(name for name in rows[0] if name in ("intent", "label"))
     train = [row for row in rows if row["split"] == "train"]
     train = [train[k] for k in draw.permutation(len(train))]
-    held = [row for row in rows if row["split"] == "test" and not row[column].startswith("oos")]
+    held = [row for row in rows if row["split"] == "test" and not row["label"].startswith("oos")]
     held = [held[k] for k in draw.permutation(len(held))[:test]]
     probed = train[fit : fit + 2000]
-    labels = np.array([row[column] for row in held])
+    labels = np.array([row["label"] for row in held])
     probe: list[LinearProbe] = []
 
     def score(shortened: TracedModel) -> Real:
         if not probe:
             whole = embeddings(repdyn.load(model), [row["text"] for row in probed])
-            probe.append(LinearProbe().fit(whole, np.array([row[column] for row in probed]), seed=seed))
+            probe.append(LinearProbe().fit(whole, np.array([row["label"] for row in probed]), seed=seed))
         found = embeddings(shortened, [row["text"] for row in held])
         return np.asarray(probe[0].predict(found) == labels, dtype=np.float64)
 
@@ -321,16 +320,9 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
         )
         for method, own in row["scores"].items():
             gap = row["ahead"].get(method)
-            note = (
-                ""
-                if gap is None
-                else f"   repdyn more by {gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]"
-            )
-            lines.append(f"  {method:14}{own['value']:8.3f} [{own['low']:.3f}, {own['high']:.3f}]{note}")
-        expected, lost = (
-            f"{own['value']:.3f} [{own['low']:.3f}, {own['high']:.3f}]"
-            for own in (row["expected"], row["lost"])
-        )
+            note = "" if gap is None else f"   repdyn more by {Estimate(**gap)}"
+            lines.append(f"  {method:16}{Estimate(**own)}{note}")
+        expected, lost = (Estimate(**row[name]) for name in ("expected", "lost"))
         lines.append(f"  {row['loss']}: expected {expected}, lost {lost}")
         lines.append(f"  {row['faster']:.2f} times as fast; {row['map']}")
         ahead += all(own["value"] > 0 for own in row["ahead"].values())

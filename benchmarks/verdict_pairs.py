@@ -1,4 +1,4 @@
-"""Pairs of models for the study of verdicts: true ones, disjoint classes, symmetric traps, unrelated clouds.
+"""Pairs of models for the study of verdicts: true ones, disjoint classes, symmetric sets, unrelated clouds.
 
 A pair is two sets of representation paths, and held-out inputs that both models have read, which serve
 nothing but the evaluation. Pairs of the development half and of the final half share no network that is
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,58 +66,42 @@ def pair(name: str, final: bool, cache: Path) -> Pair:
 def _pairs(final: bool) -> dict[str, Callable[[Path], Pair]]:
     seeds = (200, 201) if final else (100, 101)
     found: dict[str, Callable[[Path], Pair]] = {}
+
+    def add(kind: str, name: str, make: Callable[..., Pair], *given: Any) -> None:
+        found[f"{kind} | {name}"] = partial(make, kind, seeds, *given)
+
     corpora = ("mnist", "fashion", "kmnist") if final else ("mnist", "fashion")
-    networks = [
-        ("ae32", "ae32"),
-        ("vae", "vae"),
-        ("vae", "beta"),
-        ("ae10", "vae"),
-        ("net", "net"),
-        ("beta", "beta"),
-    ]
+    networks = ("ae32 ae32", "vae vae", "vae beta", "ae10 vae", "net net", "beta beta")
     for corpus in corpora:
-        for one, other in networks:
+        for both in networks:
             for points in ("all", "last"):
-                name = f"{corpus}: {one} {other}, {points}"
-                found[f"true | {name}"] = _networks(corpus, one, other, seeds, points, "all", "true")
-            found[f"shift | {corpus}: {one} {other}"] = _networks(
-                corpus, one, other, seeds, "all", "shift", "shift"
-            )
+                add("true", f"{corpus}: {both}, {points}", _networks, corpus, both, points, "all")
+            add("shift", f"{corpus}: {both}", _networks, corpus, both, "all", "shift")
             for count in (2, 5):
-                found[f"disjoint | {corpus}: {one} {other}, {count}"] = _networks(
-                    corpus, one, other, seeds, "all", count, "disjoint"
-                )
-    for one, other in (("resnet20", "resnet44"), ("resnet44", "resnet20")):
+                add("disjoint", f"{corpus}: {both}, {count}", _networks, corpus, both, "all", count)
+    for both in ("resnet20 resnet44", "resnet44 resnet20"):
         for points in ("all", "five", "last"):
-            found[f"true | {one} {other}, {points}"] = _traced(
-                one, other, "cifar10", seeds, points, "all", "true"
-            )
-        found[f"shift | {one} {other}"] = _traced(one, other, "cifar10", seeds, "all", "shift", "shift")
+            add("true", f"{both}, {points}", _traced, "cifar10", both, points, "all")
+        add("shift", both, _traced, "cifar10", both, "all", "shift")
         for count in (2, 3, 4, 5):
             for points in ("all", "last"):
-                found[f"disjoint | {one} {other}, {count} {points}"] = _traced(
-                    one, other, "cifar10", seeds, points, count, "disjoint"
-                )
+                add("disjoint", f"{both}, {count} {points}", _traced, "cifar10", both, points, count)
     text = "clinc150" if final else "banking77"
-    for one, other in (("minilm-l6", "minilm-l3"), ("minilm-l3", "minilm-l6")):
+    for both in ("minilm-l6 minilm-l3", "minilm-l3 minilm-l6"):
         for points in ("all", "last"):
-            found[f"true | {text}: {one} {other}, {points}"] = _traced(
-                one, other, text, seeds, points, "all", "true"
-            )
-        found[f"shift | {text}: {one} {other}"] = _traced(one, other, text, seeds, "all", "shift", "shift")
+            add("true", f"{text}: {both}, {points}", _traced, text, both, points, "all")
+        add("shift", f"{text}: {both}", _traced, text, both, "all", "shift")
         for count in (10, 30):
-            found[f"disjoint | {text}: {one} {other}, {count}"] = _traced(
-                one, other, text, seeds, "all", count, "disjoint"
-            )
-    for shape in SHAPES:
+            add("disjoint", f"{text}: {both}, {count}", _traced, text, both, "all", count)
+    for shape, kind in SHAPES.items():
         for noise in (0.1, 0.3):
-            found[f"{SHAPES[shape][0]} | {shape}, {noise}"] = _planted(shape, noise, seeds[0])
-    for cloud in CLOUDS:
+            add(kind, f"{shape}, {noise}", _planted, shape, noise)
+    for cloud, (kind, _, _) in CLOUDS.items():
         for seed in seeds:
-            found[f"{CLOUDS[cloud][0]} | cloud: {cloud}, {seed}"] = _cloud(cloud, seed)
-    for one, other in (("mnist", "fashion"), ("fashion", "mnist")):
+            add(kind, f"cloud: {cloud}, {seed}", _cloud, cloud, seed)
+    for both in ("mnist fashion", "fashion mnist"):
         for network in ("ae32", "vae", "net"):
-            found[f"unrelated | {one} {other} {network}"] = _unrelated(one, other, network, seeds)
+            add("unrelated", f"{both} {network}", _unrelated, both, network)
     return found
 
 
@@ -174,30 +160,25 @@ def _trained(network: str, seed: int, pictures: Floats, labels: NDArray[np.int64
     return {key: value.numpy() for key, value in points.items()}
 
 
-def _networks(
-    corpus: str, one: str, other: str, seeds: tuple[int, int], points: str, classes: int | str, kind: str
-) -> Callable[[Path], Pair]:
-    def made(cache: Path) -> Pair:
-        a, labels = _network_points(corpus, one, seeds[0], cache)
-        b, _ = _network_points(corpus, other, seeds[1], cache)
-        return _split(f"{corpus} {one} {other}", kind, a, b, labels, points, classes, seeds[0])
+Seeds = tuple[int, int]
 
-    return made
+
+def _networks(
+    kind: str, seeds: Seeds, corpus: str, both: str, points: str, classes: int | str, cache: Path
+) -> Pair:
+    (a, labels), (b, _) = (
+        _network_points(corpus, network, seed, cache) for network, seed in zip(both.split(), seeds)
+    )
+    return _split(f"{corpus} {both}", kind, a, b, labels, points, classes, seeds[0])
 
 
 def _traced(
-    one: str, other: str, corpus: str, seeds: tuple[int, int], points: str, classes: int | str, kind: str
-) -> Callable[[Path], Pair]:
-    def made(cache: Path) -> Pair:
-        paths_a, paths_b = read(one, corpus, cache), read(other, corpus, cache)
-        assert paths_a.labels is not None
-        _, labels = np.unique(np.asarray(paths_a.labels), return_inverse=True)
-        a, b = (
-            {p: np.asarray(paths[p], dtype=np.float64) for p in paths.points} for paths in (paths_a, paths_b)
-        )
-        return _split(f"{corpus} {one} {other}", kind, a, b, labels, points, classes, seeds[0])
-
-    return made
+    kind: str, seeds: Seeds, corpus: str, both: str, points: str, classes: int | str, cache: Path
+) -> Pair:
+    read_by = [read(model, corpus, cache) for model in both.split()]
+    _, labels = np.unique(np.asarray(read_by[0].labels), return_inverse=True)
+    a, b = ({p: np.asarray(paths[p], dtype=np.float64) for p in paths.points} for paths in read_by)
+    return _split(f"{corpus} {both}", kind, a, b, labels, points, classes, seeds[0])
 
 
 def _split(
@@ -305,70 +286,50 @@ def _draw(shape: str, generator: np.random.Generator, count: int, seed: int) -> 
 
 
 SHAPES = {
-    "polygon 5": ("symmetric", 0),
-    "polygon 10": ("symmetric", 0),
-    "cube": ("symmetric", 0),
-    "simplex 4": ("symmetric", 0),
-    "simplex 8": ("symmetric", 0),
-    "product gaussian": ("symmetric", 0),
-    "ball": ("symmetric", 0),
-    "mirrored": ("symmetric", 0),
-    "polygon 5 shaped": ("true", 0),
-    "simplex 8 shaped": ("true", 0),
-    "random 6 shaped": ("true", 0),
-    "random 20": ("true", 0),
-    "random 40": ("true", 0),
-    "product": ("true", 0),
+    **dict.fromkeys(("polygon 5", "polygon 10", "cube", "simplex 4", "simplex 8"), "symmetric"),
+    **dict.fromkeys(("product gaussian", "ball", "mirrored"), "symmetric"),
+    **dict.fromkeys(("polygon 5 shaped", "simplex 8 shaped", "random 6 shaped"), "true"),
+    **dict.fromkeys(("random 20", "random 40", "product"), "true"),
 }
+"""The kind of pair that each shape makes."""
 
 
-def _planted(shape: str, noise: float, seed: int) -> Callable[[Path], Pair]:
-    def made(cache: Path) -> Pair:
-        del cache
-        generator = np.random.default_rng([seed, len(shape), int(100 * noise)])
-        turn = np.linalg.qr(generator.normal(size=(16, 16)))[0]
-        x, y, held = (_draw(shape, generator, n, seed) for n in (MOST, MOST, HELD_OUT))
-        spread = noise * held.std() * 0.3
+def _planted(kind: str, seeds: Seeds, shape: str, noise: float, cache: Path) -> Pair:
+    del cache
+    generator = np.random.default_rng([seeds[0], len(shape), int(100 * noise)])
+    turn = np.linalg.qr(generator.normal(size=(16, 16)))[0]
+    x, y, held = (_draw(shape, generator, n, seeds[0]) for n in (MOST, MOST, HELD_OUT))
+    spread = noise * held.std() * 0.3
 
-        def other(z: Floats) -> Floats:
-            return np.asarray(3.0 * (z + spread * generator.normal(size=z.shape)) @ turn + 5.0)
+    def other(z: Floats) -> Floats:
+        return np.asarray(3.0 * (z + spread * generator.normal(size=z.shape)) @ turn + 5.0)
 
-        return Pair(shape, SHAPES[shape][0], {"x": x}, {"x": other(y)}, held, other(held))
-
-    return made
+    return Pair(shape, kind, {"x": x}, {"x": other(y)}, held, other(held))
 
 
-def _cloud(name: str, seed: int) -> Callable[[Path], Pair]:
+def _cloud(kind: str, seeds: Seeds, name: str, seed: int, cache: Path) -> Pair:
     """A sample of one cloud, and one of the other, turned, with a little noise."""
-    kind, draw_a, draw_b = CLOUDS[name]
+    del seeds, cache
+    _, draw_a, draw_b = CLOUDS[name]
+    a, b, held = (
+        draw(np.random.default_rng(seed), np.random.default_rng([seed, k]), count)
+        for k, (draw, count) in enumerate(((draw_a, MOST // 2), (draw_b, MOST // 2), (draw_a, HELD_OUT)))
+    )
+    generator = np.random.default_rng([seed, 3])
+    turn = np.linalg.qr(generator.normal(size=(a.shape[1],) * 2))[0]
+    size = 0.05 * float(np.median(np.abs(a - np.median(a, axis=0))))
 
-    def made(cache: Path) -> Pair:
-        del cache
-        a, b, held = (
-            draw(np.random.default_rng(seed), np.random.default_rng([seed, k]), count)
-            for k, (draw, count) in enumerate(((draw_a, MOST // 2), (draw_b, MOST // 2), (draw_a, HELD_OUT)))
-        )
-        generator = np.random.default_rng([seed, 3])
-        turn = np.linalg.qr(generator.normal(size=(a.shape[1],) * 2))[0]
-        size = 0.05 * float(np.median(np.abs(a - np.median(a, axis=0))))
+    def turned(z: Floats) -> Floats:
+        return np.asarray((z + size * generator.normal(size=z.shape)) @ turn)
 
-        def turned(z: Floats) -> Floats:
-            return np.asarray((z + size * generator.normal(size=z.shape)) @ turn)
-
-        # Far rows have no direction of their own to be retrieved by.
-        ordinary = np.linalg.norm(held, axis=1) < 1000 * np.median(np.linalg.norm(held, axis=1))
-        return Pair(name, kind, {"x": a}, {"x": turned(b)}, held[ordinary], turned(held[ordinary]))
-
-    return made
+    # Far rows have no direction of their own to be retrieved by.
+    ordinary = np.linalg.norm(held, axis=1) < 1000 * np.median(np.linalg.norm(held, axis=1))
+    return Pair(name, kind, {"x": a}, {"x": turned(b)}, held[ordinary], turned(held[ordinary]))
 
 
-def _unrelated(one: str, other: str, network: str, seeds: tuple[int, int]) -> Callable[[Path], Pair]:
-    def made(cache: Path) -> Pair:
-        a, _ = _network_points(one, network, seeds[0], cache)
-        b, _ = _network_points(other, network, seeds[1], cache)
-        return Pair(
-            f"{one} {other} {network}", "unrelated", {k: v[:MOST] for k, v in a.items()},
-            {k: v[:MOST] for k, v in b.items()}, None, None,
-        )  # fmt: skip
-
-    return made
+def _unrelated(kind: str, seeds: Seeds, corpora: str, network: str, cache: Path) -> Pair:
+    (a, _), (b, _) = (
+        _network_points(corpus, network, seed, cache) for corpus, seed in zip(corpora.split(), seeds)
+    )
+    first = [{key: x[:MOST] for key, x in points.items()} for points in (a, b)]
+    return Pair(f"{corpora} {network}", kind, *first, None, None)
