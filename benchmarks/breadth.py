@@ -8,7 +8,7 @@ interventions by nnsight that change nothing reproduce the logits to the bit. Th
     python benchmarks/breadth.py --rows breadth.jsonl --out docs/breadth.md
 
 A line per family is appended to the file of rows, and families that it holds are not run again. A family that
-takes longer than ``--seconds`` is a row that says so.
+takes longer than ``--seconds`` is a row with that reason.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def check_timm(family: str) -> Row:
         expected = torch.from_numpy(whole.logits[:BATCH])
         scale = max(1.0, float(own.abs().max()))
         np.testing.assert_allclose(expected, own, atol=1e-4 * scale)
-    kept, told = _intervene(model, whole.points, x, expected)
+    kept, interventions = _intervene(model, whole.points, x, expected)
     equal, where = _count_equal(model, kept, given), ""
     if given and not equal:  # timm offers those of stages, of parts of a block, or after a reduction
         equal, where = _count_equal(model, _everything(model, x), given), ", read at other points"
@@ -106,7 +106,7 @@ def check_timm(family: str) -> Row:
         len(whole.points),
         f"{equal} of {len(given)}{where}" if given else "timm offers none",
         f"none: {NO_HEAD[family]}" if family in NO_HEAD else "yes",
-        told,
+        interventions,
     )
 
 
@@ -138,14 +138,14 @@ def _check_tower(family: str, kind: str, module: Any, tower: str) -> Row:
             own = module(input_ids=torch.as_tensor(ids)[None]).logits[0, -1].numpy()
         np.testing.assert_allclose(whole.logits[number], own, atol=1e-4)
     head = "none" if whole.logits is None else "yes"
-    _, told = _intervene(model, whole.points, prepared, expected)
+    _, interventions = _intervene(model, whole.points, prepared, expected)
     return Row(
         family + tower,
         type(model.module).__name__,
         len(whole.points),
         _hidden(family, model, inputs),
         head,
-        told,
+        interventions,
     )
 
 
@@ -289,7 +289,7 @@ class Kept:
             try:
                 with at_most(self.seconds):
                     found = check(*arguments)
-            except Exception as error:  # the table says what does not work, and why
+            except Exception as error:  # the table lists what does not work, and why
                 reason = " ".join(str(error).split())[:90] or type(error).__name__
                 found = Row(arguments[0], "", 0, "", "", f"not supported: {reason}")
             return [asdict(row) for row in (found if isinstance(found, list) else [found])]

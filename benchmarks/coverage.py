@@ -4,7 +4,7 @@ Run: python benchmarks/coverage.py --out coverage.jsonl [--repeats 1000] [--kind
 
 One line per batch of repeats is appended to the file. Repeats that it holds are not computed again: more
 ``--repeats`` later add to them. Every cell is a share of repeated experiments with a known truth, and is
-printed with its Monte Carlo standard error; that of a share is exact. Two marks tell cells in which no
+printed with its Monte Carlo standard error; that of a share is exact. Two marks are on cells in which no
 interval can be near 95 %. There the aim is not to fall below 93 %.
 
 d
@@ -184,7 +184,7 @@ KINDS: dict[str, Trial] = {
 
 
 SCALED = ("fvu", "fvu, log-normal errors", "mean, exponential")
-"""Kinds whose truth is a factor of every sample: one column tells all."""
+"""Kinds whose truth is a factor of every sample: one column is enough."""
 SLOW = ("difference of aurocs", "share of variance", "decay", *SCALED)
 """Kinds that resample: fewer repeats of the larger sizes."""
 SLOWER = {1000: 2, 5000: 2}

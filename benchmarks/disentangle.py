@@ -79,7 +79,7 @@ def main() -> None:
     training, validation, test = parts(arguments.data, scale)
     seen = validation if arguments.on == "validation" else test
     print(f"training {training}\nvalidation {len(validation)}, test {len(test)}; read: {arguments.on}")
-    asked = [
+    wanted = [
         plain({"data": arguments.data, "on": arguments.on, **asdict(scale), **asdict(chosen[name])})
         | {"model": name, "seed": seed}
         for seed in range(arguments.seeds)
@@ -93,7 +93,7 @@ def main() -> None:
         {name: str(value) for name, value in real.items()},
         flush=True,
     )
-    for setting in asked:
+    for setting in wanted:
         if not rows.get(setting):
             model = build(setting["model"], chosen[setting["model"]], scale)
             model, seconds = fit(model, setting, training, validation, arguments.device, arguments.out)
@@ -102,7 +102,7 @@ def main() -> None:
             row |= {"cpu_seconds": seconds, **run(model, setting["passes"], judge, validation, seen)}
             rows.add(row)
             print(setting["model"], setting["seed"], row["D_sd"], row["D_mf"], flush=True)
-    report([row for row in rows if row["setting"] in asked], arguments.data)
+    report([row for row in rows if row["setting"] in wanted], arguments.data)
 
 
 def parts(data: str, scale: Scale) -> tuple[LabeledClips, LabeledClips, LabeledClips]:
@@ -199,12 +199,12 @@ def run(
     shown = model.reconstruct(test.clips)
     exchanged = model.swap(test.clips[::2][: len(test) // 2], test.clips[1::2][: len(test) // 2]).first
     groups: dict[str, str | Sequence[int]] = {"static": "static", "dynamic": "dynamic"}
-    told = leakage(found, groups | {k: v for k, v in chosen.groups.items() if v}, test.labels)
+    leaked = leakage(found, groups | {k: v for k, v in chosen.groups.items() if v}, test.labels)
     row = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "best_epoch": model.best_epoch_,
         "reconstruction": float(((shown - test.clips / 255) ** 2).mean()),
-        "recognised": {
+        "recognized": {
             name: float((judge.predict(shown)[name] == label).mean()) for name, label in test.labels.items()
         },
         "groups": chosen.to_dict(),
@@ -218,7 +218,7 @@ def run(
             }
             for kind, clips in (("reconstructed", shown), ("swapped", exchanged))
         },
-        "leakage": told.to_dict(),
+        "leakage": leaked.to_dict(),
         "static_share": found.static_share,
         "static_moves": movement(found),
         "mode": mode_accuracy(model, test.clips),
@@ -317,7 +317,7 @@ def report(rows: list[dict[str, Any]], data: str) -> None:
             print(f"\n{model}, accuracies, mean over seeds")
             for name in ("D_sd", "D_mf"):
                 print(accuracies([row["tables"][name] for row in of]))
-            print("  recognised unswapped:", averaged([row["recognised"] for row in of]))
+            print("  recognized unswapped:", averaged([row["recognized"] for row in of]))
             for group in ("static", "dynamic"):
                 print(f"  leakage, {group}:", averaged([row["leakage"][group] for row in of]))
             if model.startswith("ssm"):  # with several static eigenvalues there is no one mode
@@ -339,7 +339,7 @@ def steady(rows: Sequence[dict[str, Any]], what: str) -> float:
 
 
 def accuracies(tables: Sequence[dict[str, Any]]) -> str:
-    """One table of what judges still recognise, mean over seeds; what should stay is starred."""
+    """One table of what judges still recognize, mean over seeds; what should stay is starred."""
     first = tables[0]
     values = np.mean([table["accuracy"] for table in tables], axis=0)
     lines = [f"  {'':<20}" + "".join(f"{name:>13}" for name in first["factors"])]

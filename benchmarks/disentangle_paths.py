@@ -1,4 +1,4 @@
-"""What stays through depth in two pretrained models, and whom the rest of the network follows after a swap.
+"""Static parts of paths through two pretrained models, and what the network predicts after they are swapped.
 
     python benchmarks/disentangle_paths.py --cache FOLDER [--models minilm-l6 efficientnet] [--seeds 3]
 
@@ -10,7 +10,7 @@ ten domains of CLINC150's queries; dog, other animal, or neither of ImageNet's p
 
 Static parts are then exchanged between test inputs at the last point and at one in the middle, and the real
 network runs on from there (``TracedModel.run_from``): every token, or every pixel, is moved by what the
-pooled representation moved. EfficientNet's own head says what it sees; MiniLM has none, and a linear probe
+pooled representation moved. EfficientNet's own head predicts the class; MiniLM has none, and a linear probe
 for the domain, fitted to its last point, stands in.
 """
 
@@ -100,14 +100,16 @@ def run(name: str, seed: int, parts: dict[str, RepresentationPaths], head: Any) 
     model = SKD(STATIC, LATENTS, HIDDEN).fit(train, seed=seed, **PLAN)
     last, middle = test.points[-1], MIDDLE[name]
     if head is None:
-        said: Head = LinearProbe().fit(np.asarray(train[last]), np.asarray(train.labels)).decision_function
+        predicted: Head = (
+            LinearProbe().fit(np.asarray(train[last]), np.asarray(train.labels)).decision_function
+        )
     else:
-        said = lambda x: head(torch.from_numpy(x)).detach().numpy()  # noqa: E731
+        predicted = lambda x: head(torch.from_numpy(x)).detach().numpy()  # noqa: E731
     few = test.subset(np.arange(min(TEST, len(test))))
-    go_on = from_middle(name, middle, few, said if head is None else None)
+    go_on = from_middle(name, middle, few, predicted if head is None else None)
     return {
         "samples": [len(train), len(test), len(few)],
-        **depth_factors(model, test, train, said, seed=seed).to_dict(),
+        **depth_factors(model, test, train, predicted, seed=seed).to_dict(),
         "middle": middle,
         "swaps_in_the_middle": {
             split: {side: value.to_dict() for side, value in sides.items()}
@@ -180,8 +182,8 @@ def table(name: str, runs: list[dict[str, Any]]) -> str:
                 mean_of([run[swaps][split][side] for run in runs]) for side in ("receiver", "donor")
             )
             lines.append(
-                f"  static parts swapped at {point} ({split}), the network says the receiver's {own}, the "
-                f"donor's {others}"
+                f"  static parts swapped at {point} ({split}), the network predicts the receiver's {own}, "
+                f"the donor's {others}"
             )
     return "\n".join([*lines, f"  (in the middle: {few} inputs)", ""])
 

@@ -66,7 +66,7 @@ def _paths(*arrays: np.ndarray) -> RepresentationPaths:
 
 
 def drift(g: np.random.Generator, draw: Draw) -> bool:
-    """A stream like the calibration's is said to drift, or a depth to have moved."""
+    """Drift is found in a stream like the calibration's, or at one of its depths."""
     detector = PathDetector().fit(_paths(draw(g, 300))).calibrate(_paths(draw(g, 300)))
     monitor = DriftMonitor(detector, window=100)
     monitor.update(_paths(draw(g, 100)))
@@ -124,7 +124,7 @@ def certified(g: np.random.Generator, draw: Draw) -> bool:
 
 
 def information(g: np.random.Generator, draw: Draw) -> bool:
-    """A part of sequences tells of a label that was drawn by itself (more than a tenth of its entropy)."""
+    """A part of sequences predicts a label that was drawn by itself (more than a tenth of its entropy)."""
     x = draw(g, 160)
     rows = np.unique(x, axis=0, return_inverse=True)[1].reshape(-1)
     labels = g.integers(2, size=rows.max() + 1)[rows]
@@ -143,7 +143,7 @@ def fidelity(g: np.random.Generator, draw: Draw) -> bool:
 
 
 class _Arbitrary(KNNDetector):
-    """A score that is the same for equal rows and says nothing of any."""
+    """A score that is equal for equal rows and depends on nothing else of them."""
 
     def score_chunk(self, batch: Chunk) -> np.ndarray:
         x = np.asarray(batch[self.points_[0]], dtype=np.float64)

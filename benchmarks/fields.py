@@ -1,8 +1,8 @@
-"""What a latent field says of its auto-encoder: memories, births and deaths, dictionaries, alignment.
+"""Latent fields of auto-encoders: memorization, births and deaths of attractors, dictionaries, alignment.
 
     python benchmarks/fields.py STUDY --cache FOLDER [--samples 300] [--seeds 3] [--json fields.json]
 
-memorisation  Attractors against training pictures, by width of the code, number of training pictures, weight
+memorization  Attractors against training pictures, by width of the code, number of training pictures, weight
               decay and noise: the coefficient beside its null, with the error on unseen pictures.
 tracking      Births, deaths and mergers of attractors while an auto-encoder trains.
 probing       Unseen codes rebuilt from few attractors that were reached from noise, beside the controls.
@@ -16,7 +16,7 @@ models        Alignment of two such surrogates, of two sentence encoders, on que
 
 All but the last three on MNIST auto-encoders trained here (``small_networks``), probing also on published
 ones (``pretrained_autoencoders``); networks are kept in the cache with every finished run, so a killed study
-goes on. ``REPDYN_DATA`` says where digits and weights are.
+goes on. ``REPDYN_DATA`` is the folder of digits and weights.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def autoencoder(
     return trained(digits("train", count), width, epochs, seed, cache=file, **how)
 
 
-def memorisation(cache: Path, seed: int, samples: int) -> dict[str, Any]:
+def memories(cache: Path, seed: int, samples: int) -> dict[str, Any]:
     # As many unseen pictures as there are memories at the most: the more, the nearer is the nearest.
     test = digits("test", 5000)
     found = {}
@@ -95,7 +95,7 @@ def memorisation(cache: Path, seed: int, samples: int) -> dict[str, Any]:
             print(f"{name}:\n{result}", flush=True)
             return result.to_dict()
 
-        file = cache / f"memorisation-{samples}-{seed}-{'-'.join(name.split())}.json"
+        file = cache / f"memorization-{samples}-{seed}-{'-'.join(name.split())}.json"
         found[name] = once_json(file, measure, SOURCES, _plain)
     return found
 
@@ -223,7 +223,7 @@ def traced(cache: Path, name: str, points: list[str], split: str, count: int) ->
 
 
 STUDIES: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
-    "memorisation": memorisation,
+    "memorization": memories,
     "tracking": tracking,
     "probing": probing,
     "alignment": alignment,

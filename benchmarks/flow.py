@@ -31,7 +31,7 @@ from repdyn.topology.distance import constrained_edit_distance
 
 POINTS = 4000
 NEIGHBORS = 120
-# In log-density, between planted branches and what noise makes at so many neighbours (.5 at most on a knot,
+# In log-density, between planted branches and what noise makes at so many neighbors (.5 at most on a knot,
 # 1.3 at least on nested clusters, of seeds 102 to 107).
 PERSISTENCE = 1.0
 # A loop counts when it outlives its birth so many times.

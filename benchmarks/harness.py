@@ -132,7 +132,7 @@ class Rows:
     file
         The file; it need not be there.
     key
-        Names of the entries that tell cells apart.
+        Names of the entries that identify a cell.
     sources
         What makes a row, for :func:`code_of`. Rows of other code are left out; none are where this is empty.
     """
@@ -286,7 +286,7 @@ def measuring() -> Iterator[Row]:
     """A row that holds, after the block, its seconds and the peak of this process's own memory.
 
     ``wall`` and ``cpu`` in seconds; ``before`` and ``peak`` in GB, of the memory that no file is behind,
-    asked for every 20 ms: mapped files, whose pages the system takes back when it needs them, do not count.
+    read every 20 ms: mapped files, whose pages the system takes back when it needs them, do not count.
     """
     row: Row = {"before": own_memory() / 1e9}
     peak, stop = [own_memory()], threading.Event()
@@ -327,8 +327,8 @@ def in_a_process(*command: object, limit: float | None = None) -> Row:
     except subprocess.TimeoutExpired:
         return {"error": f"not done after {limit:.0f} s"}
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        return {"error": f"exit {done.returncode}: {said[-1][:200] if said else ''}"}
+        lines = done.stderr.strip().splitlines()
+        return {"error": f"exit {done.returncode}: {lines[-1][:200] if lines else ''}"}
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

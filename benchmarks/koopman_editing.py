@@ -117,7 +117,7 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path, redirects: list
             if key in found["edits"]:
                 continue
             edited = edit_of(kae, edited_on, target, redirect, head, seed, cache)
-            told: dict[str, Any] = {
+            edit: dict[str, Any] = {
                 "after": by_class(edited.predict(source)),
                 "drift": edited.drift(others).value,
                 "root": edited.root is not None,
@@ -129,10 +129,10 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path, redirects: list
                     foreign, number = networks_without(study, seeds, cache), target * seeds + seed
                     baselines[RETRAINED] = (paths_of(foreign, number, *tested), head_of(foreign, number))
                 report = attack(edited, test, target, head=head, baselines=baselines, seed=seed)
-                told["attack"] = {
+                edit["attack"] = {
                     who: {what: e.value for what, e in row.items()} for who, row in report.figures.items()
                 }
-            found["edits"][key] = told
+            found["edits"][key] = edit
             file.write_text(json.dumps(found))
     return found
 

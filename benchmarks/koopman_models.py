@@ -246,7 +246,7 @@ def table(done: list[dict[str, Any]]) -> str:
             f"{tested} test paths, {len(runs)} seeds, {reads}",
             f"  {'':20}{'FVU of the last point':>24}{'accuracy':>24}{'agreement':>24}",
         ]
-        if setting.model != "smollm2":  # whose head says words, which intents are not
+        if setting.model != "smollm2":  # whose head predicts words, not intents
             lines.append(f"  {TRUE:20}{'':24}{mean_of([run['true'] for run in runs])!r:>24}")
         for predictor in runs[0]["figures"]:
             cells = [

@@ -4,7 +4,7 @@
     REPDYN_DATA=… python benchmarks/koopman_paper.py --cache FOLDER --data mnist [--seeds 3] [--published]
 
 Trains the paper's residual networks (Yin-Yang: 5 blocks, width 10; MNIST: 4 blocks, width 784, batch
-normalisation) and a Koopman autoencoder on each one's representation paths. Prints macro test accuracy
+normalization) and a Koopman autoencoder on each one's representation paths. Prints macro test accuracy
 through the network's own head beside the published figures and the controls, the path's unexplained variance
 point by point, and, for every class, what `forget` leaves of it and what the other classes lose. Every
 finished stage is kept in the cache, so an interrupted run continues where it was.
@@ -49,7 +49,7 @@ from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.readout import KOOPMAN, unexplained
 from repdyn.paths import RepresentationPaths, open_paths
 
-Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
+Labeled = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Study:
     accuracy: float
     edits: dict[str, tuple[float, float]]
     draw: Callable[[int], Draw]
-    splits: Callable[[int], tuple[Labelled, Labelled, Labelled]]
+    splits: Callable[[int], tuple[Labeled, Labeled, Labeled]]
     """From a seed to what the autoencoder is fitted on, what it is edited with, and what it is tested on."""
     together: bool
     """Whether the networks of all seeds are trained side by side: small ones are."""
@@ -86,7 +86,7 @@ def yin_yang_study(published: bool) -> Study:
 
         return batch
 
-    def splits(seed: int) -> tuple[Labelled, Labelled, Labelled]:
+    def splits(seed: int) -> tuple[Labeled, Labeled, Labeled]:
         fitted = yin_yang(5000 if published else 20_000, seed)
         return fitted, yin_yang(5000, 1000 + seed), yin_yang(10_000, 10_000 + seed)
 
@@ -128,7 +128,7 @@ def mnist_study(published: bool) -> Study:
 
         return batch
 
-    def splits(seed: int) -> tuple[Labelled, Labelled, Labelled]:
+    def splits(seed: int) -> tuple[Labeled, Labeled, Labeled]:
         fitted, edited = np.split(np.random.default_rng(seed).permutation(len(images)), [_FITTED_ON])
         found = [(pixels(images[rows]).numpy(), labels[rows]) for rows in (fitted, edited)]
         return found[0], found[1], (pixels(tested).numpy(), answers)
@@ -277,7 +277,7 @@ def table(study: Study, seeds: list[dict[str, Any]]) -> str:
     elif interval.low > 0:
         verdict = f"the autoencoder is above the best control, {best}"
     else:
-        verdict = f"the autoencoder and the best control, {best}, cannot be told apart"
+        verdict = f"the autoencoder and the best control, {best}, do not differ significantly"
     lines.append(f"  {verdict}: {show(difference)}")
     lines += ["", "fraction of variance unexplained, by depth"]
     for name in seeds[0]["fvu"]:

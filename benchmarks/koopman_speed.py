@@ -2,7 +2,7 @@
 
     [REPDYN_DATA=…] python benchmarks/koopman_speed.py [--rounds 5] [--data yin-yang mnist]
 
-Both train the same modules on the same paths with the same four losses, batch size and optimiser, each
+Both train the same modules on the same paths with the same four losses, batch size and optimizer, each
 sample meeting one later point at random. The loop is what one would write first: a `DataLoader` over a
 `TensorDataset`, one operator for each step, `torch.linalg.matrix_exp`, AdamW and `clip_grad_norm_`; a
 second one uses repdyn's exponential, so that what is left is the loop alone; and `fit` runs in half
@@ -65,7 +65,7 @@ def prepared(paths: RepresentationPaths, latent_dim: int, hidden: tuple[int, ...
 
 
 def loop_epoch(
-    kae: Any, loader: DataLoader[Any], optimiser: Any, variance: Tensor, power: Callable[[Tensor], Tensor]
+    kae: Any, loader: DataLoader[Any], optimizer: Any, variance: Tensor, power: Callable[[Tensor], Tensor]
 ) -> None:
     """One epoch as it would be written first."""
     modules = nn.ModuleList([kae.encoder_, kae.decoder_, kae.operator_])
@@ -88,10 +88,10 @@ def loop_epoch(
             + losses.state(kae.decoder_(propagated), later, unit)
             + (losses.isometry(first, z_first) + losses.isometry(later, z_later)) / 2
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
 
 
 def compare(name: str, rounds: int) -> str:
@@ -113,11 +113,11 @@ def compare(name: str, rounds: int) -> str:
     half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
 
     def loop(power: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-        optimiser = torch.optim.AdamW(modules.parameters(), lr=1e-3, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(modules.parameters(), lr=1e-3, weight_decay=1e-2)
 
         def epochs() -> None:
             for _ in range(plan.epochs):
-                loop_epoch(kae, loader, optimiser, variance, power)
+                loop_epoch(kae, loader, optimizer, variance, power)
 
         return epochs
 

@@ -265,7 +265,7 @@ def fit(cache: Path, tokens: int) -> dict[str, Any]:
     """A detector on the tokens, with the kind of text as label."""
     fitted = repdyn.ood.PathDetector().fit(opened(cache, tokens))
     fitted.save(cache / f"smollm2-{tokens}.path")
-    return {"said": repr(fitted).splitlines(), "means": fitted.class_means_}
+    return {"summary": repr(fitted).splitlines(), "means": fitted.class_means_}
 
 
 def score(cache: Path, tokens: int) -> dict[str, Any]:

@@ -60,31 +60,31 @@ SOURCES = ("benchmarks/match_trees.py", "repdyn/topology", "repdyn/translation")
 def world(seed: int, groups: int = 0, classes: int = CLASSES) -> tuple[Array, Array, Array]:
     """Centres, masses and spreads of clusters, in so many groups of clusters or in none."""
     generator = np.random.default_rng(seed)
-    centres = generator.normal(size=(classes, WIDTH))
+    centers = generator.normal(size=(classes, WIDTH))
     if groups:
         above = 1.5 * generator.normal(size=(groups, WIDTH))
-        centres = above[generator.integers(groups, size=classes)] + 0.8 * centres
+        centers = above[generator.integers(groups, size=classes)] + 0.8 * centers
     mass = generator.dirichlet(np.full(classes, 6.0))
-    return centres * np.linspace(1.6, 0.5, WIDTH), mass, 0.48 * generator.uniform(0.6, 1.6, (classes, WIDTH))
+    return centers * np.linspace(1.6, 0.5, WIDTH), mass, 0.48 * generator.uniform(0.6, 1.6, (classes, WIDTH))
 
 
 def simplex(seed: int, right_angles: bool) -> tuple[Array, Array, Array]:
     """Clusters in many dimensions, nearly or exactly at right angles and so all equally far apart."""
     generator = np.random.default_rng(seed)
-    centres = generator.normal(size=(CLASSES, MANY))
+    centers = generator.normal(size=(CLASSES, MANY))
     if right_angles:
-        centres = np.sqrt(MANY) * np.linalg.qr(centres.T)[0].T
+        centers = np.sqrt(MANY) * np.linalg.qr(centers.T)[0].T
     mass = generator.dirichlet(np.full(CLASSES, 6.0))
-    return centres, mass, 0.3 * generator.uniform(0.6, 1.6, (CLASSES, 1))
+    return centers, mass, 0.3 * generator.uniform(0.6, 1.6, (CLASSES, 1))
 
 
 def sampled(of: tuple[Array, Array, Array], seed: int, classes: Array | None = None) -> tuple[Array, Array]:
     """Points of some of a world's clusters, and the cluster of each."""
-    centres, mass, spread = of
+    centers, mass, spread = of
     kept = np.arange(len(mass)) if classes is None else classes
     generator = np.random.default_rng(seed)
     label = generator.choice(kept, size=POINTS, p=mass[kept] / mass[kept].sum())
-    return centres[label] + spread[label] * generator.normal(size=(POINTS, centres.shape[1])), label
+    return centers[label] + spread[label] * generator.normal(size=(POINTS, centers.shape[1])), label
 
 
 def turned(x: Array, seed: int) -> Array:
@@ -143,8 +143,8 @@ def real(name: str) -> tuple[Array, Array]:
 
 def directions(x: Array) -> Array:
     """Points on the unit sphere about their mean."""
-    centred = x - x.mean(0)
-    return np.asarray(centred / np.linalg.norm(centred, axis=1, keepdims=True))
+    centered = x - x.mean(0)
+    return np.asarray(centered / np.linalg.norm(centered, axis=1, keepdims=True))
 
 
 SETS = ("mnist", "fashion_mnist", "kmnist_test", "digits", "banking77", "clinc150")

@@ -357,7 +357,7 @@ def byte_mutations(file: Path, others: list[Path]) -> Iterator[Mutation]:
         for _ in range(1 + seed * 3):
             flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
         yield f"flipped {seed}", lambda path, new=bytes(flipped): path.write_bytes(new)
-    # A pickle that would tell on whoever opens it.
+    # A pickle: the audit hook reports whoever opens it.
     yield "pickled", lambda path: path.write_bytes(b"\x80\x04\x95\x0b\x00\x00\x00cos\nsystem\n.")
     yield "missing", lambda path: path.unlink()
     yield "folder", lambda path: (path.unlink(), path.mkdir())

@@ -3,7 +3,7 @@
 Every picture of a setting is cropped to a square, resized to the same side and written as JPEG by the same
 coder before any model sees it, and where in-distribution pictures have been enlarged, foreign ones are first
 made as small: image files from different sources differ in codec and sharpness, and detectors find that
-first. What such statistics alone can tell stands in every table.
+first. The score of such statistics alone stands in every table.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _split_drawer(
 
 
 def cifar_split(cache: Path, model: str, side: int, split: str, count: int | None) -> Traced:
-    """One split, or as many of its pictures as ``count`` says."""
+    """One split, or ``count`` of its pictures."""
     file = data("images", "cifar10_jpeg.npz")
     with np.load(file) as stored:
         labels = stored[f"label{split}"]

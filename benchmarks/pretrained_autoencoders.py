@@ -87,7 +87,7 @@ class BurgessVAE(nn.Module):
 
 
 class _Block(nn.Module):
-    """Three convolutions beside a skip; in the middle of the network a normalised branch is added before."""
+    """Three convolutions beside a skip; in the middle of the network a normalized branch is added before."""
 
     def __init__(self, pooled: bool) -> None:
         super().__init__()

@@ -118,7 +118,7 @@ def stream(model: TracedModel, detector: PathDetector, pairs: int) -> dict[str, 
 
 
 def main() -> None:
-    """Print what was asked for."""
+    """Print the figures that the options name."""
     parser = parser_of(__doc__, "json")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--paths", type=int, default=20_000, help="in memory, scored by two detectors")

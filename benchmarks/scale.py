@@ -9,7 +9,7 @@ rotation of the one before with a nonlinearity. Three coordinates are a thousand
 as in language models, and one sample in a thousand occurs twice.
 
 A line of ``--out`` is one step at one size; what is there is not measured again. The peak is that of the
-process's own memory (RssAnon, asked for every 20 ms): mapped files, which the system takes back when it needs
+process's own memory (RssAnon, read every 20 ms): mapped files, which the system takes back when it needs
 their pages, do not count. "growth" is the power p of time ~ size^p between two sizes.
 """
 
@@ -88,7 +88,7 @@ def apart(step: str, cache: Path, size: int, width: int) -> dict[str, Any]:
 
 
 def measured(step: str, cache: Path, size: int, width: int) -> dict[str, Any]:
-    """Run one step here: seconds, peak of this process's own memory, and what the step says of itself."""
+    """Run one step here: seconds, peak of this process's own memory, and the note of the step."""
     place = where(cache, size, width, 0)
     prepared = PREPARED.get(step, lambda *_: None)(cache, size, width)
     with measuring() as row:

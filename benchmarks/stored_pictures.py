@@ -74,7 +74,7 @@ def digit_pictures(name: str, count: int) -> list[Image.Image]:
 
 
 def smooth_noise(count: int, side: int) -> list[Image.Image]:
-    """Eight by eight random colours, enlarged."""
+    """Eight by eight random colors, enlarged."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, size=(count, 8, 8, 3), dtype=np.uint8)
     return [Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC) for x in coarse]
@@ -100,7 +100,7 @@ def square(picture: Image.Image, side: int) -> Image.Image:
 
 
 def through_jpeg(picture: Image.Image, side: int) -> tuple[Image.Image, list[float]]:
-    """The picture after the one coder that all go through, and what its file alone says."""
+    """The picture after the one coder that all go through, and statistics of its file."""
     stream = io.BytesIO()
     square(picture, side).save(stream, "JPEG", quality=JPEG_QUALITY)
     again = Image.open(io.BytesIO(stream.getvalue())).convert("RGB")

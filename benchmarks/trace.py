@@ -2,7 +2,7 @@
 
 Passes alternate in one process on the same prepared inputs, and a bare pass stands between any two; a figure
 is the median of the ratios of processor time to the mean of the two bare passes around it, with a bootstrap
-interval. "bare" is the bare pass against its neighbours: how far noise alone goes. Peers that change the
+interval. "bare" is the bare pass against its neighbors: how far noise alone goes. Peers that change the
 model (nnsight, torchvision) are given a copy of it.
 
     python benchmarks/trace.py --pairs 15 --json trace.json
@@ -181,7 +181,7 @@ def queries(count: int) -> list[str]:
 
 
 def throughput(count: int, pairs: int) -> dict[str, Any]:
-    """A trace against a loop that tokenises and pads as the texts come, 32 at a time."""
+    """A trace against a loop that tokenizes and pads as the texts come, 32 at a time."""
     from transformers import AutoModel, AutoTokenizer
 
     from repdyn_adapters.packaged import _all_minilm_folder
@@ -247,7 +247,7 @@ def memory() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print what was asked for."""
+    """Print the figures that the options name."""
     parser = parser_of(__doc__, "json")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--batch", type=int, default=16)

@@ -164,10 +164,10 @@ def stitched(
     """Accuracy of B's own head, or of one fitted on B, on B's held-out points and on A's translated ones."""
     from sklearn.linear_model import RidgeClassifier
 
-    centre = last(b).mean(0)
+    center = last(b).mean(0)
     if own is None:
-        fitted = RidgeClassifier().fit(unit_rows(last(b) - centre), b.labels)
-    answers = own or (lambda x: fitted.predict(unit_rows(x - centre)))
+        fitted = RidgeClassifier().fit(unit_rows(last(b) - center), b.labels)
+    answers = own or (lambda x: fitted.predict(unit_rows(x - center)))
     read_by_head = {
         "own head": last(held_b),
         "stitched": found(last(held_a)),

@@ -50,13 +50,13 @@ def main() -> None:
 def measured(task: str, samples: int, width: int) -> dict[str, Any]:
     """One task at one size."""
     generator = np.random.default_rng(0)
-    centres = generator.normal(size=(CLASSES, LATENTS))
+    centers = generator.normal(size=(CLASSES, LATENTS))
     mass = generator.dirichlet(np.full(CLASSES, 6.0))
     expansions = generator.normal(size=(2, LATENTS, width)) / np.sqrt(LATENTS)
 
     def inputs(count: int) -> Floats:
         labels = generator.choice(CLASSES, size=count, p=mass)
-        return np.asarray(centres[labels] + 0.35 * generator.normal(size=(count, LATENTS)), dtype=np.float32)
+        return np.asarray(centers[labels] + 0.35 * generator.normal(size=(count, LATENTS)), dtype=np.float32)
 
     def read(x: Floats, model: int) -> Floats:
         hidden = np.tanh(x @ expansions[model].astype(np.float32))
@@ -80,9 +80,9 @@ def measured(task: str, samples: int, width: int) -> dict[str, Any]:
 
 def components(x: Floats) -> Floats:
     """Leading principal components."""
-    centred = x - x.mean(0)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    return np.asarray(centred @ axes[:, ::-1][:, :TREE_COMPONENTS])
+    centered = x - x.mean(0)
+    _, axes = np.linalg.eigh(centered.T @ centered)
+    return np.asarray(centered @ axes[:, ::-1][:, :TREE_COMPONENTS])
 
 
 if __name__ == "__main__":

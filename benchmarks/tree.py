@@ -24,8 +24,8 @@ def clusters(points: int, dimensions: int, seed: int) -> tuple[np.ndarray, np.nd
     generator = np.random.default_rng(seed)
     share = generator.dirichlet(np.full(CLUSTERS, 5.0))
     label = generator.choice(CLUSTERS, size=points, p=share)
-    centre = 2.0 * generator.normal(size=(CLUSTERS, dimensions))
-    x = centre[label] + 0.1 * generator.normal(size=(points, dimensions))
+    center = 2.0 * generator.normal(size=(CLUSTERS, dimensions))
+    x = center[label] + 0.1 * generator.normal(size=(points, dimensions))
     for cluster in range(CLUSTERS):
         own = np.flatnonzero(label == cluster)
         axes = generator.normal(size=(INTRINSIC, dimensions)) / np.sqrt(INTRINSIC)

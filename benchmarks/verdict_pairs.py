@@ -229,21 +229,21 @@ def _kept(points: Points, which: str) -> list[str]:
 
 
 def _mixture(
-    generator: np.random.Generator, centres: Floats, spread: float, count: int, shaped: bool
+    generator: np.random.Generator, centers: Floats, spread: float, count: int, shaped: bool
 ) -> Floats:
-    """Clusters about given centres in 16 dimensions; shaped ones are each stretched in their own way."""
-    k, d = centres.shape
+    """Clusters about given centers in 16 dimensions; shaped ones are each stretched in their own way."""
+    k, d = centers.shape
     which = generator.integers(k, size=count)
     x = generator.normal(size=(count, d))
     if shaped:
         x = np.concatenate([x, x[:, :1] ** 2 - 1], axis=1)[:, :d]
-        form = np.random.default_rng(int(abs(centres).sum() * 1e6) % 2**32)
+        form = np.random.default_rng(int(abs(centers).sum() * 1e6) % 2**32)
         forms = form.normal(size=(k, d, d)) * np.exp(form.normal(size=(k, 1, d))) / np.sqrt(d)
         x = np.einsum("nd,nde->ne", x + 0.5 * (x**2 - 1), forms[which])
-    return centres[which] * 1.0 + spread * x
+    return centers[which] * 1.0 + spread * x
 
 
-def _centres(shape: str, seed: int) -> Floats:
+def _centers(shape: str, seed: int) -> Floats:
     d = 16
     generator = np.random.default_rng([seed, 7])
     made = np.zeros((12, d))
@@ -273,7 +273,7 @@ def _draw(shape: str, generator: np.random.Generator, count: int, seed: int) -> 
         x = generator.normal(size=(count, d))
         return np.asarray(x)
     if shape == "mirrored":
-        x = _mixture(generator, _centres("random 9", seed), 0.15, count, False)
+        x = _mixture(generator, _centers("random 9", seed), 0.15, count, False)
         # Equal halves that are each other's mirror image through one hyperplane.
         x[:, 0] = np.where(generator.uniform(size=count) < 0.5, x[:, 0], -x[:, 0])
         return x
@@ -282,7 +282,7 @@ def _draw(shape: str, generator: np.random.Generator, count: int, seed: int) -> 
         u = generator.uniform(size=(count, d))
         return np.asarray((-np.log(u)) ** np.linspace(0.3, 1.6, d) * np.linspace(2, 0.8, d))
     shaped = shape.endswith("shaped")
-    return _mixture(generator, _centres(shape.removesuffix(" shaped"), seed), 0.12, count, shaped)
+    return _mixture(generator, _centers(shape.removesuffix(" shaped"), seed), 0.12, count, shaped)
 
 
 SHAPES = {
