@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from harness import Rows, parser_of
 from scipy import stats
+from scipy.optimize import brentq
 
 from repdyn.disentangle.interventions import SwapTable, published_score, strict_score
 from repdyn.intervals import (
@@ -83,6 +84,34 @@ def aupr(g: np.random.Generator, n: int, truth: float, spread: float = 1.0) -> t
         _AUPR[truth, spread] = shift, float((passed / (passed + stats.norm.sf(x / spread))).mean())
     shift, own = _AUPR[truth, spread]
     return precision_interval(g.normal(size=n) + shift, spread * g.normal(size=n)), own
+
+
+def aupr_heavy_tails(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
+    """Scores of Student's t with three degrees of freedom."""
+    if (truth, 0.0) not in _AUPR:
+        _AUPR[truth, 0.0] = _located(stats.t(3).ppf, stats.t(3).sf, truth)
+    shift, own = _AUPR[truth, 0.0]
+    return precision_interval(g.standard_t(3, size=n) + shift, g.standard_t(3, size=n)), own
+
+
+def aupr_outliers(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
+    """Normal scores; of the foreign ones one in 200 lies 12 standard deviations higher."""
+
+    def above(x: Any) -> Any:
+        return 0.995 * stats.norm.sf(x) + 0.005 * stats.norm.sf(x - 12)
+
+    if (truth, -1.0) not in _AUPR:
+        _AUPR[truth, -1.0] = _located(stats.norm.ppf, above, truth)
+    shift, own = _AUPR[truth, -1.0]
+    return precision_interval(g.normal(size=n) + shift, g.normal(size=n) + 12 * (g.random(n) < 0.005)), own
+
+
+def _located(quantile: Any, above: Any, truth: float) -> tuple[float, float]:
+    """Shift of positive scores at which the AUROC is ``truth``, and the AUPR there, by integration."""
+    x = quantile((np.arange(100_000) + 0.5) / 100_000)
+    share = 1 - (np.arange(100_000) + 0.5) / 100_000  # of positive scores at or above x
+    shift = brentq(lambda s: float((1 - above(x + s)).mean()) - truth, -50, 200)
+    return shift, float((share / (share + above(x + shift))).mean())
 
 
 def difference(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
@@ -169,6 +198,8 @@ KINDS: dict[str, Trial] = {
     "fpr95": fpr95,
     "aupr, unequal spread": partial(aupr, spread=3.0),
     "aupr": aupr,
+    "aupr, Student's t": aupr_heavy_tails,
+    "aupr, outliers": aupr_outliers,
     "difference of aurocs": difference,
     "auroc, 1000 and n, unequal spread": partial(auroc, spread=3, inside=1000),
     "share of variance": share_of_variance,

@@ -175,7 +175,8 @@ def score_detector(place: Path, detector: Path) -> None:
 
 def koopman(place: Path, _: Any) -> str:
     fitted = repdyn.KoopmanAutoencoder().fit(repdyn.open_paths(place), epochs=2)
-    return f"validation loss {fitted.history_['validation'][-1]:.4f}"
+    left, epochs = fitted.history_["start"][0], len(fitted.history_["validation"])
+    return f"{left:.4f} unexplained in closed form; {epochs} epochs trained"
 
 
 def spectrum_of(place: Path, kae: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.arguments import fraction
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 
@@ -109,6 +110,7 @@ def bootstrap(
     ----------
     Efron, B. (1979). Bootstrap methods: another look at the jackknife. Annals of Statistics 7(1).
     """
+    level = fraction("level", level)
     lengths = [len(sample) for sample in samples]
     if not lengths or min(lengths) == 0:
         raise RepdynError("bootstrap: there is no sample to resample; give arrays with at least one row")
@@ -143,6 +145,7 @@ def bootstrap_mean(
     Estimate
         Its ends lie between the least and the largest value.
     """
+    level = fraction("level", level)
     values = as_array(values, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise RepdynError(f"bootstrap_mean: values must have shape (N,) with N > 0, got {values.shape}")
@@ -214,6 +217,7 @@ def share_interval(flags: NDArray[Any], *, level: float = 0.95) -> Estimate:
     Blaker, H. (2000). Confidence curves and improved exact confidence intervals for discrete distributions.
     Canadian Journal of Statistics 28(4).
     """
+    level = fraction("level", level)
     flags = as_array(flags, dtype=np.float64)
     if flags.ndim != 1 or len(flags) == 0 or not np.isin(flags, (0, 1)).all():
         raise RepdynError(
@@ -241,6 +245,7 @@ def bounded_interval(value: float, replicates: NDArray[Any], count: int, *, leve
     level
         Nominal coverage.
     """
+    level = fraction("level", level)
     value = min(max(float(value), 0.0), 1.0)
     found = np.asarray(replicates, dtype=np.float64)
     spread = float(np.var(found[np.isfinite(found)]))
@@ -275,6 +280,7 @@ def ratio_interval(
     ----------
     Efron, B. & Tibshirani, R. (1993). An introduction to the bootstrap, chapter 12.
     """
+    level = fraction("level", level)
     top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     if top.shape != bottom.shape or top.ndim != 1 or len(top) == 0:
         raise RepdynError(f"ratio_interval: expected two arrays (N,), got {top.shape} and {bottom.shape}")

@@ -197,8 +197,37 @@ def test_aupr_is_that_of_scikit_learn_and_its_width_that_of_repeated_draws() -> 
     truth = np.r_[np.ones(150), np.zeros(100)]
     values = [average_precision_score(truth, np.concatenate(pair)) for pair in draws]
     np.testing.assert_allclose([e.value for e in found], values)
-    width = np.median([e.high - e.low for e in found])
+    # What 1.96 negatives above all others would cost extends the lower margin.
+    cost = [
+        value
+        - average_precision_score(
+            np.r_[truth, 0], np.r_[np.concatenate(pair), 99], sample_weight=np.r_[np.ones(250), 1.96]
+        )
+        for value, pair in zip(values, draws)
+    ]
+    below = [np.sqrt((e.value - e.low) ** 2 - c**2) for e, c in zip(found, cost)]
+    width = np.median([e.high - e.value + b for e, b in zip(found, below)])
     assert width == pytest.approx(2 * 1.96 * np.std(values), rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["Student's t", "exponential", "outliers", "log-normal"])
+def test_an_aupr_of_scores_with_heavy_tails_covers_the_truth(kind: str) -> None:
+    """At an AUROC of .99 to .995; the influence and normal tails held .58 to .88 of the truths (n = 200)."""
+
+    def draw(g: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        if kind == "outliers":
+            return g.normal(size=n) + 3.5, g.normal(size=n) + 12 * (g.random(n) < 0.002)
+        drawn = {
+            "Student's t": lambda: g.standard_t(3, size=n),
+            "exponential": lambda: g.exponential(size=n),
+            "log-normal": lambda: g.lognormal(size=n),
+        }[kind]
+        return drawn() + {"Student's t": 5.2, "exponential": 3.9, "log-normal": 8.0}[kind], drawn()
+
+    g = np.random.default_rng(0)
+    truth = average_precision_score(np.repeat([1, 0], 300_000), np.concatenate(draw(g, 300_000)))
+    found = [precision_interval(*draw(g, 200)) for _ in range(300)]
+    assert np.mean([f.low <= truth <= f.high for f in found]) > 0.93
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from repdyn.arguments import whole
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 
@@ -59,6 +60,7 @@ def unbiased_gram(x: ArrayLike) -> Gram:
     count = len(points)
     if points.ndim != 2 or count < 4:
         raise RepdynError(f"unbiased_gram: expected points (N, D) with N of 4 or more, got {points.shape}")
+    _check_finite(points, "unbiased_gram")
     points = points - points.mean(0)
     gram = points @ points.T
     np.fill_diagonal(gram, 0)
@@ -74,11 +76,13 @@ def unbiased_gram(x: ArrayLike) -> Gram:
 def neighbor_table(x: ArrayLike, neighbors: int) -> Index:
     """Numbers of the nearest other points by cosine, ``(N, k)``, of centered points ``(N, D)``."""
     points = as_array(x, np.float64)
+    neighbors = whole("neighbor_table: neighbors", neighbors)
     if points.ndim != 2 or not 1 <= neighbors < len(points):
         raise RepdynError(
             f"neighbor_table: expected more than {neighbors} points (N, D) and 1 neighbor or more, got "
             f"{points.shape}"
         )
+    _check_finite(points, "neighbor_table")
     points = points - points.mean(0)
     # A point at the center has no direction.
     points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-300)
@@ -101,6 +105,14 @@ def mutual_neighbors(one: Index, other: Index) -> Floats:
     >>> mutual_neighbors(one, np.array([[2, 3], [0, 2], [0, 1], [1, 2]])).tolist()
     [0.5, 1.0, 1.0, 0.5]
     """
+    one, other = (as_array(table) for table in (one, other))
+    if one.ndim != 2 or one.shape != other.shape or {one.dtype.kind, other.dtype.kind} - {"i", "u"}:
+        raise RepdynError(
+            "mutual_neighbors: expected two tables of neighbors of one shape (N, k), integers as "
+            f"neighbor_table gives, got {one.dtype} {one.shape} and {other.dtype} {other.shape}"
+        )
+    if min(one.min(), other.min()) < 0 or max(one.max(), other.max()) >= len(one):
+        raise RepdynError(f"mutual_neighbors: the tables have {len(one)} samples and name others")
     return np.asarray(_membership(other)[np.arange(len(one))[:, None], one].mean(1), dtype=np.float64)
 
 
@@ -122,7 +134,24 @@ def procrustes_distance(x: ArrayLike, y: ArrayLike) -> float:
     >>> round(procrustes_distance(x, 2 + 3 * x[:, ::-1]), 6)
     0.0
     """
-    return float(np.sqrt(max(0.0, 2 - 2 * _overlap(_unit(x), _unit(y)))))
+    one, other = as_array(x, np.float64), as_array(y, np.float64)
+    if one.ndim != 2 or other.ndim != 2 or len(one) != len(other) or len(one) == 0:
+        raise RepdynError(
+            "procrustes_distance: expected points (N, D) and (N, E) of the same N samples, "
+            f"got {one.shape} and {other.shape}"
+        )
+    for points in (one, other):
+        _check_finite(points, "procrustes_distance")
+    return float(np.sqrt(max(0.0, 2 - 2 * _overlap(_unit(one), _unit(other)))))
+
+
+def _check_finite(points: Floats, where: str) -> None:
+    broken = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if len(broken):
+        raise RepdynError(
+            f"{where}: row {broken[0]} holds a value that is not finite ({len(broken)} such rows); "
+            "remove these rows"
+        )
 
 
 def _unit(x: ArrayLike) -> Floats:

@@ -464,6 +464,8 @@ def frame_consistency(called: ArrayLike, seed: int = 0) -> Consistency:
     answers = as_array(called)
     if answers.ndim != 2 or 0 in answers.shape:
         raise RepdynError(f"called: expected shape (clips, frames), got {answers.shape}")
+    if answers.dtype.kind not in "iubUS" and not (answers == answers).all():
+        raise RepdynError("called: the class of a frame is NaN; leave that clip out")
     most = (answers[:, :, None] == answers[:, None, :]).sum(axis=2).max(axis=1)
     share = most / answers.shape[1]
     return Consistency(bootstrap_mean(share, seed=seed), bootstrap_mean(share == 1, seed=seed))

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from repdyn.arguments import whole
 from repdyn.disentangle.losses import LossWeights
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.koopman.frames import PointFrames
@@ -112,6 +113,9 @@ class SequenceAutoencoder(nn.Module):
 
     def _check_settings(self, frame: Sequence[int]) -> None:
         """Raise an error that names a setting out of range, given the shape of a frame."""
+        sizes = {"latent_dim": self.latent_dim, "hidden": self.hidden, "static_dim": self.static_dim}
+        for name, size in sizes.items():
+            whole(name, size)
         if self.latent_dim < 1 or self.hidden < 1 or any(width < 1 for width in self.channels or ()):
             raise RepdynError(
                 f"latent_dim, hidden and channels must be positive, got {self.latent_dim}, {self.hidden} and "

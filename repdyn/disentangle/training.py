@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repdyn.arguments import whole
 from repdyn.devices import device_of, double, to
 from repdyn.disentangle.losses import (
     drop_latents,
@@ -47,6 +48,7 @@ def fit(
     """Fit a model in place; the arguments are those of ``StructuredKoopman.fit``."""
     frames = _frames_of(sequences)
     data = read_sequences(sequences, frames)
+    epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
     if epochs < 1 or batch_size < 2 or not learning_rate > 0:
         raise RepdynError(
             "epochs must be at least 1, batch_size at least 2 and learning_rate positive, "

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.arguments import fraction
 from repdyn.artifacts import Artifact
 from repdyn.conformity import check_arrays
 from repdyn.devices import as_given
@@ -160,7 +161,7 @@ class Attractors(Result, kind="attractors"):
         Wilson (1927). Probable inference, the law of succession, and statistical inference. JASA 22.
         """
         n = len(self.basin)
-        z = NormalDist().inv_cdf(0.5 + level / 2)
+        z = NormalDist().inv_cdf(0.5 + fraction("level", level) / 2)
         p = self.basin_share
         middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         margin = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)

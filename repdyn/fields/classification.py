@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repdyn.devices import as_given
+from repdyn.errors import RepdynError
 from repdyn.fields.cycles import (
     BATCH,
     Cycle,
@@ -374,7 +375,7 @@ def lyapunov_exponents(growth: NDArray[np.floating]) -> NDArray[np.float64]:
     Parameters
     ----------
     growth
-        Shape ``(W, N, k)``.
+        Logarithmic growth, shape ``(W, N, k)``, W of 8 or more.
 
     Returns
     -------
@@ -386,6 +387,11 @@ def lyapunov_exponents(growth: NDArray[np.floating]) -> NDArray[np.float64]:
     Das, Saiki, Sander, Yorke (2017). Quantitative quasiperiodicity. Nonlinearity 30.
     """
     growth = as_array(growth, dtype=np.float64)
+    if growth.ndim != 3 or len(growth) < BLOCKS or np.isnan(growth).any():
+        raise RepdynError(
+            f"lyapunov_exponents: growth must have shape (steps, N, k), {BLOCKS} steps or more and no NaN, "
+            f"got {growth.shape}"
+        )
     blocks = growth[: len(growth) // BLOCKS * BLOCKS].reshape(BLOCKS, -1, *growth.shape[1:]).mean(axis=1)
     margin = T_QUANTILE * blocks.std(axis=0, ddof=1) / np.sqrt(BLOCKS)
     value = _smooth_mean(growth)

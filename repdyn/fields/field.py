@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from repdyn.arguments import whole
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.attractors import Attractors
 from repdyn.fields.classification import (
@@ -122,6 +123,7 @@ def find_attractors(
     """
     if solver not in SOLVERS:
         raise RepdynError(f"solver: there is no {solver!r}; {nearest_names(solver, SOLVERS)}")
+    max_steps = whole("max_steps", max_steps)
     starts = widened(field, check_starts(field, z0, tol, max_steps))
     units = units_of(starts, settings)
     if units is not None:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from repdyn.arguments import whole
 from repdyn.devices import as_given, device_of, double, to, widest
 from repdyn.errors import RepdynError
 from repdyn.fields.settings import SEARCH, SearchSettings
@@ -368,7 +369,7 @@ def check_starts(field: SelfMap, z0: Any, tol: float, max_steps: int) -> Tensor:
         )
     if not tol > 0:
         raise RepdynError(f"tol: must be above 0, got {tol}")
-    if max_steps < 1:
+    if whole("max_steps", max_steps) < 1:
         raise RepdynError(f"max_steps: must be at least 1, got {max_steps}")
     return starts
 

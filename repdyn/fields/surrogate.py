@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from repdyn.arguments import whole
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_sizes, check_types, check_values
 from repdyn.deprecation import old_method
@@ -153,6 +154,9 @@ class SurrogateAutoencoder:
             If more than one sample in a thousand diverges, or if there is one attractor, none, or about as
             many as starts. The attractors then do not distinguish the samples.
         """
+        for name in ("latent_dim", "epochs"):
+            if whole(name, getattr(self, name)) < 1:
+                raise RepdynError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if point not in paths.points:
             raise RepdynError(f"point: there is no {point!r}; {nearest_names(point, paths.points)}")
         column = paths.column(point)

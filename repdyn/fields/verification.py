@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repdyn.arguments import whole
 from repdyn.devices import CPU, as_given, double, to, widest
+from repdyn.errors import RepdynError
 from repdyn.fields.map import SelfMap, to_index
 from repdyn.fields.settings import SEARCH, AndersonSettings, SearchSettings
 from repdyn.reading import as_array
@@ -308,6 +310,10 @@ def leading_multipliers(field: SelfMap, z: Tensor, count: int = 6, *, seed: int 
     ----------
     Arnoldi (1951). The principle of minimized iterations in the solution of the matrix eigenvalue problem.
     """
+    if z.ndim != 2 or not bool(torch.isfinite(z).all()):
+        raise RepdynError(f"leading_multipliers: z must be finite, of shape (A, d), got {tuple(z.shape)}")
+    if whole("count", count) < 1:
+        raise RepdynError(f"leading_multipliers: count={count}; expected 1 or more")
     d = z.shape[1]
     m = min(KRYLOV, d)
     generator = torch.Generator().manual_seed(seed)

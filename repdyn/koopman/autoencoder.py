@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from repdyn.arguments import whole
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.devices import as_given, device_of, to
 from repdyn.errors import RepdynError, nearest_names
@@ -190,8 +191,10 @@ class KoopmanAutoencoder(nn.Module):
             or values that are not finite.
         """
         plan = Plan(
-            epochs=epochs,
-            batch_size=batch_size or min(max(len(paths) // 8, _SETTINGS.min_batch), _SETTINGS.max_batch),
+            epochs=whole("epochs", epochs),
+            batch_size=min(max(len(paths) // 8, _SETTINGS.min_batch), _SETTINGS.max_batch)
+            if batch_size is None
+            else whole("batch_size", batch_size),
             learning_rate=learning_rate,
             schedule=schedule,
             supervise=self.supervise,
@@ -551,6 +554,9 @@ class KoopmanAutoencoder(nn.Module):
 
     def _check_settings(self, fabric: Any) -> None:
         """Raise :class:`RepdynError` for settings out of range, by name."""
+        for width in (self.latent_dim, *(self.hidden or ())):
+            if width is not None:
+                whole("latent_dim and hidden", width)
         if (self.latent_dim is not None and self.latent_dim < 1) or any(w < 1 for w in self.hidden or ()):
             raise RepdynError(
                 f"latent_dim and hidden widths must be positive, got {self.latent_dim} and {self.hidden}"

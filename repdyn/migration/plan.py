@@ -16,6 +16,7 @@ from repdyn.intervals import Estimate, share_interval
 from repdyn.linalg import polar
 from repdyn.migration.columns import migrate_column
 from repdyn.paths import PathsLike, RepresentationPaths, as_paths
+from repdyn.reading import as_array
 from repdyn.results import Result
 from repdyn.translation import LinearTranslation, fit_affine, fit_orthogonal, fit_ridge, translate
 from repdyn.translation.coordinates import Cloud, unit_rows
@@ -372,9 +373,24 @@ def documents_found(index: ArrayLike, queries: ArrayLike, rows: ArrayLike) -> ND
     >>> bool(documents_found(3 * x, x[:10], np.arange(10)).all())
     True
     """
-    stored, asked = (unit_rows(np.asarray(x, np.float64)) for x in (index, queries))
+    stored, asked, own_rows = as_array(index, np.float64), as_array(queries, np.float64), as_array(rows)
+    if stored.ndim != 2 or asked.ndim != 2 or stored.shape[1] != asked.shape[1] or len(stored) == 0:
+        raise RepdynError(
+            "documents_found: index and queries must be vectors (N, D) and (M, D) of one width, got "
+            f"{stored.shape} and {asked.shape}"
+        )
+    if own_rows.shape != (len(asked),) or own_rows.dtype.kind not in "iu":
+        raise RepdynError(
+            f"documents_found: rows must be {len(asked)} integers, one for each query, got "
+            f"{own_rows.dtype} {own_rows.shape}"
+        )
+    if len(own_rows) and not (own_rows.min() >= 0 and own_rows.max() < len(stored)):
+        raise RepdynError(f"documents_found: rows must lie from 0 to {len(stored) - 1}")
+    if not (np.isfinite(stored).all() and np.isfinite(asked).all()):
+        raise RepdynError("documents_found: index and queries must be finite")
+    stored, asked = unit_rows(stored), unit_rows(asked)
     cosines = asked @ stored.T
-    own = cosines[np.arange(len(asked)), np.asarray(rows)]
+    own = cosines[np.arange(len(asked)), own_rows]
     # Copies of a document differ by rounding.
     return np.asarray(cosines.max(axis=1) <= own + 1e-12)
 

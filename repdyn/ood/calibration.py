@@ -15,6 +15,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from repdyn.arguments import fraction, whole
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 
@@ -108,7 +109,8 @@ def false_positive_interval(
     """
     from scipy.stats import beta  # scipy.stats takes a third of a second to import
 
-    k = _rank(count, false_positive_rate)
+    level = fraction("level", level)
+    k = _rank(whole("count", count), false_positive_rate)
     low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], k, count + 1 - k)
     return float(low), float(high)
 
@@ -163,8 +165,7 @@ def _ranked(scores: ArrayLike) -> NDArray[np.float64]:
 
 def _rank(count: int, rate: float) -> int:
     """k = ⌊α (n + 1)⌋, the rank of the threshold among n sorted calibration scores."""
-    if not 0 < rate < 1:
-        raise RepdynError(f"false_positive_rate: must lie between 0 and 1, got {rate}")
+    rate = fraction("false_positive_rate", rate)
     # 1e-9 is added because α (n + 1) is often a whole number that rounding may miss.
     k = math.floor(rate * (count + 1) + 1e-9)
     if k < 1:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.arguments import whole
 from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, share_interval
@@ -142,6 +143,7 @@ class DriftMonitor:
     """
 
     def __init__(self, detector: Detector, window: int = 500) -> None:
+        window = whole("window", window)
         if window < VERDICT.min_window:
             raise RepdynError(f"window: must be at least {VERDICT.min_window} samples, got {window}")
         self.detector = detector

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.special import logsumexp
 
+from repdyn.arguments import whole
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.crossfit import PathStatistics, directions
@@ -287,11 +288,18 @@ class EnergyDetector(Detector):
 def energy(logits: ArrayLike) -> Array:
     """Log-sum-exp of the logits, ``(N, C) -> (N,)``: minus the free energy, higher is more normal.
 
+    A logit of minus infinity is a class that cannot be. With NaN or plus infinity the energy is minus
+    infinity, which every threshold flags.
+
     References
     ----------
     Liu, W. et al. (2020). Energy-based out-of-distribution detection. NeurIPS.
     """
-    return np.asarray(logsumexp(as_array(logits, dtype=np.float64), axis=1))
+    values = as_array(logits, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise RepdynError(f"energy: logits must have shape (N, classes), got {values.shape}")
+    broken = (np.isnan(values) | (values == np.inf)).any(axis=1)
+    return np.asarray(np.where(broken, -np.inf, logsumexp(np.where(broken[:, None], 0.0, values), axis=1)))
 
 
 def _draw_bank(
@@ -307,6 +315,7 @@ def _draw_bank(
         If fewer than ``k + 1`` stay.
     """
     first = np.sort(np.unique(groups, return_index=True)[1])
+    k, bank = whole("k", k), whole("bank", bank)
     if not 1 <= k < min(len(first), bank):
         raise RepdynError(
             f"k: must lie between 1 and one less than the {min(len(first), bank)} different samples "

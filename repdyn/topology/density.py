@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma, gammaln, polygamma
 
+from repdyn.arguments import whole
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 from repdyn.repeats import folds_by_group, groups_of_equal_rows
@@ -62,6 +63,7 @@ def knn_density(x: ArrayLike, neighbors: int = 15, dimension: float | None = Non
     Problems of Information Transmission 23.
     """
     points = as_points(x, "knn_density")
+    neighbors = whole("knn_density: neighbors", neighbors)
     if not 0 < neighbors < len(points):
         raise RepdynError(
             f"knn_density: neighbors={neighbors} with {len(points)} points; expected 0 < neighbors < points"
@@ -143,6 +145,11 @@ def inverse_dimension(distances: Array) -> Array:
     if distances.ndim != 2 or distances.shape[0] == 0:
         raise RepdynError(
             f"intrinsic_dimension: distances have shape {distances.shape}; expected (points, neighbors)"
+        )
+    if not (distances[:, :1] >= 0).all() or not (np.diff(distances, axis=1) >= 0).all():
+        raise RepdynError(
+            "intrinsic_dimension: the rows must be distances to neighbors, 0 or more and ascending, without "
+            "NaN; nearest_neighbors(x, k)[0] gives those of points x"
         )
     outer, inner = np.broadcast_to(distances[:, -1:], distances[:, :-1].shape), distances[:, :-1]
     apart = inner > 0

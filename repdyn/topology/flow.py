@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from repdyn.arguments import whole
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_sizes, check_values
 from repdyn.deprecation import old_method
@@ -365,6 +366,8 @@ class FlowAutoencoder:
                 f"FlowAutoencoder.fit: x has shape {points.shape}; "
                 "expected at least 20 points of 2 dimensions"
             )
+        if self.latent_dim is not None:
+            whole("FlowAutoencoder: latent_dim", self.latent_dim)
         if self.latent_dim is not None and not 1 <= self.latent_dim < width:
             raise RepdynError(
                 f"FlowAutoencoder: latent_dim={self.latent_dim} with {width} dimensions; "

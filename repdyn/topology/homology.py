@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from repdyn.arguments import whole
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 from repdyn.topology.neighbors import as_points
@@ -72,6 +73,7 @@ def of_landmarks(
     from scipy.spatial.distance import pdist, squareform
 
     points = as_points(x, "persistence")
+    max_dim, landmarks = whole("persistence: max_dim", max_dim), whole("persistence: landmarks", landmarks)
     if max_dim < 0 or landmarks < 1:
         raise RepdynError(
             f"persistence: max_dim={max_dim}, landmarks={landmarks}; expected max_dim ≥ 0, landmarks ≥ 1"
@@ -181,6 +183,7 @@ def farthest_points(x: ArrayLike, count: int, start: int = 0) -> tuple[NDArray[n
     Science 38.
     """
     points = as_points(x, "farthest_points")
+    count, start = whole("farthest_points: count", count), whole("farthest_points: start", start)
     if count < 1 or not 0 <= start < len(points):
         raise RepdynError(
             f"farthest_points: count={count}, start={start}; "
@@ -275,7 +278,7 @@ def alpha_persistence(x: ArrayLike, max_dim: int = 1) -> tuple[Array, ...]:
     Edelsbrunner, H. and Mücke, E. (1994). Three-dimensional alpha shapes. ACM Transactions on Graphics 13(1).
     """
     points = as_points(x, "alpha_persistence")
-    _check(max_dim, "alpha_persistence")
+    max_dim = _checked(max_dim, "alpha_persistence")
     if points.shape[1] > PERSISTENCE.alpha_dimensions:
         raise RepdynError(
             f"alpha_persistence: x has {points.shape[1]} dimensions; expected at most "
@@ -324,7 +327,7 @@ def cubical_persistence(values: ArrayLike, max_dim: int = 1) -> tuple[Array, ...
     data. Topological Methods in Data Analysis and Visualization II.
     """
     grid = as_array(values, dtype=np.float64)
-    _check(max_dim, "cubical_persistence")
+    max_dim = _checked(max_dim, "cubical_persistence")
     if grid.ndim == 0 or grid.size == 0 or not np.isfinite(grid).all():
         raise RepdynError(
             f"cubical_persistence: values have shape {grid.shape}; expected a grid of finite numbers, "
@@ -375,7 +378,7 @@ def sparse_persistence(x: ArrayLike, max_dim: int = 1, error: float = 0.3) -> tu
     Cavanna, N., Jahanseir, M. and Sheehy, D. (2015). A geometric perspective on sparse filtrations. CCCG.
     """
     points = as_points(x, "sparse_persistence")
-    _check(max_dim, "sparse_persistence")
+    max_dim = _checked(max_dim, "sparse_persistence")
     if not 0 < error < 1:
         raise RepdynError(f"sparse_persistence: error={error}; expected a number between 0 and 1")
     from gudhi import RipsComplex  # slow to import
@@ -395,7 +398,9 @@ def _diagrams(tree: Any, max_dim: int) -> tuple[Array, ...]:
     return tuple(diagrams)
 
 
-def _check(max_dim: int, where: str) -> None:
-    """Raise an error for a negative dimension."""
-    if max_dim < 0:
+def _checked(max_dim: int, where: str) -> int:
+    """The dimension, a whole number; raise an error for a negative one."""
+    dimension = whole(f"{where}: max_dim", max_dim)
+    if dimension < 0:
         raise RepdynError(f"{where}: max_dim={max_dim}; expected 0 or more")
+    return dimension

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from repdyn.arguments import whole
 from repdyn.devices import double
 from repdyn.errors import RepdynError
 from repdyn.progress import track
@@ -55,6 +56,7 @@ def nearest_neighbors(x: ArrayLike, neighbors: int) -> tuple[Array, Index]:
     [1, 0, 1]
     """
     points = as_points(x, "nearest_neighbors")
+    neighbors = whole("nearest_neighbors: neighbors", neighbors)
     if not 0 < neighbors < len(points):
         raise RepdynError(
             f"nearest_neighbors: neighbors={neighbors} with {len(points)} points; "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from repdyn.arguments import whole
 from repdyn.artifacts import Artifact
 from repdyn.conformity import check_arrays
 from repdyn.errors import RepdynError
@@ -105,6 +106,7 @@ def persistence(
     >>> persistence(np.column_stack([np.cos(angle), np.sin(angle)]), landmarks=60).verdicts[1]
     'found'
     """
+    max_dim, resamples = whole("persistence: max_dim", max_dim), whole("persistence: resamples", resamples)
     if resamples < 2:
         raise RepdynError(f"persistence: resamples={resamples}; expected 2 or more, for the intervals")
     if isinstance(x, RepresentationPaths):

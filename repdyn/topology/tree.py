@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from repdyn.arguments import whole
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.paths import drawn_rows
@@ -156,6 +157,7 @@ class LevelSetTree(Result, kind="tree"):
             if rows is not None and not (isinstance(density, str) or callable(density)):
                 density = as_array(density)[rows]
         points = as_points(x, "LevelSetTree.fit")
+        neighbors = whole("neighbors", neighbors)
         if neighbors < 1:
             raise RepdynError(f"LevelSetTree.fit: neighbors={neighbors}; expected 1 or more")
         if persistence is not None and not persistence >= 0:
@@ -236,6 +238,7 @@ class LevelSetTree(Result, kind="tree"):
         RepdynError
             If the density has fewer peaks.
         """
+        n_leaves = whole("n_leaves", n_leaves)
         if not 1 <= n_leaves <= self.n_peaks:
             raise RepdynError(
                 f"n_leaves: expected 1 to {self.n_peaks}, the peaks of the density on this graph, got "
@@ -441,6 +444,7 @@ def leaf_support(
             f"leaf_support: x has {len(points)} points, the tree {len(tree.assignment)}; give the points of "
             "the tree"
         )
+    resamples = whole("leaf_support: resamples", resamples)
     if resamples < 1:
         raise RepdynError(f"leaf_support: resamples={resamples}; expected 1 or more")
     generator = np.random.default_rng(seed)

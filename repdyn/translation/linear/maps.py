@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from repdyn.arguments import whole
 from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
 from repdyn.linalg import procrustes, ridge_by_leave_one_out, ridge_path
@@ -475,6 +476,7 @@ def fit_low_rank(x: ArrayLike, y: ArrayLike, rank: int) -> LinearTranslation:
     Izenman, A. (1975). Reduced-rank regression for the multivariate linear model. J. Multivariate Analysis 5.
     """
     a, b, _ = checked_pairs(x, y, None)
+    rank = whole("fit_low_rank: rank", rank)
     if not 1 <= rank <= min(a.shape[1], b.shape[1]):
         raise RepdynError(f"fit_low_rank: rank={rank}; expected 1 to {min(a.shape[1], b.shape[1])}")
     full = fit_ridge(a, b)
@@ -513,7 +515,7 @@ def fit_cca(x: ArrayLike, y: ArrayLike, rank: int | None = None) -> LinearTransl
     """
     a, b, _ = checked_pairs(x, y, None)
     width = min(a.shape[1], b.shape[1])
-    rank = width if rank is None else rank
+    rank = width if rank is None else whole("fit_cca: rank", rank)
     if not 1 <= rank <= width:
         raise RepdynError(f"fit_cca: rank={rank}; expected 1 to {width}")
     mean_a, mean_b = a.mean(0), b.mean(0)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import ttest_1samp, wilcoxon
 
+from repdyn.arguments import whole
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.paths import PathsLike, as_paths, drawn_rows
@@ -127,6 +128,7 @@ def translate_path(
     RepdynError
         As in :func:`translate`.
     """
+    candidates = whole("translate: candidates", candidates)
     if candidates < 1:
         raise RepdynError(f"translate: candidates={candidates}; expected 1 or more")
     paths_a, paths_b = as_paths(paths_a, "paths_a"), as_paths(paths_b, "paths_b")
