@@ -96,11 +96,8 @@ def of_fractions(name: str, pair: Pair, seed: int) -> dict[str, list[float]]:
     kae = fitted(name, only(train, every), seed)
     x = np.asarray(test[every[0]])
     z = kae.encode(x, every[0])
-    found: dict[str, list[float]] = {
-        "half a step": [],
-        "mean of neighbors": [],
-        "mean of true neighbors": [],
-    }
+    ways = ("half a step", "mean of neighbors", "mean of true neighbors")
+    found: dict[str, list[float]] = {way: [] for way in ways}
     for point in left_out:
         number = test.points.index(point)
         before, after = test.points[number - 1], test.points[number + 1]

@@ -22,7 +22,7 @@ expected loss was stated before the test samples were run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,15 +145,7 @@ def docstrings(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work
     def pooled(scores: Real) -> float:
         return float(scores[:, 0].sum() / scores[:, 1].sum())
 
-    return Work(
-        smollm2,
-        texts[:fit],
-        texts[fit:],
-        score,
-        pooled,
-        removed,
-        "minus log perplexity",
-    )
+    return Work(smollm2, texts[:fit], texts[fit:], score, pooled, removed, "minus log perplexity")
 
 
 def resnet20(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
@@ -162,23 +154,14 @@ def resnet20(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
     from stored_pictures import labeled_jpegs
 
     opened, labels = labeled_jpegs("cifar10_jpeg", "_test")
-    pictures = np.stack([np.asarray(picture) for picture in opened])
-    chosen = np.random.default_rng(seed).permutation(len(pictures))[: fit + test]
-    held = labels[chosen[fit:]]
+    chosen = np.random.default_rng(seed).permutation(len(opened))[: fit + test]
+    pictures, held = [np.asarray(opened[k]) for k in chosen], labels[chosen[fit:]]
 
     def score(shortened: TracedModel) -> Real:
-        found = outputs_of(shortened, list(pictures[chosen[fit:]]), 64).values
+        found = outputs_of(shortened, pictures[fit:], 64).values
         return np.asarray(found.argmax(axis=1) == held, dtype=np.float64)
 
-    return Work(
-        lambda: cifar_resnet(20),
-        list(pictures[chosen[:fit]]),
-        list(pictures[chosen[fit:]]),
-        score,
-        mean,
-        removed,
-        "accuracy",
-    )
+    return Work(lambda: cifar_resnet(20), pictures[:fit], pictures[fit:], score, mean, removed, "accuracy")
 
 
 L6, L3 = "packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2"
@@ -254,10 +237,8 @@ def seconds_of(models: Sequence[TracedModel], samples: Sequence[Any]) -> list[fl
     with torch.no_grad():
         for _ in range(7):
             for number, (model, given) in enumerate(zip(models, inputs)):
-                began = time.perf_counter()
-                model.module(**given) if isinstance(given, dict) or hasattr(given, "keys") else model.module(
-                    given
-                )
+                began, run = time.perf_counter(), model.module
+                run(**given) if isinstance(given, Mapping) else run(given)
                 spent[number].append(time.perf_counter() - began)
     return [float(np.median(own)) for own in spent]
 
