@@ -46,13 +46,14 @@ from repdyn_adapters.transformers import TransformersAdapter
 INPUTS, BATCH = 4, 3
 
 PAGE = """\
-A small member of every family, with random weights, four inputs, default points. *Own outputs*: how many of
-the intermediate outputs that the library itself offers are among what is read, bit for bit (for timm those of
-`forward_intermediates`; for transformers, how many of the points are among its hidden states). What stands
-after a norm or a reduction that follows the block is no block's output. *Interventions*: through nnsight, an
-identity at every point and a run from the middle one reproduce the logits to the bit. For every row not
-marked as unsupported, each default point is read, batches of 1 and of 3 agree, and so do padded and unpadded
-inputs; where there is a head, it gives the model's own logits.
+Each row is a small member of one family, with random weights, read at its default points for four
+inputs. *Own outputs*: how many of the intermediate outputs that the library itself offers equal one
+that repdyn reads, bit for bit (for timm, those of `forward_intermediates`; for transformers, how many
+of the points are among its hidden states). An output after a norm or a reduction that follows a block
+is not the output of a block. *Interventions*: through nnsight, an identity at every point and a run
+from the middle point give the same logits, bit for bit. In every row that is not marked as unsupported,
+each default point is read, batches of 1 and of 3 agree, and padded and unpadded inputs agree; if there
+is a head, it gives the model's own logits.
 
 This page is written by `python benchmarks/breadth.py --rows breadth.jsonl`; the tests run the same checks on
 the same families."""

@@ -128,6 +128,6 @@ NO_HEAD = {
     "deepseek_vit": "no classifier",
     "gemma4_vit": "no classifier",
     "qwen3_vit": "no classifier",
-    "volo": "logits come from the class token and from every place besides",
+    "volo": "logits come from the class token and from every position",
 }
 """timm families without one classifier of one representation, and why."""

@@ -218,7 +218,7 @@ SIGNALS = {"wav2vec2": (4, 800), "hubert": (4, 800), "whisper": (4, 16, 40), "as
 """Shapes of the signals or spectra that models of sound are given."""
 
 NO_STATES = {
-    "swin": "its hidden states are those of stages, after they are reduced",
+    "swin": "its hidden states are the outputs of stages after the reduction",
     "vit_mae": "it shuffles patches at random in every pass",
 }
 """transformers families whose hidden states are not the outputs of blocks, and why."""

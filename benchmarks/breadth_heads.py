@@ -1,9 +1,10 @@
 """Whether a head gives what the model itself gives: every language class of transformers, made small.
 
-Goes through all classes that transformers lists as causal, masked, sequence, token and question models.
-Each is made from a tiny configuration, with biases and norms that do something, and reads texts of different
-lengths in one padded batch. Logits must be those that the model itself gives of every text alone. Of classes
-that answer for every token, the model's own head, applied to the last point, must give its own answers.
+The table has all classes that transformers lists as causal, masked, sequence, token and question
+models. Each is made from a tiny configuration, with biases and norms that are not trivial, and reads
+texts of different lengths in one padded batch. The logits must be those that the model itself gives for
+every text alone. For classes with outputs for every token, the model's own head is applied to the last
+point and must give the model's own outputs.
 
     python benchmarks/breadth_heads.py [CLASS ...]
 """
@@ -292,7 +293,7 @@ def _compare(task: str, name: str, module: Any, model: Any) -> Found:
         if worst >= 1e-4:
             padded = [_own_padded(module, k) for k in range(len(TEXTS))]
             if max(_apart(found, own) for found, own in zip(paths.logits, padded, strict=True)) < 1e-4:
-                return Found(task, name, "logits", f"the model itself is off by {worst:.1e} where padded")
+                return Found(task, name, "logits", f"the model itself differs by {worst:.1e} where padded")
         return Found(task, name, "logits" if worst < 1e-4 else "wrong", f"{worst:.1e}")
     body = next((name for name, part in module.named_children() if part is module.base_model), None)
     whole = model.module is module and model.points[FINAL].module != body
@@ -418,7 +419,7 @@ def _short(error: Exception) -> str:
 def section(found: list[Found]) -> list[str]:
     """The lines of the page: how many of each task, then every class that is not compared, and why."""
     outcomes = ("logits", "states", "wrong", "refused", "not built")
-    lines = ["", "## transformers: heads of language models", "", *__doc__.splitlines()[2:6], ""]
+    lines = ["", "## transformers: heads of language models", "", *__doc__.splitlines()[2:7], ""]
     counts = []
     for task in TASKS:
         own = [entry for entry in found if entry.task == task]
@@ -427,10 +428,10 @@ def section(found: list[Found]) -> list[str]:
         table(["task", "classes", *outcomes], counts),
         "",
         "*Logits*: a trace keeps logits, and they are the model's own. *States*: a trace keeps no logits.",
-        "The model's own head, given the last point, gives the model's own answers; of a class without a",
-        "body of its own this is not compared. *Refused*: an error of one line. *Not built*: not checked,",
-        "because it needs a library that is not installed, or reads the states of another model, which a",
-        "user gives through `prepare`. The reason is the error of the attempt.",
+        "The model's own head, applied to the last point, gives the model's own outputs; this is not",
+        "compared for a class without a body of its own. *Refused*: an error of one line. *Not built*: not",
+        "checked, because the class needs a library that is not installed, or reads the states of another",
+        "model, which a user gives through `prepare`. The reason is the error of the attempt.",
         "",
     ]
     rest = [entry for entry in found if entry.what not in ("logits", "states") or "itself" in entry.reason]

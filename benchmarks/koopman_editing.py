@@ -195,7 +195,7 @@ def table(study: Study, seeds: list[dict[str, Any]], redirects: list[str]) -> st
             f"{who:22}{cells[0].value:10.3f}" + "".join(f"{100 * cell.value:22.2f}" for cell in cells[1:])
         )
     lines.append(
-        "The probe's figure is a balanced accuracy (a guess: 0.5). Where it is as high after the edit as "
+        "The probe's figure is a balanced accuracy (chance: 0.5). Where it is as high after the edit as "
         "before, the class is hidden from the head and not removed."
     )
     return "\n".join(lines)

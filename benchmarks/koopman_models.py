@@ -260,9 +260,7 @@ def table(done: list[dict[str, Any]]) -> str:
         lines.append(f"  over the best control, {best}:")
         for what in ("fvu", "agreement") if setting.model == "smollm2" else ("fvu", "accuracy", "agreement"):
             gain = mean_of([run["gain"][what] for run in runs])
-            verdict = (
-                "adds" if gain.low > ADDS else "falls short" if gain.high < ADDS else "adds nothing shown"
-            )
+            verdict = "better" if gain.low > ADDS else "worse" if gain.high < ADDS else "no difference shown"
             lines.append(f"    {what:10} {gain!r}  {verdict}")
         lines.append("")
     return "\n".join(lines)

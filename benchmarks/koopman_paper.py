@@ -277,7 +277,7 @@ def table(study: Study, seeds: list[dict[str, Any]]) -> str:
     elif interval.low > 0:
         verdict = f"the autoencoder is above the best control, {best}"
     else:
-        verdict = f"the autoencoder and the best control, {best}, do not differ significantly"
+        verdict = f"the autoencoder and the best control, {best}, cannot be distinguished"
     lines.append(f"  {verdict}: {show(difference)}")
     lines += ["", "fraction of variance unexplained, by depth"]
     for name in seeds[0]["fvu"]:

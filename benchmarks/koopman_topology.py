@@ -170,7 +170,7 @@ def second_claim(seeds: list[dict[str, Any]]) -> list[str]:
             falling = [k for k, step in enumerate(steps) if step.low > 0]
             lines.append(
                 f"      simpler at the end than at the start: {answer(falls)} (by {falls!r}); of "
-                f"{len(steps)} steps {len(falling)} simplify, {len(rising)} add, the rest are inconclusive"
+                f"{len(steps)} steps {len(falling)} simplify, {len(rising)} add, the rest are undecided"
             )
             if who == "iterates":
                 every = answer(falls) == "yes" and not rising

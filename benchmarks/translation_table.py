@@ -39,7 +39,7 @@ def tables(rows: Sequence[Row]) -> str:
     """All tables, each under its name."""
     made = {
         "Without pairs": unpaired(rows),
-        "Beside the peers": beside_peers(rows),
+        "Compared with other methods": beside_peers(rows),
         "Controls and ceilings of the same runs": controls(rows),
         "Few pairs": few_pairs(rows),
         "Negatives": negatives(rows),

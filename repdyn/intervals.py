@@ -344,6 +344,11 @@ def difference_interval(one: Estimate, other: Estimate, correlation: float) -> E
     def reach(a: float, b: float) -> float:
         return float(np.sqrt(max(a * a + b * b - 2 * correlation * a * b, 0.0)))
 
+    if one.level != other.level or not -1 <= correlation <= 1:
+        raise RepdynError(
+            "difference_interval: expected two figures of one level and a correlation from -1 to 1, got "
+            f"{one.level}, {other.level} and {correlation}"
+        )
     value = one.value - other.value
     low = value - reach(one.value - one.low, other.high - other.value)
     high = value + reach(one.high - one.value, other.value - other.low)
@@ -492,7 +497,7 @@ def _binomial(successes: float, count: float, level: float) -> tuple[float, floa
 
 def _percentiles(value: float, replicates: NDArray[np.float64], level: float) -> Estimate:
     finite = replicates[np.isfinite(replicates)]
-    if len(finite) == 0:
+    if len(finite) == 0 or np.isnan(value):
         return Estimate(value, float("nan"), float("nan"), level)
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high), level)

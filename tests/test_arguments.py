@@ -26,7 +26,15 @@ from repdyn import (
     translate,
     translation,
 )
-from repdyn.intervals import bootstrap, bootstrap_mean, bounded_interval, ratio_interval, share_interval
+from repdyn.intervals import (
+    Estimate,
+    bootstrap,
+    bootstrap_mean,
+    bounded_interval,
+    difference_interval,
+    ratio_interval,
+    share_interval,
+)
 from repdyn.ranking import auroc_interval, passing_interval, precision_interval
 
 X = np.random.default_rng(0).normal(size=(60, 5))
@@ -155,3 +163,27 @@ def test_broken_logits_have_the_lowest_energy() -> None:
     found = ood.energy(logits)
     assert found[[0, 3]] == pytest.approx(logsumexp(logits[[0, 3]], axis=1))
     assert (found[[1, 2]] == -np.inf).all()
+
+
+@pytest.mark.parametrize("interval", [auroc_interval, passing_interval, precision_interval])
+def test_a_ranking_reads_infinite_scores_by_their_order_and_refuses_nan(interval: Callable[..., Any]) -> None:
+    above, below = X[:, 0].copy(), X[:, 1].copy()
+    above[5], below[7] = 1e6, -1e6
+    finite = interval(above, below)
+    above[5], below[7] = np.inf, -np.inf
+    infinite = interval(above, below)
+    assert (infinite.value, infinite.low, infinite.high) == (finite.value, finite.low, finite.high)
+    above[5] = np.nan  # one NaN gave an AUPR of .495 without a word
+    with pytest.raises(RepdynError, match="1 of 120 scores are NaN"):
+        interval(above, below)
+
+
+def test_a_figure_that_is_not_a_number_has_no_interval() -> None:
+    found = bootstrap(np.mean, BROKEN[:, 2])
+    assert np.isnan([found.value, found.low, found.high]).all()
+
+
+def test_figures_of_two_levels_have_no_difference() -> None:
+    one, other = Estimate(0.5, 0.4, 0.6, 0.9), Estimate(0.5, 0.4, 0.6, 0.95)
+    with pytest.raises(RepdynError, match="one level"):
+        difference_interval(one, other, 0.0)

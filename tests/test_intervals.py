@@ -155,6 +155,15 @@ def test_passing_interval_holds_the_false_positive_rate_at_the_true_threshold(
     assert held / 150 > 0.89
 
 
+def test_passing_interval_of_a_few_samples_with_a_long_lower_tail() -> None:
+    """The true threshold often lies below all 20, and further than that of normal values (.76 before)."""
+    g = np.random.default_rng(5)
+    threshold = np.log(0.05)  # of −E, E exponential
+    shift = threshold - np.log(0.8)  # P(−E + shift ≥ threshold) = .2
+    found = [passing_interval(-g.exponential(size=20), -g.exponential(size=20) + shift) for _ in range(300)]
+    assert np.mean([f.low <= 0.2 <= f.high for f in found]) > 0.9
+
+
 def test_passing_interval_is_a_function_of_order_and_relative_spread_and_reads_ties() -> None:
     g = np.random.default_rng(0)
     kept, judged = g.normal(size=60) + 1, g.normal(size=40)

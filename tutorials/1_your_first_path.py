@@ -96,7 +96,7 @@ for name, right in {**by_depth, "shuffled labels": chance, "counts of letters": 
     print(f"{name:<22}{bootstrap_mean(right.astype(float), seed=0)}")
 
 # %% [markdown]
-# Intervals are bootstrapped over passages. Two depths are evaluated on the same passages, so the relevant
+# Intervals are over passages. Two depths are evaluated on the same passages, so the relevant
 # interval is that of their *difference*, and the question is whether it excludes zero:
 
 # %%

@@ -168,14 +168,14 @@ print(stays_seen)
 # oscillations of the model.
 #
 # In neither network is the static part a better predictor of the label. About half of the variance of the
-# latents is static (.47 in MiniLM, .61 in EfficientNet-Lite0). At the last point the label is predicted from
-# it with an accuracy of .27, against .28 from the mean's components in MiniLM, and of .50 against .44 in
+# latents is static (.43 in MiniLM, .62 in EfficientNet-Lite0). At the last point the label is predicted from
+# it with an accuracy of .25, against .28 from the mean's components in MiniLM, and of .45 against .47 in
 # EfficientNet-Lite0. The intervals of both differences contain zero, and both verdicts are *inconclusive*.
-# The dynamic part predicts the label better at every depth of MiniLM and at the first three of
+# The dynamic part predicts the label better at every depth of MiniLM and at four of nine of
 # EfficientNet-Lite0, but it has twenty dimensions against four, and the dynamic part of a random split of
 # the same sizes predicts it at least as well at almost every depth.
 #
 # Swaps show that the static part affects the prediction: the class at the last point follows the donor
-# more often than the receiver (.34 against .19, and .47 against .21). With four random directions it
-# follows the receiver. But swaps of the mean's components have a larger effect (.45 and .76). The
-# autoencoders reconstruct .36 and .54 of the variance; neither part describes the rest.
+# more often than the receiver (.35 against .22, and .50 against .13). With four random directions it
+# follows the receiver. But swaps of the mean's components have a larger effect (.38 and .69). The
+# autoencoders reconstruct .37 and .55 of the variance; neither part describes the rest.

@@ -66,7 +66,7 @@ judge = LogisticRegression(max_iter=2000).fit(train[last], train.labels)
 
 
 def recognised(predicted, of):
-    """Share of some test passages that the judge calls by their own name."""
+    """Share of some test passages whose class the judge predicts correctly."""
     return bootstrap_mean((judge.predict(predicted[of]) == test.labels[of]).astype(float), seed=0)
 
 
@@ -79,7 +79,7 @@ print(f"{'true values':<12} {target} {recognised(test[last], mine)}  others {rec
 
 # %% [markdown]
 # **The control.** The same edit for passages drawn at random, in the same number. If forgetting
-# were mere damage, the target class would be lost with this edit too.
+# were only damage, the target class would be lost with this edit too.
 
 # %%
 random = np.zeros(len(train), dtype=bool)
@@ -96,7 +96,9 @@ print(f"{'all others':<12} after the random edit {recognised(damaged, ~mine)}")
 # %%
 again = LogisticRegression(max_iter=2000).fit(edited.predict(train[first]), train.labels)
 relearned = (again.predict(after[mine]) == target).astype(float)
-print(f"a judge retrained on edited outputs recognizes {target} in {bootstrap_mean(relearned, seed=0)}")
+print(
+    f"a judge retrained on edited outputs predicts {target} correctly in {bootstrap_mean(relearned, seed=0)}"
+)
 
 # %% [markdown]
 # ## What was not found
@@ -104,9 +106,9 @@ print(f"a judge retrained on edited outputs recognizes {target} in {bootstrap_me
 # still represents the class, at every depth: `true values` above are the same before and after the edit.
 # In the prediction, too, the class is hidden and not removed: on the run printed here the retrained
 # classifier recovers most of it. The first report tests whether the class was forgotten down to chance.
-# With 16 passages the interval reaches well above chance, so its verdict is not "found"; "found" needs
-# more passages than a small corpus has.
+# On the run printed here its verdict is "not found": the interval of the accuracy after the edit lies above
+# chance. "found" requires that the whole interval lies at or below chance.
 #
 # The loss on the other classes is small relative to its interval, and it differs between classes: some
 # lose more than the mean. The random edit does not make the model forget the target class, so forgetting
-# is not mere damage.
+# is not only damage.

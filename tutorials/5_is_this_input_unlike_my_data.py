@@ -102,9 +102,9 @@ for name in ("held out", *foreign):
 # ## What was not found
 # On the run printed here the path detector beats every control on none of the sets. Every detector that
 # reads the model separates shuffled letters; the distance at the last point does so as well. On *source
-# code* the path detector beats both distances, and loses to five statistics of the letters, which need no
-# model. *Other packages*, text of the same style about another subject, is the relevant case, and there the
-# distance at the last point alone is better than the whole path.
+# code* the path detector beats both distances, and is worse than five statistics of the letters, which
+# need no model. *Other packages*, text of the same style about another subject, is the relevant case, and
+# there the distance at the last point alone is better than the whole path.
 #
 # Where the line "difference to" has the verdict "not found" or "inconclusive", use the simpler control. The
-# false-positive rate was as promised: of held-out passages no more than 5 % are flagged.
+# false-positive rate was kept: no more than 5 % of held-out passages are flagged.

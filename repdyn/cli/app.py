@@ -57,8 +57,11 @@ Every verb takes --quiet, --strict,
 (- for stdout).
 \b
 Exit status: 0 done
-  1 done, but with --strict a verdict
-    is not 'found', or drift was found
+  1 a check failed (doctor,
+    paths verify), nothing was
+    written (migrate), or with
+    --strict a verdict is not
+    'found' or drift was found
   2 bad input
   70 internal error of repdyn
   130 interrupted
@@ -100,7 +103,7 @@ def _program(
 koopman_verbs = _group("Is depth linear in a lifted space?")
 koopman_verbs.command("fit", short_help="Fit a Koopman autoencoder and controls.")(verb(koopman.fit))
 koopman_verbs.command("spectrum", short_help="Eigenvalues of depth, with residuals.")(verb(koopman.spectrum))
-koopman_verbs.command("forget", short_help="Unlearn a class by an operator edit.")(verb(koopman.forget))
+koopman_verbs.command("forget", short_help="Forget a class by an operator edit.")(verb(koopman.forget))
 disentangle_verbs = _group("Static and dynamic factors through depth.")
 disentangle_verbs.command("fit", short_help="Fit a model of factors and controls.")(verb(disentangle.fit))
 ood_verbs = _group("Inputs unlike the training data.")

@@ -24,17 +24,17 @@ def compare(
     ],
     points: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="A B", help="One point of each, also of one store; default: all depths."),
+        typer.Option(metavar="A B", help="One point of each; A and B may be one store. Default: all depths."),
     ] = None,
     translation: Annotated[
-        bool, typer.Option("--translate", help="Search the linear map from A to B too, without pairs.")
+        bool, typer.Option("--translate", help="Also search for a linear map from A to B, without pairs.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Save the comparison in this folder.")] = None,
     force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Compare two models by CKA, mutual neighbors, Procrustes distance and density trees, beside chance.
+    """Compare two models by CKA, mutual neighbors, Procrustes distance and density trees, each with chance.
 
     Example: repdyn compare a.paths b.paths
 

@@ -35,7 +35,7 @@ def say(text: str) -> None:
 
 def say_of_translation(verdict: str, reason: str) -> None:
     """Print the verdict of a translation, with the reason if the verdict is not ``"found"``."""
-    say("translation: found" if verdict == "found" else f"careful: the translation is {verdict!r}: {reason}")
+    say("translation: found" if verdict == "found" else f"warning: the translation is {verdict!r}: {reason}")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> None:

@@ -28,7 +28,9 @@ def fit(
     ] = 4,
     latent_dim: Annotated[int, typer.Option(min=1, help="Width of the latents.")] = 16,
     hidden: Annotated[int, typer.Option(min=1, help="Width of the networks.")] = 128,
-    epochs: Annotated[int, typer.Option(min=1)] = 60,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Maximum number of passes over the training paths.")
+    ] = 60,
     head: Annotated[
         str | None,
         typer.Option(help="The traced MODEL; its head classifies paths with swapped factors."),

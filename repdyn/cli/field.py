@@ -24,8 +24,8 @@ def field(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A Koopman autoencoder that `repdyn koopman fit` wrote; or a store of paths or a file of "
-            "vectors, which are the bank of a field that always converges.",
+            help="A Koopman autoencoder that `repdyn koopman fit` wrote; or a store or a file of vectors. "
+            "Its vectors are then the bank of an energy field, on which every start converges.",
             metavar="KAE",
             show_default=False,
         ),
@@ -35,13 +35,14 @@ def field(
     starts: Annotated[
         int, typer.Option(min=1, help="Maximum number of initial conditions, drawn from the paths.")
     ] = 1000,
-    max_steps: Annotated[int, typer.Option(min=1)] = 3000,
+    max_steps: Annotated[int, typer.Option(min=1, help="Maximum number of iterations per start.")] = 3000,
     sigma: Annotated[
-        float | None, typer.Option(help="Of a bank: noise of its field; default: chosen without labels.")
+        float | None,
+        typer.Option(help="For a bank: standard deviation of the noise; default: chosen without labels."),
     ] = None,
-    components: Annotated[int, typer.Option(min=1, help="Of a bank: number of principal components.")] = 64,
+    components: Annotated[int, typer.Option(min=1, help="For a bank: number of principal components.")] = 64,
     unit_length: Annotated[
-        bool, typer.Option("--unit-length", help="Of a bank: scale its points to unit length.")
+        bool, typer.Option("--unit-length", help="For a bank: scale its vectors to unit length.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Save the attractors in this folder.")] = None,
     force: Force = False,
@@ -49,7 +50,7 @@ def field(
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Find the attractors of an encode-decode map, or of a noised bank, with initial conditions from data.
+    """Find the attractors of an encode-decode map, or the modes of a bank of vectors, from stored paths.
 
     Example: repdyn field a.kae a.paths --out a.attractors
     """

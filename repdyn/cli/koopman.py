@@ -25,7 +25,9 @@ def fit(
         int | None,
         typer.Option(min=1, help="Number of observables; default: the width and up to 192 nonlinear ones."),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 60,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Maximum number of passes over the training paths.")
+    ] = 60,
     isometry: Annotated[
         float, typer.Option(min=0, help="Weight of the isometry loss, which preserves distances.")
     ] = 1.0,
@@ -123,7 +125,7 @@ def forget(
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Unlearn a class by an edit of the operator, and report the effect on the other classes.
+    """Forget a class in the prediction by an edit of the operator; report the effect on the other classes.
 
     Example: repdyn koopman forget a.kae a.paths --label 3 --out a.edit
     """

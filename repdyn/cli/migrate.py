@@ -34,20 +34,20 @@ def migrate(
     pairs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Use so many documents that are in OLD and NEW, by id or row; default: no pairs."
+            min=1, help="Number of pairs: documents that are in OLD and in NEW, by id or row; default: none."
         ),
     ] = None,
     column: Annotated[
         str | None, typer.Option(help="Name of the new column; default: the old name with _migrated.")
     ] = None,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Write the vectors also if the decision is against it.")
+        bool, typer.Option("--anyway", help="Write the vectors even if the decision is against it.")
     ] = False,
     force: Force = False,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Decide whether stored vectors can be translated to a new model; if so, write them beside the old ones.
+    """Decide whether stored vectors can be translated to a new model; if so, write them to a new column.
 
     The decision is saved in OUT.migration. A run that was interrupted continues. Exit status 1: nothing was
     written, because the decision is to embed again or to keep the vectors.

@@ -147,7 +147,7 @@ def score(
     ] = None,
     window: Annotated[int, typer.Option(help="Samples per window of the drift report.")] = 500,
     drift: Annotated[Path | None, typer.Option(help="Save the drift report in this folder.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of a stream per forward pass.")] = 32,
     idle: Annotated[
         float | None, typer.Option(min=0.0, help="Stop watching after this many seconds without a new file.")
     ] = None,

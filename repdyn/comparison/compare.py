@@ -145,7 +145,8 @@ class Comparison(Result, kind="comparison"):
     translation
         The map from A to B, where it was asked for.
     verdict
-        ``"found"``: alike beyond chance in geometry and in neighbors. ``"neighborhoods"``: in neighbors only.
+        ``"found"``: more alike than by chance in geometry and in neighbors. ``"neighborhoods"``: only in
+        neighbors.
         ``"not found"``, or ``"inconclusive"``.
     reason
         One sentence that explains the verdict.
@@ -398,17 +399,17 @@ def _verdict(depths: Mapping[str, Depths]) -> tuple[str, str]:
     figures = f"CKA p {cka.p:.3g}, mutual neighbors p {mutual.p:.3g} {pairs}"
     if mutual.p <= COMPARISON.level:
         if cka.p <= COMPARISON.level:
-            return "found", f"geometry and neighbors are alike beyond chance ({figures})"
+            return "found", f"geometry (CKA) and neighbors are more alike than by chance ({figures})"
         return (
             "neighborhoods",
-            f"neighbors are alike beyond chance, and the geometry at large is not ({figures})",
+            f"neighbors are more alike than by chance, the geometry (CKA) is not ({figures})",
         )
     if cka.p <= COMPARISON.level:
         return (
             "inconclusive",
-            f"the geometry at large is alike beyond chance, and neighbors are not ({figures})",
+            f"the geometry (CKA) is more alike than by chance, neighbors are not ({figures})",
         )
-    return "not found", f"no similarity beyond that of samples in random order ({figures})"
+    return "not found", f"no more similar than samples in random order ({figures})"
 
 
 def _trees(x: Floats, y: Floats, common: Index | None, seed: int) -> dict[str, Estimate]:

@@ -35,6 +35,7 @@ SPLITS = ("spectral", "random", "mean components")
 Head = Callable[[NDArray[np.float32]], NDArray[Any]]
 """Maps representations ``(N, width)``, in the order of the paths, to logits ``(N, classes)``."""
 _PARTS = ("static", "dynamic")
+_WIDEST_NAME = 16  # characters of a point in the printed table
 
 
 class DepthModel(Decomposition, Protocol):
@@ -107,11 +108,17 @@ class DepthFactors(Result, kind="depth factors"):
     def __repr__(self) -> str:
         names = [f"{split}, {part}" for split in self.probes for part in _PARTS]
         width = max(map(len, names))
-        lines = [" " * (width + 4) + "".join(f"{point[-10:]:>11}" for point in self.points)]
+        # Points differ at the end of their names, so that long names are cut at the front.
+        shown = [
+            point if len(point) <= _WIDEST_NAME else "…" + point[1 - _WIDEST_NAME :] for point in self.points
+        ]
+        column = max(9, *map(len, shown)) + 2
+        lines = [" " * (width + 4) + "".join(f"{name:>{column}}" for name in shown)]
         for split, parts in self.probes.items():
             for part, row in parts.items():
                 lines.append(
-                    f"    {f'{split}, {part}':<{width}}" + "".join(f"{value.value:>11.3f}" for value in row)
+                    f"    {f'{split}, {part}':<{width}}"
+                    + "".join(f"{value.value:>{column}.3f}" for value in row)
                 )
         for split, sides in (self.swaps or {}).items():
             followed = ", ".join(f"{side} {value}" for side, value in sides.items())

@@ -463,7 +463,8 @@ class EnergyField(LatentField):
             best = float(self.scales_.agreement[self.scales_.sigmas == self.scales_.sigma][0])
             if best < ENERGY.replicates:
                 return (
-                    f"two halves of the bank agree about basins to {best:.2f} at best: no scale replicates",
+                    f"the basins of two halves of the bank agree to {best:.2f} only, at the best scale: the "
+                    "modes are not reproducible; give more vectors, or fewer components",
                 )
         return ()
 

@@ -343,7 +343,8 @@ class _Naming:
             notes.append("about as many attractors as starts: more starts would reach more attractors")
         if not supported.all():
             outside = int((~supported).sum())
-            notes.append(f"{outside} attractors lie outside the range of the starts, unsupported by data")
+            lie = "attractor lies" if outside == 1 else "attractors lie"
+            notes.append(f"{outside} {lie} outside the range of the starts, unsupported by data")
         return tuple(notes)
 
 

@@ -86,7 +86,9 @@ class KoopmanAutoencoder(nn.Module):
     latent_dim_ : int
         Number of observables.
     history_ : dict
-        Losses by epoch.
+        Losses by epoch. ``"start"`` is the share of variance that the closed-form solution leaves
+        unexplained, ``"start_samples"`` the number of samples that it was fitted on; of more than 60 000
+        states, some are drawn.
     best_epoch_ : int
         The epoch whose weights were kept; -1 for the closed-form start.
     training_paths_ : RepresentationPaths or None

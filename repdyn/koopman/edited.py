@@ -86,7 +86,7 @@ class EditReport(Result, kind="edit_report"):
         ]
         worst = sorted(self.per_class.items(), key=lambda item: item[1][1].value - item[1][0].value)[:5]
         lines += [f"    class {name}: {before} -> {after}" for name, (before, after) in worst]
-        lines.append(f"  drift of the others {self.drift}")
+        lines.append(f"  drift of the retained samples {self.drift}")
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
@@ -163,7 +163,7 @@ class EditedKoopman(Result, kind="edited_koopman"):
         what = f"EditedKoopman: {self.redirected} rows redirected, ball of quantile {self.quantile:g}, "
         what += f"strength {self.strength:g}"
         depths = "between its ends" if self.root is not None else f"at its ends only: {self._no_root}"
-        return f"{what}\n  its path is defined {depths}\n{self.report}"
+        return f"{what}\n  the edited path is defined {depths}\n{self.report}"
 
     @property
     def verdict(self) -> str:
@@ -229,9 +229,10 @@ class EditedKoopman(Result, kind="edited_koopman"):
         # Rounding leaves real eigenvalues with a small imaginary part.
         real = values.real[np.abs(values.imag) <= 1e-9 * np.abs(values).max()]
         if (real <= 0).any():
+            count = int((real <= 0).sum())
             return (
-                f"the edited map has {int((real <= 0).sum())} eigenvalues on the closed negative real axis "
-                "and so no real root"
+                f"the edited map has {count} eigenvalue{'s' * (count != 1)} on the closed negative real axis "
+                "and therefore no real root"
             )
         return "the edited map is too ill-conditioned for a root to 1e-6"
 

@@ -182,8 +182,8 @@ def excitation(
     kae.check_paths(paths)
     if len(spectrum.operator) != kae.latent_dim_:
         raise RepdynError(
-            f"the spectrum has {len(spectrum.operator)} observables, this autoencoder {kae.latent_dim_}: "
-            "it is another's"
+            f"spectrum: it has {len(spectrum.operator)} observables, this autoencoder {kae.latent_dim_}; "
+            "give the spectrum of this autoencoder"
         )
     if count < 1:
         raise RepdynError(f"count must be at least 1, got {count}")

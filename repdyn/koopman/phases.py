@@ -64,6 +64,9 @@ class Phases(Result, kind="phases"):
         Eigenvalues of the map of each phase, by modulus.
     relative
         Whether maps and eigenvalues are relative to frames that differ between points.
+    samples, drawn_from
+        Number of training samples that maps and phases were fitted on, and of those given; None in results of
+        earlier versions.
     """
 
     points: tuple[str, ...]
@@ -76,6 +79,8 @@ class Phases(Result, kind="phases"):
     ratio: Estimate
     eigenvalues: tuple[NDArray[Any], ...]
     relative: bool
+    samples: int | None = None
+    drawn_from: int | None = None
 
     figures: ClassVar = (
         "points",
@@ -88,6 +93,8 @@ class Phases(Result, kind="phases"):
         "ratio",
         "autonomous",
         "relative",
+        "samples",
+        "drawn_from",
         "verdict",
         "reason",
     )
@@ -135,6 +142,8 @@ class Phases(Result, kind="phases"):
             f"Phases of depth: {self.verdict} ({self.reason})",
             f"  number {len(self.starts)} [{self.number.low:g}, {self.number.high:g}] of {steps} steps",
         ]
+        if self.samples != self.drawn_from:
+            lines.append(f"  fitted on {self.samples} of {self.drawn_from} samples, drawn at random")
         if self.relative:
             lines.append("  relative to frames: each point has its own rotation and scale")
         for number, (start, end) in enumerate(zip(self.starts, ends)):
@@ -156,7 +165,7 @@ class Phases(Result, kind="phases"):
         ):
             lines.append(f"  FVU of a step, {name}: " + " ".join(f"{e.value:.3f}" for e in series))
         lines.append(
-            f"  error of the phases' maps over that of each step's own {self.ratio}: "
+            f"  error of the phases' maps, divided by that of each step's own map: {self.ratio}; "
             f"autonomous within phases: {self.autonomous}"
         )
         return "\n".join(lines)
@@ -258,6 +267,8 @@ def phases(paths: RepresentationPaths, train: RepresentationPaths, *, seed: int 
         _mean_ratio(logs, seed),
         tuple(spectra),
         search.frames.relative,
+        len(search.groups),
+        len(train),
     )
 
 

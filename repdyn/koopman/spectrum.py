@@ -216,7 +216,7 @@ class KoopmanSpectrum(Result, kind="spectrum"):
         return as_array(z, dtype=np.float64) @ self.vectors
 
     def __repr__(self) -> str:
-        count = len(self.eigenvalues)
+        count, clusters = len(self.eigenvalues), len(self.clusters())
         lines = [
             f"KoopmanSpectrum: {int(self.certified.sum())} of {count} eigenvalues certified "
             f"(residual on unseen samples <= {self.threshold:g}), from {self.pairs} pairs",
@@ -226,24 +226,25 @@ class KoopmanSpectrum(Result, kind="spectrum"):
             known = turns[np.isfinite(turns)]
             rotation = f"up to {known.max():.3f} turns" if len(known) else "of points of other widths"
             lines += [
-                f"  relative to frames: {int(self.consistent.sum())} of {count} pairs hold in them, none is "
-                "a property of depth",
-                f"  every point has its own frame. Frames take a rotation ({rotation}) and a factor "
+                f"  relative to frames: {int(self.consistent.sum())} of {count} pairs hold in these frames, "
+                "none is a property of depth",
+                f"  every point has its own frame; the frames take a rotation ({rotation}) and a factor "
                 f"({scale.min():.3g} to {scale.max():.3g}) out of each step",
             ]
         lines += [
             f"  departure from normality {self.henrici:.2f}, condition number {self.condition:.0e}, "
-            f"{len(self.clusters())} distinguishable clusters",
+            f"{clusters} distinguishable cluster{'s' * (clusters != 1)}",
         ]
         if self.condition > VERDICTS.ill_condition:
             lines.append(
-                "  ill-conditioned: the observables are nearly dependent, and trailing pairs are rounding"
+                "  ill-conditioned: the observables are nearly dependent, and trailing pairs come from "
+                "rounding"
             )
         sensitive = int((self.sensitivity > VERDICTS.sensitive).sum())
         if sensitive:
             lines.append(
-                f"  {sensitive} eigenvalues change by over {VERDICTS.sensitive:g} times a change of the "
-                "operator: read clusters and the pseudospectrum, not single pairs"
+                f"  sensitive eigenvalues (a change of the operator is amplified over {VERDICTS.sensitive:g} "
+                f"times): {sensitive}; read clusters and the pseudospectrum, not single pairs"
             )
         lines.append("  |λ|                     turns/step               residual (up to)")
         for k in range(min(8, len(self.eigenvalues))):

@@ -51,6 +51,11 @@ class Solved:
     complete: Callable[[], None]
 
 
+def rows_to_start(points: int, settings: FitSettings = _DEFAULT) -> int:
+    """The most samples that the closed-form solution is fitted on, so that it costs the same at any size."""
+    return max(1, settings.start_rows // points)
+
+
 @torch.no_grad()
 def start(
     encoder: Lift,
@@ -91,7 +96,7 @@ def start(
         The least unexplained variance of the validation part by an operator, and the solution by direct maps,
         if they are among the operators.
     """
-    most = max(1, settings.start_rows // states.points)
+    most = rows_to_start(states.points, settings)
     chosen = fit_rows[to(torch.randperm(len(fit_rows), generator=generator)[:most], fit_rows.device)]
     unseen = validation_rows[:most]
     both = _all_points(states, torch.cat([chosen, unseen]))

@@ -23,7 +23,7 @@ from repdyn.koopman import optimization
 from repdyn.koopman.frames import Lift, PointFrames
 from repdyn.koopman.operators import Direct, LeastSquares, Operator, advance, full_precision
 from repdyn.koopman.settings import FitSettings
-from repdyn.koopman.start import Solved, start
+from repdyn.koopman.start import Solved, rows_to_start, start
 from repdyn.koopman.states import Held, States, Streamed, frame_rows, lifted_bytes, read_points, survey
 from repdyn.paths import RepresentationPaths
 from repdyn.progress import track
@@ -130,6 +130,7 @@ def fit(
     held_out = held_out[torch.from_numpy(groups)]  # equal samples are in the same part
     held_out = to(held_out, states.device)
     parts = ((~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1))
+    solved_on = {"start_samples": [float(min(len(parts[0]), rows_to_start(states.points, settings)))]}
     left, solved = start(
         encoder, decoder, operators, states, *parts, generator, settings, widths, plan.supervise
     )
@@ -141,7 +142,7 @@ def fit(
 
     wide = encoder.linear.out_features > settings.trained
     if solved is not None and (operator is None or (wide and not simpler(left))):
-        return _install(solved, encoder, decoder, {name: [] for name in (*_LOSSES, "validation")})
+        return _install(solved, encoder, decoder, {name: [] for name in (*_LOSSES, "validation")} | solved_on)
     assert operator is not None
     for module in modules:
         module.train()
@@ -158,6 +159,7 @@ def fit(
         fabric=fabric,
         settings=settings,
     )
+    history = {**history, **solved_on}
     if solved is not None and not simpler(min(history["start"] + history["validation"])):
         return _install(solved, encoder, decoder, history)
     return operator, history, best

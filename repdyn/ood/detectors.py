@@ -450,7 +450,10 @@ class RelativePathDetector(_MeanOverDepth):
     """
 
     preference = ("relative",)
-    no_point = "class means help at no point; give labels with several samples a class, or use PathDetector"
+    no_point = (
+        "class means improve the density at no point; give labels with several samples a class, or use "
+        "PathDetector"
+    )
 
     def fit_beside(self, paths: RepresentationPaths, at_hand: PathStatistics | None) -> Self:
         """Deprecated: use :meth:`fit_statistics` with what :meth:`PathDetector.fit_shared` returned."""

@@ -226,7 +226,7 @@ def _file_names(folder: Path, size: int) -> list[str] | None:
             lines = place.read_text(encoding="utf-8").splitlines()
             if len(lines) != size:
                 raise RepdynError(
-                    f"{place}: names {len(lines)} files for {size} samples; remove it, or mend it"
+                    f"{place}: names {len(lines)} files for {size} samples; correct it, or remove it"
                 )
             return lines
     return None

@@ -311,7 +311,7 @@ class FlowAutoencoder:
             width = check_arrays(tensors, True, centre="D", axes="D D", reference="N K")["D"]
             check_sizes(tensors, hidden=config["hidden"])
             if not 1 <= config["fitted"] < width or not 1 <= config["layers"] <= len(tensors):
-                raise RepdynError(f"{path}: is not a whole flow; save it again")
+                raise RepdynError(f"{path}: is not a complete saved flow; save it again")
             if config["prior"] == "mixture":
                 check_sizes(tensors, components=config["components"])
             fitted, scale = int(config.pop("fitted")), float(config.pop("scale"))
@@ -321,7 +321,7 @@ class FlowAutoencoder:
             model._center, model._axes = tensors["centre"], tensors["axes"]
             reference = torch.from_numpy(tensors["reference"])
         except (KeyError, TypeError) as error:
-            raise RepdynError(f"{path}: is not a whole flow ({error}); save it again") from None
+            raise RepdynError(f"{path}: is not a complete saved flow ({error}); save it again") from None
         network = model._network(len(model._center), fitted, 0)
         fresh = {name: held.clone() for name, held in network.named_buffers() if name.endswith("mask")}
         prefix = "network."

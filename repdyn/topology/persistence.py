@@ -316,7 +316,7 @@ class Persistence(Result):
             chance = ", ".join(f"{name} {c[dimension]}" for name, c in self.controls.items())
             lines.append(
                 f"  H{dimension}: {len(self.diagrams[dimension])} features, "
-                f"longest {own} against {chance}: {verdict}"
+                f"longest bar {own}, controls: {chance}: {verdict}"
             )
         return "\n".join(lines)
 

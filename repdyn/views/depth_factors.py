@@ -83,7 +83,7 @@ def depth_factors(
         figure,
         "Static and dynamic factors through depth",
         f"Verdict: {verdict}. Accuracy of a linear probe for the label. The solid line of the static part "
-        "should lie above the controls', splits of the same rank that know nothing of dynamics; dotted: "
-        "always the commonest label. Bands are confidence intervals.",
+        "should lie above the controls', splits of the same rank that do not use dynamics; dotted: "
+        "the most frequent label. Bands are confidence intervals.",
         alt=f"Line chart of probe accuracy at {len(point_names)} depths. At {point_names[-1]}: {last}.",
     )

@@ -101,7 +101,7 @@ def _read(what: str, models: Mapping[str, Sequence[object]], depths: int) -> dic
             raise RepdynError(f"fidelity: {what} of {name!r} has {len(given)} estimates for {depths} points")
         read[str(name)] = estimates(given)
     if not any(np.isfinite(values[0]).any() for values in read.values()):
-        raise RepdynError(f"fidelity: {what} holds no finite number: a figure of nothing is not drawn")
+        raise RepdynError(f"fidelity: {what} holds no finite number, so there is nothing to draw")
     return read
 
 

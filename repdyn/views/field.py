@@ -99,11 +99,13 @@ def field(
     lost = int((reached < 0).sum())
     shown = "" if len(drawn) == len(starts) else f" {len(drawn)} of {len(starts)} starts are drawn."
     how = (
-        "Color is the basin, arrows the velocity."
+        "Color is the basin." + (" Arrows are the velocity." if velocity is not None else "")
         if planar
-        else "The dynamics leave this plane, so only places are projected: no arrows of the velocity, no "
-        "filled basins, and lines that cross need not meet."
+        else "Color is the basin. The dynamics leave this plane, so only places are projected: no arrows of "
+        "the velocity, no filled basins, and lines that cross need not meet."
     )
+    if len(attractors) > len(CATEGORIES):
+        how += f" Gray: all but the {len(CATEGORIES)} largest basins."
     if velocity is None and np.isfinite(ends[reached < 0]).all(axis=1).any():
         how += " Arrows point from starts that reached no attractor to their last states."
     summary = _found(status, stable)
@@ -235,7 +237,8 @@ def _starts(
             x=starts[lost, 0],
             y=starts[lost, 1],
             mode="markers",
-            marker={"size": 4, "color": OTHER, "opacity": 0.7},
+            # A cross, because gray dots are starts in the smaller basins.
+            marker={"symbol": "x-thin", "size": 6, "line": {"width": 1.5, "color": OTHER}, "opacity": 0.9},
             hovertemplate="reached no attractor<extra></extra>",
             name="starts that reached no attractor",
         )

@@ -36,8 +36,8 @@ def forgetting(forgotten: Pair, retained: Pair, per_class: Mapping[str, Pair]) -
     plotly.graph_objects.Figure
     """
     worst = sorted(per_class.items(), key=lambda item: item[1]["after"]["value"] - item[1]["before"]["value"])
-    rows: list[tuple[str, Pair, str]] = [("to be forgotten", forgotten, _TARGET)]
-    rows += [("all that stays", retained, _OTHERS)]
+    rows: list[tuple[str, Pair, str]] = [("forgotten class", forgotten, _TARGET)]
+    rows += [("retained classes", retained, _OTHERS)]
     rows += [(f"class {plain(name, 24)}", pair, _OTHERS) for name, pair in worst[:_MOST]]
     left = f", the {_MOST} of {len(worst)} classes that lost most" if len(worst) > _MOST else ""
     after, before = forgotten["after"]["value"], forgotten["before"]["value"]

@@ -37,7 +37,9 @@ def memorization(similarity: ArrayLike, null: ArrayLike, verdict: str) -> go.Fig
     """
     ours, theirs = (np.asarray(x, dtype=float).ravel() for x in (similarity, null))
     if not np.isfinite(theirs).any():
-        raise RepdynError("memorization: the null has no finite value; a figure without control is not drawn")
+        raise RepdynError(
+            "memorization: the null has no finite value; no figure is drawn without its control"
+        )
     lowest = float(min(np.nanmin(theirs), *(ours if len(ours) else theirs)))
     edges = {"start": lowest, "end": 1.0 + 1e-9, "size": max(1.0 - lowest, 1e-6) / _BINS}
     figure = new_figure(

@@ -194,7 +194,7 @@ def _profile(
         for end in ("low", "median", "high")
     )
     depth = np.arange(len(points))
-    add_band(figure, depth, low, high, ACCENT, name="in distribution, 5–95 %", row=2, col=1)
+    add_band(figure, depth, low, high, ACCENT, name="in-distribution, 5–95 %", row=2, col=1)
     figure.add_scatter(
         x=depth,
         y=median,

@@ -84,7 +84,7 @@ def _read(diagrams: Mapping[str, Sequence[ArrayLike]]) -> dict[str, list[NDArray
         arrays = [np.asarray(d, dtype=np.float64).reshape(-1, 2) for d in dimensions]
         read[str(name)] = [d[np.isfinite(d[:, 0]) & ~np.isnan(d[:, 1])] for d in arrays]
     if not any(len(d) for arrays in read.values() for d in arrays):
-        raise RepdynError("persistence: no diagram holds a finite birth: a figure of nothing is not drawn")
+        raise RepdynError("persistence: no diagram holds a finite birth, so there is nothing to draw")
     return read
 
 

@@ -37,7 +37,7 @@ def probing(atoms: Sequence[int], error: Mapping[str, Sequence[object]], verdict
         Where lengths differ.
     """
     figure = new_figure(
-        "What is known without data",
+        "Probing without data",
         f"Verdict: {verdict}. Lower is better: attractors reached from noise (solid) against random "
         "dictionaries; dictionaries of data are the ceiling. Bands are 95 % intervals.",
         alt="Line chart of the variance unexplained with up to "

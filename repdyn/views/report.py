@@ -238,7 +238,7 @@ def _provenance(given: Mapping[str, object]) -> str:
         f"<tr><th scope=row>{'<br>'.join(_text(n, 120) for n in names)}</th><td>{_text(text)}</td></tr>"
         for (_, text), names in rows.items()
     )
-    heading = '<div class="heading"><h2>Where this comes from</h2></div>'
+    heading = '<div class="heading"><h2>Provenance</h2></div>'
     table = f"<table><tbody>{body}</tbody></table>"
     return f'<section id="provenance" class="provenance">{heading}{table}</section>'
 

@@ -114,7 +114,7 @@ def scales(
         figure,
         "Modes through scales of noise",
         f"{count} modes at the scale that is used, {scale[used]:.3g} (dotted line){told}. Width is the share "
-        f"of the points. Branches merge upward; their order says nothing.{left_out}",
+        f"of the points. Branches merge upward; their order has no meaning.{left_out}",
         alt=f"Tree of modes over {len(scale)} scales of noise; {count} modes at {scale[used]:.3g}, the "
         f"largest with {share[ranked[0]]:.0%} of the points.",
     )

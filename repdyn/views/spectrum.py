@@ -77,7 +77,7 @@ def spectrum(
     curves = np.exp(np.clip(np.outer(np.log(np.maximum(np.abs(values), 1e-12)), t), -30, 30))
 
     figure = panels(
-        ["eigenvalues λ", "what is left of each mode, |λ|ᵗ"],
+        ["eigenvalues λ", "remaining amplitude of each mode, |λ|ᵗ"],
         columns=2,
         height=500,
         column_widths=[0.5, 0.5],
@@ -95,7 +95,7 @@ def spectrum(
         "filled blue); hollow gray ones may be artifacts of the dictionary. A mode persists on the circle, "
         f"decays inside it, and rotates off the real axis. Click an eigenvalue to see its curve.{drawn}",
         alt=f"{len(values)} eigenvalues in the complex plane, {int(certified.sum())} of them certified, "
-        f"largest modulus {np.abs(values).max():.3f}; at their right the decay of each through depth.",
+        f"largest modulus {np.abs(values).max():.3f}; on the right, the decay of each through depth.",
     )
 
 

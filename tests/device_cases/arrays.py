@@ -40,7 +40,7 @@ ARRAYS: dict[str, Callable[[Any], Any]] = {
     "fit_ridge": lambda x: translation.fit_ridge(x, x).matrix,
     "frame_consistency": lambda x: disentangle.frame_consistency(x > 0).to_dict(),
     "intrinsic_dimension": lambda x: topology.intrinsic_dimension(
-        x.abs() + 1 if isinstance(x, Tensor) else abs(x) + 1
+        x.abs().sort(dim=1).values if isinstance(x, Tensor) else np.sort(abs(x), axis=1)
     ),
     "knn_density": lambda x: topology.knn_density(x),
     "leaf_support": lambda x: topology.leaf_support(LevelSetTree.fit(x), x, resamples=2),

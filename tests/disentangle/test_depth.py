@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from repdyn.disentangle import SKD, DepthFactors, Factors, depth_factors, depth_swaps
 from repdyn.disentangle.depth import _explained, _share
 from repdyn.errors import RepdynError
+from repdyn.intervals import Estimate
 from repdyn.paths import RepresentationPaths
 
 
@@ -122,6 +123,20 @@ def test_it_is_drawn_with_its_controls(found: DepthFactors) -> None:
     assert set(drawn) == {"spectral", "random (control)", "mean components (control)"}
     assert list(drawn["spectral"]) == [value.value for value in found.probes["spectral"]["static"]]
     assert "Verdict: found" in figure.layout.meta["caption"]
+
+
+def test_printed_columns_name_their_point_and_hold_its_figures() -> None:
+    points = ("encoder.layer.4", "blocks.0", "a.long.path.to.encoder.layer.5")
+    figures = tuple(Estimate(value, 0.0, 1.0) for value in (0.125, 0.25, 0.5))
+    one = Estimate(0.4, 0.3, 0.5)
+    probes = {"spectral": {"static": figures, "dynamic": figures[::-1]}}
+    shown = repr(DepthFactors(points, {}, one, probes, None, 0.1, one)).splitlines()
+    header, static, dynamic = (line for line in shown if line.startswith("    "))
+    assert header.split() == ["encoder.layer.4", "blocks.0", "…encoder.layer.5"]
+    for row, values in ((static, ["0.125", "0.250", "0.500"]), (dynamic, ["0.500", "0.250", "0.125"])):
+        assert row.split()[2:] == values
+        for name, value in zip(header.split(), values):  # right-aligned below the name
+            assert row.index(value) + len(value) == header.index(name) + len(name)
 
 
 def test_saved_and_read_again(found: DepthFactors, tmp_path: Path) -> None:

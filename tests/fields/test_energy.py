@@ -240,7 +240,7 @@ class TestScales:
     def test_a_cloud_without_parts_is_said_not_to_replicate(
         self, of_a_cloud: tuple[EnergyField, list[str]]
     ) -> None:
-        assert any("no scale replicates" in warning for warning in of_a_cloud[1])
+        assert any("not reproducible" in warning for warning in of_a_cloud[1])
 
     @pytest.mark.usefixtures("few_scales")
     def test_a_given_scale_is_one_of_the_tree(self) -> None:

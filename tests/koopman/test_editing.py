@@ -235,7 +235,7 @@ def test_edited_paths_have_values_between_points_where_a_root_exists(kae, paths)
     mirror = EditedKoopman(kae, np.diag([-1.0] + [1.0] * 7), 0.9, 10.0, 1, edited.report)
     assert mirror.root is None
     assert "closed negative real axis" in repr(mirror)
-    with pytest.raises(RepdynError, match="1 eigenvalues on the closed negative"):
+    with pytest.raises(RepdynError, match="1 eigenvalue on the closed negative"):
         mirror.propagate(paths["a"], 0.5)
     with pytest.raises(RepdynError, match="depth must lie"):
         near.propagate(paths["a"], 2.5)

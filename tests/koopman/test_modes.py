@@ -92,5 +92,5 @@ def test_nonsense_is_refused(found) -> None:
     with pytest.raises(RepdynError, match="count"):
         excitation(spectrum, kae, paths, count=0)
     other = KoopmanAutoencoder(3, ()).fit(paths, epochs=1)
-    with pytest.raises(RepdynError, match="another's"):
+    with pytest.raises(RepdynError, match="the spectrum of this autoencoder"):
         excitation(spectrum, other, paths)

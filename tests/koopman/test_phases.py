@@ -200,3 +200,21 @@ def test_flows_of_a_piecewise_operator_compose_and_have_gradients() -> None:
     assert torch.allclose(operator.matrix(4, 1) @ operator.matrix(1, 4), torch.eye(3), atol=1e-5)
     operator.from_first().sum().backward()
     assert bool((operator.weight.grad != 0).all())
+
+
+def test_what_was_drawn_is_said_and_saved(tmp_path: Path) -> None:
+    # More than the 60 000 states that phases and the closed-form start are fitted on.
+    draw = np.random.default_rng(0)
+    paths = planted([rotates(draw, 4)] * 3 + [symmetric(draw, 4)] * 3, samples=9000, noise=0.1)
+    found = phases(paths, paths)
+    assert found.starts == (0, 3)
+    assert found.drawn_from == 9000
+    assert found.samples < 9000
+    assert f"{found.samples} of 9000 samples" in repr(found)
+    found.save(tmp_path / "phases")
+    assert Phases.load(tmp_path / "phases").samples == found.samples
+    kae = KoopmanAutoencoder(latent_dim=4, hidden=()).fit(paths, epochs=1)
+    states = len(paths.points) * kae.history_["start_samples"][0]
+    assert 50_000 < states <= 60_000
+    few = KoopmanAutoencoder(latent_dim=4, hidden=()).fit(paths.subset(np.arange(200)), epochs=1)
+    assert 100 < few.history_["start_samples"][0] < 200  # without the validation part

@@ -88,7 +88,7 @@ def test_the_relative_path_hears_a_new_class_and_not_what_moves_all_alike() -> N
 def test_the_relative_path_needs_classes() -> None:
     paths = classes(200, 0)
     bare = RepresentationPaths.from_arrays({point: np.asarray(paths[point]) for point in paths.points})
-    with pytest.raises(RepdynError, match="class means help at no point"):
+    with pytest.raises(RepdynError, match="class means improve the density at no point"):
         RelativePathDetector().fit(bare)
 
 

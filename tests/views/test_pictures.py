@@ -212,6 +212,19 @@ def test_a_thousand_attractors_keep_colours_for_the_largest_basins() -> None:
     assert colors.count(OTHER) == 1000 - len(CATEGORIES)
 
 
+def test_starts_that_reached_nothing_differ_from_the_gray_starts_of_small_basins() -> None:
+    starts = RNG.normal(size=(40, 2))
+    basin = np.append(np.arange(30), np.full(10, -1))
+    figure = field(starts, starts, starts[:30], basin, ["fixed point"] * 30, None, 0.4, None, None, True)
+    (lost,) = named(figure, "starts that reached no attractor")
+    (small,) = [t for t in figure.data if t.type == "scatter" and t.name is None and t.marker.color == OTHER]
+    assert (len(lost.x), len(small.x)) == (10, 30 - len(CATEGORIES))
+    assert lost.marker.symbol != small.marker.symbol
+    caption = figure.layout.meta["caption"]
+    assert f"Gray: all but the {len(CATEGORIES)} largest basins." in caption
+    assert "velocity" not in caption  # no velocity was given
+
+
 def test_field_refuses_what_does_not_fit(made: Any) -> None:
     with pytest.raises(RepdynError, match="basin must hold 600 indices below 3"):
         field(**{**made.flow_field(), "basin": np.full(600, 3)})

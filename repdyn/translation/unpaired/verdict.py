@@ -135,7 +135,10 @@ def judge(
         "not found": "no map fits better than different ones do",
     }
     nearest = min(margin, clusters)
-    rival = f"for the best different map this distance is {nearest:+.1%}"
+    rival = (
+        f"for the best different map this distance is {abs(nearest):.1%} "
+        f"{'larger' if nearest >= 0 else 'smaller'}"
+    )
     if nearest >= 1:
         rival = "no different map has less than twice this distance"
     reason = (

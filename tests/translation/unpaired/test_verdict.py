@@ -93,7 +93,7 @@ def test_a_small_margin_will_do_where_it_is_far_beyond_the_noise() -> None:
     own, others = rival(1.21, 1.0, 1.0), [rival(1.21 * 1.034, 0.75, 0.78), rival(2.5, 0.1)]
     clear = judge(0.97, own, others, Composition(stability=0.8, lead=12.0))
     assert clear.verdict == "found"
-    assert "+3.4%" in clear.reason
+    assert "3.4% larger" in clear.reason
     assert judge(0.97, own, others, Composition(stability=0.8, lead=1.0)).verdict == "ambiguous"
 
 
