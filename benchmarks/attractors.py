@@ -2,8 +2,8 @@
 
 Two settings. ``planted``: 100 random maps whose attractors are known. ``mnist``: a small auto-encoder, which
 is trained here, is followed from the codes of unseen digits by plain iteration without and with finished
-samples leaving the batch, with traps, by torchdeq where it is installed (extra ``bench``), and by the loop of
-fixed-point-finder, which no package registry carries and which is written out here.
+samples leaving the batch, with trapping regions, by torchdeq where it is installed (extra ``bench``), and by
+the loop of fixed-point-finder, which no package registry carries and which is written out here.
 
     python benchmarks/attractors.py --json attractors.json
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import keep, parser_of, timed
-from mnist_autoencoder import digits, trained
 from scipy.spatial import cKDTree
+from small_networks import digits, trained
 from torch import Tensor
 
 from repdyn.fields import Attractors, LatentField
@@ -128,8 +128,8 @@ def agreement(field: LatentField, found: Attractors, ends: Tensor, like: Tensor)
     """Share of the first starts, as many as there are ends, whose attractor plain iteration ended on.
 
     An end is on an attractor that it is near: a point or a cycle within a hundredth of the scale, a set
-    that an orbit fills within three of the gaps that 512 of the orbit's points leave. A start that was said
-    to reach none agrees where its end is on none.
+    that an orbit fills within three of the gaps that 512 of the orbit's points leave. A start without an
+    attractor agrees where its end is on none.
     """
     reached, basin = ends.double().numpy(), found.basin[: len(ends)]
     nearest = np.full(len(reached), -1)
@@ -153,11 +153,11 @@ def mnist(
 ) -> dict[str, dict[str, float]]:
     """Evaluations, seconds and destinations of each way to iterate.
 
-    All starts are searched with traps. Plain iteration, with and without finished samples leaving the batch,
-    follows the first ``compared`` of them, and the traps follow those once more, so that figures of one
-    table are of the same starts.
+    All starts are searched with trapping regions. Plain iteration, with and without finished samples leaving
+    the batch, follows the first ``compared`` of them, and the search follows those once more, so that figures
+    of one table are of the same starts.
     """
-    file = None if cache is None else cache / f"attractors-{width}-{seed}.pt"
+    file = None if cache is None else cache / f"attractors-{width}-{seed}.safetensors"
     encoder, decoder = trained(digits("train", 20000), width, 8, seed, cache=file)
     field, codes = LatentField.from_autoencoder(encoder, decoder), encoder(digits("test", starts))
     table: dict[str, dict[str, float]] = {}
@@ -228,14 +228,14 @@ def descend(field: LatentField, z: Tensor) -> Tensor:
     map's transposed Jacobian, costs about two evaluations.
     """
     z = z.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([z], lr=0.05)
-    schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_size=500, gamma=0.7)
+    optimizer = torch.optim.Adam([z], lr=0.05)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=500, gamma=0.7)
     for _ in track(range(2000), "descending on the speed"):
         with torch.enable_grad():
             speed = 0.5 * (field.step(z) - z).square().sum(dim=1).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         speed.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return z.detach()
 

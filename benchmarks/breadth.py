@@ -8,7 +8,7 @@ interventions by nnsight that change nothing reproduce the logits to the bit. Th
     python benchmarks/breadth.py --rows breadth.jsonl --out docs/breadth.md
 
 A line per family is appended to the file of rows, and families that it holds are not run again. A family that
-takes longer than ``--seconds`` is a row that says so.
+takes longer than ``--seconds`` is a row with that reason.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from breadth_cases_timm import NO_HEAD, TIMM
 from breadth_cases_transformers import KINDS, NO_STATES, SIGNALS
 from breadth_heads import TASKS, Found, check, classes, section
-from harness import Rows, parser_of
+from harness import Rows, parser_of, table
 
 import repdyn
 from repdyn.tracing import TracedModel
@@ -96,7 +96,7 @@ def check_timm(family: str) -> Row:
         expected = torch.from_numpy(whole.logits[:BATCH])
         scale = max(1.0, float(own.abs().max()))
         np.testing.assert_allclose(expected, own, atol=1e-4 * scale)
-    kept, told = _intervene(model, whole.points, x, expected)
+    kept, interventions = _intervene(model, whole.points, x, expected)
     equal, where = _count_equal(model, kept, given), ""
     if given and not equal:  # timm offers those of stages, of parts of a block, or after a reduction
         equal, where = _count_equal(model, _everything(model, x), given), ", read at other points"
@@ -107,7 +107,7 @@ def check_timm(family: str) -> Row:
         len(whole.points),
         f"{equal} of {len(given)}{where}" if given else "timm offers none",
         f"none: {NO_HEAD[family]}" if family in NO_HEAD else "yes",
-        told,
+        interventions,
     )
 
 
@@ -139,14 +139,14 @@ def _check_tower(family: str, kind: str, module: Any, tower: str) -> Row:
             own = module(input_ids=torch.as_tensor(ids)[None]).logits[0, -1].numpy()
         np.testing.assert_allclose(whole.logits[number], own, atol=1e-4)
     head = "none" if whole.logits is None else "yes"
-    _, told = _intervene(model, whole.points, prepared, expected)
+    _, interventions = _intervene(model, whole.points, prepared, expected)
     return Row(
         family + tower,
         type(model.module).__name__,
         len(whole.points),
         _hidden(family, model, inputs),
         head,
-        told,
+        interventions,
     )
 
 
@@ -273,7 +273,7 @@ def main() -> None:
         rows = [row for family in cases for row in kept.rows(kind, check_transformers, family, kind)]
         sections.append((f"transformers: {kind}", rows))
     heads = [kept.head(task, name) for task in TASKS for name in classes(task)]
-    arguments.out.write_text(table(sections) + "\n".join(section(heads)) + "\n")
+    arguments.out.write_text(page(sections) + "\n".join(section(heads)) + "\n")
 
 
 class Kept:
@@ -290,7 +290,7 @@ class Kept:
             try:
                 with at_most(self.seconds):
                     found = check(*arguments)
-            except Exception as error:  # the table says what does not work, and why
+            except Exception as error:  # the table lists what does not work, and why
                 reason = " ".join(str(error).split())[:90] or type(error).__name__
                 found = Row(arguments[0], "", 0, "", "", f"not supported: {reason}")
             return [asdict(row) for row in (found if isinstance(found, list) else [found])]
@@ -329,29 +329,26 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def table(sections: Sequence[tuple[str, Sequence[Row]]]) -> str:
+def page(sections: Sequence[tuple[str, Sequence[Row]]]) -> str:
     """The page: counts, then a table for each kind."""
-    lines = [
-        "# What can be traced",
-        "",
-        *PAGE.splitlines(),
-        "",
-        "| library | families | traced | with interventions |",
-        "| --- | --- | --- | --- |",
-    ]
+    counts = []
     for library in ("timm", "transformers"):
         rows = [row for title, part in sections if title.startswith(library) for row in part]
         names = {row.family.partition("#")[0] for row in rows}
         bad = {row.family.partition("#")[0] for row in rows if not row.points}
         exact = {row.family.partition("#")[0] for row in rows if row.interventions.startswith("exact")}
-        lines.append(f"| {library} | {len(names)} | {len(names - bad)} | {len(exact - bad)} |")
+        counts.append([library, len(names), len(names - bad), len(exact - bad)])
+    parts = ["# What can be traced", PAGE]
+    parts.append(table(["library", "families", "traced", "with interventions"], counts))
     for title, rows in sections:
-        lines += ["", f"## {title}", "", "| family | member | points | own outputs | head | interventions |"]
-        lines.append("| --- | --- | --- | --- | --- | --- |")
-        for row in rows:
-            cells = (row.family, f"`{row.member}`", str(row.points), row.own, row.head, row.interventions)
-            lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        cells = [
+            [row.family, f"`{row.member}`", str(row.points), row.own, row.head, row.interventions]
+            for row in rows
+        ]
+        cells = [[cell.replace("|", "/") for cell in line] for line in cells]
+        head = ["family", "member", "points", "own outputs", "head", "interventions"]
+        parts += [f"## {title}", table(head, cells)]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

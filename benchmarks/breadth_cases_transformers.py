@@ -9,10 +9,13 @@ from typing import Any
 
 Cases = dict[str, tuple[str, dict[str, Any]]]
 
-_BODY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-SMALL = {**_BODY, "intermediate_size": 48, "vocab_size": 60, "max_position_embeddings": 40}
+_LAYERS = {"hidden_size": 32, "num_hidden_layers": 2}
+_BODY = {**_LAYERS, "num_attention_heads": 4}
+_TEXT = {"vocab_size": 60, "max_position_embeddings": 40}
+_BLOCKS = {**_BODY, "intermediate_size": 48}
+SMALL = {**_BLOCKS, **_TEXT}
 _GROUPED = {**SMALL, "num_key_value_heads": 2}
-_PICTURE = {**_BODY, "intermediate_size": 48, "image_size": 32, "patch_size": 8}
+_PICTURE = {**_BLOCKS, "image_size": 32, "patch_size": 8}
 _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40, "vocab_size": 60}
 _T5 = {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_ff": 48, "d_kv": 8, "vocab_size": 60}
 _BART = {
@@ -23,8 +26,7 @@ _BART = {
     "vocab_size": 60,
 }
 _WAVE = {
-    **_BODY,
-    "intermediate_size": 48,
+    **_BLOCKS,
     "conv_dim": [16, 16],
     "conv_stride": [5, 4],
     "conv_kernel": [10, 8],
@@ -34,71 +36,36 @@ _WAVE = {
 }
 _STAGES = {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 2, 1]}
 
+_SPECIAL = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "cls_token_id": 3, "sep_token_id": 4}
+
 TEXT_ENCODERS: Cases = {
     "bert": ("BertModel", SMALL),
     "roberta": ("RobertaModel", SMALL),
     "xlm-roberta": ("XLMRobertaModel", SMALL),
     "camembert": ("CamembertModel", SMALL),
-    "distilbert": (
-        "DistilBertModel",
-        {
-            "dim": 32,
-            "n_layers": 2,
-            "n_heads": 4,
-            "hidden_dim": 48,
-            "vocab_size": 60,
-            "max_position_embeddings": 40,
-        },
-    ),
+    "distilbert": ("DistilBertModel", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, **_TEXT}),
     "albert": ("AlbertModel", {**SMALL, "embedding_size": 16}),
     "electra": ("ElectraModel", {**SMALL, "embedding_size": 16}),
     "mpnet": ("MPNetModel", SMALL),
     "deberta": ("DebertaModel", SMALL),
     "deberta-v2": ("DebertaV2Model", SMALL),
-    "modernbert": (
-        "ModernBertModel",
-        {
-            **SMALL,
-            "pad_token_id": 0,
-            "eos_token_id": 1,
-            "bos_token_id": 2,
-            "cls_token_id": 3,
-            "sep_token_id": 4,
-        },
-    ),
+    "modernbert": ("ModernBertModel", {**SMALL, **_SPECIAL}),
     "xlnet": ("XLNetModel", {"vocab_size": 60, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}),
     "longformer": ("LongformerModel", {**SMALL, "attention_window": 4}),
     "nomic": ("NomicBertModel", SMALL),
 }
 """Text encoders."""
 
+_GLOBAL_THEN_LOCAL = [[["global", "local"], 1]]
 DECODERS: Cases = {
     "gpt2": ("GPT2LMHeadModel", _GPT),
     "gpt_neo": (
         "GPTNeoForCausalLM",
-        {
-            "hidden_size": 32,
-            "num_layers": 2,
-            "num_heads": 4,
-            "vocab_size": 60,
-            "max_position_embeddings": 40,
-            "attention_types": [[["global", "local"], 1]],
-        },
+        {**_TEXT, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": _GLOBAL_THEN_LOCAL},
     ),
     "gpt_neox": ("GPTNeoXForCausalLM", SMALL),
     "gptj": ("GPTJForCausalLM", {**_GPT, "rotary_dim": 4}),
-    "opt": (
-        "OPTForCausalLM",
-        {
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "ffn_dim": 48,
-            "vocab_size": 60,
-            "max_position_embeddings": 40,
-            "word_embed_proj_dim": 32,
-        },
-    ),
+    "opt": ("OPTForCausalLM", {**_BODY, **_TEXT, "ffn_dim": 48, "word_embed_proj_dim": 32}),
     "bloom": ("BloomForCausalLM", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 60}),
     "falcon": ("FalconForCausalLM", SMALL),
     "llama": ("LlamaForCausalLM", _GROUPED),
@@ -146,27 +113,11 @@ EXPERTS: Cases = {
 }
 """Causal language models with a mixture of experts."""
 
+_MAMBA = {**_LAYERS, "vocab_size": 60, "state_size": 4}
 STATE_SPACES: Cases = {
-    "mamba": (
-        "MambaForCausalLM",
-        {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 60, "state_size": 4},
-    ),
-    "mamba2": (
-        "Mamba2ForCausalLM",
-        {
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "vocab_size": 60,
-            "state_size": 4,
-            "num_heads": 8,
-            "head_dim": 8,
-            "n_groups": 1,
-        },
-    ),
-    "rwkv": (
-        "RwkvForCausalLM",
-        {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 60, "attention_hidden_size": 32},
-    ),
+    "mamba": ("MambaForCausalLM", _MAMBA),
+    "mamba2": ("Mamba2ForCausalLM", {**_MAMBA, "num_heads": 8, "head_dim": 8, "n_groups": 1}),
+    "rwkv": ("RwkvForCausalLM", {**_LAYERS, "vocab_size": 60, "attention_hidden_size": 32}),
 }
 """State-space and recurrent language models."""
 
@@ -219,18 +170,7 @@ VISION: Cases = {
         },
     ),
     "mobilenet_v2": ("MobileNetV2Model", {"image_size": 32}),
-    "yolos": (
-        "YolosModel",
-        {
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 48,
-            "image_size": [32, 32],
-            "patch_size": 8,
-            "num_detection_tokens": 3,
-        },
-    ),
+    "yolos": ("YolosModel", {**_PICTURE, "image_size": [32, 32], "num_detection_tokens": 3}),
     "dpt": ("DPTModel", {**_PICTURE, "backbone_out_indices": [0, 1]}),
 }
 """Models of pictures."""
@@ -249,23 +189,11 @@ AUDIO: Cases = {
             "decoder_start_token_id": 1,
         },
     ),
-    "ast": (
-        "ASTModel",
-        {
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 48,
-            "num_mel_bins": 32,
-            "max_length": 64,
-        },
-    ),
+    "ast": ("ASTModel", {**_BLOCKS, "num_mel_bins": 32, "max_length": 64}),
 }
 """Models of sound."""
 
-_TOWER = {**_BODY, "intermediate_size": 48}
-_TEXT_TOWER = {**_TOWER, "vocab_size": 60, "max_position_embeddings": 40}
-_TOWERS = {"text_config": _TEXT_TOWER, "vision_config": {**_TOWER, "image_size": 32, "patch_size": 8}}
+_TOWERS = {"text_config": {**SMALL}, "vision_config": {**_PICTURE}}
 TWO_TOWERS: Cases = {
     "clip": ("CLIPModel", _TOWERS),
     "siglip": ("SiglipModel", _TOWERS),

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import transformers
 from breadth_cases_transformers import KINDS
+from harness import table
 from transformers.models.auto import modeling_auto
 
 import repdyn
@@ -417,14 +418,14 @@ def _short(error: Exception) -> str:
 
 def section(found: list[Found]) -> list[str]:
     """The lines of the page: how many of each task, then every class that is not compared, and why."""
-    told = ("logits", "states", "wrong", "refused", "not built")
+    outcomes = ("logits", "states", "wrong", "refused", "not built")
     lines = ["", "## transformers: heads of language models", "", *__doc__.splitlines()[2:7], ""]
-    lines += [f"| task | classes | {' | '.join(told)} |", f"| --- | --- |{' --- |' * len(told)}"]
+    counts = []
     for task in TASKS:
         own = [entry for entry in found if entry.task == task]
-        counts = [sum(entry.what == what for entry in own) for what in told]
-        lines.append(f"| {task} | {len(own)} | {' | '.join(map(str, counts))} |")
+        counts.append([task, len(own), *(sum(entry.what == what for entry in own) for what in outcomes)])
     lines += [
+        table(["task", "classes", *outcomes], counts),
         "",
         "*Logits*: a trace keeps logits, and they are the model's own. *States*: a trace keeps no logits.",
         "The model's own head, applied to the last point, gives the model's own outputs; this is not",
@@ -432,11 +433,10 @@ def section(found: list[Found]) -> list[str]:
         "checked, because the class needs a library that is not installed, or reads the states of another",
         "model, which a user gives through `prepare`. The reason is the error of the attempt.",
         "",
-        "| task | class | | reason |",
-        "| --- | --- | --- | --- |",
     ]
     rest = [entry for entry in found if entry.what not in ("logits", "states") or "itself" in entry.reason]
-    return lines + [f"| {entry.task} | `{entry.name}` | {entry.what} | {entry.reason} |" for entry in rest]
+    cells = [[entry.task, f"`{entry.name}`", entry.what, entry.reason] for entry in rest]
+    return [*lines, table(["task", "class", "", "reason"], cells)]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Run: python benchmarks/coverage.py --out coverage.jsonl [--repeats 1000] [--kind
 
 One line per batch of repeats is appended to the file. Repeats that it holds are not computed again: more
 ``--repeats`` later add to them. Every cell is a share of repeated experiments with a known truth, and is
-printed with its Monte Carlo standard error; that of a share is exact. Two marks tell cells in which no
+printed with its Monte Carlo standard error; that of a share is exact. Two marks are on cells in which no
 interval can be near 95 %. There the aim is not to fall below 93 %.
 
 d
@@ -17,14 +17,13 @@ b
 
 from __future__ import annotations
 
-import argparse
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
-from harness import Rows
+from harness import Rows, parser_of
 from scipy import stats
 from scipy.optimize import brentq
 
@@ -59,22 +58,12 @@ def share(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float
     return share_interval(g.random(n) < truth), truth
 
 
-def auroc(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
-    """Normal scores of equal spread."""
-    shift = stats.norm.ppf(truth) * np.sqrt(2)
-    return auroc_interval(g.normal(size=n) + shift, g.normal(size=n)), truth
-
-
-def auroc_unequal(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
-    """Normal scores, the foreign ones three times as spread."""
-    shift = stats.norm.ppf(truth) * np.sqrt(10)
-    return auroc_interval(g.normal(size=n) + shift, 3 * g.normal(size=n)), truth
-
-
-def auroc_many_inside(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
-    """1000 normal scores in-distribution, n foreign ones three times as spread."""
-    shift = stats.norm.ppf(truth) * np.sqrt(10)
-    return auroc_interval(g.normal(size=1000) + shift, 3 * g.normal(size=n)), truth
+def auroc(
+    g: np.random.Generator, n: int, truth: float, spread: float = 1, inside: int | None = None
+) -> tuple[Estimate, float]:
+    """Normal scores, n or ``inside`` of them in-distribution; n foreign ones, so many times as spread."""
+    shift = stats.norm.ppf(truth) * np.sqrt(1 + spread**2)
+    return auroc_interval(g.normal(size=inside or n) + shift, spread * g.normal(size=n)), truth
 
 
 def fpr95(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
@@ -95,11 +84,6 @@ def aupr(g: np.random.Generator, n: int, truth: float, spread: float = 1.0) -> t
         _AUPR[truth, spread] = shift, float((passed / (passed + stats.norm.sf(x / spread))).mean())
     shift, own = _AUPR[truth, spread]
     return precision_interval(g.normal(size=n) + shift, spread * g.normal(size=n)), own
-
-
-def aupr_unequal(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
-    """Normal scores, the foreign ones three times as spread."""
-    return aupr(g, n, truth, 3.0)
 
 
 def aupr_heavy_tails(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
@@ -189,28 +173,17 @@ def _swaps(g: np.random.Generator, n: int, truth: float, shift: float) -> tuple[
     return SwapTable(("dynamic", "static"), ("a", "b", "c"), called.mean(axis=1), KEPT, CLASSES), accuracy
 
 
-def swap_score(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
-    """Published score of a table of swaps; replaced factors are .15 over chance."""
-    table, accuracy = _swaps(g, n, truth, 0.15)
+def swap_score(
+    g: np.random.Generator, n: int, truth: float, shift: float, strict: bool
+) -> tuple[Estimate, float]:
+    """Published or strict score of a table of swaps; replaced factors are so far over chance.
+
+    At chance, the distance from chance has its least value, and each strict score can only be too low.
+    """
+    table, accuracy = _swaps(g, n, truth, shift)
+    if strict:
+        return table.strict(), strict_score(accuracy, KEPT, CLASSES)
     return table.score(), published_score(accuracy, KEPT, CLASSES)
-
-
-def swap_strict(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
-    """Strict score of the same."""
-    table, accuracy = _swaps(g, n, truth, 0.15)
-    return table.strict(), strict_score(accuracy, KEPT, CLASSES)
-
-
-def swap_at_chance(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
-    """Published score with replaced factors at chance, where the distance from chance has its least value."""
-    table, accuracy = _swaps(g, n, truth, 0.0)
-    return table.score(), published_score(accuracy, KEPT, CLASSES)
-
-
-def swap_strict_at_chance(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
-    """Strict score with replaced factors at chance, where each of them can only score too little."""
-    table, accuracy = _swaps(g, n, truth, 0.0)
-    return table.strict(), strict_score(accuracy, KEPT, CLASSES)
 
 
 def mean(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]:
@@ -221,28 +194,28 @@ def mean(g: np.random.Generator, n: int, truth: float) -> tuple[Estimate, float]
 KINDS: dict[str, Trial] = {
     "share": share,
     "auroc": auroc,
-    "auroc, unequal spread": auroc_unequal,
+    "auroc, unequal spread": partial(auroc, spread=3),
     "fpr95": fpr95,
-    "aupr, unequal spread": aupr_unequal,
+    "aupr, unequal spread": partial(aupr, spread=3.0),
     "aupr": aupr,
     "aupr, Student's t": aupr_heavy_tails,
     "aupr, outliers": aupr_outliers,
     "difference of aurocs": difference,
-    "auroc, 1000 and n, unequal spread": auroc_many_inside,
+    "auroc, 1000 and n, unequal spread": partial(auroc, spread=3, inside=1000),
     "share of variance": share_of_variance,
     "decay": decay,
     "fvu": explained,
     "fvu, log-normal errors": explained_heavy,
     "mean, exponential": mean,
-    "swap score": swap_score,
-    "swap score, strict": swap_strict,
-    "swap score, at chance": swap_at_chance,
-    "swap score, strict, at chance": swap_strict_at_chance,
+    "swap score": partial(swap_score, shift=0.15, strict=False),
+    "swap score, strict": partial(swap_score, shift=0.15, strict=True),
+    "swap score, at chance": partial(swap_score, shift=0.0, strict=False),
+    "swap score, strict, at chance": partial(swap_score, shift=0.0, strict=True),
 }
 
 
 SCALED = ("fvu", "fvu, log-normal errors", "mean, exponential")
-"""Kinds whose truth is a factor of every sample: one column tells all."""
+"""Kinds whose truth is a factor of every sample: one column is enough."""
 SLOW = ("difference of aurocs", "share of variance", "decay", *SCALED)
 """Kinds that resample: fewer repeats of the larger sizes."""
 SLOWER = {1000: 2, 5000: 2}
@@ -278,9 +251,7 @@ def _summary(found: list[tuple[Estimate, float]], weight: np.ndarray, kind: str)
     below = np.array([own > e.high for e, own in found])
     empty = np.array([e.high - e.low <= 0 for e, _ in found])
     values, truth = np.array([e.value for e, _ in found]), found[0][1]
-    shares = {
-        name: float(weight @ part) for name, part in zip(("above", "below", "empty"), (above, below, empty))
-    }
+    shares = {"above": float(weight @ above), "below": float(weight @ below), "empty": float(weight @ empty)}
     known = kind == "share" or len(found) >= FEW
     border = float(weight @ ((values <= 0) | (values >= 1))) if kind.startswith(BOUNDED) else 0.0
     return shares | {
@@ -305,10 +276,9 @@ def nearest(values: np.ndarray, weight: np.ndarray, truth: float) -> float:
     """
     distinct, own = np.unique(values, return_inverse=True)
     total = np.concatenate([[0.0], np.cumsum(np.bincount(own, weights=weight))])
-    first = min(
-        int(np.searchsorted(distinct, truth, side="right")), len(distinct) - 1
-    )  # ranges end here or after
-    last = max(int(np.searchsorted(distinct, truth, side="left")) - 1, 0)  # and start here or before
+    # Ranges end at the first of these or after, and start at the second or before.
+    first = min(int(np.searchsorted(distinct, truth, side="right")), len(distinct) - 1)
+    last = max(int(np.searchsorted(distinct, truth, side="left")) - 1, 0)
     best = 0.0
     for start in range(last + 1):
         ends = total[max(first, start) + 1 :] - total[start]
@@ -372,12 +342,10 @@ def drift(repeats: int, held_out: bool, fit: int = 400, window: int = 100) -> tu
 
 def main() -> None:
     """Compute the cells that are missing and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = parser_of(__doc__, "out", seed=1)
     parser.add_argument("--repeats", type=int, default=1000)
     parser.add_argument("--kinds", default=";".join([*KINDS, "drift"]))
     parser.add_argument("--sizes", default=",".join(str(n) for n in SIZES))
-    parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     known = Rows(arguments.out, ("kind", "n", "truth", "seed"), SOURCES)
     cells: dict[tuple[str, int, float], list[dict[str, Any]]] = {}
@@ -413,7 +381,7 @@ def main() -> None:
     if "drift" not in arguments.kinds.split(";"):
         return
     print(
-        "\nno drift: share of reports that name a moved depth, share of verdicts 'drift found' (nominal .05)"
+        "\nno drift: shares of reports that name a moved depth, and of verdicts 'drift found' (nominal .05)"
     )
     for held_out in (False, True):
         moved, verdicts = drift(min(arguments.repeats, 200), held_out)

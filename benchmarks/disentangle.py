@@ -46,7 +46,8 @@ from disentangle_settings import (
     scale_of,
     settings_of,
 )
-from harness import Rows, data
+from harness import Rows, mean_of
+from harness import data as data_of
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -67,8 +68,6 @@ from repdyn.disentangle import (
 from repdyn.disentangle.models import StructuredKoopman
 from repdyn.disentangle.spectral import static_mode, static_modes
 
-DATA = data()
-
 
 def main() -> None:
     """Run what has not been run, then print the table."""
@@ -80,7 +79,7 @@ def main() -> None:
     training, validation, test = parts(arguments.data, scale)
     seen = validation if arguments.on == "validation" else test
     print(f"training {training}\nvalidation {len(validation)}, test {len(test)}; read: {arguments.on}")
-    asked = [
+    wanted = [
         plain({"data": arguments.data, "on": arguments.on, **asdict(scale), **asdict(chosen[name])})
         | {"model": name, "seed": seed}
         for seed in range(arguments.seeds)
@@ -94,7 +93,7 @@ def main() -> None:
         {name: str(value) for name, value in real.items()},
         flush=True,
     )
-    for setting in asked:
+    for setting in wanted:
         if not rows.get(setting):
             model = build(setting["model"], chosen[setting["model"]], scale)
             model, seconds = fit(model, setting, training, validation, arguments.device, arguments.out)
@@ -103,16 +102,13 @@ def main() -> None:
             row |= {"cpu_seconds": seconds, **run(model, setting["passes"], judge, validation, seen)}
             rows.add(row)
             print(setting["model"], setting["seed"], row["D_sd"], row["D_mf"], flush=True)
-    report([row for row in rows if row["setting"] in asked], arguments.data)
+    report([row for row in rows if row["setting"] in wanted], arguments.data)
 
 
 def parts(data: str, scale: Scale) -> tuple[LabeledClips, LabeledClips, LabeledClips]:
     """Training, validation and test clips."""
     if data == "sprites":
-        path = DATA / "images" / "sprites_layers.npz"
-        if not path.exists():
-            raise SystemExit(f"{path} is missing: see the first lines of this file")
-        with np.load(path) as held:
+        with np.load(data_of("images", "sprites_layers.npz")) as held:
             layers = {name: held[name] for name in held.files}
         train, test = sprites(layers, items=scale.items, size=scale.size)
         training, validation = train.split((0.85, 0.15), seed=0)
@@ -203,12 +199,12 @@ def run(
     shown = model.reconstruct(test.clips)
     exchanged = model.swap(test.clips[::2][: len(test) // 2], test.clips[1::2][: len(test) // 2]).first
     groups: dict[str, str | Sequence[int]] = {"static": "static", "dynamic": "dynamic"}
-    told = leakage(found, groups | {k: v for k, v in chosen.groups.items() if v}, test.labels)
+    leaked = leakage(found, groups | {k: v for k, v in chosen.groups.items() if v}, test.labels)
     row = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "best_epoch": model.best_epoch_,
         "reconstruction": float(((shown - test.clips / 255) ** 2).mean()),
-        "recognised": {
+        "recognized": {
             name: float((judge.predict(shown)[name] == label).mean()) for name, label in test.labels.items()
         },
         "groups": chosen.to_dict(),
@@ -222,7 +218,7 @@ def run(
             }
             for kind, clips in (("reconstructed", shown), ("swapped", exchanged))
         },
-        "leakage": told.to_dict(),
+        "leakage": leaked.to_dict(),
         "static_share": found.static_share,
         "static_moves": movement(found),
         "mode": mode_accuracy(model, test.clips),
@@ -299,7 +295,7 @@ def report(rows: list[dict[str, Any]], data: str) -> None:
     by_model = {name: [row for row in rows if row["setting"]["model"] == name] for name in MODELS}
     for model, of in by_model.items():
         if of:
-            cells = "".join(f"{mean([row[name] for row in of]):>22}" for name in scores)
+            cells = "".join(f"{mean_of([row[name] for row in of])!r:>22}" for name in scores)
             print(f"{model:<18}{len(of):>6}{cells}")
     if data in PUBLISHED:
         print(f"{'published SSM-SKD':<24}{PUBLISHED[data][0]:>22}{PUBLISHED[data][1]:>22}  (full scale)")
@@ -321,23 +317,15 @@ def report(rows: list[dict[str, Any]], data: str) -> None:
             print(f"\n{model}, accuracies, mean over seeds")
             for name in ("D_sd", "D_mf"):
                 print(accuracies([row["tables"][name] for row in of]))
-            print("  recognised unswapped:", averaged([row["recognised"] for row in of]))
+            print("  recognized unswapped:", averaged([row["recognized"] for row in of]))
             for group in ("static", "dynamic"):
                 print(f"  leakage, {group}:", averaged([row["leakage"][group] for row in of]))
             if model.startswith("ssm"):  # with several static eigenvalues there is no one mode
                 print("  differentiable mode:", averaged([row["mode"] for row in of]))
             if "brute_force" in of[0]:
                 for name in ("D_mf", "strict_mf"):
-                    print(
-                        f"  {name} with the groups of brute force:",
-                        mean([row["brute_force"][name] for row in of]),
-                    )
-
-
-def mean(estimates: Sequence[dict[str, float]]) -> str:
-    """Of values and of interval ends: an interval over clips, for a fit of any seed."""
-    value, low, high = (np.mean([one[end] for one in estimates]) for end in ("value", "low", "high"))
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+                    best = mean_of([row["brute_force"][name] for row in of])
+                    print(f"  {name} with the groups of brute force: {best}")
 
 
 def averaged(rows: Sequence[dict[str, float]]) -> str:
@@ -351,7 +339,7 @@ def steady(rows: Sequence[dict[str, Any]], what: str) -> float:
 
 
 def accuracies(tables: Sequence[dict[str, Any]]) -> str:
-    """One table of what judges still recognise, mean over seeds; what should stay is starred."""
+    """One table of what judges still recognize, mean over seeds; what should stay is starred."""
     first = tables[0]
     values = np.mean([table["accuracy"] for table in tables], axis=0)
     lines = [f"  {'':<20}" + "".join(f"{name:>13}" for name in first["factors"])]

@@ -1,4 +1,4 @@
-"""What stays through depth in two pretrained models, and whom the rest of the network follows after a swap.
+"""Static parts of paths through two pretrained models, and what the network predicts after they are swapped.
 
     python benchmarks/disentangle_paths.py --cache FOLDER [--models minilm-l6 efficientnet] [--seeds 3]
 
@@ -10,27 +10,26 @@ ten domains of CLINC150's queries; dog, other animal, or neither of ImageNet's p
 
 Static parts are then exchanged between test inputs at the last point and at one in the middle, and the real
 network runs on from there (``TracedModel.run_from``): every token, or every pixel, is moved by what the
-pooled representation moved. EfficientNet's own head says what it sees; MiniLM has none, and a linear probe
+pooled representation moved. EfficientNet's own head predicts the class; MiniLM has none, and a linear probe
 for the domain, fitted to its last point, stands in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import once_json, parser_of
+from harness import mean_of, once_json, parser_of
 from koopman_models import SETTINGS, load, traced
 from numpy.typing import NDArray
 from stored_texts import rows_of
 
 from repdyn.disentangle import SKD, depth_factors, depth_swaps
 from repdyn.disentangle.depth import Head
-from repdyn.intervals import Estimate
 from repdyn.koopman.readout import LinearProbe
 from repdyn.paths import RepresentationPaths
 
@@ -46,11 +45,9 @@ _TOKENS, _LOGITS = 3, 2  # axes of a representation with tokens, of logits
 
 def main() -> None:
     """Run what has not been run, then print all."""
-    parser = parser_of(__doc__, "seeds")
-    parser.add_argument("--cache", type=Path, required=True, help="the folder of koopman_models.py")
+    parser = parser_of(__doc__, "cache", "seeds")
     parser.add_argument("--models", nargs="*", choices=list(MIDDLE), default=list(MIDDLE))
     arguments = parser.parse_args()
-    arguments.cache.mkdir(parents=True, exist_ok=True)
     for name in arguments.models:
         setting = cache(partial(read, name, arguments.cache))
         runs = [
@@ -103,14 +100,16 @@ def run(name: str, seed: int, parts: dict[str, RepresentationPaths], head: Any) 
     model = SKD(STATIC, LATENTS, HIDDEN).fit(train, seed=seed, **PLAN)
     last, middle = test.points[-1], MIDDLE[name]
     if head is None:
-        said: Head = LinearProbe().fit(np.asarray(train[last]), np.asarray(train.labels)).decision_function
+        predicted: Head = (
+            LinearProbe().fit(np.asarray(train[last]), np.asarray(train.labels)).decision_function
+        )
     else:
-        said = lambda x: head(torch.from_numpy(x)).detach().numpy()  # noqa: E731
+        predicted = lambda x: head(torch.from_numpy(x)).detach().numpy()  # noqa: E731
     few = test.subset(np.arange(min(TEST, len(test))))
-    go_on = from_middle(name, middle, few, said if head is None else None)
+    go_on = from_middle(name, middle, few, predicted if head is None else None)
     return {
         "samples": [len(train), len(test), len(few)],
-        **depth_factors(model, test, train, said, seed=seed).to_dict(),
+        **depth_factors(model, test, train, predicted, seed=seed).to_dict(),
         "middle": middle,
         "swaps_in_the_middle": {
             split: {side: value.to_dict() for side, value in sides.items()}
@@ -157,11 +156,6 @@ def _pooled(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
 
 
-def mean(estimates: Sequence[dict[str, float]]) -> Estimate:
-    """Over seeds, of values and of interval ends: an interval over test samples for a fit of any seed."""
-    return Estimate(*(float(np.mean([one[end] for one in estimates])) for end in ("value", "low", "high")))
-
-
 def table(name: str, runs: list[dict[str, Any]]) -> str:
     """Everything, mean over seeds."""
     first = runs[0]
@@ -169,7 +163,7 @@ def table(name: str, runs: list[dict[str, Any]]) -> str:
     lines = [
         f"{name}: {fitted} training and {tested} test paths, {len(runs)} seeds, verdicts "
         + ", ".join(run["verdict"] for run in runs),
-        f"  reconstructed share of variance {mean([run['explained'] for run in runs])}",
+        f"  reconstructed share of variance {mean_of([run['explained'] for run in runs])}",
         f"  always the commonest label: {first['majority']:.3f}",
         f"  {'probe accuracy':<28}" + "".join(f"{point[-10:]:>11}" for point in first["points"]),
     ]
@@ -177,17 +171,19 @@ def table(name: str, runs: list[dict[str, Any]]) -> str:
         for part in ("static", "dynamic"):
             values = np.mean([[v["value"] for v in run["probes"][split][part]] for run in runs], axis=0)
             lines.append(f"  {f'{split}, {part}':<28}" + "".join(f"{value:>11.3f}" for value in values))
-    gain = mean([run["advantage"] for run in runs])
+    gain = mean_of([run["advantage"] for run in runs])
     lines.append(f"  static less the better control's, last point: {gain}")
     for split in first["static_share"]:
-        share = mean([run["static_share"][split] for run in runs])
+        share = mean_of([run["static_share"][split] for run in runs])
         lines.append(f"  static share of variance, {split}: {share}")
     for swaps, point in (("swaps", first["points"][-1]), ("swaps_in_the_middle", first["middle"])):
         for split in first[swaps]:
-            own, others = (mean([run[swaps][split][side] for run in runs]) for side in ("receiver", "donor"))
+            own, others = (
+                mean_of([run[swaps][split][side] for run in runs]) for side in ("receiver", "donor")
+            )
             lines.append(
-                f"  static parts swapped at {point} ({split}), the network says the receiver's {own}, the "
-                f"donor's {others}"
+                f"  static parts swapped at {point} ({split}), the network predicts the receiver's {own}, "
+                f"the donor's {others}"
             )
     return "\n".join([*lines, f"  (in the middle: {few} inputs)", ""])
 

@@ -55,7 +55,7 @@ SSM = {  # as published
     "dsprites": Settings(1, 24, 200, (16, 4, 4), 0.125, 170),
     "moving-dsprites": Settings(1, 28, 160, (16, 4, 4), 0.875, 30),
 }
-SKD_FULL = {  # published for Sprites; elsewhere with the epochs of its neighbour
+SKD_FULL = {  # published for Sprites; elsewhere with the epochs of its neighbor
     name: Settings(8, 40, 80, (15, 1, 1), 0.5, ssm.epochs) for name, ssm in SSM.items()
 }
 SSM_CPU = Settings(1, 15, 80, (16, 1, 1), 0.75, 50)

@@ -12,7 +12,6 @@ banks. Pairs of models are compared by their basins for the same inputs.
 
 from __future__ import annotations
 
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Rows, parser_of, table
+from harness import Rows, parser_of, table, timed
 from numpy.typing import NDArray
 from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.metrics import adjusted_mutual_info_score
@@ -84,7 +83,6 @@ def cell(cache: Path, store: str, point: str, unit: bool, bank: int, starts: int
     order = np.random.default_rng(0).permutation(len(x))
     bank = min(bank, (len(x) - starts) // 2)
     a, b, s = order[:bank], order[bank : 2 * bank], order[2 * bank : 2 * bank + starts]
-    began = time.process_time()
     field = fitted(x[a], unit)
     z = field.encode(torch.from_numpy(x[s]))
     # The second bank is compared in the coordinates of the first.
@@ -121,7 +119,6 @@ def cell(cache: Path, store: str, point: str, unit: bool, bank: int, starts: int
         "by scale": by_scale,
         "peers": peers(field.bank_.numpy(), z.numpy(), y[s], max(2, count)),
         "notes": list(field.notes_),
-        "processor seconds": time.process_time() - began,
     }
 
 
@@ -150,9 +147,7 @@ def pair(cache: Path, one: str, other: str, bank: int, starts: int) -> dict[str,
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--cache", type=Path, required=True, help="folder with stores of traced paths")
-    parser.add_argument("--out", type=Path, required=True, help="rows, one for each model and point")
+    parser = parser_of(__doc__, "cache", "out")
     parser.add_argument("--bank", type=int, default=3000)
     parser.add_argument("--starts", type=int, default=1000)
     options = parser.parse_args()
@@ -168,7 +163,12 @@ def main() -> None:
         if not (options.cache / f"{store}.paths").exists():
             print(f"{store}: is not in {options.cache}, left out", flush=True)
             continue
-        make = partial(cell, options.cache, store, point, unit, options.bank, options.starts)
+
+        def make(store: str = store, point: str = point, unit: bool = unit) -> dict[str, Any]:
+            with timed() as spent:
+                found = cell(options.cache, store, point, unit, options.bank, options.starts)
+            return found | spent
+
         row = rows.once(store, point, options.bank, make=make)
         print(row, flush=True)
         for scale in row["by scale"]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,7 +66,7 @@ def _paths(*arrays: np.ndarray) -> RepresentationPaths:
 
 
 def drift(g: np.random.Generator, draw: Draw) -> bool:
-    """A stream like the calibration's is said to drift, or a depth to have moved."""
+    """Drift is found in a stream like the calibration's, or at one of its depths."""
     detector = PathDetector().fit(_paths(draw(g, 300))).calibrate(_paths(draw(g, 300)))
     monitor = DriftMonitor(detector, window=100)
     monitor.update(_paths(draw(g, 100)))
@@ -125,7 +124,7 @@ def certified(g: np.random.Generator, draw: Draw) -> bool:
 
 
 def information(g: np.random.Generator, draw: Draw) -> bool:
-    """A part of sequences tells of a label that was drawn by itself (more than a tenth of its entropy)."""
+    """A part of sequences predicts a label that was drawn by itself (more than a tenth of its entropy)."""
     x = draw(g, 160)
     rows = np.unique(x, axis=0, return_inverse=True)[1].reshape(-1)
     labels = g.integers(2, size=rows.max() + 1)[rows]
@@ -144,7 +143,7 @@ def fidelity(g: np.random.Generator, draw: Draw) -> bool:
 
 
 class _Arbitrary(KNNDetector):
-    """A score that is the same for equal rows and says nothing of any."""
+    """A score that is equal for equal rows and depends on nothing else of them."""
 
     def score_chunk(self, batch: Chunk) -> np.ndarray:
         x = np.asarray(batch[self.points_[0]], dtype=np.float64)
@@ -170,46 +169,30 @@ def trees(g: np.random.Generator, draw: Draw) -> bool:
 
 
 DATA: dict[str, Draw] = {f.__name__: f for f in (plain, repeats, wide, line, rounded)}
-VERDICTS: dict[str, Verdict] = {
-    f.__name__: f
-    for f in (
-        drift,
-        evaluation,
-        recommendation,
-        basins,
-        memories,
-        loops,
-        trees,
-        fidelity,
-        certified,
-        information,
-    )
-}
+JUDGED = (drift, evaluation, recommendation, basins, memories)
+JUDGED += (loops, trees, fidelity, certified, information)
+VERDICTS: dict[str, Verdict] = {f.__name__: f for f in JUDGED}
 
 
 def main() -> None:
     """Compute the cells that are missing and print the table."""
-    parser = parser_of(__doc__, seed=1)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = parser_of(__doc__, "out", seed=1)
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--verdicts", default=",".join(VERDICTS))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = Rows(arguments.out, ("verdict", "data", "seed"), ("benchmarks/false_found.py", "repdyn"))
     print(f"{'':12} " + " ".join(f"{name:>8}" for name in DATA), flush=True)
+
+    def count(name: str, data: str, seed: int) -> dict[str, int]:
+        key = zlib.crc32(f"{name} {data}".encode())
+        draws = (np.random.default_rng([seed, key, k]) for k in range(arguments.repeats))
+        return {"found": sum(VERDICTS[name](g, DATA[data]) for g in draws), "repeats": arguments.repeats}
+
     for name in arguments.verdicts.split(","):
-        for data, draw in DATA.items():
-            if rows.get(name, data, arguments.seed):
-                continue
-            key = zlib.crc32(f"{name} {data}".encode())
-            found = sum(
-                VERDICTS[name](np.random.default_rng([arguments.seed, key, k]), draw)
-                for k in range(arguments.repeats)
-            )
-            row = {"verdict": name, "data": data, "found": found, "repeats": arguments.repeats}
-            rows.add(row | {"seed": arguments.seed})
-        found_in = [rows.get(name, data, arguments.seed) or {} for data in DATA]
-        cells = " ".join(f"{row['found']:>8}" for row in found_in)
+        keys = [(name, data, arguments.seed) for data in DATA]
+        rows.complete(keys, count)
+        cells = " ".join(f"{(rows.get(*key) or {})['found']:>8}" for key in keys)
         print(f"{name:12} {cells}", flush=True)
 
 

@@ -1,8 +1,8 @@
-"""What a latent field says of its auto-encoder: memories, births and deaths, dictionaries, alignment.
+"""Latent fields of auto-encoders: memorization, births and deaths of attractors, dictionaries, alignment.
 
     python benchmarks/fields.py STUDY --cache FOLDER [--samples 300] [--seeds 3] [--json fields.json]
 
-memorisation  Attractors against training pictures, by width of the code, number of training pictures, weight
+memorization  Attractors against training pictures, by width of the code, number of training pictures, weight
               decay and noise: the coefficient beside its null, with the error on unseen pictures.
 tracking      Births, deaths and mergers of attractors while an auto-encoder trains.
 probing       Unseen codes rebuilt from few attractors that were reached from noise, beside the controls.
@@ -14,9 +14,9 @@ surrogate-pictures
               The same of a ResNet-20 on CIFAR-10, after its second stage and its last.
 models        Alignment of two such surrogates, of two sentence encoders, on queries that neither has seen.
 
-All but the last three on MNIST auto-encoders trained here (``mnist_autoencoder``), probing also on published
+All but the last three on MNIST auto-encoders trained here (``small_networks``), probing also on published
 ones (``pretrained_autoencoders``); networks are kept in the cache with every finished run, so a killed study
-goes on. ``REPDYN_DATA`` says where digits and weights are.
+goes on. ``REPDYN_DATA`` is the folder of digits and weights.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ import torch
 from cifar_networks import cifar_resnet
 from fields_tables import TABLES
 from harness import data, keep, once_json, parser_of
-from mnist_autoencoder import digits, trained
 from pretrained_autoencoders import BurgessVAE, Taef2, cifar, padded_digits
+from small_networks import digits, trained
 from stored_texts import queries
 from torch import Tensor, nn
 from torch.nn import functional
@@ -77,12 +77,12 @@ def autoencoder(
     epochs: int = EPOCHS,
     **how: Any,
 ) -> tuple[nn.Module, nn.Module]:
-    told = "-".join(f"{key}{value:g}" for key, value in sorted(how.items()))
-    file = cache / f"fields-{width}-{count}-{epochs}-{told}-{seed}.pt"
+    changed = "-".join(f"{key}{value:g}" for key, value in sorted(how.items()))
+    file = cache / f"fields-{width}-{count}-{epochs}-{changed}-{seed}.safetensors"
     return trained(digits("train", count), width, epochs, seed, cache=file, **how)
 
 
-def memorisation(cache: Path, seed: int, samples: int) -> dict[str, Any]:
+def memories(cache: Path, seed: int, samples: int) -> dict[str, Any]:
     # As many unseen pictures as there are memories at the most: the more, the nearer is the nearest.
     test = digits("test", 5000)
     found = {}
@@ -95,7 +95,7 @@ def memorisation(cache: Path, seed: int, samples: int) -> dict[str, Any]:
             print(f"{name}:\n{result}", flush=True)
             return result.to_dict()
 
-        file = cache / f"memorisation-{samples}-{seed}-{'-'.join(name.split())}.json"
+        file = cache / f"memorization-{samples}-{seed}-{'-'.join(name.split())}.json"
         found[name] = once_json(file, measure, SOURCES, _plain)
     return found
 
@@ -123,12 +123,12 @@ def probing(cache: Path, seed: int, samples: int) -> dict[str, Any]:
         read[f"{name}, 10 wide"] = (
             vae.encode,
             vae.decode,
-            padded_digits(data(), "test", 1000),
+            padded_digits("test", 1000),
             samples // 3,
             300,
         )
     taef2 = Taef2(data("models"), 16)
-    small = functional.avg_pool2d(cifar(data(), "test", 400), 2)
+    small = functional.avg_pool2d(cifar("test", 400), 2)
     read["TAEF2 on CIFAR-10, 128 wide"] = taef2.encode, taef2.decode, small, samples // 12, 100
     found = {}
     for name in read:
@@ -168,7 +168,7 @@ def surrogate(cache: Path, seed: int, samples: int) -> dict[str, Any]:
 def surrogate_pictures(cache: Path, seed: int, samples: int) -> dict[str, Any]:
     points, paths = ["layer2.2", "layer3"], []
     for split, count in (("train", 10 * samples), ("test", 20 * samples)):
-        bytes_ = (255 * cifar(data(), split, count)).round().byte().permute(0, 2, 3, 1).numpy()
+        bytes_ = (255 * cifar(split, count)).round().byte().permute(0, 2, 3, 1).numpy()
         out = cache / f"fields-resnet20-{split}-{count}.paths"
         paths.append(repdyn.trace(cifar_resnet(20), list(bytes_), points=points, out=out, batch_size=64))
     return {point: swept(paths[0], point, seed, paths[1]) for point in points}
@@ -223,7 +223,7 @@ def traced(cache: Path, name: str, points: list[str], split: str, count: int) ->
 
 
 STUDIES: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
-    "memorisation": memorisation,
+    "memorization": memories,
     "tracking": tracking,
     "probing": probing,
     "alignment": alignment,

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from repdyn.intervals import Estimate
+
 __all__ = ["TABLES"]
 
 
@@ -18,10 +20,10 @@ def memories(results: list[dict[str, Any]]) -> list[str]:
     for name in results[0]:
         own = [result[name] for result in results]
         counts = ", ".join(str(one["attractors"]["attractors"]) for one in own)
-        told = [over_seeds([one[key] for one in own]) for key in ("coefficient", "null", "preference")]
+        cells = [over_seeds([one[key] for one in own]) for key in ("coefficient", "null", "preference")]
         error = over_seeds([one["test_error"] for one in own])
         verdicts = ", ".join(one["verdict"] for one in own)
-        lines.append(f"{name:24}{counts:>12}  {told[0]:22}{told[1]:22}{told[2]:24}{error:22}{verdicts}")
+        lines.append(f"{name:24}{counts:>12}  {cells[0]:22}{cells[1]:22}{cells[2]:24}{error:22}{verdicts}")
     return lines
 
 
@@ -43,8 +45,8 @@ def dictionaries(results: list[dict[str, Any]]) -> list[str]:
         lines.append(f"{name}: {counts} attractors; {verdicts}")
         lines.append(f"  {'atoms':30}" + "".join(f"{k:<22}" for k in atoms))
         for kind in own[0]["error"]:
-            told = [over_seeds([one["error"][kind][one["atoms"].index(k)] for one in own]) for k in atoms]
-            lines.append(f"  {kind:30}" + "".join(f"{entry:22}" for entry in told))
+            errors = [over_seeds([one["error"][kind][one["atoms"].index(k)] for one in own]) for k in atoms]
+            lines.append(f"  {kind:30}" + "".join(f"{error:22}" for error in errors))
     return lines
 
 
@@ -52,8 +54,8 @@ def along(results: list[dict[str, Any]]) -> list[str]:
     curves = ("states", "first_map", "velocities", "shuffled")
     lines = [f"{'iteration':11}" + "".join(f"{name.replace('_', ' '):25}" for name in curves)]
     for t, step in enumerate(results[0]["steps"]):
-        told = [over_seeds([result[name][t] for result in results]) for name in curves]
-        lines.append(f"{step:<11d}" + "".join(f"{entry:25}" for entry in told))
+        shares = [over_seeds([result[name][t] for result in results]) for name in curves]
+        lines.append(f"{step:<11d}" + "".join(f"{share:25}" for share in shares))
     lines.append(f"decay {over_seeds([result['decay'] for result in results])}: ")
     lines[-1] += ", ".join(result["decays"] for result in results)
     shared = (f"{r['verdict']} ({r['agreement']:.2f}, p = {r['p_value']:.3f})" for r in results)
@@ -65,8 +67,8 @@ def sweeps(results: list[dict[str, Any]]) -> list[str]:
     lines = []
     for point in results[0]:
         own = [result[point] for result in results]
-        told = over_seeds([one["unexplained"] for one in own])
-        lines.append(f"{point}: unexplained, held out {told}; * is taken")
+        unexplained = over_seeds([one["unexplained"] for one in own])
+        lines.append(f"{point}: unexplained, held out {unexplained}; * is taken")
         lines.append("penalty  unexplained, first step, settled, diverged, attractors, gain of each seed")
         swept = [{trial["penalty"]: trial for trial in one["sweep"]} for one in own]
         for penalty in sorted(set().union(*swept)):  # each seed halves a gap of its own
@@ -86,13 +88,13 @@ def sweeps(results: list[dict[str, Any]]) -> list[str]:
 
 
 def over_seeds(estimates: list[dict[str, float]]) -> str:
-    mean = np.mean([one["value"] for one in estimates])
+    """Mean, lowest and highest end."""
     low, high = min(one["low"] for one in estimates), max(one["high"] for one in estimates)
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return repr(Estimate(float(np.mean([one["value"] for one in estimates])), low, high))
 
 
 TABLES: dict[str, Callable[[list[dict[str, Any]]], list[str]]] = {
-    "memorisation": memories,
+    "memorization": memories,
     "tracking": history,
     "probing": dictionaries,
     "alignment": along,

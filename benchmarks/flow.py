@@ -20,12 +20,10 @@ first look at seeds 0 to 2; the benchmark's own start at 10.
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, parser_of
+from harness import Rows, parser_of, seconds, table
 
 from repdyn.datasets import PLANTED
 from repdyn.topology import FlowAutoencoder, LevelSetTree, alpha_persistence
@@ -33,7 +31,7 @@ from repdyn.topology.distance import constrained_edit_distance
 
 POINTS = 4000
 NEIGHBORS = 120
-# In log-density, between planted branches and what noise makes at so many neighbours (.5 at most on a knot,
+# In log-density, between planted branches and what noise makes at so many neighbors (.5 at most on a knot,
 # 1.3 at least on nested clusters, of seeds 102 to 107).
 PERSISTENCE = 1.0
 # A loop counts when it outlives its birth so many times.
@@ -81,15 +79,15 @@ def loops(points: np.ndarray) -> int:
 def run(name: str, method: str, seed: int) -> dict[str, Any]:
     """One fit: how far is the tree from the planted one, are there as many loops?"""
     planted = PLANTED[name]
-    x, start = planted.sample(POINTS, seed), time.process_time()
+    x = planted.sample(POINTS, seed)
     noise: list[float] = []
     if method == RAW:
-        tree, stated, coded = LevelSetTree.fit(x, neighbors=NEIGHBORS, persistence=PERSISTENCE), x, x
-        spent = time.process_time() - start
+        with seconds() as spent:
+            tree, stated, coded = LevelSetTree.fit(x, neighbors=NEIGHBORS, persistence=PERSISTENCE), x, x
     else:
         settings, training = METHODS[method]
-        model = FlowAutoencoder(2, **settings).fit(x, seed=seed, **training)
-        spent = time.process_time() - start
+        with seconds() as spent:
+            model = FlowAutoencoder(2, **settings).fit(x, seed=seed, **training)
         tree = model.tree(neighbors=NEIGHBORS, persistence=PERSISTENCE)
         stated, coded = model.sample_latents(POINTS), model.encode(x)
         noise = model.noise_.round(4).tolist()
@@ -100,7 +98,7 @@ def run(name: str, method: str, seed: int) -> dict[str, Any]:
         "coded_loops": loops(coded),
         "planted_loops": planted.loops,
         "noise": noise,
-        "cpu_seconds": round(spent, 2),
+        "cpu_seconds": round(spent(), 2),
     }
 
 
@@ -110,25 +108,21 @@ def run_dimensions(name: str, method: str, seed: int) -> dict[str, Any]:
     x = np.pad(PLANTED[name].sample(POINTS, seed), ((0, 0), (0, WIDTH - 3)))
     x += AMBIENT_NOISE * generator.normal(size=x.shape)
     x = x @ np.linalg.qr(generator.normal(size=(WIDTH, WIDTH)))[0]
-    start = time.process_time()
     settings, training = METHODS[method]
-    model = FlowAutoencoder(None, **settings).fit(x, seed=seed, **training)
-    spent = time.process_time() - start
+    with seconds() as spent:
+        model = FlowAutoencoder(None, **settings).fit(x, seed=seed, **training)
     tree = model.tree(neighbors=NEIGHBORS, persistence=PERSISTENCE)
     return {
         "found": model.latent_dim_,
         "held_out": {str(d): round(score, 4) for d, score in model.held_out_.items()},
         "edits": edits(tree, PLANTED[name].tree),
-        "cpu_seconds": round(spent, 2),
+        "cpu_seconds": round(spent(), 2),
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def kept_table(rows: list[dict[str, Any]]) -> str:
     """In how many seeds each method keeps the tree, the loops, and both."""
-    lines = [
-        "| set | prior | tree | edits | loops | both | loops of coded points | CPU s per fit |",
-        "|" + " --- |" * 8,
-    ]
+    lines = []
     for name, method in dict.fromkeys((row["set"], row["method"]) for row in rows):
         own = [row for row in rows if (row["set"], row["method"]) == (name, method)]
         tree = np.array([row["edits"] == 0 for row in own])
@@ -136,51 +130,44 @@ def table(rows: list[dict[str, Any]]) -> str:
             np.array([row[key] == row["planted_loops"] for row in own]) for key in ("loops", "coded_loops")
         )
         counts = [f"{int(right.sum())}/{len(own)}" for right in (tree, kept, tree & kept, coded)]
-        mean_edits, seconds = (np.mean([row[key] for row in own]) for key in ("edits", "cpu_seconds"))
-        cells = [name, method, counts[0], f"{mean_edits:.1f}", *counts[1:], f"{seconds:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        mean_edits, spent = (np.mean([row[key] for row in own]) for key in ("edits", "cpu_seconds"))
+        lines.append([name, method, counts[0], f"{mean_edits:.1f}", *counts[1:], f"{spent:.0f}"])
+    head = ["set", "prior", "tree", "edits", "loops", "both", "loops of coded points", "CPU s per fit"]
+    return table(head, lines)
 
 
 def dimensions_table(rows: list[dict[str, Any]]) -> str:
     """How many dimensions were found in each set, and in how many seeds the tree was right."""
-    lines = ["| set | prior | dimensions found | tree | CPU s per search |", "|" + " --- |" * 5]
+    lines = []
     for name, method in dict.fromkeys((row["set"], row["method"]) for row in rows):
         own = [row for row in rows if (row["set"], row["method"]) == (name, method)]
         found = ", ".join(str(row["found"]) for row in own)
         right = sum(row["edits"] == 0 for row in own)
-        seconds = np.mean([row["cpu_seconds"] for row in own])
-        lines.append(f"| {name} | {method} | {found} | {right}/{len(own)} | {seconds:.0f} |")
-    return "\n".join(lines)
+        spent = np.mean([row["cpu_seconds"] for row in own])
+        lines.append([name, method, found, f"{right}/{len(own)}", f"{spent:.0f}"])
+    return table(["set", "prior", "dimensions found", "tree", "CPU s per search"], lines)
 
 
 def main() -> None:
-    parser = parser_of(__doc__, "minutes", seeds=10)
+    parser = parser_of(__doc__, "minutes", seeds=10, out="flow.jsonl")
     parser.add_argument("--sets", nargs="+", default=list(PLANTED), choices=list(PLANTED))
     parser.add_argument("--methods", nargs="+", default=None, choices=[RAW, *METHODS])
     parser.add_argument("--dimensions", action="store_true", help="find the number of informative dimensions")
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="first seed")
-    parser.add_argument("--out", type=Path, default=Path("flow.jsonl"))
     arguments = parser.parse_args()
     methods = arguments.methods or (
         ["free"] if arguments.dimensions else [RAW, "free", "mixture", "gaussian"]
     )
-    measure, printed = (run_dimensions, dimensions_table) if arguments.dimensions else (run, table)
+    measure, printed = (run_dimensions, dimensions_table) if arguments.dimensions else (run, kept_table)
     rows = Rows(arguments.out, ("set", "method", "seed"), ("benchmarks/flow.py", "repdyn/topology"))
-    began = time.monotonic()
     # One seed of everything first: a benchmark that is cut short has something to say of all.
-    jobs = [
-        (seed, name, method)
+    cells = [
+        (name, method, seed)
         for seed in range(arguments.first, arguments.first + arguments.seeds)
         for name in arguments.sets
         for method in methods
     ]
-    for seed, name, method in jobs:
-        if rows.get(name, method, seed):
-            continue
-        if time.monotonic() - began > 60 * arguments.minutes:
-            break
-        rows.add({"set": name, "method": method, "seed": seed} | measure(name, method, seed))
+    rows.complete(cells, measure, arguments.minutes)
     order = {name: place for place, name in enumerate([*PLANTED, RAW, *METHODS])}
     print(printed(sorted(rows, key=lambda row: (order[row["set"]], order[row["method"]]))))
 

@@ -1,4 +1,4 @@
-"""What the studies share: where data lie, rows that are kept, parts that are made once, tables.
+"""What the studies share: where data lie, rows that are kept, parts that are made once, times, tables.
 
 A study is a loop over cells. Each cell is a row of a ``.jsonl`` file, and an interrupted study goes on
 where it was. A row carries a digest of the code that made it: rows of other code are not used.
@@ -10,27 +10,40 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
+from scipy.stats import t as student
+
+from repdyn.intervals import Estimate, bootstrap
+
 __all__ = [
     "Rows",
+    "clock",
     "code_of",
     "data",
     "in_a_process",
     "keep",
     "made_once",
+    "mean_of",
     "measuring",
+    "median",
     "once_json",
+    "over_seeds",
     "own_memory",
+    "paired",
     "parser_of",
+    "peak_resident",
     "seconds",
     "table",
     "timed",
@@ -64,6 +77,7 @@ def _folder(name: str) -> Path:
 _SHARED: dict[str, Any] = {
     "cache": {"type": _folder, "required": True, "help": "folder that keeps finished stages"},
     "json": {"type": Path, "help": "file for the figures"},
+    "out": {"type": Path, "required": True, "help": "file of rows; those that it holds are not made again"},
     "minutes": {"type": float, "default": float("inf"), "help": "start no run after so many"},
     "seed": {"type": int, "default": 0},
     "seeds": {"type": int, "default": 3},
@@ -78,7 +92,7 @@ def parser_of(description: str | None, *shared: str, **defaults: Any) -> argpars
     description
         ``__doc__`` of the script.
     shared
-        Names of options: ``cache``, ``json``, ``minutes``, ``seed``, ``seeds``.
+        Names of options: ``cache``, ``json``, ``minutes``, ``out``, ``seed``, ``seeds``.
     defaults
         More of them, by their default here.
     """
@@ -118,7 +132,7 @@ class Rows:
     file
         The file; it need not be there.
     key
-        Names of the entries that tell cells apart.
+        Names of the entries that identify a cell.
     sources
         What makes a row, for :func:`code_of`. Rows of other code are left out; none are where this is empty.
     """
@@ -158,6 +172,17 @@ class Rows:
         """The row of a cell, made and appended if it is missing."""
         found = self.get(*key)
         return self.add(dict(zip(self.key, key)) | make()) if found is None else found
+
+    def complete(
+        self, cells: Iterable[Sequence[Any]], make: Callable[..., Row], minutes: float = float("inf")
+    ) -> None:
+        """Make the rows of cells that are missing, in order; none is begun after so many minutes."""
+        begun = time.monotonic()
+        for key in cells:
+            if self.get(*key) is None:
+                if time.monotonic() - begun > 60 * minutes:
+                    return
+                self.once(*key, make=partial(make, *key))
 
 
 def _lines(file: Path) -> Iterator[Row]:
@@ -208,9 +233,10 @@ def keep(file: Path | None, figures: object) -> None:
 
 @contextmanager
 def seconds() -> Iterator[Callable[[], float]]:
-    """Processor seconds of this process since the block began."""
-    begun = time.process_time()
-    yield lambda: time.process_time() - begun
+    """Processor seconds of this process since the block began; after the block, those of the block."""
+    begun, ended = time.process_time(), None
+    yield lambda: (time.process_time() if ended is None else ended) - begun
+    ended = time.process_time()
 
 
 @contextmanager
@@ -222,12 +248,45 @@ def timed() -> Iterator[dict[str, float]]:
     row |= {"seconds": time.perf_counter() - wall, "processor seconds": time.process_time() - cpu}
 
 
+_WARM_UPS = 3  # pairs that fill caches and allocators, and are left out
+
+
+def clock(device: torch.device) -> float:
+    """Processor seconds; on another device, wall seconds once its work is done."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def paired(
+    bare: Callable[[], object], measured: Callable[[], object], pairs: int, device: torch.device
+) -> dict[str, Any]:
+    """The median ratio of the second to the first, taking turns; which comes first alternates."""
+    ratios, base = [], []
+    for number in range(pairs + _WARM_UPS):
+        taken = {}
+        for run in (bare, measured) if number % 2 else (measured, bare):
+            begun = clock(device)
+            run()
+            taken[run] = clock(device) - begun
+        if number >= _WARM_UPS:
+            ratios.append(taken[measured] / taken[bare])
+            base.append(taken[bare])
+    return {**median(ratios).to_dict(), "bare ms": 1e3 * float(np.median(base)), "pairs": pairs}
+
+
+def median(values: Sequence[float]) -> Estimate:
+    """The median with its bootstrap interval."""
+    return bootstrap(lambda x: float(np.median(x)), np.asarray(values), seed=0)
+
+
 @contextmanager
 def measuring() -> Iterator[Row]:
     """A row that holds, after the block, its seconds and the peak of this process's own memory.
 
     ``wall`` and ``cpu`` in seconds; ``before`` and ``peak`` in GB, of the memory that no file is behind,
-    asked for every 20 ms: mapped files, whose pages the system takes back when it needs them, do not count.
+    read every 20 ms: mapped files, whose pages the system takes back when it needs them, do not count.
     """
     row: Row = {"before": own_memory() / 1e9}
     peak, stop = [own_memory()], threading.Event()
@@ -255,13 +314,36 @@ def own_memory() -> int:
     return 1024 * int(line.split()[1])
 
 
-def in_a_process(*command: str) -> Row:
-    """The row that a Python script prints as its last line; ``{"error": …}`` where it fails."""
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+def peak_resident() -> float:
+    """Highest resident memory of this process so far in MiB, with Python and its libraries."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_a_process(*command: object, limit: float | None = None) -> Row:
+    """The row that a Python script prints as its last line; ``{"error": …}`` where there is none in time."""
+    words = [sys.executable, *map(str, command)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done after {limit:.0f} s"}
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        return {"error": f"exit {done.returncode}: {said[-1][:200] if said else ''}"}
+        lines = done.stderr.strip().splitlines()
+        return {"error": f"exit {done.returncode}: {lines[-1][:200] if lines else ''}"}
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def mean_of(estimates: Sequence[Mapping[str, float]]) -> Estimate:
+    """Over seeds, of values and of interval ends: an interval over samples for a fit of any seed."""
+    return Estimate(*(float(np.mean([one[end] for one in estimates])) for end in ("value", "low", "high")))
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean and its 95 % interval by Student's t: seeds are few."""
+    x = np.asarray(values, dtype=np.float64)
+    if len(x) < 2:
+        return Estimate(float(x.mean()), float("nan"), float("nan"))
+    half = float(student.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
+    return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -30,9 +30,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import parser_of
+from harness import over_seeds, parser_of
 from koopman_networks import ResidualNetworks, paths_of, trained
-from koopman_paper import STUDIES, Study, autoencoder_of, edit_of, network_of, over_seeds
+from koopman_paper import STUDIES, Study, autoencoder_of, edit_of, network_of
+from koopman_paper import show as shown
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -116,7 +117,7 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path, redirects: list
             if key in found["edits"]:
                 continue
             edited = edit_of(kae, edited_on, target, redirect, head, seed, cache)
-            told: dict[str, Any] = {
+            edit: dict[str, Any] = {
                 "after": by_class(edited.predict(source)),
                 "drift": edited.drift(others).value,
                 "root": edited.root is not None,
@@ -128,18 +129,17 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path, redirects: list
                     foreign, number = networks_without(study, seeds, cache), target * seeds + seed
                     baselines[RETRAINED] = (paths_of(foreign, number, *tested), head_of(foreign, number))
                 report = attack(edited, test, target, head=head, baselines=baselines, seed=seed)
-                told["attack"] = {
+                edit["attack"] = {
                     who: {what: e.value for what, e in row.items()} for who, row in report.figures.items()
                 }
-            found["edits"][key] = told
+            found["edits"][key] = edit
             file.write_text(json.dumps(found))
     return found
 
 
-def show(values: list[float]) -> str:
+def show(shares: list[float]) -> str:
     """In percent."""
-    found = over_seeds([100 * value for value in values])
-    return f"{found.value:6.2f} [{found.low:6.2f}, {found.high:6.2f}]"
+    return shown([100 * share for share in shares])
 
 
 def table(study: Study, seeds: list[dict[str, Any]], redirects: list[str]) -> str:

@@ -19,10 +19,9 @@ from scipy.stats import spearmanr
 from stored_texts import queries
 
 import repdyn
-from repdyn.errors import RepdynError
 from repdyn.koopman import gain
 from repdyn.linalg import ridge
-from repdyn.paths import RepresentationPaths, open_paths
+from repdyn.paths import RepresentationPaths
 
 MODELS = ("minilm-l3", "minilm-l6", "smollm2")
 Real = NDArray[np.float64]
@@ -66,10 +65,7 @@ def main() -> None:
         kept = {}
         for pool in ("none", "auto"):
             store = given.cache / f"gain-{name}-{pool}-{given.texts}.paths"
-            try:
-                kept[pool] = open_paths(store)
-            except RepdynError:
-                kept[pool] = repdyn.trace(model, texts[: given.texts], points=points, pool=pool, out=store)
+            kept[pool] = repdyn.trace(model, texts[: given.texts], points=points, pool=pool, out=store)
         found = gain(model, kept["none"], texts[given.texts :])
         print(f"\n{name}, {given.texts} queries\n{found}")
         assert found.true is not None

@@ -35,20 +35,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import data, once_json, parser_of
+from harness import mean_of, once_json, parser_of
 from numpy.typing import NDArray
 from stored_pictures import labeled_jpegs
 from stored_texts import rows_of, smollm2
 
 import repdyn
-from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap
+from repdyn.intervals import bootstrap
 from repdyn.koopman import KoopmanAutoencoder, controls
 from repdyn.koopman.readout import LinearProbe
-from repdyn.paths import RepresentationPaths, open_paths
+from repdyn.paths import RepresentationPaths
 
 SOURCES = ("benchmarks/koopman_models.py", "repdyn/koopman")
-DATA = data()
 KOOPMAN, TRUE = "Koopman autoencoder", "true representation"
 CROPS = 6  # of each training picture: there are few pictures, and a map needs many rows
 ADDS = 0.0  # a difference whose interval lies above it adds something
@@ -92,21 +90,14 @@ def queries(train: int, validation: int, test: int) -> Callable[[], Any]:
 
     def read() -> dict[str, tuple[list[Any], NDArray[np.int64]]]:
         rows = rows_of("clinc150")
-        column = next(name for name in rows[0] if name in ("intent", "label"))
-        names = sorted({row[column] for row in rows if row["split"] in ("train", "val", "test")})
-        draw = np.random.default_rng(0)
-        found = {}
-        for ours, theirs, limit in (
-            ("train", "train", train),
-            ("validation", "val", validation),
-            ("test", "test", test),
-        ):
+        names = sorted({row["label"] for row in rows if row["split"] in ("train", "val", "test")})
+        draw, found = np.random.default_rng(0), {}
+        limits = {"train": train, "val": validation, "test": test}
+        for ours, (theirs, limit) in zip(("train", "validation", "test"), limits.items()):
             some = [row for row in rows if row["split"] == theirs]
             some = [some[k] for k in np.sort(draw.permutation(len(some))[:limit])]
-            found[ours] = (
-                [row["text"] for row in some],
-                np.array([names.index(row[column]) for row in some]),
-            )
+            labels = np.array([names.index(row["label"]) for row in some])
+            found[ours] = [row["text"] for row in some], labels
         return found
 
     return read
@@ -144,14 +135,8 @@ def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]
         points = (*model.default_points[9::4], model.default_points[-1])
     parts = {}
     for part, (inputs, labels) in setting.data().items():
-        store = cache / f"{name}-{part}.paths"
-        try:
-            parts[part] = open_paths(store)
-        except RepdynError:  # not there, or not to its end: then this goes on with it
-            wanted = list(dict.fromkeys(points))
-            parts[part] = repdyn.trace(
-                model, inputs, points=wanted, pool=setting.pool, labels=labels, out=store
-            )
+        how: dict[str, Any] = {"points": list(dict.fromkeys(points)), "pool": setting.pool}
+        parts[part] = repdyn.trace(model, inputs, labels=labels, out=cache / f"{name}-{part}.paths", **how)
     return parts, model.head
 
 
@@ -247,11 +232,6 @@ def decisions(
     return decide
 
 
-def mean(found: list[dict[str, float]]) -> Estimate:
-    """Over seeds, of values and of interval ends: an interval over test samples for a fit of any seed."""
-    return Estimate(*(float(np.mean([one[end] for one in found])) for end in ("value", "low", "high")))
-
-
 def table(done: list[dict[str, Any]]) -> str:
     """All models, all predictors, and what the autoencoder adds to the best control."""
     lines = []
@@ -266,11 +246,11 @@ def table(done: list[dict[str, Any]]) -> str:
             f"{tested} test paths, {len(runs)} seeds, {reads}",
             f"  {'':20}{'FVU of the last point':>24}{'accuracy':>24}{'agreement':>24}",
         ]
-        if setting.model != "smollm2":  # whose head says words, which intents are not
-            lines.append(f"  {TRUE:20}{'':24}{mean([run['true'] for run in runs])!r:>24}")
+        if setting.model != "smollm2":  # whose head predicts words, not intents
+            lines.append(f"  {TRUE:20}{'':24}{mean_of([run['true'] for run in runs])!r:>24}")
         for predictor in runs[0]["figures"]:
             cells = [
-                f"{mean([run['figures'][predictor][what] for run in runs])!r:>24}"
+                f"{mean_of([run['figures'][predictor][what] for run in runs])!r:>24}"
                 for what in ("fvu", "accuracy", "agreement")
             ]
             if setting.model == "smollm2":
@@ -279,7 +259,7 @@ def table(done: list[dict[str, Any]]) -> str:
         best = max({run["best"] for run in runs}, key=[run["best"] for run in runs].count)
         lines.append(f"  over the best control, {best}:")
         for what in ("fvu", "agreement") if setting.model == "smollm2" else ("fvu", "accuracy", "agreement"):
-            gain = mean([run["gain"][what] for run in runs])
+            gain = mean_of([run["gain"][what] for run in runs])
             verdict = "better" if gain.low > ADDS else "worse" if gain.high < ADDS else "no difference shown"
             lines.append(f"    {what:10} {gain!r}  {verdict}")
         lines.append("")

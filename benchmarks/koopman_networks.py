@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import data
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,14 +29,14 @@ Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 _SAVE_EVERY = 60.0  # seconds
 _LAST_RATE = 3e-3  # of Adam, where statistics are held fixed
-_SHIFT = 2  # pixels at most, each way: MNIST digits are centred only to about that
+_SHIFT = 2  # pixels at most, each way: MNIST digits are centered only to about that
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a residual network is laid out and trained: SGD with momentum and a triangular schedule.
 
-    The last steps, where there are any, go on with Adam and with the statistics of batch normalisation held
+    The last steps, where there are any, go on with Adam and with the statistics of batch normalization held
     fixed: in a network ten wide their noise is what blurs the class boundaries.
     """
 
@@ -55,7 +54,7 @@ class Recipe:
 
 
 class Affine(nn.Module):
-    """A linear layer and batch normalisation for several networks at once, ``(S, B, inputs)`` rows."""
+    """A linear layer and batch normalization for several networks at once, ``(S, B, inputs)`` rows."""
 
     def __init__(self, members: int, inputs: int, outputs: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -112,25 +111,25 @@ def trained(recipe: Recipe, members: int, draw: Draw, file: Path, seed: int = 0)
     if file.is_file():
         model.load_state_dict(load_file(file))
         return model.eval()
-    optimiser = torch.optim.SGD(model.parameters(), lr=recipe.rate, momentum=0.9, weight_decay=recipe.decay)
+    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.rate, momentum=0.9, weight_decay=recipe.decay)
     generator = torch.Generator().manual_seed(seed)
     part, done, saved = file.with_suffix(".part"), 0, time.monotonic()
     if part.is_file():
-        done = _resume(part, model, optimiser, generator)
+        done = _resume(part, model, optimizer, generator)
     up = recipe.warm_up * recipe.steps
     for step in track(range(done, recipe.steps), "training the networks", total=recipe.steps, start=done):
         rate = recipe.rate * min((step + 1) / up, (recipe.steps - step) / (recipe.steps - up))
-        optimiser.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"] = rate
         x, y = draw(recipe.batch, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.half_precision):
             logits = model(x).float()
         # A sum over networks: each sees the gradient of its own loss.
         loss = members * nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         if time.monotonic() - saved > _SAVE_EVERY:
-            _pause(part, model, optimiser, generator, step + 1)
+            _pause(part, model, optimizer, generator, step + 1)
             saved = time.monotonic()
     _finish(model.eval(), recipe, draw, torch.Generator().manual_seed(seed + 1))
     save_file(model.state_dict(), file)
@@ -139,20 +138,20 @@ def trained(recipe: Recipe, members: int, draw: Draw, file: Path, seed: int = 0)
 
 
 def _finish(model: ResidualNetworks, recipe: Recipe, draw: Draw, generator: torch.Generator) -> None:
-    optimiser = torch.optim.Adam(model.parameters(), lr=_LAST_RATE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=_LAST_RATE)
     for step in track(range(recipe.last_steps), "training the networks, statistics held fixed"):
-        optimiser.param_groups[0]["lr"] = _LAST_RATE * min((step + 1) / 50, 1 - step / recipe.last_steps)
+        optimizer.param_groups[0]["lr"] = _LAST_RATE * min((step + 1) / 50, 1 - step / recipe.last_steps)
         x, y = draw(recipe.batch, generator)
         loss = len(model.head) * nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
 
 def _pause(
-    part: Path, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator, step: int
+    part: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, step: int
 ) -> None:
-    momenta = [optimiser.state[p]["momentum_buffer"] for p in model.parameters()]
+    momenta = [optimizer.state[p]["momentum_buffer"] for p in model.parameters()]
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     state |= {f"momentum.{n}": value for n, value in enumerate(momenta)}
     state |= {"generator": generator.get_state(), "step": torch.tensor(step)}
@@ -161,14 +160,14 @@ def _pause(
 
 
 def _resume(
-    part: Path, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
+    part: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> int:
     state = load_file(part)
     model.load_state_dict(
         {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     )
     for n, parameter in enumerate(model.parameters()):
-        optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{n}"]
+        optimizer.state[parameter]["momentum_buffer"] = state[f"momentum.{n}"]
     generator.set_state(state["generator"])
     return int(state["step"])
 
@@ -214,14 +213,8 @@ def _class_of(x: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.where(inside, found, -1)
 
 
-def mnist(part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images ``(N, 28, 28)`` and labels of ``"train"`` or ``"test"``."""
-    with np.load(data("images", "mnist.npz")) as found:
-        return found[f"x_{part}"], found[f"y_{part}"].astype(np.int64)
-
-
 def pixels(images: NDArray[np.uint8] | Tensor) -> Tensor:
-    """Flat and normalised by MNIST's mean and standard deviation, ``(N, 784)`` float32."""
+    """Flat and normalized by MNIST's mean and standard deviation, ``(N, 784)`` float32."""
     return (torch.as_tensor(images).flatten(-2).float() / 255 - 0.1307) / 0.3081
 
 

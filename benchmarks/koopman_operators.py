@@ -8,7 +8,7 @@ paths, such as those that `koopman_models.py` traces. For each set: the fraction
 (FVU) at every later point on test paths, for each operator and for the endpoint alone as supervision;
 the same predictions re-encoded at every point; the autonomy gap; and fractional depths: an autoencoder
 that is fitted to every other point predicts those left out, beside the mean of its own predictions at
-their neighbours. Every fit is kept in the cache.
+their neighbors. Every fit is kept in the cache.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import once_json, parser_of
+from harness import once_json, over_seeds, parser_of
 from koopman_networks import paths_of
-from koopman_paper import STUDIES, network_of, over_seeds
+from koopman_paper import STUDIES, network_of
 from numpy.typing import NDArray
 
 from repdyn.koopman import KoopmanAutoencoder, autonomy
@@ -96,17 +96,14 @@ def of_fractions(name: str, pair: Pair, seed: int) -> dict[str, list[float]]:
     kae = fitted(name, only(train, every), seed)
     x = np.asarray(test[every[0]])
     z = kae.encode(x, every[0])
-    found: dict[str, list[float]] = {
-        "half a step": [],
-        "mean of neighbours": [],
-        "mean of true neighbours": [],
-    }
+    ways = ("half a step", "mean of neighbors", "mean of true neighbors")
+    found: dict[str, list[float]] = {way: [] for way in ways}
     for point in left_out:
         number = test.points.index(point)
         before, after = test.points[number - 1], test.points[number + 1]
         there = every.index(before) + 0.5
         middle = z @ kae.operator_.matrix(0.0, there).detach().numpy()
-        # A point that was left out has no frame: half way between those of its neighbours.
+        # A point that was left out has no frame: half way between those of its neighbors.
         half = (kae.decode(middle, before) + kae.decode(middle, after)) / 2
         mean = (kae.propagate(x, every[0], before) + kae.propagate(x, every[0], after)) / 2
         true = (np.asarray(test[before]) + np.asarray(test[after])) / 2

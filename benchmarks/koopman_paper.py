@@ -4,7 +4,7 @@
     REPDYN_DATA=… python benchmarks/koopman_paper.py --cache FOLDER --data mnist [--seeds 3] [--published]
 
 Trains the paper's residual networks (Yin-Yang: 5 blocks, width 10; MNIST: 4 blocks, width 784, batch
-normalisation) and a Koopman autoencoder on each one's representation paths. Prints macro test accuracy
+normalization) and a Koopman autoencoder on each one's representation paths. Prints macro test accuracy
 through the network's own head beside the published figures and the controls, the path's unexplained variance
 point by point, and, for every class, what `forget` leaves of it and what the other classes lose. Every
 finished stage is kept in the cache, so an interrupted run continues where it was.
@@ -22,19 +22,18 @@ Kriener, Göltz and Petrovici (2021), The Yin-Yang dataset, arXiv 2102.08211.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import once_json, parser_of
+from harness import once_json, over_seeds, parser_of
 from koopman_networks import (
     Draw,
     Recipe,
     ResidualNetworks,
-    mnist,
     paths_of,
     pixels,
     shifted,
@@ -42,16 +41,15 @@ from koopman_networks import (
     yin_yang,
 )
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from stored_pictures import labeled_digits
 from torch import Tensor
 
-from repdyn.intervals import Estimate
 from repdyn.koopman import KoopmanAutoencoder, controls
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.readout import KOOPMAN, unexplained
 from repdyn.paths import RepresentationPaths, open_paths
 
-Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
+Labeled = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Study:
     accuracy: float
     edits: dict[str, tuple[float, float]]
     draw: Callable[[int], Draw]
-    splits: Callable[[int], tuple[Labelled, Labelled, Labelled]]
+    splits: Callable[[int], tuple[Labeled, Labeled, Labeled]]
     """From a seed to what the autoencoder is fitted on, what it is edited with, and what it is tested on."""
     together: bool
     """Whether the networks of all seeds are trained side by side: small ones are."""
@@ -88,7 +86,7 @@ def yin_yang_study(published: bool) -> Study:
 
         return batch
 
-    def splits(seed: int) -> tuple[Labelled, Labelled, Labelled]:
+    def splits(seed: int) -> tuple[Labeled, Labeled, Labeled]:
         fitted = yin_yang(5000 if published else 20_000, seed)
         return fitted, yin_yang(5000, 1000 + seed), yin_yang(10_000, 10_000 + seed)
 
@@ -119,7 +117,7 @@ _FITTED_ON = 40_000  # of MNIST's training digits, by autoencoder and controls; 
 
 def mnist_study(published: bool) -> Study:
     """MNIST: 10 digits of 784 pixels."""
-    (images, labels), (tested, answers) = mnist("train"), mnist("test")
+    (images, labels), (tested, answers) = (labeled_digits("mnist", part) for part in ("train", "test"))
     batch, steps = (128, 30 * 469) if published else (256, 12 * 235)
 
     def draw(_: int) -> Draw:
@@ -130,7 +128,7 @@ def mnist_study(published: bool) -> Study:
 
         return batch
 
-    def splits(seed: int) -> tuple[Labelled, Labelled, Labelled]:
+    def splits(seed: int) -> tuple[Labeled, Labeled, Labeled]:
         fitted, edited = np.split(np.random.default_rng(seed).permutation(len(images)), [_FITTED_ON])
         found = [(pixels(images[rows]).numpy(), labels[rows]) for rows in (fitted, edited)]
         return found[0], found[1], (pixels(tested).numpy(), answers)
@@ -244,16 +242,7 @@ def figures_of(study: Study, seed: int, seeds: int, cache: Path) -> dict[str, An
     }
 
 
-def over_seeds(values: list[float]) -> Estimate:
-    """Mean and its 95 % interval by Student's t: seeds are few."""
-    x = np.asarray(values, dtype=np.float64)
-    if len(x) < 2:
-        return Estimate(float(x.mean()), float("nan"), float("nan"))
-    half = float(student.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
-    return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
-
-
-def show(values: list[float]) -> str:
+def show(values: Sequence[float]) -> str:
     found = over_seeds(values)
     if len(values) < 2:
         return f"{found.value:6.2f}" + " " * 17

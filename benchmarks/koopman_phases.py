@@ -10,7 +10,6 @@ found on training paths, errors are of test paths.
 from __future__ import annotations
 
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 from harness import parser_of
@@ -65,8 +64,7 @@ LAYOUTS = (
 
 def main() -> None:
     """Print both tables."""
-    parser = parser_of(__doc__)
-    parser.add_argument("--cache", type=Path, required=True, help="folder of koopman_models.py")
+    parser = parser_of(__doc__, "cache")
     parser.add_argument("--models", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--planted", type=int, default=20, help="draws of each planted layout")
     arguments = parser.parse_args()

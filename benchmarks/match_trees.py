@@ -29,16 +29,15 @@ of the one half stand for their nearest in the other), for trees on points as th
 from __future__ import annotations
 
 import itertools
-import time
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, data, parser_of
+from harness import Rows, parser_of, seconds, table
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
+from stored_pictures import labeled_digits
 from stored_texts import rows_of
 
 from repdyn.topology import LevelSetTree
@@ -61,31 +60,31 @@ SOURCES = ("benchmarks/match_trees.py", "repdyn/topology", "repdyn/translation")
 def world(seed: int, groups: int = 0, classes: int = CLASSES) -> tuple[Array, Array, Array]:
     """Centres, masses and spreads of clusters, in so many groups of clusters or in none."""
     generator = np.random.default_rng(seed)
-    centres = generator.normal(size=(classes, WIDTH))
+    centers = generator.normal(size=(classes, WIDTH))
     if groups:
         above = 1.5 * generator.normal(size=(groups, WIDTH))
-        centres = above[generator.integers(groups, size=classes)] + 0.8 * centres
+        centers = above[generator.integers(groups, size=classes)] + 0.8 * centers
     mass = generator.dirichlet(np.full(classes, 6.0))
-    return centres * np.linspace(1.6, 0.5, WIDTH), mass, 0.48 * generator.uniform(0.6, 1.6, (classes, WIDTH))
+    return centers * np.linspace(1.6, 0.5, WIDTH), mass, 0.48 * generator.uniform(0.6, 1.6, (classes, WIDTH))
 
 
 def simplex(seed: int, right_angles: bool) -> tuple[Array, Array, Array]:
     """Clusters in many dimensions, nearly or exactly at right angles and so all equally far apart."""
     generator = np.random.default_rng(seed)
-    centres = generator.normal(size=(CLASSES, MANY))
+    centers = generator.normal(size=(CLASSES, MANY))
     if right_angles:
-        centres = np.sqrt(MANY) * np.linalg.qr(centres.T)[0].T
+        centers = np.sqrt(MANY) * np.linalg.qr(centers.T)[0].T
     mass = generator.dirichlet(np.full(CLASSES, 6.0))
-    return centres, mass, 0.3 * generator.uniform(0.6, 1.6, (CLASSES, 1))
+    return centers, mass, 0.3 * generator.uniform(0.6, 1.6, (CLASSES, 1))
 
 
 def sampled(of: tuple[Array, Array, Array], seed: int, classes: Array | None = None) -> tuple[Array, Array]:
     """Points of some of a world's clusters, and the cluster of each."""
-    centres, mass, spread = of
+    centers, mass, spread = of
     kept = np.arange(len(mass)) if classes is None else classes
     generator = np.random.default_rng(seed)
     label = generator.choice(kept, size=POINTS, p=mass[kept] / mass[kept].sum())
-    return centres[label] + spread[label] * generator.normal(size=(POINTS, centres.shape[1])), label
+    return centers[label] + spread[label] * generator.normal(size=(POINTS, centers.shape[1])), label
 
 
 def turned(x: Array, seed: int) -> Array:
@@ -133,8 +132,8 @@ def real(name: str) -> tuple[Array, Array]:
         x = TruncatedSVD(COMPONENTS, random_state=0).fit_transform(x)
         _, labels = np.unique([row["label"] for row in rows], return_inverse=True)
     else:
-        held = np.load(data("images", f"{name}.npz"), allow_pickle=False)
-        x, labels = held["x_test"].reshape(-1, 28 * 28) / 255.0, held["y_test"]
+        x, labels = labeled_digits(name, "test")
+        x = x.reshape(-1, 28 * 28) / 255.0
     x = np.asarray(x, dtype=np.float64)
     chosen = np.random.default_rng(0).permutation(len(x))[: 2 * REAL_POINTS]
     x, labels = x[chosen] - x[chosen].mean(0), np.asarray(labels)[chosen]
@@ -144,8 +143,8 @@ def real(name: str) -> tuple[Array, Array]:
 
 def directions(x: Array) -> Array:
     """Points on the unit sphere about their mean."""
-    centred = x - x.mean(0)
-    return np.asarray(centred / np.linalg.norm(centred, axis=1, keepdims=True))
+    centered = x - x.mean(0)
+    return np.asarray(centered / np.linalg.norm(centered, axis=1, keepdims=True))
 
 
 SETS = ("mnist", "fashion_mnist", "kmnist_test", "digits", "banking77", "clinc150")
@@ -169,9 +168,8 @@ def run(kind: str, seed: int) -> dict[str, Any]:
     trees = [LevelSetTree.fit(points) for points in grown_on]
     if is_real:
         trees = [tree.prune(min(REAL_LEAVES, tree.n_peaks)) for tree in trees]
-    start = time.process_time()
-    match = match_trees(trees[0], trees[1], x, y, seed=seed)
-    spent = time.process_time() - start
+    with seconds() as spent:
+        match = match_trees(trees[0], trees[1], x, y, seed=seed)
     leaves = [len(tree.leaves) for tree in trees]
     # Where a coarser granularity matched, branches stand for leaves; the other inner nodes lie below these.
     chosen = ~np.isin(match.pairs[:, 0], [u for i in match.pairs[:, 0] for u in above(trees[0], i)])
@@ -189,14 +187,14 @@ def run(kind: str, seed: int) -> dict[str, Any]:
         "sure_right": int((right & sure).sum()),
         "p_value": match.p_value,
         "reason": match.reason,
-        "cpu_seconds": round(spent, 2),
+        "cpu_seconds": round(spent(), 2),
     }
 
 
 def recurring() -> str:
     """Of the leaves of one half, which the other half has too, by what trees grow on and how many leaves."""
     sizes = (8, 12, 16, 24)
-    lines = ["| data | trees grown on | " + " | ".join(f"of {n}" for n in sizes) + " |", "|" + " --- |" * 6]
+    lines = []
     for name in SETS:
         for title, grown_on in (("points", np.asarray), ("directions", directions)):
             shares = np.zeros((len(sizes), 2))
@@ -210,9 +208,8 @@ def recurring() -> str:
                     np.add.at(both, (one[nearest], other), 1)
                     union = both.sum(1, keepdims=True) + both.sum(0) - both
                     shares[k] += ((both / union).max(1) > 0.5).sum(), len(both)
-            cells = [f"{100 * recur / count:.0f} %" for recur, count in shares]
-            lines.append(f"| {name} | {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            lines.append([name, title, *(f"{100 * recur / count:.0f} %" for recur, count in shares)])
+    return table(["data", "trees grown on", *(f"of {n}" for n in sizes)], lines)
 
 
 def matchers() -> str:
@@ -220,7 +217,7 @@ def matchers() -> str:
     import warnings
 
     warnings.simplefilter("ignore")  # that a solver has not converged shows in what it finds
-    lines = ["| pair of trees | matcher | pairs right | objective | ms |", "|" + " --- |" * 5]
+    lines = []
     for kind in PLANTED:
         rows: dict[str, list[tuple[int, int, float, float]]] = {name: [] for name in MATCHERS}
         for seed in range(100, 106):
@@ -233,21 +230,22 @@ def matchers() -> str:
             marks = [(np.log(s.traits) - np.log(s.traits).mean(0)) / np.log(s.traits).std(0) for s in (a, b)]
             apart = ((marks[0][:, None] - marks[1]) ** 2).sum(2)
             for name, matcher in MATCHERS.items():
-                start = time.process_time()
-                plan = matcher(near, far, a.mass, b.mass, apart)
-                spent = time.process_time() - start
+                with seconds() as spent:
+                    plan = matcher(near, far, a.mass, b.mass, apart)
                 left, right = linear_sum_assignment(plan, maximize=True)
                 least = 0.3 * np.minimum(plan.sum(1)[left], plan.sum(0)[right])
                 kept = plan[left, right] > least  # what a plan spreads out is no pair
                 left, right = left[kept], right[kept]
                 upper = np.triu_indices(len(left), 1)
                 reached = np.corrcoef(near[np.ix_(left, left)][upper], far[np.ix_(right, right)][upper])[0, 1]
-                rows[name].append((int((one[left] == other[right]).sum()), len(left), float(reached), spent))
+                rows[name].append(
+                    (int((one[left] == other[right]).sum()), len(left), float(reached), spent())
+                )
         for name, own in rows.items():
             right, count, reached, spent = np.sum(own, axis=0)
-            reached, spent = reached / len(own), 1000 * spent / len(own)
-            lines.append(f"| {kind} | {name} | {right:.0f}/{count:.0f} | {reached:.2f} | {spent:.0f} |")
-    return "\n".join(lines)
+            means = f"{reached / len(own):.2f}", f"{1000 * spent / len(own):.0f}"
+            lines.append([kind, name, f"{right:.0f}/{count:.0f}", *means])
+    return table(["pair of trees", "matcher", "pairs right", "objective", "ms"], lines)
 
 
 def assigned(near: Array, far: Array, mass: Array, other: Array, apart: Array) -> Array:
@@ -301,13 +299,9 @@ def majority(tree: LevelSetTree, labels: Array) -> Array:
     return np.asarray(counts.argmax(1))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def verdict_table(rows: list[dict[str, Any]]) -> str:
     """Verdicts and right pairs of each kind."""
-    lines = [
-        "| pair of trees | n | found | inconclusive | not found | leaves | pairs right | sure ones right "
-        "| CPU s |",
-        "|" + " --- |" * 9,
-    ]
+    lines, given = [], ("found", "inconclusive", "not found")
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         verdicts = [row["verdict"] for row in own]
@@ -316,20 +310,18 @@ def table(rows: list[dict[str, Any]]) -> str:
         right = f"{sums['right']}/{sums['pairs']}" if related else ""
         sure = f"{sums['sure_right']}/{sums['sure']}" if related else f"(of {sums['sure']})"
         leaves = " and ".join(f"{np.mean([row['leaves'][side] for row in own]):.0f}" for side in (0, 1))
-        cells = [kind, len(own), *(verdicts.count(v) for v in ("found", "inconclusive", "not found"))]
-        seconds = np.mean([row["cpu_seconds"] for row in own])
-        lines.append("| " + " | ".join(map(str, [*cells, leaves, right, sure, f"{seconds:.1f}"])) + " |")
-    return "\n".join(lines)
+        spent = f"{np.mean([row['cpu_seconds'] for row in own]):.1f}"
+        lines.append([kind, len(own), *map(verdicts.count, given), leaves, right, sure, spent])
+    return table(["pair of trees", "n", *given, "leaves", "pairs right", "sure ones right", "CPU s"], lines)
 
 
 def main() -> None:
-    parser = parser_of(__doc__, seeds=10)
+    parser = parser_of(__doc__, seeds=10, out="match_trees.jsonl")
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--real", action="store_true", help="the real sets in place of the planted ones")
     parser.add_argument("--matchers", action="store_true", help="quadratic assignment beside POT's matchers")
     parser.add_argument("--leaves", action="store_true", help="which leaves recur in the other half")
     parser.add_argument("--kinds", nargs="+", default=None)
-    parser.add_argument("--out", type=Path, default=Path("match_trees.jsonl"))
     arguments = parser.parse_args()
     same = [f"{name} / {name}" for name in SETS]
     different = [" / ".join(pair) for pair in itertools.combinations(SETS, 2)]
@@ -340,10 +332,9 @@ def main() -> None:
         return
 
     rows = Rows(arguments.out, ("kind", "seed"), SOURCES)
-    for seed in range(arguments.first, arguments.first + arguments.seeds):
-        for kind in kinds:
-            rows.once(kind, seed, make=partial(run, kind, seed))
-    print(table(list(rows)))
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    rows.complete([(kind, seed) for seed in seeds for kind in kinds], run)
+    print(verdict_table(list(rows)))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def measured(models: str, name: str, cache: Path, rows: Rows, most: int) -> None
 
 
 def calibrate(models: str, name: str, cache: Path, held_out: int = 150) -> None:
-    """What the share of held-out documents that are found says of the queries: a row for each map."""
+    """Share of held-out documents that are found beside the nDCG of the queries: a line for each map."""
     before, after = models.split(":")
     read = read_set(name)
     answered = [k for k, answers in enumerate(read.relevant) if answers]
@@ -131,8 +131,7 @@ def calibrate(models: str, name: str, cache: Path, held_out: int = 150) -> None:
 
 def main() -> None:
     """Measure what is missing, then print the table."""
-    parser = parser_of(__doc__, "cache")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = parser_of(__doc__, "cache", "out")
     parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--sets", nargs="*", default=SETS)
     parser.add_argument("--most-pairs", type=int, default=10**9)

@@ -62,9 +62,9 @@ def _cranfield() -> RetrievalSet:
             answers.setdefault(query, []).append(place[document])
     # The beginning of the abstract, which opens with the title: whole abstracts take three times as long.
     texts = [(documents[k]["text"] or documents[k]["title"] or "none")[:300] for k in order]
-    asked = [query for query in held["queries"] if query["number"] in answers]
+    given = [query for query in held["queries"] if query["number"] in answers]
     return RetrievalSet(
-        texts[:900], texts[900:], [q["text"] for q in asked], [answers[q["number"]] for q in asked]
+        texts[:900], texts[900:], [q["text"] for q in given], [answers[q["number"]] for q in given]
     )
 
 
@@ -74,8 +74,8 @@ def _intents(name: str) -> RetrievalSet:
     generator = np.random.default_rng(0)
     known = [row for row in rows if row["split"] == "train"]
     known = [known[k] for k in generator.permutation(len(known))]
-    asked = [row for row in rows if row["split"] == "test"]
-    asked = [asked[k] for k in generator.permutation(len(asked))[:QUERIES]]
+    given = [row for row in rows if row["split"] == "test"]
+    given = [given[k] for k in generator.permutation(len(given))[:QUERIES]]
     by_label: dict[str, list[int]] = {}
     for number, row in enumerate(known[:INDEX]):
         by_label.setdefault(row["label"], []).append(number)
@@ -83,8 +83,8 @@ def _intents(name: str) -> RetrievalSet:
     return RetrievalSet(
         texts[:INDEX],
         texts[INDEX : INDEX + OTHERS],
-        [row["text"] for row in asked],
-        [by_label.get(row["label"], []) for row in asked],
+        [row["text"] for row in given],
+        [by_label.get(row["label"], []) for row in given],
     )
 
 
@@ -97,11 +97,11 @@ def _stsb() -> RetrievalSet:
     for a, b, score in pairs:
         if score >= 4 and a not in place:
             answers.setdefault(a, []).append(place[b])
-    asked = list(answers)[:QUERIES]
+    given = list(answers)[:QUERIES]
     others: dict[str, None] = dict.fromkeys(a for a, _, _ in pairs if a not in place and a not in answers)
     for language in ("deu", "fra", "por", "spa"):
         others |= dict.fromkeys(row["eng"] for row in rows_of(f"tatoeba_{language}_eng"))
-    return RetrievalSet(index[:INDEX], list(others)[:OTHERS], asked, [answers[a] for a in asked])
+    return RetrievalSet(index[:INDEX], list(others)[:OTHERS], given, [answers[a] for a in given])
 
 
 def _documentation() -> RetrievalSet:
@@ -113,12 +113,12 @@ def _documentation() -> RetrievalSet:
     chosen = [parts[long[k]] for k in order]
     half = min(INDEX, len(chosen) // 2)
     index = [rest[:300] for _, rest in chosen[:half]]
-    asked = [title for title, _ in chosen[:QUERIES]]
+    given = [title for title, _ in chosen[:QUERIES]]
     # Passages of one sentence are texts of the same kind too.
     single = [texts[0][:300] for texts in parts if len(texts) == 1]
     others = [rest[:300] for _, rest in chosen[half : half + OTHERS]]
     others += single[: OTHERS - len(others)]
-    return RetrievalSet(index, others, asked, [[k] for k in range(len(asked))])
+    return RetrievalSet(index, others, given, [[k] for k in range(len(given))])
 
 
 _SETS: dict[str, Callable[[], RetrievalSet]] = {

@@ -30,7 +30,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib import import_module
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 import repdyn
+from repdyn import disentangle, fields, koopman, ood, topology, translation
 from repdyn.cli.console import _plain
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
@@ -48,18 +49,19 @@ from repdyn.paths import RepresentationPaths
 SECONDS = 20
 BYTES = 12 * 2**30
 DEEP = 2000
+PAIRED = np.stack([np.arange(90)] * 2, 1)
 Use = Callable[[Path], object]
 
 
-class Told(RepdynError):
-    """Damage that a result tells of beside its figures."""
+class Reported(RepdynError):
+    """Damage that a result reports beside its figures."""
 
 
 class Hangs(BaseException):
     """A call that did not end."""
 
 
-def labelled(count: int = 90, seed: int = 0) -> RepresentationPaths:
+def labeled(count: int = 90, seed: int = 0) -> RepresentationPaths:
     draw = np.random.default_rng(seed)
     y = np.arange(count) % 3
     x = 3 * np.eye(4)[y] + 0.3 * draw.standard_normal((count, 4)) + 1
@@ -82,81 +84,54 @@ class Decode(nn.Module):
         return torch.cat([z, torch.zeros_like(z)], 1)
 
 
-def _kae() -> Any:
-    from repdyn.koopman import KoopmanAutoencoder
-
-    return KoopmanAutoencoder(5, (8,)).fit(labelled(), epochs=3, batch_size=32)
-
-
 def rounded(values: Any) -> bytes:
     """To compare: products of the same numbers differ in their last bits with where they lie in memory."""
     return np.asarray(np.round(np.asarray(values, dtype=np.float64), 5) + 0.0).tobytes()
 
 
-def _draw(read: Callable[[Path], Any]) -> Use:
-    """Load a result and use all that every result has."""
+def _used(read: Callable[[Path], Any], *applied: Callable[[Any], Any]) -> Use:
+    """Load a result, use all that every result has, and what this one computes."""
 
     def use(path: Path) -> object:
         found = read(path)
-        told = found.to_dict() if hasattr(found, "to_dict") else {}
+        entries = found.to_dict() if hasattr(found, "to_dict") else {}
         text = repr(found)
         if hasattr(found, "plot"):
             found.plot().to_json()
-        return json.dumps(_plain(told), sort_keys=True), text
+        return json.dumps(_plain(entries), sort_keys=True), text, [rounded(own(found)) for own in applied]
 
     return use
 
 
-def _reader(room: str, name: str) -> Use:
-    return _draw(lambda path: getattr(import_module(room), name).load(path))
+def kinds() -> dict[str, tuple[Callable[[], Any], Use]]:
+    """How each kind of result is made, and how it is loaded and used."""
 
-
-def kinds() -> dict[str, tuple[Callable[[Path], object], Use]]:
-    """How each kind of result is made and saved, and how it is loaded and used."""
-    from repdyn import disentangle, fields, koopman, ood, topology, translation
-    from repdyn.disentangle.swaps import SwapGrid
-    from repdyn.koopman.attack import attack
-    from repdyn.koopman.spectrum import KoopmanSpectrum
-
-    made: dict[str, Any] = {}
-
-    def once(name: str, make: Callable[[], Any]) -> Any:
-        if name not in made:
-            made[name] = make()
-        return made[name]
-
+    @cache
     def kae() -> Any:
-        return once("kae", _kae)
+        return koopman.KoopmanAutoencoder(5, (8,)).fit(labeled(), epochs=3, batch_size=32)
+
+    @cache
+    def edited() -> Any:
+        return kae().forget(labeled(), label=1)
 
     def points(seed: int = 0) -> np.ndarray:
         return np.random.default_rng(seed).normal(size=(90, 3)) + 6 * np.eye(3)[np.arange(90) % 3]
 
     def translation_of() -> Any:
-        return translation.translate(
-            RepresentationPaths.from_arrays({"x": points()}),
-            RepresentationPaths.from_arrays({"x": points() @ np.linalg.qr(points(1)[:3])[0]}),
-            pairs=np.stack([np.arange(90)] * 2, 1),
-        )
+        turned = points() @ np.linalg.qr(points(1)[:3])[0]
+        one, other = (RepresentationPaths.from_arrays({"x": x}) for x in (points(), turned))
+        return translation.translate(one, other, pairs=PAIRED)
 
     def skd() -> Any:
         x = np.random.default_rng(0).normal(size=(12, 4, 3)).astype(np.float32)
         return disentangle.SSMSKD(latent_dim=3, hidden=4).fit(x, epochs=1)
 
-    def clips() -> np.ndarray:
-        return np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
-
     def film() -> np.ndarray:
         return np.random.default_rng(1).random((2, 3, 1, 6, 6)).astype(np.float32)
 
-    def swapped() -> Any:
-        return disentangle.Swap(film(), 1 - film(), (film() / 2, film() / 3), "static")
-
-    def grid() -> Any:
-        return SwapGrid(np.stack([film(), 1 - film()]), "static")
-
     def depth() -> Any:
-        model = disentangle.SSMSKD(latent_dim=3, hidden=4).fit(labelled(), epochs=1)
-        return disentangle.depth_factors(model, labelled(60, 1), labelled())
+        model = disentangle.SSMSKD(latent_dim=3, hidden=4).fit(labeled(), epochs=1)
+        return disentangle.depth_factors(model, labeled(60, 1), labeled())
 
     def field() -> Any:
         return fields.LatentField(step)
@@ -164,8 +139,16 @@ def kinds() -> dict[str, tuple[Callable[[Path], object], Use]]:
     def codes(n: int = 40) -> Tensor:
         return torch.as_tensor(np.random.default_rng(2).normal(size=(n, 2)), dtype=torch.float32)
 
-    def autoencoder() -> Any:
-        return fields.LatentField.from_autoencoder(Encode(), Decode())
+    def memorized() -> Any:
+        autoencoder = fields.LatentField.from_autoencoder(Encode(), Decode())
+        return fields.memorization(autoencoder, torch.randn(30, 4), torch.randn(30, 4))
+
+    def probed() -> Any:
+        return fields.probe_without_data(field(), lambda z: z, codes(60), atoms=(1, 2), starts=60)
+
+    def surrogate() -> Any:
+        made = fields.SurrogateAutoencoder(2, (8,), penalty=0.0, epochs=1)
+        return made.fit(labeled(300), "a")
 
     def tracker() -> Any:
         found = fields.AttractorTracker(codes())
@@ -176,6 +159,10 @@ def kinds() -> dict[str, tuple[Callable[[Path], object], Use]]:
     def tree(seed: int = 0) -> Any:
         return topology.LevelSetTree.fit(points(seed))
 
+    def flow() -> Any:
+        made = topology.FlowAutoencoder(1, layers=1, hidden=(8,), components=2)
+        return made.fit(points(), steps=2, start_steps=2)
+
     def use_detector(path: Path) -> object:
         found = ood.load_detector(path)
         if isinstance(found, ood.TrajectoryDetector | ood.AttractorDetector):
@@ -183,50 +170,17 @@ def kinds() -> dict[str, tuple[Callable[[Path], object], Use]]:
         text = type(found).__name__
         if hasattr(found, "encode"):
             return text, found.calibration_scores_.tobytes()
-        return text, rounded(found.score_samples(labelled(8, 3))), found.predict(labelled(8, 3)).tobytes()
+        return text, rounded(found.score_samples(labeled(8, 3))), found.predict(labeled(8, 3)).tobytes()
 
-    def use_kae(path: Path) -> object:
-        found = koopman.KoopmanAutoencoder.from_pretrained(path)
-        z = found.encode(np.ones((3, 4)), "a")
-        return repr(found), rounded(found.propagate(np.ones((3, 4)), "a", "c")), rounded(z)
-
-    def use_edit(path: Path) -> object:
-        found = koopman.EditedKoopman.load(path)
-        return *_draw(lambda _: found)(path), rounded(found.propagate(np.ones((3, 4)), "c"))
-
-    def use_skd(path: Path) -> object:
-        found = disentangle.SSMSKD.from_pretrained(path)
-        return repr(found), rounded(found.reconstruct(clips()))
-
-    def use_surrogate(path: Path) -> object:
-        found = fields.SurrogateAutoencoder.from_pretrained(path)
-        return repr(found), rounded(found.residual(np.ones((3, 4))))
-
-    def use_flow(path: Path) -> object:
-        found = topology.FlowAutoencoder.from_pretrained(path)
-        return repr(found), rounded(found.encode(points()[:5]))
-
-    def use_translation(path: Path) -> object:
-        found = translation.LinearTranslation.load(path)
-        return *_draw(lambda _: found)(path), rounded(found(np.ones((2, 3))))
-
-    def use_path_translation(path: Path) -> object:
-        found = translation.PathTranslation.load(path)
-        return repr(found), json.dumps(_plain(found.to_dict()))
-
-    def use_spectrum(path: Path) -> object:
-        found = KoopmanSpectrum.load(path)
-        return *_draw(lambda _: found)(path), rounded(np.abs(found.eigenfunctions(np.ones((2, 5)))))
-
-    def detector(kind: Any) -> Callable[[Path], object]:
-        return lambda p: kind().fit(labelled()).save(p)
+    def detector(kind: Any) -> tuple[Callable[[], Any], Use]:
+        return lambda: kind().fit(labeled()), use_detector
 
     def evaluation() -> Any:
-        return ood.evaluate(ood.PathDetector().fit(labelled()), labelled(60, 1), {"far": labelled(60, 2)})
+        return ood.evaluate(ood.PathDetector().fit(labeled()), labeled(60, 1), {"far": labeled(60, 2)})
 
     def drift() -> Any:
-        monitor = ood.DriftMonitor(ood.PathDetector().fit(labelled()), window=50)
-        monitor.update(labelled(120, 4))
+        monitor = ood.DriftMonitor(ood.PathDetector().fit(labeled()), window=50)
+        monitor.update(labeled(120, 4))
         return monitor.report()
 
     def stitching() -> Any:
@@ -236,107 +190,84 @@ def kinds() -> dict[str, tuple[Callable[[Path], object], Use]]:
     def evaluated() -> Any:
         return translation.evaluate_translation(translation_of(), points(), points(), np.arange(90) % 3)
 
-    def edited() -> Any:
-        return once("edited", lambda: kae().forget(labelled(), label=1))
+    def spectrum() -> Any:
+        return kae().spectrum(labeled(), resamples=5)
 
-    def excitation() -> Any:
-        return koopman.excitation(kae().spectrum(labelled(), resamples=5), kae(), labelled())
-
-    room = _reader
+    rows, few = np.ones((3, 4)), np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
     return {
-        "attractors": (
-            lambda p: field().attractors(codes()).save(p),
-            room("repdyn.fields", "Attractors"),
-        ),
-        "history": (lambda p: tracker().save(p), room("repdyn.fields", "AttractorHistory")),
+        "attractors": (lambda: field().attractors(codes()), _used(fields.Attractors.load)),
+        "history": (tracker, _used(fields.AttractorHistory.load)),
         "alignment": (
-            lambda p: fields.align_fields(field(), field(), codes(60), codes(60)).save(p),
-            room("repdyn.fields", "FieldAlignment"),
+            lambda: fields.align_fields(field(), field(), codes(60), codes(60)),
+            _used(fields.FieldAlignment.load),
         ),
-        "memorization": (
-            lambda p: fields.memorization(autoencoder(), torch.randn(30, 4), torch.randn(30, 4)).save(p),
-            room("repdyn.fields", "Memorization"),
-        ),
-        "probing": (
-            lambda p: fields.probe_without_data(
-                field(), lambda z: z, codes(60), atoms=(1, 2), starts=60
-            ).save(p),
-            room("repdyn.fields", "Probing"),
-        ),
+        "memorization": (memorized, _used(fields.Memorization.load)),
+        "probing": (probed, _used(fields.Probing.load)),
         "surrogate": (
-            lambda p: (
-                fields.SurrogateAutoencoder(2, (8,), penalty=0.0, epochs=1)
-                .fit(labelled(300), "a")
-                .save_pretrained(p)
+            surrogate,
+            _used(fields.SurrogateAutoencoder.from_pretrained, lambda s: s.residual(rows)),
+        ),
+        "attack": (lambda: koopman.attack(edited(), labeled(90, 1), 1), _used(koopman.AttackReport.load)),
+        "autonomy": (lambda: koopman.autonomy(labeled(60, 1), labeled()), _used(koopman.Autonomy.load)),
+        "edited": (edited, _used(koopman.EditedKoopman.load, lambda e: e.propagate(rows, "c"))),
+        "excitation": (
+            lambda: koopman.excitation(spectrum(), kae(), labeled()),
+            _used(koopman.Excitation.load),
+        ),
+        "fidelity": (lambda: kae().fidelity(labeled(60, 1)), _used(koopman.Fidelity.load)),
+        "koopman": (
+            kae,
+            _used(
+                koopman.KoopmanAutoencoder.from_pretrained,
+                lambda k: k.propagate(rows, "a", "c"),
+                lambda k: k.encode(rows, "a"),
             ),
-            use_surrogate,
         ),
-        "attack": (
-            lambda p: attack(edited(), labelled(90, 1), 1).save(p),
-            room("repdyn.koopman.attack", "AttackReport"),
+        "spectrum": (
+            spectrum,
+            _used(koopman.KoopmanSpectrum.load, lambda s: np.abs(s.eigenfunctions(np.ones((2, 5))))),
         ),
-        "autonomy": (
-            lambda p: koopman.autonomy(labelled(60, 1), labelled()).save(p),
-            room("repdyn.koopman", "Autonomy"),
-        ),
-        "edited": (lambda p: edited().save(p), use_edit),
-        "excitation": (lambda p: excitation().save(p), room("repdyn.koopman.modes", "Excitation")),
-        "fidelity": (
-            lambda p: kae().fidelity(labelled(60, 1)).save(p),
-            room("repdyn.koopman", "Fidelity"),
-        ),
-        "koopman": (lambda p: kae().save_pretrained(p), use_kae),
-        "spectrum": (lambda p: kae().spectrum(labelled(), resamples=5).save(p), use_spectrum),
-        "disentangle": (lambda p: skd().save_pretrained(p), use_skd),
-        "depth": (lambda p: depth().save(p), room("repdyn.disentangle", "DepthFactors")),
+        "disentangle": (skd, _used(disentangle.SSMSKD.from_pretrained, lambda m: m.reconstruct(few))),
+        "depth": (depth, _used(disentangle.DepthFactors.load)),
         "swap": (
-            lambda p: swapped().save(p),
-            room("repdyn.disentangle", "Swap"),
+            lambda: disentangle.Swap(film(), 1 - film(), (film() / 2, film() / 3), "static"),
+            _used(disentangle.Swap.load),
         ),
         "swap_grid": (
-            lambda p: grid().save(p),
-            room("repdyn.disentangle.swaps", "SwapGrid"),
+            lambda: disentangle.SwapGrid(np.stack([film(), 1 - film()]), "static"),
+            _used(disentangle.SwapGrid.load),
         ),
-        "path detector": (detector(ood.PathDetector), use_detector),
-        "relative path detector": (detector(ood.RelativePathDetector), use_detector),
-        "mahalanobis": (detector(ood.MahalanobisDetector), use_detector),
-        "relative mahalanobis": (detector(ood.RelativeMahalanobisDetector), use_detector),
-        "knn": (detector(ood.KNNDetector), use_detector),
-        "energy": (detector(ood.EnergyDetector), use_detector),
-        "guided energy": (detector(ood.GuidedEnergyDetector), use_detector),
-        "union": (detector(ood.UnionDetector), use_detector),
-        "ood": (lambda p: evaluation().save(p), room("repdyn.ood", "OODEvaluation")),
-        "drift": (lambda p: drift().save(p), room("repdyn.ood.drift", "DriftReport")),
+        "path detector": detector(ood.PathDetector),
+        "relative path detector": detector(ood.RelativePathDetector),
+        "mahalanobis": detector(ood.MahalanobisDetector),
+        "relative mahalanobis": detector(ood.RelativeMahalanobisDetector),
+        "knn": detector(ood.KNNDetector),
+        "energy": detector(ood.EnergyDetector),
+        "guided energy": detector(ood.GuidedEnergyDetector),
+        "union": detector(ood.UnionDetector),
+        "ood": (evaluation, _used(ood.OODEvaluation.load)),
+        "drift": (drift, _used(ood.DriftReport.load)),
         "persistence": (
-            lambda p: topology.persistence(labelled(60), landmarks=30, resamples=2).save(p),
-            room("repdyn.topology", "PathPersistence"),
+            lambda: topology.persistence(labeled(60), landmarks=30, resamples=2),
+            _used(topology.PathPersistence.load),
         ),
-        "flow": (
-            lambda p: (
-                topology.FlowAutoencoder(1, layers=1, hidden=(8,), components=2)
-                .fit(points(), steps=2, start_steps=2)
-                .save_pretrained(p)
-            ),
-            use_flow,
-        ),
-        "tree": (lambda p: tree().save(p), room("repdyn.topology", "LevelSetTree")),
+        "flow": (flow, _used(topology.FlowAutoencoder.from_pretrained, lambda f: f.encode(points()[:5]))),
+        "tree": (tree, _used(topology.LevelSetTree.load)),
         "tree_match": (
-            lambda p: translation.match_trees(tree(), tree(1), points(), points(1)).save(p),
-            room("repdyn.translation", "TreeMatch"),
+            lambda: translation.match_trees(tree(), tree(1), points(), points(1)),
+            _used(translation.TreeMatch.load),
         ),
-        "translation": (lambda p: translation_of().save(p), use_translation),
-        "translation_evaluation": (
-            lambda p: evaluated().save(p),
-            room("repdyn.translation", "TranslationEvaluation"),
+        "translation": (
+            translation_of,
+            _used(translation.LinearTranslation.load, lambda t: t(np.ones((2, 3)))),
         ),
+        "translation_evaluation": (evaluated, _used(translation.TranslationEvaluation.load)),
         "path_translation": (
-            lambda p: translation.translate_path(
-                labelled(), labelled(), pairs=np.stack([np.arange(90)] * 2, 1)
-            ).save(p),
-            use_path_translation,
+            lambda: translation.translate_path(labeled(), labeled(), pairs=PAIRED),
+            _used(translation.PathTranslation.load),
         ),
-        "stitching": (lambda p: stitching().save(p), room("repdyn.translation", "StitchingEvaluation")),
-        "store": (lambda p: labelled().save(p), use_store),
+        "stitching": (stitching, _used(translation.StitchingEvaluation.load)),
+        "store": (labeled, use_store),
     }
 
 
@@ -346,10 +277,10 @@ def use_store(path: Path) -> object:
     values = [np.asarray(paths[point]).tobytes() for point in paths.points]
     labels, logits = np.asarray(paths.labels), np.asarray(paths.logits)
     paths.plot().to_json()
-    told, shown = (repr(text).replace(str(path), "") for text in (verified, paths))
+    report, shown = (repr(text).replace(str(path), "") for text in (verified, paths))
     if not verified.sound:
-        raise Told("damage is told")
-    return told, shown, values, list(map(str, paths.ids)), labels.tobytes(), logits.tobytes()
+        raise Reported("damage is reported")
+    return report, shown, values, list(map(str, paths.ids)), labels.tobytes(), logits.tobytes()
 
 
 VALUES: list[Any] = [
@@ -426,7 +357,7 @@ def byte_mutations(file: Path, others: list[Path]) -> Iterator[Mutation]:
         for _ in range(1 + seed * 3):
             flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
         yield f"flipped {seed}", lambda path, new=bytes(flipped): path.write_bytes(new)
-    # A pickle that would tell on whoever opens it.
+    # A pickle: the audit hook reports whoever opens it.
     yield "pickled", lambda path: path.write_bytes(b"\x80\x04\x95\x0b\x00\x00\x00cos\nsystem\n.")
     yield "missing", lambda path: path.unlink()
     yield "folder", lambda path: (path.unlink(), path.mkdir())
@@ -535,13 +466,15 @@ def try_one(use: Use, path: Path, before: object) -> tuple[str, str]:
     return ("same" if found == before else "differs"), ""
 
 
-def make(kind: str, recipe: Callable[[Path], object], root: Path) -> Path:
-    """Save one result."""
+def make(kind: str, recipe: Callable[[], Any], root: Path) -> Path:
+    """Make and save one result."""
+    path = root / kind.replace(" ", "_")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        recipe(root / kind.replace(" ", "_"))
-    return root / kind.replace(" ", "_")
+        found = recipe()
+        (found.save_pretrained if hasattr(found, "save_pretrained") else found.save)(path)
+    return path
 
 
 def trial(
@@ -559,8 +492,8 @@ def trial(
             path = Path(scratch) / "x"
             shutil.copytree(whole, path)
             change(path / file)
-            told, error = try_one(use, path, before)
-            yield f"{kind}/{file} [{family}] {what}", told, error
+            outcome, error = try_one(use, path, before)
+            yield f"{kind}/{file} [{family}] {what}", outcome, error
             shutil.rmtree(path)
 
 
@@ -584,12 +517,12 @@ def main() -> None:
         print(f"{'kind':24s} {'all':>6s}  outcome")
         for kind in wanted:
             count: Counter[str] = Counter()
-            for what, told, error in trial(
+            for what, outcome, error in trial(
                 kind, known[kind][1], made[kind], others, given.each, given.seed, given.sealed
             ):
-                count[told] += 1
-                if told in shown:
-                    print(f"    {told}: {what}: {error}", flush=True)
+                count[outcome] += 1
+                if outcome in shown:
+                    print(f"    {outcome}: {what}: {error}", flush=True)
             total += count
             print(f"{kind:24s} {sum(count.values()):6d}  {dict(count)}", flush=True)
     print(f"{'total':24s} {sum(total.values()):6d}  {dict(total)}")

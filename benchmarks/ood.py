@@ -66,7 +66,7 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
         File of the baselines' scores: read if it is there, so that a change of ours repeats only ours. Those
         on orbits have a file of their own beside it.
     surrogate
-        Whether the field of features is asked.
+        Whether detectors on the field of features are scored.
     advice
         Whether a detector is recommended from the fitted samples.
     """
@@ -220,12 +220,12 @@ def summary(runs: list[dict[str, Any]]) -> list[str]:
         flagged = [r["false_positive_rate"] for r in runs]
         rates = ", ".join(f"{rate[name]:.3f}" for rate in flagged if name in rate)
         lines.append(f"    test samples flagged at 5 %: {rates}")
-    told = [" ".join(f"{name} {weight:.2f}" for name, weight in r["weights"].items()) for r in runs]
-    lines.append(f"weights of the union: {'; '.join(told)}")
+    weights = [" ".join(f"{name} {weight:.2f}" for name, weight in r["weights"].items()) for r in runs]
+    lines.append(f"weights of the union: {'; '.join(weights)}")
     advised = runs[0]["recommended"]
-    told = [f"{advised[metric]['value']:.3f}" for metric in ("auroc", "fpr95") if metric in advised]
+    figures = [f"{advised[metric]['value']:.3f}" for metric in ("auroc", "fpr95") if metric in advised]
     lines.append(
-        f"recommended from the first seed's fitted samples alone: {' | '.join([advised['name'], *told])}"
+        f"recommended from the first seed's fitted samples alone: {' | '.join([advised['name'], *figures])}"
     )
     return lines
 
@@ -285,8 +285,8 @@ def main() -> None:
     for setting in settings(options.setting, options.cache, sizes):
         runs: list[dict[str, Any]] = []
         for seed in range(options.seeds):
-            told = (setting.name, options.foreign, options.test, options.fit, seed)
-            name = "-".join(map(str, told)).replace(" ", "-").replace(",", "")
+            parts = (setting.name, options.foreign, options.test, options.fit, seed)
+            name = "-".join(map(str, parts)).replace(" ", "-").replace(",", "")
             file, surrogate = options.cache / f"{name}.json", options.setting != "E"
             runs.append(once_json(file, partial(cell, setting, seed, file.with_suffix(".npz"), surrogate)))
         results[setting.name] = runs

@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import keep, parser_of
+from harness import keep, median, parser_of
+from ood_rivals import lcf, tv
 from ood_token_texts import text_sets
-from pairs import median
-from sklearn.covariance import LedoitWolf
 
 import repdyn
 from repdyn.ood import (
@@ -103,7 +102,8 @@ def _scores(sets: Sets, seed: int) -> dict[str, dict[str, np.ndarray]]:
     scores: dict[str, dict[str, np.ndarray]] = {}
     tokens = {name: _paths(own["tok"].astype(np.float32)) for name, own in sets.items()}
     detector = PathDetector(seed=seed).fit(tokens["fit"])
-    lcf, tv = _lcf(sets), _tv(sets)
+    scored_last = lcf(_layers(sets["fit"]["last"][:LCF_SAMPLES]))
+    scored_mean = tv(_layers(sets["fit"]["mean"]))
     for name, own in sets.items():
         begun = np.cumsum(own["count"] - 1)[:-1]
         token = np.split(detector.score_samples(tokens[name]), begun)
@@ -113,8 +113,8 @@ def _scores(sets: Sets, seed: int) -> dict[str, dict[str, np.ndarray]]:
             "monitor, mean of tokens": [x.mean() for x in token],
             "perplexity": [x.mean() for x in likely],
             "perplexity, worst window": [_lowest(x) for x in likely],
-            "LCF": lcf[name],
-            "TV-score": tv[name],
+            "LCF": scored_last(_layers(own["last"])),
+            "TV-score": scored_mean(_layers(own["mean"])),
             "number of tokens": -np.abs(own["count"] - sets["fit"]["count"].mean()),
         }
         for method, values in row.items():
@@ -137,22 +137,9 @@ def _lowest(values: np.ndarray) -> float:
     return float(np.convolve(values, np.ones(WINDOW) / WINDOW, "valid").min())
 
 
-def _lcf(sets: Sets) -> dict[str, np.ndarray]:
-    steps = {name: np.diff(own["last"].astype(np.float64), axis=1) for name, own in sets.items()}
-    fitted = steps["fit"][:LCF_SAMPLES]
-    center, spread = fitted.mean(axis=0), fitted.std(axis=0) + 1e-9
-    distances = {name: np.sqrt((((x - center) / spread) ** 2).mean(axis=-1)) for name, x in steps.items()}
-    shrunk = LedoitWolf().fit(distances["fit"][:LCF_SAMPLES])
-    return {name: -np.sqrt(shrunk.mahalanobis(x)) for name, x in distances.items()}
-
-
-def _tv(sets: Sets) -> dict[str, np.ndarray]:
-    distances: dict[str, list[np.ndarray]] = {name: [] for name in sets}
-    for layer in range(sets["fit"]["mean"].shape[1]):
-        shrunk = LedoitWolf().fit(sets["fit"]["mean"][:, layer].astype(np.float64))
-        for name, own in sets.items():
-            distances[name].append(np.sqrt(shrunk.mahalanobis(own["mean"][:, layer].astype(np.float64))))
-    return {name: -np.abs(np.diff(np.stack(rows, axis=1))).mean(axis=1) for name, rows in distances.items()}
+def _layers(states: np.ndarray) -> list[np.ndarray]:
+    """States ``(N, D)`` of each layer."""
+    return list(states.astype(np.float64).swapaxes(0, 1))
 
 
 def _table(scores: dict[str, dict[str, np.ndarray]], seed: int) -> dict[str, Any]:

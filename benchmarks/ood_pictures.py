@@ -3,7 +3,7 @@
 Every picture of a setting is cropped to a square, resized to the same side and written as JPEG by the same
 coder before any model sees it, and where in-distribution pictures have been enlarged, foreign ones are first
 made as small: image files from different sources differ in codec and sharpness, and detectors find that
-first. What such statistics alone can tell stands in every table.
+first. The score of such statistics alone stands in every table.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from cifar_networks import cifar_resnet
 from harness import data
-from mnist_autoencoder import trained
 from ood_samples import Array, Drawn, Setting, Traced, drawn, in_memory
 from PIL import Image, ImageFilter
+from small_networks import trained
 from stored_pictures import (
     digit_pictures,
-    first,
     jpegs,
+    labeled_digits,
     rows,
     shuffled,
     smooth_noise,
@@ -98,14 +98,14 @@ def _foreign_pictures(
     """Foreign sets, no sharper than ``native`` by ``native`` pixels, as the in-distribution pictures are."""
     sources: dict[str, Callable[[], list[Image.Image]]] = {
         "textures": lambda: jpegs(data("images", "textures_dtd10_160.npz"), count=count),
-        "KMNIST": lambda: digit_pictures(data("images", "kmnist_test.npz"), count),
+        "KMNIST": lambda: digit_pictures("kmnist_test", count),
         "smooth noise": lambda: smooth_noise(min(count, 300), 160),
     }
     if cifar:
         sources["CIFAR-10"] = lambda: jpegs(data("images", "cifar10_jpeg.npz"), "_test", count)
     else:
         sources["ImageNet"] = lambda: _imagenet_pictures()[:count]
-        sources["Fashion-MNIST"] = lambda: digit_pictures(data("images", "fashion_mnist.npz"), count)
+        sources["Fashion-MNIST"] = lambda: digit_pictures("fashion_mnist", count)
     found = {}
     for name, make in sources.items():
         source = name.lower().replace(" ", "-")
@@ -160,7 +160,7 @@ def _split_drawer(
 
 
 def cifar_split(cache: Path, model: str, side: int, split: str, count: int | None) -> Traced:
-    """One split, or as many of its pictures as ``count`` says."""
+    """One split, or ``count`` of its pictures."""
     file = data("images", "cifar10_jpeg.npz")
     with np.load(file) as stored:
         labels = stored[f"label{split}"]
@@ -179,14 +179,13 @@ def cifar_split(cache: Path, model: str, side: int, split: str, count: int | Non
 
 def digits(cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     """Setting D: digits through an auto-encoder."""
-    with np.load(data("images", "mnist.npz")) as file:
-        # The auto-encoder has seen none of what a detector is fitted or calibrated on.
-        train, rest = np.split(file["x_train"][: 2 * DIGITS], [DIGITS])
-        test = file["x_test"][: sizes["test"]]
+    # The auto-encoder has seen none of what a detector is fitted or calibrated on.
+    train, rest = np.split(labeled_digits("mnist", "train")[0][: 2 * DIGITS], [DIGITS])
+    test = labeled_digits("mnist", "test")[0][: sizes["test"]]
     count = sizes["foreign"]
     foreign = {
-        "Fashion-MNIST": first(data("images", "fashion_mnist.npz"), count),
-        "KMNIST": first(data("images", "kmnist_test.npz"), count),
+        "Fashion-MNIST": labeled_digits("fashion_mnist", "test")[0][:count],
+        "KMNIST": labeled_digits("kmnist_test", "test")[0][:count],
         "inverted": 255 - test[:count],
         "rotated": np.rot90(test[:count], axes=(1, 2)),
         "blurred": np.stack(
@@ -198,7 +197,7 @@ def digits(cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
 
         def draw(seed: int, width: int = width) -> Drawn:
             pixels = torch.from_numpy(train.reshape(len(train), -1)).float() / 255
-            networks = trained(pixels, width, 15, seed, cache=cache / f"digits-{width}-{seed}.pt")
+            networks = trained(pixels, width, 15, seed, cache=cache / f"digits-{width}-{seed}.safetensors")
             fit, most = sizes["fit"], round(1.2 * sizes["fit"])
             order = np.random.default_rng(seed).permutation(len(rest))[:most]
             traced = {

@@ -13,7 +13,7 @@ matrices need feature maps, which pooled paths do not hold; CombOOD and TrajGuar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from sklearn.covariance import LedoitWolf
 
 from repdyn.paths import RepresentationPaths
 
-__all__ = ["Rival", "rivals"]
+__all__ = ["Rival", "lcf", "rivals", "tv"]
 
 Array = NDArray[Any]
 GEN_CLASSES, GEN_GAMMA = 100, 0.1
@@ -41,9 +41,9 @@ class Rival:
 
 def rivals(fit: RepresentationPaths, classes: Array, head: tuple[Array, Array] | None) -> dict[str, Rival]:
     """All that the data and the head allow, fitted."""
-    found = {"MDSEns (all layers)": _mdsens(fit, classes), "TV-score": _tv(fit)}
+    found = {"MDSEns (all layers)": _mdsens(fit, classes), "TV-score": _of_all(tv, fit)}
     if len({fit.widths[point] for point in fit.points}) == 1 and len(fit.points) > 2:
-        found["LCF"] = _lcf(fit)
+        found["LCF"] = _of_all(lcf, fit)
     if fit.logits is not None:
         found["GEN"] = Rival(lambda paths: _gen(np.asarray(paths.logits, dtype=np.float64)))
     last = fit.points[-1]
@@ -62,6 +62,16 @@ def rivals(fit: RepresentationPaths, classes: Array, head: tuple[Array, Array] |
 
 def _at(paths: RepresentationPaths, point: str) -> Array:
     return np.asarray(paths[point], dtype=np.float64)
+
+
+def _of_all(fitted: Callable[[Sequence[Array]], Callable[..., Array]], fit: RepresentationPaths) -> Rival:
+    """A score of the states at all points."""
+
+    def states(paths: RepresentationPaths) -> list[Array]:
+        return [_at(paths, point) for point in paths.points]
+
+    score = fitted(states(fit))
+    return Rival(lambda paths: score(states(paths)))
 
 
 def _mdsens(fit: RepresentationPaths, classes: Array) -> Rival:
@@ -87,19 +97,22 @@ def _mdsens(fit: RepresentationPaths, classes: Array) -> Rival:
     return Rival(score)
 
 
-def _tv(fit: RepresentationPaths) -> Rival:
-    shrunk = {point: LedoitWolf().fit(_at(fit, point)) for point in fit.points}
+def tv(fit: Sequence[Array]) -> Callable[[Sequence[Array]], Array]:
+    """TV-score from the states ``(N, D)`` of each layer."""
+    shrunk = [LedoitWolf().fit(x) for x in fit]
 
-    def score(paths: RepresentationPaths) -> Array:
-        distances = [np.sqrt(own.mahalanobis(_at(paths, point))) for point, own in shrunk.items()]
+    def score(states: Sequence[Array]) -> Array:
+        distances = [np.sqrt(own.mahalanobis(x)) for own, x in zip(shrunk, states, strict=True)]
         return -np.abs(np.diff(np.stack(distances, axis=1))).mean(axis=1)
 
-    return Rival(score)
+    return score
 
 
-def _lcf(fit: RepresentationPaths) -> Rival:
-    def steps(paths: RepresentationPaths) -> Array:
-        return np.diff(np.stack([_at(paths, point) for point in paths.points], axis=1), axis=1)
+def lcf(fit: Sequence[Array]) -> Callable[[Sequence[Array]], Array]:
+    """LCF from the states ``(N, D)`` of each layer."""
+
+    def steps(states: Sequence[Array]) -> Array:
+        return np.diff(np.stack(list(states), axis=1), axis=1)
 
     own = steps(fit)
     center, spread = own.mean(axis=0), own.std(axis=0) + 1e-9
@@ -108,7 +121,7 @@ def _lcf(fit: RepresentationPaths) -> Rival:
         return np.asarray(np.sqrt((((x - center) / spread) ** 2).mean(axis=-1)))
 
     shrunk = LedoitWolf().fit(distances(own))
-    return Rival(lambda paths: -np.sqrt(shrunk.mahalanobis(distances(steps(paths)))))
+    return lambda states: -np.sqrt(shrunk.mahalanobis(distances(steps(states))))
 
 
 def _gen(logits: Array) -> Array:

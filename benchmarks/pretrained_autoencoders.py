@@ -5,16 +5,52 @@ Weights are read from ``models`` in the data folder; nothing is trained here.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
+from harness import data
 from safetensors.torch import load_file
+from stored_pictures import jpegs, labeled_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["BurgessVAE", "Taef2", "cifar", "padded_digits"]
+__all__ = ["LATENTS", "BurgessVAE", "Taef2", "VaeEncoder", "cifar", "padded_digits"]
+
+LATENTS = 10
+"""Of the VAEs."""
+
+
+class VaeEncoder(nn.Module):
+    """The encoder of Burgess et al. (2018), arXiv 1804.03599, for 32 or 64 pixels: means of ten latents."""
+
+    def __init__(self, side: int, channels: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(channels, 32, 4, 2, 1), nn.Conv2d(32, 32, 4, 2, 1)
+        self.conv3 = nn.Conv2d(32, 32, 4, 2, 1)
+        self.conv_64 = nn.Conv2d(32, 32, 4, 2, 1) if side == 64 else None
+        self.lin1, self.lin2 = nn.Linear(512, 256), nn.Linear(256, 256)
+        self.mu_logvar_gen = nn.Linear(256, 2 * LATENTS)
+        self.mean = nn.Identity()
+
+    @classmethod
+    def of(cls, file: Path) -> VaeEncoder:
+        """With the weights of a file of :class:`BurgessVAE`."""
+        state = {k.removeprefix("encoder."): v for k, v in load_file(file).items() if "encoder." in k}
+        found = cls(64 if "conv_64.weight" in state else 32, state["conv1.weight"].shape[1])
+        found.load_state_dict(state)
+        return found.eval().requires_grad_(False)
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures in [0, 1] to means and log-variances, ``(N, 10)``."""
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv_64):
+            x = x if layer is None else torch.relu(layer(x))
+        x = torch.relu(self.lin2(torch.relu(self.lin1(x.flatten(1)))))
+        mean, spread = self.mu_logvar_gen(x).view(-1, LATENTS, 2).unbind(-1)
+        return self.mean(mean), spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.both(x)[0]
 
 
 class BurgessVAE(nn.Module):
@@ -29,18 +65,9 @@ class BurgessVAE(nn.Module):
 
     def __init__(self, file: Path) -> None:
         super().__init__()
-        self.weights = load_file(str(file))
+        self.encode = VaeEncoder.of(file)
+        self.weights = load_file(file)
         self.names = [n for n in ("convT_64", "convT1", "convT2", "convT3") if self._has(f"decoder.{n}")]
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Pictures in [0, 1] to means, ``(N, 10)``."""
-        for name in ("conv1", "conv2", "conv3", "conv_64"):
-            if self._has(f"encoder.{name}"):
-                x = functional.conv2d(x, *self._of(f"encoder.{name}"), stride=2, padding=1).relu()
-        x = x.flatten(1)
-        for name in ("lin1", "lin2"):
-            x = functional.linear(x, *self._of(f"encoder.{name}")).relu()
-        return functional.linear(x, *self._of("encoder.mu_logvar_gen")).reshape(-1, 10, 2)[..., 0]
 
     def decode(self, z: Tensor) -> Tensor:
         """Codes to pictures in [0, 1]."""
@@ -60,7 +87,7 @@ class BurgessVAE(nn.Module):
 
 
 class _Block(nn.Module):
-    """Three convolutions beside a skip; in the middle of the network a normalised branch is added before."""
+    """Three convolutions beside a skip; in the middle of the network a normalized branch is added before."""
 
     def __init__(self, pooled: bool) -> None:
         super().__init__()
@@ -128,19 +155,13 @@ class Taef2(nn.Module):
         return found
 
 
-def padded_digits(data: Path, split: str, count: int) -> Tensor:
+def padded_digits(split: str, count: int) -> Tensor:
     """MNIST at 32 pixels, bilinear, as the VAEs were trained on it, ``(N, 1, 32, 32)`` in [0, 1]."""
-    x = torch.from_numpy(np.load(data / "images" / "mnist.npz")[f"x_{split}"][:count]).float()[:, None] / 255
+    x = torch.from_numpy(labeled_digits("mnist", split)[0][:count]).float()[:, None] / 255
     return functional.interpolate(x, size=32, mode="bilinear", align_corners=False)
 
 
-def cifar(data: Path, split: str, count: int) -> Tensor:
+def cifar(split: str, count: int) -> Tensor:
     """CIFAR-10 from its JPEG copies, ``(N, 3, 32, 32)`` in [0, 1], drawn evenly over the classes."""
-    from PIL import Image
-
-    held = np.load(data / "images" / "cifar10_jpeg.npz")
-    joined, offset = held[f"jpeg_{split}"], held[f"offset_{split}"]
-    rows = np.linspace(0, len(offset) - 2, count).astype(int)
-    files = (io.BytesIO(joined[offset[i] : offset[i + 1]].tobytes()) for i in rows)
-    pictures = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    opened = jpegs(data("images", "cifar10_jpeg.npz"), f"_{split}", count, evenly=True)
+    return torch.from_numpy(np.stack(list(map(np.asarray, opened)))).permute(0, 3, 1, 2).float() / 255

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import keep, parser_of
-from pairs import clock, median, paired
+from harness import clock, keep, median, paired, parser_of
 from stored_texts import queries
 
 import repdyn
 from repdyn import devices
 from repdyn.cli import streams
+from repdyn.intervals import Estimate
 from repdyn.ood import DriftMonitor, MonitoredModel, PathDetector, UnionDetector
 from repdyn.paths import RepresentationPaths
 from repdyn.tracing import TracedModel
@@ -38,10 +38,10 @@ LENGTHS = (32, 10)
 """Tokens of a text: a sentence, a query."""
 
 
-def told(name: str, row: dict[str, Any]) -> dict[str, Any]:
+def shown(name: str, row: dict[str, Any]) -> dict[str, Any]:
     """The same row, printed."""
-    shown = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-    print(f"{name:<48}{shown}  bare {row['bare ms']:.1f} ms, {row['pairs']} pairs", flush=True)
+    ratio = Estimate(row["value"], row["low"], row["high"])
+    print(f"{name:<48}{ratio}  bare {row['bare ms']:.1f} ms, {row['pairs']} pairs", flush=True)
     return row
 
 
@@ -58,7 +58,7 @@ def passes(
     with torch.no_grad(), model.reader() as read:
         for name, run in (("reader", read.prepared), ("MonitoredModel", monitored.prepared)):
             label = f"{name}, {what}"
-            found[label] = told(label, paired(bare, partial(run, inputs, count), pairs, model.device))
+            found[label] = shown(label, paired(bare, partial(run, inputs, count), pairs, model.device))
     return found
 
 
@@ -118,7 +118,7 @@ def stream(model: TracedModel, detector: PathDetector, pairs: int) -> dict[str, 
 
 
 def main() -> None:
-    """Print what was asked for."""
+    """Print the figures that the options name."""
     parser = parser_of(__doc__, "json")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--paths", type=int, default=20_000, help="in memory, scored by two detectors")
@@ -141,7 +141,7 @@ def main() -> None:
         results |= rates("EfficientNet-Lite0", noise)
         results |= rates("MiniLM-L6", noise_paths(model, texts, BATCH, options.paths, CLASSES))
     name = f"stream, {BATCH} queries at a time: throughput"
-    results[name] = told(name, stream(model, detector, options.pairs))
+    results[name] = shown(name, stream(model, detector, options.pairs))
     keep(options.json, results)
 
 

@@ -9,7 +9,7 @@ rotation of the one before with a nonlinearity. Three coordinates are a thousand
 as in language models, and one sample in a thousand occurs twice.
 
 A line of ``--out`` is one step at one size; what is there is not measured again. The peak is that of the
-process's own memory (RssAnon, asked for every 20 ms): mapped files, which the system takes back when it needs
+process's own memory (RssAnon, read every 20 ms): mapped files, which the system takes back when it needs
 their pages, do not count. "growth" is the power p of time ~ size^p between two sizes.
 """
 
@@ -26,7 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, in_a_process, measuring
+from harness import Rows, in_a_process, measuring, parser_of
+
+import repdyn
+import repdyn.topology
+from repdyn import ood
+from repdyn.errors import RepdynError
+from repdyn.koopman import controls
+from repdyn.ood import load_detector
+from repdyn.paths import PathsWriter, open_paths
 
 POINTS, WIDTH, CLASSES = 12, 768, 20
 SEED = 2026
@@ -34,9 +42,7 @@ WRITTEN = 2000  # rows made at a time
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cache", type=Path, required=True, help="Where the stores are kept.")
-    parser.add_argument("--out", type=Path, required=True, help="A line for each step and size.")
+    parser = parser_of(__doc__, "cache", "out")
     parser.add_argument("--sizes", default="10000,100000", help="Samples, separated by commas.")
     parser.add_argument("--steps", default=",".join(STEPS), help="Some of the steps.")
     parser.add_argument("--width", type=int, default=WIDTH, help="Of every point.")
@@ -52,8 +58,9 @@ def main() -> None:
         for seed in (0, 1) if "translate" in steps else (0,):
             write(given.cache, size, given.width, seed)
         for step in steps:
-            make = partial(apart, step, given.cache, size, given.width)
-            row = rows.once(step, size, given.width, make=make)
+            row = rows.once(
+                step, size, given.width, make=partial(apart, step, given.cache, size, given.width)
+            )
             print(described(row, list(rows)), flush=True)
 
 
@@ -76,16 +83,12 @@ def described(row: dict[str, Any], known: list[dict[str, Any]]) -> str:
 
 def apart(step: str, cache: Path, size: int, width: int) -> dict[str, Any]:
     """What :func:`measured` gives, of another process."""
-    common = [__file__, "--cache", str(cache), "--out", os.devnull, "--width", str(width)]
-    return in_a_process(*common, "--sizes", str(size), "--step", step)
+    words = ("--cache", cache, "--out", os.devnull, "--width", width, "--sizes", size, "--step", step)
+    return in_a_process(__file__, *words)
 
 
 def measured(step: str, cache: Path, size: int, width: int) -> dict[str, Any]:
-    """Run one step here: seconds, peak of this process's own memory, and what the step says of itself."""
-    import repdyn  # loaded before the clock starts
-    import repdyn.koopman
-    import repdyn.topology  # noqa: F401
-
+    """Run one step here: seconds, peak of this process's own memory, and the note of the step."""
     place = where(cache, size, width, 0)
     prepared = PREPARED.get(step, lambda *_: None)(cache, size, width)
     with measuring() as row:
@@ -99,9 +102,6 @@ def where(cache: Path, size: int, width: int, seed: int) -> Path:
 
 def write(cache: Path, size: int, width: int, seed: int) -> None:
     """Write one store, unless it is there; the second, for translation, holds 4 points (2 of a million)."""
-    from repdyn.errors import RepdynError
-    from repdyn.paths import PathsWriter, open_paths
-
     place = where(cache, size, width, seed)
     try:
         open_paths(place)
@@ -145,14 +145,10 @@ def write(cache: Path, size: int, width: int, seed: int) -> None:
 
 
 def opened(place: Path, _: Any) -> None:
-    import repdyn
-
     repdyn.open_paths(place)
 
 
 def iterate(place: Path, _: Any) -> None:
-    import repdyn
-
     for block in repdyn.open_paths(place).iterate():
         for x in block.values():
             x.astype(np.float32)
@@ -165,9 +161,6 @@ def kept(name: str) -> Callable[[Path, int, int], Path]:
 
 def fit_detector(name: str) -> Callable[[Path, Path], str]:
     def fit(place: Path, detector: Path) -> str:
-        import repdyn
-        from repdyn import ood
-
         fitted = getattr(ood, name)().fit(repdyn.open_paths(place))
         fitted.save(detector)
         return "; ".join(repr(fitted).split("\n  ")[1:])
@@ -176,31 +169,22 @@ def fit_detector(name: str) -> Callable[[Path, Path], str]:
 
 
 def score_detector(place: Path, detector: Path) -> None:
-    import repdyn
-    from repdyn.ood import load_detector
-
     scores = load_detector(detector).score_samples(repdyn.open_paths(place))
     assert np.isfinite(scores).all()
 
 
 def koopman(place: Path, _: Any) -> str:
-    import repdyn
-
     fitted = repdyn.KoopmanAutoencoder().fit(repdyn.open_paths(place), epochs=2)
     left, epochs = fitted.history_["start"][0], len(fitted.history_["validation"])
     return f"{left:.4f} unexplained in closed form; {epochs} epochs trained"
 
 
 def spectrum_of(place: Path, kae: Any) -> str:
-    import repdyn
-
     return f"{int(kae.spectrum(repdyn.open_paths(place)).certified.sum())} certified"
 
 
 def small_koopman(cache: Path, size: int, width: int) -> Any:
     """An autoencoder fitted to the first thousand samples: what it costs to fit one is another step."""
-    import repdyn
-
     paths = repdyn.open_paths(where(cache, size, width, 0))
     first = {point: np.asarray(paths[point][:1000]) for point in paths.points}
     few = repdyn.RepresentationPaths.from_arrays(first)
@@ -208,35 +192,24 @@ def small_koopman(cache: Path, size: int, width: int) -> Any:
 
 
 def fit_controls(place: Path, _: Any) -> None:
-    import repdyn
-    from repdyn.koopman import controls
-
     controls(repdyn.open_paths(place))
 
 
 def translate(place: Path, other: Path) -> str:
-    import repdyn
-
     found = repdyn.translate(repdyn.open_paths(place), repdyn.open_paths(other))
     return f"{found.verdict}: {found.reason}"[:160]
 
 
 def tree(place: Path, _: Any) -> str:
-    import repdyn
-
     paths = repdyn.open_paths(place)
     return repr(repdyn.LevelSetTree.fit(paths[paths.points[-1]])).splitlines()[0]
 
 
 def persistence(place: Path, _: Any) -> str:
-    import repdyn
-
     return repr(repdyn.persistence(repdyn.open_paths(place))).splitlines()[0]
 
 
 def report(place: Path, _: Any) -> None:
-    import repdyn
-
     with tempfile.TemporaryDirectory() as folder:
         repdyn.report({"paths": repdyn.open_paths(place)}, Path(folder) / "report.html")
 

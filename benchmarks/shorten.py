@@ -22,7 +22,7 @@ expected loss was stated before the test samples were run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ from scipy.stats import spearmanr
 from stored_texts import rows_of, smollm2
 
 import repdyn
-from repdyn.intervals import bootstrap
+from repdyn.intervals import Estimate, bootstrap
 from repdyn.koopman.readout import LinearProbe
 from repdyn.linalg import ridge
 from repdyn.shortening import PointwiseMap, shorten
@@ -84,19 +84,18 @@ def mean(scores: Real) -> float:
 def clinc(model: str, removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
     """Intents by a linear probe on the whole model's embeddings of 2 000 other queries."""
     rows, draw = rows_of("clinc150"), np.random.default_rng(seed)
-    column = next(name for name in rows[0] if name in ("intent", "label"))
     train = [row for row in rows if row["split"] == "train"]
     train = [train[k] for k in draw.permutation(len(train))]
-    held = [row for row in rows if row["split"] == "test" and not row[column].startswith("oos")]
+    held = [row for row in rows if row["split"] == "test" and not row["label"].startswith("oos")]
     held = [held[k] for k in draw.permutation(len(held))[:test]]
     probed = train[fit : fit + 2000]
-    labels = np.array([row[column] for row in held])
+    labels = np.array([row["label"] for row in held])
     probe: list[LinearProbe] = []
 
     def score(shortened: TracedModel) -> Real:
         if not probe:
             whole = embeddings(repdyn.load(model), [row["text"] for row in probed])
-            probe.append(LinearProbe().fit(whole, np.array([row[column] for row in probed]), seed=seed))
+            probe.append(LinearProbe().fit(whole, np.array([row["label"] for row in probed]), seed=seed))
         found = embeddings(shortened, [row["text"] for row in held])
         return np.asarray(probe[0].predict(found) == labels, dtype=np.float64)
 
@@ -146,15 +145,7 @@ def docstrings(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work
     def pooled(scores: Real) -> float:
         return float(scores[:, 0].sum() / scores[:, 1].sum())
 
-    return Work(
-        smollm2,
-        texts[:fit],
-        texts[fit:],
-        score,
-        pooled,
-        removed,
-        "minus log perplexity",
-    )
+    return Work(smollm2, texts[:fit], texts[fit:], score, pooled, removed, "minus log perplexity")
 
 
 def resnet20(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
@@ -163,23 +154,14 @@ def resnet20(removed: tuple[int, ...], seed: int, fit: int, test: int) -> Work:
     from stored_pictures import labeled_jpegs
 
     opened, labels = labeled_jpegs("cifar10_jpeg", "_test")
-    pictures = np.stack([np.asarray(picture) for picture in opened])
-    chosen = np.random.default_rng(seed).permutation(len(pictures))[: fit + test]
-    held = labels[chosen[fit:]]
+    chosen = np.random.default_rng(seed).permutation(len(opened))[: fit + test]
+    pictures, held = [np.asarray(opened[k]) for k in chosen], labels[chosen[fit:]]
 
     def score(shortened: TracedModel) -> Real:
-        found = outputs_of(shortened, list(pictures[chosen[fit:]]), 64).values
+        found = outputs_of(shortened, pictures[fit:], 64).values
         return np.asarray(found.argmax(axis=1) == held, dtype=np.float64)
 
-    return Work(
-        lambda: cifar_resnet(20),
-        list(pictures[chosen[:fit]]),
-        list(pictures[chosen[fit:]]),
-        score,
-        mean,
-        removed,
-        "accuracy",
-    )
+    return Work(lambda: cifar_resnet(20), pictures[:fit], pictures[fit:], score, mean, removed, "accuracy")
 
 
 L6, L3 = "packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2"
@@ -255,10 +237,8 @@ def seconds_of(models: Sequence[TracedModel], samples: Sequence[Any]) -> list[fl
     with torch.no_grad():
         for _ in range(7):
             for number, (model, given) in enumerate(zip(models, inputs)):
-                began = time.perf_counter()
-                model.module(**given) if isinstance(given, dict) or hasattr(given, "keys") else model.module(
-                    given
-                )
+                began, run = time.perf_counter(), model.module
+                run(**given) if isinstance(given, Mapping) else run(given)
                 spent[number].append(time.perf_counter() - began)
     return [float(np.median(own)) for own in spent]
 
@@ -321,16 +301,9 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
         )
         for method, own in row["scores"].items():
             gap = row["ahead"].get(method)
-            note = (
-                ""
-                if gap is None
-                else f"   repdyn more by {gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]"
-            )
-            lines.append(f"  {method:14}{own['value']:8.3f} [{own['low']:.3f}, {own['high']:.3f}]{note}")
-        expected, lost = (
-            f"{own['value']:.3f} [{own['low']:.3f}, {own['high']:.3f}]"
-            for own in (row["expected"], row["lost"])
-        )
+            note = "" if gap is None else f"   repdyn more by {Estimate(**gap)}"
+            lines.append(f"  {method:16}{Estimate(**own)}{note}")
+        expected, lost = (Estimate(**row[name]) for name in ("expected", "lost"))
         lines.append(f"  {row['loss']}: expected {expected}, lost {lost}")
         lines.append(f"  {row['faster']:.2f} times as fast; {row['map']}")
         ahead += all(own["value"] > 0 for own in row["ahead"].values())

@@ -118,7 +118,7 @@ def write(folder: Path, points: list[str], given: argparse.Namespace) -> Represe
 def readers(
     folder: Path, paths: RepresentationPaths, points: list[str], order: Order, kind: str, seed: int
 ) -> dict[str, Reader]:
-    """The ways of reading, each giving batches in the order asked for (or its own shuffle, where named)."""
+    """The ways of reading, each giving batches in the given order (or its own shuffle, where named)."""
     size, width = len(paths), paths.widths[points[0]]
     raw = np.memmap(folder / "a.raw", np.float32, "r", shape=(size, width * len(points)))
     packed = zarr.open_group(folder / "a.paths", mode="r")["paths"]

@@ -13,8 +13,8 @@ from PIL import Image
 
 __all__ = [
     "digit_pictures",
-    "first",
     "jpegs",
+    "labeled_digits",
     "labeled_jpegs",
     "rows",
     "shuffled",
@@ -27,7 +27,7 @@ JPEG_QUALITY = 85
 Array = NDArray[Any]
 
 
-def jpegs(path: Path, split: str = "", count: int | None = None) -> list[Image.Image]:
+def jpegs(path: Path, split: str = "", count: int | None = None, evenly: bool = False) -> list[Image.Image]:
     """Pictures in RGB.
 
     Parameters
@@ -36,14 +36,14 @@ def jpegs(path: Path, split: str = "", count: int | None = None) -> list[Image.I
         An ``.npz`` file with the arrays ``jpeg{split}`` and ``offset{split}``.
     split
         ``"_train"`` or ``"_test"`` where there are two.
-    count
-        As many, drawn always alike (:func:`rows`); all in their order unless told.
+    count, evenly
+        Which of them: see :func:`rows`.
     """
     with np.load(path) as file:
         offset, data = file[f"offset{split}"], file[f"jpeg{split}"]
     return [
         Image.open(io.BytesIO(data[offset[i] : offset[i + 1]].tobytes())).convert("RGB")
-        for i in rows(len(offset) - 1, count)
+        for i in rows(len(offset) - 1, count, evenly)
     ]
 
 
@@ -55,24 +55,26 @@ def labeled_jpegs(name: str, split: str = "") -> tuple[list[Image.Image], NDArra
     return jpegs(path, split), labels
 
 
-def rows(size: int, count: int | None) -> NDArray[Any]:
-    """Which of ``size`` stored pictures :func:`jpegs` gives."""
+def rows(size: int, count: int | None, evenly: bool = False) -> NDArray[Any]:
+    """Numbers of ``count`` of ``size`` pictures, at random but always the same, or evenly spaced."""
+    if evenly and count is not None:
+        return np.linspace(0, size - 1, count).astype(int)
     return np.arange(size) if count is None else np.random.default_rng(0).permutation(size)[:count]
 
 
-def first(path: Path, count: int) -> Array:
-    """The first test pictures of a set of digits or clothes, ``(N, 28, 28)``."""
-    with np.load(path) as file:
-        return np.asarray(file["x_test"][:count])
+def labeled_digits(name: str, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pictures ``(N, 28, 28)`` and labels of ``mnist``, ``fashion_mnist`` or ``kmnist_test``."""
+    with np.load(data("images", f"{name}.npz")) as file:
+        return file[f"x_{split}"], file[f"y_{split}"].astype(np.int64)
 
 
-def digit_pictures(path: Path, count: int) -> list[Image.Image]:
-    """The same in RGB."""
-    return [Image.fromarray(x).convert("RGB") for x in first(path, count)]
+def digit_pictures(name: str, count: int) -> list[Image.Image]:
+    """The first test pictures in RGB."""
+    return [Image.fromarray(x).convert("RGB") for x in labeled_digits(name, "test")[0][:count]]
 
 
 def smooth_noise(count: int, side: int) -> list[Image.Image]:
-    """Eight by eight random colours, enlarged."""
+    """Eight by eight random colors, enlarged."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, size=(count, 8, 8, 3), dtype=np.uint8)
     return [Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC) for x in coarse]
@@ -98,7 +100,7 @@ def square(picture: Image.Image, side: int) -> Image.Image:
 
 
 def through_jpeg(picture: Image.Image, side: int) -> tuple[Image.Image, list[float]]:
-    """The picture after the one coder that all go through, and what its file alone says."""
+    """The picture after the one coder that all go through, and statistics of its file."""
     stream = io.BytesIO()
     square(picture, side).save(stream, "JPEG", quality=JPEG_QUALITY)
     again = Image.open(io.BytesIO(stream.getvalue())).convert("RGB")

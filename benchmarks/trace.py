@@ -2,7 +2,7 @@
 
 Passes alternate in one process on the same prepared inputs, and a bare pass stands between any two; a figure
 is the median of the ratios of processor time to the mean of the two bare passes around it, with a bootstrap
-interval. "bare" is the bare pass against its neighbours: how far noise alone goes. Peers that change the
+interval. "bare" is the bare pass against its neighbors: how far noise alone goes. Peers that change the
 model (nnsight, torchvision) are given a copy of it.
 
     python benchmarks/trace.py --pairs 15 --json trace.json
@@ -17,9 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -30,12 +27,12 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from harness import keep, parser_of
-from pairs import median
+from harness import in_a_process, keep, median, parser_of, peak_resident, timed
 from stored_texts import rows_of
 from torch import Tensor, nn
 
 import repdyn
+from repdyn.intervals import Estimate
 from repdyn.tracing import TracedModel
 from repdyn.tracing.passes import Passes
 from repdyn_adapters.timm import TimmAdapter
@@ -184,7 +181,7 @@ def queries(count: int) -> list[str]:
 
 
 def throughput(count: int, pairs: int) -> dict[str, Any]:
-    """A trace against a loop that tokenises and pads as the texts come, 32 at a time."""
+    """A trace against a loop that tokenizes and pads as the texts come, 32 at a time."""
     from transformers import AutoModel, AutoTokenizer
 
     from repdyn_adapters.packaged import _all_minilm_folder
@@ -212,14 +209,13 @@ def throughput(count: int, pairs: int) -> dict[str, Any]:
     difference = max(float(np.abs(a - b).max()) for a, b in zip(naive(), traced(), strict=True))
     walls, processors, rates = [], [], []
     for _ in range(pairs):
-        taken = []
-        for run in (naive, traced):
-            start = time.perf_counter(), time.process_time()
-            run()
-            taken.append((time.perf_counter() - start[0], time.process_time() - start[1]))
-        walls.append(taken[0][0] / taken[1][0])
-        processors.append(taken[0][1] / taken[1][1])
-        rates.append(len(texts) / taken[1][1])
+        with timed() as theirs:
+            naive()
+        with timed() as ours:
+            traced()
+        walls.append(theirs["seconds"] / ours["seconds"])
+        processors.append(theirs["processor seconds"] / ours["processor seconds"])
+        rates.append(len(texts) / ours["processor seconds"])
     return {
         "texts": len(texts),
         "largest difference": difference,
@@ -237,22 +233,21 @@ def peak_memory(count: int, joined: int) -> float:
     model = repdyn.load("packaged:all-MiniLM-L6-v2")
     with tempfile.TemporaryDirectory() as folder:
         repdyn.trace(model, texts, out=Path(folder) / "a.paths")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_resident()
 
 
 def memory() -> list[dict[str, Any]]:
     """Peak memory by number of samples, and by their length, each in a process of its own."""
     rows = []
     for count, joined in ((2_000, 1), (20_000, 1), (500, 1), (500, 8)):
-        command = [sys.executable, __file__, "--peak-of", str(count), "--joined", str(joined)]
-        found = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"{count:>7} texts of {joined} queries: peak {found:.0f} MiB", flush=True)
-        rows.append({"samples": count, "joined": joined, "peak MiB": found})
+        found = in_a_process(__file__, "--peak-of", count, "--joined", joined)
+        print(f"{count:>7} texts of {joined} queries: {found}", flush=True)
+        rows.append({"samples": count, "joined": joined, **found})
     return rows
 
 
 def main() -> None:
-    """Print what was asked for."""
+    """Print the figures that the options name."""
     parser = parser_of(__doc__, "json")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--batch", type=int, default=16)
@@ -265,7 +260,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if arguments.peak_of:
-        print(peak_memory(arguments.peak_of, arguments.joined))
+        print(json.dumps({"peak MiB": round(peak_memory(arguments.peak_of, arguments.joined))}))
         return
     if arguments.memory:
         result: Any = memory()
@@ -279,8 +274,7 @@ def main() -> None:
             result.append(row)
             print(f"{row['model']}, bare pass {row['bare seconds']:.2f} s")
             for name, ratio in row["ratios"].items():
-                shown = f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
-                print(f"  {name:<28}{shown}", flush=True)
+                print(f"  {name:<28}{Estimate(**ratio)}", flush=True)
     keep(arguments.json, result)
 
 

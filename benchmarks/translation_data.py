@@ -19,10 +19,11 @@ import torch
 from cifar_networks import cifar_resnet
 from harness import data, made_once
 from numpy.typing import NDArray
-from stored_pictures import labeled_jpegs
+from pretrained_autoencoders import VaeEncoder
+from small_networks import autoencoder, classifier, dsprites_vae
+from stored_pictures import labeled_digits, labeled_jpegs
 from stored_texts import rows_of, smollm2
 from torch import Tensor, nn
-from translation_networks import autoencoder, classifier, dsprites_vae, vae, with_random_weights
 
 import repdyn
 from repdyn.datasets import documentation_corpus
@@ -199,19 +200,16 @@ def _filled(outline: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _mnist(side: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    held = np.load(DATA / "images" / "mnist.npz", allow_pickle=False)
-    names = {key: held[key] for key in held.files}
-    pictures = next(v for k, v in names.items() if v.ndim == 3 and "test" not in k)
-    labels = next(v for k, v in names.items() if v.ndim == 1 and "test" not in k)
-    x = torch.as_tensor(pictures[:30_000], dtype=torch.float32)[:, None] / 255
+    pictures, labels = (found[:30_000] for found in labeled_digits("mnist", "train"))
+    x = torch.as_tensor(pictures, dtype=torch.float32)[:, None] / 255
     if side != x.shape[-1]:
         x = nn.functional.interpolate(x, side, mode="bilinear", align_corners=False)
-    return x.numpy(), labels[:30_000].astype(np.int64)
+    return x.numpy(), labels
 
 
 def _model(name: str, cache: Path) -> TracedModel:
     if name.startswith("random-"):
-        return with_random_weights(_model(name.removeprefix("random-"), cache))
+        return _with_random_weights(_model(name.removeprefix("random-"), cache))
     if name == "minilm-l6":
         return repdyn.load("packaged:all-MiniLM-L6-v2")
     if name == "minilm-l3":
@@ -224,14 +222,31 @@ def _model(name: str, cache: Path) -> TracedModel:
     if name in PACKAGED:
         return _small_pictures(repdyn.load(PACKAGED[name]))
     if name.startswith("autoencoder"):
-        return autoencoder(int(name.removeprefix("autoencoder")), _mnist(28)[0], cache)
+        encoder = autoencoder(int(name.removeprefix("autoencoder")), _mnist(28)[0], cache)
+        return repdyn.wrap(encoder, points={"1": "NC", "3": "NC", "5": "NC"})
     if name.startswith("classifier"):
-        return classifier(int(name.removeprefix("classifier")), *_mnist(28), cache)
-    if name in ("vae_mnist", "btcvae_mnist", "vae_dsprites"):
-        return vae(DATA / "models" / f"{name}.safetensors")
-    if name == "vae_dsprites_own":
-        return dsprites_vae(_dsprites(DSPRITES_READ, seed=1)[0], cache)
+        body = classifier(int(name.removeprefix("classifier")), *_mnist(28), cache)
+        return repdyn.wrap(body, points={"1": "NC", "3": "NC"})
+    if "vae" in name:
+        own = name == "vae_dsprites_own"
+        vae = (
+            dsprites_vae(_dsprites(DSPRITES_READ, seed=1)[0], cache)
+            if own
+            else VaeEncoder.of(DATA / "models" / f"{name}.safetensors")
+        )
+        return repdyn.wrap(vae, points={"lin1": "NC", "lin2": "NC", "mean": "NC"})
     raise ValueError(f"unknown model {name!r}")
+
+
+def _with_random_weights(model: TracedModel) -> TracedModel:
+    """Every weight redrawn with its own mean and deviation: nothing that was learned is left."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.module.parameters():
+            noise = torch.randn(weight.shape, generator=draw)
+            spread = weight.float().std() if weight.numel() > 1 else torch.tensor(0.0)
+            weight.copy_(weight.float().mean() + spread * noise)
+    return model
 
 
 def _small_pictures(model: TracedModel) -> TracedModel:

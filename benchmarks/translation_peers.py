@@ -1,7 +1,7 @@
 """Other ways to translate between two models, each a function from clouds of points to a linear map.
 
 Unpaired: Gromov-Wasserstein of POT, plain and fused, and an aligner after mini-vec2vec (k-means centroids
-assigned by their similarities, then neighbours), written here from its description, at its author's settings.
+assigned by their similarities, then neighbors), written here from its description, at its author's settings.
 Paired, for the ceiling and for few anchors: Procrustes, ridge, canonical correlation, relative
 representations.
 """
@@ -33,10 +33,10 @@ ROUNDS, CLUSTERS, CLUSTERED, STARTS = 30, 20, 10_000, 30
 grown on, and starts of the assignment."""
 
 NEIGHBORS, STEPS, DRAWN = 50, 100, 1000
-"""Of its refinement: neighbours whose mean is a point's counterpart, steps, and points drawn for each."""
+"""Of its refinement: neighbors whose mean is a point's counterpart, steps, and points drawn for each."""
 
 FINE, STEP = 500, 0.5
-"""Clusters of its last step, and what a new map weighs beside the old one in all steps."""
+"""Clusters of its last step, and the weight of a new map beside the old one in all steps."""
 
 
 def gromov_wasserstein(x: Floats, y: Floats, fused: bool, seed: int) -> LinearTranslation:
@@ -59,7 +59,7 @@ def gromov_wasserstein(x: Floats, y: Floats, fused: bool, seed: int) -> LinearTr
 
 
 def kmeans_aligner(x: Floats, y: Floats, seed: int) -> LinearTranslation:
-    """Assign centroids by their similarities in many clusterings, refine by neighbours, then by clusters.
+    """Assign centroids by their similarities in many clusterings, refine by neighbors, then by clusters.
 
     References
     ----------
@@ -72,10 +72,10 @@ def kmeans_aligner(x: Floats, y: Floats, seed: int) -> LinearTranslation:
     described: list[list[Any]] = [[], []]
     for _ in range(ROUNDS):
         draw = int(generator.integers(2**31))
-        centres = [_centres(side[generator.permutation(len(side))[:CLUSTERED]], draw) for side in (u, v)]
-        centred = [c - c.mean(0) for c in centres]
-        found, _ = quadratic_assignment(*(c @ c.T for c in centred), starts=STARTS, polished=1, seed=draw)
-        for kept, points, c in zip(described, (u, v), (centres[0], centres[1][found[0]])):
+        centers = [_centers(side[generator.permutation(len(side))[:CLUSTERED]], draw) for side in (u, v)]
+        centered = [c - c.mean(0) for c in centers]
+        found, _ = quadratic_assignment(*(c @ c.T for c in centered), starts=STARTS, polished=1, seed=draw)
+        for kept, points, c in zip(described, (u, v), (centers[0], centers[1][found[0]])):
             kept.append(points @ _unit(c).T.astype(np.float32))
     # Each point is known by its similarities with the matched centroids of all rounds.
     here, there = (_unit(np.concatenate(kept, axis=1)).astype(np.float32) for kept in described)
@@ -91,7 +91,7 @@ def kmeans_aligner(x: Floats, y: Floats, seed: int) -> LinearTranslation:
     return LinearTranslation(float(length) * m, mean_x, mean_y)
 
 
-def _centres(points: Any, seed: int) -> Any:
+def _centers(points: Any, seed: int) -> Any:
     return KMeans(CLUSTERS, n_init=1, random_state=seed).fit(points).cluster_centers_
 
 

@@ -9,13 +9,11 @@ whose peak memory includes Python and its libraries; "before" is where it stood 
 
 from __future__ import annotations
 
-import resource
-import subprocess
-import sys
-import time
+import json
+from typing import Any
 
 import numpy as np
-from harness import parser_of
+from harness import in_a_process, parser_of, peak_resident, table, timed
 from numpy.typing import NDArray
 
 from repdyn.paths import RepresentationPaths
@@ -37,61 +35,54 @@ def main() -> None:
     parser.add_argument("--one", choices=("translate", "match"), help="run one task here and print its line")
     arguments = parser.parse_args()
     if arguments.one:
-        print(measured(arguments.one, arguments.samples[0], arguments.width))
+        print(json.dumps(measured(arguments.one, arguments.samples[0], arguments.width)))
         return
-    print("| task | samples of either | wall s | CPU s | peak MiB | before MiB | outcome |")
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    rows = []
     for task in ("translate", "match"):
         for samples in arguments.samples:
-            words = ["--one", task, "--samples", str(samples), "--width", str(arguments.width)]
-            done = subprocess.run(
-                [sys.executable, __file__, *words], capture_output=True, text=True, check=True
-            )
-            print(done.stdout.strip(), flush=True)
+            words = ("--one", task, "--samples", samples, "--width", arguments.width)
+            rows.append({"task": task, "samples of either": samples, **in_a_process(__file__, *words)})
+            print(rows[-1], flush=True)
+    head = ("task", "samples of either", "wall s", "CPU s", "peak MiB", "before MiB", "outcome")
+    print(table(head, [[row.get(name, row.get("error", "")) for name in head] for row in rows]))
 
 
-def measured(task: str, samples: int, width: int) -> str:
-    """One task at one size as a line of the table."""
+def measured(task: str, samples: int, width: int) -> dict[str, Any]:
+    """One task at one size."""
     generator = np.random.default_rng(0)
-    centres = generator.normal(size=(CLASSES, LATENTS))
+    centers = generator.normal(size=(CLASSES, LATENTS))
     mass = generator.dirichlet(np.full(CLASSES, 6.0))
     expansions = generator.normal(size=(2, LATENTS, width)) / np.sqrt(LATENTS)
 
     def inputs(count: int) -> Floats:
         labels = generator.choice(CLASSES, size=count, p=mass)
-        return np.asarray(centres[labels] + 0.35 * generator.normal(size=(count, LATENTS)), dtype=np.float32)
+        return np.asarray(centers[labels] + 0.35 * generator.normal(size=(count, LATENTS)), dtype=np.float32)
 
     def read(x: Floats, model: int) -> Floats:
         hidden = np.tanh(x @ expansions[model].astype(np.float32))
         return hidden + 0.05 * generator.standard_normal(hidden.shape, dtype=np.float32)
 
     a, b, held = read(inputs(samples), 0), read(inputs(samples), 1), inputs(HELD_OUT)
-    before, wall, processor = peak(), time.perf_counter(), time.process_time()
+    before = peak_resident()
     if task == "translate":
-        t = translate(*(RepresentationPaths.from_arrays({"last": x}) for x in (a, b)))
-        spent = time.perf_counter() - wall, time.process_time() - processor
+        with timed() as spent:
+            t = translate(*(RepresentationPaths.from_arrays({"last": x}) for x in (a, b)))
         top1 = evaluate_translation(t, read(held, 0), read(held, 1)).top1["translation"]
         outcome = f"{t.verdict}, top-1 {top1.value:.3f}"
     else:
-        trees = [LevelSetTree.fit(components(x)) for x in (a, b)]
-        match = match_trees(*trees, a, b)
-        spent = time.perf_counter() - wall, time.process_time() - processor
+        with timed() as spent:
+            trees = [LevelSetTree.fit(components(x)) for x in (a, b)]
+            match = match_trees(*trees, a, b)
         outcome = f"{match.verdict}, {len(trees[0].leaves)} and {len(trees[1].leaves)} leaves"
-    return (
-        f"| {task} | {samples} | {spent[0]:.0f} | {spent[1]:.0f} | {peak():.0f} | {before:.0f} | {outcome} |"
-    )
+    times = {"wall s": round(spent["seconds"]), "CPU s": round(spent["processor seconds"])}
+    return times | {"peak MiB": round(peak_resident()), "before MiB": round(before), "outcome": outcome}
 
 
 def components(x: Floats) -> Floats:
     """Leading principal components."""
-    centred = x - x.mean(0)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    return np.asarray(centred @ axes[:, ::-1][:, :TREE_COMPONENTS])
-
-
-def peak() -> float:
-    """Highest resident memory of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    centered = x - x.mean(0)
+    _, axes = np.linalg.eigh(centered.T @ centered)
+    return np.asarray(centered @ axes[:, ::-1][:, :TREE_COMPONENTS])
 
 
 if __name__ == "__main__":

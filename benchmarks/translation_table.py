@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from harness import over_seeds, table
 
 __all__ = ["tables"]
 
@@ -44,7 +45,7 @@ def tables(rows: Sequence[Row]) -> str:
         "Negatives": negatives(rows),
         "The verdict": verdicts(rows),
     }
-    return "\n\n".join(f"### {name}\n\n{table}" for name, table in made.items() if table)
+    return "\n\n".join(f"### {name}\n\n{lines}" for name, lines in made.items() if lines)
 
 
 def unpaired(rows: Sequence[Row]) -> str:
@@ -203,17 +204,9 @@ def bracketed(values: Sequence[float]) -> str:
     """Mean [its 95 % interval over seeds] (lowest to highest); of fewer than five seeds no interval."""
     if len(values) < 5:
         return ranged(values, ".1f")
-    low, middle, high = (f"{v:.1f}" for v in interval(values))
-    return f"{middle} [{low}, {high}] ({min(values):.1f} to {max(values):.1f})"
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Low end, mean and high end by Student's t."""
-    from scipy.stats import t
-
-    middle = float(np.mean(values))
-    reach = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return middle - reach, middle, middle + reach
+    found = over_seeds(values)
+    ends = f"[{found.low:.1f}, {found.high:.1f}] ({min(values):.1f} to {max(values):.1f})"
+    return f"{found.value:.1f} {ends}"
 
 
 def count(rows: Sequence[Row]) -> str:
@@ -223,9 +216,4 @@ def count(rows: Sequence[Row]) -> str:
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table, or nothing where it has no line."""
-    if not lines:
-        return ""
-    rule = "|" + " --- |" * len(head)
-    return "\n".join(
-        ["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(line) + " |" for line in lines)]
-    )
+    return table(head, lines) if lines else ""

@@ -9,12 +9,11 @@ time against log points: 1 is linear, 2 quadratic.
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import time
+import json
+from typing import Any
 
 import numpy as np
-from harness import keep, parser_of
+from harness import in_a_process, keep, parser_of, peak_resident, timed
 
 CLUSTERS = 50
 INTRINSIC = 8
@@ -25,8 +24,8 @@ def clusters(points: int, dimensions: int, seed: int) -> tuple[np.ndarray, np.nd
     generator = np.random.default_rng(seed)
     share = generator.dirichlet(np.full(CLUSTERS, 5.0))
     label = generator.choice(CLUSTERS, size=points, p=share)
-    centre = 2.0 * generator.normal(size=(CLUSTERS, dimensions))
-    x = centre[label] + 0.1 * generator.normal(size=(points, dimensions))
+    center = 2.0 * generator.normal(size=(CLUSTERS, dimensions))
+    x = center[label] + 0.1 * generator.normal(size=(points, dimensions))
     for cluster in range(CLUSTERS):
         own = np.flatnonzero(label == cluster)
         axes = generator.normal(size=(INTRINSIC, dimensions)) / np.sqrt(INTRINSIC)
@@ -34,8 +33,8 @@ def clusters(points: int, dimensions: int, seed: int) -> tuple[np.ndarray, np.nd
     return x, label
 
 
-def measure(method: str, points: int, dimensions: int, threads: int, queue: multiprocessing.Queue) -> None:
-    """Fit once, in this process, and put the figures into the queue."""
+def measured(method: str, points: int, dimensions: int, threads: int) -> dict[str, Any]:
+    """Fit once, in this process."""
     import torch
     from sklearn.metrics import adjusted_rand_score
 
@@ -49,27 +48,21 @@ def measure(method: str, points: int, dimensions: int, threads: int, queue: mult
         import hdbscan
 
         hdbscan.HDBSCAN(min_cluster_size=50).fit(x[:500])
-    before, cpu, wall = _peak(), time.process_time(), time.perf_counter()
-    if method == "repdyn":
-        label = LevelSetTree.fit(x).assignment
-    else:
-        label = hdbscan.HDBSCAN(min_cluster_size=50, core_dist_n_jobs=threads).fit_predict(x)
-    queue.put(
-        {
-            "method": method,
-            "points": points,
-            "seconds": time.perf_counter() - wall,
-            "cpu_seconds": time.process_time() - cpu,
-            "peak_gb": _peak(),
-            "peak_before_gb": before,
-            "clusters": len(set(label.tolist()) - {-1}),
-            "rand": float(adjusted_rand_score(truth, label)),
-        }
-    )
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    before = peak_resident() / 2**10
+    with timed() as spent:
+        if method == "repdyn":
+            label = LevelSetTree.fit(x).assignment
+        else:
+            label = hdbscan.HDBSCAN(min_cluster_size=50, core_dist_n_jobs=threads).fit_predict(x)
+    return {
+        "method": method,
+        "points": points,
+        **spent,
+        "peak_gb": peak_resident() / 2**10,
+        "peak_before_gb": before,
+        "clusters": len(set(label.tolist()) - {-1}),
+        "rand": float(adjusted_rand_score(truth, label)),
+    }
 
 
 def main() -> None:
@@ -79,35 +72,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--methods", nargs="+", default=["repdyn", "hdbscan"], choices=["repdyn", "hdbscan"])
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one measurement")
+    parser.add_argument("--one", action="store_true", help="one measurement, in the process that this is")
     arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    rows: list[dict[str, float | str]] = []
+    shared = arguments.dimensions, arguments.threads
+    if arguments.one:
+        print(json.dumps(measured(arguments.methods[0], arguments.points[0], *shared)))
+        return
+    rows: list[dict[str, Any]] = []
     for method in arguments.methods:
         for points in arguments.points:
-            queue = context.Queue()
-            process = context.Process(
-                target=measure, args=(method, points, arguments.dimensions, arguments.threads, queue)
-            )
-            process.start()
-            process.join(arguments.timeout)
-            if process.is_alive():
-                process.terminate()
-                process.join()
-                print(f"{method:8} {points:8} points: not done after {arguments.timeout:.0f} s", flush=True)
+            words = ["--one", "--methods", method, "--points", points, "--dimensions", shared[0]]
+            row = in_a_process(__file__, *words, "--threads", shared[1], limit=arguments.timeout)
+            if "error" in row:
+                print(f"{method:8} {points:8} points: {row['error']}", flush=True)
                 break
-            if process.exitcode:
-                print(f"{method:8} {points:8} points: failed, exit status {process.exitcode}", flush=True)
-                break
-            row = queue.get()
             rows.append(row)
             print(
-                "{method:8} {points:8} points: {seconds:7.1f} s, cpu {cpu_seconds:7.1f} s, "
+                "{method:8} {points:8} points: {seconds:7.1f} s, cpu {processor seconds:7.1f} s, "
                 "peak {peak_gb:.2f} GB, {clusters} clusters, adjusted Rand index {rand:.3f}".format(**row),
                 flush=True,
             )
         own = [row for row in rows if row["method"] == method]
         if len(own) > 1:
-            logs = [np.log([float(row[key]) for row in own]) for key in ("points", "seconds", "cpu_seconds")]
+            logs = [np.log([row[key] for row in own]) for key in ("points", "seconds", "processor seconds")]
             slopes = [np.polyfit(logs[0], times, 1)[0] for times in logs[1:]]
             print(f"{method:8} growth: points^{slopes[0]:.2f} in seconds, ^{slopes[1]:.2f} in cpu seconds")
     keep(arguments.json, rows)

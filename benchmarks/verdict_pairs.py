@@ -1,4 +1,4 @@
-"""Pairs of models for the study of verdicts: true ones, disjoint classes, symmetric traps, unrelated clouds.
+"""Pairs of models for the study of verdicts: true ones, disjoint classes, symmetric sets, unrelated clouds.
 
 A pair is two sets of representation paths, and held-out inputs that both models have read, which serve
 nothing but the evaluation. Pairs of the development half and of the final half share no network that is
@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from harness import made_once
 from numpy.typing import NDArray
+from small_networks import divergence, layers, minimize, sampled
+from stored_pictures import labeled_digits
 from torch import nn
-from translation_data import DATA, read
+from translation_data import read
 from verdict_clouds import CLOUDS
 
 Floats = NDArray[np.float64]
@@ -62,58 +66,42 @@ def pair(name: str, final: bool, cache: Path) -> Pair:
 def _pairs(final: bool) -> dict[str, Callable[[Path], Pair]]:
     seeds = (200, 201) if final else (100, 101)
     found: dict[str, Callable[[Path], Pair]] = {}
+
+    def add(kind: str, name: str, make: Callable[..., Pair], *given: Any) -> None:
+        found[f"{kind} | {name}"] = partial(make, kind, seeds, *given)
+
     corpora = ("mnist", "fashion", "kmnist") if final else ("mnist", "fashion")
-    networks = [
-        ("ae32", "ae32"),
-        ("vae", "vae"),
-        ("vae", "beta"),
-        ("ae10", "vae"),
-        ("net", "net"),
-        ("beta", "beta"),
-    ]
+    networks = ("ae32 ae32", "vae vae", "vae beta", "ae10 vae", "net net", "beta beta")
     for corpus in corpora:
-        for one, other in networks:
+        for both in networks:
             for points in ("all", "last"):
-                name = f"{corpus}: {one} {other}, {points}"
-                found[f"true | {name}"] = _networks(corpus, one, other, seeds, points, "all", "true")
-            found[f"shift | {corpus}: {one} {other}"] = _networks(
-                corpus, one, other, seeds, "all", "shift", "shift"
-            )
+                add("true", f"{corpus}: {both}, {points}", _networks, corpus, both, points, "all")
+            add("shift", f"{corpus}: {both}", _networks, corpus, both, "all", "shift")
             for count in (2, 5):
-                found[f"disjoint | {corpus}: {one} {other}, {count}"] = _networks(
-                    corpus, one, other, seeds, "all", count, "disjoint"
-                )
-    for one, other in (("resnet20", "resnet44"), ("resnet44", "resnet20")):
+                add("disjoint", f"{corpus}: {both}, {count}", _networks, corpus, both, "all", count)
+    for both in ("resnet20 resnet44", "resnet44 resnet20"):
         for points in ("all", "five", "last"):
-            found[f"true | {one} {other}, {points}"] = _traced(
-                one, other, "cifar10", seeds, points, "all", "true"
-            )
-        found[f"shift | {one} {other}"] = _traced(one, other, "cifar10", seeds, "all", "shift", "shift")
+            add("true", f"{both}, {points}", _traced, "cifar10", both, points, "all")
+        add("shift", both, _traced, "cifar10", both, "all", "shift")
         for count in (2, 3, 4, 5):
             for points in ("all", "last"):
-                found[f"disjoint | {one} {other}, {count} {points}"] = _traced(
-                    one, other, "cifar10", seeds, points, count, "disjoint"
-                )
+                add("disjoint", f"{both}, {count} {points}", _traced, "cifar10", both, points, count)
     text = "clinc150" if final else "banking77"
-    for one, other in (("minilm-l6", "minilm-l3"), ("minilm-l3", "minilm-l6")):
+    for both in ("minilm-l6 minilm-l3", "minilm-l3 minilm-l6"):
         for points in ("all", "last"):
-            found[f"true | {text}: {one} {other}, {points}"] = _traced(
-                one, other, text, seeds, points, "all", "true"
-            )
-        found[f"shift | {text}: {one} {other}"] = _traced(one, other, text, seeds, "all", "shift", "shift")
+            add("true", f"{text}: {both}, {points}", _traced, text, both, points, "all")
+        add("shift", f"{text}: {both}", _traced, text, both, "all", "shift")
         for count in (10, 30):
-            found[f"disjoint | {text}: {one} {other}, {count}"] = _traced(
-                one, other, text, seeds, "all", count, "disjoint"
-            )
-    for shape in SHAPES:
+            add("disjoint", f"{text}: {both}, {count}", _traced, text, both, "all", count)
+    for shape, kind in SHAPES.items():
         for noise in (0.1, 0.3):
-            found[f"{SHAPES[shape][0]} | {shape}, {noise}"] = _planted(shape, noise, seeds[0])
-    for cloud in CLOUDS:
+            add(kind, f"{shape}, {noise}", _planted, shape, noise)
+    for cloud, (kind, _, _) in CLOUDS.items():
         for seed in seeds:
-            found[f"{CLOUDS[cloud][0]} | cloud: {cloud}, {seed}"] = _cloud(cloud, seed)
-    for one, other in (("mnist", "fashion"), ("fashion", "mnist")):
+            add(kind, f"cloud: {cloud}, {seed}", _cloud, cloud, seed)
+    for both in ("mnist fashion", "fashion mnist"):
         for network in ("ae32", "vae", "net"):
-            found[f"unrelated | {one} {other} {network}"] = _unrelated(one, other, network, seeds)
+            add("unrelated", f"{both} {network}", _unrelated, both, network)
     return found
 
 
@@ -121,13 +109,13 @@ def _pairs(final: bool) -> dict[str, Callable[[Path], Pair]]:
 
 
 def _pictures(corpus: str) -> tuple[Floats, NDArray[np.int64]]:
-    file = {"mnist": "mnist", "fashion": "fashion_mnist", "kmnist": "kmnist_test"}[corpus]
-    with np.load(DATA / "images" / f"{file}.npz", allow_pickle=False) as held:
-        arrays = {key: held[key] for key in held.files}
-    pictures = np.concatenate([v for v in arrays.values() if v.ndim == 3])[:20_000]
-    labels = np.concatenate([v for v in arrays.values() if v.ndim == 1])[:20_000]
+    name = {"mnist": "mnist", "fashion": "fashion_mnist", "kmnist": "kmnist_test"}[corpus]
+    parts = [
+        labeled_digits(name, split) for split in (("test",) if corpus == "kmnist" else ("train", "test"))
+    ]
+    pictures, labels = (np.concatenate(own)[:20_000] for own in zip(*parts))
     order = np.random.default_rng(0).permutation(len(pictures))
-    return pictures[order].reshape(len(pictures), -1) / 255.0, labels[order].astype(np.int64)
+    return pictures[order].reshape(len(pictures), -1) / 255.0, labels[order]
 
 
 def _network_points(corpus: str, network: str, seed: int, cache: Path) -> tuple[Points, NDArray[np.int64]]:
@@ -147,39 +135,23 @@ def _trained(network: str, seed: int, pictures: Floats, labels: NDArray[np.int64
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         wide = 256 if seed % 2 else 320
-        body = nn.Sequential(nn.Linear(784, wide), nn.ReLU(), nn.Linear(wide, 128), nn.ReLU())
+        body = nn.Sequential(*layers(784, wide, 128), nn.ReLU())
         last = nn.Linear(128, 2 * latents if variational else latents)
-        head = (
-            nn.Linear(latents, 10)
-            if network == "net"
-            else nn.Sequential(
-                nn.Linear(latents, 128), nn.ReLU(), nn.Linear(128, wide), nn.ReLU(), nn.Linear(wide, 784)
-            )
-        )
-    draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam([*body.parameters(), *last.parameters(), *head.parameters()], 1e-3)
-    for _ in range(6 if network == "net" else 12):
-        for rows in torch.randperm(len(x), generator=draw).split(256):
-            optimizer.zero_grad()
-            z = last(body(x[rows]))
-            loss = torch.zeros(())
-            if variational:
-                mean, spread = z.chunk(2, 1)
-                loss = (
-                    0.5
-                    * (mean**2 + spread.exp() - spread - 1).sum(1).mean()
-                    * (4 if network == "beta" else 1)
-                )
-                z = mean + torch.exp(spread / 2) * torch.randn(mean.shape, generator=draw)
-            if network == "net":
-                loss = nn.functional.cross_entropy(head(torch.relu(z)), y[rows])
-            elif variational:
-                told = nn.functional.binary_cross_entropy_with_logits(head(z), x[rows], reduction="sum")
-                loss = loss + told / len(rows)
-            else:
-                loss = nn.functional.mse_loss(head(z), x[rows])
-            loss.backward()
-            optimizer.step()
+        head = nn.Linear(latents, 10) if network == "net" else layers(latents, 128, wide, 784)
+
+    def loss(rows: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+        z = last(body(x[rows]))
+        if network == "net":
+            return nn.functional.cross_entropy(head(torch.relu(z)), y[rows])
+        if not variational:
+            return nn.functional.mse_loss(head(z), x[rows])
+        mean, spread = z.chunk(2, 1)
+        apart = 0.5 * divergence(mean, spread).sum(1).mean() * (4 if network == "beta" else 1)
+        rebuilt = head(sampled(mean, spread, draw))
+        error = nn.functional.binary_cross_entropy_with_logits(rebuilt, x[rows], reduction="sum")
+        return apart + error / len(rows)
+
+    minimize((body, last, head), loss, len(x), 6 if network == "net" else 12, seed)
     with torch.no_grad():
         first = body[1](body[0](x))
         second = body(x)
@@ -188,30 +160,25 @@ def _trained(network: str, seed: int, pictures: Floats, labels: NDArray[np.int64
     return {key: value.numpy() for key, value in points.items()}
 
 
-def _networks(
-    corpus: str, one: str, other: str, seeds: tuple[int, int], points: str, classes: int | str, kind: str
-) -> Callable[[Path], Pair]:
-    def made(cache: Path) -> Pair:
-        a, labels = _network_points(corpus, one, seeds[0], cache)
-        b, _ = _network_points(corpus, other, seeds[1], cache)
-        return _split(f"{corpus} {one} {other}", kind, a, b, labels, points, classes, seeds[0])
+Seeds = tuple[int, int]
 
-    return made
+
+def _networks(
+    kind: str, seeds: Seeds, corpus: str, both: str, points: str, classes: int | str, cache: Path
+) -> Pair:
+    (a, labels), (b, _) = (
+        _network_points(corpus, network, seed, cache) for network, seed in zip(both.split(), seeds)
+    )
+    return _split(f"{corpus} {both}", kind, a, b, labels, points, classes, seeds[0])
 
 
 def _traced(
-    one: str, other: str, corpus: str, seeds: tuple[int, int], points: str, classes: int | str, kind: str
-) -> Callable[[Path], Pair]:
-    def made(cache: Path) -> Pair:
-        paths_a, paths_b = read(one, corpus, cache), read(other, corpus, cache)
-        assert paths_a.labels is not None
-        _, labels = np.unique(np.asarray(paths_a.labels), return_inverse=True)
-        a, b = (
-            {p: np.asarray(paths[p], dtype=np.float64) for p in paths.points} for paths in (paths_a, paths_b)
-        )
-        return _split(f"{corpus} {one} {other}", kind, a, b, labels, points, classes, seeds[0])
-
-    return made
+    kind: str, seeds: Seeds, corpus: str, both: str, points: str, classes: int | str, cache: Path
+) -> Pair:
+    read_by = [read(model, corpus, cache) for model in both.split()]
+    _, labels = np.unique(np.asarray(read_by[0].labels), return_inverse=True)
+    a, b = ({p: np.asarray(paths[p], dtype=np.float64) for p in paths.points} for paths in read_by)
+    return _split(f"{corpus} {both}", kind, a, b, labels, points, classes, seeds[0])
 
 
 def _split(
@@ -262,21 +229,21 @@ def _kept(points: Points, which: str) -> list[str]:
 
 
 def _mixture(
-    generator: np.random.Generator, centres: Floats, spread: float, count: int, shaped: bool
+    generator: np.random.Generator, centers: Floats, spread: float, count: int, shaped: bool
 ) -> Floats:
-    """Clusters about given centres in 16 dimensions; shaped ones are each stretched in their own way."""
-    k, d = centres.shape
+    """Clusters about given centers in 16 dimensions; shaped ones are each stretched in their own way."""
+    k, d = centers.shape
     which = generator.integers(k, size=count)
     x = generator.normal(size=(count, d))
     if shaped:
         x = np.concatenate([x, x[:, :1] ** 2 - 1], axis=1)[:, :d]
-        form = np.random.default_rng(int(abs(centres).sum() * 1e6) % 2**32)
+        form = np.random.default_rng(int(abs(centers).sum() * 1e6) % 2**32)
         forms = form.normal(size=(k, d, d)) * np.exp(form.normal(size=(k, 1, d))) / np.sqrt(d)
         x = np.einsum("nd,nde->ne", x + 0.5 * (x**2 - 1), forms[which])
-    return centres[which] * 1.0 + spread * x
+    return centers[which] * 1.0 + spread * x
 
 
-def _centres(shape: str, seed: int) -> Floats:
+def _centers(shape: str, seed: int) -> Floats:
     d = 16
     generator = np.random.default_rng([seed, 7])
     made = np.zeros((12, d))
@@ -306,7 +273,7 @@ def _draw(shape: str, generator: np.random.Generator, count: int, seed: int) -> 
         x = generator.normal(size=(count, d))
         return np.asarray(x)
     if shape == "mirrored":
-        x = _mixture(generator, _centres("random 9", seed), 0.15, count, False)
+        x = _mixture(generator, _centers("random 9", seed), 0.15, count, False)
         # Equal halves that are each other's mirror image through one hyperplane.
         x[:, 0] = np.where(generator.uniform(size=count) < 0.5, x[:, 0], -x[:, 0])
         return x
@@ -315,74 +282,54 @@ def _draw(shape: str, generator: np.random.Generator, count: int, seed: int) -> 
         u = generator.uniform(size=(count, d))
         return np.asarray((-np.log(u)) ** np.linspace(0.3, 1.6, d) * np.linspace(2, 0.8, d))
     shaped = shape.endswith("shaped")
-    return _mixture(generator, _centres(shape.removesuffix(" shaped"), seed), 0.12, count, shaped)
+    return _mixture(generator, _centers(shape.removesuffix(" shaped"), seed), 0.12, count, shaped)
 
 
 SHAPES = {
-    "polygon 5": ("symmetric", 0),
-    "polygon 10": ("symmetric", 0),
-    "cube": ("symmetric", 0),
-    "simplex 4": ("symmetric", 0),
-    "simplex 8": ("symmetric", 0),
-    "product gaussian": ("symmetric", 0),
-    "ball": ("symmetric", 0),
-    "mirrored": ("symmetric", 0),
-    "polygon 5 shaped": ("true", 0),
-    "simplex 8 shaped": ("true", 0),
-    "random 6 shaped": ("true", 0),
-    "random 20": ("true", 0),
-    "random 40": ("true", 0),
-    "product": ("true", 0),
+    **dict.fromkeys(("polygon 5", "polygon 10", "cube", "simplex 4", "simplex 8"), "symmetric"),
+    **dict.fromkeys(("product gaussian", "ball", "mirrored"), "symmetric"),
+    **dict.fromkeys(("polygon 5 shaped", "simplex 8 shaped", "random 6 shaped"), "true"),
+    **dict.fromkeys(("random 20", "random 40", "product"), "true"),
 }
+"""The kind of pair that each shape makes."""
 
 
-def _planted(shape: str, noise: float, seed: int) -> Callable[[Path], Pair]:
-    def made(cache: Path) -> Pair:
-        del cache
-        generator = np.random.default_rng([seed, len(shape), int(100 * noise)])
-        turn = np.linalg.qr(generator.normal(size=(16, 16)))[0]
-        x, y, held = (_draw(shape, generator, n, seed) for n in (MOST, MOST, HELD_OUT))
-        spread = noise * held.std() * 0.3
+def _planted(kind: str, seeds: Seeds, shape: str, noise: float, cache: Path) -> Pair:
+    del cache
+    generator = np.random.default_rng([seeds[0], len(shape), int(100 * noise)])
+    turn = np.linalg.qr(generator.normal(size=(16, 16)))[0]
+    x, y, held = (_draw(shape, generator, n, seeds[0]) for n in (MOST, MOST, HELD_OUT))
+    spread = noise * held.std() * 0.3
 
-        def other(z: Floats) -> Floats:
-            return np.asarray(3.0 * (z + spread * generator.normal(size=z.shape)) @ turn + 5.0)
+    def other(z: Floats) -> Floats:
+        return np.asarray(3.0 * (z + spread * generator.normal(size=z.shape)) @ turn + 5.0)
 
-        return Pair(shape, SHAPES[shape][0], {"x": x}, {"x": other(y)}, held, other(held))
-
-    return made
+    return Pair(shape, kind, {"x": x}, {"x": other(y)}, held, other(held))
 
 
-def _cloud(name: str, seed: int) -> Callable[[Path], Pair]:
+def _cloud(kind: str, seeds: Seeds, name: str, seed: int, cache: Path) -> Pair:
     """A sample of one cloud, and one of the other, turned, with a little noise."""
-    kind, draw_a, draw_b = CLOUDS[name]
+    del seeds, cache
+    _, draw_a, draw_b = CLOUDS[name]
+    a, b, held = (
+        draw(np.random.default_rng(seed), np.random.default_rng([seed, k]), count)
+        for k, (draw, count) in enumerate(((draw_a, MOST // 2), (draw_b, MOST // 2), (draw_a, HELD_OUT)))
+    )
+    generator = np.random.default_rng([seed, 3])
+    turn = np.linalg.qr(generator.normal(size=(a.shape[1],) * 2))[0]
+    size = 0.05 * float(np.median(np.abs(a - np.median(a, axis=0))))
 
-    def made(cache: Path) -> Pair:
-        del cache
-        a, b, held = (
-            draw(np.random.default_rng(seed), np.random.default_rng([seed, k]), count)
-            for k, (draw, count) in enumerate(((draw_a, MOST // 2), (draw_b, MOST // 2), (draw_a, HELD_OUT)))
-        )
-        generator = np.random.default_rng([seed, 3])
-        turn = np.linalg.qr(generator.normal(size=(a.shape[1],) * 2))[0]
-        size = 0.05 * float(np.median(np.abs(a - np.median(a, axis=0))))
+    def turned(z: Floats) -> Floats:
+        return np.asarray((z + size * generator.normal(size=z.shape)) @ turn)
 
-        def turned(z: Floats) -> Floats:
-            return np.asarray((z + size * generator.normal(size=z.shape)) @ turn)
-
-        # Far rows have no direction of their own to be retrieved by.
-        ordinary = np.linalg.norm(held, axis=1) < 1000 * np.median(np.linalg.norm(held, axis=1))
-        return Pair(name, kind, {"x": a}, {"x": turned(b)}, held[ordinary], turned(held[ordinary]))
-
-    return made
+    # Far rows have no direction of their own to be retrieved by.
+    ordinary = np.linalg.norm(held, axis=1) < 1000 * np.median(np.linalg.norm(held, axis=1))
+    return Pair(name, kind, {"x": a}, {"x": turned(b)}, held[ordinary], turned(held[ordinary]))
 
 
-def _unrelated(one: str, other: str, network: str, seeds: tuple[int, int]) -> Callable[[Path], Pair]:
-    def made(cache: Path) -> Pair:
-        a, _ = _network_points(one, network, seeds[0], cache)
-        b, _ = _network_points(other, network, seeds[1], cache)
-        return Pair(
-            f"{one} {other} {network}", "unrelated", {k: v[:MOST] for k, v in a.items()},
-            {k: v[:MOST] for k, v in b.items()}, None, None,
-        )  # fmt: skip
-
-    return made
+def _unrelated(kind: str, seeds: Seeds, corpora: str, network: str, cache: Path) -> Pair:
+    (a, _), (b, _) = (
+        _network_points(corpus, network, seed, cache) for corpus, seed in zip(corpora.split(), seeds)
+    )
+    first = [{key: x[:MOST] for key, x in points.items()} for points in (a, b)]
+    return Pair(f"{corpora} {network}", kind, *first, None, None)

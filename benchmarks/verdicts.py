@@ -13,12 +13,10 @@ on the other.
 from __future__ import annotations
 
 import random
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, parser_of
+from harness import Rows, parser_of, seconds, table
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from verdict_pairs import Pair, names, pair
@@ -53,9 +51,7 @@ BANDS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 9.0))
 
 def main() -> None:
     """Run what has not been run, then print the tables."""
-    parser = parser_of(__doc__, "minutes")
-    parser.add_argument("--out", type=Path, default=Path("verdicts.jsonl"))
-    parser.add_argument("--cache", type=Path, default=Path("translation-cache"))
+    parser = parser_of(__doc__, "minutes", out="verdicts.jsonl", cache="translation-cache")
     parser.add_argument("--half", choices=("development", "final"), default="final")
     parser.add_argument("--only", default="", help="pairs whose name contains this")
     parser.add_argument("--most", type=int, default=1000, help="pairs")
@@ -66,24 +62,22 @@ def main() -> None:
     random.Random(0).shuffle(wanted)
     wanted = [name for name in wanted if arguments.only in name][: arguments.most]
     rows = Rows(arguments.out, ("half", "name"), SOURCES)
-    started = time.monotonic()
-    for name in [] if arguments.only_table else wanted:
-        if rows.get(arguments.half, name):
-            continue
-        if time.monotonic() - started > 60 * arguments.minutes:
-            break
-        row = {"half": arguments.half, "name": name, **run(pair(name, final, arguments.cache))}
-        rows.add(row)
+
+    def make(_: str, name: str) -> dict[str, Any]:
+        row = run(pair(name, final, arguments.cache))
         print(name, {key: row[key] for key in ("verdict", "confidence", "share", "ceiling")}, flush=True)
+        return row
+
+    if not arguments.only_table:
+        rows.complete([(arguments.half, name) for name in wanted], make, arguments.minutes)
     print(tables([row for row in rows if row["half"] == arguments.half]))
 
 
 def run(of: Pair) -> dict[str, Any]:
     """One translation, and what it is worth."""
     a, b = (RepresentationPaths.from_arrays(points) for points in (of.a, of.b))
-    before = time.process_time()
-    t = translate(a, b)
-    seconds = time.process_time() - before
+    with seconds() as spent:
+        t = translate(a, b)
     reached, ceiling = (
         (0.0, 0.0) if of.held_a is None or of.held_b is None else worth(t, of.held_a, of.held_b)
     )
@@ -97,7 +91,7 @@ def run(of: Pair) -> dict[str, Any]:
         "top1": reached,
         "ceiling": ceiling,
         "samples": [len(a), len(b)],
-        "seconds": seconds,
+        "seconds": spent(),
     }
 
 
@@ -134,15 +128,12 @@ def tables(rows: list[dict[str, Any]]) -> str:
     for row in rows:  # by the present settings: rows keep figures, not only verdicts
         figures = figures_of(row)
         if figures is not None:
-            told = confidence_of(figures)
-            row |= {
-                "verdict": verdict_of(figures),
-                "confidence": told.value,
-                "interval": [told.low, told.high],
-            }
+            found = confidence_of(figures)
+            row |= {"verdict": verdict_of(figures), "confidence": found.value}
+            row |= {"interval": [found.low, found.high]}
         elif row["interval"] is not None and set(row["evidence"]) == set(FIGURES[:2]):  # ended before rivals
-            told = far_and_unshared(*(row["evidence"][name] for name in FIGURES[:2])).confidence
-            row |= {"confidence": told.value, "interval": [told.low, told.high]}
+            found = far_and_unshared(*(row["evidence"][name] for name in FIGURES[:2])).confidence
+            row |= {"confidence": found.value, "interval": [found.low, found.high]}
     rows = [row for row in rows if row["interval"] is not None]
     if not rows:
         return "no runs of this code yet"
@@ -150,37 +141,37 @@ def tables(rows: list[dict[str, Any]]) -> str:
     confidence = np.array([row["confidence"] for row in rows])
     inside = np.array([row["interval"][0] <= s <= row["interval"][1] for row, s in zip(rows, share)])
     given = [row["verdict"] for row in rows]
-    seconds = np.array([row["seconds"] for row in rows])
+    taken = np.array([row["seconds"] for row in rows])
     alone = ["found" if r["evidence"][FIGURES[0]] >= REPLICATION_ALONE else "other" for r in rows]
     verdicts = ("found", "neighborhoods", "ambiguous", "inconclusive", "not found")
-    head = "| share of the ceiling | runs | " + " | ".join(verdicts) + " | found by replication alone |"
-    lines = [head, "| --- " * 8 + "|"]
+    by_share, by_kind, calibration = [], [], []
+
+    def counts(here: list[int]) -> list[int]:
+        return [len(here), *(sum(given[k] == v for k in here) for v in verdicts)]
+
     for low, high in BANDS:
         here = [k for k, s in enumerate(share) if low <= s < high]
-        counts = [sum(given[k] == v for k in here) for v in verdicts]
-        lines.append(
-            f"| {low:.2f} to {min(high, 1):.2f} | {len(here)} | {' | '.join(map(str, counts))} "
-            f"| {sum(alone[k] == 'found' for k in here)} |"
-        )
-    lines += ["", "| kind | runs | " + " | ".join(verdicts) + " | mean share |", "| --- " * 8 + "|"]
+        replicated = sum(alone[k] == "found" for k in here)
+        by_share.append([f"{low:.2f} to {min(high, 1):.2f}", *counts(here), replicated])
     for kind in dict.fromkeys(row["kind"] for row in rows):
         here = [k for k, row in enumerate(rows) if row["kind"] == kind]
-        counts = [sum(given[k] == v for k in here) for v in verdicts]
-        lines.append(f"| {kind} | {len(here)} | {' | '.join(map(str, counts))} | {share[here].mean():.2f} |")
-    lines += ["", "| confidence | runs | mean | mean share | 5 to 95 % of shares |", "| --- " * 5 + "|"]
+        by_kind.append([kind, *counts(here), f"{share[here].mean():.2f}"])
     for low, high in ((0, 0.1), (0.1, 0.3), (0.3, 0.6), (0.6, 0.9), (0.9, 1.01)):
-        here = (confidence >= low) & (confidence < high)
-        if here.any():
-            ends = np.quantile(share[here], (0.05, 0.95))
-            lines.append(
-                f"| {low} to {min(high, 1)} | {here.sum()} | {confidence[here].mean():.2f} "
-                f"| {share[here].mean():.2f} | {ends[0]:.2f} to {ends[1]:.2f} |"
-            )
+        inner = (confidence >= low) & (confidence < high)
+        if inner.any():
+            ends = np.quantile(share[inner], (0.05, 0.95))
+            means = [f"{x[inner].mean():.2f}" for x in (confidence, share)]
+            spread = f"{ends[0]:.2f} to {ends[1]:.2f}"
+            calibration.append([f"{low} to {min(high, 1)}", inner.sum(), *means, spread])
+    lines = [
+        table(["share of the ceiling", "runs", *verdicts, "found by replication alone"], by_share),
+        table(["kind", "runs", *verdicts, "mean share"], by_kind),
+        table(["confidence", "runs", "mean", "mean share", "5 to 95 % of shares"], calibration),
+    ]
     found = np.array([v == "found" for v in given])
     above = share >= 0.75
-    median = [float(np.median(seconds[k])) if k.any() else float("nan") for k in (found, ~found)]
-    lines += [
-        "",
+    median = [float(np.median(taken[k])) if k.any() else float("nan") for k in (found, ~found)]
+    summary = [
         f"runs {len(rows)}",
         f"found below half of the ceiling: {int((found & (share < 0.5)).sum())}",
         f"found above three quarters of it: {int((found & above).sum())} of {int(above.sum())}",
@@ -188,7 +179,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
         f"intervals cover: {inside.mean():.1%}",
         f"CPU s, median: {median[0]:.0f} where found, {median[1]:.0f} elsewhere",
     ]
-    return "\n".join(lines)
+    return "\n\n".join([*lines, "\n".join(summary)])
 
 
 if __name__ == "__main__":

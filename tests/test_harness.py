@@ -110,3 +110,36 @@ def test_a_block_has_its_seconds(harness: Any) -> None:
     with harness.timed() as row:
         assert row == {}
     assert row.keys() == {"seconds", "processor seconds"}
+
+
+def test_no_cell_is_begun_after_the_deadline(harness: Any, tmp_path: Path) -> None:
+    rows = harness.Rows(tmp_path / "out.jsonl", ("kind", "seed"))
+    rows.once("a", 2, make=lambda: {"found": "before"})
+    cells = [("a", 1), ("a", 2), ("a", 3)]
+    rows.complete(cells, lambda kind, seed: {"found": f"{kind}{seed}"}, minutes=-1)
+    assert [row["seed"] for row in rows] == [2]
+    rows.complete(cells, lambda kind, seed: {"found": f"{kind}{seed}"})
+    assert [(row["seed"], row["found"]) for row in rows] == [(2, "before"), (1, "a1"), (3, "a3")]
+
+
+def test_processor_seconds_stop_with_the_block(harness: Any) -> None:
+    with harness.seconds() as spent:
+        sum(range(10_000))
+        assert spent() >= 0
+    ended = spent()
+    sum(range(1_000_000))
+    assert spent() == ended > 0
+
+
+def test_a_process_gives_its_last_line_or_an_error(harness: Any) -> None:
+    assert harness.in_a_process("-c", "print('noise'); print('{\"x\": 1}')") == {"x": 1}
+    assert harness.in_a_process("-c", "raise SystemExit('no data')") == {"error": "exit 1: no data"}
+    assert "not done" in harness.in_a_process("-c", "import time; time.sleep(60)", limit=0.2)["error"]
+
+
+def test_means_over_seeds(harness: Any) -> None:
+    ends = [{"value": 1.0, "low": 0.0, "high": 3.0}, {"value": 2.0, "low": 1.0, "high": 4.0}]
+    assert harness.mean_of(ends) == harness.Estimate(1.5, 0.5, 3.5)
+    # Student's t of three values: 4.303 standard errors.
+    found = harness.over_seeds([1.0, 2.0, 3.0])
+    assert (found.value, round(found.low, 3), round(found.high, 3)) == (2.0, -0.484, 4.484)

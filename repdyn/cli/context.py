@@ -37,6 +37,7 @@ class Command:
         return [verdict for verdict in self.verdicts if verdict != "found"] + self.alarms
 
 
+# A context variable, so that programs in several threads of one process have their own flags and verdicts.
 _present: ContextVar[Command] = ContextVar("command")
 
 

@@ -242,7 +242,7 @@ def _images(address: str) -> Data:
     files = sorted(f for f in _walk(folder) if f.suffix.lower() in PICTURE_SUFFIXES and f.is_file())
     for file in files:
         try:
-            str(file).encode()
+            str(file).encode()  # the name becomes an id, and stores keep ids in UTF-8
         except UnicodeEncodeError:
             raise RepdynError(f"{str(file)!r}: its name is not valid UTF-8; rename it") from None
     classes = [f.relative_to(folder).parts[0] if f.parent != folder else "" for f in files]
@@ -306,10 +306,9 @@ def _csv(address: str, form: str = "csv", encoding: str = "utf-8-sig") -> Data:
     opened: Callable[..., Any] = open_gzip if path.suffix == ".gz" else open
     rows: list[list[str]] = []
     bad: dict[str, str] = {}
-    line, limit = (
-        0,
-        csv.field_size_limit(2**31 - 1),
-    )
+    line = 0
+    # Texts may be longer than the default of 131 072 characters. The limit is global: it is restored below.
+    limit = csv.field_size_limit(2**31 - 1)
     try:
         with opened(path, "rt", encoding=encoding, newline="") as lines:
             head = lines.readline()  # read once only: a gzip stream is not rewound

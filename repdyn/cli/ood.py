@@ -59,6 +59,7 @@ def fit(
     if held_out is not None:
         fitted.calibrate(open_paths(held_out), false_positive_rate)
     else:
+        # Not by `calibrate`, which scores paths that were not fitted on: these scores are cross-fitted.
         fitted.threshold_ = conformal_threshold(fitted.calibration_scores_, false_positive_rate)
     fitted.save(out)
     points = [point for point in fitted.points_ if point in stored.points]
@@ -180,6 +181,7 @@ def score(
         file: TextIO | None = None
         if out is not None:
             scratch = closing.enter_context(whole_file(out))  # replaces `out` when all rows are written
+            # Ids are file names, and those that are not UTF-8 hold characters that cannot be encoded.
             file = closing.enter_context(
                 scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace")
             )
@@ -194,7 +196,7 @@ def score(
                 scores.frombytes(scored.scores.astype(np.float64).tobytes())
             if writer is not None and file is not None:
                 writer.writerows(_rows(ids, scored, fitted))
-                file.flush()
+                file.flush()  # the reader of a pipe gets the rows of a part when it is scored
         if not flags:
             raise RepdynError(f"{source}: has no sample that can be scored ({monitor.skipped} skipped)")
     report = monitor.report()

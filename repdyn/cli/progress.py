@@ -44,7 +44,7 @@ def bars(console: Any = None) -> Listener:
     def listen(description: str, done: int, total: int | None) -> None:
         loop = description.partition(DETAIL)[0]
         if state["description"] != loop:
-            close()
+            close()  # rich draws one live display at a time
             state["progress"] = _progress(console)
             state["progress"].start()
             state["task"] = state["progress"].add_task(description, total=total, completed=done)

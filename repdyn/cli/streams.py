@@ -164,7 +164,7 @@ def watched(
         for start in range(0, len(fresh), size):
             block = [(file.relative_to(folder).as_posix(), file) for file in fresh[start : start + size]]
             yield from _traced(tracer, block, f"{folder}/", _file)
-            last = clock()
+            last = clock()  # after each block: the time that the model takes is not idle
         if idle is not None and clock() - last >= idle:
             return
         time.sleep(POLL)
@@ -277,6 +277,7 @@ def _one_by_one(
             flagged.append(f"{where}{name}: {error}; flagged")
         except RepdynError as error:
             complaints.append(f"{where}{name}: {error}; skipped")
+    # Traced again in one batch, because a part is one set of paths.
     paths = tracer([inputs[k] for k in good], [ids[k] for k in good]) if good else None
     if paths is not None or complaints:
         yield paths, complaints

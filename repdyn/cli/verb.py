@@ -89,6 +89,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
             print("repdyn: interrupted; run the same command again to continue", file=sys.stderr)
             raise SystemExit(130) from None
 
+    # Typer reads options and help from these attributes.
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in (*own, *common)}

@@ -101,8 +101,9 @@ def mutual_neighbors(one: Index, other: Index) -> Floats:
 
     Examples
     --------
-    >>> mutual_neighbors(np.array([[1, 2], [0, 2]]), np.array([[2, 3], [0, 2]])).tolist()
-    [0.5, 1.0]
+    >>> one = np.array([[1, 2], [0, 2], [0, 1], [0, 1]])
+    >>> mutual_neighbors(one, np.array([[2, 3], [0, 2], [0, 1], [1, 2]])).tolist()
+    [0.5, 1.0, 1.0, 0.5]
     """
     one, other = (as_array(table) for table in (one, other))
     if one.ndim != 2 or one.shape != other.shape or {one.dtype.kind, other.dtype.kind} - {"i", "u"}:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold, false_positive_interval
-from repdyn.ood.detector import load_detector
 from repdyn.ood.detectors import (
     MahalanobisDetector,
     PathDetector,
@@ -26,6 +25,7 @@ from repdyn.ood.drift import DriftMonitor, DriftReport
 from repdyn.ood.evaluation import OODEvaluation, evaluate
 from repdyn.ood.neighbor_detectors import EnergyDetector, GuidedEnergyDetector, KNNDetector, energy
 from repdyn.ood.recommendation import Recommendation, recommend
+from repdyn.ood.records import load_detector
 from repdyn.ood.trajectories import (
     AttractorDetector,
     ReconstructionDetector,

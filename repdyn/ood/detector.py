@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.metadata_routing import UNUSED
 
-from repdyn.artifacts import load_artifact, refuses_damage, refusing_damage, save_artifact
+from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.estimators import NotFittedError
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["Detector", "equal_paths", "joint_groups", "load_detector", "scorer_of"]
+__all__ = ["CLASSES", "Detector", "equal_paths", "joint_groups", "sample_note", "scorer_of"]
 
 Array = NDArray[np.float64]
 Scorer = Callable[[Chunk], Array]
@@ -56,22 +55,8 @@ _SAVED = {
     "threshold": float,
 }
 _SOURCE = ("digest", "pooling")  # metadata that must agree, or scores are not comparable
-_RENAMED = {"nearest neighbours": "nearest neighbors"}  # names of members and controls until version 0.1
-_CLASSES: dict[str, type[Detector]] = {}  # by the name in a saved folder
-
-
-class NamedDetectors(dict[str, Any]):
-    """A dictionary by name of a member or control, which also accepts names of version 0.1."""
-
-    def __missing__(self, name: str) -> Any:
-        if name not in _RENAMED:
-            raise KeyError(name)
-        warnings.warn(
-            f"{name!r} was renamed {_RENAMED[name]!r}; the old name is removed in the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return self[_RENAMED[name]]
+CLASSES: dict[str, type[Detector]] = {}
+"""Every class of detectors, by its name in a saved folder."""
 
 
 class Detector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sklearn has no types
@@ -119,7 +104,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sklea
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        _CLASSES[cls.__name__] = cls
+        CLASSES[cls.__name__] = cls
 
     # The first argument is the data; without this, scikit-learn takes it for metadata that is routed.
     __metadata_request__fit: ClassVar = {"paths": UNUSED}
@@ -542,66 +527,6 @@ def sample_note(kept: int, distinct: int | None, seed: int) -> str:
     if kept == distinct:
         return f"all {kept} different samples"
     return f"{kept} of {distinct} different samples, drawn with seed {seed}"
-
-
-def optional_count(config: Mapping[str, Any], name: str) -> int | None:
-    """A count of a record, which version 0.1 did not save."""
-    if config.get(name) is None:
-        return None
-    check_values(config, **{name: int})
-    return int(config[name])
-
-
-def load_detector(path: str | os.PathLike[str]) -> Detector:
-    """Read a saved detector of any class.
-
-    Raises
-    ------
-    RepdynError
-        If there is none, or it is truncated.
-    """
-    artifact = load_artifact(path, "detector")
-    with refusing_damage(path, "detector"):
-        return from_any_record(artifact.config, artifact.tensors, str(path))
-
-
-def from_any_record(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], source: str) -> Detector:
-    """A detector from its record, of the class that the record names."""
-    name = str(config.get("detector"))
-    if name not in _CLASSES:
-        raise RepdynError(f"{source}: holds an unknown detector {name!r}; upgrade repdyn")
-    return _CLASSES[name].from_record(config, tensors, source)
-
-
-def from_settings(name: str, settings: Mapping[str, Any]) -> Detector:
-    """A detector that is not fitted, by the name of its class and its constructor arguments."""
-    if name not in _CLASSES:
-        raise ValueError(f"{name!r} is no detector")
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    return _CLASSES[name](**given)
-
-
-def record_all(detectors: Mapping[str, Detector]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Records of several named detectors as one configuration and one set of arrays."""
-    config, tensors = {}, {}
-    for name, detector in detectors.items():
-        config[name], arrays = detector.to_record()
-        tensors.update({f"{name}/{key}": array for key, array in arrays.items()})
-    return config, tensors
-
-
-def restore_all(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> dict[str, Detector]:
-    """The detectors that :func:`record_all` recorded, by their present names."""
-    detectors: dict[str, Detector] = NamedDetectors()
-    for name, inner in config.items():
-        arrays = {k.removeprefix(f"{name}/"): a for k, a in tensors.items() if k.startswith(f"{name}/")}
-        detectors[present_name(name)] = from_any_record(inner, arrays, name)
-    return detectors
-
-
-def present_name(name: str) -> str:
-    """The present name of a member or control that version 0.1 may have named otherwise."""
-    return _RENAMED.get(name, name)
 
 
 def _widths(paths: RepresentationPaths) -> dict[str, int]:

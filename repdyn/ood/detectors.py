@@ -36,11 +36,12 @@ from repdyn.ood.crossfit import (
     TwofoldDensity,
     share_equal,
 )
-from repdyn.ood.detector import Detector, NamedDetectors, joint_groups, record_all, restore_all
+from repdyn.ood.detector import Detector, joint_groups
 from repdyn.ood.gaussian import ShrunkGaussian
 from repdyn.ood.inputs import Given, paths_of
 from repdyn.ood.neighbor_detectors import KNNDetector
 from repdyn.ood.path_chunks import Chunk, read_chunks
+from repdyn.ood.records import NamedDetectors, record_all, restore_all
 from repdyn.ood.settings import FIT
 
 if TYPE_CHECKING:

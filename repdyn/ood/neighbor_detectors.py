@@ -13,9 +13,10 @@ from repdyn.arguments import whole
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.crossfit import PathStatistics, directions
-from repdyn.ood.detector import Detector, optional_count, sample_note
+from repdyn.ood.detector import Detector, sample_note
 from repdyn.ood.gaussian import unit
 from repdyn.ood.path_chunks import LOGITS, Chunk, MultiPassReader, read_chunks
+from repdyn.ood.records import optional_count
 from repdyn.ood.settings import FIT
 from repdyn.reading import as_array
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.ood.comparison import MEAN, compare
-from repdyn.ood.detector import Detector, equal_paths, from_settings
+from repdyn.ood.detector import Detector, equal_paths
 from repdyn.ood.detectors import DensityDetector, PathDetector
 from repdyn.ood.evaluation import OODEvaluation, evaluation_of, score_all
 from repdyn.ood.neighbor_detectors import GuidedEnergyDetector
 from repdyn.ood.pseudo_ood import draw_paths, find_groups, split_pseudo_ood
+from repdyn.ood.records import from_settings
 from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.ood.union import UnionDetector
 from repdyn.paths import PathsLike, RepresentationPaths, as_paths

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.crossfit import cross_fit, draw_folds
-from repdyn.ood.detector import Detector, optional_count, record_all, restore_all
+from repdyn.ood.detector import Detector
 from repdyn.ood.gaussian import ShrunkGaussian, fit_gaussian
 from repdyn.ood.path_chunks import Chunk, read_chunks, read_point
+from repdyn.ood.records import optional_count, record_all, restore_all
 from repdyn.ood.settings import FIT, ORBIT
 from repdyn.reading import as_array
 from repdyn.repeats import folds_by_group

@@ -20,19 +20,12 @@ from repdyn.errors import RepdynError
 from repdyn.ood.calibration import smooth_log_p_values
 from repdyn.ood.comparison import IN_DISTRIBUTION
 from repdyn.ood.crossfit import PathStatistics
-from repdyn.ood.detector import (
-    Detector,
-    NamedDetectors,
-    joint_groups,
-    optional_count,
-    present_name,
-    record_all,
-    restore_all,
-)
+from repdyn.ood.detector import Detector, joint_groups
 from repdyn.ood.detectors import PathDetector, RelativePathDetector, last_point_controls, share_densities
 from repdyn.ood.neighbor_detectors import EnergyDetector, GuidedEnergyDetector
 from repdyn.ood.path_chunks import HELD, LOGITS, Chunk
 from repdyn.ood.pseudo_ood import draw_paths, find_groups, split_pseudo_ood
+from repdyn.ood.records import NamedDetectors, optional_count, present_name, record_all, restore_all
 from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.paths import nearby
 

@@ -1,20 +1,25 @@
-"""Paths of what a function is given: paths, a store, a file of vectors, an array, a dictionary of arrays."""
+"""Paths of what a function is given: a store, a file of vectors, arrays; and a remote store in memory."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from repdyn.errors import RepdynError
+from repdyn.paths.columns import VectorColumn
 from repdyn.paths.importing import VECTORS
-from repdyn.paths.paths import RepresentationPaths
+from repdyn.paths.paths import LOGITS, RepresentationPaths
 from repdyn.paths.store import open_paths
 from repdyn.reading import as_array
 
-__all__ = ["PathsLike", "as_paths"]
+__all__ = ["PathsLike", "as_paths", "nearby"]
+
+_NEARBY_BYTES = 2**28  # of a remote store that is read into memory
 
 PathsLike: TypeAlias = RepresentationPaths | str | os.PathLike[str] | Mapping[str, ArrayLike] | ArrayLike
 """What :func:`as_paths` takes."""
@@ -66,3 +71,43 @@ def as_paths(x: Any, name: str = "x") -> RepresentationPaths:
             f"{name}: is a {type(x).__name__}, expected paths, points (N, D), the address of a store or of a "
             f"file of vectors ({' '.join(str(error).split())})"
         ) from None
+
+
+def nearby(paths: RepresentationPaths, most: int = _NEARBY_BYTES) -> RepresentationPaths:
+    """Paths in memory if their store is remote and not too large; otherwise the paths themselves.
+
+    For paths that are read several times.
+
+    Parameters
+    ----------
+    paths
+        Any paths.
+    most
+        Largest size in bytes that is read into memory.
+    """
+    if not isinstance(paths.path, str) or paths.tokens:
+        return paths
+    row = sum(paths.widths.values()) * paths.dtype.itemsize + 4 * (paths.logits_width or 0)
+    if len(paths) * row > most:
+        return paths
+    names = [*paths.points, *([LOGITS] if paths.logits_width and LOGITS not in paths.points else [])]
+    (block,) = paths.iterate(names, len(paths))
+    columns = {point: VectorColumn.of(np.ascontiguousarray(x)) for point, x in block.items()}
+    logits = columns.pop(LOGITS, None) if LOGITS not in paths.points else paths.logits_column
+    return RepresentationPaths(
+        columns,
+        logits=logits,
+        read_labels=partial(_labels, paths),
+        read_ids=partial(_ids, paths),
+        meta=paths.meta,
+    )
+
+
+def _labels(paths: RepresentationPaths) -> Any:
+    """Reader of the labels, at module level so that it can be pickled."""
+    return paths.labels
+
+
+def _ids(paths: RepresentationPaths) -> Any:
+    """Reader of the ids."""
+    return paths.ids

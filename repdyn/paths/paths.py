@@ -32,11 +32,10 @@ from repdyn.repeats import groups_of_equal_rows
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["LOGITS", "RepresentationPaths", "equal_samples", "nearby"]
+__all__ = ["LOGITS", "RepresentationPaths", "equal_samples"]
 
 _POINTS_SHOWN = 14  # in the summary
 _ORIGIN_SHOWN = 40  # characters of an entry in the summary: digests and lists of files are long
-_NEARBY_BYTES = 2**28  # of a remote store that is read into memory
 
 LOGITS = "logits"
 """Name of the model's outputs in :meth:`RepresentationPaths.iterate`, unless a point has it."""
@@ -571,46 +570,6 @@ def equal_samples(paths: RepresentationPaths) -> NDArray[np.int64]:
             break
     assert groups is not None
     return groups
-
-
-def nearby(paths: RepresentationPaths, most: int = _NEARBY_BYTES) -> RepresentationPaths:
-    """Paths in memory if their store is remote and not too large; otherwise the paths themselves.
-
-    For paths that are read several times.
-
-    Parameters
-    ----------
-    paths
-        Any paths.
-    most
-        Largest size in bytes that is read into memory.
-    """
-    if not isinstance(paths.path, str) or paths.tokens:
-        return paths
-    row = sum(paths.widths.values()) * paths.dtype.itemsize + 4 * (paths.logits_width or 0)
-    if len(paths) * row > most:
-        return paths
-    names = [*paths.points, *([LOGITS] if paths.logits_width and LOGITS not in paths.points else [])]
-    (block,) = paths.iterate(names, len(paths))
-    columns = {point: VectorColumn.of(np.ascontiguousarray(x)) for point, x in block.items()}
-    logits = columns.pop(LOGITS, None) if LOGITS not in paths.points else paths.logits_column
-    return RepresentationPaths(
-        columns,
-        logits=logits,
-        read_labels=partial(_labels, paths),
-        read_ids=partial(_ids, paths),
-        meta=paths.meta,
-    )
-
-
-def _labels(paths: RepresentationPaths) -> Any:
-    """Reader of the labels, at module level so that it can be pickled."""
-    return paths.labels
-
-
-def _ids(paths: RepresentationPaths) -> Any:
-    """Reader of the ids."""
-    return paths.ids
 
 
 def _token_labels(paths: RepresentationPaths, lengths: Index) -> NDArray[Any] | None:

@@ -94,6 +94,7 @@ class TracedModel(ModelSpec):
         Examples
         --------
         >>> import repdyn
+        >>> from torch import nn
         >>> model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)))
         >>> with model.reader() as read:
         ...     readings = [read(batch)["1"] for batch in torch.zeros(2, 4, 2)]
@@ -110,6 +111,7 @@ class TracedModel(ModelSpec):
         Examples
         --------
         >>> import repdyn
+        >>> from torch import nn
         >>> model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)))
         >>> model.read(torch.zeros(4, 2))
         Reading(0 (4, 3), 1 (4, 3))
@@ -153,6 +155,7 @@ class TracedModel(ModelSpec):
         Examples
         --------
         >>> import repdyn
+        >>> from torch import nn
         >>> model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)))
         >>> z = torch.randn(5, 2)
         >>> x = model.module[0](z)
@@ -190,6 +193,7 @@ class TracedModel(ModelSpec):
         Examples
         --------
         >>> import repdyn
+        >>> from torch import nn
         >>> model = repdyn.wrap(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)))
         >>> model.patched({"0": torch.zeros_like})(torch.randn(5, 2)).shape
         torch.Size([5, 4])

@@ -220,6 +220,7 @@ def _starts(
     colors: NDArray[Any],
 ) -> None:
     for color in dict.fromkeys(colors[reached[reached >= 0]]):
+        # The appended entry is that of index -1, which is no attractor.
         inside = (reached >= 0) & (np.append(colors, "")[reached] == color)
         figure.add_scatter(
             x=starts[inside, 0],

@@ -151,6 +151,7 @@ def collapse(tree: Icicle, most: int, keep_first: ArrayLike = ()) -> Icicle:
     stays = on_path & (sons != 1)
     rows = np.flatnonzero(stays)
     up = tree.parent[rows]
+    # A parent with one child is merged into it: the next ancestor that stays becomes the parent.
     while (skip := (up >= 0) & ~stays[up]).any():
         up[skip] = tree.parent[up[skip]]
     place = np.full(len(tree.parent) + 1, -1)

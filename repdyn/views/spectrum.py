@@ -300,4 +300,5 @@ def _link(
 
 
 def _rounded(values: NDArray[np.float64]) -> list[list[float]]:
+    # Four digits: finer than a pixel, and the page holds every curve as text.
     return [[float(f"{v:.4g}") for v in row] for row in values]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,21 @@ KINDS = {
 }
 
 
+FEW = replace(ENERGY, levels=4, log_step=1.0, halvings=1)
+"""Four scales, compared once, where a test is not about scales: by default sixty, compared five times."""
+
+
 @pytest.fixture
 def few_scales(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four scales, compared once, where a test is not about scales: by default sixty, compared five times."""
-    few = replace(ENERGY, levels=4, log_step=1.0, halvings=1)
-    monkeypatch.setattr("repdyn.fields.mean_shift.ENERGY", few)
+    monkeypatch.setattr("repdyn.fields.mean_shift.ENERGY", FEW)
+
+
+@cache
+def field_of(kind: str, neighbors: int | None) -> EnergyField:
+    """The field of a kind of bank in all its coordinates, fitted once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("repdyn.fields.mean_shift.ENERGY", FEW)
+        return EnergyField(components=None, neighbors=neighbors).fit(KINDS[kind])
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +80,15 @@ def of_clusters() -> EnergyField:
         return EnergyField().fit(clusters(300, 4)[0])
 
 
+@pytest.fixture(scope="module")
+def of_a_cloud() -> tuple[EnergyField, list[str]]:
+    """The field of a cloud without parts with all scales, compared five times, and what it warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EnergyWarning)
+        field = EnergyField().fit(normal(400, 8))
+    return field, [str(warning.message) for warning in caught]
+
+
 @pytest.mark.usefixtures("few_scales")
 class TestEnergy:
     @pytest.mark.parametrize("kind", KINDS)
@@ -77,15 +97,13 @@ class TestEnergy:
         self, kind: str, neighbors: int | None
     ) -> None:
         # Ten kinds, a thousand starts each, from far outside to the bank itself.
-        bank = KINDS[kind]
         generator = torch.Generator().manual_seed(1)
-        field = EnergyField(components=None, neighbors=neighbors).fit(bank)
+        field, whole = field_of(kind, neighbors), field_of(kind, None)
         chosen = torch.randint(len(field.bank_), (1000,), generator=generator)
         reach = torch.linspace(0, 4, 1000, dtype=torch.float64)[:, None] * field.spread_
         z = field.bank_[chosen] + reach * torch.nn.functional.normalize(
             normal(1000, field.bank_.shape[1], seed=2)
         )
-        whole = field if neighbors is None else EnergyField(field.sigma_, components=None).fit(bank)
         for sigma in (field.spacing_, field.sigma_):
             at, now = field.at(sigma), z
             rounding = 1e-9 * (sigma**2 + field.spread_**2)
@@ -193,9 +211,8 @@ class TestScales:
         assert field.scales_.agreement.max() == pytest.approx(1)
         assert field.notes_ == ()
 
-    def test_modes_only_merge_and_mass_is_kept(self) -> None:
-        field = EnergyField().fit(normal(400, 5))
-        scales = field.scales_
+    def test_modes_only_merge_and_mass_is_kept(self, of_a_cloud: tuple[EnergyField, list[str]]) -> None:
+        scales = of_a_cloud[0].scales_
         assert scales is not None
         assert (np.diff(scales.counts) <= 0).all()
         for s in range(len(scales.sigmas)):
@@ -220,9 +237,10 @@ class TestScales:
         # Of twenty starts, a fall by a tenth is noise.
         assert _first_maximum(np.array([0.5, 0.4, 0.8, 0.1]), 20) == 2
 
-    def test_a_cloud_without_parts_is_said_not_to_replicate(self) -> None:
-        with pytest.warns(EnergyWarning, match="not reproducible"):
-            EnergyField().fit(normal(400, 8))
+    def test_a_cloud_without_parts_is_said_not_to_replicate(
+        self, of_a_cloud: tuple[EnergyField, list[str]]
+    ) -> None:
+        assert any("not reproducible" in warning for warning in of_a_cloud[1])
 
     @pytest.mark.usefixtures("few_scales")
     def test_a_given_scale_is_one_of_the_tree(self) -> None:
@@ -274,6 +292,7 @@ class TestBadInput:
         with pytest.warns(EnergyWarning, match="share one mode"):
             EnergyField(10.0).fit(normal(100, 4))
 
+    @pytest.mark.usefixtures("few_scales")
     def test_a_useful_noise_warns_of_nothing(self) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -359,6 +378,7 @@ class TestSaving:
         torch.testing.assert_close(again.settle(again.encode(x)), field.settle(field.encode(x)))
         np.testing.assert_array_equal(again.nearest(again.encode(x)), field.nearest(field.encode(x)))
 
+    @pytest.mark.usefixtures("few_scales")
     def test_same_seed_same_numbers(self) -> None:
         bank = normal(150, 4).float()
         first, second = (EnergyField(seed=3).fit(bank) for _ in range(2))

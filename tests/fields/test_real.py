@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -39,20 +38,15 @@ needs_data = pytest.mark.skipif(
 
 def published() -> ModuleType:
     """The module that the benchmarks share: benchmarks are scripts, no package."""
-    file = ROOT / "benchmarks" / "pretrained_autoencoders.py"
-    spec = importlib.util.spec_from_file_location("repdyn_pretrained_autoencoders", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        return importlib.import_module("pretrained_autoencoders")
 
 
 def of_vae(name: str) -> tuple[LatentField, Tensor]:
     vae = published().BurgessVAE(DATA / "models" / f"{name}.safetensors")
     return LatentField.from_autoencoder(vae.encode, vae.decode), vae.encode(
-        published().padded_digits(DATA, "test", 3)
+        published().padded_digits("test", 3)
     )
 
 
@@ -123,7 +117,7 @@ def test_everything_a_field_says_is_batched(make: Callable[[], tuple[LatentField
 @pytest.mark.slow
 def test_vae_rebuilds_digits_and_its_attractors_are_verified() -> None:
     vae = published().BurgessVAE(DATA / "models" / "vae_mnist.safetensors")
-    x = published().padded_digits(DATA, "test", 25)
+    x = published().padded_digits("test", 25)
     with torch.no_grad():
         codes = vae.encode(x)
         assert float((vae.decode(codes) - x).square().mean()) < 0.03
@@ -144,7 +138,7 @@ def test_vae_rebuilds_digits_and_its_attractors_are_verified() -> None:
 def test_memorization_of_the_vae_stands_beside_its_null() -> None:
     vae = published().BurgessVAE(DATA / "models" / "vae_mnist.safetensors")
     field = LatentField.from_autoencoder(vae.encode, vae.decode)
-    train, test = (published().padded_digits(DATA, split, 100) for split in ("train", "test"))
+    train, test = (published().padded_digits(split, 100) for split in ("train", "test"))
     found = memorization(field, train, test, max_starts=12, max_steps=60)
     assert 0.5 < found.null.value < 1
     assert found.test_error.value < 0.5

@@ -214,7 +214,7 @@ class LinearTranslation(Result, kind="translation"):
         --------
         >>> t = LinearTranslation(2 * np.eye(2), np.zeros(2), np.ones(2))
         >>> weights, bias = t.pull(np.array([1.0, -3.0]), 0.5)
-        >>> weights, bias
+        >>> weights, float(bias)
         (array([ 2., -6.]), -1.5)
         """
         weights = self._vectors(weights, 1, "pull")
