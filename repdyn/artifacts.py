@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 
 from repdyn.conformity import check_types
 from repdyn.errors import RepdynError
-from repdyn.writing import earlier_of, replace_folder, scratch_folder
+from repdyn.provenance import SIGNATURE
+from repdyn.writing import earlier_of, is_scratch, replace_folder, scratch_folder
 
 __all__ = [
     "SCHEMA_VERSION",
     "Artifact",
+    "check_owned",
     "load_artifact",
     "refuses_damage",
     "refusing_damage",
@@ -78,7 +80,8 @@ def save_artifact(
 
     The folder is written beside its destination and exchanged with what is there, so a save that is
     interrupted or killed leaves the earlier result as it was. Of several processes that save one result at
-    the same time, the last one wins. Only a folder that this function wrote is ever replaced.
+    the same time, the last one wins. Only a folder that this function wrote is ever replaced, and only if
+    nothing else lies in it. Results that were saved within it are replaced with it.
 
     Parameters
     ----------
@@ -94,13 +97,15 @@ def save_artifact(
     Raises
     ------
     RepdynError
-        If something that is not a repdyn result is in the way, or the folder cannot be written.
+        If something that is not a repdyn result is in the way or within the folder, or the folder cannot be
+        written.
     """
     from safetensors.numpy import save_file
 
     target = Path(os.path.realpath(path))
     if _is_foreign(target):
         raise RepdynError(f"{target}: is in the way and is not a repdyn result; choose another path")
+    check_owned(target)
     header: dict[str, Any] = {"kind": kind, "schema": SCHEMA_VERSION}
     document = _encoded({"repdyn": header, **config})
     json.dumps(document, allow_nan=False)  # raises what cannot be written before anything is
@@ -225,6 +230,23 @@ def refusing_damage(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         raise RepdynError(
             f"{os.fspath(path)}: the saved {what} is damaged ({reason[:200]}); save it again"
         ) from error
+
+
+def check_owned(target: Path) -> None:
+    """Raise :class:`RepdynError` if replacing a saved result would remove what repdyn did not write there.
+
+    A folder that is no saved result is not looked into.
+    """
+    if _document(target) is None:
+        return
+    for entry in sorted(target.iterdir()):
+        if entry.is_dir() and _document(entry) is not None:
+            check_owned(entry)
+        elif entry.name not in (_CONFIG, _TENSORS, SIGNATURE) and not is_scratch(entry.name):
+            raise RepdynError(
+                f"{target}: holds {entry.name!r}, which is no part of the saved result and would be removed "
+                "with it; move it away, or choose another path"
+            )
 
 
 def _is_foreign(target: Path) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 
 from repdyn.writing import whole_file
 
-__all__ = ["made_by", "present_command", "sign", "without_folders"]
+__all__ = ["SIGNATURE", "made_by", "present_command", "sign", "without_folders"]
 
-_SIGNATURE = "command.json"
+SIGNATURE = "command.json"
 # A path from the root, where a word begins, after "=" or ":" (NAME=/a/b, images:/a/b), or after "file://".
 _ABSOLUTE = re.compile(r"(?:(?<=^)|(?<=[\s=:@'\"(,])|(?<=file://))(?:[A-Za-z]:[\\/]|/(?!/))[^\s#,:'\"()]+")
 
@@ -45,7 +45,7 @@ def sign(folder: Path, seed: int | None) -> None:
 
     if folder.is_dir() and not (folder / "zarr.json").exists():
         made = {"command": present_command(), "seed": seed, "repdyn": __version__}
-        with whole_file(folder / _SIGNATURE) as scratch:
+        with whole_file(folder / SIGNATURE) as scratch:
             scratch.write_text(json.dumps(made) + "\n", encoding="utf-8")
 
 
@@ -53,7 +53,7 @@ def made_by(folder: Path) -> dict[str, Any]:
     """The record that :func:`sign` wrote in a folder or its parent; empty if there is none."""
     for place in (folder, folder.absolute().parent):
         try:
-            found = json.loads((place / _SIGNATURE).read_text())
+            found = json.loads((place / SIGNATURE).read_text())
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(found, dict):

@@ -13,7 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["Scratch", "earlier_of", "hold", "replace_folder", "scratch_folder", "sweep_scratch", "whole_file"]
+__all__ = [
+    "Scratch",
+    "earlier_of",
+    "hold",
+    "is_scratch",
+    "replace_folder",
+    "scratch_folder",
+    "sweep_scratch",
+    "whole_file",
+]
 
 _MARK = ".repdyn-"  # between the name of the destination and eight random characters
 _EARLIER = ".earlier"
@@ -115,6 +124,11 @@ def earlier_of(target: Path) -> Path | None:
             with suppress(FileNotFoundError):
                 found.append((path.stat().st_mtime, path))
     return max(found)[1] if found else None
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a name is one that a writer gives to what is not finished yet, or set aside."""
+    return name.startswith(".") and _MARK in name
 
 
 def sweep_scratch(target: Path) -> None:

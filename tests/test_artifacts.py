@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from repdyn import artifacts
+from repdyn import RepresentationPaths, artifacts, open_paths
 from repdyn.artifacts import SCHEMA_VERSION, load_artifact, save_artifact
 from repdyn.errors import RepdynError
 
@@ -130,3 +131,25 @@ def test_a_class_that_reads_contents_of_a_wrong_form_says_so_in_one_line(tmp_pat
         assert "\n" not in str(told.value)
     with pytest.raises(RepdynError, match="no such file"):
         Kept.load(tmp_path / "y")
+
+
+def test_what_a_user_put_into_a_result_is_never_removed(tmp_path: Path) -> None:
+    """Saving exchanged the whole folder: notes, and a store that had been traced into it, were gone."""
+    folder = tmp_path / "result"
+    save_artifact(folder, "example", {"x": 1}, {})
+    save_artifact(folder / "part", "example", {"x": 2}, {})  # such as the fidelity of an autoencoder
+    save_artifact(folder, "example", {"x": 3}, {})  # with its parts, that are of the earlier one
+    assert not (folder / "part").exists()
+    for name in ("notes.txt", "part/notes.txt"):
+        save_artifact(folder / "part", "example", {"x": 2}, {})
+        (folder / name).write_text("mine")
+        with pytest.raises(RepdynError, match=r"holds 'notes.txt'.*move it away"):
+            save_artifact(folder, "example", {"x": 4}, {})
+        assert (folder / name).read_text() == "mine"
+        assert load_artifact(folder).config == {"x": 3}
+        (folder / name).unlink()
+    paths = RepresentationPaths.from_arrays({"a": np.ones((3, 2))})
+    paths.save(folder / "traced.paths")
+    with pytest.raises(RepdynError, match=r"holds 'traced.paths'"):
+        save_artifact(folder, "example", {"x": 4}, {})
+    assert len(open_paths(folder / "traced.paths")) == 3

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from repdyn.artifacts import check_owned
 from repdyn.errors import RepdynError
 
 __all__ = ["Command", "command", "record_verdicts", "refuse_existing", "start_command"]
@@ -67,3 +68,5 @@ def refuse_existing(out: Path | None, force: bool) -> None:
     """Raise if ``--out`` exists and ``--force`` was not given, before any work is done."""
     if out is not None and not force and out.exists():
         raise RepdynError(f"--out {out}: exists; give another path, or --force to replace it")
+    if out is not None and out.is_dir():
+        check_owned(out)  # before a fit that could not be saved

@@ -27,6 +27,8 @@ __all__ = [
     "save_columns",
 ]
 
+# Names at the root of a store.
+_ENTRIES = {"zarr.json", "checksums", "ids", "labels", "lengths", "logits", "paths", "tokens"}
 # Tokens of a sample are not known beforehand; for the size of chunks this many are assumed.
 _TOKENS_ASSUMED = 128
 
@@ -54,12 +56,14 @@ def save_columns(
     Raises
     ------
     RepdynError
-        If ``out`` exists and is not a store, it is the source, or the disk is full.
+        If ``out`` exists and is not a store, holds something beside a store or is the source, or if the disk
+        is full.
     """
     target = storage_at(out)
     if _same(target, source):
         raise RepdynError(f"{target}: is the store that these paths are read from; choose another path")
     check_storage(target)
+    _check_owned(target)
     widths = {point: column.width for point, column in columns.items()}
     tokens = [point for point, column in columns.items() if isinstance(column, TokenColumn)]
     dtype = next(iter(columns.values())).dtype.name
@@ -116,6 +120,16 @@ def check_storage(storage: Storage) -> bool:
     if storage.exists() and not storage.is_empty():
         raise RepdynError(f"{storage}: exists and is not a store of paths; choose another path")
     return False
+
+
+def _check_owned(storage: Storage) -> None:
+    """Raise an error if replacing a store would remove what repdyn did not write there."""
+    for name in storage.entries():
+        if name not in _ENTRIES:
+            raise RepdynError(
+                f"{storage}: holds {name!r}, which is no part of a store of paths and would be removed with "
+                "it; move it away, or choose another path"
+            )
 
 
 def plan_layout(
@@ -191,6 +205,7 @@ def _are(key: str) -> str:
 
 def create_store(storage: Storage, layout: Layout) -> None:
     """Create an empty store atomically; an earlier store is removed."""
+    _check_owned(storage)
     if isinstance(storage, Folder):
         scratch = storage.scratch()
         try:

@@ -39,6 +39,7 @@ class Storage(Protocol):
     def sizes(self) -> Callable[[str], int | None]: ...
     def exists(self) -> bool: ...
     def is_empty(self) -> bool: ...
+    def entries(self) -> list[str]: ...
     def sweep(self) -> None: ...
 
 
@@ -112,6 +113,12 @@ class Folder:
     def is_empty(self) -> bool:
         """Whether it is an empty folder."""
         return self.path.is_dir() and not any(self.path.iterdir())
+
+    def entries(self) -> list[str]:
+        """Names of what lies at the root, in order, without temporary files."""
+        if not self.path.is_dir():
+            return []
+        return sorted(entry.name for entry in self.path.iterdir() if not entry.name.endswith(PARTIAL))
 
     def sweep(self) -> None:
         """Remove temporary files of killed writers; those of running writers are locked and stay."""
@@ -263,6 +270,18 @@ class Remote:
         """Whether it is a folder without objects."""
         self.fs.invalidate_cache()
         return self.exists() and self.fs.isdir(self.root) and not self.fs.find(self.root)
+
+    def entries(self) -> list[str]:
+        """First parts of the names of all objects, in order."""
+        self.fs.invalidate_cache()
+        try:
+            below = self.fs.ls(self.root, detail=False)
+        except FileNotFoundError:
+            return []
+        except Exception as error:  # as above
+            raise RepdynError(f"{self}: cannot be listed ({_reason(error)})") from None
+        names = {str(path).rstrip("/").removeprefix(self.root).strip("/") for path in below}
+        return sorted(name.partition("/")[0] for name in names if name)  # some list the folder itself
 
     def sweep(self) -> None:
         """Do nothing: objects are complete or absent."""
