@@ -27,7 +27,9 @@ def merge_tree_distance(one: LevelSetTree, other: LevelSetTree) -> float:
     Parameters
     ----------
     one, other
-        Trees; their leaves are the branches. Log-densities are compared as they are.
+        Trees; their leaves are the branches. Log-densities are compared as they are. Densities in different
+        numbers of dimensions have no common unit: the distance of trees of clouds whose intrinsic dimensions
+        differ depends on the unit of the points.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def merge_tree_edit_distance(one: LevelSetTree, other: LevelSetTree) -> float:
     Parameters
     ----------
     one, other
-        Trees. Log-densities are compared as they are.
+        Trees. Log-densities are compared as they are, as in :func:`merge_tree_distance`.
 
     Returns
     -------

@@ -350,7 +350,7 @@ class FlowAutoencoder:
         held_out = f"; held-out log-likelihood by dimensions {tried}" if tried else ""
         return (
             f"FlowAutoencoder(latent_dim={self.latent_dim_}, {settings}): {len(self._center)} dimensions, "
-            f"noise {np.round(self.noise_, 4).tolist()}{held_out}"
+            f"noise [{', '.join(f'{one:.4g}' for one in self.noise_)}]{held_out}"
         )
 
     def _fitted(self) -> None:
