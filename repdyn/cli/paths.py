@@ -10,6 +10,7 @@ import typer
 from repdyn.cli.console import say, write_json
 from repdyn.cli.context import refuse_existing
 from repdyn.cli.options import Force, Json
+from repdyn.errors import RepdynError
 
 __all__ = ["export", "import_vectors", "info", "merge", "verify"]
 
@@ -94,6 +95,7 @@ def import_vectors(
 def export(
     store: Store,
     out: Annotated[Path, typer.Argument(help="FILE.parquet or FILE.safetensors.")],
+    force: Force = False,
     json: Json = None,
 ) -> None:
     """Export a store to Parquet (one row per sample) or safetensors (one tensor per point).
@@ -102,6 +104,8 @@ def export(
     """
     from repdyn.paths import export_paths, open_paths
 
+    if out.exists() and not force:
+        raise RepdynError(f"{out}: exists; give another path, or --force to replace it")
     paths = open_paths(store)
     export_paths(paths, out)
     size = out.stat().st_size

@@ -16,7 +16,7 @@ from repdyn import provenance
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.ood import KNNDetector
-from repdyn.paths import RepresentationPaths
+from repdyn.paths import RepresentationPaths, import_paths
 
 
 def _paths(count: int = 60, seed: int = 0, labels: object = None, ids: object = None) -> RepresentationPaths:
@@ -242,3 +242,14 @@ def test_a_translation_without_a_verdict_does_not_take_the_report_down(command, 
     page = (here / "r.html").read_text()
     assert "too few to be matched" in page
     assert "the translation was not derived" not in page
+
+
+def test_export_does_not_overwrite_without_force(command, here):
+    for name in ("a.parquet", "a.safetensors"):
+        (here / name).write_bytes(b"mine")
+        status, _, err = command("paths", "export", "a.paths", name)
+        assert status == 2
+        assert f"{name}: exists" in err
+        assert (here / name).read_bytes() == b"mine"
+        assert command("paths", "export", "a.paths", name, "--force")[0] == 0
+        assert len(import_paths(str(here / name))) == 60
