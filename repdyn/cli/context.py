@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repdyn.artifacts import check_owned
 from repdyn.errors import RepdynError
 
 __all__ = ["Command", "command", "record_verdicts", "refuse_existing", "start_command"]
@@ -69,4 +68,6 @@ def refuse_existing(out: Path | None, force: bool) -> None:
     if out is not None and not force and out.exists():
         raise RepdynError(f"--out {out}: exists; give another path, or --force to replace it")
     if out is not None and out.is_dir():
+        from repdyn.artifacts import check_owned  # NumPy, which no help text needs
+
         check_owned(out)  # before a fit that could not be saved
