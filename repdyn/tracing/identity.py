@@ -102,8 +102,8 @@ def settings_digest(module: nn.Module) -> str:
 
     Included are the classes of all modules, their attributes (sizes, constants, activations, configurations),
     buffers that are not saved with the weights, and the user's forward hooks. Of the user's own classes and
-    functions, included are their code, their attributes, and the globals and modules that they refer to. Attributes and buffers with
-    ``cache`` in their names are excluded, because they depend on earlier inputs.
+    functions, included are their code, their attributes, and the globals and modules that they refer to.
+    Attributes and buffers with ``cache`` in their names are excluded, because they depend on earlier inputs.
 
     If an attribute cannot be hashed, the result is the reason, after :data:`NOT_HASHED`.
     """

@@ -291,12 +291,12 @@ def test_all_that_a_users_code_refers_to_counts(change, tmp_path, monkeypatch):
         monkeypatch.setattr(*place, value)
     other = repdyn.trace(make(), A)
     assert not np.allclose(np.asarray(other[last]), np.asarray(first[last]))
-    with pytest.raises(RepdynError, match="holds another trace, its (settings|prepare)"):
+    with pytest.raises(RepdynError, match=r"holds another trace, its (settings|prepare)"):
         repdyn.trace(make(), A, out=tmp_path / "a.paths")
 
 
 def prepare_by_helpers(texts):
-    return helpers_of_this_test.read(texts)
+    return helpers_of_this_test.read(texts)  # noqa: F821 - set by the test
 
 
 def prepare_by_import(texts):
