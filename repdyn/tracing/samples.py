@@ -25,6 +25,7 @@ from torch.utils.data import (
 from repdyn.errors import RepdynError
 from repdyn.paths.arrays import check_labels
 from repdyn.reading import as_array
+from repdyn.repeats import renumbered
 from repdyn.tracing.identity import NOT_HASHED, Unhashable, sample_digest
 
 __all__ = ["Samples", "as_samples", "batches", "copied"]
@@ -150,6 +151,14 @@ class Samples:
             return str(own(number)) if callable(own) else sample_digest(sample)
         except Unhashable as error:
             return f"{NOT_HASHED}{error}"
+
+    def groups(self) -> Index:
+        """Group of equal samples that each belongs to, ``(N,)``; one that cannot be hashed is alone."""
+        digests = [
+            self.sample_digest(number, self.take(np.array([number]))[0]) for number in range(len(self))
+        ]
+        keys = [f"{number}" if key.startswith(NOT_HASHED) else key for number, key in enumerate(digests)]
+        return renumbered(np.unique(keys, return_inverse=True)[1])
 
     def chunk_digest(self, digests: Mapping[int, str]) -> str:
         """SHA-256 of a chunk, from the digests of its samples, or the reason why there is none."""
