@@ -167,16 +167,15 @@ def ridge_by_leave_one_out(
     if scale == 0:
         return np.zeros((x.shape[1], y.shape[1]))
     size = np.ones(len(x)) if groups is None else np.bincount(groups)[groups]
-    repeated = groups is not None and bool((size > 1).any())
     errors = []
     for penalty in penalties * scale:
         # The diagonal of the hat matrix gives every leave-one-out error in closed form.
         shrink = values**2 / (values**2 + penalty)
         residual = y - left @ (shrink[:, None] * projected)
         leverage = (left**2) @ shrink + 1 / len(x)  # 1/n: the mean was fitted too
-        if repeated:
+        if groups is not None and (size > 1).any():
             # Equal rows have one leverage h: (I - h 11')^-1 r = r + 1 h sum(r) / (1 - k h) for k of them.
-            sums = np.zeros((int(np.max(groups)) + 1, y.shape[1]))
+            sums = np.zeros((int(groups.max()) + 1, y.shape[1]))
             np.add.at(sums, groups, residual)
             left_out = np.maximum(1 - size * leverage, 1e-9)
             residual = residual + (leverage / left_out)[:, None] * sums[groups]
