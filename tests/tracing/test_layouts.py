@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 
 import repdyn
@@ -203,7 +204,7 @@ def test_a_probe_changes_no_value_and_costs_one_sample():
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_blocks_with_a_letter_after_their_number_are_one_chain(name):
-    """GoogLeNet's default was two classifiers for training, which never run; Inception's every third block."""
+    """GoogLeNet's default was two classifiers for training, which never run; Inception's 3 of 11 blocks."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = getattr(torchvision.models, name)(init_weights=False, num_classes=4).eval()
