@@ -23,8 +23,8 @@ def find_blocks(module: nn.Module) -> tuple[str, ...]:
     ``layer1.0`` and ``layer2.0``; ``mixed_5b`` and ``mixed_5c``). A chain of siblings that have parts is
     heavy when it holds at least half of the weights of the heaviest one; the longest heavy chain wins, the
     outermost where two are equally long, but not a chain inside another's members that are alternatives
-    (experts) rather than steps of depth. Without such a chain, single layers of one type with weights form it; else all
-    children.
+    (experts) rather than steps of depth. Without such a chain, single layers of one type with weights form
+    it; else all children.
 
     Parameters
     ----------

@@ -209,12 +209,15 @@ def test_blocks_with_a_letter_after_their_number_are_one_chain(name):
         torch.manual_seed(0)
         module = getattr(torchvision.models, name)(init_weights=False, num_classes=4).eval()
         x = torch.randn(2, 3, 96, 96)
-    seen = {}
+    seen, handles = {}, []
     for part, inner in module.named_children():
         if part.startswith(("inception", "Mixed_")):
-            inner.register_forward_hook(lambda _m, _a, out, part=part: seen.update({part: out.mean((2, 3))}))
+            keep = lambda _m, _a, out, part=part: seen.update({part: out.mean((2, 3))})  # noqa: E731
+            handles.append(inner.register_forward_hook(keep))
     with torch.no_grad():
         module(x)
+    for handle in handles:
+        handle.remove()
     paths = repdyn.trace(module, x)
     assert paths.points == tuple(seen)
     assert len(seen) == (9 if name == "googlenet" else 11)
