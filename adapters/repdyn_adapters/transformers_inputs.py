@@ -167,8 +167,10 @@ def prepare_texts(
         ("Wrapper", *REREAD)
     ):
         extra["decoder_input_ids"] = None
-    # Longformer pads to whole windows internally, so that its blocks see more tokens than were given.
-    windows = getattr(config, "attention_window", None) or 1
+    # Longformer and PEGASUS-X pad to whole windows internally, so that their blocks see more tokens than were
+    # given.
+    own = getattr(config, "block_size", None) if getattr(config, "model_type", "") == "pegasus_x" else None
+    windows = getattr(config, "attention_window", None) or own or 1
     multiple = windows if isinstance(windows, int) else max(windows)
     start = getattr(config, "decoder_start_token_id", None)
     start = start if start is not None else getattr(config, "pad_token_id", None) or 0
