@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +26,13 @@ from repdyn_adapters.transformers_inputs import (
     prepare_signals,
     prepare_texts,
     sentence_settings,
+    without_prompt,
 )
 from repdyn_adapters.transformers_weights import check_depth, check_weights, load_weights
 
 __all__ = ["TransformersAdapter"]
+
+LOG = logging.getLogger(__name__)
 
 CHANNELS_SECOND = frozenset(
     {"bit", "convnext", "convnextv2", "cvt", "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilevit"}
@@ -113,6 +117,7 @@ class TransformersAdapter:
             (str(Path(name).parent), {"gguf_file": Path(name).name}) if name.endswith(".gguf") else (name, {})
         )
         given: dict[str, Any] = {"dtype": torch.float32, **file, **options, "trust_remote_code": False}
+        folder = folder if file else sentence_settings(folder).get("folder", folder)
         config = _or_error(
             name, lambda: transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **file)
         )
@@ -198,7 +203,15 @@ class TransformersAdapter:
         else:
             prepare, lengths, words = prepare_texts(source, runs, sentence)
             own = {"pooled": "cls", "score": "last", FINAL: "last" if head is not None else "mean"}
-            pooling = sentence.get("pooling", own[final])
+            pooling = without_prompt(sentence.get("pooling", own[final]), source, sentence)
+            if further := sentence.get("further"):
+                words += f"; without its {', '.join(further)}"
+                LOG.warning(
+                    "%s: what follows its transformer is not traced (%s): the last point is not what "
+                    "sentence-transformers' encode gives",
+                    source,
+                    ", ".join(further),
+                )
             rereads = type(runs).__name__.endswith(REREAD) and getattr(
                 runs.config, "is_encoder_decoder", False
             )
