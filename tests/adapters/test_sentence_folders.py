@@ -16,13 +16,8 @@ import repdyn
 from repdyn_adapters.shared import quietly
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    *["the", "a", "cat", "dog", "sat", "on", "mat", "ran", "query", ":", "hello", "world"],
-]
+ORDINARY = ["the", "a", "cat", "dog", "sat", "on", "mat", "ran", "query", ":", "hello", "world"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *ORDINARY]
 TEXTS = ["the cat sat on the mat", "hello world", "the dog ran : the a cat sat on the mat hello world"]
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 
