@@ -380,9 +380,8 @@ def _starts(model: TracedModel, blocks: Sequence[Block], remove: int) -> list[in
     if starts:
         return starts
     fewer = next((count for count in range(remove - 1, 0, -1) if replaceable(blocks, count)), 0)
-    names = [
-        f"{blocks[start].point} to {blocks[start + fewer - 1].point}" for start in replaceable(blocks, fewer)
-    ]
+    known_starts = replaceable(blocks, fewer) if fewer else []  # every run of no block at all would do
+    names = [f"{blocks[start].point} to {blocks[start + fewer - 1].point}" for start in known_starts]
     known = f"at most {fewer} can be replaced: {', '.join(names)}" if fewer else "no block keeps its shape"
     raise RepdynError(
         f"shorten: no {remove} successive blocks of {model.name} keep the shape of their input; {known}"
