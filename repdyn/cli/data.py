@@ -446,7 +446,7 @@ def _of_rows(path: Path, rows: list[list[Any]], columns: Sequence[str], bad: dic
         if not isinstance(row[0], str):
             bad[f"{path}: row {number}"] = f"has a {type(row[0]).__name__} in {columns[0]!r}, expected a text"
         elif len(columns) == 2 and (row[1] is None or row[1] != row[1]):
-            bad[f"{path}: row {number}"] = f"has no label in {columns[1]!r}"
+            bad[f"{path}: row {number}"] = f"the label {columns[1]!r} of sample {number} is missing"
         else:
             good.append(row)
     labels = [row[1] for row in good] if len(columns) == 2 and good else None

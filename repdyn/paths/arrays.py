@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from importlib import metadata
 from typing import Any
@@ -202,6 +202,7 @@ def check_labels(labels: ArrayLike | None, size: int) -> NDArray[Any] | None:
     """Labels as ``(N,)`` int64 or strings, or ``None``; raise for another length or type."""
     if labels is None:
         return None
+    labels = list(labels) if isinstance(labels, Iterator) else labels
     missing = _missing_label(labels)
     if missing is not None:
         raise RepdynError(

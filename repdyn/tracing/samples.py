@@ -240,6 +240,7 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
     )
     known: NDArray[Any] | None = None
     if labels is not None:
+        labels = list(labels) if isinstance(labels, Iterator) else labels
         labels = as_array(labels) if isinstance(labels, Tensor) else labels
         shape = labels.shape if isinstance(labels, np.ndarray) else (len(list(labels)),)  # type: ignore[arg-type]
         if len(shape) != 1 or shape[0] != size:

@@ -148,6 +148,10 @@ def test_a_single_item_that_disagrees_with_the_targets_is_named(kind):
 def test_labels_and_ids_of_every_kind():
     pairs = Items(lambda number: (X[number], torch.tensor([number])))  # of shape (1,)
     assert repdyn.trace(mlp(), pairs).labels.tolist() == list(range(9))
+    assert repdyn.trace(mlp(), X, labels=(number % 2 for number in range(9))).labels.tolist() == [
+        0,
+        1,
+    ] * 4 + [0]
     ids = [f"ä{number}".encode() for number in range(9)]
     assert repdyn.trace(mlp(), X, ids=ids).ids[3] == "ä3"
     with pytest.raises(RepdynError, match=r"10{30} does not fit into int64"):
