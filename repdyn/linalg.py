@@ -136,7 +136,9 @@ def ridge_path(x: Floats, y: Floats, penalties: Floats) -> list[Floats]:
     return [np.asarray(right.T @ (inner / (values**2 + p * scale)[:, None])) for p in penalties]
 
 
-def ridge_by_leave_one_out(x: Floats, y: Floats, penalties: Floats) -> Floats:
+def ridge_by_leave_one_out(
+    x: Floats, y: Floats, penalties: Floats, groups: NDArray[np.int64] | None = None
+) -> Floats:
     """Ridge regression at the penalty whose leave-one-out error is least.
 
     Parameters
@@ -145,6 +147,10 @@ def ridge_by_leave_one_out(x: Floats, y: Floats, penalties: Floats) -> Floats:
         Rows that were centered by their own means, shapes ``(n, p)`` and ``(n, q)``.
     penalties
         To choose from; fractions of the mean eigenvalue of ``X'X``.
+    groups
+        Group of equal rows of ``x`` that each row belongs to, ``(n,)``, as of
+        :func:`repdyn.repeats.groups_of_equal_rows`. A whole group is left out at a time: beside its copy, a
+        row is not left out. Default: no rows are equal.
 
     Returns
     -------
@@ -160,12 +166,21 @@ def ridge_by_leave_one_out(x: Floats, y: Floats, penalties: Floats) -> Floats:
     scale = float((values**2).sum()) / x.shape[1]
     if scale == 0:
         return np.zeros((x.shape[1], y.shape[1]))
+    size = np.ones(len(x)) if groups is None else np.bincount(groups)[groups]
     errors = []
     for penalty in penalties * scale:
         # The diagonal of the hat matrix gives every leave-one-out error in closed form.
         shrink = values**2 / (values**2 + penalty)
         residual = y - left @ (shrink[:, None] * projected)
         leverage = (left**2) @ shrink + 1 / len(x)  # 1/n: the mean was fitted too
-        errors.append(float(((residual / np.maximum(1 - leverage, 1e-9)[:, None]) ** 2).mean()))
+        if groups is not None and (size > 1).any():
+            # Equal rows have one leverage h: (I - h 11')^-1 r = r + 1 h sum(r) / (1 - k h) for k of them.
+            sums = np.zeros((int(groups.max()) + 1, y.shape[1]))
+            np.add.at(sums, groups, residual)
+            left_out = np.maximum(1 - size * leverage, 1e-9)
+            residual = residual + (leverage / left_out)[:, None] * sums[groups]
+        else:
+            residual = residual / np.maximum(1 - leverage, 1e-9)[:, None]
+        errors.append(float((residual**2).mean()))
     penalty = penalties[int(np.argmin(errors))] * scale
     return np.asarray(right.T @ ((values / (values**2 + penalty))[:, None] * projected))

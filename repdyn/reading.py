@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from repdyn.errors import RepdynError
+
 __all__ = ["as_array"]
 
 
@@ -16,14 +18,19 @@ def as_array(x: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
     Parameters
     ----------
     x
-        An array, a tensor, or a list of such. bfloat16 and narrower types, which NumPy cannot compute with,
-        are widened to float32 without loss.
+        An array, a tensor, or a list of such; sparse ones, of torch and of SciPy, become dense. bfloat16 and
+        narrower types, which NumPy cannot compute with, are widened to float32 without loss.
     dtype
         As in :func:`numpy.asarray`.
 
     Returns
     -------
     numpy.ndarray
+
+    Raises
+    ------
+    RepdynError
+        If ``x`` is a masked array with masked entries: they have no value.
 
     Examples
     --------
@@ -41,6 +48,14 @@ def as_array(x: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
         if x.is_floating_point() and (x.element_size() == 1 or str(x.dtype) == "torch.bfloat16"):
             x = x.float()
         x = x.numpy()
+    elif hasattr(x, "toarray") and hasattr(x, "nnz"):
+        x = x.toarray()
+    elif isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        count = int(np.ma.getmaskarray(x).sum())
+        raise RepdynError(
+            f"array: {count} of its entries are masked, so that they have no value; fill them or "
+            "leave their rows out"
+        )
     array = np.asarray(x)
     if array.dtype.kind == "V" and array.dtype.names is None and array.dtype.name.startswith(_NARROW):
         array = array.astype(np.float32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
 
-__all__ = ["folds_by_group", "groups_of_equal_rows", "parted_by_group", "sums_by_group"]
+__all__ = ["folds_by_group", "groups_of_equal_rows", "parted_by_group", "renumbered", "sums_by_group"]
 
 Close = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 

@@ -20,11 +20,11 @@ def find_blocks(module: nn.Module) -> tuple[str, ...]:
     """The names of a model's blocks, in the order of its modules.
 
     Siblings are numbered modules whose names differ only in numbers (``layers.0`` and ``layers.1``;
-    ``layer1.0`` and ``layer2.0``). A chain of siblings that have parts is heavy when it holds at least
-    half of the weights of the heaviest one; the longest heavy chain wins, the outermost where two are
-    equally long, but not a chain inside another's members that are alternatives (experts) rather than
-    steps of depth. Without such a chain, single layers of one type with weights form it; else all
-    children.
+    ``layer1.0`` and ``layer2.0``; ``mixed_5b`` and ``mixed_5c``). A chain of siblings that have parts is
+    heavy when it holds at least half of the weights of the heaviest one; the longest heavy chain wins, the
+    outermost where two are equally long, but not a chain inside another's members that are alternatives
+    (experts) rather than steps of depth. Without such a chain, single layers of one type with weights form
+    it; else all children.
 
     Parameters
     ----------
@@ -45,7 +45,8 @@ def find_blocks(module: nn.Module) -> tuple[str, ...]:
     chains: dict[str, list[str]] = defaultdict(list)
     for name in parts:
         if _is_numbered(name, parts):
-            chains[re.sub(r"\d+", "*", name)].append(name)
+            # Of Inception's Mixed_5b and Mixed_5c the letter is a part of the number.
+            chains[re.sub(r"\d+([a-z](?=\.|$))?", "*", name)].append(name)
     weights = {name: _weights(part) for name, part in parts.items()}
     compound = {
         pattern: kept

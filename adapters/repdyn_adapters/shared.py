@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from repdyn.errors import RepdynError
+from repdyn.reading import as_array
 
 __all__ = ["quietly", "stack", "stack_wide"]
 
@@ -36,8 +37,11 @@ def _stacked(samples: Sequence[Any]) -> Tensor:
 
 
 def _tensor(sample: Any) -> Tensor:
+    array = as_array(sample)
+    if array.dtype.kind in "fiuc":  # torch has neither foreign byte orders nor more than double precision
+        array = array.astype(np.float64 if array.dtype == np.longdouble else array.dtype.newbyteorder("="))
     try:
-        return torch.as_tensor(np.asarray(sample))
+        return torch.as_tensor(array)
     except TypeError:
         raise RepdynError(
             f"inputs: a {type(sample).__name__} is not a tensor; pass prepare= to repdyn.wrap, a function "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +26,13 @@ from repdyn_adapters.transformers_inputs import (
     prepare_signals,
     prepare_texts,
     sentence_settings,
+    without_prompt,
 )
 from repdyn_adapters.transformers_weights import check_depth, check_weights, load_weights
 
 __all__ = ["TransformersAdapter"]
+
+LOG = logging.getLogger(__name__)
 
 CHANNELS_SECOND = frozenset(
     {"bit", "convnext", "convnextv2", "cvt", "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilevit"}
@@ -50,7 +54,7 @@ BLOCKS = {
 }
 """Classes of blocks where transformers marks whole stages, or nothing, for gradient checkpointing."""
 
-TOKENS_FIRST = frozenset({"xlnet"})
+TOKENS_FIRST = frozenset({"fsmt", "xlnet"})
 """Families whose blocks give LNC."""
 
 STREAMS: dict[str, Layout] = {
@@ -60,8 +64,9 @@ STREAMS: dict[str, Layout] = {
 }
 """Classes of blocks that give several residual streams of every token, and the order of their axes."""
 
-ONE_LENGTH = frozenset({"canine"})
-"""Families that merge several tokens into one, so that padding changes a text's representation."""
+ONE_LENGTH = frozenset({"canine", "convbert", "nystromformer", "yoso"})
+"""Families in which padding changes a text's representation: they merge tokens, convolve along them, average
+over stretches of them, or hash as many as there are."""
 
 HEAD_OF_POSITION = frozenset({"csm_depth_decoder_model"})
 """Families with a different head at every position, which cannot be applied to a single vector."""
@@ -112,6 +117,7 @@ class TransformersAdapter:
             (str(Path(name).parent), {"gguf_file": Path(name).name}) if name.endswith(".gguf") else (name, {})
         )
         given: dict[str, Any] = {"dtype": torch.float32, **file, **options, "trust_remote_code": False}
+        folder = folder if file else sentence_settings(folder).get("folder", folder)
         config = _or_error(
             name, lambda: transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **file)
         )
@@ -197,7 +203,15 @@ class TransformersAdapter:
         else:
             prepare, lengths, words = prepare_texts(source, runs, sentence)
             own = {"pooled": "cls", "score": "last", FINAL: "last" if head is not None else "mean"}
-            pooling = sentence.get("pooling", own[final])
+            pooling = without_prompt(sentence.get("pooling", own[final]), source, sentence)
+            if further := sentence.get("further"):
+                words += f"; without its {', '.join(further)}"
+                LOG.warning(
+                    "%s: what follows its transformer is not traced (%s): the last point is not what "
+                    "sentence-transformers' encode gives",
+                    source,
+                    ", ".join(further),
+                )
             rereads = type(runs).__name__.endswith(REREAD) and getattr(
                 runs.config, "is_encoder_decoder", False
             )
@@ -322,9 +336,9 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
     if isinstance(score, nn.Linear):  # causal models classify every token and take the last
         mask = _one_later(_scored(model)) if reread else _scored(model)
         return model, _call(score), Point(place, "NLC", mask=mask, reads="input"), "score"
-    # Encoder-decoder models name the classifier differently.
+    # Most encoder-decoder models name the classifier differently.
     decoded = bool(getattr(model.config, "is_encoder_decoder", False))
-    named_so = "classification_head" if decoded else "classifier"
+    named_so = "classification_head" if decoded and hasattr(model, "classification_head") else "classifier"
     classifier = getattr(model, named_so, None)
     one_answer = type(model).__name__.endswith("Classification") and "Token" not in type(model).__name__
     if isinstance(classifier, nn.Module) and one_answer:
@@ -337,6 +351,9 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
             if getattr(model.config, "classifier_pooling", None) == "late":  # the mean of all answers
                 return model, last, Point(path, "NLC", mask="attention_mask", reads="input"), "pooled"
             return model, last, Point(path, "NC", reads="input"), "pooled"
+    answers = [name for name, part in model.named_children() if isinstance(part, nn.Linear)]
+    if one_answer and isinstance(classifier, nn.ModuleList) and len(answers) == 1:  # pools, beside the layer
+        return model, _call(getattr(model, answers[0])), Point(answers[0], "NC", reads="input"), "pooled"
     # These pass their body the positions of the question, so the whole model must run.
     if type(model).__name__ in ("BigBirdForQuestionAnswering", "LongformerForQuestionAnswering"):
         return model, None, Point(model.base_model_prefix, "NLC", mask="attention_mask"), FINAL
@@ -346,7 +363,6 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
         return model.base_model, None, None, FINAL
     embeddings = model.get_output_embeddings() if "For" in named else None
     path = next((path for path, part in model.named_modules() if part is embeddings), None)
-    answers = [name for name, part in model.named_children() if isinstance(part, nn.Linear)]
     if path is None and "For" in named and answers:  # of questions, without a body of its own
         path = answers[-1]
     mask = "attention_mask" if named.endswith(REREAD) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "prepare_signals",
     "prepare_texts",
     "sentence_settings",
+    "without_prompt",
 ]
 
 
@@ -36,10 +38,29 @@ def arguments_of(model: Any) -> frozenset[str]:
 
 
 def sentence_settings(source: str) -> dict[str, Any]:
-    """Pooling, maximum length and prompt of a sentence-transformers folder, as far as given."""
+    """Settings of a sentence-transformers folder, as far as given.
+
+    Returns
+    -------
+    dict
+        ``"pooling"``; ``"length"``, the most tokens; ``"prompt"``, and ``"without_prompt"`` if its tokens are
+        not pooled; ``"folder"`` of the transformer, if that is a folder inside; ``"further"``, the modules
+        that change the pooled vector, or what is pooled, and are no part of the transformer.
+    """
     result: dict[str, Any] = {}
-    for file, keep in (("1_Pooling/config.json", "pooling"), ("sentence_bert_config.json", "length")):
+    modules = _modules(source)
+    pools = next((place for kind, place in modules if kind == "Pooling"), "1_Pooling")
+    inner = modules[0][1] if modules else ""
+    if inner and not (Path(source) / "config.json").is_file():
+        result["folder"] = str(Path(source) / inner)
+    further = [kind for kind, _ in modules[1:] if kind not in ("Pooling", "Normalize", "Dropout")]
+    for file, keep in (
+        (f"{pools}/config.json", "pooling"),
+        (str(Path(inner, "sentence_bert_config.json")), "length"),
+    ):
         settings = _read_json(source, file)
+        if keep == "pooling" and settings.get("include_prompt") is False:
+            result["without_prompt"] = True
         if keep == "length" and isinstance(settings.get("max_seq_length"), int):
             result["length"] = settings["max_seq_length"]
         if keep == "pooling" and settings:
@@ -49,7 +70,30 @@ def sentence_settings(source: str) -> dict[str, Any]:
     prompt = prompts.get(chosen) if isinstance(prompts, dict) and isinstance(chosen, str) else None
     if isinstance(prompt, str) and prompt:
         result["prompt"] = prompt
+    if isinstance(settings.get("truncate_dim"), int):
+        further.append(f"truncation to {settings['truncate_dim']} coordinates")
+    if further:
+        result["further"] = further
     return result
+
+
+def without_prompt(pooling: str | Pooling, source: str, sentence: Mapping[str, Any]) -> str | Pooling:
+    """The pooling of a folder over all tokens, or over those after the prompt's if it says so."""
+    if not (sentence.get("without_prompt") and sentence.get("prompt")) or pooling == "cls":
+        return pooling
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(sentence.get("folder", source), trust_remote_code=False)
+    ids = tokenizer(sentence["prompt"])["input_ids"]
+    count = len(ids) - (ids[-1] in tokenizer.all_special_ids)
+
+    def after_prompt(tokens: Tokens) -> Tensor:
+        shape = tokens.values.shape[:2]
+        mask = tokens.mask if tokens.mask is not None else tokens.values.new_ones(shape, dtype=torch.bool)
+        later = torch.arange(shape[1], device=mask.device) >= count
+        return find_pooling(pooling)(replace(tokens, mask=mask & later))
+
+    return after_prompt
 
 
 def _largest(tokens: Tokens) -> Tensor:
@@ -83,29 +127,45 @@ _SENTENCE_POOLINGS: dict[str, str | Pooling] = {
     "weightedmean": _weighted_mean,
     "lasttoken": "last",
 }
-"""sentence-transformers' names, in the order in which it concatenates several."""
+"""sentence-transformers' names, in the order in which it concatenates those of several flags."""
 
 
 def _sentence_pooling(settings: Mapping[str, Any]) -> str | Pooling:
     """The pooling that a folder configures: by name since version 5.4, by one flag per mode before."""
     given = settings.get("pooling_mode")
-    if given is None:
+    named = given is not None
+    if not named:
         given = [
             name.removeprefix("pooling_mode_")
             for name, on in settings.items()
             if on is True and "_mode_" in name
         ]
-    wanted = {str(name).removesuffix("_tokens").removesuffix("_token") for name in _listed(given)}
-    unknown = wanted - set(_SENTENCE_POOLINGS)
+    wanted = [str(name).removesuffix("_tokens").removesuffix("_token") for name in _listed(given)]
+    unknown = set(wanted) - set(_SENTENCE_POOLINGS)
     if unknown or not wanted:
         raise RepdynError(
             f"model: its 1_Pooling/config.json sets pooling {', '.join(sorted(unknown)) or 'none'}; "
             f"expected one of {', '.join(_SENTENCE_POOLINGS)}"
         )
-    chosen = [pooling for name, pooling in _SENTENCE_POOLINGS.items() if name in wanted]
+    # Names have their own order; flags are concatenated in the library's.
+    order = wanted if named else [name for name in _SENTENCE_POOLINGS if name in wanted]
+    chosen = [_SENTENCE_POOLINGS[name] for name in order]
     if len(chosen) == 1:
         return chosen[0]
     return lambda tokens: torch.cat([find_pooling(pooling)(tokens) for pooling in chosen], dim=1)
+
+
+def _modules(source: str) -> list[tuple[str, str]]:
+    """Class and folder of each module that ``modules.json`` lists; none without that file."""
+    listed = _read_file(source, "modules.json")
+    if listed is None:
+        return []
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise RepdynError(f"model 'hf:{source}': modules.json lists no modules; fetch it again")
+    places = [str(one.get("path", "")) for one in listed]
+    if any(Path(place).is_absolute() or ".." in Path(place).parts for place in places):
+        raise RepdynError(f"model 'hf:{source}': modules.json names folders outside of its own")
+    return [(str(one.get("type", "")).rpartition(".")[2], place) for one, place in zip(listed, places)]
 
 
 def _listed(names: Any) -> list[Any]:
@@ -113,8 +173,18 @@ def _listed(names: Any) -> list[Any]:
 
 
 def _read_json(source: str, file: str) -> dict[str, Any]:
-    if not source:
+    settings = _read_file(source, file)
+    if settings is None:
         return {}
+    if not isinstance(settings, dict):
+        raise RepdynError(f"model 'hf:{source}': {file} holds no settings; fetch it again")
+    return settings
+
+
+def _read_file(source: str, file: str) -> Any:
+    """The content of a JSON file in a folder or on the hub; None if there is none."""
+    if not source:
+        return None
     if Path(source).is_dir():
         path: str | None = str(Path(source) / file)
     else:
@@ -125,14 +195,11 @@ def _read_json(source: str, file: str) -> dict[str, Any]:
         except (OSError, ValueError):
             path = None
     if path is None or not Path(path).is_file():
-        return {}
+        return None
     try:
-        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RepdynError(f"model 'hf:{source}': {file} cannot be read ({error}); fetch it again") from None
-    if not isinstance(settings, dict):
-        raise RepdynError(f"model 'hf:{source}': {file} holds no settings; fetch it again")
-    return settings
 
 
 def prepare_texts(
@@ -146,7 +213,7 @@ def prepare_texts(
     if source:
         try:
             file = {"gguf_file": Path(source).name} if source.endswith(".gguf") else {}
-            folder = str(Path(source).parent) if file else source
+            folder = str(Path(source).parent) if file else sentence.get("folder", source)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **file)
         except Exception as error:  # missing, or damaged, for which readers raise exceptions of many types
             tokenizer, why = None, " ".join(str(error).split())[:120]
@@ -167,8 +234,10 @@ def prepare_texts(
         ("Wrapper", *REREAD)
     ):
         extra["decoder_input_ids"] = None
-    # Longformer pads to whole windows internally, so that its blocks see more tokens than were given.
-    windows = getattr(config, "attention_window", None) or 1
+    # Longformer and PEGASUS-X pad to whole windows internally, so that their blocks see more tokens than were
+    # given.
+    own = getattr(config, "block_size", None) if getattr(config, "model_type", "") == "pegasus_x" else None
+    windows = getattr(config, "attention_window", None) or own or 1
     multiple = windows if isinstance(windows, int) else max(windows)
     start = getattr(config, "decoder_start_token_id", None)
     start = start if start is not None else getattr(config, "pad_token_id", None) or 0

@@ -30,6 +30,7 @@ __all__ = ["Data", "is_data", "read_data"]
 
 _JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2"}
 _NETPBM = {".ppm", ".pgm", ".pbm", ".pnm"}
+_CAMERA = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 PICTURE_SUFFIXES = frozenset(
     {
         ".png",
@@ -43,11 +44,21 @@ PICTURE_SUFFIXES = frozenset(
         ".tga",
         ".heic",
         ".heif",
+        ".jxl",
+        ".psd",
+        ".exr",
+        ".ico",
+        ".pcx",
+        ".dds",
         *_JPEG,
         *_NETPBM,
+        *_CAMERA,
     }
 )
 """Suffixes of picture files in a folder. A file that Pillow cannot decode (heic) raises an error."""
+
+_WINDOWS = {code: text for code in range(0x80, 0xA0) if (text := bytes([code]).decode("cp1252", "ignore"))}
+"""Characters that Windows-1252 has in place of latin-1's control codes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +108,16 @@ def read_data(specification: str, skip_bad: bool = False) -> Data:
     ----------
     specification
         ``images:DIR`` (a folder per class, or pictures without one), ``npz:FILE#X,Y``,
-        ``csv:FILE#TEXT,LABEL`` (gzip by its ending; commas, semicolons or tabs by its header),
-        ``csv-latin1:…`` (the same, in latin-1), ``jsonl:FILE#TEXT,LABEL``, ``parquet:FILE#TEXT,LABEL``,
+        ``csv:FILE#TEXT,LABEL`` (gzip by its ending; commas, semicolons, tabs or bars by its header; UTF-8,
+        or UTF-16 with its mark), ``csv-latin1:…`` (the same, in latin-1 or Windows-1252),
+        ``jsonl:FILE#TEXT,LABEL``, ``parquet:FILE#TEXT,LABEL``,
         ``hf:NAME#SPLIT`` (needs ``pip install datasets``),
         ``digits`` (scikit-learn's) or ``docstrings`` (first paragraphs of the installed packages'
         documentation, labeled by package). Y and LABEL may be left out.
     skip_bad
-        Leave out pictures that cannot be read or hold several frames, and lines of a CSV with too few or
-        too many columns. ``skipped`` lists them. Every picture is then decoded once beforehand.
+        Leave out pictures that cannot be read or hold several frames, lines of a CSV with too few or too
+        many columns, and rows without a label. ``skipped`` lists them. Every picture is then decoded once
+        beforehand.
 
     Returns
     -------
@@ -205,7 +218,13 @@ def _rgb(picture: Any) -> Any:
     if picture.mode == "F":
         raise ValueError("it holds floating-point values, whose range is unknown")
     if picture.mode.startswith("I"):
-        deep = np.clip(np.asarray(picture), 0, 65535)  # 65 535 / 257 = 255
+        deep = np.asarray(picture)
+        least, most = int(deep.min()), int(deep.max())
+        # Pillow gives 16-bit PNG and PGM as 32 bit, too, and those it scales itself.
+        own = picture.mode != "I" or picture.format in ("PNG", "PPM")
+        if not own and (least < 0 or most > 65535 or most < 256):
+            raise ValueError(f"it holds 32-bit integers from {least} to {most}, whose range is unknown")
+        deep = np.clip(deep, 0, 65535)  # 65 535 / 257 = 255
         return Image.fromarray((deep // 257).astype(np.uint8)).convert("RGB")
     if "transparency" in picture.info:
         # PIL warns of a palette with transparency that is converted to RGB in one step.
@@ -257,7 +276,10 @@ def _images(address: str) -> Data:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder; links are followed, hidden folders skipped, no folder is entered twice."""
+    """All files below a folder; links are followed, hidden names skipped, no folder is entered twice.
+
+    The system of Macs adds ``._NAME`` to every file and ``__MACOSX`` to archives; neither holds pictures.
+    """
     entered: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -265,8 +287,8 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place) / name for name in files)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        yield from (Path(place) / name for name in files if not name.startswith("."))
 
 
 def _npz(address: str) -> Data:
@@ -310,20 +332,28 @@ def _csv(address: str, form: str = "csv", encoding: str = "utf-8-sig") -> Data:
     # Texts may be longer than the default of 131 072 characters. The limit is global: it is restored below.
     limit = csv.field_size_limit(2**31 - 1)
     try:
-        with opened(path, "rt", encoding=encoding, newline="") as lines:
+        with opened(path, "rt", encoding=_unicode(path, opened, encoding), newline="") as lines:
             head = lines.readline()  # read once only: a gzip stream is not rewound
-            delimiter = _delimiter(head, columns)
+            if head[:4] == "sep=" and len(head.strip()) == 5:  # written by Excel
+                head = lines.readline()
+            delimiter, spaced = _delimiter(head, columns)
             # Strict, because an unclosed quote would otherwise merge the lines after it into one field.
-            reader = csv.DictReader(chain([head], lines), delimiter=delimiter, strict=True)
-            known = reader.fieldnames or []
+            reader = csv.DictReader(
+                chain([head], lines), delimiter=delimiter, strict=True, skipinitialspace=spaced
+            )
+            reader.fieldnames = known = [name.strip() for name in reader.fieldnames or []]
             for column in columns:
                 if column not in known:
                     raise RepdynError(f"{path}: has no column {column!r}; {nearest_names(column, known)}")
+                if known.count(column) > 1:
+                    raise RepdynError(f"{path}: has {known.count(column)} columns {column!r}; rename them")
             for row in reader:
                 line = reader.line_num
                 if None in row or None in row.values():
                     more = "more" if None in row else "fewer"
                     bad[f"{path}: line {reader.line_num}"] = f"has {more} columns than the header"
+                elif len(columns) == 2 and not row[columns[1]].strip():
+                    bad[f"{path}: line {reader.line_num}"] = f"has no label in {columns[1]!r}"
                 else:
                     rows.append([row[column] for column in columns])
     except csv.Error as error:
@@ -331,7 +361,7 @@ def _csv(address: str, form: str = "csv", encoding: str = "utf-8-sig") -> Data:
             f"{path}: the line that begins after line {line} has a quote that does not end its field "
             f"({_one_line(error)}); double the quotes inside of fields"
         ) from None
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise RepdynError(
             f"{path}: is not a readable UTF-8 CSV ({_one_line(error)}); write csv-latin1:FILE#TEXT,LABEL "
             "if it is in latin-1"
@@ -340,17 +370,25 @@ def _csv(address: str, form: str = "csv", encoding: str = "utf-8-sig") -> Data:
         raise RepdynError(f"{path}: is not a readable UTF-8 CSV ({_one_line(error)})") from None
     finally:
         csv.field_size_limit(limit)
-    labels = np.array([row[1] for row in rows], dtype=np.str_) if len(columns) == 2 else None
+    if form == "csv-latin1":
+        rows = [[value.translate(_WINDOWS) for value in row] for row in rows]
+    labels = np.array([row[1].strip() for row in rows], dtype=np.str_) if len(columns) == 2 else None
     return Data([row[0] for row in rows], labels, None, bad)
 
 
-def _delimiter(header: str, columns: Sequence[str]) -> str:
-    """The first of comma, semicolon and tab that splits the header into the wanted columns."""
-    for delimiter in ",;\t":
-        names = next(csv.reader([header], delimiter=delimiter), [])
-        if set(columns) <= set(names):
-            return delimiter
-    return ","
+def _unicode(path: Path, opened: Callable[..., Any], encoding: str) -> str:
+    """UTF-16 if a file begins with its mark; else the given encoding."""
+    with opened(path, "rt", encoding="latin-1", newline="") as file:
+        return "utf-16" if file.read(2) in ("\xff\xfe", "\xfe\xff") else encoding
+
+
+def _delimiter(header: str, columns: Sequence[str]) -> tuple[str, bool]:
+    """The first delimiter that splits the header into the wanted columns, and whether spaces follow it."""
+    for delimiter in ",;\t|":
+        names = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+        if set(columns) <= {name.strip() for name in names}:
+            return delimiter, set(columns) > set(next(csv.reader([header], delimiter=delimiter), []))
+    return ",", False
 
 
 def _jsonl(address: str) -> Data:
@@ -360,7 +398,7 @@ def _jsonl(address: str) -> Data:
     rows: list[list[Any]] = []
     bad: dict[str, str] = {}
     try:
-        with opened(path, "rt", encoding="utf-8-sig") as lines:
+        with opened(path, "rt", encoding=_unicode(path, opened, "utf-8-sig")) as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
@@ -371,7 +409,7 @@ def _jsonl(address: str) -> Data:
                     bad[f"{path}: line {number}"] = "is not JSON"
                 except (KeyError, TypeError, IndexError):
                     bad[f"{path}: line {number}"] = f"is not an object with {' and '.join(columns)}"
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (UnicodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RepdynError(f"{path}: is not readable UTF-8 ({_one_line(error)})") from None
     return _of_rows(path, rows, columns, bad)
 
@@ -384,10 +422,17 @@ def _parquet(address: str) -> Data:
     except ImportError:
         raise RepdynError("data parquet:…: needs pyarrow: pip install pyarrow") from None
     try:
-        known = parquet.read_schema(path).names
+        schema = parquet.read_schema(path)
         for column in columns:
-            if column not in known:
-                raise RepdynError(f"{path}: has no column {column!r}; {nearest_names(column, known)}")
+            if column not in schema.names:
+                raise RepdynError(f"{path}: has no column {column!r}; {nearest_names(column, schema.names)}")
+            if schema.names.count(column) > 1:
+                raise RepdynError(f"{path}: has several columns {column!r}; rename them")
+            if schema.field(column).type.num_fields:
+                raise RepdynError(
+                    f"{path}: column {column!r} holds {schema.field(column).type}, expected texts and "
+                    "labels; vectors are read by the verbs that take a store, pictures as images:FOLDER"
+                )
         read = read_parquet(path, columns)
     except RepdynError:
         raise
@@ -400,11 +445,13 @@ def _of_rows(path: Path, rows: list[list[Any]], columns: Sequence[str], bad: dic
     """Texts and labels of rows; a row whose text is not a string is added to ``bad``."""
     good = []
     for number, row in enumerate(rows):
-        if isinstance(row[0], str):
-            good.append(row)
-        else:
+        if not isinstance(row[0], str):
             bad[f"{path}: row {number}"] = f"has a {type(row[0]).__name__} in {columns[0]!r}, expected a text"
-    labels = [row[1] for row in good] if len(columns) == 2 else None
+        elif len(columns) == 2 and (row[1] is None or row[1] != row[1]):
+            bad[f"{path}: row {number}"] = f"the label {columns[1]!r} of sample {number} is missing"
+        else:
+            good.append(row)
+    labels = [row[1] for row in good] if len(columns) == 2 and good else None
     return Data(
         [row[0] for row in good], None if labels is None else check_labels(labels, len(good)), None, bad
     )

@@ -50,8 +50,9 @@ def stitch(
     import repdyn
     from repdyn.cli.data import read_data
     from repdyn.errors import RepdynError
-    from repdyn.intervals import bootstrap_mean
+    from repdyn.intervals import mean_of_groups
     from repdyn.reading import as_array
+    from repdyn.repeats import groups_of_equal_rows
     from repdyn.translation import LinearTranslation, evaluate_stitching
     from repdyn.writing import whole_file
 
@@ -75,7 +76,8 @@ def stitch(
         answers = as_array(stitched.predict(held.inputs))
         say(f"{len(answers)} samples predicted by the head of {model_b} from {model_a}")
         if labels is not None and points:
-            accuracy = bootstrap_mean(answers.argmax(1) == labels, seed=seed)
+            equal = groups_of_equal_rows(answers)
+            accuracy = mean_of_groups(answers.argmax(1) == labels, equal, seed=seed)
             figures["accuracy"] = accuracy.to_dict()
             say(f"accuracy {accuracy}")
         if logits is not None:

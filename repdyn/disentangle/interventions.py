@@ -24,6 +24,7 @@ from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap_mean, variance_interval
 from repdyn.progress import track
 from repdyn.reading import as_array
+from repdyn.repeats import groups_of_equal_rows, sums_by_group
 from repdyn.results import Result
 
 __all__ = [
@@ -383,7 +384,7 @@ def static_dynamic_table(
     Parameters
     ----------
     parts
-        Parts of test sequences of one length.
+        Parts of test sequences of one length. Equal sequences count once.
     judge
         Predicts factors of the data from latents.
     static, dynamic
@@ -495,6 +496,10 @@ def _swap_table(
             predicted = judge(resample(parts, seed=seed + offset, **intervention))
             for column, (name, label) in enumerate(truth.items()):
                 correct[:, row, column] += (as_array(predicted[name]) == label) / passes
+    equal = groups_of_equal_rows(parts.latents)
+    flat = correct.reshape(len(correct), -1)
+    once = np.stack([sums_by_group(equal, column) for column in flat.T], axis=1) / np.bincount(equal)[:, None]
+    correct = once.reshape(len(once), *correct.shape[1:])
     classes = tuple(len(np.unique(label)) for label in truth.values())
     return SwapTable(tuple(rows), tuple(truth), correct, kept, classes)
 

@@ -27,7 +27,7 @@ from repdyn.koopman.settings import GainSettings
 from repdyn.koopman.states import read_points
 from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
-from repdyn.repeats import groups_of_equal_rows
+from repdyn.repeats import groups_of_equal_rows, sums_by_group
 from repdyn.results import Result
 from repdyn.tracing import TracedModel
 from repdyn.tracing.hooks import unwrap
@@ -203,6 +203,10 @@ def gain(
     if inputs is not None:
         squares = _jacobians(model, names, inputs, weights, seed)  # (samples, points)
         count = len(squares)
+        # Equal samples count once: their means replace them.
+        equal = as_samples(inputs).groups()
+        squares = np.stack([sums_by_group(equal, column) for column in squares.T], axis=1)
+        squares /= np.bincount(equal)[:, None]
         true = tuple(
             _root(bootstrap(lambda own: float(own.mean()), column, seed=seed)) for column in squares.T
         )
@@ -273,7 +277,8 @@ def _step_maps(paths: RepresentationPaths, seed: int) -> tuple[list[Tensor], Rea
         scale = wide_coordinates(x.square().sum(dim=0).sqrt())
         same = torch.eye(x.shape[1], dtype=x.dtype) if x.shape[1] == y.shape[1] else None
         target = y if same is None else y - x  # shrunk towards the identity
-        fitted, _ = ridge_by_validation(x[~held_out] / scale, [target[~held_out]], _part(held_out, seed))
+        part = _part(held_out, seed, groups)
+        fitted, _ = ridge_by_validation(x[~held_out] / scale, [target[~held_out]], part)
         error = (x[held_out] / scale) @ fitted[0] - target[held_out]
         unexplained.append(float(error.square().sum() / y[held_out].square().sum()))
         found, _ = ridge_by_validation(x / scale, [target], held_out)
@@ -282,9 +287,10 @@ def _step_maps(paths: RepresentationPaths, seed: int) -> tuple[list[Tensor], Rea
     return maps, np.array(unexplained)
 
 
-def _part(held_out: Tensor, seed: int) -> Tensor:
+def _part(held_out: Tensor, seed: int, groups: NDArray[np.int64]) -> Tensor:
     """A fifth of the rows that are not held out, to choose the penalty of the map that is judged."""
-    return held_out_rows(int((~held_out).sum()), torch.Generator().manual_seed(seed))
+    own = np.unique(groups[as_array(~held_out)], return_inverse=True)[1]
+    return held_out_rows(len(own), torch.Generator().manual_seed(seed), own)
 
 
 def _jacobians(

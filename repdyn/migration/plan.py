@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, share_interval
+from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.linalg import polar
 from repdyn.migration.columns import migrate_column
 from repdyn.paths import PathsLike, RepresentationPaths, as_paths
 from repdyn.reading import as_array
+from repdyn.repeats import groups_of_equal_rows, parted_by_group
 from repdyn.results import Result
 from repdyn.translation import LinearTranslation, fit_affine, fit_orthogonal, fit_ridge, translate
 from repdyn.translation.coordinates import Cloud, unit_rows
@@ -243,21 +244,23 @@ def migrate(
     # All pairs are kept: they are rarer than other samples, and each lost one widens the interval.
     x, y, known = _sampled(paths_old, paths_new, known, seed)
     unit = bool(np.abs(np.linalg.norm(y[: MIGRATION.sample], axis=1) - 1).max() < MIGRATION.unit)
-    if len(known) >= MIGRATION.least_held_out:
-        return _measured(x, y, known, unit, seed)
+    equal = groups_of_equal_rows(x[known[:, 0]]) if len(known) else np.zeros(0, dtype=np.int64)
+    if len(np.unique(equal)) >= MIGRATION.least_held_out:
+        return _measured(x, y, known, equal, unit, seed)
     return _by_verdict(x, y, known, unit, seed)
 
 
-def _measured(x: Floats, y: Floats, known: Index, unit: bool, seed: int) -> Migration:
-    """The decision by what held-out pairs show."""
-    order = np.random.default_rng(seed).permutation(len(known))
-    count = int(MIGRATION.held_out * len(known))
-    test, train = known[order[:count]], known[order[count:]]
-    maps = _fitted(x, y, train, seed)
+def _measured(x: Floats, y: Floats, known: Index, equal: Index, unit: bool, seed: int) -> Migration:
+    """The decision by what held-out pairs show; copies of a document, of one group, share a part."""
+    size = int(MIGRATION.held_out * len(known))
+    held, rest = parted_by_group(equal, size, np.random.default_rng(seed))
+    test, train, count = known[held], known[rest], len(held)
+    maps = _fitted(x, y, train, len(np.unique(equal[rest])), seed)
     if x.shape[1] == y.shape[1]:
         maps["identity"] = _identity(x.shape[1])
     shares = {
-        name: share_interval(documents_found(t(x), y[test[:, 1]], test[:, 0])) for name, t in maps.items()
+        name: mean_of_groups(documents_found(t(x), y[test[:, 1]], test[:, 0]), equal[held])
+        for name, t in maps.items()
     }
     best = max((name for name in shares if name != "identity"), key=lambda name: shares[name].value)
     chosen, decision = best, MIGRATE
@@ -286,10 +289,10 @@ def _measured(x: Floats, y: Floats, known: Index, unit: bool, seed: int) -> Migr
     return Migration(decision, reason, verdict, final, chosen, shares, len(known), count, unit, {})
 
 
-def _fitted(x: Floats, y: Floats, known: Index, seed: int) -> dict[str, LinearTranslation]:
-    """Maps from pairs, and from the search that they guide where they are few for the width."""
+def _fitted(x: Floats, y: Floats, known: Index, distinct: int, seed: int) -> dict[str, LinearTranslation]:
+    """Maps from pairs, and from the search that they guide where the distinct ones are few for the width."""
     maps = {name: fit(x[known[:, 0]], y[known[:, 1]]) for name, fit in _FITS.items()}
-    if len(known) < 2 * max(x.shape[1], y.shape[1]) and len(known) < min(len(x), len(y)):
+    if distinct < 2 * max(x.shape[1], y.shape[1]) and len(known) < min(len(x), len(y)):
         found = translate(x, y, pairs=known, seed=seed)
         if np.any(found.matrix):
             maps["search"] = found
@@ -337,7 +340,8 @@ def _identity(width: int) -> LinearTranslation:
 
 def _identity_excess(x: Floats, y: Floats, seed: int) -> tuple[float, float]:
     """Excess distance of the identity, and the smallest of random rotations."""
-    a, b = Cloud.of(x, "old"), Cloud.of(y, "new")
+    once = [own[np.unique(groups_of_equal_rows(own), return_index=True)[1]] for own in (x, y)]
+    a, b = Cloud.of(once[0], "old"), Cloud.of(once[1], "new")
     generator = np.random.default_rng(seed)
     order = [generator.permutation(len(cloud.points)) for cloud in (a, b)]
     points = a.points[order[0]], b.points[order[1]]
@@ -390,9 +394,10 @@ def documents_found(index: ArrayLike, queries: ArrayLike, rows: ArrayLike) -> ND
         raise RepdynError("documents_found: index and queries must be finite")
     stored, asked = unit_rows(stored), unit_rows(asked)
     cosines = asked @ stored.T
-    own = cosines[np.arange(len(asked)), own_rows]
-    # Copies of a document differ by rounding.
-    return np.asarray(cosines.max(axis=1) <= own + 1e-12)
+    equal = groups_of_equal_rows(stored)
+    copies = equal[own_rows][:, None] == equal
+    own = np.where(copies, cosines, -np.inf).max(axis=1)
+    return np.asarray(cosines.max(axis=1) <= own + 1e-12)  # equal rows differ by rounding
 
 
 def _pairs(

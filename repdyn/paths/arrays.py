@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from importlib import metadata
 from typing import Any
@@ -202,12 +202,15 @@ def check_labels(labels: ArrayLike | None, size: int) -> NDArray[Any] | None:
     """Labels as ``(N,)`` int64 or strings, or ``None``; raise for another length or type."""
     if labels is None:
         return None
+    labels = list(labels) if isinstance(labels, Iterator) else labels
     missing = _missing_label(labels)
     if missing is not None:
         raise RepdynError(
             f"labels: the label of sample {missing} is missing (None or NaN); give it, or "
             "leave the sample out"
         )
+    if isinstance(labels, list | tuple) and labels and all(type(label) is int for label in labels):
+        labels = np.asarray(labels, dtype=object)  # NumPy makes floats of integers beyond int64
     array = as_array(labels)
     if array.ndim != 1 or len(array) != size:
         raise RepdynError(f"labels: have shape {array.shape} for {size} samples; give one label per sample")
@@ -220,19 +223,25 @@ def check_labels(labels: ArrayLike | None, size: int) -> NDArray[Any] | None:
     if array.dtype.kind == "U":
         return array
     if array.dtype.kind == "O" and all(isinstance(label, int | np.integer) for label in array.tolist()):
-        return check_labels(np.asarray(array.tolist()), size)
+        least, most = min(array.tolist()), max(array.tolist())
+        bounds = np.iinfo(np.int64)
+        if least < bounds.min or most > bounds.max:
+            wrong = most if most > bounds.max else least
+            raise RepdynError(f"labels: {wrong} does not fit into int64; give strings or smaller integers")
+        return array.astype(np.int64)
     if array.dtype.kind in "OT" and all(isinstance(label, str) for label in array.tolist()):
         return array.astype(np.str_)
     raise RepdynError(f"labels: have dtype {array.dtype}; give integers or strings")
 
 
 def _missing_label(labels: Any) -> int | None:
-    """The first sample with a label None or NaN, which NumPy would convert to the string 'nan'."""
+    """The first sample with a label None, NaN or NA, which NumPy would convert to the string 'nan'."""
     if isinstance(labels, np.ndarray) and labels.dtype.kind not in "Of":
         return None
     values = labels.tolist() if hasattr(labels, "tolist") else labels
     for number, label in enumerate(values if isinstance(values, list | tuple) else ()):
-        if label is None or (isinstance(label, float) and label != label):
+        nothing = label is None or type(label).__name__ in ("NAType", "NaTType")  # of pandas
+        if nothing or (isinstance(label, float) and label != label):
             return number
     return None
 

@@ -15,6 +15,7 @@ from repdyn import devices
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, bootstrap, ratio_interval
 from repdyn.reading import as_array
+from repdyn.repeats import sums_by_group
 from repdyn.tracing import TracedModel
 from repdyn.tracing.samples import as_samples, batches
 
@@ -117,8 +118,21 @@ def _likelihoods(model: TracedModel, final: Tensor, mask: Tensor | None, ids: Te
     return torch.stack(found)
 
 
-def loss_between(true: Outputs, changed: Outputs, seed: int) -> tuple[Estimate, Estimate | None]:
-    """The loss, and the share of equal decisions if there are any, with 95 % intervals over samples."""
+def loss_between(
+    true: Outputs, changed: Outputs, seed: int, groups: NDArray[np.int64] | None = None
+) -> tuple[Estimate, Estimate | None]:
+    """The loss, and the share of equal decisions if there are any, with 95 % intervals over samples.
+
+    Parameters
+    ----------
+    true, changed
+        Outputs for the same samples.
+    seed
+        Of the intervals.
+    groups
+        Group of equal samples that each belongs to, ``(N,)``: a group counts once in the intervals.
+    """
+    groups = np.arange(len(true.values)) if groups is None else groups
     own, other = true.values, changed.values
     if true.kind == LOG_PERPLEXITY:
         # A diverged network gives likelihoods beyond any use; they stay finite.
@@ -127,14 +141,21 @@ def loss_between(true: Outputs, changed: Outputs, seed: int) -> tuple[Estimate, 
         def per_token(difference: Rows, count: Rows) -> float:
             return float(difference.sum() / max(count.sum(), 1.0))
 
-        return bootstrap(per_token, more, own[:, 1], seed=seed), None
+        sums = (sums_by_group(groups, part) for part in (more, own[:, 1]))
+        return bootstrap(per_token, *sums, seed=seed), None
     if true.kind == DIVERGENCE:
         kl = (np.exp(own) * (own - other)).sum(axis=1)
         same = own.argmax(axis=1) == other.argmax(axis=1)
-        agreement = bootstrap(lambda x: float(x.mean()), same.astype(np.float64), seed=seed)
-        return bootstrap(lambda x: float(x.mean()), kl, seed=seed), agreement
+        ones = np.ones(len(kl))
+
+        def mean(total: Rows, count: Rows) -> float:
+            return float(total.sum() / count.sum())
+
+        count = sums_by_group(groups, ones)
+        agreement = bootstrap(mean, sums_by_group(groups, same.astype(np.float64)), count, seed=seed)
+        return bootstrap(mean, sums_by_group(groups, kl), count, seed=seed), agreement
     error, spread = np.square(own - other).sum(axis=1), np.square(own - own.mean(axis=0)).sum(axis=1)
-    return ratio_interval(error, spread, seed=seed), None
+    return ratio_interval(sums_by_group(groups, error), sums_by_group(groups, spread), seed=seed), None
 
 
 def mean_loss(true: Outputs, changed: Outputs) -> float:

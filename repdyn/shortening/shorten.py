@@ -26,7 +26,6 @@ from repdyn.shortening.fitting import Fitted, Kind, fit_map, read_tokens
 from repdyn.shortening.outputs import loss_between, mean_loss, outputs_of, predicts_tokens
 from repdyn.shortening.settings import ShortenSettings
 from repdyn.tracing import TracedModel, load
-from repdyn.tracing.identity import sample_digest
 from repdyn.tracing.samples import as_samples
 
 if TYPE_CHECKING:
@@ -317,7 +316,8 @@ def shorten(
     starts = _starts(model, blocks, remove)
     if predicts_tokens(model):  # the key-value cache of a language model counts tokens in its first block
         starts = [start for start in starts if start] or starts
-    parts = _parts(samples.take(np.arange(len(samples))), seed, settings)
+    groups = samples.groups()
+    parts = _parts(groups, seed, settings)
     generator = torch.Generator().manual_seed(seed)
     runs = {start: blocks[start : start + remove] for start in starts}
     taken = [samples.take(part) for part in parts]
@@ -346,9 +346,10 @@ def shorten(
     _, start, kind = min(tried, key=lambda own: own[0])
     run, map_ = runs[start], devices.to(fitted(start, kind, every=True).map, model.device)
     short = replaced(model, run, map_)
-    expected, agreement = loss_between(true[1], outputs_of(short, taken[2], settings.batch), seed)
+    equal = groups[parts[2]]
+    expected, agreement = loss_between(true[1], outputs_of(short, taken[2], settings.batch), seed, equal)
     without = replaced(model, run, Passthrough(run[0].packed))
-    dropped, _ = loss_between(true[1], outputs_of(without, taken[2], settings.batch), seed)
+    dropped, _ = loss_between(true[1], outputs_of(without, taken[2], settings.batch), seed, equal)
     found = Shortening(
         model.name,
         tuple(block.point for block in run),
@@ -379,9 +380,8 @@ def _starts(model: TracedModel, blocks: Sequence[Block], remove: int) -> list[in
     if starts:
         return starts
     fewer = next((count for count in range(remove - 1, 0, -1) if replaceable(blocks, count)), 0)
-    names = [
-        f"{blocks[start].point} to {blocks[start + fewer - 1].point}" for start in replaceable(blocks, fewer)
-    ]
+    known_starts = replaceable(blocks, fewer) if fewer else []  # every run of no block at all would do
+    names = [f"{blocks[start].point} to {blocks[start + fewer - 1].point}" for start in known_starts]
     known = f"at most {fewer} can be replaced: {', '.join(names)}" if fewer else "no block keeps its shape"
     raise RepdynError(
         f"shorten: no {remove} successive blocks of {model.name} keep the shape of their input; {known}"
@@ -396,19 +396,16 @@ def _ends(blocks: Sequence[Block], start: int, count: int) -> dict[str, Block]:
     return dict([entry, (last.point, last)])
 
 
-def _parts(samples: Sequence[Any], seed: int, settings: ShortenSettings) -> list[NDArray[np.int64]]:
-    """Numbers of the samples of the three parts; equal samples share a part."""
-    digests = [sample_digest(sample) for sample in samples]
-    numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
-    groups = np.array([numbers[digest] for digest in digests], dtype=np.int64)
+def _parts(groups: NDArray[np.int64], seed: int, settings: ShortenSettings) -> list[NDArray[np.int64]]:
+    """Numbers of the samples of the three parts; equal samples, those of one group, share a part."""
     # The shares of the parts are tenths.
     tenths = folds_by_group(groups, 10, np.random.default_rng(seed))
     edges = np.round(10 * np.cumsum(settings.parts)).astype(int)
     parts = [np.flatnonzero(np.digitize(tenths, edges[:-1]) == number) for number in range(3)]
     if min(len(part) for part in parts) < 2:
         raise RepdynError(
-            f"shorten: {len(numbers)} different samples are too few to fit, to choose and to predict; give "
-            f"at least {settings.min_samples}"
+            f"shorten: {groups.max() + 1} different samples are too few to fit, to choose and to predict; "
+            f"give at least {settings.min_samples}"
         )
     return parts
 

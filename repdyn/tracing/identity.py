@@ -6,7 +6,9 @@ content. Content that cannot be hashed raises :class:`Unhashable`, and the trace
 
 from __future__ import annotations
 
+import dis
 import hashlib
+import importlib.util
 import inspect
 import json
 import logging
@@ -16,7 +18,7 @@ import sys
 import types
 from collections.abc import Mapping
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +101,9 @@ def settings_digest(module: nn.Module) -> str:
     """SHA-256 of what a model's values depend on besides its weights.
 
     Included are the classes of all modules, their attributes (sizes, constants, activations, configurations),
-    buffers that are not saved with the weights, and the user's forward hooks. Attributes and buffers with
-    ``cache`` in their names are excluded, because they depend on earlier inputs.
+    buffers that are not saved with the weights, and the user's forward hooks. Of the user's own classes and
+    functions, included are their code, their attributes, and the globals and modules that they refer to.
+    Attributes and buffers with ``cache`` in their names are excluded, because they depend on earlier inputs.
 
     If an attribute cannot be hashed, the result is the reason, after :data:`NOT_HASHED`.
     """
@@ -201,8 +204,8 @@ class _Hash:
         names = {id(part): name for name, part in module.named_modules()}
         saved = set(module.state_dict())
         for name, part in module.named_modules():
-            self._bytes(f"{name}|{_named(type(part))}".encode())
-            self._own_code(type(part))
+            self._bytes(f"{name}|".encode())
+            self.feed(type(part))
             for key in sorted(vars(part)):
                 if (key in _OWN and not (key in _HOOKS and vars(part)[key])) or "cache" in key.lower():
                     continue
@@ -259,8 +262,12 @@ class _Hash:
         elif isinstance(value, type):
             self._bytes(_named(value).encode())
             self._own_code(value)
-        elif isinstance(value, types.ModuleType | logging.Logger):
-            self._bytes(str(getattr(value, "__name__", None) or value.name).encode())
+        elif isinstance(value, types.ModuleType):
+            self._bytes(value.__name__.encode())
+            if not _of_library(value.__name__):
+                self.feed_file(getattr(value, "__file__", None) or "")
+        elif isinstance(value, logging.Logger):
+            self._bytes(value.name.encode())
         elif isinstance(value, types.CodeType):
             self._code(value)
         elif isinstance(value, nn.Module):
@@ -279,8 +286,7 @@ class _Hash:
     def _object(self, value: Any) -> None:
         """Add an object by its class and attributes; by its pickle if it is written in C."""
         kind = type(value)
-        self._bytes(_named(kind).encode())
-        self._own_code(kind)
+        self.feed(kind)
         slots = {name for base in kind.__mro__ for name in _listed(getattr(base, "__slots__", ()))}
         held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
         held.pop("__weakref__", None)
@@ -328,9 +334,9 @@ class _Hash:
             self._bytes(f"{value.__module__}.{value.__qualname__}".encode())
         else:
             self._code(value.__code__)
-            for name in sorted(_names(value.__code__)):
-                if name in value.__globals__:
-                    self.feed([name, value.__globals__[name]])
+            self._referred(value.__globals__, sorted(_names(value.__code__)), set())
+            for file in sorted(_imported(value.__code__, str(value.__globals__.get("__package__") or ""))):
+                self.feed_file(file)
         self.feed([value.__defaults__, value.__kwdefaults__])
         for cell in value.__closure__ or ():
             try:
@@ -345,16 +351,34 @@ class _Hash:
         for constant in value.co_consts:
             self.feed(constant)
 
+    def _referred(self, place: Mapping[str, Any], names: list[str], entered: set[int]) -> None:
+        """Add what names refer to in a module; ``helpers.scale`` is looked up in the user's ``helpers``."""
+        for name in names:
+            held = place.get(name)
+            if not isinstance(held, types.ModuleType) or _of_library(held.__name__):
+                if name in place:
+                    self.feed([name, held])
+            elif id(held) not in entered:
+                entered.add(id(held))
+                self._bytes(held.__name__.encode())
+                self._referred(vars(held), names, entered)
+
     def _own_code(self, kind: type) -> None:
-        """Add the methods of a user-defined class, because an edit changes its values."""
+        """Add methods and attributes of a user-defined class, because an edit changes its values."""
         for base in kind.__mro__:
             if _of_library(base.__module__):
                 continue
-            for name, method in sorted(vars(base).items()):
-                function = getattr(method, "__func__", method)
-                if isinstance(function, types.FunctionType):
-                    self._bytes(name.encode())
-                    self._code(function.__code__)
+            for name, held in sorted(vars(base).items()):
+                part = getattr(held, "__func__", held)
+                if isinstance(part, property):
+                    part = [part.fget, part.fset]
+                elif isinstance(part, cached_property):
+                    part = part.func
+                special = name.startswith(("__", "_abc_")) and not isinstance(part, types.FunctionType)
+                if special or "cache" in name.lower() or isinstance(part, _SLOTS):
+                    continue
+                self._bytes(name.encode())
+                self.feed(part)
 
     def _unordered(self, values: Any) -> None:
         """Add values independently of their order."""
@@ -372,6 +396,9 @@ class _Hash:
         self._total.update(f"{len(data)}:".encode())
         self._total.update(data)
 
+
+_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+"""Descriptors of attributes in C, whose values belong to instances."""
 
 _WRITTEN_IN_PYTHON = 1 << 9
 """CPython's flag of a class that was made by a class statement."""
@@ -396,11 +423,38 @@ def _names(code: types.CodeType) -> set[str]:
     return names
 
 
+def _imported(code: types.CodeType, package: str) -> set[str]:
+    """Files of the user's modules that code and its inner functions import when they run."""
+    files = set()
+    steps = list(dis.get_instructions(code))
+    for number, step in enumerate(steps):
+        if step.opname != "IMPORT_NAME":
+            continue
+        level = steps[number - 2].argval if number > 1 else 0
+        dots = "." * level if isinstance(level, int) else ""
+        try:
+            found = importlib.util.find_spec(f"{dots}{step.argval}", package)
+        except (ImportError, AttributeError, ValueError):  # an import that may fail in the function as well
+            continue
+        if found is not None and found.origin is not None and not _in_library(found.name, found.origin):
+            files.add(found.origin)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            files |= _imported(constant, package)
+    return files
+
+
 def _of_library(name: str | None) -> bool:
     """Whether a module belongs to an installed library, which its version identifies."""
-    if name is None or name.partition(".")[0] in ("repdyn", "repdyn_adapters", "builtins"):
+    file = None if name is None else getattr(sys.modules.get(name), "__file__", None)
+    return name is None or _in_library(name, None if name == "__main__" else file)
+
+
+def _in_library(name: str, file: str | None) -> bool:
+    """Whether a module with a name and a file belongs to an installed library."""
+    top = name.partition(".")[0]
+    if top in ("repdyn", "repdyn_adapters", "builtins"):
         return True
-    file = getattr(sys.modules.get(name), "__file__", None)
-    if name == "__main__" or file is None:
-        return name in sys.builtin_module_names or name.partition(".")[0] in sys.stdlib_module_names
+    if file is None:
+        return name in sys.builtin_module_names or top in sys.stdlib_module_names
     return any(folder in str(Path(file)) for folder in _LIBRARIES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -12,14 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    default_collate,
+    default_convert,
+)
 
 from repdyn.errors import RepdynError
 from repdyn.paths.arrays import check_labels
 from repdyn.reading import as_array
+from repdyn.repeats import renumbered
 from repdyn.tracing.identity import NOT_HASHED, Unhashable, sample_digest
 
-__all__ = ["Samples", "as_samples", "batches"]
+__all__ = ["Samples", "as_samples", "batches", "copied"]
 
 Index = NDArray[np.int64]
 
@@ -44,6 +53,10 @@ class Samples:
         ``(N,)`` strings.
     labelled
         Whether each item is a pair of sample and label (a torch data set).
+    shortcut
+        Whether the labels are those of the data set's ``targets``, with which the items must agree.
+    texts
+        Whether the first sample is a text.
     workers
         Number of processes that read items ahead; 0: a background thread.
     """
@@ -52,6 +65,8 @@ class Samples:
     labels: NDArray[Any] | None
     ids: NDArray[np.str_]
     labelled: bool = False
+    shortcut: bool = False
+    texts: bool = False
     workers: int = 0
 
     def __len__(self) -> int:
@@ -59,15 +74,30 @@ class Samples:
 
     def take(self, index: NDArray[np.int64]) -> list[Any]:
         """The samples with these numbers."""
-        taken = [self._item(int(number)) for number in index]
-        return [item[0] for item in taken] if self.labelled else taken
+        return [self._sample(int(number), self._item(int(number))) for number in index]
 
     def _item(self, number: int) -> Any:
         """One item; an error names its sample."""
         try:
-            return self.items[number]
+            return _kept(self.items, number)
         except Exception as error:  # a data set may raise anything for an unreadable item
             raise self.unreadable(number, _reason(error)) from error
+
+    def _sample(self, number: int, item: Any) -> Any:
+        """The sample in an item, whose label is compared with the known one."""
+        if not self.labelled:
+            return item
+        if not _is_pair(item):
+            raise self.unreadable(
+                number, f"is a {type(item).__name__}, the first item a pair of sample and label"
+            )
+        if self.shortcut and self.labels is not None:
+            known, own = self.labels[number], _plain_label(item[1])
+            if (str(own) != str(known)) if self.labels.dtype.kind == "U" else (own != known):
+                raise self.unreadable(
+                    number, f"the data set gives the label {own!r}, its targets say {known!r}; pass labels=…"
+                )
+        return item[0]
 
     def unreadable(self, number: int, reason: str) -> RepdynError:
         """The error for a sample that cannot be read."""
@@ -96,7 +126,7 @@ class Samples:
             for number, item in zip(index.tolist(), items, strict=True):
                 if isinstance(item, _Unread):
                     raise self.unreadable(number, item.reason)
-            yield rows, index, [item[0] for item in items] if self.labelled else items
+            yield rows, index, [self._sample(int(k), item) for k, item in zip(index, items, strict=True)]
 
     @property
     def in_memory(self) -> bool:
@@ -121,6 +151,14 @@ class Samples:
             return str(own(number)) if callable(own) else sample_digest(sample)
         except Unhashable as error:
             return f"{NOT_HASHED}{error}"
+
+    def groups(self) -> Index:
+        """Group of equal samples that each belongs to, ``(N,)``; one that cannot be hashed is alone."""
+        digests = [
+            self.sample_digest(number, self.take(np.array([number]))[0]) for number in range(len(self))
+        ]
+        keys = [f"{number}" if key.startswith(NOT_HASHED) else key for number, key in enumerate(digests)]
+        return renumbered(np.unique(keys, return_inverse=True)[1])
 
     def chunk_digest(self, digests: Mapping[int, str]) -> str:
         """SHA-256 of a chunk, from the digests of its samples, or the reason why there is none."""
@@ -171,11 +209,11 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
         if TOKENS not in inputs:
             raise RepdynError("inputs: expected a sequence of samples, got a dict; pass one of its values")
         inputs = _samples_of(inputs)
-    workers = 0
+    inputs, workers, pairs = _rows(inputs), 0, isinstance(inputs, Dataset)
     if isinstance(inputs, DataLoader):
-        workers = inputs.num_workers
+        workers, pairs = inputs.num_workers, isinstance(inputs.dataset, Dataset)
         inputs = _in_its_order(inputs)
-        indexed = isinstance(inputs, Sized) and hasattr(inputs, "__getitem__")  # read sample by sample
+    indexed = isinstance(inputs, Sized) and hasattr(inputs, "__getitem__")  # read sample by sample
     items: Any = inputs
     # A pandas Series has a length and items, too, but is indexed by its labels and not by number.
     if not indexed or hasattr(inputs, "iloc"):
@@ -194,26 +232,35 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
             f"inputs: every sample is a {type(first).__name__} of {', '.join(map(str, first))}; "
             "pass the samples of one of these, and labels=… of another"
         )
-    pairs = isinstance(inputs, Dataset)
-    labelled = pairs and isinstance(first, (tuple, list)) and len(first) == 2
-    if labelled and labels is None:
-        labels = _labels(items, size)
+    labelled, shortcut = pairs and _is_pair(first), False
+    if of_items := labelled and labels is None:
+        labels, shortcut = _labels(items, size, first[1])
     names = (
-        np.arange(size).astype(str) if ids is None else np.asarray([str(name) for name in np.asarray(ids)])
+        np.arange(size).astype(str) if ids is None else np.asarray([_text(name) for name in np.asarray(ids)])
     )
     known: NDArray[Any] | None = None
     if labels is not None:
+        labels = list(labels) if isinstance(labels, Iterator) else labels
         labels = as_array(labels) if isinstance(labels, Tensor) else labels
         shape = labels.shape if isinstance(labels, np.ndarray) else (len(list(labels)),)  # type: ignore[arg-type]
         if len(shape) != 1 or shape[0] != size:
             raise RepdynError(f"labels: {shape[0]} labels for {size} samples; give one per sample")
-        known = check_labels(labels, size)
+        try:
+            known = check_labels(labels, size)
+        except RepdynError as error:
+            if not of_items:
+                raise
+            raise RepdynError(
+                f"{error}; they are the second parts of the items of {type(inputs).__name__}: pass labels=…, "
+                "or a data set of the samples alone"
+            ) from None
     if names.ndim != 1 or len(names) != size:
         raise RepdynError(f"ids: {len(names)} ids for {size} samples; give one per sample")
     if len(set(names.tolist())) < size:
         repeated = Counter(names.tolist()).most_common(1)[0][0]
         raise RepdynError(f"ids: {repeated!r} occurs twice; give every sample its own")
-    return Samples(items, known, names, labelled, workers)
+    texts = isinstance(first[0] if labelled else first, str)
+    return Samples(items, known, names, labelled, shortcut, texts, workers)
 
 
 def batches(
@@ -245,7 +292,7 @@ def batches(
         Whether samples of different lengths may share a batch.
     """
     index = np.arange(rows.start, rows.stop)
-    if lengths is None and not isinstance(samples.take(index[:1])[0], str):
+    if lengths is None and not samples.texts:
         return [index[start : start + batch_size] for start in range(0, len(index), batch_size)]
     taken = samples.take(index)
     known = np.array([len(item) for item in taken] if lengths is None else _lengths(samples, index, lengths))
@@ -306,8 +353,13 @@ def _lengths(
 
 def _in_its_order(loader: DataLoader[Any]) -> Any:
     """Data set of a loader that keeps its order; raise for other loaders."""
+    if loader.collate_fn not in (default_collate, default_convert) and not _has_tokens(loader.dataset):
+        raise RepdynError(
+            "inputs: the DataLoader has a collate_fn of its own, which would not be called; pass its data "
+            "set, and the function as repdyn.wrap(module, prepare=…)"
+        )
     if isinstance(loader.dataset, IterableDataset):
-        return list(loader.dataset)
+        return _listed(loader.dataset)
     if not isinstance(loader.sampler, SequentialSampler) or loader.drop_last:
         raise RepdynError(
             "inputs: the DataLoader shuffles or leaves samples out, so ids would not identify samples; pass "
@@ -316,12 +368,85 @@ def _in_its_order(loader: DataLoader[Any]) -> Any:
     return loader.dataset
 
 
-def _labels(items: Any, size: int) -> list[Any]:
-    """Labels of a labelled data set: its ``targets`` if it has them, else those of all items."""
-    kept = getattr(items, "targets", None)
-    if kept is not None and getattr(items, "target_transform", None) is None and len(kept) == size:
-        return list(kept)
-    return [_read_one(items, number)[1] for number in range(size)]
+def _rows(inputs: Any) -> Any:
+    """Inputs whose rows are the samples: a table or a sparse matrix is no sequence of its rows."""
+    if hasattr(inputs, "toarray") and hasattr(inputs, "nnz"):
+        return as_array(inputs)
+    named = getattr(inputs, "column_names", None) if hasattr(inputs, "schema") else None
+    columns = getattr(inputs, "columns", named) if getattr(inputs, "ndim", 2) == 2 else None
+    if isinstance(inputs, Dataset | DataLoader) or columns is None or not hasattr(inputs, "shape"):
+        return inputs
+    array = np.asarray(inputs)
+    if array.ndim == 2 and array.dtype.kind in "fiub":
+        return array
+    shown = ", ".join(str(getattr(one, "name", one)) for one in list(named or columns)[:5])
+    raise RepdynError(
+        f"inputs: is a {type(inputs).__name__} with the columns {shown}; pass one of them, "
+        "such as table['text'], and labels=table['label']"
+    )
+
+
+def _has_tokens(items: Any) -> bool:
+    """Whether the items of a data set are token ids, which need no function that joins them."""
+    first = None if isinstance(items, IterableDataset) or not len(items) else _read_one(items, 0)
+    return isinstance(first, Mapping) and TOKENS in first
+
+
+def _labels(items: Any, size: int, first: Any) -> tuple[list[Any], bool]:
+    """Labels of a labelled data set, and whether they are those of its ``targets``, not of its items."""
+    kept: Any = getattr(items, "targets", None)
+    listed = isinstance(kept, list | tuple | np.ndarray | Tensor) and len(kept) == size
+    if listed and getattr(items, "target_transform", None) is None:
+        # A data set may give other labels than its targets; the rest is compared as it is read.
+        own = {0: first, size - 1: first if size == 1 else _label(items, size - 1)}
+        if all(np.array_equal(_plain_label(label), _plain_label(kept[k])) for k, label in own.items()):
+            return [_plain_label(label) for label in kept], True
+    return [_plain_label(_label(items, number)) for number in range(size)], False
+
+
+def _label(items: Any, number: int) -> Any:
+    """The label in an item of a labelled data set; an error names its sample."""
+    item = _read_one(items, number)
+    if not _is_pair(item):
+        raise RepdynError(
+            f"sample {number}: is a {type(item).__name__}, the first item a pair of sample and label"
+        )
+    return item[1]
+
+
+def _plain_label(label: Any) -> Any:
+    """A label as a plain value, where it is an array of one."""
+    if isinstance(label, Tensor | np.ndarray | np.generic) and math.prod(label.shape) == 1:
+        return as_array(label).reshape(()).item()
+    return label
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple | list) and len(item) == 2
+
+
+def _text(name: Any) -> str:
+    """An id as a string; bytes are read as UTF-8."""
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
+
+
+def _kept(items: Any, number: int) -> Any:
+    """One item in memory of its own: a data set may give the same buffer, filled anew, for every item."""
+    item = items[number]
+    return item if isinstance(items, list | tuple | np.ndarray | Tensor) else copied(item)
+
+
+def copied(item: Any) -> Any:
+    """An item with copies of its arrays and tensors."""
+    if isinstance(item, Tensor):
+        return item.clone()
+    if isinstance(item, np.ndarray):
+        return item.copy()
+    if type(item) in (list, tuple):
+        return type(item)(copied(part) for part in item)
+    if type(item) is dict:
+        return {name: copied(part) for name, part in item.items()}
+    return item
 
 
 def _read_one(items: Any, number: int) -> Any:
@@ -335,9 +460,10 @@ def _read_one(items: Any, number: int) -> Any:
 def _listed(items: Iterable[Any]) -> list[Any]:
     """All items of an iterable; an error names the sample."""
     listed: list[Any] = []
+    fresh = not isinstance(items, Sized)  # a generator may give the same buffer, filled anew, for every item
     try:
         for item in items:
-            listed.append(item)  # noqa: PERF402 - the length is needed in the except clause
+            listed.append(copied(item) if fresh else item)  # noqa: PERF401 - the length is needed below
     except Exception as error:  # a generator may raise anything
         raise RepdynError(f"sample {len(listed)}: {_reason(error)}") from error
     return listed
@@ -367,7 +493,7 @@ class _Numbered(Dataset[Any]):
 
     def __getitem__(self, number: int) -> Any:
         try:
-            return self.items[number]
+            return _kept(self.items, number)
         except Exception as error:  # a data set may raise anything for an unreadable item
             return _Unread(_reason(error))
 

@@ -17,7 +17,7 @@ from repdyn.errors import NotFiniteError, RepdynError
 from repdyn.progress import track
 from repdyn.tracing.model import TracedModel
 from repdyn.tracing.passes import HostBatch, Passes
-from repdyn.tracing.samples import Samples, as_samples, batches
+from repdyn.tracing.samples import Samples, as_samples, batches, copied
 
 __all__ = [
     "PREPARED_AHEAD",
@@ -141,6 +141,9 @@ def _steps(
 ) -> Iterator[Step]:
     """All batches in turn, planned chunk by chunk, read and prepared."""
     model = passes.model
+    home = str(getattr(model.prepare, "__module__", None) or "").partition(".")[0]
+    # The user's function may fill the same buffer for every batch, and is called ahead of the model.
+    owned = copied if home not in ("repdyn", "repdyn_adapters") else lambda prepared: prepared
     plan = (
         (rows, index)
         for rows in chunks
@@ -152,7 +155,7 @@ def _steps(
         inputs = None
         if not _is_learned(passes, index, start):
             try:
-                inputs = passes.prepare(taken)
+                inputs = owned(passes.prepare(taken))
             except Exception as error:  # prepare may raise anything for an unsupported sample
                 raise _blamed(
                     lambda sample: passes.prepare([sample]), samples, index, taken, error

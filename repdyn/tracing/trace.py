@@ -87,7 +87,9 @@ def trace(
     device
         Device of the model during the trace; default: the model's current device.
     resume
-        Continue the store of an interrupted trace at ``out``.
+        Continue the store of an interrupted trace at ``out``. Samples, labels, ``prepare``, pooling, weights
+        and settings must be the same. What ``prepare`` itself reads from files or the network is not
+        compared: give file names with their folder as samples.
     engine
         Where the chunks of the store ``out`` are traced. None: in this process. ``"ray"``, or an engine such
         as :class:`repdyn_adapters.ray.RayEngine` with the cluster's address: on the workers of a Ray cluster.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +194,47 @@ def test_nothing_is_replaced_and_bad_input_is_named(tmp_path: Path) -> None:
         plan().apply(tmp_path / "two.parquet", tmp_path / "c.parquet")
     assert not (tmp_path / "c.parquet").exists()
     assert not (tmp_path / "c.npy").exists()
+
+
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+def test_blocks_of_a_file_that_was_replaced_with_its_date_are_not_used(tmp_path, monkeypatch, ending) -> None:
+    """As by ``cp -p`` or an archive: the same name, size and time, and other vectors in the second block."""
+    source, out = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
+
+    def write(x) -> None:
+        np.save(source, x) if ending == "npy" else pq.write_table(
+            pa.table({"v": list(x)}), source, compression="none", use_dictionary=False
+        )
+        os.utime(source, (10**9, 10**9))
+
+    write(X)
+    with monkeypatch.context() as patch:
+        counted(patch, fail_at=3)
+        with pytest.raises(KeyboardInterrupt):
+            plan().apply(source, out)
+    other = X.copy()
+    other[10] += 1
+    write(other)
+    with monkeypatch.context() as patch:
+        seen = counted(patch)
+        plan().apply(source, out)
+        assert len(seen) == 7 - 2  # two of the three blocks are those of before
+    vectors = np.load(out) if ending == "npy" else np.array(pq.read_table(out)["v_migrated"].to_pylist())
+    np.testing.assert_allclose(vectors, plan()(other), atol=1e-5)
+
+
+def test_blocks_of_another_map_are_not_used_where_the_first_vectors_are_zero(tmp_path, monkeypatch) -> None:
+    x = X.copy()
+    x[:4] = 0
+    np.save(tmp_path / "a.npy", x)
+    with monkeypatch.context() as patch:
+        counted(patch, fail_at=3)
+        with pytest.raises(KeyboardInterrupt):
+            plan().apply(tmp_path / "a.npy", tmp_path / "b.npy")
+    first = plan()
+    turned = replace(first.translation, offset_a=np.zeros(4), offset_b=first(np.zeros((1, 4)))[0])
+    turned = replace(turned, matrix=2 * turned.matrix)
+    other = replace(first, translation=turned)
+    np.testing.assert_allclose(other(x[:4]), first(x[:4]), atol=1e-9)
+    other.apply(tmp_path / "a.npy", tmp_path / "b.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "b.npy"), other(x), atol=1e-4)

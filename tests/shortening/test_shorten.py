@@ -223,3 +223,9 @@ def test_padding_is_no_token() -> None:
     assert short.shortening.loss == "unexplained variance of the output"
     assert short.shortening.tokens < sum(map(len, texts))
     assert short.shortening.expected.value < short.shortening.dropped.value
+
+
+def test_blocks_that_all_change_the_shape_are_named() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    with pytest.raises(RepdynError, match=r"no 1 successive blocks .* no block keeps its shape"):
+        shorten(repdyn.wrap(net), drawn(300, 4), remove=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import threading
 
 import numpy as np
@@ -239,3 +241,92 @@ def test_fingerprints_are_of_content():
     assert fingerprint(loop)
     with pytest.raises(Unhashable):
         fingerprint(iter([1, 2]).__length_hint__ and threading.Lock())
+
+
+OFFSET = 1.0
+
+
+class Shifted(nn.Module):
+    """Its values depend on a global, a class attribute and a property, none of which is a weight."""
+
+    factor = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.body = mlp()
+
+    @property
+    def slope(self):
+        return 1.0
+
+    def forward(self, x):
+        return self.body(x * self.factor * self.slope + OFFSET)
+
+
+class Prepare:
+    """A callable object, whose code refers to a global."""
+
+    def __call__(self, rows):
+        return torch.from_numpy(np.stack(rows)) * SCALE
+
+
+CHANGES = {
+    "a global of forward": (lambda: repdyn.wrap(Shifted()), "OFFSET", 7.0),
+    "a global of __call__": (lambda: repdyn.wrap(mlp(), Prepare()), "SCALE", 7.0),
+    "an attribute of the class": (lambda: repdyn.wrap(Shifted()), (Shifted, "factor"), 7.0),
+    "a property": (lambda: repdyn.wrap(Shifted()), (Shifted, "slope"), property(lambda self: 7.0)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_all_that_a_users_code_refers_to_counts(change, tmp_path, monkeypatch):
+    make, place, value = CHANGES[change]
+    first = repdyn.trace(make(), A, out=tmp_path / "a.paths")
+    again = repdyn.trace(make(), A, out=tmp_path / "a.paths")
+    last = first.points[-1]
+    np.testing.assert_array_equal(np.asarray(first[last]), np.asarray(again[last]))
+    if isinstance(place, str):
+        monkeypatch.setitem(globals(), place, value)
+    else:
+        monkeypatch.setattr(*place, value)
+    other = repdyn.trace(make(), A)
+    assert not np.allclose(np.asarray(other[last]), np.asarray(first[last]))
+    with pytest.raises(RepdynError, match=r"holds another trace, its (settings|prepare)"):
+        repdyn.trace(make(), A, out=tmp_path / "a.paths")
+
+
+def prepare_by_helpers(texts):
+    return helpers_of_this_test.read(texts)  # noqa: F821 - set by the test
+
+
+def prepare_by_import(texts):
+    from helpers_of_this_test import read
+
+    return read(texts)
+
+
+@pytest.mark.parametrize("prepare", [prepare_by_helpers, prepare_by_import])
+def test_a_module_of_the_user_counts_with_what_is_in_it(prepare, tmp_path, monkeypatch):
+    """The helpers of a project are edited between two runs; texts are the samples."""
+
+    def edited(digits):
+        code = f"import torch\nSCALE = {digits}\n\ndef read(texts):\n"
+        code += "    return torch.tensor([[float(len(t) * SCALE)] * 4 for t in texts])\n"
+        (tmp_path / "helpers_of_this_test.py").write_text(code)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "helpers_of_this_test", raising=False)
+        spec = importlib.util.spec_from_file_location(
+            "helpers_of_this_test", tmp_path / "helpers_of_this_test.py"
+        )
+        module = importlib.util.module_from_spec(spec)
+        exec(compile(code, spec.origin, "exec"), vars(module))  # not from a cached byte code
+        monkeypatch.setitem(sys.modules, "helpers_of_this_test", module)
+        monkeypatch.setitem(globals(), "helpers_of_this_test", module)
+
+    texts = ["a", "bb", "ccc"]
+    edited(1)
+    repdyn.trace(repdyn.wrap(mlp(), prepare), texts, out=tmp_path / "a.paths")
+    repdyn.trace(repdyn.wrap(mlp(), prepare), texts, out=tmp_path / "a.paths")
+    edited(2)
+    with pytest.raises(RepdynError, match="holds another trace, its prepare is different"):
+        repdyn.trace(repdyn.wrap(mlp(), prepare), texts, out=tmp_path / "a.paths")

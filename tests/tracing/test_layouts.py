@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 
 import repdyn
@@ -199,3 +200,26 @@ def test_a_probe_changes_no_value_and_costs_one_sample():
     declared = Counted()
     repdyn.trace(repdyn.wrap(declared, points={"block": "NCL"}), numbers(9, 4, 16), batch_size=4)
     assert declared.samples == [4, 4, 1]  # the batches, and nothing else
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_blocks_with_a_letter_after_their_number_are_one_chain(name):
+    """GoogLeNet's default was two classifiers for training, which never run; Inception's 3 of 11 blocks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = getattr(torchvision.models, name)(init_weights=False, num_classes=4).eval()
+        x = torch.randn(2, 3, 96, 96)
+    seen, handles = {}, []
+    for part, inner in module.named_children():
+        if part.startswith(("inception", "Mixed_")):
+            keep = lambda _m, _a, out, part=part: seen.update({part: out.mean((2, 3))})  # noqa: E731
+            handles.append(inner.register_forward_hook(keep))
+    with torch.no_grad():
+        module(x)
+    for handle in handles:
+        handle.remove()
+    paths = repdyn.trace(module, x)
+    assert paths.points == tuple(seen)
+    assert len(seen) == (9 if name == "googlenet" else 11)
+    for point, value in seen.items():
+        np.testing.assert_allclose(np.asarray(paths[point]), value.numpy(), rtol=1e-4, atol=1e-5)

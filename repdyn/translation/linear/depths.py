@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
+from repdyn.repeats import groups_of_equal_rows, parted_by_group
 from repdyn.results import Result
 from repdyn.translation.coordinates import unit_rows
 from repdyn.translation.linear.maps import LinearTranslation
@@ -67,9 +68,10 @@ class PathTranslation(Result, kind="path_translation"):
         """Measure the agreement along the path of translations of points a, per depth, to points b."""
         generator = np.random.default_rng(seed)
         rows = generator.permutation(len(a[0]))[:PROBES]
-        order = generator.permutation(len(b[0]))
-        half = min(PROBES, len(order) // 2)
-        columns, others = order[:half], order[half : 2 * half]
+        # A copy among the points that are searched would be nearest at every depth.
+        columns, others = parted_by_group(groups_of_equal_rows(b[0]), len(b[0]) // 2, generator)
+        half = min(PROBES, len(columns), len(others))
+        columns, others = columns[:half], others[:half]
         near, own = [], []
         for t, x, y in zip(translations, a, b):
             target = unit_rows(y[columns] - t.offset_b)

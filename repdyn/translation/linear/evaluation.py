@@ -321,7 +321,7 @@ def cycle_consistency(cycle: Sequence[LinearTranslation], x: ArrayLike, seed: in
     cycle
         In order; each ends where the next begins, the last where the first began.
     x
-        Points of the first model ``(N, D)``, N at most 10 000.
+        Points of the first model ``(N, D)``, N at most 10 000; equal ones count once.
     seed
         Of the interval.
 
@@ -360,6 +360,7 @@ def cycle_consistency(cycle: Sequence[LinearTranslation], x: ArrayLike, seed: in
         )
     if not np.isfinite(points).all():
         raise RepdynError("cycle_consistency: x must be finite")
+    points = points[np.unique(groups_of_equal_rows(points), return_index=True)[1]]
     moved = points
     for t in cycle:
         moved = t(moved)

@@ -15,6 +15,7 @@ from repdyn.artifacts import Artifact
 from repdyn.errors import RepdynError
 from repdyn.linalg import procrustes, ridge_by_leave_one_out, ridge_path
 from repdyn.reading import as_array
+from repdyn.repeats import groups_of_equal_rows
 from repdyn.results import Result
 from repdyn.translation.coordinates import unit_rows
 
@@ -355,6 +356,8 @@ def fit_ridge(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
 
     .. math:: \min_M \sum_i \lVert (x_i - \bar x) M - (y_i - \bar y) \rVert^2 + \lambda \lVert M \rVert^2
 
+    Rows with equal x are left out together.
+
     Parameters
     ----------
     x, y
@@ -376,7 +379,8 @@ def fit_ridge(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
     """
     a, b, w = checked_pairs(x, y, None)
     mean_a, mean_b = w @ a, w @ b
-    return LinearTranslation(ridge_by_leave_one_out(a - mean_a, b - mean_b, PENALTIES), mean_a, mean_b)
+    matrix = ridge_by_leave_one_out(a - mean_a, b - mean_b, PENALTIES, groups_of_equal_rows(a))
+    return LinearTranslation(matrix, mean_a, mean_b)
 
 
 def fit_affine(x: ArrayLike, y: ArrayLike) -> LinearTranslation:
@@ -415,10 +419,11 @@ def _correction_penalty(a: Floats, b: Floats) -> float:
 
     Leave-one-out of the correction alone would ignore that the orthogonal part is fitted to the same pairs.
     """
-    folds = min(OPTIONS.folds, len(a) // 2)
+    groups = groups_of_equal_rows(a)
+    folds = min(OPTIONS.folds, (int(groups.max()) + 1) // 2)
     if folds < 2:
         return float("inf")
-    part = np.arange(len(a)) % folds
+    part = groups % folds
     errors = np.zeros(len(PENALTIES) + 1)
     for fold in range(folds):
         fit, held = part != fold, part == fold

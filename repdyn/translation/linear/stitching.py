@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from repdyn import devices
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.intervals import Estimate, bootstrap_mean
+from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.reading import as_array
+from repdyn.repeats import groups_of_equal_rows
 from repdyn.results import Result
 from repdyn.tracing.hooks import in_evaluation
 from repdyn.tracing.model import TracedModel
@@ -318,7 +319,7 @@ def evaluate_stitching(
     model_a, t, model_b
         As in :func:`stitch`, through B's head.
     inputs
-        N inputs for both models, none of which a map was fitted on.
+        N inputs for both models, none of which a map was fitted on. Equal ones count once in the intervals.
     labels
         B's class numbers, shape ``(N,)``.
     seed
@@ -364,7 +365,8 @@ def evaluate_stitching(
         right[name] = as_array(logits.argmax(dim=1)) == wanted
     right[FREQUENT] = wanted == np.bincount(wanted).argmax()
     controls = [name for name in right if name not in (OURS, OWN)]
-    beyond = [bootstrap_mean(right[OURS].astype(float) - right[name], seed=seed) for name in controls]
+    equal = groups_of_equal_rows(np.concatenate([read_a, read_b], axis=1))
+    beyond = [mean_of_groups(right[OURS].astype(float) - right[name], equal, seed=seed) for name in controls]
     verdict = (
         "found"
         if min(difference.low for difference in beyond) > 0
@@ -372,7 +374,7 @@ def evaluate_stitching(
         if min(difference.high for difference in beyond) <= 0
         else "inconclusive"
     )
-    accuracy = {name: bootstrap_mean(right[name], seed=seed) for name in (OURS, *controls, OWN)}
+    accuracy = {name: mean_of_groups(right[name], equal, seed=seed) for name in (OURS, *controls, OWN)}
     return StitchingEvaluation(accuracy, len(wanted), verdict)
 
 
