@@ -209,6 +209,7 @@ def check_labels(labels: ArrayLike | None, size: int) -> NDArray[Any] | None:
             f"labels: the label of sample {missing} is missing (None or NaN); give it, or "
             "leave the sample out"
         )
+    _check_one_kind(labels)
     if isinstance(labels, list | tuple) and labels and all(type(label) is int for label in labels):
         labels = np.asarray(labels, dtype=object)  # NumPy makes floats of integers beyond int64
     array = as_array(labels)
@@ -232,6 +233,24 @@ def check_labels(labels: ArrayLike | None, size: int) -> NDArray[Any] | None:
     if array.dtype.kind in "OT" and all(isinstance(label, str) for label in array.tolist()):
         return array.astype(np.str_)
     raise RepdynError(f"labels: have dtype {array.dtype}; give integers or strings")
+
+
+def _check_one_kind(labels: Any) -> None:
+    """Raise an error for texts among numbers or bytes: NumPy would make one class of 1 and "1"."""
+    if isinstance(labels, np.ndarray) and labels.dtype.kind != "O":
+        return
+    values = labels.tolist() if hasattr(labels, "tolist") else labels
+    if not isinstance(values, list | tuple):
+        return
+    first: dict[type, int] = {}
+    for number, label in enumerate(values):
+        first.setdefault(next((kind for kind in (str, bytes) if isinstance(label, kind)), int), number)
+    if len(first) > 1:
+        one, other = list(first.values())[:2]
+        raise RepdynError(
+            f"labels: sample {one} has {values[one]!r} and sample {other} {values[other]!r}; give "
+            "texts alone, or whole numbers alone"
+        )
 
 
 def _missing_label(labels: Any) -> int | None:

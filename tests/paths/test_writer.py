@@ -355,3 +355,11 @@ def test_the_old_name_of_the_storage_works_with_a_warning(tmp_path: Path) -> Non
     writer = PathsWriter.open(tmp_path / "a.paths", ["a"], {"a": 2}, 3, {})
     with pytest.warns(DeprecationWarning, match="renamed storage"):
         assert writer.place is writer.storage
+
+
+@pytest.mark.parametrize("labels", [[1, "1", 2], ["a", b"a", "b"], ["1", 1.5, "x"]])
+def test_texts_and_numbers_are_not_made_one_class(labels: list[Any]) -> None:
+    assert len(set(labels)) > len(np.unique(labels)) or 1.5 in labels  # NumPy would make one class of two
+    for given in (labels, tuple(labels), np.array(labels, dtype=object)):
+        with pytest.raises(RepdynError, match=r"sample 0 has .* and sample 1"):
+            RepresentationPaths.from_arrays({"a": np.eye(3)}, labels=given)
