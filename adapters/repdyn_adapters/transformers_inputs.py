@@ -37,6 +37,13 @@ def arguments_of(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(runs.forward).parameters)
 
 
+_WITHOUT_DEPTH = {
+    **dict.fromkeys(("BoW", "StaticEmbedding", "WordEmbeddings"), "which has no layers to trace"),
+    **dict.fromkeys(("Asym", "Router"), "which holds several models; give the folder of one of them"),
+}
+"""First modules of sentence-transformers' folders that are no transformer."""
+
+
 def sentence_settings(source: str) -> dict[str, Any]:
     """Settings of a sentence-transformers folder, as far as given.
 
@@ -49,6 +56,10 @@ def sentence_settings(source: str) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     modules = _modules(source)
+    if modules and modules[0][0] in _WITHOUT_DEPTH:
+        raise RepdynError(
+            f"model 'hf:{source}': its first module is a {modules[0][0]}, {_WITHOUT_DEPTH[modules[0][0]]}"
+        )
     pools = next((place for kind, place in modules if kind == "Pooling"), "1_Pooling")
     inner = modules[0][1] if modules else ""
     if inner and not (Path(source) / "config.json").is_file():

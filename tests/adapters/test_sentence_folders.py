@@ -107,3 +107,11 @@ def test_a_damaged_list_of_modules_is_named(content, transformer, tmp_path):
     (tmp_path / "a" / "modules.json").write_text(content)
     with pytest.raises(repdyn.RepdynError, match=r"modules\.json"):
         repdyn.load(f"hf:{tmp_path / 'a'}")
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("StaticEmbedding", "no layers"), ("Router", "several models")])
+def test_a_folder_whose_first_module_is_no_transformer_says_so(kind, reason, tmp_path):
+    listed = [{"idx": 0, "name": "0", "path": "", "type": f"sentence_transformers.models.{kind}"}]
+    (tmp_path / "modules.json").write_text(json.dumps(listed))
+    with pytest.raises(repdyn.RepdynError, match=f"first module is a {kind}, .*{reason}"):
+        repdyn.load(f"hf:{tmp_path}")
