@@ -1,4 +1,4 @@
-"""A TransformerBridge of TransformerLens is read as the model that it wraps, with the bridge's own changes."""
+"""A TransformerBridge of TransformerLens is read as the model inside it, with the changes of the bridge."""
 
 from __future__ import annotations
 
