@@ -323,7 +323,7 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
             Point("lm_head", "NLC", mask="attention_mask", reads="input"),
             FINAL,
         )
-    score, place = getattr(model, "score", None), "score"
+    score, place = _in_use(getattr(model, "score", None), "score")
     # T5Gemma's decoder reads the text again, one token later; its score is a layer after dropout.
     reread = getattr(model.config, "is_encoder_decoder", False) and type(model).__name__.endswith(
         "Classification"
@@ -333,16 +333,16 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
         if "Token" in type(model).__name__:
             mask = _one_later("attention_mask") if reread else "attention_mask"
             return model, None, Point(place, "NLC", mask=mask, reads="input"), FINAL
-    if isinstance(score, nn.Linear):  # causal models classify every token and take the last
+    if _is_linear(score):  # causal models classify every token and take the last
         mask = _one_later(_scored(model)) if reread else _scored(model)
         return model, _call(score), Point(place, "NLC", mask=mask, reads="input"), "score"
     # Most encoder-decoder models name the classifier differently.
     decoded = bool(getattr(model.config, "is_encoder_decoder", False))
     named_so = "classification_head" if decoded and hasattr(model, "classification_head") else "classifier"
-    classifier = getattr(model, named_so, None)
+    classifier, named_so = _in_use(getattr(model, named_so, None), named_so)
     one_answer = type(model).__name__.endswith("Classification") and "Token" not in type(model).__name__
     if isinstance(classifier, nn.Module) and one_answer:
-        linear = [path for path, part in classifier.named_modules() if isinstance(part, nn.Linear)]
+        linear = _linear_layers(classifier)
         if linear:
             path = f"{named_so}.{linear[-1]}".rstrip(".")
             last = _call(model.get_submodule(path))
@@ -367,6 +367,31 @@ def _parts(model: Any, tower: str) -> tuple[Any, Callable[[Tensor], Tensor] | No
         path = answers[-1]
     mask = "attention_mask" if named.endswith(REREAD) else None
     return model, None, None if path is None else Point(path, "NLC", mask=mask, reads="input"), FINAL
+
+
+def _in_use(part: Any, path: str) -> tuple[Any, str]:
+    """What runs of a part and its path: PEFT keeps the trained copies of a head beside the original one."""
+    copies = getattr(part, "modules_to_save", None)
+    if not isinstance(copies, nn.ModuleDict):
+        return part, path
+    if part.disable_adapters or not part.active_adapters:
+        return part.original_module, f"{path}.original_module"
+    chosen = part.active_adapters[0]
+    return copies[chosen], f"{path}.modules_to_save.{chosen}"
+
+
+def _is_linear(part: Any) -> bool:
+    """Whether a part is a linear layer, or one with an adapter of PEFT around it."""
+    return isinstance(part, nn.Linear) or isinstance(getattr(part, "base_layer", None), nn.Linear)
+
+
+def _linear_layers(part: nn.Module) -> list[str]:
+    """Paths of the linear layers of a part, without those inside an adapter of PEFT."""
+    found: list[str] = []
+    for path, inner in part.named_modules():
+        if _is_linear(inner) and not any(not outer or path.startswith(f"{outer}.") for outer in found):
+            found.append(path)
+    return found
 
 
 def _scored(model: Any) -> str | Callable[[Any], Tensor | None]:
@@ -499,8 +524,9 @@ def _blocks(model: Any) -> tuple[str, ...]:
         return tuple(path for path, part in model.named_modules() if type(part).__name__ in declared)
     # transformers marks what it may recompute, and that is its blocks; a few older families mark none.
     # The convolutions that cut sound into frames are part of the embedding and not blocks.
+    # TransformerLens puts each block into another, whose output is what the next block reads.
     marked = [
-        path
+        path.removesuffix("._original_component")
         for path, part in model.named_modules()
         if isinstance(part, GradientCheckpointingLayer) and not path.startswith("feature_extractor.")
     ]

@@ -170,11 +170,12 @@ def _recognizes(adapter: Any, module: nn.Module) -> bool:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """The model inside the wrappers of torch.compile, data parallelism and PEFT.
+    """The model inside the wrappers of torch.compile, data parallelism, PEFT and TransformerLens.
 
     Low-rank and similar adapters of PEFT are part of the inner model; learned prompts are not.
     """
     while True:
+        kinds = {kind.__name__ for kind in type(module).__mro__}
         if isinstance(module, torch.jit.ScriptModule):
             raise RepdynError(
                 "model: is scripted (torch.jit), so the outputs of its parts cannot be read; pass the module "
@@ -183,12 +184,15 @@ def _unwrapped(module: nn.Module) -> nn.Module:
         inner = getattr(module, "_orig_mod", None)
         if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = module.module
-        if inner is None and any(kind.__name__ == "PeftModel" for kind in type(module).__mro__):
+        if inner is None and kinds & {"PeftModel", "PeftMixedModel"}:
             if getattr(getattr(module, "active_peft_config", None), "is_prompt_learning", False):
                 raise RepdynError(
                     "model: PEFT's learned prompts cannot be traced; wrap its base model instead"
                 )
-            inner = module.get_base_model()  # type: ignore[operator]
+            # A mixed model, of several kinds of adapters, has no get_base_model.
+            inner = module.get_base_model() if hasattr(module, "get_base_model") else module.base_model.model
+        if inner is None and "TransformerBridge" in kinds:
+            inner = module.original_model
         if not isinstance(inner, nn.Module):
             return module
         module = inner
