@@ -190,7 +190,8 @@ def _unwrapped(module: nn.Module) -> nn.Module:
                     "model: PEFT's learned prompts cannot be traced; wrap its base model instead"
                 )
             # A mixed model, of several kinds of adapters, has no get_base_model.
-            inner = module.get_base_model() if hasattr(module, "get_base_model") else module.base_model.model
+            peft: Any = module
+            inner = peft.get_base_model() if hasattr(peft, "get_base_model") else peft.base_model.model
         if inner is None and "TransformerBridge" in kinds:
             inner = module.original_model
         if not isinstance(inner, nn.Module):
