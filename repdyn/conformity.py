@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["VERDICTS", "check_arrays", "check_sizes", "check_types", "check_values"]
+__all__ = ["VERDICTS", "check_arrays", "check_sizes", "check_types", "check_values", "without_alias"]
 
 VERDICTS = ("found", "neighborhoods", "ambiguous", "inconclusive", "not found")
 """Allowed verdicts, unless the field is declared as another ``Literal``."""
@@ -141,6 +141,15 @@ def check_sizes(tensors: Mapping[str, NDArray[Any]], **sizes: int | Sequence[int
                 raise ValueError(f"{name} is {_short(size)}, and no array is so long: they do not match")
 
 
+def without_alias(hint: Any) -> Any:
+    """What an annotation stands for where it is an alias of the language, as NDArray from NumPy 2.5 on."""
+    alias = get_origin(hint) or hint
+    if not hasattr(alias, "__value__"):
+        return hint
+    given = get_args(hint)
+    return without_alias(alias.__value__[given] if given else alias.__value__)
+
+
 @cache
 def _hints(kind: type) -> dict[str, Any]:
     """Annotations of a dataclass's fields; names imported for type checking only are left out."""
@@ -152,6 +161,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _conforms(value: Any, hint: Any) -> bool:
+    hint = without_alias(hint)
     if hint is Any:
         return True
     kind, inner = get_origin(hint) or hint, get_args(hint)
@@ -185,7 +195,17 @@ def _is_one(value: Any, kind: Any) -> bool:
     if is_dataclass(kind) and isinstance(value, kind):  # type: ignore[arg-type]  # it is a class
         check_types(value)
         return True
+    if getattr(kind, "_is_protocol", False):
+        # From Python 3.12 on, isinstance does not see the parts of a module, which it finds by __getattr__.
+        return all(hasattr(value, name) for name in _members(kind))
     return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _members(protocol: type) -> set[str]:
+    """Names of the attributes and methods of a protocol."""
+    bases = [base for base in protocol.__mro__ if getattr(base, "_is_protocol", False)]
+    names = {name for base in bases for name in (*vars(base), *vars(base).get("__annotations__", {}))}
+    return {name for name in names if not name.startswith("_")}
 
 
 def _is_number(value: Any) -> bool:

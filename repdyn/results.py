@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.artifacts import Artifact, load_artifact, refusing_damage, save_artifact
-from repdyn.conformity import check_types
+from repdyn.conformity import check_types, without_alias
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 
@@ -285,6 +285,7 @@ def _decode(hint: Any, value: Any, tensors: Mapping[str, NDArray[Any]], name: st
             return tensors[f"{value['complex']}.real"] + 1j * tensors[f"{value['complex']}.imag"]
         if isinstance(value.get("strings"), list):
             return np.asarray(value["strings"], dtype=np.str_)
+    hint = without_alias(hint)
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
         return None if value is None else _decode(_member(inner, value), value, tensors, name)
@@ -313,6 +314,7 @@ def _decode(hint: Any, value: Any, tensors: Mapping[str, NDArray[Any]], name: st
 def _member(members: Sequence[Any], value: Any) -> Any:
     """The member of a union that a JSON value was written from."""
     for hint in members:
+        hint = without_alias(hint)
         kind = get_origin(hint) or hint
         if not isinstance(kind, type):
             continue

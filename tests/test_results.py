@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import pytest
@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from torch import nn
+from typing_extensions import TypeAliasType
 
 from repdyn.artifacts import load_artifact, save_artifact
+from repdyn.conformity import check_values, without_alias
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
 from repdyn.results import Result, plain, registered
@@ -204,3 +207,41 @@ def test_two_results_cannot_share_a_kind() -> None:
         @dataclass(frozen=True)
         class Other(Result, kind="everything of the test"):
             """Another class of the same kind."""
+
+
+def test_arrays_are_checked_where_their_annotation_is_an_alias() -> None:
+    """From NumPy 2.5 on, which needs Python 3.12, NDArray is a TypeAliasType: no array was checked then."""
+    scalar = TypeVar("scalar", bound=np.generic)
+    alias = TypeAliasType("alias", np.ndarray[tuple[Any, ...], np.dtype[scalar]], type_params=(scalar,))
+    for hint in (alias[np.int64], NDArray[np.int64]):
+        assert get_args(without_alias(hint))[1] == np.dtype[np.int64]
+        check_values({"x": np.arange(3)}, x=hint)
+        for wrong in ([0, 1, 2], np.ones(3), np.array(["a"])):
+            with pytest.raises(ValueError, match="x is"):
+                check_values({"x": wrong}, x=hint)
+    assert without_alias(int | None) == int | None
+
+
+def test_a_module_conforms_to_a_protocol_by_the_parts_that_it_has() -> None:
+    """Python 3.12's isinstance looks past nn.Module.__getattr__, so that edited autoencoders did not load."""
+
+    class Fitted(Protocol):
+        operator_: nn.Module
+        width: int
+
+        def encode(self, x: Any) -> Any: ...
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.operator_, self.width = nn.Linear(1, 1), 1
+
+        def encode(self, x: Any) -> Any:
+            return x
+
+    check_values({"kae": Whole()}, kae=Fitted)
+    broken = Whole()
+    del broken.operator_
+    for wrong in (broken, nn.Linear(1, 1), 3):
+        with pytest.raises(ValueError, match="kae is"):
+            check_values({"kae": wrong}, kae=Fitted)
