@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from repdyn.arguments import whole
 from repdyn.errors import RepdynError
 from repdyn.reading import as_array
+from repdyn.topology.neighbors import as_points
 
 __all__ = [
     "Permuted",
@@ -56,11 +57,10 @@ def unbiased_gram(x: ArrayLike) -> Gram:
     >>> bool(abs((unbiased_gram(x) * unbiased_gram(y)).sum()) < 0.1)
     True
     """
-    points = as_array(x, np.float64)
+    points = as_points(x, "unbiased_gram")
     count = len(points)
-    if points.ndim != 2 or count < 4:
+    if count < 4:
         raise RepdynError(f"unbiased_gram: expected points (N, D) with N of 4 or more, got {points.shape}")
-    _check_finite(points, "unbiased_gram")
     points = points - points.mean(0)
     gram = points @ points.T
     np.fill_diagonal(gram, 0)
@@ -75,14 +75,13 @@ def unbiased_gram(x: ArrayLike) -> Gram:
 
 def neighbor_table(x: ArrayLike, neighbors: int) -> Index:
     """Numbers of the nearest other points by cosine, ``(N, k)``, of centered points ``(N, D)``."""
-    points = as_array(x, np.float64)
+    points = as_points(x, "neighbor_table")
     neighbors = whole("neighbor_table: neighbors", neighbors)
-    if points.ndim != 2 or not 1 <= neighbors < len(points):
+    if not 1 <= neighbors < len(points):
         raise RepdynError(
             f"neighbor_table: expected more than {neighbors} points (N, D) and 1 neighbor or more, got "
             f"{points.shape}"
         )
-    _check_finite(points, "neighbor_table")
     points = points - points.mean(0)
     # A point at the center has no direction.
     points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-300)
@@ -134,24 +133,13 @@ def procrustes_distance(x: ArrayLike, y: ArrayLike) -> float:
     >>> round(procrustes_distance(x, 2 + 3 * x[:, ::-1]), 6)
     0.0
     """
-    one, other = as_array(x, np.float64), as_array(y, np.float64)
-    if one.ndim != 2 or other.ndim != 2 or len(one) != len(other) or len(one) == 0:
+    one, other = as_points(x, "procrustes_distance"), as_points(y, "procrustes_distance")
+    if len(one) != len(other):
         raise RepdynError(
             "procrustes_distance: expected points (N, D) and (N, E) of the same N samples, "
             f"got {one.shape} and {other.shape}"
         )
-    for points in (one, other):
-        _check_finite(points, "procrustes_distance")
     return float(np.sqrt(max(0.0, 2 - 2 * _overlap(_unit(one), _unit(other)))))
-
-
-def _check_finite(points: Floats, where: str) -> None:
-    broken = np.flatnonzero(~np.isfinite(points).all(axis=1))
-    if len(broken):
-        raise RepdynError(
-            f"{where}: row {broken[0]} holds a value that is not finite ({len(broken)} such rows); "
-            "remove these rows"
-        )
 
 
 def _unit(x: ArrayLike) -> Floats:
