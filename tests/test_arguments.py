@@ -96,7 +96,8 @@ def test_a_count_is_a_whole_number(name: str, count: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["knn_density", "farthest_points", "max_dim", "fit_cca", "epochs", "max_steps"]
+    "name",
+    ["knn_density", "farthest_points", "max_dim", "fit_cca", "epochs", "max_steps", "latent_dim", "SKD"],
 )
 def test_a_float_without_a_fraction_is_a_count(name: str) -> None:
     COUNTS[name](np.float64(3.0))

@@ -115,7 +115,7 @@ class SequenceAutoencoder(nn.Module):
         """Raise an error that names a setting out of range, given the shape of a frame."""
         sizes = {"latent_dim": self.latent_dim, "hidden": self.hidden, "static_dim": self.static_dim}
         for name, size in sizes.items():
-            whole(name, size)
+            setattr(self, name, whole(name, size))
         if self.latent_dim < 1 or self.hidden < 1 or any(width < 1 for width in self.channels or ()):
             raise RepdynError(
                 f"latent_dim, hidden and channels must be positive, got {self.latent_dim}, {self.hidden} and "

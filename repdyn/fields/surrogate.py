@@ -155,7 +155,8 @@ class SurrogateAutoencoder:
             many as starts. The attractors then do not distinguish the samples.
         """
         for name in ("latent_dim", "epochs"):
-            if whole(name, getattr(self, name)) < 1:
+            setattr(self, name, whole(name, getattr(self, name)))
+            if getattr(self, name) < 1:
                 raise RepdynError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if point not in paths.points:
             raise RepdynError(f"point: there is no {point!r}; {nearest_names(point, paths.points)}")

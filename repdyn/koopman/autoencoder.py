@@ -556,9 +556,10 @@ class KoopmanAutoencoder(nn.Module):
 
     def _check_settings(self, fabric: Any) -> None:
         """Raise :class:`RepdynError` for settings out of range, by name."""
-        for width in (self.latent_dim, *(self.hidden or ())):
-            if width is not None:
-                whole("latent_dim and hidden", width)
+        if self.latent_dim is not None:
+            self.latent_dim = whole("latent_dim", self.latent_dim)
+        if self.hidden is not None:
+            self.hidden = tuple(whole("hidden", width) for width in self.hidden)
         if (self.latent_dim is not None and self.latent_dim < 1) or any(w < 1 for w in self.hidden or ()):
             raise RepdynError(
                 f"latent_dim and hidden widths must be positive, got {self.latent_dim} and {self.hidden}"

@@ -367,7 +367,7 @@ class FlowAutoencoder:
                 "expected at least 20 points of 2 dimensions"
             )
         if self.latent_dim is not None:
-            whole("FlowAutoencoder: latent_dim", self.latent_dim)
+            self.latent_dim = whole("FlowAutoencoder: latent_dim", self.latent_dim)
         if self.latent_dim is not None and not 1 <= self.latent_dim < width:
             raise RepdynError(
                 f"FlowAutoencoder: latent_dim={self.latent_dim} with {width} dimensions; "
