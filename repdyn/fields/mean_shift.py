@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,23 +29,37 @@ from repdyn.results import Result
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["PosteriorMean", "ScaleSpace", "in_blocks", "scale_space", "settled", "spacing_of", "spread_of"]
+__all__ = [
+    "PosteriorMean",
+    "ScaleSpace",
+    "Step",
+    "in_blocks",
+    "scale_space",
+    "settled",
+    "spacing_of",
+    "spread_of",
+]
 
 
 BLOCK = 2**22
 """Numbers in a block of distances: 16 MiB in float32."""
 
+Step = Callable[[Tensor], Tensor]
+"""A map of points ``(N, d)``."""
+
 
 class PosteriorMean(nn.Module):
-    r"""Mean of the bank's points given their noised version.
+    r"""Posterior mean of a point given its noised version, under a bank or a mixture of Gaussians.
 
-    .. math:: f(z) = \sum_i p_i(z)\, x_i, \qquad
-              p_i(z) \propto w_i \exp\!\Big(-\frac{\lVert z - x_i \rVert^2}{2 \sigma^2}\Big)
+    .. math:: f(z) = \sum_i p_i(z) \Big(x_i + \frac{v}{v + \sigma^2} (z - x_i)\Big), \qquad
+              p_i(z) \propto w_i \exp\!\Big(-\sum_j \frac{(z_j - x_{ij})^2}{2 (v_j + \sigma^2)}\Big)
+
+    Without variances :math:`v` the prior is the bank itself, and the map is a step of mean shift.
 
     Parameters
     ----------
     bank
-        Points :math:`x_i`, shape ``(M, d)``.
+        Points :math:`x_i`, or the Gaussians' means, shape ``(M, d)``.
     weights
         Weights :math:`w_i`, shape ``(M,)``.
     sigma
@@ -54,20 +68,30 @@ class PosteriorMean(nn.Module):
         Points that a sample is compared with, roughly: those of the cells around its own. None: all points.
     seed
         Of the cells.
+    variances
+        Variances :math:`v` of all Gaussians along the coordinates, shape ``(d,)``. None: the bank itself.
     """
 
     bank: Tensor
     log_weights: Tensor
+    variances: Tensor | None
     centers: Tensor
     members: Tensor
 
     def __init__(
-        self, bank: Tensor, weights: Tensor, sigma: float, candidates: int | None = None, seed: int = 0
+        self,
+        bank: Tensor,
+        weights: Tensor,
+        sigma: float,
+        candidates: int | None = None,
+        seed: int = 0,
+        variances: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.sigma = sigma
         self.register_buffer("bank", bank)
         self.register_buffer("log_weights", weights.log())
+        self.register_buffer("variances", variances)
         centers, members = cells_of(bank, candidates, seed)
         self.register_buffer("centers", centers)
         self.register_buffer("members", members)
@@ -77,13 +101,18 @@ class PosteriorMean(nn.Module):
         other = PosteriorMean.__new__(PosteriorMean)
         nn.Module.__init__(other)
         other.sigma = sigma
-        for name, tensor in self.named_buffers():
-            other.register_buffer(name, tensor)
+        for name in ("bank", "log_weights", "variances", "centers", "members"):
+            other.register_buffer(name, getattr(self, name))
         return other
 
     def forward(self, z: Tensor) -> Tensor:
         """Images ``(N, d)`` of points ``(N, d)``."""
-        return self._by_cell(z, self._means)
+        means = self._by_cell(z, self._means)
+        if self.variances is None:
+            return means
+        width = self._widths()
+        image: Tensor = means * (self.sigma / width).square() + z * (self.variances.sqrt() / width).square()
+        return image
 
     def energy(self, z: Tensor) -> Tensor:
         """The energy at points ``(N, d)``, shape ``(N,)``; see :class:`repdyn.fields.EnergyField`."""
@@ -103,24 +132,30 @@ class PosteriorMean(nn.Module):
             first += count
         return torch.cat(values)[torch.argsort(order)]
 
+    def _widths(self) -> Any:
+        """Standard deviations of the Gaussians with the noise, ``(d,)``, or one number."""
+        if self.variances is None:
+            return self.sigma
+        # By the quotient, so that no square leaves the number format.
+        return self.sigma * (1 + (self.variances.sqrt() / self.sigma).square()).sqrt()
+
     def _logits(self, z: Tensor, bank: Tensor, log_weights: Tensor) -> Tensor:
         """Logarithms of unnormalized posteriors ``(n, m)``, without the term of ``z`` alone."""
         # Division comes first, so that no square leaves the number format whatever the units are.
-        scaled = bank / self.sigma
+        width = self._widths()
+        scaled = bank / width
         offset = log_weights - 0.5 * scaled.square().sum(dim=1)
-        return torch.addmm(offset, z / self.sigma, scaled.T)
+        return torch.addmm(offset, z / width, scaled.T)
 
     def _means(self, z: Tensor, bank: Tensor, log_weights: Tensor) -> Tensor:
         return torch.softmax(self._logits(z, bank, log_weights), dim=1) @ bank
 
     def _energies(self, z: Tensor, bank: Tensor, log_weights: Tensor) -> Tensor:
-        own = 0.5 * (z / self.sigma).square().sum(dim=1)
+        own: Tensor = 0.5 * (z / self._widths()).square().sum(dim=1)
         return self.sigma**2 * (own - torch.logsumexp(self._logits(z, bank, log_weights), dim=1))
 
 
-def settled(
-    step: Callable[[Tensor], Tensor], z: Tensor, sigma: float, max_steps: int = ENERGY.max_steps
-) -> tuple[Tensor, Tensor]:
+def settled(step: Step, z: Tensor, sigma: float, max_steps: int = ENERGY.max_steps) -> tuple[Tensor, Tensor]:
     """Modes ``(N, d)`` that points ``(N, d)`` reach, and their numbers of steps ``(N,)``.
 
     Parameters
@@ -333,18 +368,25 @@ _AXES = {
 
 def scale_space(
     mean: PosteriorMean,
+    bank: Tensor,
+    shares: Tensor,
+    part: Callable[[float, Tensor, Tensor], Callable[[float], Step]],
     spacing: float,
     spread: float,
     *,
     sigma: float | None = None,
     seed: int = 0,
 ) -> ScaleSpace:
-    """Follow the modes of a bank through the scales, and compare two halves of the bank at each.
+    """Follow the points of a bank through the scales, and compare two halves of the bank at each.
 
     Parameters
     ----------
     mean
         The map of the bank.
+    bank, shares
+        Its distinct points, shape ``(M, d)``, and their weights, shape ``(M,)``.
+    part
+        From a share of the bank, its points and their weights: the map of this part at each noise.
     spacing, spread
         Median distance of the bank's points to the nearest other, and root mean square distance from the
         mean: the scales lie between them.
@@ -354,14 +396,14 @@ def scale_space(
         Of the sample and the halves.
     """
     generator = np.random.default_rng(seed)
-    count = len(mean.bank)
+    count = len(bank)
     low = min(max(ENERGY.finest * spacing, 1e-3 * spread), spread / 2)
     sigmas = np.geomspace(low, spread, max(ENERGY.levels, round(np.log(spread / low) / ENERGY.log_step)))
     if sigma is not None:
         sigmas = np.unique(np.append(sigmas, sigma))
     rows = np.sort(generator.permutation(count)[: ENERGY.tree_points])
-    modes, groups = _ascend(mean.at, mean.bank[to_index(rows, mean.bank)], sigmas)
-    agreement, starts = _replication(mean, sigmas, generator)
+    modes, groups = _ascend(mean.at, bank[to_index(rows, bank)], sigmas)
+    agreement, starts = _replication(bank, shares, part, sigmas, generator)
     if sigma is None:
         sigma = float(sigmas[_first_maximum(agreement, starts)])
     # Coarser scales than the first with a single mode say nothing more.
@@ -374,7 +416,7 @@ def scale_space(
     first = np.cumsum(counts) - counts
     above = [first[s] + groups[s] for s in range(1, kept)]
     parent = np.concatenate([*above, np.full(counts[-1], -1)]).astype(np.int64)
-    weights = as_array(mean.log_weights.exp(), np.float64)[rows]
+    weights = as_array(shares, np.float64)[rows]
     mass = np.zeros(len(level))
     np.add.at(mass, groups[0], weights / weights.sum())
     for s in range(kept - 1):
@@ -395,7 +437,7 @@ def scale_space(
 
 
 def _ascend(
-    at: Callable[[float], PosteriorMean], starts: Tensor, sigmas: NDArray[np.float64]
+    at: Callable[[float], Step], starts: Tensor, sigmas: NDArray[np.float64]
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.int64]]]:
     """Modes ``(A_s, d)`` at each scale, and which of them each mode of the scale before becomes.
 
@@ -425,24 +467,28 @@ def _first_maximum(agreement: NDArray[np.float64], starts: int) -> int:
 
 
 def _replication(
-    mean: PosteriorMean, sigmas: NDArray[np.float64], generator: np.random.Generator
+    bank: Tensor,
+    shares: Tensor,
+    part: Callable[[float, Tensor, Tensor], Callable[[float], Step]],
+    sigmas: NDArray[np.float64],
+    generator: np.random.Generator,
 ) -> tuple[NDArray[np.float64], int]:
     """Adjusted mutual information of two halves' basins at each scale, ``(S,)``, and the number of starts."""
     from sklearn.metrics import adjusted_mutual_info_score  # slow to import
 
-    held = min(ENERGY.half_starts, len(mean.bank) // 5)
+    held = min(ENERGY.half_starts, len(bank) // 5)
     # Few starts say little: small banks are halved several times.
     repeats = int(np.clip(ENERGY.half_starts // held, 1, ENERGY.halvings))
     agreement = np.zeros(len(sigmas))
     for _ in range(repeats):
-        order = generator.permutation(len(mean.bank))
+        order = generator.permutation(len(bank))
         starts, halves = order[:held], np.array_split(order[held:], 2)
-        z = mean.bank[to_index(starts, mean.bank)]
+        z = bank[to_index(starts, bank)]
         labels = []
         for half in halves:
-            index = to_index(half, mean.bank)
-            part = PosteriorMean(mean.bank[index], mean.log_weights[index].exp(), 1.0)
-            _, groups = _ascend(part.at, z, sigmas)
+            index = to_index(half, bank)
+            at = part(len(half) / len(bank), bank[index], shares[index])
+            _, groups = _ascend(at, z, sigmas)
             node = groups[0]
             labels.append([node] + [node := group[node] for group in groups[1:]])
         for s, (a, b) in enumerate(zip(*labels)):

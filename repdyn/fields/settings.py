@@ -318,7 +318,14 @@ class EnergySettings:
     first_round
         Points that are followed to the end before the first modes are known.
     lloyd_steps
-        Steps of k-means by which cells are set. Not studied.
+        Steps of k-means by which cells, and the first Gaussians of a mixture, are set. Not studied.
+    em_steps, em_gain
+        Most steps of expectation-maximization, and the gain of the mean log-likelihood at which it ends. Not
+        studied.
+    covariance_floor
+        Smallest variance of a mixture, as a share of the mean variance of the points. Not studied.
+    smallest_share
+        A Gaussian that holds fewer points is left out. Not studied.
     sampled_spacing, sampled_modes
         Points of the bank by which its spacing is measured, and by which a noise is checked. Not studied.
     own_mode
@@ -349,6 +356,10 @@ class EnergySettings:
     merge_radius: float = 0.3
     first_round: int = 512
     lloyd_steps: int = 5
+    em_steps: int = 100
+    em_gain: float = 1e-3
+    covariance_floor: float = 1e-4
+    smallest_share: float = 0.5
     sampled_spacing: int = 1024
     sampled_modes: int = 256
     own_mode: float = 0.95
