@@ -41,6 +41,15 @@ def field(
         typer.Option(help="For a bank: standard deviation of the noise; default: chosen without labels."),
     ] = None,
     components: Annotated[int, typer.Option(min=1, help="For a bank: number of principal components.")] = 64,
+    atoms: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="For a bank: replace it by a mixture of this many Gaussians. A tenth of the vectors is a "
+            "good number; default: the bank itself.",
+            show_default=False,
+        ),
+    ] = None,
     unit_length: Annotated[
         bool, typer.Option("--unit-length", help="For a bank: scale its vectors to unit length.")
     ] = False,
@@ -79,7 +88,7 @@ def field(
         attractors = model.field(where).attractors(codes, max_steps=max_steps, seed=seed)
         figures = {}
     else:
-        noised = _fitted(bank, where, sigma, components, unit_length, seed, device)
+        noised = _fitted(bank, where, sigma, components, unit_length, atoms, seed, device)
         say(repr(noised))
         codes = noised.encode(_pooled(stored, where))
         attractors = noised.attractors(codes, max_steps=max_steps, seed=seed)
@@ -97,6 +106,7 @@ def _fitted(
     sigma: float | None,
     components: int,
     unit_length: bool,
+    atoms: int | None,
     seed: int,
     device: str | None,
 ) -> EnergyField:
@@ -111,7 +121,9 @@ def _fitted(
     rows = to(torch.as_tensor(_pooled(bank, point)), device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EnergyWarning)
-        return EnergyField(sigma, components=components, unit_length=unit_length, seed=seed).fit(rows)
+        return EnergyField(sigma, components=components, unit_length=unit_length, atoms=atoms, seed=seed).fit(
+            rows
+        )
 
 
 def _pooled(paths: RepresentationPaths, point: str) -> NDArray[Any]:

@@ -69,7 +69,8 @@ class EnergyField(LatentField):
 
     This is an autoencoder with one hidden layer (softmax) and tied weights. Its displacement is the gradient
     of the same kind of energy at every noise, so that it converges too, and a step costs K distances instead
-    of one for each point of the bank.
+    of one for each point of the bank. Orbits converge slowly where the noise is far below the width of the
+    Gaussians.
 
     Parameters
     ----------
@@ -514,8 +515,8 @@ class EnergyField(LatentField):
         modes = len(merge_points(as_array(ends, np.float64), ENERGY.merge_radius * self.sigma_)[0])
         if modes >= ENERGY.own_mode * len(sample) and self.variances_ is not None:
             return (
-                f"sigma {self.sigma_:.3g} lies below the spacing of the atoms: {modes} of {len(sample)} "
-                "sampled ones are modes of their own; give a larger sigma, or fewer atoms",
+                f"at sigma {self.sigma_:.3g}, {modes} of {len(sample)} sampled atoms are modes of their own: "
+                "their number is that of the atoms, not of the data; give a larger sigma, or more atoms",
             )
         if modes >= ENERGY.own_mode * len(sample):
             return (

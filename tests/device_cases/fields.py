@@ -175,12 +175,18 @@ def a_surrogate(device: str) -> Any:
     tolerance=1e-3,
 )  # fmt: skip
 def the_field_of_a_bank(device: str) -> Any:
+    return [answer for atoms in (None, 4) for answer in _answers_of_a_bank(device, atoms)]
+
+
+def _answers_of_a_bank(device: str, atoms: int | None) -> tuple[Any, ...]:
     bank = 5 * normal(4, 3, seed=7).repeat(10, 1) + 0.2 * normal(40, 3)
-    with pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
+        # Each of the four atoms is a mode, which is said.
+        warnings.simplefilter("ignore", fields.EnergyWarning)
         # Four scales, compared once: the default compares 60 scales five times.
         few = replace(ENERGY, levels=4, log_step=1.0, halvings=1)
         patched.setattr("repdyn.fields.mean_shift.ENERGY", few)
-        field = fields.EnergyField(0.7).fit(bank.to(device))
+        field = fields.EnergyField(0.7, atoms=atoms).fit(bank.to(device))
     assert field.scales_ is not None
     assert len(field.scales_.sigmas) > 2
     z = field.encode(bank[:9].to(device))
