@@ -4,6 +4,9 @@
 
 memorization  Attractors against training pictures, by width of the code, number of training pictures, weight
               decay and noise: the coefficient beside its null, with the error on unseen pictures.
+memorization-scales
+              The same of the noised training codes, instead of the network's own map, as the noise falls: of
+              networks that were fitted to few and many pictures, and of one while it trains.
 tracking      Births, deaths and mergers of attractors while an auto-encoder trains.
 probing       Unseen codes rebuilt from few attractors that were reached from noise, beside the controls.
 alignment     How much of one field another explains, trained on the same digits from another seed, before
@@ -41,6 +44,8 @@ from torch.nn import functional
 import repdyn
 from repdyn.fields import (
     AttractorTracker,
+    EnergyField,
+    EnergyWarning,
     LatentField,
     SurrogateAutoencoder,
     SurrogateWarning,
@@ -54,6 +59,10 @@ SOURCES = ("benchmarks/fields.py", "repdyn/fields")
 EPOCHS = 15
 MOST = 20_000
 """Training pictures, unless their number is what is varied."""
+BANK = 3000
+"""Training pictures whose codes are a bank, at most."""
+SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Noises of a bank, in units of its spacing."""
 
 VARIED: dict[str, dict[str, Any]] = {
     "as it is, 16 wide": {},
@@ -98,6 +107,46 @@ def memories(cache: Path, seed: int, samples: int) -> dict[str, Any]:
         file = cache / f"memorization-{samples}-{seed}-{'-'.join(name.split())}.json"
         found[name] = once_json(file, measure, SOURCES, _plain)
     return found
+
+
+def memories_by_scale(cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    found = {}
+    for name in ("100 training pictures", "1000 training pictures", "as it is, 16 wide"):
+        pictures = digits("train", VARIED[name].get("count", MOST))[:BANK]
+        found[name] = by_scale(*autoencoder(cache, seed, **VARIED[name]), pictures, samples, seed)
+        print(name, found[name], flush=True)
+
+    def watch(epoch: int, encoder: nn.Module, decoder: nn.Module) -> None:
+        if epoch in (0, 1, 3, 10, 30, 150):
+            found[f"1000 pictures, epoch {epoch}"] = by_scale(encoder, decoder, pictures, samples, seed)
+
+    pictures = digits("train", 1000)
+    trained(pictures, 16, 150, seed, watch=watch)
+    return found
+
+
+def by_scale(
+    encoder: nn.Module, decoder: nn.Module, pictures: Tensor, samples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Memorization of the bank of training codes, in units of their spacing, and through a tenth of atoms."""
+    test = digits("test", min(len(pictures), 5000))
+    with torch.no_grad():
+        codes = encoder(pictures)
+    rows = []
+    for atoms in (None, len(pictures) // 10):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EnergyWarning)
+            bank = EnergyField(1.0, components=None, atoms=atoms, seed=seed).fit(codes)
+        for scale in SCALES:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", EnergyWarning)
+                noised = bank.at(scale * bank.spacing_)
+            field = LatentField(noised.step)
+            field.encode = lambda x, own=noised: own.encode(encoder(x))
+            field.decode = lambda z, own=noised: decoder(own.decode(z))
+            result = memorization(field, pictures, test, max_starts=samples, max_steps=1500, seed=seed)
+            rows.append({"atoms": atoms is not None, "scale": scale, **result.to_dict()})
+    return rows
 
 
 def tracking(cache: Path, seed: int, samples: int) -> dict[str, Any]:
@@ -230,6 +279,7 @@ STUDIES: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "surrogate": surrogate,
     "surrogate-pictures": surrogate_pictures,
     "models": models,
+    "memorization-scales": memories_by_scale,
 }
 
 

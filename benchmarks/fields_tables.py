@@ -27,6 +27,23 @@ def memories(results: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def scales(results: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        f"{'':26}{'prior':6}{'noise':>6} {'attractors':>16}  {'cosine to training':22}{'nearer by':24}verdicts"
+    ]
+    for name, rows in results[0].items():
+        for k, row in enumerate(rows):
+            own = [result[name][k] for result in results]
+            counts = ", ".join(str(one["attractors"]["attractors"]) for one in own)
+            cosine, nearer = (over_seeds([one[key] for one in own]) for key in ("coefficient", "preference"))
+            verdicts = ", ".join(one["verdict"] for one in own)
+            prior = "atoms" if row["atoms"] else "bank"
+            lines.append(
+                f"{name:26}{prior:6}{row['scale']:6g} {counts:>16}  {cosine:22}{nearer:24}{verdicts}"
+            )
+    return lines
+
+
 def history(results: list[dict[str, Any]]) -> list[str]:
     lines = ["epoch  attractors, births, deaths, mergers of each seed"]
     for t, step in enumerate(results[0]["steps"]):
@@ -95,6 +112,7 @@ def over_seeds(estimates: list[dict[str, float]]) -> str:
 
 TABLES: dict[str, Callable[[list[dict[str, Any]]], list[str]]] = {
     "memorization": memories,
+    "memorization-scales": scales,
     "tracking": history,
     "probing": dictionaries,
     "alignment": along,
