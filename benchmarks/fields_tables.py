@@ -29,7 +29,8 @@ def memories(results: list[dict[str, Any]]) -> list[str]:
 
 def scales(results: list[dict[str, Any]]) -> list[str]:
     lines = [
-        f"{'':26}{'prior':6}{'noise':>6} {'attractors':>16}  {'cosine to training':22}{'nearer by':24}verdicts"
+        f"{'':26}{'prior':6}{'noise':>6} {'attractors':>16}  {'cosine to training':22}{'nearer by':24}"
+        "verdicts"
     ]
     for name, rows in results[0].items():
         for k, row in enumerate(rows):
