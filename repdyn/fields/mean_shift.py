@@ -194,8 +194,9 @@ def settled(step: Step, z: Tensor, sigma: float, max_steps: int = ENERGY.max_ste
             max_period=0,
             region_of=close_to if len(known) else None,
         )
-        own = run.outcome != ABSORBED
-        ends[rows] = torch.where(own[:, None], run.z, known[run.lag] if len(known) else run.z)
+        absorbed = run.outcome == ABSORBED
+        ends[rows] = run.z
+        ends[rows[absorbed]] = known[run.lag[absorbed]]
         steps[rows] = run.steps
         # A point that still creeps is no mode, and nothing ends there.
         fresh = torch.cat([known, run.z[run.outcome == CONVERGED]])

@@ -169,6 +169,17 @@ class TestEnergy:
         assert int(arrived.sum()) > 990
         assert float((ends - now)[arrived].norm(dim=1).max()) < 0.3 * field.sigma_
 
+    def test_starts_that_take_more_steps_than_there_are_modes_arrive_too(self) -> None:
+        # Two modes are known from the first round; starts between them take hundreds of steps to leave.
+        bank = torch.cat([torch.full((50, 1), -1.0), torch.full((50, 1), 1.0)]).double()
+        field = EnergyField(0.95).fit(bank)
+        z = torch.linspace(-1, 1, 4001, dtype=torch.float64)[:, None] + 1e-4
+        ends, steps = settled(field.step, z, field.sigma_)
+        assert int(steps.max()) > 50
+        modes = field.settle(torch.tensor([[-1.0], [1.0]], dtype=torch.float64))
+        side = (z > 0).long()[:, 0]
+        assert float((ends - modes[side]).abs().max()) < 0.2 * field.sigma_
+
     def test_the_engine_verifies_the_same_attractors(self) -> None:
         bank, label = clusters()
         field = EnergyField(1.0, components=None).fit(bank)
