@@ -183,10 +183,11 @@ def settled(step: Step, z: Tensor, sigma: float, max_steps: int = ENERGY.max_ste
         distance, index = torch.cdist(points, known).min(dim=1)
         return torch.where(distance <= ENERGY.arrival * sigma, index, torch.full_like(index, -1))
 
-    for rows in _rounds(z):
+    def follow(rows: Tensor, starts: Tensor) -> Tensor:
+        """Follow starts, write where they end, and return which of them converged by themselves."""
         run = picard(
             field,
-            z[rows],
+            starts,
             tolerance=ENERGY.tolerance * sigma,
             max_steps=max_steps,
             center=z.new_zeros(z.shape[1]),
@@ -197,12 +198,42 @@ def settled(step: Step, z: Tensor, sigma: float, max_steps: int = ENERGY.max_ste
         absorbed = run.outcome == ABSORBED
         ends[rows] = run.z
         ends[rows[absorbed]] = known[run.lag[absorbed]]
-        steps[rows] = run.steps
+        steps[rows] += run.steps
+        return run.outcome == CONVERGED
+
+    for rows in _rounds(z):
+        own = rows[follow(rows, z[rows])]
+        # At a saddle the steps are short too. Starts there are moved on, to the side on which they are.
+        away, direction = _leaving(step, ends[own], ENERGY.arrival * sigma)
+        own, again = own[~away], own[away]
+        if len(again):
+            own = torch.cat([own, again[follow(again, ends[again] + direction[away])]])
         # A point that still creeps is no mode, and nothing ends there.
-        fresh = torch.cat([known, run.z[run.outcome == CONVERGED]])
+        fresh = torch.cat([known, ends[own]])
         leaders = merge_points(as_array(fresh, np.float64), ENERGY.merge_radius * sigma)[0]
         known = fresh[to_index(leaders, fresh)]
     return ends, steps
+
+
+def _leaving(step: Step, ends: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Whether the map moves points away from ends of iteration ``(n, d)``: the ends that are saddles.
+
+    Power iteration of displacements of one length; all multipliers are positive, because the map is the
+    gradient of a convex function. Returns ``(n,)``, and the displacement of fastest growth, on the side to
+    which the end still moves, ``(n, d)``.
+    """
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(ends.shape, generator=generator, dtype=torch.float64)
+    v = to(radius * torch.nn.functional.normalize(drawn), ends.device, ends.dtype)
+    image = step(ends)
+    growth = torch.zeros_like(ends[:, 0])
+    for _ in range(ENERGY.saddle_steps):
+        moved = step(ends + v) - image
+        size = moved.norm(dim=1)
+        growth = size / radius
+        v = moved * (radius / size.clamp_min(torch.finfo(size.dtype).tiny))[:, None]
+    side = torch.where(((image - ends) * v).sum(dim=1) < 0, -1.0, 1.0).to(v.dtype)
+    return growth > ENERGY.saddle_growth, v * side[:, None]
 
 
 def _rounds(z: Tensor) -> Iterator[Tensor]:

@@ -315,6 +315,9 @@ class EnergySettings:
         A point this close to a known mode ends there.
     merge_radius
         Ends closer than this are one mode.
+    saddle_steps, saddle_growth
+        Steps of power iteration by which an end of iteration is tested, and the growth of displacements from
+        which it is a saddle. Not studied.
     first_round
         Points that are followed to the end before the first modes are known.
     lloyd_steps
@@ -354,6 +357,8 @@ class EnergySettings:
     max_steps: int = 2000
     arrival: float = 0.1
     merge_radius: float = 0.3
+    saddle_steps: int = 16
+    saddle_growth: float = 1.001
     first_round: int = 512
     lloyd_steps: int = 5
     em_steps: int = 100
