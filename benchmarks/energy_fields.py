@@ -41,7 +41,7 @@ CELLS = (
     ("minilm-l3", "clinc150", "last_hidden_state", True),
     ("minilm-l6", "banking77", "last_hidden_state", True),
     ("minilm-l3", "banking77", "last_hidden_state", True),
-    ("smollm2", "clinc150", "layers.29", True),
+    ("smollm2", "clinc150", "last_hidden_state", True),
     ("resnet20", "cifar10", "layer3", True),
     ("resnet20", "cifar10", "layer2.2", True),
     ("efficientnet", "cifar10", "pooled", True),
