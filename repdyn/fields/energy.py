@@ -233,7 +233,9 @@ class EnergyField(LatentField):
         """Latents ``(N, D)`` in the span of the components; if scaled, of about the usual length."""
         self._check_fitted()
         points = self._coordinates(z)
-        latents: Tensor = as_given((points @ self.axes_.T + self.shift_) * self.units_ * self.length_, z)
+        latents: Tensor = as_given(
+            (self.radius_ * points @ self.axes_.T + self.shift_) * self.units_ * self.length_, z
+        )
         return latents
 
     def energy(self, z: Any) -> Tensor:
@@ -357,6 +359,7 @@ class EnergyField(LatentField):
             "spread": self.spread_,
             "explained": self.explained_,
             "length": self.length_,
+            "radius": self.radius_,
             "total": self.total_,
             "notes": list(self.notes_),
         }
@@ -377,12 +380,12 @@ class EnergyField(LatentField):
     ) -> EnergyField:
         """Read what :meth:`save_pretrained` wrote, onto ``device``; default: the CPU."""
         artifact = load_artifact(path, "energy field")
-        # Folders written before there were atoms do not name them.
-        config = {"atoms": None, **artifact.config["field"]}
+        # Folders written before there were atoms, or a radius, do not name them.
+        config = {"atoms": None, "radius": 1.0, **artifact.config["field"]}
         check_values(
             config, sigma=float | None, components=int | None, unit_length=bool, neighbors=int | None,
             atoms=int | None, seed=int, sigma_taken=float, spacing=float, spread=float, explained=float,
-            length=float, total=int, notes=list[str],
+            length=float, radius=float, total=int, notes=list[str],
         )  # fmt: skip
         own = {name: array for name, array in artifact.tensors.items() if not name.startswith("scales.")}
         axes = {"bank": "M d", "weights": "M", "units": "D", "shift": "D", "axes": "D d", "rows": "M"}
@@ -398,7 +401,9 @@ class EnergyField(LatentField):
         field.sigma_, field.spacing_, field.spread_ = (
             config[key] for key in ("sigma_taken", "spacing", "spread")
         )
-        field.explained_, field.length_ = config["explained"], config["length"]
+        field.explained_, field.length_, field.radius_ = (
+            config[key] for key in ("explained", "length", "radius")
+        )
         field.total_, field.notes_ = config["total"], config["notes"]
         if field.variances_ is not None and not bool((field.variances_ >= 0).all()):
             raise ValueError(f"the smallest variance is {float(field.variances_.min())}")
@@ -457,6 +462,9 @@ class EnergyField(LatentField):
         self.axes_ = axes.flip(1)[:, :kept].contiguous().to(rows.dtype)
         whole = float(values.sum())
         self.explained_ = float(values[:kept].sum()) / whole if whole > 0 else 1.0
+        # Coordinates of unit length are decoded to the mean length that they had before.
+        turned = centered.to(rows.dtype) @ self.axes_
+        self.radius_ = float(turned.norm(dim=1).mean()) if self.unit_length else 1.0
 
     def _fit_atoms(self, points: Tensor, weights: Tensor) -> Tensor:
         """Replace the bank ``(M, d)`` by a mixture; returns the bank in the axes of its covariance."""

@@ -351,6 +351,19 @@ class TestBadInput:
         assert pure == 300
 
     @pytest.mark.usefixtures("few_scales")
+    @pytest.mark.parametrize("components", [2, 6, 12])
+    def test_decoded_coordinates_are_near_the_latents(self, components: int) -> None:
+        # Of embeddings with a common direction, few components leave what principal components leave, and the
+        # part that lengths had.
+        x = torch.nn.functional.normalize(clusters(300, 12)[0] + 3, dim=1)
+        field = EnergyField(0.5, components=components, unit_length=True).fit(x)
+        total = (x - x.mean(dim=0)).square().sum()
+        left = float((field.decode(field.encode(x)) - x).square().sum() / total)
+        flat = field.encode(x) * 0 + field.encode(x).mean(dim=0)  # the best single point
+        assert left < 1.3 * (1 - field.explained_) + 0.25
+        assert left < 0.9 * float((field.decode(flat) - x).square().sum() / total)
+
+    @pytest.mark.usefixtures("few_scales")
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
     def test_precision_follows_the_bank_and_answers_follow_the_question(self, dtype: torch.dtype) -> None:
         field = EnergyField(1.0).fit(clusters(100, 4)[0].to(dtype))
