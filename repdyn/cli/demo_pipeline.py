@@ -54,8 +54,7 @@ PAIRED = 2000  # passages that B reads as well; used for the paired ceiling only
 EPOCHS = 30  # half the default, so that the demo takes minutes
 STARTS = 500  # initial conditions of the field: enough to find its attractors within seconds
 STEPS_OF_THE_FIELD = 1000
-COMPONENTS = 16  # of the bank; in many more, four thousand passages of prose have no modes in common
-PROJECTION = 5  # steps towards denser passages after each encode-decode step
+PASSAGES_OF_AN_ATOM = 10  # of the mixture on which the map is projected; see docs/studies/fields.md
 NAMED = 6  # attractors that are printed with their nearest passages
 
 R = TypeVar("R")
@@ -338,8 +337,9 @@ class Walk:
         def fitted() -> EnergyField:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EnergyWarning)  # its notes are printed
-                field = EnergyField(components=COMPONENTS, unit_length=True, seed=self.seed)
-                return field.fit(self._last(self.a)[STARTS:])
+                bank = self._last(self.a)[STARTS:]
+                atoms = max(1, len(bank) // PASSAGES_OF_AN_ATOM)
+                return EnergyField(unit_length=True, atoms=atoms, seed=self.seed).fit(bank)
 
         return self._kept("a.energy", EnergyField.from_pretrained, fitted, EnergyField.save_pretrained)
 
@@ -351,7 +351,7 @@ class Walk:
             latents = self._energy.decode(z)
             return self._energy.encode(self.kae.decode(self.kae.encode(latents, point), point))
 
-        return self._energy.projected(LatentField(rebuilt), PROJECTION)
+        return self._energy.projected(LatentField(rebuilt), 1)
 
     def _find_attractors(self) -> Attractors:
         starts = self._energy.encode(self._last(self.a)[:STARTS])

@@ -302,7 +302,9 @@ class EnergyField(LatentField):
 
         .. math:: z \mapsto f^{\,k}(g(z))
 
-        Its orbits stay in the convex hull of the bank, so that a map that expands no longer diverges.
+        Its orbits stay in the convex hull of the bank, so that a map that expands no longer diverges. With
+        ``atoms``, the share :math:`C (C + \sigma^2 I)^{-1}` of a displacement is kept: a map that expands by
+        more than its inverse may still diverge.
 
         Parameters
         ----------

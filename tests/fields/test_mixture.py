@@ -15,7 +15,7 @@ from torch import Tensor
 import repdyn
 from repdyn.artifacts import load_artifact, save_artifact
 from repdyn.errors import RepdynError
-from repdyn.fields import EnergyField, EnergyWarning
+from repdyn.fields import EnergyField, EnergyWarning, LatentField
 from repdyn.fields.mixture import fit_mixture
 from repdyn.fields.settings import ENERGY
 
@@ -215,6 +215,17 @@ class TestField:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         assert field.variances_ is not None
         assert {field.bank_.dtype, field.weights_.dtype, field.variances_.dtype, field.axes_.dtype} == {wide}
+
+    def test_a_projected_map_diverges_only_if_it_expands_more_than_the_projection_shrinks(self) -> None:
+        field = EnergyField(1.0, components=None, atoms=5).fit(KINDS["clusters"])
+        assert field.variances_ is not None
+        kept = float(field.variances_.max() / (field.variances_.max() + 1))
+        z = field.encode(KINDS["clusters"])[:40]
+        for expansion, diverges in ((0.9 / kept, False), (1.1 / kept, True)):
+            now = z
+            for _ in range(300):
+                now = field.projected(LatentField(lambda x, by=expansion: by * x), 1)(now)
+            assert bool((now.norm(dim=1) > 100 * field.spread_).all()) == diverges
 
     def test_bad_parameters(self) -> None:
         with pytest.raises(RepdynError, match="atoms: must be at least 1"):
