@@ -55,6 +55,7 @@ DETECTORS: dict[str, Make] = {
         ood.MahalanobisDetector,
         ood.RelativeMahalanobisDetector,
         ood.KNNDetector,
+        ood.MixtureDetector,
         ood.EnergyDetector,
         ood.GuidedEnergyDetector,
         ood.UnionDetector,

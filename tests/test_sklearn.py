@@ -31,6 +31,7 @@ DETECTORS = (
     ood.MahalanobisDetector(),
     ood.RelativeMahalanobisDetector(),
     ood.KNNDetector(),
+    ood.MixtureDetector(),
     ood.EnergyDetector(),
     ood.UnionDetector(),
     ood.ReconstructionDetector(torch.tanh, torch.sin),
@@ -53,6 +54,7 @@ OWN = {
     "PathDetector": DIFFERENT,
     "MahalanobisDetector": DIFFERENT,
     "RelativeMahalanobisDetector": DIFFERENT,
+    "MixtureDetector": DIFFERENT,
     "UnionDetector": DIFFERENT,
     "KNNDetector": {"check_fit2d_1sample": "says that k must be below the number of samples"},
 }

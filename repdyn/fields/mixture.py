@@ -31,7 +31,9 @@ class Mixture(NamedTuple):
     covariance: Tensor
 
 
-def fit_mixture(points: Tensor, weights: Tensor, count: int, seed: int = 0) -> Mixture:
+def fit_mixture(
+    points: Tensor, weights: Tensor, count: int, seed: int = 0, gain: float = ENERGY.em_gain
+) -> Mixture:
     r"""Fit a mixture :math:`\sum_k w_k\, \mathcal N(m_k, C)` to weighted points by expectation-maximization.
 
     Parameters
@@ -44,6 +46,8 @@ def fit_mixture(points: Tensor, weights: Tensor, count: int, seed: int = 0) -> M
         Number of Gaussians K. Those that lose their points are left out of the result.
     seed
         Of the first centers.
+    gain
+        Gain of the mean log-likelihood at which a further step is the last.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def fit_mixture(points: Tensor, weights: Tensor, count: int, seed: int = 0) -> M
         last = likelihood
         posterior, likelihood = _expected(x, share, found)
         found = _maximized(x, share, posterior, ridge)
-        if likelihood - last < ENERGY.em_gain:
+        if likelihood - last < gain:
             break
     return found
 

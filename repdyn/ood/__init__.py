@@ -2,6 +2,7 @@
 
 :class:`PathDetector` reads every depth of a path. :class:`MahalanobisDetector`,
 :class:`RelativeMahalanobisDetector` and :class:`KNNDetector` read one point and are its controls.
+:class:`MixtureDetector` reads one point without labels.
 :class:`RelativePathDetector` reads relative distances to classes at every depth.
 :class:`GuidedEnergyDetector` reads the logits of the model's head. :class:`TrajectoryDetector` reads the
 orbit of a code under an auto-encoder. :class:`UnionDetector` combines several detectors. :func:`evaluate`
@@ -23,6 +24,7 @@ from repdyn.ood.detectors import (
 )
 from repdyn.ood.drift import DriftMonitor, DriftReport
 from repdyn.ood.evaluation import OODEvaluation, evaluate
+from repdyn.ood.mixture_detector import MixtureDetector
 from repdyn.ood.neighbor_detectors import EnergyDetector, GuidedEnergyDetector, KNNDetector, energy
 from repdyn.ood.recommendation import Recommendation, recommend
 from repdyn.ood.records import load_detector
@@ -47,6 +49,7 @@ __all__ = [
     "GuidedEnergyDetector",
     "KNNDetector",
     "MahalanobisDetector",
+    "MixtureDetector",
     "Monitored",
     "MonitoredModel",
     "MonitoredTokens",

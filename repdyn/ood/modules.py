@@ -26,6 +26,7 @@ __all__ = [
     "DensityModule",
     "EnergyModule",
     "GuidedEnergyModule",
+    "MixtureModule",
     "NeighborsModule",
     "PathModule",
     "TrajectoryModule",
@@ -249,6 +250,41 @@ class NeighborsModule(ScoreModule):
         kth = nearness.topk(self.k, dim=-1).indices[..., -1]
         # From differences: a product would lose a small distance to cancellation.
         return -((x - self.neighbors[kth]).square().sum(dim=-1) + TINY).sqrt()
+
+
+class MixtureModule(ScoreModule):
+    """Log-density of a unit vector under a mixture of Gaussians, ``{point: (n, D)} -> (n,)``."""
+
+    whitener: Tensor
+    means: Tensor
+    offsets: Tensor
+    center: Tensor
+    center_rest: Tensor
+    threshold: Tensor
+
+    def __init__(
+        self,
+        point: str,
+        center: NDArray[np.float64],
+        whitener: NDArray[np.float64],
+        means: NDArray[np.float64],
+        offsets: NDArray[np.float64],
+        threshold: float,
+    ) -> None:
+        super().__init__()
+        self.point = point
+        _register_center(self, center)
+        self.register_buffer("whitener", _tensor(whitener))
+        self.register_buffer("means", _tensor(means))
+        self.register_buffer("offsets", _tensor(offsets - 0.5 * np.square(means).sum(axis=1)))
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def _score(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Score of each row, higher is more normal."""
+        x = _direction(features[self.point], self.center, self.center_rest).to(self.whitener.dtype)
+        z = x @ self.whitener
+        likely: Tensor = torch.addmm(self.offsets, z, self.means.T).logsumexp(-1)
+        return likely - 0.5 * z.square().sum(-1)
 
 
 class GuidedEnergyModule(ScoreModule):

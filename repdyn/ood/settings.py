@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 __all__ = [
     "FIT",
+    "MIXTURE",
     "ORBIT",
     "PSEUDO_OOD",
     "VERDICT",
     "DetectionVerdictSettings",
     "DetectorSettings",
+    "MixtureSettings",
     "OrbitSettings",
     "PseudoOODSettings",
 ]
@@ -53,6 +55,30 @@ class DetectorSettings:
     (tests/ood/test_hostile_inputs.py)."""
     false_positive_rate: float = 0.05
     """Default false-positive rate of a threshold: 95 % true positives, the field's convention."""
+
+
+@dataclass(frozen=True)
+class MixtureSettings:
+    """How :class:`repdyn.ood.MixtureDetector` is fitted. Study: docs/studies/ood.md, "Without labels".
+
+    Attributes
+    ----------
+    samples_of_an_atom, max_atoms
+        Different samples for each Gaussian, which was chosen for energy fields (docs/studies/fields.md), and
+        the largest number of these. The second is not studied: it bounds the time of a score.
+    folds
+        Parts of the samples; each is scored by a mixture of the others.
+    gain
+        Expectation-maximization ends at this gain of the mean log-likelihood a dimension. Not studied.
+    ridges
+        Shares of the mean variance that are tried. Held-out samples choose.
+    """
+
+    samples_of_an_atom: int = 10
+    max_atoms: int = 500
+    folds: int = 5
+    gain: float = 1e-4
+    ridges: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -126,5 +152,5 @@ class DetectionVerdictSettings:
     """Smallest number of samples in a drift window: below it, intervals of small shares are uninformative."""
 
 
-FIT, ORBIT = DetectorSettings(), OrbitSettings()
+FIT, ORBIT, MIXTURE = DetectorSettings(), OrbitSettings(), MixtureSettings()
 PSEUDO_OOD, VERDICT = PseudoOODSettings(), DetectionVerdictSettings()

@@ -26,6 +26,7 @@ DETECTORS = {
     "MahalanobisDetector": lambda: ood.MahalanobisDetector(),
     "RelativeMahalanobisDetector": lambda: ood.RelativeMahalanobisDetector(),
     "KNNDetector": lambda: ood.KNNDetector(k=3),
+    "MixtureDetector": lambda: ood.MixtureDetector(4),
     "EnergyDetector": lambda: ood.EnergyDetector(),
     "GuidedEnergyDetector": lambda: ood.GuidedEnergyDetector(),
     "UnionDetector": lambda: ood.UnionDetector(),

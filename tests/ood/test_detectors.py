@@ -11,6 +11,7 @@ from repdyn.errors import RepdynError
 from repdyn.ood import (
     KNNDetector,
     MahalanobisDetector,
+    MixtureDetector,
     PathDetector,
     RelativeMahalanobisDetector,
     RelativePathDetector,
@@ -23,7 +24,7 @@ from repdyn.ood.detectors import DensityDetector
 from repdyn.ood.gaussian import unit
 from repdyn.paths import RepresentationPaths
 
-ALL = [PathDetector, MahalanobisDetector, KNNDetector]
+ALL = [PathDetector, MahalanobisDetector, KNNDetector, MixtureDetector]
 
 
 def test_one_dimension_has_the_folded_normal_auroc():

@@ -9,13 +9,14 @@ import torch
 from repdyn.ood import (
     KNNDetector,
     MahalanobisDetector,
+    MixtureDetector,
     PathDetector,
     RelativeMahalanobisDetector,
     UnionDetector,
 )
 from repdyn.paths import RepresentationPaths
 
-ALL = [PathDetector, MahalanobisDetector, KNNDetector, UnionDetector]
+ALL = [PathDetector, MahalanobisDetector, KNNDetector, MixtureDetector, UnionDetector]
 
 
 def tensors(paths):

@@ -17,6 +17,7 @@ from repdyn.koopman import KoopmanAutoencoder
 from repdyn.ood import (
     KNNDetector,
     MahalanobisDetector,
+    MixtureDetector,
     OODEvaluation,
     PathDetector,
     TrajectoryDetector,
@@ -33,7 +34,9 @@ def _paths(count: int = 200, seed: int = 0, shift: float = 1.0, **more: object) 
     return RepresentationPaths.from_arrays({"a": x[0], "b": x[1]}, **more)
 
 
-@pytest.mark.parametrize("kind", [PathDetector, UnionDetector, KNNDetector, MahalanobisDetector])
+@pytest.mark.parametrize(
+    "kind", [PathDetector, UnionDetector, KNNDetector, MahalanobisDetector, MixtureDetector]
+)
 def test_a_detector_that_has_scored_can_be_pickled_and_copied(kind):
     fitted = kind().fit(_paths())
     fresh = _paths(50, 1)
