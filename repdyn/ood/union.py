@@ -22,6 +22,7 @@ from repdyn.ood.comparison import IN_DISTRIBUTION
 from repdyn.ood.crossfit import PathStatistics
 from repdyn.ood.detector import Detector, joint_groups
 from repdyn.ood.detectors import PathDetector, RelativePathDetector, last_point_controls, share_densities
+from repdyn.ood.mixture_detector import MixtureDetector
 from repdyn.ood.neighbor_detectors import EnergyDetector, GuidedEnergyDetector
 from repdyn.ood.path_chunks import HELD, LOGITS, Chunk
 from repdyn.ood.pseudo_ood import draw_paths, find_groups, split_pseudo_ood
@@ -237,6 +238,9 @@ def _fit_default_members(
     for name in ("relative Mahalanobis", "nearest neighbors"):
         if name in controls:
             members[name] = controls.pop(name)
+    if paths.labels is None:
+        # It finds groups by itself; with labels the members above have better ones.
+        members["mixture"] = MixtureDetector(seed=seed).fit(paths)
     if head and paths.logits_width is not None:
         guided = GuidedEnergyDetector(seed=seed).fit(paths)
         members.update(zip(HEAD_MEMBERS, (guided, EnergyDetector().fit(paths))))
