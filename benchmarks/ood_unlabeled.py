@@ -2,11 +2,11 @@
 
     python benchmarks/ood_unlabeled.py --cache FOLDER --out rows.jsonl [--seeds 2]
 
-6 000 vectors of a corpus's last point are fitted without their labels (fewer where there are fewer), 1 000 are
-held out, and 1 000 are foreign: of another corpus under the same model, or of classes (three tenths of them,
-drawn by the seed) of which none was fitted. A row has the AUROC of each detector, in-distribution positive, and
-the share of held-out vectors that are flagged at 5 %. Paths are traced once and kept in FOLDER, as those of
-``energy_fields.py``.
+6 000 vectors of a corpus's last point are fitted without their labels (fewer where there are fewer), 1 000
+are held out, and 1 000 are foreign: of another corpus under the same model, or of classes (three tenths of
+them, drawn by the seed) of which none was fitted. A row has the AUROC of each detector, in-distribution
+positive, and the share of held-out vectors that are flagged at 5 %. Paths are traced once and kept in FOLDER,
+as those of ``energy_fields.py``.
 """
 
 from __future__ import annotations
