@@ -185,7 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
         if (found := self._repo(kind, name, revision)) is not None:
             repo, oid = found
             siblings = [{"rfilename": path} for path in repo.commits[oid]]
-            self._send(200, {"id": name, "sha": oid, "private": repo.private, "siblings": siblings, "tags": []})
+            self._send(
+                200, {"id": name, "sha": oid, "private": repo.private, "siblings": siblings, "tags": []}
+            )
 
     def _entries(self, repo: Repo, oid: str) -> dict[str, dict[str, Any]]:
         entries: dict[str, dict[str, Any]] = {}
