@@ -204,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tree(self, kind: str, name: str, revision: str, path: str = "") -> None:
         if (found := self._repo(kind, name, revision)) is None:
-            return
+            return None
         entries = self._entries(*found)
         inside = {key: one for key, one in entries.items() if not path or key.startswith(path + "/")}
         if path and not inside:
@@ -255,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, kind: str, name: str, revision: str) -> None:
         if self._may_not_write() or (found := self._repo(kind, name, revision)) is None:
-            return
+            return None
         repo, oid = found
         files, message = dict(repo.commits[oid]), ""
         for line in self.body.decode().splitlines():
@@ -277,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _resolve(self, name: str, revision: str, path: str, kind: str = "models") -> None:
         if (found := self._repo(kind, name, revision)) is None:
-            return
+            return None
         repo, oid = found
         headers = {"X-Repo-Commit": oid}
         data = repo.commits[oid].get(path)

@@ -23,7 +23,7 @@ from repdyn.disentangle import SKD, SSMSKD
 from repdyn.errors import RepdynError
 from repdyn.fields import EnergyField, SurrogateAutoencoder
 from repdyn.hub import repository
-from repdyn.koopman import EditedKoopman, KoopmanAutoencoder
+from repdyn.koopman import KoopmanAutoencoder
 from repdyn.ood import KNNDetector, PathDetector, UnionDetector, load_detector
 from repdyn.topology import FlowAutoencoder
 from repdyn.translation import LinearTranslation

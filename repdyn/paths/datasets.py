@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import padded
 from repdyn.paths.arrow import arrow, matrix_of, open_table, tokens_of, vector_columns
+from repdyn.provenance import without_folders
 from repdyn.reading import as_array
 
 __all__ = ["parts_of_dataset"]
@@ -62,7 +63,7 @@ def parts_of_dataset(source: Any, points: Sequence[str] | None, ids: str | None,
     for read in readers:
         parts = read(folder)
         if parts is not None:
-            return {**parts, "meta": {"data": str(folder)}}
+            return {**parts, "meta": {"data": without_folders(str(folder))}}
     raise RepdynError(
         f"{folder}: is no folder of `datasets` (state.json), of SAELens (shard_0), of THINGSvision "
         "(features*.npy) or of vLLM (*.safetensors); open a store with open_paths"

@@ -222,9 +222,10 @@ def layout_of(storage: Storage, document: dict[str, Any] | None) -> Layout:
     """The layout from the contents of a store's ``zarr.json``; see :func:`read_layout`."""
     if document is None:
         if not storage.exists():
-            raise RepdynError(
-                f"{storage}: there is no store of paths and no file of vectors; repdyn trace writes a store"
-            )
+            hint = "repdyn trace writes a store"
+            if str(storage).startswith("hf://"):
+                hint = "a store on the Hub is hf://datasets/user/name, and a private one needs `hf auth login`"
+            raise RepdynError(f"{storage}: there is no store of paths and no file of vectors; {hint}")
         what = (
             "is not a store of paths (it has no readable zarr.json), nor a file of vectors by its ending "
             "(.npy, .npz, .parquet, .arrow, .feather, .safetensors)"

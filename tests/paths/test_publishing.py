@@ -143,6 +143,8 @@ def test_what_is_refused(
             open_paths(missing)
         assert "\n" not in str(caught.value)
         assert missing in str(caught.value)
+    with pytest.raises(RepdynError, match="a private one needs `hf auth login`"):
+        open_paths("hf://datasets/ada/nothing")
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(RepdynError, match="run `hf auth login`, or set HF_TOKEN"):
         known.push_to_hub("ada/paths")
