@@ -7,6 +7,7 @@ written by                             what is read
 SAELens, ``CacheActivationsRunner``    such folders, ``shard_0``, ``shard_1``, …; one point per hook
 THINGSvision, ``extract_features``     ``MODULE/features*.npy`` and ``file_names.txt``; one point per module
 vLLM, ``ExampleHiddenStatesConnector`` a safetensors file per request; one point per layer, tokens are kept
+hs-connectors, FP8 of the same         their scales are applied, in float32
 =====================================  ====================================================================
 
 Nothing is unpickled, and none of these libraries is imported.
@@ -248,6 +249,8 @@ def _vllm(folder: Path, points: Sequence[str] | None) -> Parts | None:
                 if "hidden_states" not in held:
                     raise RepdynError(f"{file}: has no tensor 'hidden_states'; is it written by vLLM?")
                 states = as_array(opened.get_tensor("hidden_states"))
+                if "hidden_states_scales" in held:  # of hs-connectors: float8, one scale for each token
+                    states = _rescaled(states, as_array(opened.get_tensor("hidden_states_scales")), file)
                 count = len(opened.get_tensor("token_ids")) if "token_ids" in held else len(states)
         except (SafetensorError, OSError) as error:
             text = " ".join(str(error).split())
@@ -278,6 +281,14 @@ def _vllm(folder: Path, points: Sequence[str] | None) -> Parts | None:
         "masks": {name: mask for name, (_, mask) in filled.items()},
         "ids": [file.stem for file in files],
     }
+
+
+def _rescaled(states: NDArray[Any], scales: NDArray[Any], file: Path) -> NDArray[np.float32]:
+    """float8 states ``(T, L, D)`` times their scales ``(T, 1, 1)``."""
+    if scales.size != len(states):
+        raise RepdynError(f"{file}: has {scales.size} scales for {len(states)} tokens; read it again later")
+    shape = (-1, *[1] * (states.ndim - 1))
+    return states.astype(np.float32) * scales.astype(np.float32).reshape(shape)
 
 
 def _numbered(files: Any) -> list[Path]:

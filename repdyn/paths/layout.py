@@ -224,7 +224,9 @@ def layout_of(storage: Storage, document: dict[str, Any] | None) -> Layout:
         if not storage.exists():
             hint = "repdyn trace writes a store"
             if str(storage).startswith("hf://"):
-                hint = "a store on the Hub is hf://datasets/user/name, and a private one needs `hf auth login`"
+                hint = (
+                    "a store on the Hub is hf://datasets/user/name, and a private one needs `hf auth login`"
+                )
             raise RepdynError(f"{storage}: there is no store of paths and no file of vectors; {hint}")
         what = (
             "is not a store of paths (it has no readable zarr.json), nor a file of vectors by its ending "

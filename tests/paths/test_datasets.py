@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,40 @@ def test_requests_of_vllm(tmp_path: Path, kind: torch.dtype) -> None:
     assert RepresentationPaths.from_dataset(tmp_path).points == ("hidden_states.0", "hidden_states.1")
     with pytest.raises(RepdynError, match="1 names for the 2 layers"):
         RepresentationPaths.from_dataset(tmp_path, points=["layers.7"])
+
+
+def test_files_of_hs_connectors_in_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writer runs here: vLLM, which calls it on a GPU, is replaced by an empty base class."""
+    pytest.importorskip("hs_connectors", reason="pip install hs-connectors")
+    name = "vllm.distributed.kv_transfer.kv_connector.v1"
+    parts = [name.rsplit(".", k)[0] for k in range(name.count("."), -1, -1)]
+    for part in (*parts, f"{name}.example_hidden_states_connector"):
+        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+    base = sys.modules[f"{name}.example_hidden_states_connector"]
+    base.ExampleHiddenStatesConnector = object  # type: ignore[attr-defined]
+    sys.modules[name].example_hidden_states_connector = base  # type: ignore[attr-defined]
+    from hs_connectors.fp8_hidden_states_connector import FP8HiddenStatesConnector
+    from hs_connectors.transfer import FP8Transfer
+
+    generator = torch.Generator().manual_seed(0)
+    states = [10**k * torch.randn(length, 3, 8, generator=generator) for k, length in enumerate((4, 2, 5))]
+    for number, own in enumerate(states):
+        tensors = {"hidden_states": own.to(torch.bfloat16), "token_ids": torch.arange(len(own))}
+        event = types.SimpleNamespace(synchronize=lambda: None)
+        file = str(tmp_path / f"hs_{number}.safetensors")
+        FP8HiddenStatesConnector._write_tensors(tensors, event, file, None)
+    paths = RepresentationPaths.from_dataset(tmp_path)
+    assert paths.ids.tolist() == ["hs_0", "hs_1", "hs_2"]
+    reader = FP8Transfer(tmp_path, torch.float32)
+    for number, own in enumerate(states):
+        read = np.stack([np.asarray(paths[point])[number, : len(own)] for point in paths.points], axis=1)
+        np.testing.assert_array_equal(read, reader.get_cached(number)["hidden_states"].numpy())
+        assert np.abs(read - own.numpy()).max() < 0.05 * own.abs().max()  # float8 has three bits
+    save_file(
+        {"hidden_states": states[0], "hidden_states_scales": torch.ones(3)}, tmp_path / "hs_0.safetensors"
+    )
+    with pytest.raises(RepdynError, match=r"hs_0.safetensors: has 3 scales for 4 tokens"):
+        RepresentationPaths.from_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(
