@@ -482,8 +482,8 @@ def _refused(item: Mapping[Any, Any]) -> NoReturn:
     """Raise for a sample that has several parts."""
     first = next(iter(item), "text")
     raise RepdynError(
-        f"inputs: every sample is a {type(item).__name__} of {', '.join(map(str, item))}; pass the samples of "
-        f"one of these, of a stream as (row[{first!r}] for row in stream), and labels=… of another"
+        f"inputs: every sample is a {type(item).__name__} of {', '.join(map(str, item))}; pass the samples "
+        f"of one of these, of a stream as (row[{first!r}] for row in stream), and labels=… of another"
     )
 
 

@@ -1,8 +1,11 @@
 """Folders of activations that other libraries write become paths.
 
-``tests/data/datasets`` was written by ``datasets`` 5.2.0 with ``save_to_disk``, ``saelens`` with the features
-that SAELens' runner declares. THINGSvision's and vLLM's folders are written here to the layout that their
-sources give.
+``tests/data/datasets`` was written by these libraries: ``vectors`` by ``datasets`` 5.2.0; ``saelens_run`` by
+SAELens 6.54.12 (``CacheActivationsRunner`` on a small HookedTransformer of TransformerLens 3.9);
+``thingsvision`` by THINGSvision 2.7.3 (``extract_features`` and ``save_features`` of a small torch model; its
+imports of TensorFlow and torchtyping were replaced by mocks). ``saelens`` has the shards that an interrupted
+run of SAELens leaves. vLLM needs a GPU: its files are written here to the layout that its source gives, those
+in FP8 by hs-connectors itself.
 """
 
 from __future__ import annotations
@@ -125,6 +128,33 @@ def test_folders_of_thingsvision(tmp_path: Path) -> None:
     np.save(tmp_path / "fc" / "features.npy", np.zeros((12, 2, 2, 2)))
     with pytest.raises(RepdynError, match="flatten_acts=True"):
         RepresentationPaths.from_dataset(tmp_path, points=["fc"])
+
+
+def test_a_run_of_saelens() -> None:
+    """What its runner wrote, against the model's own activations of the same tokens."""
+    known = np.load(DATA / "saelens_run.npz")
+    paths = RepresentationPaths.from_dataset(DATA / "saelens_run")
+    assert paths.points == ("blocks.1.hook_mlp_out",)
+    table = pa.concat_tables(
+        pa.ipc.open_stream(file.read_bytes()).read_all()
+        for file in sorted((DATA / "saelens_run").glob("*.arrow"))
+    )
+    place = {tuple(tokens): number for number, tokens in enumerate(known["tokens"].tolist())}
+    order = [place[tuple(tokens)] for tokens in table["token_ids"].to_pylist()]
+    assert sorted(order) == list(range(12))
+    np.testing.assert_array_equal(np.asarray(paths["blocks.1.hook_mlp_out"]), known["acts"][order])
+
+
+def test_runs_of_thingsvision() -> None:
+    """In memory and saved at once, and several modules saved batch by batch, in its own numbering."""
+    folder = DATA / "thingsvision"
+    saved = RepresentationPaths.from_dataset(folder / "features")
+    assert saved.points == ("features",)
+    assert saved.ids.tolist() == [f"p{k}.png" for k in range(7)]
+    np.testing.assert_array_equal(saved["features"], np.load(folder / "fc.npy"))
+    many = RepresentationPaths.from_dataset(folder / "many", points=["conv", "fc"])
+    for name in ("conv", "fc"):
+        np.testing.assert_array_equal(many[name], np.load(folder / f"{name}.npy"))
 
 
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
