@@ -25,7 +25,7 @@ _ROOMS = {
     "repdyn.migration": ("migrate",),
     "repdyn.datasets": (),
     "repdyn.reporting": ("report",),
-    "repdyn.saved": ("load_result",),
+    "repdyn.saved": ("load_result", "push_folder"),
     "repdyn.errors": ("RepdynError",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from repdyn.conformity import check_types
 from repdyn.errors import RepdynError
+from repdyn.hub import repository_at
 from repdyn.provenance import SIGNATURE
 from repdyn.writing import earlier_of, is_scratch, replace_folder, scratch_folder
 
@@ -32,6 +33,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Artifact",
     "check_owned",
+    "is_result",
     "load_artifact",
     "refuses_damage",
     "refusing_damage",
@@ -134,7 +136,7 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
     Parameters
     ----------
     path
-        The folder.
+        The folder, or the address of one on the Hugging Face Hub (:mod:`repdyn.hub`).
     kind
         If given, the kind it must be.
 
@@ -147,43 +149,49 @@ def load_artifact(path: str | os.PathLike[str], kind: str | None = None) -> Arti
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    folder = Path(path)
-    if not folder.exists():
+    remote = repository_at(path)
+    folder, name = Path(path), str(remote or Path(path))
+    if remote is not None:
+        file, commit = remote.fetch(_CONFIG)
+        folder = file.parent
+    elif not folder.exists():
         earlier = earlier_of(Path(os.path.realpath(path)))
         if earlier is None:
-            raise RepdynError(f"{folder}: there is no such file or folder")
-        folder = earlier
+            raise RepdynError(f"{name}: there is no such file or folder")
+        folder, name = earlier, str(earlier)
     document = _document(folder)
     if document is None:
-        raise RepdynError(f"{folder}: is not a repdyn result (no readable config.json of ours)")
+        raise RepdynError(f"{name}: is not a repdyn result (no readable config.json of ours)")
     header = document.pop("repdyn")
     saved_kind, schema = header["kind"], header["schema"]
     if schema > SCHEMA_VERSION:
         raise RepdynError(
-            f"{folder}: written by a newer repdyn (schema {schema}, this one reads up to "
+            f"{name}: written by a newer repdyn (schema {schema}, this one reads up to "
             f"{SCHEMA_VERSION}); upgrade repdyn"
         )
     if kind is not None and saved_kind != kind:
-        raise RepdynError(f"{folder}: holds a {saved_kind!r}, expected a {kind!r}")
+        raise RepdynError(f"{name}: holds a {saved_kind!r}, expected a {kind!r}")
+    if remote is not None:
+        remote.fetch(_TENSORS, commit)
     try:
         tensors = load_file(folder / _TENSORS)
         sound = "sha256" not in header or header["sha256"] == _digest(_read(folder), folder / _TENSORS)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise RepdynError(
-                f"{folder}: cannot be opened, this process has too many files open; raise `ulimit -n`"
+                f"{name}: cannot be opened, this process has too many files open; raise `ulimit -n`"
             ) from None
         raise RepdynError(
-            f"{folder}: model.safetensors is missing or truncated ({error}); save it again"
+            f"{name}: model.safetensors is missing or truncated ({error}); save it again"
         ) from None
     except (SafetensorError, *_DAMAGE) as error:
         # Also dtypes that NumPy lacks, malformed headers, and a config nested too deeply for the digest.
         raise RepdynError(
-            f"{folder}: model.safetensors is truncated or damaged ({error}); save it again"
+            f"{name}: model.safetensors is truncated or damaged ({error}); save it again"
         ) from None
     if not sound:
         raise RepdynError(
-            f"{folder}: was damaged or changed after it was saved (its SHA-256 differs); save it again, "
+            f"{name}: was damaged or changed after it was saved (its SHA-256 differs); save it again, "
             'or remove "sha256" from its config.json to read it anyway'
         )
     return Artifact(saved_kind, document, tensors, schema)
@@ -268,13 +276,17 @@ def _document(folder: Path) -> dict[str, Any] | None:
         document = _decoded(_read(folder))
     except (OSError, ValueError, RecursionError):  # the last: JSON nested a thousand deep
         return None
-    header = document.get("repdyn") if isinstance(document, dict) else None
-    ours = (
+    return document if isinstance(document, dict) and is_result(document) else None
+
+
+def is_result(document: Mapping[str, Any]) -> bool:
+    """Whether the contents of a ``config.json`` are those of a saved result of repdyn."""
+    header = document.get("repdyn")
+    return (
         isinstance(header, dict)
         and isinstance(header.get("kind"), str)
         and isinstance(header.get("schema"), int)
     )
-    return document if ours else None
 
 
 def _read(folder: Path) -> Any:

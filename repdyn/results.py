@@ -29,7 +29,9 @@ from numpy.typing import NDArray
 from repdyn.artifacts import Artifact, load_artifact, refusing_damage, save_artifact
 from repdyn.conformity import check_types, without_alias
 from repdyn.errors import RepdynError
+from repdyn.hub import repository
 from repdyn.intervals import Estimate
+from repdyn.publishing import HubMixin
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -41,7 +43,7 @@ _ROWS_SHOWN = 40  # of the table in a notebook
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Result:
+class Result(HubMixin):
     """Base of what an analysis returns.
 
     Attributes
@@ -100,6 +102,26 @@ class Result:
             repr(loaded)  # a damaged result must fail here, not when it is first printed
             loaded.to_dict()
         return loaded
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+    ) -> Self:
+        """As :meth:`load`, of a folder or of ``"user/name"`` on the Hugging Face Hub.
+
+        Parameters
+        ----------
+        path
+            A folder, or what :meth:`push_to_hub` wrote to.
+        revision, token
+            Branch, tag or commit on the Hub, and the account's token.
+
+        Raises
+        ------
+        RepdynError
+            As :meth:`load`; and if there is no such repository, or the Hub cannot be reached.
+        """
+        return cls.load(repository(path, revision, token))
 
     def plot(self) -> Figure:
         """The figures with their intervals.

@@ -34,6 +34,8 @@ ROOMS = (repdyn, paths, tracing, koopman, fields, ood, topology, translation, di
 OF_RESULTS = {
     "save",
     "load",
+    "from_pretrained",
+    "push_to_hub",
     "to_dict",
     "to_frame",
     "from_dict",
@@ -80,6 +82,7 @@ OF_PATHS = {
     "RepresentationPaths.from_arrow",
     "RepresentationPaths.from_dataset",
     "RepresentationPaths.mask",
+    "RepresentationPaths.push_to_hub",
     "RepresentationPaths.split",
     "RepresentationPaths.subset",
     "RepresentationPaths.tokens_as_samples",
@@ -103,6 +106,7 @@ OF_PATHS = {
     "load_detector",
     "merge_paths",
     "open_paths",
+    "push_folder",
     "recommend",
     "report",
     "translate",
@@ -370,7 +374,8 @@ def test_what_loads_weights_takes_a_device() -> None:
         holder: Any = room
         for part in name.split("."):
             holder = getattr(holder, part)
-        of_arrays = name.endswith(".load") and holds_arrays(getattr(room, name.partition(".")[0]))
+        own = name.endswith((".load", ".from_pretrained"))
+        of_arrays = own and holds_arrays(getattr(room, name.partition(".")[0]))
         loads = name.rpartition(".")[2] in ("load", "load_result", "from_pretrained")
         if loads and not of_arrays and "device" not in inspect.signature(holder).parameters:
             without.add(name)

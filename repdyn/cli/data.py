@@ -7,13 +7,15 @@ import gzip
 import hashlib
 import json
 import os
+import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.limits import check_archive, check_pixels, open_gzip, read_parquet
 from repdyn.paths.arrays import check_labels
 from repdyn.progress import track
+from repdyn.tracing.spool import gathered
 
 __all__ = ["Data", "is_data", "read_data"]
 
@@ -110,7 +113,7 @@ def read_data(specification: str, skip_bad: bool = False) -> Data:
         ``images:DIR`` (a folder per class, or pictures without one), ``npz:FILE#X,Y``,
         ``csv:FILE#TEXT,LABEL`` (gzip by its ending; commas, semicolons, tabs or bars by its header; UTF-8,
         or UTF-16 with its mark), ``csv-latin1:…`` (the same, in latin-1 or Windows-1252),
-        ``jsonl:FILE#TEXT,LABEL``, ``parquet:FILE#TEXT,LABEL``,
+        ``jsonl:FILE#TEXT,LABEL`` (``jsonl:-#TEXT`` from stdin), ``parquet:FILE#TEXT,LABEL``,
         ``hf:NAME#SPLIT`` (needs ``pip install datasets``),
         ``digits`` (scikit-learn's) or ``docstrings`` (first paragraphs of the installed packages'
         documentation, labeled by package). Y and LABEL may be left out.
@@ -393,25 +396,29 @@ def _delimiter(header: str, columns: Sequence[str]) -> tuple[str, bool]:
 
 def _jsonl(address: str) -> Data:
     name, columns = _columns(address, "jsonl:FILE#TEXT,LABEL")
-    path = _file(name, "jsonl")
+    path = Path("stdin") if name == "-" else _file(name, "jsonl")
     opened: Callable[..., Any] = open_gzip if path.suffix == ".gz" else open
-    rows: list[list[Any]] = []
     bad: dict[str, str] = {}
+
+    def parsed(lines: Iterable[str]) -> Iterator[list[Any]]:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                yield [record[column] for column in columns]
+            except (ValueError, RecursionError):
+                bad[f"{path}: line {number}"] = "is not JSON"
+            except (KeyError, TypeError, IndexError):
+                bad[f"{path}: line {number}"] = f"is not an object with {' and '.join(columns)}"
+
     try:
+        if name == "-":
+            return _of_rows(path, parsed(TextIOWrapper(sys.stdin.buffer, "utf-8-sig")), columns, bad)
         with opened(path, "rt", encoding=_unicode(path, opened, "utf-8-sig")) as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                    rows.append([record[column] for column in columns])
-                except (ValueError, RecursionError):
-                    bad[f"{path}: line {number}"] = "is not JSON"
-                except (KeyError, TypeError, IndexError):
-                    bad[f"{path}: line {number}"] = f"is not an object with {' and '.join(columns)}"
+            return _of_rows(path, parsed(lines), columns, bad)
     except (UnicodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RepdynError(f"{path}: is not readable UTF-8 ({_one_line(error)})") from None
-    return _of_rows(path, rows, columns, bad)
 
 
 def _parquet(address: str) -> Data:
@@ -441,20 +448,23 @@ def _parquet(address: str) -> Data:
     return _of_rows(path, [list(row) for row in zip(*read, strict=True)], columns, {})
 
 
-def _of_rows(path: Path, rows: list[list[Any]], columns: Sequence[str], bad: dict[str, str]) -> Data:
+def _of_rows(path: Path, rows: Iterable[list[Any]], columns: Sequence[str], bad: dict[str, str]) -> Data:
     """Texts and labels of rows; a row whose text is not a string is added to ``bad``."""
-    good = []
-    for number, row in enumerate(rows):
-        if not isinstance(row[0], str):
-            bad[f"{path}: row {number}"] = f"has a {type(row[0]).__name__} in {columns[0]!r}, expected a text"
-        elif len(columns) == 2 and (row[1] is None or row[1] != row[1]):
-            bad[f"{path}: row {number}"] = f"the label {columns[1]!r} of sample {number} is missing"
-        else:
-            good.append(row)
-    labels = [row[1] for row in good] if len(columns) == 2 and good else None
-    return Data(
-        [row[0] for row in good], None if labels is None else check_labels(labels, len(good)), None, bad
-    )
+    labels: list[Any] = []
+
+    def texts() -> Iterator[str]:
+        for number, row in enumerate(rows):
+            if not isinstance(row[0], str):
+                kind = type(row[0]).__name__
+                bad[f"{path}: row {number}"] = f"has a {kind} in {columns[0]!r}, expected a text"
+            elif len(columns) == 2 and (row[1] is None or row[1] != row[1]):
+                bad[f"{path}: row {number}"] = f"the label {columns[1]!r} of sample {number} is missing"
+            else:
+                labels.extend(row[1:])
+                yield row[0]
+
+    inputs = gathered(texts())
+    return Data(inputs, check_labels(labels, len(labels)) if labels else None, None, bad)
 
 
 def _hub(address: str) -> Data:

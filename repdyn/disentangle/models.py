@@ -26,7 +26,9 @@ from repdyn.disentangle.sequences import read_sequences
 from repdyn.disentangle.settings import TRAINING
 from repdyn.disentangle.spectral import one_step, operators_of
 from repdyn.errors import RepdynError
+from repdyn.hub import repository
 from repdyn.koopman.frames import load_weights
+from repdyn.publishing import HubMixin
 from repdyn.reading import as_array
 
 __all__ = ["SKD", "SSMSKD", "StructuredKoopman"]
@@ -48,7 +50,7 @@ _SAVED: dict[str, Any] = {
 }
 
 
-class StructuredKoopman(SequenceAutoencoder):
+class StructuredKoopman(SequenceAutoencoder, HubMixin):
     """Base of SKD and SSM-SKD, which differ in the transitions that an operator is solved from.
 
     Frames are encoded to latents ``z_t``. An operator with ``z_(t+1) ≈ z_t K`` is solved for by ridge
@@ -244,16 +246,24 @@ class StructuredKoopman(SequenceAutoencoder):
     @classmethod
     @refuses_damage
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> Self:
         """Read what :meth:`save_pretrained` wrote, onto ``device``; default: the CPU.
+
+        ``path`` is a folder, or ``"user/name"`` on the Hugging Face Hub; ``revision`` is its branch, tag or
+        commit, and ``token`` that of an account.
 
         Raises
         ------
         RepdynError
             If the folder holds something else, another of the two models, or weights that do not match.
         """
-        artifact = load_artifact(path, "disentangle")
+        artifact = load_artifact(repository(path, revision, token), "disentangle")
         return to(_restore(cls, artifact.config, artifact.tensors, path), device)
 
     def read(self, sequences: Any) -> SequenceBatch:

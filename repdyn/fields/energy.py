@@ -38,6 +38,8 @@ from repdyn.fields.mean_shift import (
 from repdyn.fields.mixture import fit_mixture
 from repdyn.fields.settings import ENERGY, SEARCH
 from repdyn.fields.verification import merge_points
+from repdyn.hub import repository
+from repdyn.publishing import HubMixin
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
@@ -48,7 +50,7 @@ class EnergyWarning(UserWarning):
     """A noise at which modes say nothing: below the spacing of the bank, or above its spread."""
 
 
-class EnergyField(LatentField):
+class EnergyField(LatentField, HubMixin):
     r"""The field of a bank of latents under Gaussian noise, which always converges.
 
     .. math:: V(z) = \sigma^2 \nabla \log p_\sigma(z) = -\nabla E(z), \qquad
@@ -378,10 +380,19 @@ class EnergyField(LatentField):
     @classmethod
     @refuses_damage
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> EnergyField:
-        """Read what :meth:`save_pretrained` wrote, onto ``device``; default: the CPU."""
-        artifact = load_artifact(path, "energy field")
+        """Read what :meth:`save_pretrained` wrote, onto ``device``; default: the CPU.
+
+        ``path`` is a folder, or ``"user/name"`` on the Hugging Face Hub; ``revision`` is its branch, tag or
+        commit, and ``token`` that of an account.
+        """
+        artifact = load_artifact(repository(path, revision, token), "energy field")
         # Folders written before there were atoms, or a radius, do not name them.
         config = {"atoms": None, "radius": 1.0, **artifact.config["field"]}
         check_values(

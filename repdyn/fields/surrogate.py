@@ -26,9 +26,11 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields.field import LatentField
 from repdyn.fields.map import as_tensor, to_index
 from repdyn.fields.settings import SURROGATE, SurrogateSettings
+from repdyn.hub import repository
 from repdyn.intervals import Estimate, ratio_interval
 from repdyn.paths import drawn_rows
 from repdyn.progress import track
+from repdyn.publishing import HubMixin
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, parted_by_group
 from repdyn.seeding import drawing
@@ -59,7 +61,7 @@ class SurrogateWarning(UserWarning):
     start."""
 
 
-class SurrogateAutoencoder:
+class SurrogateAutoencoder(HubMixin):
     r"""An autoencoder of a frozen network's features that contracts enough for its map to be iterated.
 
     .. math:: \min_{E, D}\ \frac{\lVert u - D(E(u + \epsilon)) \rVert^2}{\operatorname{tr} \Sigma_u}
@@ -298,10 +300,19 @@ class SurrogateAutoencoder:
     @classmethod
     @refuses_damage
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> SurrogateAutoencoder:
-        """Read what :meth:`save_pretrained` wrote, onto ``device``; default: the CPU."""
-        artifact = load_artifact(path, "surrogate")
+        """Read what :meth:`save_pretrained` wrote, onto ``device``; default: the CPU.
+
+        ``path`` is a folder, or ``"user/name"`` on the Hugging Face Hub; ``revision`` is its branch, tag or
+        commit, and ``token`` that of an account.
+        """
+        artifact = load_artifact(repository(path, revision, token), "surrogate")
         config = artifact.config["surrogate"]
         check_values(config, **_SAVED)
         width = int(config["width"])

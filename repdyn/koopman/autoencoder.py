@@ -18,6 +18,7 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.devices import as_given, device_of, to
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.fields import LatentField
+from repdyn.hub import repository
 from repdyn.koopman import training
 from repdyn.koopman.edited import EditedKoopman
 from repdyn.koopman.editing import forget
@@ -31,6 +32,7 @@ from repdyn.koopman.spectrum import KoopmanSpectrum, spectrum
 from repdyn.koopman.states import point_number
 from repdyn.koopman.training import Plan, Weights
 from repdyn.paths import RepresentationPaths, nearby
+from repdyn.publishing import HubMixin
 from repdyn.reading import as_array
 from repdyn.seeding import drawing
 
@@ -42,7 +44,7 @@ AUTO = "auto"
 _ROUNDING = 1e-9  # a last interval of re-encoding shorter than this is rounding
 
 
-class KoopmanAutoencoder(nn.Module):
+class KoopmanAutoencoder(nn.Module, HubMixin):
     """Linear dynamics of representations through depth, in a learned space of observables.
 
     ``x_t ≈ D(E(x_s) K^(t-s) + b)`` for any depths ``s, t`` of a representation path, ``K^t = expm(t G)``.
@@ -335,10 +337,7 @@ class KoopmanAutoencoder(nn.Module):
         self._fitted_points()
         train = train if train is not None else self.training_paths_
         if train is None:
-            raise RepdynError(
-                "fidelity fits controls and probes on the training paths, which a saved autoencoder does not "
-                "hold; give them as train="
-            )
+            raise RepdynError("fidelity: give train=, the training paths, which no saved autoencoder holds")
         return measure(self, paths, train, head=head, seed=seed)
 
     def spectrum(
@@ -406,14 +405,19 @@ class KoopmanAutoencoder(nn.Module):
     @classmethod
     @refuses_damage
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> KoopmanAutoencoder:
         """Read a folder that :meth:`save_pretrained` wrote.
 
         Parameters
         ----------
-        path
-            The folder.
+        path, revision, token
+            The folder; or ``"user/name"`` on the Hugging Face Hub, its revision, and an account's token.
         device
             Device of the weights; default: the CPU.
 
@@ -422,7 +426,7 @@ class KoopmanAutoencoder(nn.Module):
         RepdynError
             If the folder holds another kind of result, or weights that do not match its settings.
         """
-        saved = load_artifact(path, "koopman")
+        saved = load_artifact(repository(path, revision, token), "koopman")
         return to(cls.restore(saved.config, saved.tensors, path), device)
 
     def describe(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -17,6 +17,7 @@ from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.estimators import NotFittedError
+from repdyn.hub import repository
 from repdyn.ood.calibration import conformal_p_values, conformal_threshold
 from repdyn.ood.gaussian import lengths
 from repdyn.ood.inputs import Given, paths_of, readable
@@ -34,6 +35,7 @@ from repdyn.ood.path_chunks import (
 from repdyn.ood.settings import FIT
 from repdyn.paths import nearby
 from repdyn.paths.importing import VECTORS
+from repdyn.publishing import HubMixin
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
@@ -59,7 +61,7 @@ CLASSES: dict[str, type[Detector]] = {}
 """Every class of detectors, by its name in a saved folder."""
 
 
-class Detector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sklearn has no types
+class Detector(HubMixin, OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sklearn has no types
     """A score of how normal a representation path is; higher is more normal.
 
     An estimator of scikit-learn: its parameters are those of the constructor, ``fit_predict`` fits and
@@ -319,6 +321,26 @@ class Detector(OutlierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sklea
         if name != cls.__name__:
             raise RepdynError(f"{path}: holds a {name}, expected a {cls.__name__}; load it with {name}.load")
         return cls.from_record(artifact.config, artifact.tensors, str(path))
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+    ) -> Self:
+        """As :meth:`load`, of a folder or of ``"user/name"`` on the Hugging Face Hub.
+
+        Parameters
+        ----------
+        path
+            A folder, or what :meth:`push_to_hub` wrote to.
+        revision, token
+            Branch, tag or commit on the Hub, and the account's token.
+
+        Raises
+        ------
+        RepdynError
+            As :meth:`load`; and if there is no such repository, or the Hub cannot be reached.
+        """
+        return cls.load(repository(path, revision, token))
 
     def to_record(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The fitted detector as JSON values and named arrays."""

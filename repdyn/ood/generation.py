@@ -21,6 +21,7 @@ from repdyn.ood.calibration import conformal_threshold, false_positive_interval
 from repdyn.ood.detectors import PathDetector
 from repdyn.ood.modules import PathModule
 from repdyn.ood.path_chunks import LOWEST
+from repdyn.publishing import HubMixin
 from repdyn.reading import as_array
 from repdyn.tracing.hooks import Hooks, Point, in_evaluation
 from repdyn.tracing.registry import traced
@@ -112,7 +113,7 @@ class MonitoredTokens:
         return "\n".join(lines)
 
 
-class GenerationMonitor:
+class GenerationMonitor(HubMixin):
     """Scores every token that a causal language model reads while it generates, without a second pass.
 
     A token's state at some depths has a score by a :class:`~repdyn.ood.PathDetector` that was fitted on

@@ -7,6 +7,7 @@ written by                             what is read
 SAELens, ``CacheActivationsRunner``    such folders, ``shard_0``, ``shard_1``, …; one point per hook
 THINGSvision, ``extract_features``     ``MODULE/features*.npy`` and ``file_names.txt``; one point per module
 vLLM, ``ExampleHiddenStatesConnector`` a safetensors file per request; one point per layer, tokens are kept
+hs-connectors, FP8 of the same         their scales are applied, in float32
 =====================================  ====================================================================
 
 Nothing is unpickled, and none of these libraries is imported.
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import padded
 from repdyn.paths.arrow import arrow, matrix_of, open_table, tokens_of, vector_columns
+from repdyn.provenance import without_folders
 from repdyn.reading import as_array
 
 __all__ = ["parts_of_dataset"]
@@ -62,7 +64,7 @@ def parts_of_dataset(source: Any, points: Sequence[str] | None, ids: str | None,
     for read in readers:
         parts = read(folder)
         if parts is not None:
-            return {**parts, "meta": {"data": str(folder)}}
+            return {**parts, "meta": {"data": without_folders(str(folder))}}
     raise RepdynError(
         f"{folder}: is no folder of `datasets` (state.json), of SAELens (shard_0), of THINGSvision "
         "(features*.npy) or of vLLM (*.safetensors); open a store with open_paths"
@@ -247,6 +249,8 @@ def _vllm(folder: Path, points: Sequence[str] | None) -> Parts | None:
                 if "hidden_states" not in held:
                     raise RepdynError(f"{file}: has no tensor 'hidden_states'; is it written by vLLM?")
                 states = as_array(opened.get_tensor("hidden_states"))
+                if "hidden_states_scales" in held:  # of hs-connectors: float8, one scale for each token
+                    states = _rescaled(states, as_array(opened.get_tensor("hidden_states_scales")), file)
                 count = len(opened.get_tensor("token_ids")) if "token_ids" in held else len(states)
         except (SafetensorError, OSError) as error:
             text = " ".join(str(error).split())
@@ -277,6 +281,14 @@ def _vllm(folder: Path, points: Sequence[str] | None) -> Parts | None:
         "masks": {name: mask for name, (_, mask) in filled.items()},
         "ids": [file.stem for file in files],
     }
+
+
+def _rescaled(states: NDArray[Any], scales: NDArray[Any], file: Path) -> NDArray[np.float32]:
+    """float8 states ``(T, L, D)`` times their scales ``(T, 1, 1)``."""
+    if scales.size != len(states):
+        raise RepdynError(f"{file}: has {scales.size} scales for {len(states)} tokens; read it again later")
+    shape = (-1, *[1] * (states.ndim - 1))
+    return states.astype(np.float32) * scales.astype(np.float32).reshape(shape)
 
 
 def _numbered(files: Any) -> list[Path]:

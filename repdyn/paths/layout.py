@@ -41,6 +41,7 @@ __all__ = [
     "decode_strings",
     "encode_strings",
     "group_metadata",
+    "is_paths",
     "is_store",
     "layout_of",
     "read_json",
@@ -202,7 +203,7 @@ def as_storage(store: Storage | str | os.PathLike[str]) -> Storage:
 
 def is_store(storage: Storage) -> bool:
     """Whether a location holds a store of paths, of any schema, complete or not."""
-    return _is_ours(read_json(storage, "zarr.json"))
+    return is_paths(read_json(storage, "zarr.json"))
 
 
 def read_layout(store: Storage | str | os.PathLike[str]) -> Layout:
@@ -221,9 +222,12 @@ def layout_of(storage: Storage, document: dict[str, Any] | None) -> Layout:
     """The layout from the contents of a store's ``zarr.json``; see :func:`read_layout`."""
     if document is None:
         if not storage.exists():
-            raise RepdynError(
-                f"{storage}: there is no store of paths and no file of vectors; repdyn trace writes a store"
-            )
+            hint = "repdyn trace writes a store"
+            if str(storage).startswith("hf://"):
+                hint = (
+                    "a store on the Hub is hf://datasets/user/name, and a private one needs `hf auth login`"
+                )
+            raise RepdynError(f"{storage}: there is no store of paths and no file of vectors; {hint}")
         what = (
             "is not a store of paths (it has no readable zarr.json), nor a file of vectors by its ending "
             "(.npy, .npz, .parquet, .arrow, .feather, .safetensors)"
@@ -233,7 +237,7 @@ def layout_of(storage: Storage, document: dict[str, Any] | None) -> Layout:
                 "has lost its attributes (zarr.json is missing or truncated); trace or save the paths again"
             )
         raise RepdynError(f"{storage}: {what}")
-    if not _is_ours(document):
+    if not is_paths(document):
         raise RepdynError(
             f"{storage}: is a Zarr store, but not of paths; repdyn trace writes stores of paths"
         )
@@ -307,7 +311,8 @@ def _digest(attributes: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
-def _is_ours(document: dict[str, Any] | None) -> bool:
+def is_paths(document: Mapping[str, Any] | None) -> bool:
+    """Whether the contents of a ``zarr.json`` are those of a store of paths."""
     attributes = document.get("attributes") if document else None
     return isinstance(attributes, dict) and isinstance(attributes.get("repdyn"), dict)
 

@@ -18,6 +18,7 @@ from repdyn.paths.columns import Index, TokenColumn, VectorColumn, compose, equa
 from repdyn.paths.creation import save_columns
 from repdyn.paths.datasets import parts_of_dataset
 from repdyn.paths.projection import project
+from repdyn.paths.publishing import StoreOnHub
 from repdyn.paths.sampling import (
     Batch,
     Blocks,
@@ -41,7 +42,7 @@ LOGITS = "logits"
 """Name of the model's outputs in :meth:`RepresentationPaths.iterate`, unless a point has it."""
 
 
-class RepresentationPaths:
+class RepresentationPaths(StoreOnHub):
     """The representation paths :math:`x_0, …, x_L` of N samples through the points of a model.
 
     Made by :meth:`from_arrays`, by tracing a model, or by opening a store, with the same interface. Data on
@@ -483,6 +484,11 @@ class RepresentationPaths:
             If ``path`` holds something else or the store of these paths, or the disk is full.
         """
         save_columns(path, self._columns, self.ids, self.labels, self._logits, self.meta, self.path)
+
+    @property
+    def is_unchosen(self) -> bool:
+        """Whether these are all samples in their order: :meth:`subset` was not called."""
+        return self._index is None
 
     def column(self, point: str) -> VectorColumn | TokenColumn:
         """Column of one point, for reading its representations in parts."""

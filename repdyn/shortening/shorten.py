@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,8 +15,10 @@ from torch import nn
 from repdyn import devices
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.errors import RepdynError
+from repdyn.hub import repository
 from repdyn.intervals import Estimate
 from repdyn.progress import track
+from repdyn.publishing import HubMixin
 from repdyn.reading import as_array
 from repdyn.repeats import folds_by_group
 from repdyn.results import Result
@@ -142,7 +143,7 @@ class Shortening(Result, kind="shortening"):
         return "\n".join(lines)
 
 
-class ShortenedModel:
+class ShortenedModel(HubMixin):
     """A model with a map in place of some of its blocks; made by :func:`shorten`.
 
     Parameters
@@ -211,17 +212,21 @@ class ShortenedModel:
         *,
         model: TracedModel | None = None,
         device: torch.device | str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> ShortenedModel:
         """Read a folder that :meth:`save_pretrained` wrote, and shorten the model again.
 
         Parameters
         ----------
         path
-            The folder.
+            The folder, or ``"user/name"`` on the Hugging Face Hub.
         model
             The whole model; default: ``repdyn.load`` of its name.
         device
             Where to; a given ``model`` is moved there. Default: the device of the model.
+        revision, token
+            Branch, tag or commit on the Hub, and the account's token.
 
         Raises
         ------
@@ -229,15 +234,16 @@ class ShortenedModel:
             If the folder is damaged, the model has other weights than the one that was shortened, or the
             device cannot be used.
         """
-        saved = load_artifact(path, _SAVED)
+        saved = load_artifact(repository(path, revision, token), _SAVED)
         shortening = Shortening._revive(saved.config["shortening"], saved.tensors)
         if model is None:
             model = load(shortening.model)
         base = model.digest
         if base != saved.config["base"]:
             raise RepdynError(
-                f"{Path(path)}: was made from {shortening.model} with weights {saved.config['base'][:12]}…, "
-                f"the given model {model.name} has {base[:12]}…; give the model that was shortened as model="
+                f"{os.fspath(path)}: was made from {shortening.model} with weights "
+                f"{saved.config['base'][:12]}…, the given model {model.name} has {base[:12]}…; give the "
+                "model that was shortened as model="
             )
         if device is not None:
             model.to(device)
@@ -255,7 +261,7 @@ class ShortenedModel:
             map_.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise RepdynError(f"{Path(path)}: its weights do not match config.json: {reason}") from None
+            raise RepdynError(f"{os.fspath(path)}: its weights do not match config.json: {reason}") from None
         devices.to(map_.requires_grad_(False).eval(), model.device)
         return cls(replaced(model, run, map_), map_, shortening, base, run)
 

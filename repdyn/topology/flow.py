@@ -16,6 +16,8 @@ from repdyn.conformity import check_arrays, check_sizes, check_values
 from repdyn.deprecation import old_method
 from repdyn.devices import as_given, device_of, to
 from repdyn.errors import RepdynError
+from repdyn.hub import repository
+from repdyn.publishing import HubMixin
 from repdyn.reading import as_array
 from repdyn.seeding import drawing
 from repdyn.topology.flow_network import (
@@ -47,7 +49,7 @@ _SAVED: dict[str, Any] = {
 Points = TypeVar("Points", torch.Tensor, NDArray[np.float64])
 
 
-class FlowAutoencoder:
+class FlowAutoencoder(HubMixin):
     r"""An invertible map of data to a few free dimensions and Gaussian noise in all others.
 
     .. math:: f(x) = (u, w), \quad
@@ -301,10 +303,19 @@ class FlowAutoencoder:
     @classmethod
     @refuses_damage
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> FlowAutoencoder:
-        """Read a model that :meth:`save_pretrained` wrote, onto ``device``; default: the CPU."""
-        artifact = load_artifact(path, "flow")
+        """Read what :meth:`save_pretrained` wrote, onto ``device``; default: the CPU.
+
+        ``path`` is a folder, or ``"user/name"`` on the Hugging Face Hub; ``revision`` is its branch, tag or
+        commit, and ``token`` that of an account.
+        """
+        artifact = load_artifact(repository(path, revision, token), "flow")
         config, tensors = artifact.config, artifact.tensors
         try:
             check_values(config, **_SAVED)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import tee
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,7 @@ from repdyn.paths.arrays import check_labels
 from repdyn.reading import as_array
 from repdyn.repeats import renumbered
 from repdyn.tracing.identity import NOT_HASHED, Unhashable, sample_digest
+from repdyn.tracing.spool import gathered
 
 __all__ = ["Samples", "as_samples", "batches", "copied"]
 
@@ -189,7 +190,8 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
         many texts (``input_ids`` and ``attention_mask``, or a list or data set of such), a torch data set
         with a length (of samples, or of pairs of sample and label), a torch ``DataLoader`` that keeps the
         order of its data set (of which the samples and the number of workers are taken, not the batches), or
-        any other iterable, which is then read to its end.
+        any other iterable (a generator, a streamed data set), which is then read to its end; more than 64 MiB
+        of texts or token ids are kept in a temporary file.
     labels
         One per sample.
     ids
@@ -228,10 +230,7 @@ def as_samples(inputs: Any, labels: ArrayLike | None = None, ids: ArrayLike | No
         items = [_token_ids(_read_one(items, number), number) for number in range(size)]
         first = items[0]
     if isinstance(first, Mapping):
-        raise RepdynError(
-            f"inputs: every sample is a {type(first).__name__} of {', '.join(map(str, first))}; "
-            "pass the samples of one of these, and labels=… of another"
-        )
+        _refused(first)
     labelled, shortcut = pairs and _is_pair(first), False
     if of_items := labelled and labels is None:
         labels, shortcut = _labels(items, size, first[1])
@@ -457,16 +456,35 @@ def _read_one(items: Any, number: int) -> Any:
         raise RepdynError(f"sample {number}: {_reason(error)}") from error
 
 
-def _listed(items: Iterable[Any]) -> list[Any]:
+def _listed(items: Iterable[Any]) -> Sequence[Any]:
     """All items of an iterable; an error names the sample."""
-    listed: list[Any] = []
     fresh = not isinstance(items, Sized)  # a generator may give the same buffer, filled anew, for every item
+    number = 0
+
+    def own() -> Iterator[Any]:
+        nonlocal number
+        for number, item in enumerate(items):
+            if isinstance(item, Mapping):  # refused before the others are read, of which there may be many
+                yield _token_ids(item, number) if TOKENS in item else _refused(item)
+            else:
+                yield copied(item) if fresh else item
+            number += 1
+
     try:
-        for item in items:
-            listed.append(copied(item) if fresh else item)  # noqa: PERF401 - the length is needed below
+        return gathered(own())
     except Exception as error:  # a generator may raise anything
-        raise RepdynError(f"sample {len(listed)}: {_reason(error)}") from error
-    return listed
+        if isinstance(error, RepdynError) and str(error).startswith("inputs: "):
+            raise
+        raise RepdynError(f"sample {number}: {_reason(error)}") from error
+
+
+def _refused(item: Mapping[Any, Any]) -> NoReturn:
+    """Raise for a sample that has several parts."""
+    first = next(iter(item), "text")
+    raise RepdynError(
+        f"inputs: every sample is a {type(item).__name__} of {', '.join(map(str, item))}; pass the samples "
+        f"of one of these, of a stream as (row[{first!r}] for row in stream), and labels=… of another"
+    )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ def trace(
     model
         A model of :func:`repdyn.load` or :func:`repdyn.wrap`, or their argument: a name or a module.
     inputs
-        The samples: strings, pictures, an array with samples first, a torch data set, any iterable.
+        The samples: strings, pictures, an array with samples first, a torch data set, any iterable. Texts of
+        a generator or a streamed data set need no memory: beyond 64 MiB they lie in a temporary file.
     points
         Points to read: None or ``"blocks"`` for the output of every block and the pooled last one,
         ``"stages"``, ``"attention"``, ``"mlp"`` if the model has them, ``"all"``, a name, a pattern

@@ -59,6 +59,8 @@ def test_every_block_of_a_page_runs_in_one_namespace(page, request, tmp_path, mo
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     if "s3://" in "".join(b.tried for b in found):
         request.getfixturevalue("bucket")
+    if "push_to_hub" in "".join(b.tried for b in found):
+        request.getfixturevalue("hub")
     if needs_stores(page):
         request.getfixturevalue("docstrings")
         code = "\n".join(b.tried for b in found)

@@ -1,14 +1,19 @@
 """Folders of activations that other libraries write become paths.
 
-``tests/data/datasets`` was written by ``datasets`` 5.2.0 with ``save_to_disk``, ``saelens`` with the features
-that SAELens' runner declares. THINGSvision's and vLLM's folders are written here to the layout that their
-sources give.
+``tests/data/datasets`` was written by these libraries: ``vectors`` by ``datasets`` 5.2.0; ``saelens_run`` by
+SAELens 6.54.12 (``CacheActivationsRunner`` on a small HookedTransformer of TransformerLens 3.9);
+``thingsvision`` by THINGSvision 2.7.3 (``extract_features`` and ``save_features`` of a small torch model; its
+imports of TensorFlow and torchtyping were replaced by mocks). ``saelens`` has the shards that an interrupted
+run of SAELens leaves. vLLM needs a GPU: its files are written here to the layout that its source gives, those
+in FP8 by hs-connectors itself.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +130,33 @@ def test_folders_of_thingsvision(tmp_path: Path) -> None:
         RepresentationPaths.from_dataset(tmp_path, points=["fc"])
 
 
+def test_a_run_of_saelens() -> None:
+    """What its runner wrote, against the model's own activations of the same tokens."""
+    known = np.load(DATA / "saelens_run.npz")
+    paths = RepresentationPaths.from_dataset(DATA / "saelens_run")
+    assert paths.points == ("blocks.1.hook_mlp_out",)
+    table = pa.concat_tables(
+        pa.ipc.open_stream(file.read_bytes()).read_all()
+        for file in sorted((DATA / "saelens_run").glob("*.arrow"))
+    )
+    place = {tuple(tokens): number for number, tokens in enumerate(known["tokens"].tolist())}
+    order = [place[tuple(tokens)] for tokens in table["token_ids"].to_pylist()]
+    assert sorted(order) == list(range(12))
+    np.testing.assert_array_equal(np.asarray(paths["blocks.1.hook_mlp_out"]), known["acts"][order])
+
+
+def test_runs_of_thingsvision() -> None:
+    """In memory and saved at once, and several modules saved batch by batch, in its own numbering."""
+    folder = DATA / "thingsvision"
+    saved = RepresentationPaths.from_dataset(folder / "features")
+    assert saved.points == ("features",)
+    assert saved.ids.tolist() == [f"p{k}.png" for k in range(7)]
+    np.testing.assert_array_equal(saved["features"], np.load(folder / "fc.npy"))
+    many = RepresentationPaths.from_dataset(folder / "many", points=["conv", "fc"])
+    for name in ("conv", "fc"):
+        np.testing.assert_array_equal(many[name], np.load(folder / f"{name}.npy"))
+
+
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "features.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(RepdynError, match="cannot be read"):
@@ -154,6 +186,40 @@ def test_requests_of_vllm(tmp_path: Path, kind: torch.dtype) -> None:
     assert RepresentationPaths.from_dataset(tmp_path).points == ("hidden_states.0", "hidden_states.1")
     with pytest.raises(RepdynError, match="1 names for the 2 layers"):
         RepresentationPaths.from_dataset(tmp_path, points=["layers.7"])
+
+
+def test_files_of_hs_connectors_in_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writer runs here: vLLM, which calls it on a GPU, is replaced by an empty base class."""
+    pytest.importorskip("hs_connectors", reason="pip install hs-connectors")
+    name = "vllm.distributed.kv_transfer.kv_connector.v1"
+    parts = [name.rsplit(".", k)[0] for k in range(name.count("."), -1, -1)]
+    for part in (*parts, f"{name}.example_hidden_states_connector"):
+        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+    base = sys.modules[f"{name}.example_hidden_states_connector"]
+    base.ExampleHiddenStatesConnector = object  # type: ignore[attr-defined]
+    sys.modules[name].example_hidden_states_connector = base  # type: ignore[attr-defined]
+    from hs_connectors.fp8_hidden_states_connector import FP8HiddenStatesConnector
+    from hs_connectors.transfer import FP8Transfer
+
+    generator = torch.Generator().manual_seed(0)
+    states = [10**k * torch.randn(length, 3, 8, generator=generator) for k, length in enumerate((4, 2, 5))]
+    for number, own in enumerate(states):
+        tensors = {"hidden_states": own.to(torch.bfloat16), "token_ids": torch.arange(len(own))}
+        event = types.SimpleNamespace(synchronize=lambda: None)
+        file = str(tmp_path / f"hs_{number}.safetensors")
+        FP8HiddenStatesConnector._write_tensors(tensors, event, file, None)
+    paths = RepresentationPaths.from_dataset(tmp_path)
+    assert paths.ids.tolist() == ["hs_0", "hs_1", "hs_2"]
+    reader = FP8Transfer(tmp_path, torch.float32)
+    for number, own in enumerate(states):
+        read = np.stack([np.asarray(paths[point])[number, : len(own)] for point in paths.points], axis=1)
+        np.testing.assert_array_equal(read, reader.get_cached(number)["hidden_states"].numpy())
+        assert np.abs(read - own.numpy()).max() < 0.05 * own.abs().max()  # float8 has three bits
+    save_file(
+        {"hidden_states": states[0], "hidden_states_scales": torch.ones(3)}, tmp_path / "hs_0.safetensors"
+    )
+    with pytest.raises(RepdynError, match=r"hs_0.safetensors: has 3 scales for 4 tokens"):
+        RepresentationPaths.from_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(
