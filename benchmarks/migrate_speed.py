@@ -1,4 +1,4 @@
-"""Translation of stored vectors: seconds, processor time and memory for a million, and a run after ``kill -9``.
+"""Translation of stored vectors: seconds, processor time and memory, and what a run after ``kill -9`` gives.
 
     python benchmarks/migrate_speed.py --cache CACHE --out speed.jsonl [--rows 1000000] [--forms npy parquet]
     python benchmarks/migrate_speed.py … --forms postgres --database postgresql://me@localhost/scratch

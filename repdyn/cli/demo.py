@@ -35,11 +35,12 @@ def demo(
     started = time.perf_counter()
     walk = Walk(out, seed)
     figures: dict[str, Any] = {}
-    for number, (title, step) in enumerate(walk.steps, 1):
-        say(f"\n{number}. {title}")
-        begun = time.perf_counter()
-        figures.update(step())
-        say(f"  ({time.perf_counter() - begun:.0f} s)")
+    with walk.second_process():
+        for number, (title, step) in enumerate(walk.steps, 1):
+            say(f"\n{number}. {title}")
+            begun = time.perf_counter()
+            figures.update(step())
+            say(f"  ({time.perf_counter() - begun:.0f} s)")
     report = walk.report()
     figures["seconds"] = time.perf_counter() - started
     figures["report"] = str(report)
