@@ -5,8 +5,8 @@
 
 CACHE needs three times the vectors (1.5 GB for a million of width 384). The database is one of this machine
 with pgvector; its table ``repdyn_speed`` is made and removed. Each run is a process of its own. ``growth`` is
-its peak memory above that of a run of 20 000 vectors, which holds the programs. The killed run gets SIGKILL
-after half the time; what the next run writes is compared with the first one's output.
+its peak of own memory (GB) above that of a run of 20 000 vectors, which holds the programs. The killed run
+gets SIGKILL after half the time; what the next run writes is compared with the first one's output.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +137,18 @@ def run(plan: Path, source: str, out: Path, kill_after: float | None = None) -> 
     if kill_after is not None:
         time.sleep(kill_after)
         child.send_signal(signal.SIGKILL)
-    _, status, used = os.wait4(child.pid, 0)
+    own, ended = 0, 0
+    while not ended:  # memory of its own: pages of mapped files belong to the system, which takes them back
+        with suppress(OSError, IndexError):
+            lines = Path(f"/proc/{child.pid}/status").read_text()
+            own = max(own, int(lines.split("RssAnon:")[1].split()[0]))
+        time.sleep(0.1)
+        ended, status, used = os.wait4(child.pid, os.WNOHANG)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != (0 if kill_after is None else -signal.SIGKILL):
         raise SystemExit(f"{source}: the run ended with {child.returncode}")
     wall = time.perf_counter() - begun
-    return {"wall": wall, "cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss / 2**20}
+    return {"wall": wall, "cpu": used.ru_utime + used.ru_stime, "peak": own / 2**20}
 
 
 def digest(form: str, out: Path, database: str | None) -> str:

@@ -476,6 +476,10 @@ def test_an_address_shows_no_password(monkeypatch) -> None:
             database_column(wrong)
         assert "secret" not in str(raised.value).replace("secret#", "")
         assert "sec@" not in str(raised.value)
+    for address in ("postgresql://me:secret@host/db#t.c", Path("postgres://me:secret@host/db#t.c")):
+        with pytest.raises(RepdynError, match="read by `repdyn migrate` only") as raised:
+            repdyn.translate(address, X)
+        assert "secret" not in str(raised.value)
     assert database_column("a.parquet#t.c") is None
     assert database_column(X) is None
     monkeypatch.setitem(sys.modules, "psycopg", None)
