@@ -124,7 +124,7 @@ class Walk:
 
     @contextmanager
     def second_process(self) -> Iterator[None]:
-        """Trace B, and translate, in a second process beside the other steps, where there are two cores."""
+        """Where there are two cores, a second process traces B and what is foreign, and later translates."""
         self._threads = cores() // 2
         if self._threads:
             _use_threads(self._threads)
@@ -143,7 +143,7 @@ class Walk:
 
     def trace(self) -> dict[str, Any]:
         """Trace both models to disk and read the paths back."""
-        self._beside("b")
+        self._beside("traces")
         made = self.a, self.held_out_a  # while B reads its passages
         say(f"  passages of A: {' and '.join(str(len(paths)) for paths in made)}")
         self._join()
@@ -463,17 +463,27 @@ class Walk:
             )
         return named
 
+    @cached_property
+    def foreign(self) -> dict[str, tuple[Sequence[str], RepresentationPaths]]:
+        """Inputs out of distribution, and A's paths of them."""
+        texts: dict[str, Sequence[str]] = {
+            "source code": code_snippets(self.sizes.foreign, seed=self.seed),
+            "shuffled characters": shuffled_characters(
+                self.parts[2].texts[: self.sizes.foreign], seed=self.seed
+            ),
+        }
+        names = ("code-a.paths", "shuffled-a.paths")
+        return {
+            kind: (those, self._traced(name, MODEL_A, those))
+            for name, (kind, those) in zip(names, texts.items())
+        }
+
     def _evaluate_detector(self) -> OODEvaluation:
-        code = code_snippets(self.sizes.foreign, seed=self.seed)
-        shuffled = shuffled_characters(self.parts[2].texts[: self.sizes.foreign], seed=self.seed)
-        texts = {"in-distribution": self.parts[2].texts, "source code": code, "shuffled characters": shuffled}
+        texts = {"in-distribution": self.parts[2].texts} | {kind: x for kind, (x, _) in self.foreign.items()}
         return evaluate(
             PathDetector().fit(self.a),
             self.held_out_a,
-            {
-                "source code": self._traced("code-a.paths", MODEL_A, code),
-                "shuffled characters": self._traced("shuffled-a.paths", MODEL_A, shuffled),
-            },
+            {kind: paths for kind, (_, paths) in self.foreign.items()},
             statistics={name: letter_statistics(those) for name, those in texts.items()},
             seed=self.seed,
         )
@@ -510,7 +520,10 @@ def _made_beside(part: str, out: Path, seed: int, sizes: Sizes, threads: int) ->
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     _use_threads(threads)
     walk = Walk(out, seed, sizes)
-    len(walk.b) if part == "b" else walk.translated()
+    if part == "translation":
+        walk.translated()
+    else:
+        len(walk.b), len(walk.foreign)  # traced to disk
 
 
 def _indent(result: Any) -> None:
