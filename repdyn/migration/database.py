@@ -34,7 +34,7 @@ _SCHEMES = ("postgresql://", "postgres://")
 _NAME = r'(?:"(?:[^"]|"")+"|[^".#]+)'
 _ADDRESS = re.compile(rf"(.*)#({_NAME}(?:\.{_NAME}){{1,2}})", re.DOTALL)
 _SECONDS_TO_CONNECT = 10
-STORED = {"vector": np.dtype(">f4"), "halfvec": np.dtype(">f2")}
+STORED: dict[str, np.dtype[Any]] = {"vector": np.dtype(">f4"), "halfvec": np.dtype(">f2")}
 """Types of pgvector that hold all coordinates of a vector, as they are sent."""
 
 
@@ -97,16 +97,14 @@ class VectorColumn:
         Name, and position in the table.
     kind
         Schema and name of its type.
+    kind_number, array
+        Identifiers of its type, and of the type of arrays of it.
     written
         Its type as SQL writes it, with the width where one is fixed.
-    array
-        Identifier of the type of arrays of it.
     width
         Number of coordinates, or ``None`` if it is not fixed.
     comment
         The comment on the column, or an empty string.
-    required
-        Whether it may not be NULL.
     """
 
     name: str
@@ -117,7 +115,6 @@ class VectorColumn:
     array: int
     width: int | None
     comment: str
-    required: bool
 
 
 @dataclass(frozen=True)
@@ -163,9 +160,7 @@ class TableOfVectors:
         number, schema, table, kind = found
         if kind not in ("r", "p"):
             raise RepdynError(f"{address.shown}: is a view or a foreign table; name the table itself")
-        columns = {
-            row[0]: VectorColumn(*row[:2], (row[2], row[3]), *row[4:]) for row in _columns(opened, number)
-        }
+        columns = {column.name: column for column in _columns(opened, number)}
         if address.name not in columns:
             raise RepdynError(
                 f"{address.shown}: the table has no column {address.name!r}; "
@@ -301,8 +296,14 @@ def _said(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _columns(opened: Any, table: int) -> list[Any]:
-    return list(opened.execute(_COLUMNS, [table]).fetchall())
+def _columns(opened: Any, table: int) -> list[VectorColumn]:
+    """All columns of a table."""
+    return [
+        VectorColumn(name, number, (schema, kind), identifier, written, array, width, comment)
+        for name, number, schema, kind, identifier, written, array, width, comment in opened.execute(
+            _COLUMNS, [table]
+        ).fetchall()
+    ]
 
 
 _TABLE = """
@@ -318,7 +319,7 @@ ORDER BY 1
 _COLUMNS = """
 SELECT a.attname::text, a.attnum::int, n.nspname::text, t.typname::text, t.oid::bigint,
   pg_catalog.format_type(a.atttypid, a.atttypmod), t.typarray::bigint, nullif(a.atttypmod, -1)::int,
-  coalesce(pg_catalog.col_description(a.attrelid, a.attnum), ''), a.attnotnull
+  coalesce(pg_catalog.col_description(a.attrelid, a.attnum), '')
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum

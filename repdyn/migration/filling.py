@@ -220,20 +220,14 @@ class _Filling:
             "SELECT count(*) - count({old}), count({new}), count(*) FILTER (WHERE " + todo + ") FROM {table}"
         ).format(**parts)
 
-        class Sent(Dumper):
-            """The array as bytes, with the type of arrays of vectors."""
-
-            format = Format.BINARY
-            oid = made.array
-
-            def dump(self, obj: Any) -> bytes:
-                return bytes(obj.content)
-
-        opened.adapters.register_dumper(_Array, Sent)
+        # Sent as it is, with the type of arrays of vectors.
+        sent = {"format": Format.BINARY, "oid": made.array, "dump": lambda _, array: array.content}
+        opened.adapters.register_dumper(_Array, type("_Sent", (Dumper,), sent))
 
     def counted(self) -> tuple[int, int, int]:
         """Numbers of rows: without an old vector, with a new one, and to do."""
-        return tuple(self._opened.execute(self._count, []).fetchone())  # type: ignore[return-value]
+        missing, done, todo = self._opened.execute(self._count, []).fetchone()
+        return missing, done, todo
 
     def blocks(self, apply: Map) -> Iterator[int]:
         """Translate all rows that are to do, in the order of their keys; yields the size of each block."""
