@@ -397,7 +397,7 @@ def test_a_role_without_rights_is_told_what_its_owner_runs(database, server) -> 
     assert plan().apply_to_database(url, "v2").translated == 50
     np.testing.assert_allclose(np.array(column(database, "v2")), by_numpy(X), atol=1e-5)
     database.execute("ALTER TABLE documents ENABLE ROW LEVEL SECURITY")
-    database.execute("CREATE POLICY some ON documents USING (id > 10)")
+    database.execute("CREATE POLICY part ON documents USING (id > 10)")
     with pytest.raises(RepdynError, match="row-level security"):
         plan().apply_to_database(url, "v2")
     database.execute("DROP OWNED BY reader; DROP ROLE reader")
