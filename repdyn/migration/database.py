@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 _SCHEMES = ("postgresql://", "postgres://")
-_NAME = r'(?:"(?:[^"]|"")+"|[^".#]+)'
+# Without quotes no sign of a URL, so that no part of a password that holds "#" is taken for a name.
+_NAME = r'(?:"(?:[^"]|"")+"|[^".#@/:?&=]+)'
 _ADDRESS = re.compile(rf"(.*)#({_NAME}(?:\.{_NAME}){{1,2}})", re.DOTALL)
 _SECONDS_TO_CONNECT = 10
 STORED: dict[str, np.dtype[Any]] = {"vector": np.dtype(">f4"), "halfvec": np.dtype(">f2")}
@@ -205,7 +206,7 @@ def database_column(address: object) -> DatabaseColumn | None:
         # The address is not repeated, because it may hold a password.
         raise RepdynError(
             "postgresql://…: names no column; write postgresql://USER@HOST/DB#TABLE.COLUMN or "
-            '#SCHEMA.TABLE.COLUMN, a name with dots in double quotes: #"a.b".COLUMN'
+            '#SCHEMA.TABLE.COLUMN, a name with signs in double quotes: #"a.b".COLUMN'
         )
     names = tuple(
         name[1:-1].replace('""', '"') if name.startswith('"') else name

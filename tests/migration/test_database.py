@@ -471,6 +471,7 @@ def test_an_address_shows_no_password(monkeypatch) -> None:
         "postgresql://me:secret@host/db?nonsense=secret#t.c",
         "postgresql://me:secret@host/db#t",
         "postgresql://me:secret@host/db#a.b.c.d",
+        "postgresql://me:5#secret@host/db.x",
     ):
         with pytest.raises(RepdynError) as raised:
             database_column(wrong)
