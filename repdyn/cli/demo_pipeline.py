@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,15 +51,34 @@ if TYPE_CHECKING:
 __all__ = ["Walk"]
 
 MODEL_A, MODEL_B = "packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2"
-FITTED, HELD_OUT, FOREIGN = (
-    4000,
-    1000,
-    500,
-)  # numbers of passages: fitted on per model, held out of both, out of distribution
-PAIRED = 2000  # passages that B reads as well; used for the paired ceiling only
-EPOCHS = 30  # half the default, so that the demo takes minutes
-STARTS = 500  # initial conditions of the field: enough to find its attractors within seconds
-STEPS_OF_THE_FIELD = 1000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much a demonstration reads and computes.
+
+    Attributes
+    ----------
+    fitted, held_out, foreign
+        Numbers of passages: fitted on for each model, held out of both, out of distribution.
+    paired
+        Passages that B reads as well; used for the paired ceiling only.
+    epochs
+        Half the default, so that the demo takes minutes.
+    starts, steps
+        Initial conditions of the field, enough to find its attractors within seconds, and steps of each.
+    """
+
+    fitted: int = 4000
+    held_out: int = 1000
+    foreign: int = 500
+    paired: int = 2000
+    epochs: int = 30
+    starts: int = 500
+    steps: int = 1000
+
+
+SIZES = Sizes()
 PASSAGES_OF_AN_ATOM = 10  # of the mixture on which the map is projected; see docs/studies/fields.md
 NAMED = 6  # attractors that are printed with their nearest passages
 
@@ -73,12 +98,17 @@ class Walk:
         The folder; created if it does not exist.
     seed
         Seed of all steps. A folder that was made with another seed is refused.
+    sizes
+        Default: :data:`SIZES`.
     """
 
-    def __init__(self, out: Path, seed: int) -> None:
+    def __init__(self, out: Path, seed: int, sizes: Sizes | None = None) -> None:
+        self.sizes = sizes or SIZES
         self.out = out
         self.seed = seed
         self.entries: list[Entry] = []
+        self._threads = 0  # of each process, where there are two
+        self._running: BaseProcess | None = None
         self.steps: tuple[tuple[str, Callable[[], dict[str, Any]]], ...] = (
             ("Real text: the documentation of the packages installed here", self.read),
             ("Trace: two sentence encoders read different passages", self.trace),
@@ -91,6 +121,18 @@ class Walk:
 
     # --- the steps ---
 
+    @contextmanager
+    def second_process(self) -> Iterator[None]:
+        """Where there are two cores, a second process traces B and what is foreign, and later translates."""
+        self._threads = cores() // 2
+        if self._threads:
+            _use_threads(self._threads)
+        try:
+            yield
+        finally:
+            if self._running is not None:
+                self._running.terminate()
+
     def read(self) -> dict[str, Any]:
         """Collect the passages and print their numbers."""
         packages = len(np.unique(self.corpus.labels))
@@ -100,6 +142,11 @@ class Walk:
 
     def trace(self) -> dict[str, Any]:
         """Trace both models to disk and read the paths back."""
+        self._beside("traces")
+        made = self.a, self.held_out_a  # while B reads its passages
+        say(f"  passages of A: {' and '.join(str(len(paths)) for paths in made)}")
+        self._join()
+        self._beside("translation")
         for name, paths in (("A", self.a), ("B", self.b)):
             say(
                 f"  {name} = {paths.meta.get('model', '?')}: {len(paths)} paths of {len(paths.points)} points"
@@ -176,24 +223,11 @@ class Walk:
 
     def translation(self) -> dict[str, Any]:
         """Match the trees, derive the map without pairs, and evaluate it on passages both models read."""
-        a, b = self._last(self.a), self._last(self.b)
-        tree_a, tree_b = (
-            self._kept(name, LevelSetTree.load, partial(LevelSetTree.fit, x, seed=self.seed))
-            for name, x in (("a.tree", a), ("b.tree", b))
-        )
+        self._join()
+        (tree_a, tree_b), translation, evaluation, match = self.translated()
         say(f"  level-set trees: {len(tree_a.leaves)} leaves in A, {len(tree_b.leaves)} in B")
-        translation = self._kept(
-            "ab.translation", LinearTranslation.load, lambda: translate(self.a, self.b, seed=self.seed)
-        )
-        _indent(translation)
-        evaluation = self._kept(
-            "ab.evaluation", TranslationEvaluation.load, lambda: self._evaluate_translation(translation)
-        )
-        _indent(evaluation)
-        match = self._kept(
-            "ab.match", TreeMatch.load, partial(match_trees, tree_a, tree_b, a, b, seed=self.seed)
-        )
-        _indent(match)
+        for result in (translation, evaluation, match):
+            _indent(result)
         names = leaf_names(tree_a, self.parts[0].labels), leaf_names(tree_b, self.parts[1].labels)
         self._show(match, "Two trees, matched", match.plot(*names))
         self._show(evaluation, "Two models, no pairs")
@@ -208,6 +242,26 @@ class Walk:
                 "evaluation": evaluation.to_dict(),
             }
         }
+
+    def translated(
+        self,
+    ) -> tuple[tuple[LevelSetTree, LevelSetTree], LinearTranslation, TranslationEvaluation, TreeMatch]:
+        """The trees of both models, the map without pairs, its evaluation, and the match of the trees."""
+        a, b = self._last(self.a), self._last(self.b)
+        tree_a, tree_b = (
+            self._kept(name, LevelSetTree.load, partial(LevelSetTree.fit, x, seed=self.seed))
+            for name, x in (("a.tree", a), ("b.tree", b))
+        )
+        translation = self._kept(
+            "ab.translation", LinearTranslation.load, lambda: translate(self.a, self.b, seed=self.seed)
+        )
+        evaluation = self._kept(
+            "ab.evaluation", TranslationEvaluation.load, lambda: self._evaluate_translation(translation)
+        )
+        match = self._kept(
+            "ab.match", TreeMatch.load, partial(match_trees, tree_a, tree_b, a, b, seed=self.seed)
+        )
+        return (tree_a, tree_b), translation, evaluation, match
 
     # --- inputs of the steps ---
 
@@ -225,8 +279,10 @@ class Walk:
     @cached_property
     def parts(self) -> tuple[Corpus, ...]:
         """Three disjoint sets of passages: for A, for B, and held out of both."""
-        held_out = min(HELD_OUT, len(self.corpus) // 9)  # smaller in an environment with few packages
-        fitted = min(FITTED, (len(self.corpus) - held_out) // 2)
+        held_out = min(
+            self.sizes.held_out, len(self.corpus) // 9
+        )  # smaller in an environment with few packages
+        fitted = min(self.sizes.fitted, (len(self.corpus) - held_out) // 2)
         return self.corpus.split((fitted, fitted, held_out), seed=self.seed)
 
     @cached_property
@@ -240,13 +296,14 @@ class Walk:
         return self._traced("b.paths", MODEL_B, self.parts[1].texts, self.parts[1].labels)
 
     @cached_property
-    def held_out(self) -> tuple[RepresentationPaths, RepresentationPaths]:
-        """Both models' paths of the held-out passages."""
-        texts, labels = self.parts[2].texts, self.parts[2].labels
-        return (
-            self._traced("held-out-a.paths", MODEL_A, texts, labels),
-            self._traced("held-out-b.paths", MODEL_B, texts, labels),
-        )
+    def held_out_a(self) -> RepresentationPaths:
+        """A's paths of the held-out passages."""
+        return self._traced("held-out-a.paths", MODEL_A, self.parts[2].texts, self.parts[2].labels)
+
+    @cached_property
+    def held_out_b(self) -> RepresentationPaths:
+        """B's paths of the held-out passages."""
+        return self._traced("held-out-b.paths", MODEL_B, self.parts[2].texts, self.parts[2].labels)
 
     @cached_property
     def kae(self) -> KoopmanAutoencoder:
@@ -254,7 +311,7 @@ class Walk:
         return self._kept(
             "a.kae",
             KoopmanAutoencoder.from_pretrained,
-            lambda: KoopmanAutoencoder().fit(self.a, epochs=EPOCHS, seed=self.seed),
+            lambda: KoopmanAutoencoder().fit(self.a, epochs=self.sizes.epochs, seed=self.seed),
             KoopmanAutoencoder.save_pretrained,
         )
 
@@ -264,7 +321,7 @@ class Walk:
         return self._kept(
             "a.fidelity",
             Fidelity.load,
-            lambda: self.kae.fidelity(self.held_out[0], train=self.a, seed=self.seed),
+            lambda: self.kae.fidelity(self.held_out_a, train=self.a, seed=self.seed),
         )
 
     def report(self) -> Path:
@@ -276,6 +333,20 @@ class Walk:
         return meaning(self.fidelity, figures)
 
     # --- helpers ---
+
+    def _beside(self, part: str) -> None:
+        """Start a part of the walk in a second process; without one, it is done when it is needed."""
+        if self._threads:
+            context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
+            given = part, self.out, self.seed, self.sizes, self._threads
+            self._running = context.Process(target=_made_beside, args=given, daemon=True)
+            self._running.start()
+
+    def _join(self) -> None:
+        """Wait for the second process. What it failed to make is made by this one, which then says why."""
+        if self._running is not None:
+            self._running.join()
+            self._running = None
 
     def _claim(self) -> None:
         """Create the folder and mark it with seed and version; refuse a folder of anything else."""
@@ -337,7 +408,7 @@ class Walk:
         def fitted() -> EnergyField:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EnergyWarning)  # its notes are printed
-                bank = self._last(self.a)[STARTS:]
+                bank = self._last(self.a)[self.sizes.starts :]
                 atoms = max(1, len(bank) // PASSAGES_OF_AN_ATOM)
                 return EnergyField(unit_length=True, atoms=atoms, seed=self.seed).fit(bank)
 
@@ -354,14 +425,14 @@ class Walk:
         return self._energy.projected(LatentField(rebuilt), 1)
 
     def _find_attractors(self) -> Attractors:
-        starts = self._energy.encode(self._last(self.a)[:STARTS])
-        return self._projected().attractors(starts, max_steps=STEPS_OF_THE_FIELD, seed=self.seed)
+        starts = self._energy.encode(self._last(self.a)[: self.sizes.starts])
+        return self._projected().attractors(starts, max_steps=self.sizes.steps, seed=self.seed)
 
     def _unexplained_by_projection(self) -> dict[str, float]:
         """Fraction of variance unexplained at the last point of held-out passages, before and after."""
         import torch
 
-        point, x = self.a.points[-1], torch.as_tensor(self._last(self.held_out[0]))
+        point, x = self.a.points[-1], torch.as_tensor(self._last(self.held_out_a))
         with torch.no_grad():
             plain = self.kae.decode(self.kae.encode(x, point), point)
             projected = self._energy.decode(self._projected()(self._energy.encode(x)))
@@ -377,8 +448,8 @@ class Walk:
 
         if not len(attractors):
             return []
-        labels = self.parts[0].labels[:STARTS]
-        nearest = self._energy.nearest(torch.from_numpy(attractors.points[:NAMED]))[:, 0] + STARTS
+        labels = self.parts[0].labels[: self.sizes.starts]
+        nearest = self._energy.nearest(torch.from_numpy(attractors.points[:NAMED]))[:, 0] + self.sizes.starts
         named = []
         for a, row in enumerate(nearest):
             known, count = np.unique(labels[attractors.basin == a], return_counts=True)
@@ -392,29 +463,39 @@ class Walk:
             )
         return named
 
+    @cached_property
+    def foreign(self) -> dict[str, tuple[Sequence[str], RepresentationPaths]]:
+        """Inputs out of distribution, and A's paths of them."""
+        texts: dict[str, Sequence[str]] = {
+            "source code": code_snippets(self.sizes.foreign, seed=self.seed),
+            "shuffled characters": shuffled_characters(
+                self.parts[2].texts[: self.sizes.foreign], seed=self.seed
+            ),
+        }
+        names = ("code-a.paths", "shuffled-a.paths")
+        return {
+            kind: (those, self._traced(name, MODEL_A, those))
+            for name, (kind, those) in zip(names, texts.items())
+        }
+
     def _evaluate_detector(self) -> OODEvaluation:
-        code = code_snippets(FOREIGN, seed=self.seed)
-        shuffled = shuffled_characters(self.parts[2].texts[:FOREIGN], seed=self.seed)
-        texts = {"in-distribution": self.parts[2].texts, "source code": code, "shuffled characters": shuffled}
+        texts = {"in-distribution": self.parts[2].texts} | {kind: x for kind, (x, _) in self.foreign.items()}
         return evaluate(
             PathDetector().fit(self.a),
-            self.held_out[0],
-            {
-                "source code": self._traced("code-a.paths", MODEL_A, code),
-                "shuffled characters": self._traced("shuffled-a.paths", MODEL_A, shuffled),
-            },
+            self.held_out_a,
+            {kind: paths for kind, (_, paths) in self.foreign.items()},
             statistics={name: letter_statistics(those) for name, those in texts.items()},
             seed=self.seed,
         )
 
     def _evaluate_translation(self, translation: LinearTranslation) -> TranslationEvaluation:
         # Pairs are used for the paired ceiling only: B reads A's passages after all fits are done.
-        texts = self.parts[0].texts[:PAIRED]
+        texts = self.parts[0].texts[: self.sizes.paired]
         paired = self._traced("a-read-by-b.paths", MODEL_B, texts)
         return evaluate_translation(
             translation,
-            self._last(self.held_out[0]),
-            self._last(self.held_out[1]),
+            self._last(self.held_out_a),
+            self._last(self.held_out_b),
             labels=self.parts[2].labels,
             ceiling=(self._last(self.a)[: len(texts)], self._last(paired)),
             seed=self.seed,
@@ -422,6 +503,27 @@ class Walk:
 
     def _show(self, result: Any, title: str, figure: Any = None) -> None:
         self.entries.append(entry(result, title, figure=figure))
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _use_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _made_beside(part: str, out: Path, seed: int, sizes: Sizes, threads: int) -> None:
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+    _use_threads(threads)
+    walk = Walk(out, seed, sizes)
+    if part == "translation":
+        walk.translated()
+    else:
+        len(walk.b), len(walk.foreign)  # traced to disk
 
 
 def _indent(result: Any) -> None:

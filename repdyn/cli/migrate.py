@@ -20,7 +20,8 @@ def migrate(
     old: Annotated[
         str,
         typer.Argument(
-            help="The stored vectors: FILE.npy, or FILE#COLUMN of .parquet, .arrow or .feather.",
+            help="The stored vectors: FILE.npy, FILE#COLUMN of .parquet, .arrow or .feather, or "
+            "postgresql://USER@HOST/DB#TABLE.COLUMN of pgvector.",
             metavar="OLD",
         ),
     ],
@@ -30,11 +31,17 @@ def migrate(
             help="The new model's embeddings of other texts, or of some stored documents.", metavar="NEW"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The file to write, with the ending of OLD.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The file to write, with the ending of OLD; of a database: a name for the decision."
+        ),
+    ],
     pairs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of pairs: documents that are in OLD and in NEW, by id or row; default: none."
+            min=1,
+            help="Number of pairs: documents that are in OLD and in NEW, by id, key or row; default: none.",
         ),
     ] = None,
     column: Annotated[
@@ -49,26 +56,37 @@ def migrate(
 ) -> None:
     """Decide whether stored vectors can be translated to a new model; if so, write them to a new column.
 
-    The decision is saved in OUT.migration. A run that was interrupted continues. Exit status 1: nothing was
-    written, because the decision is to embed again or to keep the vectors.
+    The decision is saved in OUT.migration. A run that was interrupted continues. In a database the column is
+    added to the table. Exit status 1: nothing was written, because the decision is to embed again or to keep
+    the vectors.
 
     Example: repdyn migrate stored.parquet#vector sample.npy --out migrated.parquet
 
     Example: repdyn migrate old.npy new.npy --pairs 500 --out migrated.npy
+
+    Example: repdyn migrate postgresql://me@localhost/library#documents.embedding new.parquet --pairs 500
+    --column embedding_new --out library
     """
     from repdyn.errors import RepdynError
+    from repdyn.migration.database import database_column
 
-    if out.exists() and not force:
+    stored = database_column(old)
+    if stored is None and out.exists() and not force:
         raise RepdynError(f"--out {out}: exists; give another path, or --force to replace it")
     plan = _planned(old, new, out, pairs, seed)
     say(repr(plan))
-    written = 0
-    if plan.decision == "migrate" or anyway:
-        written = plan.apply(old, out, column, force)
-        say(f"{out}: {written} vectors")
-    write_json(json, {"migrate": plan.to_dict() | {"vectors": written}})
-    if not written:
-        say(f"{out}: not written; --anyway writes it")
+    figures = plan.to_dict() | {"vectors": 0}
+    agreed = plan.decision == "migrate" or anyway
+    if agreed and stored is not None:
+        filled = plan.apply_to_database(old, column)
+        say(repr(filled))
+        figures |= {"vectors": filled.translated, "database": filled.to_dict()}
+    elif agreed:
+        figures["vectors"] = plan.apply(old, out, column, force)
+        say(f"{out}: {figures['vectors']} vectors")
+    write_json(json, {"migrate": figures})
+    if not agreed:
+        say(f"{out if stored is None else stored.shown}: not written; --anyway writes it")
         raise typer.Exit(1)
 
 
@@ -97,9 +115,13 @@ def _planned(old: str, new: str, out: Path, pairs: int | None, seed: int) -> Mig
 
 
 def _identity(address: str) -> list[Any]:
-    """What changes if a file does."""
+    """What changes if a file does; of a database its address without a password."""
+    from repdyn.migration.database import database_column
     from repdyn.paths import file_of_vectors
 
+    stored = database_column(address)
+    if stored is not None:
+        return [stored.shown, None, None]
     file = file_of_vectors(address)
     path = Path(address) if file is None else file.path
     status = path.stat() if path.exists() else None

@@ -2,9 +2,11 @@
 
 :func:`migrate` decides from a sample of the new model's embeddings, with or without pairs
 (:mod:`repdyn.migration.plan`). :meth:`Migration.apply` translates files of any size, and resumes
-(:mod:`repdyn.migration.columns`).
+(:mod:`repdyn.migration.columns`); :meth:`Migration.apply_to_database` does so in a table of PostgreSQL
+(:mod:`repdyn.migration.filling`).
 """
 
+from repdyn.migration.filling import MigratedColumn
 from repdyn.migration.plan import Migration, documents_found, migrate
 
-__all__ = ["Migration", "documents_found", "migrate"]
+__all__ = ["MigratedColumn", "Migration", "documents_found", "migrate"]

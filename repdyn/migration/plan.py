@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,9 @@ from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.linalg import polar
 from repdyn.migration.columns import migrate_column
-from repdyn.paths import PathsLike, RepresentationPaths, as_paths
+from repdyn.migration.database import database_column, sampled
+from repdyn.migration.filling import MigratedColumn, fill_column
+from repdyn.paths import PathsLike, RepresentationPaths, as_paths, file_of_vectors
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, parted_by_group
 from repdyn.results import Result
@@ -145,7 +148,65 @@ class Migration(Result, kind="migration"):
             If ``out`` exists, endings differ, the column ``into`` is there already, or a vector is missing or
             not finite.
         """
+        if database_column(source) is not None:
+            raise RepdynError("migrate: a column of a database is translated in place; use apply_to_database")
         return migrate_column(self._in_single_precision(), source, Path(out), into, force)
+
+    def apply_to_database(self, address: str, into: str | None = None) -> MigratedColumn:
+        """Translate a column of PostgreSQL with pgvector to a new column beside it.
+
+        Blocks of 4096 rows are read, translated and committed. A killed run continues where it was.
+
+        Parameters
+        ----------
+        address
+            ``postgresql://USER@HOST/DB#TABLE.COLUMN`` or ``#SCHEMA.TABLE.COLUMN``, of type vector or halfvec.
+            The table needs a primary key, or a unique index of columns that are NOT NULL.
+        into
+            Name of the new column, of the same type. Default: ``COLUMN_migrated``. A column that is there is
+            used if it was made by the same map from the same column.
+
+        Returns
+        -------
+        MigratedColumn
+            Numbers of rows, and the statement for an index. Rows whose vector is NULL stay so.
+
+        Raises
+        ------
+        RepdynError
+            If psycopg or the column is missing, widths differ, the new column holds something else, the role
+            has no right to add it, or the database stops; the message says what to do.
+
+        Notes
+        -----
+        Rows of a block are locked while it is translated. A row that is inserted meanwhile is translated by
+        this run or counted in ``left``. A row whose old vector changes *after* its block keeps the
+        translation of the earlier one.
+
+        Examples
+        --------
+        >>> address = "postgresql://me@localhost/library#documents.embedding"
+        >>> plan.apply_to_database(address, "embedding_new")  # doctest: +SKIP
+        """
+        column = database_column(address)
+        if column is None:
+            raise RepdynError(
+                f"migrate: {address!r} is no address of PostgreSQL, postgresql://…#TABLE.COLUMN"
+            )
+        matrix = self.translation.matrix
+        return fill_column(
+            self._in_single_precision(),
+            (matrix.shape[0], matrix.shape[1]),
+            self._digest(),
+            column,
+            f"{column.name}_migrated" if into is None else into,
+        )
+
+    def _digest(self) -> str:
+        """SHA-256 of the map: of its figures, because what it gives differs by rounding between machines."""
+        t = self.translation
+        numbers = [np.ascontiguousarray(x, dtype="<f8").tobytes() for x in (t.matrix, t.offset_a, t.offset_b)]
+        return hashlib.sha256(b"".join(numbers) + bytes([self.unit_length])).hexdigest()
 
     def _in_single_precision(self) -> Any:
         """The map of float32 points: four times as fast, and vectors are stored in float32 or less."""
@@ -203,13 +264,15 @@ def migrate(
     Parameters
     ----------
     old
-        The stored vectors under the old model: points ``(N, D)``, paths or the address of a file.
+        The stored vectors under the old model: points ``(N, D)``, paths, the address of a file, or of a
+        column of PostgreSQL (``postgresql://…#TABLE.COLUMN``), of which a random sample is read.
     new
         Embeddings of the new model: of other texts of the same kind, of some of the stored documents, or
-        both.
+        both. In the same forms.
     pairs
         ``None``: no pairs are used, even where ids agree. A number N: N of the documents that both have, by
-        id (by row number for arrays). Or ``(N, 2)`` rows of ``old`` and of ``new``.
+        id (by row number for arrays; in a database by the key of the row). Or ``(N, 2)`` rows of ``old`` and
+        of ``new``.
     seed
         Of samples and of the search.
 
@@ -239,7 +302,7 @@ def migrate(
     >>> plan(x[:1]).shape
     (1, 5)
     """
-    paths_old, paths_new = as_paths(old, "old"), as_paths(new, "new")
+    paths_old, paths_new = _opened(old, new, pairs, seed)
     known = _pairs(paths_old, paths_new, pairs, seed)
     # All pairs are kept: they are rarer than other samples, and each lost one widens the interval.
     x, y, known = _sampled(paths_old, paths_new, known, seed)
@@ -398,6 +461,50 @@ def documents_found(index: ArrayLike, queries: ArrayLike, rows: ArrayLike) -> ND
     copies = equal[own_rows][:, None] == equal
     own = np.where(copies, cosines, -np.inf).max(axis=1)
     return np.asarray(cosines.max(axis=1) <= own + 1e-12)  # equal rows differ by rounding
+
+
+def _opened(
+    old: PathsLike, new: PathsLike, pairs: ArrayLike | int | None, seed: int
+) -> tuple[RepresentationPaths, RepresentationPaths]:
+    """Paths of both sides; of a database, those of a sample that holds the pairs."""
+    stored, fresh = database_column(old), database_column(new)
+    if stored is None and fresh is None:
+        return as_paths(old, "old"), as_paths(new, "new")
+    if pairs is not None:
+        if np.ndim(pairs) != 0:
+            raise RepdynError(
+                "migrate: rows of a database have no numbers, so that pairs as rows cannot name them; give "
+                "the number of pairs, which are found by the key of the row"
+            )
+        for name, side in (("old", old), ("new", new)):
+            if _has_no_ids(side):
+                raise RepdynError(
+                    f"migrate: {name} has no ids, by which documents of a database are paired; give a table "
+                    "with a column 'id'"
+                )
+    # Where there are more pairs than a sample has, all of them are read.
+    most = MIGRATION.sample if pairs is None else max(MIGRATION.sample, int(np.asarray(pairs)))
+    known = as_paths(old, "old") if stored is None else None
+    if fresh is None:
+        other = as_paths(new, "new")
+    else:
+        other = sampled(
+            fresh, most, (seed, 1), None if pairs is None or known is None else known.ids.tolist()
+        )
+    if stored is not None:
+        known = sampled(stored, most, (seed, 0), None if pairs is None else other.ids.tolist())
+    assert known is not None
+    return known, other
+
+
+def _has_no_ids(x: PathsLike) -> bool:
+    """Whether the rows of an input have numbers only."""
+    if isinstance(x, RepresentationPaths) or database_column(x) is not None:
+        return False
+    if isinstance(x, str | os.PathLike):
+        file = file_of_vectors(x)
+        return file is not None and file.ending == ".npy"
+    return not hasattr(x, "__arrow_c_stream__")
 
 
 def _pairs(

@@ -298,6 +298,10 @@ def storage_at(path: str | os.PathLike[str]) -> Folder | Remote:
     text = os.fspath(path)
     if not isinstance(path, str):
         text = _ONE_SLASH.sub(r"\1://", text)
+    if text.startswith(("postgresql:", "postgres:")):  # the address is not shown: it may hold a password
+        raise RepdynError(
+            "postgresql://…: a database is read by `repdyn migrate` only; write its vectors to a Parquet file"
+        )
     if text.startswith("file://"):
         return Folder(Path(text.removeprefix("file://")))
     return Remote(text.rstrip("/")) if "://" in text else Folder(Path(text))

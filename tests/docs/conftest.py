@@ -47,12 +47,10 @@ def docstrings(monkeypatch: pytest.MonkeyPatch, small_corpus: Corpus) -> None:
     """DATA ``docstrings`` means the small corpus, and ``repdyn demo`` reads some hundreds of it."""
     for module in (datasets, demo_pipeline):
         monkeypatch.setattr(module, "documentation_corpus", lambda *_, **__: small_corpus)
-    for size, small in {"FITTED": 300, "HELD_OUT": 100, "FOREIGN": 50, "PAIRED": 100}.items():
-        monkeypatch.setattr(demo_pipeline, size, small)
+    monkeypatch.setattr(demo_pipeline, "SIZES", demo_pipeline.Sizes(300, 100, 50, 100, 2, 20, 50))
+    monkeypatch.setattr(demo_pipeline, "cores", lambda: 1)  # a second process would not see what is set here
     few = tuple(12 if value == 120 else value for value in translate.__defaults__ or ())
     monkeypatch.setattr(translate, "__defaults__", few)  # candidates: nothing is found in some hundreds
-    for length, short in {"EPOCHS": 2, "STARTS": 20, "STEPS_OF_THE_FIELD": 50}.items():
-        monkeypatch.setattr(demo_pipeline, length, short)
 
 
 @pytest.fixture(scope="session")

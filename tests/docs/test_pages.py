@@ -36,7 +36,7 @@ call = _load("docs_conftest", Path(__file__).with_name("conftest.py")).call
 # The tutorials' pages are made of scripts that tests/tutorials runs.
 PAGES = sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "tutorials")
 NAMES = [str(p.relative_to(DOCS)) for p in PAGES]
-PROSE = {"text", "math", "mermaid"}
+PROSE = {"text", "math", "mermaid", "sql"}  # SQL is run by tests/migration
 KNOWN = {"python", "{.python}", "bash", "toml", "json", *PROSE}
 STORES = re.compile(r"[\w-]+\.(?:paths|kae|topology|detector)\b")
 
