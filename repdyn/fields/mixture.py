@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,9 @@ from repdyn.devices import double, to
 from repdyn.fields.settings import ENERGY
 
 __all__ = ["Mixture", "fit_mixture"]
+
+BLOCK = 2**22
+"""Posteriors that are held at a time: 32 MiB."""
 
 
 class Mixture(NamedTuple):
@@ -59,65 +63,93 @@ def fit_mixture(
     Dempster, Laird, Rubin (1977). Maximum likelihood from incomplete data via the EM algorithm. JRSS B 39.
     Arthur, Vassilvitskii (2007). k-means++: the advantages of careful seeding. SODA.
     """
-    x, share = double(points), double(weights)
-    means = _seeded(x, share, min(count, len(x)), seed)
-    center = share @ x
-    scatter = (x - center).T @ ((x - center) * share[:, None])
+    share = double(weights)
+    center = share @ double(points)
+    # Centered, so that second moments do not cancel.
+    x = double(points) - center
+    scatter = x.T @ (x * share[:, None])
     floor = ENERGY.covariance_floor * scatter.trace() / x.shape[1]
     ridge = floor * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    means = _seeded(x, share, min(count, len(x)), seed)
+
+    def nearest(rows: Tensor) -> tuple[Tensor, Tensor]:
+        beside = torch.cdist(rows, means).argmin(dim=1)
+        return rows.new_zeros(len(rows), len(means)).scatter_(1, beside[:, None], 1.0), rows[:, 0]
+
     for _ in range(ENERGY.lloyd_steps):
-        nearest = torch.zeros(len(x), len(means), dtype=x.dtype, device=x.device)
-        nearest[torch.arange(len(x), device=x.device), torch.cdist(x, means).argmin(dim=1)] = 1
-        found = _maximized(x, share, nearest, ridge)
+        found, _ = _maximized(x, share, scatter, ridge, nearest, len(means))
         means = found.means
     likelihood = -torch.inf
     for _ in range(ENERGY.em_steps):
         last = likelihood
-        posterior, likelihood = _expected(x, share, found)
-        found = _maximized(x, share, posterior, ridge)
+        found, likelihood = _maximized(x, share, scatter, ridge, _posterior(found), len(found.means))
         if likelihood - last < gain:
             break
-    return found
+    return found._replace(means=found.means + center)
 
 
 def _seeded(x: Tensor, share: Tensor, count: int, seed: int) -> Tensor:
     """First centers ``(count, d)`` by k-means++: in proportion to the squared distance to those before."""
     generator = torch.Generator().manual_seed(seed)
     draws = to(torch.rand(count, generator=generator, dtype=torch.float64), x.device)
+    # By products: differences of all points would be as large as the bank for each center.
+    squares = x.square().sum(dim=1)
     distance = torch.ones(len(x), dtype=x.dtype, device=x.device)
     chosen = []
     for draw in draws:
         mass = torch.cumsum(share * distance, dim=0)
         row = torch.searchsorted(mass, draw * mass[-1]).clamp_max(len(x) - 1)
         chosen.append(row)
-        own = (x - x[row]).square().sum(dim=1)
+        own = (squares + squares[row] - 2 * (x @ x[row])).clamp_min(0)
         distance = own if len(chosen) == 1 else torch.minimum(distance, own)
     # Where fewer points are distinct than centers are asked for, points are drawn twice.
     return x[torch.unique(torch.stack(chosen))]
 
 
-def _expected(x: Tensor, share: Tensor, mixture: Mixture) -> tuple[Tensor, float]:
-    """Posteriors ``(M, K)`` of the Gaussians, and the mean log-likelihood of a point."""
+def _posterior(mixture: Mixture) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """From points: posteriors ``(n, K)`` of the Gaussians, and log-likelihoods ``(n,)`` up to a constant."""
     factor = torch.linalg.cholesky(mixture.covariance)
-    white, centers = (
-        torch.linalg.solve_triangular(factor, rows.T, upper=False).T for rows in (x, mixture.means)
-    )
+
+    def white(rows: Tensor) -> Tensor:
+        found: Tensor = torch.linalg.solve_triangular(factor, rows.T, upper=False).T
+        return found
+
+    centers, constant = white(mixture.means), factor.diagonal().log().sum()
     # ‖z − m‖² without the square of z, which is the same for all Gaussians.
     offset = mixture.weights.log() - 0.5 * centers.square().sum(dim=1)
-    logits = torch.addmm(offset, white, centers.T)
-    total = torch.logsumexp(logits, dim=1)
-    constant = factor.diagonal().log().sum()
-    return (logits - total[:, None]).exp(), float(
-        share @ (total - 0.5 * white.square().sum(dim=1)) - constant
-    )
+
+    def of(rows: Tensor) -> tuple[Tensor, Tensor]:
+        z = white(rows)
+        logits = torch.addmm(offset, z, centers.T)
+        total = torch.logsumexp(logits, dim=1)
+        return (logits - total[:, None]).exp(), total - 0.5 * z.square().sum(dim=1) - constant
+
+    return of
 
 
-def _maximized(x: Tensor, share: Tensor, posterior: Tensor, ridge: Tensor) -> Mixture:
-    """The mixture of largest expected likelihood, without Gaussians that have lost their points."""
-    mass = share @ posterior
+def _maximized(
+    x: Tensor,
+    share: Tensor,
+    scatter: Tensor,
+    ridge: Tensor,
+    posterior: Callable[[Tensor], tuple[Tensor, Tensor]],
+    width: int,
+) -> tuple[Mixture, float]:
+    """The mixture of largest expected likelihood, without Gaussians that have lost their points.
+
+    Also the mean log-likelihood of the points under the mixture of the posterior, which has this width.
+    Points are read in blocks.
+    """
+    mass, sums, likelihood = x.new_zeros(width), x.new_zeros(width, x.shape[1]), x.new_zeros(())
+    count = max(1, BLOCK // width)
+    for first in range(0, len(x), count):
+        rows = slice(first, first + count)
+        p, log = posterior(x[rows])
+        own = p * share[rows, None]
+        mass += own.sum(dim=0)
+        sums += own.T @ x[rows]
+        likelihood += share[rows] @ log
     kept = mass > ENERGY.smallest_share / len(x)
-    part = posterior[:, kept] * share[:, None]
-    means = (part.T @ x) / mass[kept, None]
-    weights = mass[kept] / mass[kept].sum()
-    second = x.T @ (x * part.sum(dim=1)[:, None]) - (means * mass[kept, None]).T @ means
-    return Mixture(means, weights, second / mass[kept].sum() + ridge)
+    means = sums[kept] / mass[kept, None]
+    covariance = scatter - (means * mass[kept, None]).T @ means + ridge
+    return Mixture(means, mass[kept] / mass[kept].sum(), covariance), float(likelihood)
