@@ -22,6 +22,7 @@ __all__ = [
     "Table",
     "arrow",
     "check_memory",
+    "check_once",
     "checked_columns",
     "holds_tokens",
     "matrix_of",
@@ -64,6 +65,7 @@ class Table:
     def batches(self, columns: Sequence[str], rows: int = ROWS) -> Iterator[Any]:
         """Record batches of some columns, in order, of at most ``rows`` rows."""
         names = list(columns)
+        check_once(names, self.schema.names, self.name)
         pa = arrow(self.name)
         try:
             if hasattr(self.handle, "iter_batches"):  # of Parquet
@@ -75,6 +77,13 @@ class Table:
                     yield batch.slice(start, rows)
         except (pa.ArrowException, OSError) as error:
             raise RepdynError(f"{self.name}: cannot be read to the end ({_one_line(error)})") from None
+
+
+def check_once(names: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Raise if several columns of a table have one of the names: which is meant cannot be known."""
+    for name in names:
+        if list(known).count(name) > 1:
+            raise RepdynError(f"{where}: has several columns {name!r}; rename them")
 
 
 def arrow(purpose: str) -> Any:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError, nearest_names
 from repdyn.paths.arrays import padded
-from repdyn.paths.arrow import arrow, matrix_of, open_table, tokens_of, vector_columns
+from repdyn.paths.arrow import arrow, check_once, matrix_of, open_table, tokens_of, vector_columns
 from repdyn.provenance import without_folders
 from repdyn.reading import as_array
 
@@ -140,6 +140,7 @@ def _of_batches(
     if not chosen:
         kinds = ", ".join(f"{field.name} {field.type}" for field in list(plain)[:5])
         raise RepdynError(f"{where}: has no column of vectors, only {kinds or 'nothing'}")
+    check_once(chosen, known, where)
     arrays: dict[str, NDArray[Any]] = {}
     masks: dict[str, NDArray[np.bool_]] = {}
     for name in chosen:

@@ -24,6 +24,7 @@ from repdyn.paths.arrays import padded
 from repdyn.paths.arrow import (
     TABLES,
     check_memory,
+    check_once,
     checked_columns,
     holds_tokens,
     matrix_of,
@@ -71,6 +72,7 @@ class FileOfVectors:
         if not self.columns:
             return None
         names = [self.columns] if self.columns in known else [n.strip() for n in self.columns.split(",")]
+        check_once(names, known, str(self.path))
         for name in names:
             if name not in known:
                 raise RepdynError(f"{self.path}: has no column {name!r}; {nearest_names(name, known)}")

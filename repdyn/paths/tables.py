@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError, nearest_names
-from repdyn.paths.arrow import arrow, matrix_of, vector_columns
+from repdyn.paths.arrow import arrow, check_once, matrix_of, vector_columns
 from repdyn.paths.columns import TokenColumn, VectorColumn
 
 __all__ = ["batches_of", "parts_of_table", "schema_of", "stream_of"]
@@ -123,6 +123,7 @@ def parts_of_table(
     if not chosen:
         kinds = ", ".join(f"{field.name} {field.type}" for field in list(read.schema)[:5])
         raise RepdynError(f"from_arrow: has no column of vectors, only {kinds or 'nothing'}")
+    check_once(chosen, known, "from_arrow")
     usual: list[str | None] = [
         given or next((name for name in names if name in known and name not in chosen), None)
         for given, names in ((ids, ("id", "ids")), (labels, ("label", "labels")))

@@ -149,8 +149,17 @@ def test_lancedb_searches_a_store(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back["stem"], drawn()["stem"])
 
 
-def test_polars_does_not_copy_what_is_in_memory() -> None:
-    polars = pytest.importorskip("polars", reason="pip install polars")
+@pytest.mark.parametrize("library", ["polars", "pandas", "datasets"])
+def test_what_is_in_memory_is_not_copied(library: str) -> None:
+    module = pytest.importorskip(library, reason=f"pip install {library}")
     x = np.random.default_rng(0).normal(size=(1000, 8)).astype("float32")
-    frame = polars.DataFrame(RepresentationPaths.from_arrays({"stem": x}))
-    assert np.shares_memory(frame["stem"].to_numpy(allow_copy=False), x)
+    paths = RepresentationPaths.from_arrays({"stem": x})
+    if library == "polars":
+        held = module.DataFrame(paths)["stem"].to_numpy(allow_copy=False)
+    elif library == "pandas":
+        if not hasattr(module.DataFrame, "from_arrow"):
+            pytest.skip("pandas.DataFrame.from_arrow is newer than this pandas")
+        held = module.DataFrame.from_arrow(paths)["stem"].iloc[3]
+    else:
+        held = module.Dataset(pa.table(paths)).data.table["stem"].chunk(0).flatten().to_numpy()
+    assert np.shares_memory(held, x)

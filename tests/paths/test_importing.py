@@ -232,3 +232,19 @@ def test_translate_and_its_evaluation_take_arrays_and_files(tmp_path: Path) -> N
     np.save(tmp_path / "y.npy", x[200:] @ turn)
     evaluation = repdyn.evaluate_translation(of_files, tmp_path / "x.npy", str(tmp_path / "y.npy"))
     assert evaluation.top1["translation"].value == 1
+
+
+@pytest.mark.parametrize("name", ["v", "id"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    columns = {"v": pa.array([[1.0, 2.0]] * 3), "id": pa.array(["a", "b", "c"])}
+    table = pa.Table.from_arrays([*columns.values(), columns[name]], names=[*columns, name])
+    parquet.write_table(table, tmp_path / "twice.parquet")
+    for address in ("twice.parquet", "twice.parquet#v"):
+        with pytest.raises(RepdynError, match=rf"twice.parquet: has several columns '{name}'; rename them"):
+            import_paths(tmp_path / address)
+    if name == "v":
+        with pytest.raises(RepdynError, match="from_arrow: has several columns 'v'"):
+            RepresentationPaths.from_arrow(table)
