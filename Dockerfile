@@ -1,4 +1,5 @@
-# repdyn for the CPU: docker build -t repdyn . && docker run --rm -v "$PWD:/data" repdyn doctor
+# repdyn for the CPU: docker build -t repdyn . && docker run --rm --user "$(id -u)" -v "$PWD:/data" repdyn doctor
+# `--user` lets it write into your folder. A home folder that cannot be written to is no problem.
 FROM python:3.12-slim
 
 # The CPU build of torch comes first: pip's default on Linux is a CUDA build of several GB.

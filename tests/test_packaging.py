@@ -13,6 +13,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 import repdyn
 
@@ -107,3 +109,23 @@ def test_the_classifiers_are_the_versions_that_are_supported():
     ]
     assert f">={named[0]}" == project["requires-python"]
     assert named == [f"3.{minor}" for minor in range(11, 11 + len(named))]
+
+
+CONDA_NAMES = {"torch": "pytorch"}  # the others have one name in both indexes
+
+
+def test_the_conda_recipe_is_of_the_present_project():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, (backend,) = settings["project"], settings["build-system"]["requires"]
+    recipe = yaml.safe_load((ROOT / "recipe" / "recipe.yaml").read_text())
+    listed = recipe["requirements"]["run"]
+    assert listed[0] == "python >=${{ python_min }}"
+    assert f">={recipe['context']['python_min']}" == project["requires-python"]
+    assert recipe["context"]["version"] == project["version"]
+    wanted = {}
+    for requirement in map(Requirement, project["dependencies"]):
+        wanted[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
+    assert {r.name: r.specifier for r in map(Requirement, listed[1:])} == wanted
+    scripts = [f"{name} = {target}" for name, target in project["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == scripts
+    assert backend in {text.replace(" ", "") for text in recipe["requirements"]["host"]}

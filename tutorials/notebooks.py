@@ -3,7 +3,8 @@
     python tutorials/notebooks.py [--repository OWNER/NAME] OUT tutorials/1_your_first_path.py …
     python tutorials/notebooks.py --execute OUT tutorials/1_your_first_path.py …
 
-The first cell installs repdyn. With a repository on GitHub, a badge above it opens the notebook in Colab.
+The first cell installs repdyn where it is missing. With a repository on GitHub it is installed from there,
+and a badge above the cell opens the notebook in Colab; without one, it is installed from the package index.
 ``--execute`` runs each notebook with nbclient and keeps its outputs; the pictures draw themselves without
 plotly's extension.
 """
@@ -23,7 +24,7 @@ _INSTALL = """\
 import importlib.util
 
 if importlib.util.find_spec("repdyn") is None:
-    %pip install --quiet "repdyn[demo]"
+    %pip install --quiet "{requirement}"
 """
 _BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -50,12 +51,14 @@ def notebook(script: Path, repository: str | None = None) -> dict[str, Any]:
     script
         The tutorial.
     repository
-        ``OWNER/NAME`` on GitHub, for the badge.
+        ``OWNER/NAME`` on GitHub, for the badge and the first cell.
     """
     sources = [(cell.kind, cell.source) for cell in _cells(script)]
     badge = [("markdown", _BADGE.format(repository=repository, name=script.stem))] if repository else []
     cells = []
-    for number, (kind, source) in enumerate([*badge, ("code", _INSTALL), *sources]):
+    requirement = f"repdyn[demo] @ git+https://github.com/{repository}" if repository else "repdyn[demo]"
+    install = ("code", _INSTALL.format(requirement=requirement))
+    for number, (kind, source) in enumerate([*badge, install, *sources]):
         cell: dict[str, Any] = {
             "cell_type": kind,
             "id": f"cell-{number}",

@@ -13,6 +13,7 @@ from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimate, estimates
 from repdyn.views.bands import add_band, add_series, style
 from repdyn.views.depths import depth_ticks
+from repdyn.views.notebook import CellFigure
 from repdyn.views.theme import CONTROL, describe
 
 __all__ = ["drift"]
@@ -53,7 +54,7 @@ def drift(
             f"drift: {len(x)} windows, {len(flagged)} shares; {len(points)} points, {len(shift)} shifts"
         )
     rows = 2 if len(points) else 1
-    figure = make_subplots(rows=rows, cols=1, vertical_spacing=0.22 if rows == 2 else 0)
+    figure = make_subplots(rows=rows, cols=1, vertical_spacing=0.22 if rows == 2 else 0, figure=CellFigure())
     value, low, high = estimate(expected)
     span = np.array([0.0, float(x[-1])])
     add_band(figure, span, np.full(2, low), np.full(2, high), CONTROL[0], name="expected", row=1, col=1)

@@ -14,6 +14,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.views.arguments import estimate, finite
 from repdyn.views.bands import add_band
 from repdyn.views.depths import depth_ticks
+from repdyn.views.notebook import CellFigure
 from repdyn.views.theme import (
     ACCENT,
     CATEGORIES,
@@ -85,6 +86,7 @@ def ood(
         specs=[[{"type": "table" if p == "table" else "xy"}] for p in panels_used],
         row_heights=[heights[p] for p in panels_used],
         vertical_spacing=_GAP / plot_height if len(panels_used) > 1 else 0,
+        figure=CellFigure(),
     )
     below = 24 if len(panels_used) > 1 else _GAP  # pixels: room for the legend, where no panel follows
     figure.update_layout(height=plot_height + 136 + below, barmode="overlay", bargap=0, margin_b=below)

@@ -20,6 +20,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from repdyn.errors import RepdynError
+from repdyn.views.notebook import CellFigure
 
 __all__ = [
     "ACCENT",
@@ -86,7 +87,7 @@ def new_figure(title: str, caption: str, *, alt: str | None = None, height: int 
     'Lower is better.'
     """
     return describe(
-        go.Figure(layout={"template": template(dark=False), "height": height}), title, caption, alt
+        CellFigure(layout={"template": template(dark=False), "height": height}), title, caption, alt
     )
 
 
@@ -131,7 +132,11 @@ def panels(titles: Sequence[str], *, columns: int, height: int, **layout: Any) -
     plotly.graph_objects.Figure
     """
     figure = make_subplots(
-        rows=-(-len(titles) // columns), cols=columns, subplot_titles=[plain(t, 60) for t in titles], **layout
+        rows=-(-len(titles) // columns),
+        cols=columns,
+        subplot_titles=[plain(t, 60) for t in titles],
+        figure=CellFigure(),
+        **layout,
     )
     for annotation in figure.layout.annotations:
         # plotly centers panel titles; they are moved to the left, above the axis.

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from repdyn.errors import RepdynError
 from repdyn.views.arguments import estimate, finite
 from repdyn.views.bars import add_bars
+from repdyn.views.notebook import CellFigure
 from repdyn.views.theme import ACCENT, CONTROL, SEQUENTIAL, describe, plain, veil
 
 __all__ = ["stitching", "translation", "tree_order"]
@@ -71,6 +72,7 @@ def translation(
         cols=1,
         row_heights=heights,
         vertical_spacing=_GAP / inside if len(heights) > 1 else 0,
+        figure=CellFigure(),
         subplot_titles=[*groups, *([""] if matrix is not None else [])],
     )
     for annotation in figure.layout.annotations:
@@ -126,7 +128,7 @@ def stitching(accuracy: Mapping[str, object], verdict: str) -> go.Figure:
     plotly.graph_objects.Figure
     """
     read = _read("stitching", accuracy)
-    figure = make_subplots(rows=1, cols=1)
+    figure = make_subplots(rows=1, cols=1, figure=CellFigure())
     figure.update_layout(height=200 + 34 * len(read), showlegend=False, margin_l=24)
     add_bars(figure, 1, read, [ACCENT] + [CONTROL[0]] * (len(read) - 1))
     ours, (value, low, high) = next(iter(read.items()))

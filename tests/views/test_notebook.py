@@ -6,12 +6,13 @@ import importlib.util
 import shutil
 
 import plotly.graph_objects as go
+import plotly.io
 import pytest
 
 from repdyn.intervals import Estimate
 from repdyn.translation.linear.evaluation import TranslationEvaluation
-from repdyn.views import notebook
-from repdyn.views.notebook import figure_html, forget_library, table_html
+from repdyn.views.notebook import CellFigure, figure_html, forget_library, table_html
+from repdyn.views.theme import describe, new_figure, panels
 
 CHROMIUM = next(
     (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
@@ -19,7 +20,8 @@ CHROMIUM = next(
 
 
 @pytest.fixture(autouse=True)
-def _fresh():
+def _fresh(monkeypatch):
+    monkeypatch.delenv("COLAB_NOTEBOOK_ID", raising=False)
     forget_library()
     yield
     forget_library()
@@ -54,9 +56,44 @@ def test_a_label_does_not_end_the_script() -> None:
     assert '"><i>' not in drawn
 
 
-def test_a_huge_figure_is_named_and_left_out(monkeypatch) -> None:
-    monkeypatch.setattr(notebook, "MOST_BYTES", 100)
-    assert ".plot() returns it" in figure_html(go.Figure(go.Bar(y=list(range(100)))))
+def test_a_huge_figure_is_named_and_left_out() -> None:
+    bars = go.Bar(y=list(range(100)))
+    assert ".plot() returns it" in figure_html(go.Figure(bars), most=100)
+    played = go.Figure(frames=[go.Frame(data=[bars], name="0")])
+    assert ".plot() returns it" in figure_html(played, most=100)
+    assert "newPlot" in figure_html(go.Figure(bars), most=None)
+
+
+def test_in_colab_each_output_is_a_page_and_loads_plotly_itself(monkeypatch) -> None:
+    monkeypatch.setenv("COLAB_NOTEBOOK_ID", "x")
+    for _ in range(2):
+        shown = result()._repr_html_()
+        assert shown.count('<script src="https://cdn.plot.ly/plotly-') == 1
+        assert len(shown) < 100_000
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [new_figure("a", "b"), describe(panels(["a"], columns=1, height=300), "a", "b"), result().plot()],
+    ids=["figure", "panels", "plot of a result"],
+)
+def test_a_plot_is_html_in_a_notebook_unless_the_user_chose_a_renderer(figure, monkeypatch) -> None:
+    display = pytest.importorskip("IPython.display", reason="notebooks bring IPython")
+    shown, by_plotly = [], []
+    monkeypatch.setattr(display, "display", lambda *given, **_: shown.extend(given))
+    monkeypatch.setattr(plotly.io, "show", lambda given, *_, **options: by_plotly.append(options))
+    monkeypatch.setattr(plotly.io.renderers, "_default_name", "plotly_mimetype")
+    assert isinstance(figure, CellFigure)
+    figure._ipython_display_()
+    figure.show()
+    assert len(shown[0].data) > 1_000_000 > len(shown[1].data)
+    assert all("newPlot" in given.data for given in shown)
+    figure.show(renderer="png")
+    monkeypatch.setattr(plotly.io.renderers, "_default_name", "png")
+    figure._ipython_display_()
+    figure.show()
+    assert by_plotly == [{"renderer": "png"}, {}, {}]
+    assert len(shown) == 2
 
 
 HEAD = '<!doctype html><html><head><meta charset="utf-8"><script>{amd}</script></head>'
@@ -72,6 +109,9 @@ def test_the_outputs_draw_themselves_in_a_browser(tmp_path, amd: str) -> None:
     from playwright.sync_api import sync_playwright
 
     cells = "".join(f"<div class='output'>{result()._repr_html_()}</div>" for _ in range(3))
+    frames = [go.Frame(data=[go.Scatter(y=[k])], name=str(k)) for k in range(3)]
+    played = figure_html(go.Figure(data=[go.Scatter(y=[0])], frames=frames))
+    cells += f"<div id='played'>{played}</div>"
     lost = figure_html(go.Figure())
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=0)
@@ -86,6 +126,8 @@ def test_the_outputs_draw_themselves_in_a_browser(tmp_path, amd: str) -> None:
         assert tab.evaluate("window.stolen") is None
         bars = tab.evaluate("document.querySelectorAll('.repdyn-figure .bars .point').length")
         assert bars >= 6
+        known = "document.querySelector('#played .repdyn-figure')._transitionData?._frames.length"
+        tab.wait_for_function(f"{known} === 3", timeout=0)  # the button can play them
         # Without its first output, a figure says what it needs.
         (tmp_path / "lost.html").write_text(PAGE.format(amd="", cells=lost), encoding="utf-8")
         tab.goto((tmp_path / "lost.html").as_uri())
