@@ -179,8 +179,9 @@ def _verdict(result: object) -> list[str]:
 
 
 def _printed(result: object) -> str:
-    """What a result prints. A network without a text of its own would print its layers."""
-    if not type(result).__repr__.__module__.startswith("torch"):
+    """What a result prints; a network without a text of its own would print its layers."""
+    # That of `object`, which has no module, would print an address in memory.
+    if not getattr(type(result).__repr__, "__module__", "torch").startswith("torch"):
         return repr(result)
     name = type(result).__name__
     return f"{name}, fitted. It holds no verdict; evaluate it on samples that it was not fitted to."
@@ -188,9 +189,11 @@ def _printed(result: object) -> str:
 
 def _loading(kind: type, repo_id: str) -> str:
     """Code that loads the result."""
-    room = ".".join(kind.__module__.split(".")[:2])
-    if getattr(sys.modules.get(room), kind.__name__, None) is kind and hasattr(kind, "from_pretrained"):
-        return f"from {room} import {kind.__name__}\n\nfitted = {kind.__name__}.from_pretrained({repo_id!r})"
+    room, name = ".".join(kind.__module__.split(".")[:2]), kind.__name__
+    if getattr(sys.modules.get(room), name, None) is kind:
+        if hasattr(kind, "from_pretrained"):
+            return f"from {room} import {name}\n\nfitted = {name}.from_pretrained({repo_id!r})"
+        return f"from {room} import {name}\n\nfitted = {name}.load({'hf://' + repo_id!r}, model)"
     return f"import repdyn\n\nfitted = repdyn.load_result({'hf://' + repo_id!r})"
 
 

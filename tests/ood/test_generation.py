@@ -198,6 +198,15 @@ def test_a_saved_monitor_scores_alike_and_knows_its_model(monitor, tmp_path):
         GenerationMonitor.load(tmp_path / "a.monitor", other)
 
 
+def test_a_monitor_comes_back_from_the_hub(monitor, hub):
+    monitor.push_to_hub("ada/monitor")
+    again = GenerationMonitor.load("hf://ada/monitor", monitor.model)
+    text = sequences(3, 15)
+    np.testing.assert_array_equal(again.read(text).scores, monitor.read(text).scores)
+    card = hub.model("ada/monitor").files["README.md"].decode()
+    assert "fitted = GenerationMonitor.load('hf://ada/monitor', model)" in card
+
+
 def test_what_cannot_be_monitored_is_refused_in_one_line(monitor):
     with pytest.raises(RepdynError, match="no method 'generate'"):
         GenerationMonitor(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
