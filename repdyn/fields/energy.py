@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from repdyn.arguments import whole
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_values
 from repdyn.devices import as_given, double, to
@@ -449,8 +450,9 @@ class EnergyField(LatentField, HubMixin):
             raise RepdynError(f"sigma: must be above 0, or None to be chosen, got {self.sigma}")
         for name in ("components", "neighbors", "atoms"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RepdynError(f"{name}: must be at least 1, or None for all, got {value}")
+            if value is not None and whole(name, value) < 1:
+                raise RepdynError(f"{name}: must be at least 1, or None, got {value}")
+            setattr(self, name, None if value is None else whole(name, value))
         if self.atoms is not None and self.neighbors is not None:
             raise RepdynError("neighbors: is for a field of the bank itself; leave it out, or atoms")
 

@@ -230,6 +230,9 @@ class TestField:
     def test_bad_parameters(self) -> None:
         with pytest.raises(RepdynError, match="atoms: must be at least 1"):
             EnergyField(atoms=0).fit(normal(30, 3))
+        for name in ("atoms", "components", "neighbors"):
+            with pytest.raises(RepdynError, match=f"{name}: expected a whole number, got 2.5"):
+                EnergyField(**{name: 2.5}).fit(normal(30, 3))
         with pytest.raises(RepdynError, match="neighbors: is for a field of the bank itself"):
             EnergyField(atoms=5, neighbors=10).fit(normal(30, 3))
 
