@@ -18,6 +18,7 @@ from repdyn.ood.detector import Detector, sample_note
 from repdyn.ood.path_chunks import Chunk, MultiPassReader, read_chunks
 from repdyn.ood.records import optional_count
 from repdyn.ood.settings import FIT, MIXTURE
+from repdyn.reading import as_array
 from repdyn.repeats import folds_by_group
 
 if TYPE_CHECKING:
@@ -231,8 +232,8 @@ class _Fit:
         weights = torch.full((len(points),), 1 / len(points), dtype=points.dtype)
         found = mixture.fit_mixture(points, weights, atoms, seed, MIXTURE.gain * x.shape[1])
         values, axes = torch.linalg.eigh(found.covariance)
-        self.values, self.axes = values.clamp_min(0).numpy(), axes.numpy()
-        self.means, self.log_weights = found.means.numpy() @ self.axes, found.weights.log().numpy()
+        self.values, self.axes = as_array(values.clamp_min(0)), as_array(axes)
+        self.means, self.log_weights = as_array(found.means) @ self.axes, as_array(found.weights.log())
 
     def density(self, ridge: float) -> _Density:
         """The mixture, with this share of the mean variance added to the covariance."""

@@ -98,7 +98,7 @@ class UnionDetector(Detector):
     >>> x = np.random.default_rng(0).normal(size=(150, 8)) + 3
     >>> union = UnionDetector().fit(RepresentationPaths.from_arrays({"x": x}))
     >>> sorted(union.members_)
-    ['nearest neighbors', 'path']
+    ['mixture', 'nearest neighbors', 'path']
     """
 
     members_: dict[str, Detector]

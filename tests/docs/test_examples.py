@@ -15,6 +15,10 @@ PACKAGES = (ROOT / "repdyn", ROOT / "adapters" / "repdyn_adapters")
 NOT_RUN = {
     "repdyn.saved.load_result": "opens a saved translation of two downloaded models",
     "repdyn.ood.generation.GenerationMonitor": "downloads a language model",
+    "repdyn.publishing.HubMixin.push_to_hub": "writes to the Hub; tests/test_hub.py does, to a stand-in",
+    "repdyn.saved.push_folder": "writes to the Hub; tests/test_hub.py does, to a stand-in",
+    "repdyn.paths.publishing.StoreOnHub.push_to_hub": "writes to the Hub; a test does, to a stand-in",
+    "repdyn.migration.plan.Migration.apply_to_database": "needs a server; a test has one",
     "repdyn_adapters.ray.RayEngine": "starts a cluster; tests/adapters/test_ray.py does",
 }
 """Docstrings with examples that are marked to be skipped, and the reason."""
