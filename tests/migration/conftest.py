@@ -79,6 +79,24 @@ class Server:
         return psycopg.connect(self.url(**given), autocommit=True)
 
 
+def may_run(program: Path, user: str) -> bool:
+    """Whether another user may run a program: the folders above it may be closed to others."""
+    try:
+        return subprocess.run([program, "--version"], user=user, cwd="/", capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def copied(programs: Path, folder: Path) -> Path:
+    """A copy of a package's programs and libraries, where those above the originals are closed to others."""
+    package = programs.parents[1]
+    target = folder / "programs"
+    shutil.copytree(programs.parent, target / package.name / programs.parent.name)
+    if (libraries := package.with_name(f"{package.name}.libs")).is_dir():
+        shutil.copytree(libraries, target / libraries.name)
+    return target / package.name / programs.parent.name / programs.name
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     pytest.importorskip("psycopg", reason="pip install 'repdyn[postgres]'")
@@ -96,6 +114,10 @@ def server() -> Iterator[Server]:
             else "nobody"
         )
         shutil.chown(folder, user)
+        if not may_run(place / "initdb", user):
+            place = copied(place, folder)
+        if not may_run(place / "initdb", user):
+            pytest.skip(f"PostgreSQL does not run as root, and {user} may not run {place / 'initdb'}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
