@@ -22,8 +22,8 @@ def demo(
 ) -> None:
     """Trace, fit, iterate, score and translate two real pretrained models, and report.
 
-    Needs the extra repdyn[demo] and no network. About five minutes of processor
-    time, shared by two processes where there are two cores.
+    Needs the extra repdyn[demo] and no network. Three minutes on two idle
+    cores; two processes share five minutes of processor time.
 
     Example: repdyn demo
 
