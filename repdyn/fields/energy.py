@@ -89,8 +89,9 @@ class EnergyField(LatentField, HubMixin):
         Points of the bank that a start is compared with, roughly, by cells. None: all. With cells, the
         energy falls up to the share of the posterior that lies in other cells.
     atoms
-        Number K of Gaussians that replace the bank. None: the bank itself. On five banks of sentences and
-        pictures, a tenth of the points denoised unseen points better than the bank did.
+        Number K of Gaussians that replace the bank. None: the bank itself. On ten sets of latents
+        (docs/studies/fields.md), a tenth of the points denoised unseen points better than the bank did, for
+        noises up to half of its spacing.
     seed
         Of the halves, samples, cells and atoms.
 

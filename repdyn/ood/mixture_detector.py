@@ -18,6 +18,7 @@ from repdyn.ood.detector import Detector, sample_note
 from repdyn.ood.path_chunks import Chunk, MultiPassReader, read_chunks
 from repdyn.ood.records import optional_count
 from repdyn.ood.settings import FIT, MIXTURE
+from repdyn.paths import drawn_rows
 from repdyn.reading import as_array
 from repdyn.repeats import folds_by_group
 
@@ -134,21 +135,19 @@ class MixtureDetector(Detector):
                 f"fit: a mixture needs at least {FIT.min_samples} different samples, got {len(paths)} "
                 f"samples of which {len(first)} differ"
             )
-        kept = first
-        if len(first) > whole("bank", self.bank):
-            drawn = np.random.default_rng(self.seed).permutation(len(first))[
-                : max(self.bank, FIT.min_samples)
-            ]
-            kept = first[np.sort(drawn)]
+        if whole("bank", self.bank) < FIT.min_samples:
+            raise RepdynError(f"bank: must be at least {FIT.min_samples}, got {self.bank}")
+        drawn = drawn_rows(len(first), whole("bank", self.bank), self.seed)
+        kept = first if drawn is None else first[drawn]
         self._distinct, self._kept = len(first), len(kept)
         chunks = read_chunks(paths.subset(kept), self.points_, "reading samples of the mixture")
         x = np.concatenate([chunk.unit(point) for chunk in chunks])
         atoms = self._count(len(x))
         # One fold for equal samples, so that a copy never scores a fit that has seen it.
-        fold = folds_by_group(groups, MIXTURE.folds, np.random.default_rng(self.seed))
+        fold = folds_by_group(groups, FIT.folds, np.random.default_rng(self.seed))
         constant = FIT.constant_variance_float64 if paths.dtype == np.float64 else FIT.constant_variance
-        parts = [_Fit(x[fold[kept] != k], atoms, self.seed, constant) for k in range(MIXTURE.folds)]
-        held = [x[fold[kept] == k] for k in range(MIXTURE.folds)]
+        parts = [_Fit(x[fold[kept] != k], atoms, self.seed, constant) for k in range(FIT.folds)]
+        held = [x[fold[kept] == k] for k in range(FIT.folds)]
         likely = [
             sum(float(part.density(ridge).log(own).sum()) for part, own in zip(parts, held))
             for ridge in MIXTURE.ridges

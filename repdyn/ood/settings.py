@@ -66,8 +66,6 @@ class MixtureSettings:
     samples_of_an_atom, max_atoms
         Different samples for each Gaussian, which was chosen for energy fields (docs/studies/fields.md), and
         the largest number of these. The second is not studied: it bounds the time of a score.
-    folds
-        Parts of the samples; each is scored by a mixture of the others.
     gain
         Expectation-maximization ends at this gain of the mean log-likelihood a dimension. Not studied.
     ridges
@@ -76,7 +74,6 @@ class MixtureSettings:
 
     samples_of_an_atom: int = 10
     max_atoms: int = 500
-    folds: int = 5
     gain: float = 1e-4
     ridges: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 

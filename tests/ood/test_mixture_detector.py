@@ -116,6 +116,7 @@ def test_it_is_saved_and_loaded(tmp_path) -> None:
         ({"atoms": 61}, groups(60, 0), "atoms: must lie between 1 and the 60"),
         ({"atoms": 2.5}, groups(60, 0), "atoms"),
         ({"bank": 2.5}, groups(60, 0), "bank"),
+        ({"bank": 5}, groups(60, 0), "bank: must be at least 20"),
         ({}, groups(19, 0), "got 19 samples of which 19 differ"),
         ({}, np.repeat(groups(5, 0), 20, axis=0), "got 100 samples of which 5 differ"),
         ({}, np.ones((50, 8)), "which 1 differ"),
