@@ -14,6 +14,9 @@ about the mean (of a kind that ends in ", raw", on the points as they are); real
 sets (pixels of MNIST, Fashion-MNIST, KMNIST and scikit-learn's digits, and word counts of Banking77 and
 CLINC150, all in 32 principal components; their folder is REPDYN_DATA).
 
+With ``--modes`` the trees are those of the modes of a mixture (:func:`repdyn.fields.mode_tree`), and the
+kinds end in ", modes".
+
 Of each kind: the verdicts, how many leaf pairs are right (the majority label of either leaf is the same one),
 and how many of those of confidence .75 or more. A (kind, seed) that is in the output already is not run
 again. Settings were chosen on seeds from 100 on.
@@ -29,6 +32,7 @@ of the one half stand for their nearest in the other), for trees on points as th
 from __future__ import annotations
 
 import itertools
+import warnings
 from functools import cache, partial
 from typing import Any
 
@@ -40,6 +44,7 @@ from scipy.spatial import cKDTree
 from stored_pictures import labeled_digits
 from stored_texts import rows_of
 
+from repdyn.fields import EnergyField, EnergyWarning, mode_tree
 from repdyn.topology import LevelSetTree
 from repdyn.translation import match_trees
 from repdyn.translation.trees.assignment import quadratic_assignment
@@ -51,10 +56,11 @@ WIDTH, CLASSES, POINTS = 24, 14, 700
 REAL_POINTS, REAL_LEAVES, COMPONENTS = 3000, 24, 32
 SURE = 0.75
 RAW = ", raw"
+MODES = ", modes"
 MANY = 64  # dimensions in which random directions are nearly at right angles
 PLANTED = ("same", "same, in groups", "a third unshared", "one split in two", "same, equally far")
 NEGATIVE = ("unrelated", "unrelated, in groups", "unrelated, equally far", "unrelated, at right angles")
-SOURCES = ("benchmarks/match_trees.py", "repdyn/topology", "repdyn/translation")
+SOURCES = ("benchmarks/match_trees.py", "repdyn/fields", "repdyn/topology", "repdyn/translation")
 
 
 def world(seed: int, groups: int = 0, classes: int = CLASSES) -> tuple[Array, Array, Array]:
@@ -158,14 +164,22 @@ def real_pair(one: str, other: str, seed: int) -> tuple[Array, Array, Array, Arr
     return x[left], labels[left], y[right], others[right]
 
 
+def modes_of(points: Array, seed: int) -> LevelSetTree:
+    """The modes of a mixture with a tenth as many atoms, through the scales."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EnergyWarning)  # a tree has all scales
+        return mode_tree(EnergyField(components=None, atoms=len(points) // 10, seed=seed).fit(points), points)
+
+
 def run(kind: str, seed: int) -> dict[str, Any]:
     """One pair of trees: the verdict, and how many pairs are right."""
+    modes, kind = kind.endswith(MODES), kind.removesuffix(MODES)
     names = kind.removesuffix(RAW).split(" / ")
     is_real = len(names) == 2
     x, labels, y, others = real_pair(*names, seed) if is_real else planted(kind, seed)
     y = turned(y, seed)
     grown_on = [directions(z) for z in (x, y)] if is_real and not kind.endswith(RAW) else [x, y]
-    trees = [LevelSetTree.fit(points) for points in grown_on]
+    trees = [modes_of(points, seed) if modes else LevelSetTree.fit(points) for points in grown_on]
     if is_real:
         trees = [tree.prune(min(REAL_LEAVES, tree.n_peaks)) for tree in trees]
     with seconds() as spent:
@@ -214,8 +228,6 @@ def recurring() -> str:
 
 def matchers() -> str:
     """Right pairs, the objective they reach, and the time of one matching, of each matcher and kind."""
-    import warnings
-
     warnings.simplefilter("ignore")  # that a solver has not converged shows in what it finds
     lines = []
     for kind in PLANTED:
@@ -305,7 +317,8 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         verdicts = [row["verdict"] for row in own]
-        related = kind not in NEGATIVE and len(set(kind.removesuffix(RAW).split(" / "))) == 1
+        plain = kind.removesuffix(MODES)
+        related = plain not in NEGATIVE and len(set(plain.removesuffix(RAW).split(" / "))) == 1
         sums = {key: sum(row[key] for row in own) for key in ("pairs", "right", "sure", "sure_right")}
         right = f"{sums['right']}/{sums['pairs']}" if related else ""
         sure = f"{sums['sure_right']}/{sums['sure']}" if related else f"(of {sums['sure']})"
@@ -319,6 +332,7 @@ def main() -> None:
     parser = parser_of(__doc__, seeds=10, out="match_trees.jsonl")
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--real", action="store_true", help="the real sets in place of the planted ones")
+    parser.add_argument("--modes", action="store_true", help="trees of modes, not of density level sets")
     parser.add_argument("--matchers", action="store_true", help="quadratic assignment beside POT's matchers")
     parser.add_argument("--leaves", action="store_true", help="which leaves recur in the other half")
     parser.add_argument("--kinds", nargs="+", default=None)
@@ -326,6 +340,7 @@ def main() -> None:
     same = [f"{name} / {name}" for name in SETS]
     different = [" / ".join(pair) for pair in itertools.combinations(SETS, 2)]
     kinds = arguments.kinds or ([*same, *different] if arguments.real else [*PLANTED, *NEGATIVE])
+    kinds = [f"{kind}{MODES}" for kind in kinds] if arguments.modes else kinds
 
     if arguments.matchers or arguments.leaves:
         print(matchers() if arguments.matchers else recurring())

@@ -127,6 +127,7 @@ OF_ARRAYS = {
     "Factors.some",
     "Factors.take",
     "KoopmanSpectrum.clusters",
+    "LevelSetTree.from_merging",
     "KoopmanSpectrum.plot_pseudospectrum",
     "KoopmanSpectrum.projector",
     "KoopmanSpectrum.pseudospectrum",

@@ -11,6 +11,7 @@ from repdyn.fields.classification import STATUSES, lyapunov_exponents
 from repdyn.fields.energy import EnergyField, EnergyWarning
 from repdyn.fields.field import LatentField, find_attractors
 from repdyn.fields.mean_shift import ScaleSpace
+from repdyn.fields.modes import mode_tree
 from repdyn.fields.recovery import Memorization, Probing, memorization, probe_without_data
 from repdyn.fields.settings import SearchSettings, SurrogateSettings
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
@@ -38,5 +39,6 @@ __all__ = [
     "leading_multipliers",
     "lyapunov_exponents",
     "memorization",
+    "mode_tree",
     "probe_without_data",
 ]

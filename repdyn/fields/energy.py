@@ -44,7 +44,7 @@ from repdyn.publishing import HubMixin
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows
 
-__all__ = ["EnergyField", "EnergyWarning"]
+__all__ = ["EnergyField", "EnergyWarning", "mixture_in_axes"]
 
 
 class EnergyWarning(UserWarning):
@@ -485,7 +485,9 @@ class EnergyField(LatentField, HubMixin):
     def _fit_atoms(self, points: Tensor, weights: Tensor) -> Tensor:
         """Replace the bank ``(M, d)`` by a mixture; returns the bank in the axes of its covariance."""
         assert self.atoms is not None
-        self.bank_, self.weights_, self.variances_, turn = _mixture(points, weights, self.atoms, self.seed)
+        self.bank_, self.weights_, self.variances_, turn = mixture_in_axes(
+            points, weights, self.atoms, self.seed
+        )
         points = points @ turn
         self.axes_ = self.axes_ @ turn
         nearest = in_blocks(self.bank_, points, lambda a, x: torch.cdist(a, x).argmin(dim=1))
@@ -502,7 +504,7 @@ class EnergyField(LatentField, HubMixin):
         """The map at each noise of this share of the bank, with as large a share of the atoms."""
         if self.atoms is None:
             return PosteriorMean(points, weights, 1.0).at
-        atoms, own, variances, turn = _mixture(
+        atoms, own, variances, turn = mixture_in_axes(
             points, weights / weights.sum(), max(1, round(share * self.atoms)), self.seed
         )
         mean = PosteriorMean(atoms, own, 1.0, variances=variances)
@@ -581,7 +583,9 @@ def _floating(x: Any, name: str) -> Tensor:
     return rows
 
 
-def _mixture(points: Tensor, weights: Tensor, atoms: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def mixture_in_axes(
+    points: Tensor, weights: Tensor, atoms: int, seed: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Means ``(K, d)``, weights ``(K,)``, variances ``(d,)`` in the axes ``(d, d)`` of the covariance.
 
     In these axes the covariance is a vector, and a step needs no product with a matrix.

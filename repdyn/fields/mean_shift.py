@@ -33,8 +33,10 @@ __all__ = [
     "PosteriorMean",
     "ScaleSpace",
     "Step",
+    "ascend",
     "in_blocks",
     "scale_space",
+    "scales_between",
     "settled",
     "spacing_of",
     "spread_of",
@@ -429,12 +431,9 @@ def scale_space(
     """
     generator = np.random.default_rng(seed)
     count = len(bank)
-    low = min(max(ENERGY.finest * spacing, 1e-3 * spread), spread / 2)
-    sigmas = np.geomspace(low, spread, max(ENERGY.levels, round(np.log(spread / low) / ENERGY.log_step)))
-    if sigma is not None:
-        sigmas = np.unique(np.append(sigmas, sigma))
+    sigmas = scales_between(spacing, spread, sigma)
     rows = np.sort(generator.permutation(count)[: ENERGY.tree_points])
-    modes, groups = _ascend(mean.at, bank[to_index(rows, bank)], sigmas)
+    modes, groups = ascend(mean.at, bank[to_index(rows, bank)], sigmas)
     agreement, starts = _replication(bank, shares, part, sigmas, generator)
     if sigma is None:
         sigma = float(sigmas[_first_maximum(agreement, starts)])
@@ -468,7 +467,16 @@ def scale_space(
     )
 
 
-def _ascend(
+def scales_between(spacing: float, spread: float, sigma: float | None = None) -> NDArray[np.float64]:
+    """Scales from below the spacing of a bank to its spread, and a given one, increasing, shape ``(S,)``."""
+    if spread == 0 and sigma is not None:  # a single point
+        return np.array([sigma])
+    low = min(max(ENERGY.finest * spacing, 1e-3 * spread), spread / 2)
+    sigmas = np.geomspace(low, spread, max(ENERGY.levels, round(np.log(spread / low) / ENERGY.log_step)))
+    return sigmas if sigma is None else np.unique(np.append(sigmas, sigma))
+
+
+def ascend(
     at: Callable[[float], Step], starts: Tensor, sigmas: NDArray[np.float64]
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.int64]]]:
     """Modes ``(A_s, d)`` at each scale, and which of them each mode of the scale before becomes.
@@ -520,7 +528,7 @@ def _replication(
         for half in halves:
             index = to_index(half, bank)
             at = part(len(half) / len(bank), bank[index], shares[index])
-            _, groups = _ascend(at, z, sigmas)
+            _, groups = ascend(at, z, sigmas)
             node = groups[0]
             labels.append([node] + [node := group[node] for group in groups[1:]])
         for s, (a, b) in enumerate(zip(*labels)):

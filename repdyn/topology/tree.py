@@ -81,6 +81,10 @@ class LevelSetTree(Result, kind="tree"):
         Indices of the points in the store, if not all were used.
     total
         Number of samples in the store, if not all were used.
+    level
+        What the heights are: the log-density; or, for the modes through the scales that
+        :func:`repdyn.fields.mode_tree` gives, the negative logarithm of the noise. Other attributes are to
+        be read accordingly.
 
     Examples
     --------
@@ -112,6 +116,7 @@ class LevelSetTree(Result, kind="tree"):
     merging: Merging
     rows: Index | None = None
     total: int | None = None
+    level: str = "log-density"
 
     @classmethod
     def fit(
@@ -186,6 +191,43 @@ class LevelSetTree(Result, kind="tree"):
         kept = merging.persistence >= persistence
         tree = _view(merging, kept, values, inverse_dimension(distances)[groups], persistence, count)
         return tree if rows is None else replace(tree, rows=rows, total=total)
+
+    @classmethod
+    def from_merging(
+        cls,
+        merging: Merging,
+        x: ArrayLike,
+        density: ArrayLike,
+        persistence: float,
+        level: str,
+        neighbors: int = 15,
+    ) -> LevelSetTree:
+        """Tree of a merging that was found otherwise than on the nearest-neighbor graph.
+
+        Parameters
+        ----------
+        merging
+            Peaks and the levels at which they join.
+        x
+            Points, shape ``(N, D)``, for the intrinsic dimension.
+        density
+            Log-density at each point, shape ``(N,)``.
+        persistence
+            Smallest persistence of a leaf.
+        level
+            What the heights are.
+        neighbors
+            Number of neighbors from which the dimension is estimated.
+        """
+        points = as_points(x, "LevelSetTree.from_merging")
+        groups = groups_of_equal_rows(points)
+        _, first = np.unique(groups, return_index=True)
+        count = min(neighbors, len(first) - 1)
+        distances = nearest_neighbors(points[first], count)[0] if count else np.empty((1, 0))
+        kept = merging.persistence >= persistence
+        inverse = inverse_dimension(distances)[groups]
+        tree = _view(merging, kept, as_array(density, np.float64), inverse, persistence, count)
+        return replace(tree, level=level)
 
     @property
     def leaves(self) -> Index:
@@ -267,10 +309,10 @@ class LevelSetTree(Result, kind="tree"):
         return self.prune(n_leaves).assignment
 
     def plot(self) -> Figure:
-        """Draw the tree, its height the log-density."""
+        """Draw the tree, its height the log-density or what :attr:`level` says."""
         from repdyn.views.trees import tree  # plotly is slow to import
 
-        return tree(self._drawn())
+        return tree(self._drawn(), self.level)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``--json``: the nodes and the sizes, not the points."""
@@ -283,6 +325,7 @@ class LevelSetTree(Result, kind="tree"):
             "neighbors": self.neighbors,
             "dimension": self.dimension,
             "threshold": self.threshold,
+            "level": self.level,
             **{name: np.asarray(value).tolist() for name, value in self._drawn().items() if name != "label"},
         }
 
@@ -296,6 +339,9 @@ class LevelSetTree(Result, kind="tree"):
         tensors |= {"density": self.density, "inverse_dimension": self.inverse_dimension, "kept": kept}
         if self.rows is not None:
             config["total"], tensors["rows"] = self.total, self.rows
+        # Trees of version 0.1 are read by it only without a field that it does not know.
+        if self.level != LevelSetTree.level:
+            config["level"] = self.level
         return config, tensors
 
     @classmethod
@@ -308,6 +354,9 @@ class LevelSetTree(Result, kind="tree"):
             check_values(config, total=int)
             check_arrays(tensors, rows=f"{len(tree.assignment)}")
             tree = replace(tree, rows=tensors["rows"], total=int(config["total"]))
+        if "level" in config:
+            check_values(config, level=str)
+            tree = replace(tree, level=config["level"])
         return tree  # type: ignore[return-value]  # no class derives from it
 
     def _counted(self) -> str:
@@ -330,12 +379,12 @@ class LevelSetTree(Result, kind="tree"):
     def _kept(self, kept: NDArray[np.bool_], threshold: float) -> LevelSetTree:
         """The tree whose leaves are the kept peaks ``(P,)``."""
         tree = _view(self.merging, kept, self.density, self.inverse_dimension, threshold, self.neighbors)
-        return replace(tree, rows=self.rows, total=self.total)
+        return replace(tree, rows=self.rows, total=self.total, level=self.level)
 
     def __repr__(self) -> str:
         leaves = self.leaves
         lines = [
-            f"LevelSetTree: {len(leaves)} leaves of persistence ≥ {self.threshold:.2f} "
+            f"LevelSetTree: {len(leaves)} leaves of persistence ≥ {self.threshold:.2f} in {self.level} "
             f"({self.n_peaks} peaks) over {self._counted()}, "
             f"intrinsic dimension {self.dimension:.1f}"
         ]

@@ -102,13 +102,15 @@ def two_trees(
     )
 
 
-def tree(tree: Mapping[str, Any]) -> go.Figure:
+def tree(tree: Mapping[str, Any], level: str = "log-density") -> go.Figure:
     """One level-set tree: boxes from the level where a region splits off to the level where it ends.
 
     Parameters
     ----------
     tree
         As in :func:`two_trees`.
+    level
+        What the heights are, for the axis.
 
     Returns
     -------
@@ -147,7 +149,7 @@ def tree(tree: Mapping[str, Any]) -> go.Figure:
         showgrid=False,
         zeroline=False,
         ticks="outside",
-        title_text="density level",
+        title_text=plain(level),
         range=[lowest - 0.01 * span, lowest + 1.22 * span],
     )
     figure.update_yaxes(visible=False, range=[1.01, -0.01])
@@ -155,8 +157,8 @@ def tree(tree: Mapping[str, Any]) -> go.Figure:
     return describe(
         figure,
         "Level-set tree",
-        f"From left to right the density rises and one region splits into {leaf_count(one)}: long boxes are "
-        "persistent clusters, short ones may be noise. The thickness of a box is its mass.",
+        f"From left to right the {plain(level)} rises and one region splits into {leaf_count(one)}: long "
+        "boxes are persistent clusters, short ones may be noise. The thickness of a box is its mass.",
         alt=f"Tree diagram of {leaf_count(one)}; the longest has persistence "
         f"{np.nanmax((end - start)[leaf]):.3g}.",
     )

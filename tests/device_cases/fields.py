@@ -172,6 +172,7 @@ def a_surrogate(device: str) -> Any:
             "projected", "save_pretrained", "from_pretrained",
         )
     ),
+    "mode_tree",
     tolerance=1e-3,
 )  # fmt: skip
 def the_field_of_a_bank(device: str) -> Any:
@@ -203,4 +204,5 @@ def _answers_of_a_bank(device: str, atoms: int | None) -> tuple[Any, ...]:
         field.decode(field.projected(field, 2)(z)),
         field.basins(z)[0],
         again.nearest(z),
+        fields.mode_tree(field, bank.to(device)).assignment,
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.fields.modes import tree_of_mixture
 from repdyn.topology import LevelSetTree
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.trees.assignment import quadratic_assignment
@@ -36,11 +38,12 @@ from repdyn.translation.unpaired.rivals import (
 from repdyn.translation.unpaired.settings import GROWTH, SEARCH
 from repdyn.translation.unpaired.verdict import is_different
 
-__all__ = ["ProposedMap", "Search"]
+__all__ = ["Nodes", "ProposedMap", "Search"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
 Index = NDArray[np.int64]
+Nodes = Literal["leaves", "modes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +76,14 @@ class Search:
         Rows known to be pairs, ``(M, 2)``, possibly none.
     seed
         Of everything drawn.
+    nodes
+        Of trees: ``"leaves"`` of density level sets, or ``"modes"`` of noised densities.
     """
 
-    def __init__(self, a: Sequence[Cloud], b: Sequence[Cloud], known: Index, seed: int) -> None:
-        self.a, self.b, self.known = a, b, known
+    def __init__(
+        self, a: Sequence[Cloud], b: Sequence[Cloud], known: Index, seed: int, nodes: Nodes = "leaves"
+    ) -> None:
+        self.a, self.b, self.known, self.nodes = a, b, known, nodes
         self.points_a, self.points_b = [c.points for c in a], [c.points for c in b]
         self.generator = np.random.default_rng(seed)
         self.found: list[ProposedMap] = []
@@ -406,12 +413,17 @@ class Search:
 
     def _tree(self, side: int, depth: int, neighbors: int) -> LevelSetTree:
         """The density tree of one side at a depth, cached."""
-        key = side, depth, neighbors
+        # Modes have no graph of neighbors.
+        key = side, depth, neighbors * (self.nodes == "leaves")
         if key not in self._trees:
             points = (self.points_a, self.points_b)[side][depth][
                 : SEARCH.tree_points, : SEARCH.tree_components
             ]
-            self._trees[key] = LevelSetTree.fit(points, neighbors=neighbors)
+            self._trees[key] = (
+                LevelSetTree.fit(points, neighbors=neighbors)
+                if self.nodes == "leaves"
+                else tree_of_mixture(points, max(1, round(SEARCH.atoms * len(points))), seed=0)
+            )
         return self._trees[key]
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from repdyn.intervals import Estimate, bootstrap_mean
 from repdyn.progress import track
 from repdyn.translation.coordinates import Cloud, unit_rows
-from repdyn.translation.unpaired.map_search import Search
+from repdyn.translation.unpaired.map_search import Nodes, Search
 from repdyn.translation.unpaired.refine import nearest_orthogonal, recovered_rows, retrieval
 from repdyn.translation.unpaired.settings import GROWTH, REPLICATION, SEARCH
 from repdyn.translation.unpaired.verdict import VerdictResult, agreed_directions, far_and_unshared, judge
@@ -43,7 +43,14 @@ class Replicated:
     evidence: Mapping[str, float] = field(default_factory=dict)
 
 
-def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: int, seed: int) -> Replicated:
+def replicate(
+    a: Sequence[Cloud],
+    b: Sequence[Cloud],
+    known: Index,
+    candidates: int,
+    seed: int,
+    nodes: Nodes = "leaves",
+) -> Replicated:
     """Search on both halves, refine on all points, and compare with rivals.
 
     Parameters
@@ -56,6 +63,8 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
         Matchings explored in each half at most.
     seed
         Of everything drawn.
+    nodes
+        As in :class:`Search`.
     """
     generator = np.random.default_rng(seed)
     # Either half gets half of the pairs as its first rows: the search uses leading rows where there are many.
@@ -71,6 +80,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
             [cloud.take(rows_b) for cloud in b],
             _within(known, rows_a, rows_b),
             seed=int(generator.integers(2**31)),
+            nodes=nodes,
         )
         for rows_a, rows_b in zip(halves_a, halves_b)
     ]
@@ -91,7 +101,7 @@ def replicate(a: Sequence[Cloud], b: Sequence[Cloud], known: Index, candidates: 
     moved = [[unit_rows(x @ m) for x, m in zip(probes, maps)] for maps in fits]
     confidence = [bootstrap_mean(recovered_rows(x, y), seed=seed) for x, y in zip(*moved)]
     recovered = confidence[-1].value
-    both = Search(a, b, known, seed=int(generator.integers(2**31)))
+    both = Search(a, b, known, seed=int(generator.integers(2**31)), nodes=nodes)
     if recovered >= REPLICATION.averaged:
         # Where both agree, their mean is better than either; it is refined on all points.
         maps, others = [nearest_orthogonal(one + other) for one, other in zip(*fits)], []

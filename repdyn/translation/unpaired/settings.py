@@ -182,6 +182,8 @@ class UnpairedSearchSettings:
         Range of granularities, uniform in the logarithm. The best one depends on the data.
     neighbors
         Neighbors of the density that are tried: fewer give more peaks.
+    atoms
+        Gaussians of a mixture, as a share of the points, where nodes are its modes. docs/studies/fields.md.
     means
         Clusters of k-means, the nodes of every second proposal. They are better where classes are blurred,
         where the density has few or false peaks; latents with a Gaussian prior need the tree.
@@ -251,6 +253,7 @@ class UnpairedSearchSettings:
     tree_components: int = 32
     leaves: tuple[int, int] = (8, 120)
     neighbors: tuple[int, ...] = (5, 8, 11)
+    atoms: float = 0.1
     means: int = 30
     starts: tuple[int, int] = (16, 400)
     polished: tuple[int, int] = (16, 40)

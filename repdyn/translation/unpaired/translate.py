@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from repdyn.repeats import groups_of_equal_rows
 from repdyn.translation.coordinates import Cloud, unit_rows
 from repdyn.translation.linear.depths import PathTranslation
 from repdyn.translation.linear.maps import LinearTranslation, fit_affine
+from repdyn.translation.unpaired.map_search import Nodes
 from repdyn.translation.unpaired.replication import Replicated, disjoint_halves, replicate
 from repdyn.translation.unpaired.settings import PAIRED, SAMPLES
 
@@ -42,6 +43,7 @@ def translate(
     points: tuple[str, str] | None = None,
     candidates: int = 12,
     seed: int = 0,
+    nodes: Nodes = "leaves",
 ) -> LinearTranslation:
     r"""Find the linear map from A's latents to B's; the two data sets may be entirely different.
 
@@ -73,6 +75,10 @@ def translate(
         Most matchings explored in each half; the search ends earlier where the halves agree.
     seed
         Of everything drawn: the same seed gives the same map.
+    nodes
+        What is matched beside clusters of k-means: ``"leaves"`` of density trees, or ``"modes"`` of the
+        density under noise (:func:`repdyn.fields.mode_tree`). Modes take longer, for about the same maps
+        (docs/studies/fields.md).
 
     Returns
     -------
@@ -98,7 +104,7 @@ def translate(
     >>> translate(x, 2 * x[:, ::-1], pairs=np.column_stack([np.arange(300)] * 2)).verdict
     'found'
     """
-    path = translate_path(paths_a, paths_b, pairs, points, candidates, seed)
+    path = translate_path(paths_a, paths_b, pairs, points, candidates, seed, nodes)
     return path.translations[-1]
 
 
@@ -109,12 +115,13 @@ def translate_path(
     points: tuple[str, str] | None = None,
     candidates: int = 12,
     seed: int = 0,
+    nodes: Nodes = "leaves",
 ) -> PathTranslation:
     """Find one translation per depth, all from one match, as :func:`translate` does for one depth.
 
     Parameters
     ----------
-    paths_a, paths_b, pairs, points, candidates, seed
+    paths_a, paths_b, pairs, points, candidates, seed, nodes
         As in :func:`translate`.
 
     Returns
@@ -131,6 +138,8 @@ def translate_path(
     candidates = whole("translate: candidates", candidates)
     if candidates < 1:
         raise RepdynError(f"translate: candidates={candidates}; expected 1 or more")
+    if nodes not in get_args(Nodes):
+        raise RepdynError(f"translate: nodes={nodes!r}; expected one of {', '.join(get_args(Nodes))}")
     paths_a, paths_b = as_paths(paths_a, "paths_a"), as_paths(paths_b, "paths_b")
     names_a, names_b = _depths(paths_a, paths_b, points)
     known = _known_pairs(pairs, len(paths_a), len(paths_b))
@@ -156,7 +165,7 @@ def translate_path(
         )
         unknown = tuple(_unknown(x, y, "inconclusive", reason) for x, y in zip(a, b))
         return PathTranslation.of(names, unknown, raw_a, raw_b, seed)
-    found = replicate(a, b, known, candidates, seed)
+    found = replicate(a, b, known, candidates, seed, nodes)
     if not found.maps:
         unknown = tuple(_unknown(x, y, found.verdict, found.reason) for x, y in zip(a, b))
         return PathTranslation.of(names, [_with_sampling(t, drawn) for t in unknown], raw_a, raw_b, seed)
