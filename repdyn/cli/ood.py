@@ -84,6 +84,7 @@ def _named(name: str, seed: int) -> Detector | None:
     from repdyn.errors import RepdynError, nearest_names
     from repdyn.ood import (
         EnergyDetector,
+        EnergyTrajectoryDetector,
         GuidedEnergyDetector,
         KNNDetector,
         MahalanobisDetector,
@@ -99,6 +100,7 @@ def _named(name: str, seed: int) -> Detector | None:
         "union": UnionDetector,
         "nearest neighbors": KNNDetector,
         "mixture": MixtureDetector,
+        "energy trajectory": EnergyTrajectoryDetector,
         "Mahalanobis": MahalanobisDetector,
         "relative Mahalanobis": RelativeMahalanobisDetector,
         "relative path": RelativePathDetector,

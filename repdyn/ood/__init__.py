@@ -2,7 +2,8 @@
 
 :class:`PathDetector` reads every depth of a path. :class:`MahalanobisDetector`,
 :class:`RelativeMahalanobisDetector` and :class:`KNNDetector` read one point and are its controls.
-:class:`MixtureDetector` reads one point without labels.
+:class:`MixtureDetector` reads one point without labels, and :class:`EnergyTrajectoryDetector` how a point
+moves under the energy field of the fitted ones.
 :class:`RelativePathDetector` reads relative distances to classes at every depth.
 :class:`GuidedEnergyDetector` reads the logits of the model's head. :class:`TrajectoryDetector` reads the
 orbit of a code under an auto-encoder. :class:`UnionDetector` combines several detectors. :func:`evaluate`
@@ -23,6 +24,7 @@ from repdyn.ood.detectors import (
     RelativePathDetector,
 )
 from repdyn.ood.drift import DriftMonitor, DriftReport
+from repdyn.ood.energy_trajectories import EnergyTrajectoryDetector
 from repdyn.ood.evaluation import OODEvaluation, evaluate
 from repdyn.ood.mixture_detector import MixtureDetector
 from repdyn.ood.neighbor_detectors import EnergyDetector, GuidedEnergyDetector, KNNDetector, energy
@@ -45,6 +47,7 @@ __all__ = [
     "DriftMonitor",
     "DriftReport",
     "EnergyDetector",
+    "EnergyTrajectoryDetector",
     "GenerationMonitor",
     "GuidedEnergyDetector",
     "KNNDetector",

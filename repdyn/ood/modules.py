@@ -25,6 +25,7 @@ from repdyn.ood.path_chunks import LOGITS, LOWEST
 __all__ = [
     "DensityModule",
     "EnergyModule",
+    "EnergyTrajectoryModule",
     "GuidedEnergyModule",
     "MixtureModule",
     "NeighborsModule",
@@ -370,6 +371,75 @@ class TrajectoryModule(ScoreModule):
         orbit = self.features(self.encode, self.decode, x)
         standard = (orbit.to(self.scale.dtype) - self.location) / self.scale
         white: Tensor = (standard - self.center) @ self.whitener
+        return -(white.square().sum(dim=-1) + TINY).sqrt()
+
+
+class EnergyTrajectoryModule(ScoreModule):
+    """Minus the Mahalanobis distance of how a point moves under energy fields, ``{point: (n, D)} -> (n,)``.
+
+    Parameters
+    ----------
+    point
+        The point.
+    coordinates
+        Divisors ``(D,)``, center ``(D,)`` and axes ``(D, d)`` of principal coordinates, and the smallest
+        distance ``(1,)`` from their subspace.
+    bank
+        The bank in these coordinates, shape ``(M, d)``.
+    features
+        Maps coordinates ``(n, d)``, the distance from their subspace ``(n,)`` and the bank to ``(n, F)``.
+    standard
+        As in :class:`TrajectoryModule`.
+    threshold
+        Of the detector.
+    """
+
+    units: Tensor
+    center: Tensor
+    center_rest: Tensor
+    axes: Tensor
+    least: Tensor
+    bank: Tensor
+    location: Tensor
+    scale: Tensor
+    whitener: Tensor
+    middle: Tensor
+    threshold: Tensor
+
+    def __init__(
+        self,
+        point: str,
+        coordinates: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
+        bank: ArrayLike,
+        features: Callable[[Tensor, Tensor, Tensor], Tensor],
+        standard: tuple[ShrunkGaussian, ArrayLike, ArrayLike],
+        threshold: float,
+    ) -> None:
+        super().__init__()
+        self.point, self.features = point, features
+        units, center, axes, least = coordinates
+        gaussian, location, scale = standard
+        _register_center(self, center)
+        parts = {"units": units, "axes": axes, "least": least, "bank": bank}
+        for name, array in {
+            **parts,
+            "location": location,
+            "scale": scale,
+            "whitener": gaussian.whitener,
+            "middle": gaussian.center,
+        }.items():
+            self.register_buffer(name, _tensor(array))
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    def _score(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Score of each row, higher is more normal."""
+        x = double(features[self.point]) / double(self.units)
+        # Differences from the center in float64, where the device has it; they may be small.
+        centered = (x - (double(self.center) + double(self.center_rest))).to(self.axes.dtype)
+        z = centered @ self.axes
+        rest = (centered - z @ self.axes.T).square().sum(dim=-1).add(TINY).sqrt().maximum(self.least)
+        standard = (self.features(z, rest, self.bank) - self.location) / self.scale
+        white: Tensor = (standard - self.middle) @ self.whitener
         return -(white.square().sum(dim=-1) + TINY).sqrt()
 
 

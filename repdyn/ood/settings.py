@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "ENERGY_TRAJECTORY",
     "FIT",
     "MIXTURE",
     "ORBIT",
@@ -15,6 +16,7 @@ __all__ = [
     "VERDICT",
     "DetectionVerdictSettings",
     "DetectorSettings",
+    "EnergyTrajectorySettings",
     "MixtureSettings",
     "OrbitSettings",
     "PseudoOODSettings",
@@ -76,6 +78,35 @@ class MixtureSettings:
     max_atoms: int = 500
     gain: float = 1e-4
     ridges: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+@dataclass(frozen=True)
+class EnergyTrajectorySettings:
+    """What :class:`repdyn.ood.EnergyTrajectoryDetector` reads. Study: docs/studies/ood.md, "D".
+
+    Attributes
+    ----------
+    components
+        Principal components, as in :class:`repdyn.fields.EnergyField`. Not studied.
+    noises
+        In units of the bank's spacing. Three others gave the same AUROC to .001.
+    steps
+        Steps of a trajectory. Chosen among 3, 8 and 20, which differ by .002, on a seed that is not reported.
+    least_distance
+        Smallest distance from the principal subspace, as a share of the spread: below it, float32 modules and
+        float64 scores may differ. Not studied.
+    copy
+        Distance in units of the smallest noise below which a point of the bank is a copy. Not studied.
+    block
+        Points that are followed at once: with a bank of 3 000, 6 MB of distances. Not studied.
+    """
+
+    least_distance: float = 1e-4
+    copy: float = 0.1
+    block: int = 256
+    components: int = 64
+    noises: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    steps: int = 3
 
 
 @dataclass(frozen=True)
@@ -151,3 +182,4 @@ class DetectionVerdictSettings:
 
 FIT, ORBIT, MIXTURE = DetectorSettings(), OrbitSettings(), MixtureSettings()
 PSEUDO_OOD, VERDICT = PseudoOODSettings(), DetectionVerdictSettings()
+ENERGY_TRAJECTORY = EnergyTrajectorySettings()
