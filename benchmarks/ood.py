@@ -37,8 +37,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
-from repdyn.ood import PathDetector, TrajectoryDetector, UnionDetector, conformal_threshold, recommend
+from repdyn.ood import (
+    EnergyTrajectoryDetector,
+    PathDetector,
+    TrajectoryDetector,
+    UnionDetector,
+    conformal_threshold,
+    recommend,
+)
 from repdyn.ood.comparison import IN_DISTRIBUTION, MEAN, compare
+from repdyn.ood.detector import Detector
 from repdyn.ood.evaluation import score_all, statistics_scores
 from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.ood.union import HEAD_MEMBERS
@@ -47,6 +55,7 @@ from repdyn.paths import RepresentationPaths
 DIRECTION = "direction"
 """The last point scaled to unit length, as a point of its own."""
 CALIBRATION = "calibration"
+MOVES = "energy trajectory"
 SURROGATE, EPOCHS, FOLLOWED = 2000, 20, 1000
 """Fitted samples of the surrogate auto-encoder, passes over them, and samples whose orbits are followed."""
 PENALTY = 0.1
@@ -75,8 +84,10 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
     sets = {IN_DISTRIBUTION: drawn.test, **drawn.foreign, CALIBRATION: drawn.calibration}
     union = _union(drawn, seed).fit(drawn.fit)
     ours: dict[str, Any] = {"UnionDetector": union, "PathDetector": union.controls_["path"]}
+    if MOVES in union.controls_:
+        ours["EnergyTrajectoryDetector"] = union.controls_[MOVES]
     # What exists only inside the union is no baseline of it; pytorch-ood has its own guided energy.
-    inside = ("path", "relative path", "trajectory", *HEAD_MEMBERS)
+    inside = ("path", "relative path", "trajectory", MOVES, *HEAD_MEMBERS)
     parts = {name: part for name, part in union.controls_.items() if name not in inside}
     scores = score_all({**ours, **parts}, sets)
     _merge(scores, kept, lambda: _rivals(drawn, sets, seed))
@@ -123,8 +134,12 @@ def _union(drawn: Drawn, seed: int) -> UnionDetector:
     if drawn.autoencoder is None:
         return UnionDetector()
     pixels, *layers = drawn.fit.points
-    orbit = TrajectoryDetector(*drawn.autoencoder, point=pixels, seed=seed)
-    return UnionDetector({"path": PathDetector(tuple(layers), seed=seed), "trajectory": orbit})
+    members: dict[str, Detector] = {
+        "path": PathDetector(tuple(layers), seed=seed),
+        "trajectory": TrajectoryDetector(*drawn.autoencoder, point=pixels, seed=seed),
+        MOVES: EnergyTrajectoryDetector(pixels, seed=seed),
+    }
+    return UnionDetector(members)
 
 
 def _merge(scores: dict[str, Any], kept: Path, make: Callable[[], dict[str, dict[str, Any]]]) -> None:

@@ -56,6 +56,7 @@ DETECTORS: dict[str, Make] = {
         ood.RelativeMahalanobisDetector,
         ood.KNNDetector,
         ood.MixtureDetector,
+        ood.EnergyTrajectoryDetector,
         ood.EnergyDetector,
         ood.GuidedEnergyDetector,
         ood.UnionDetector,

@@ -32,6 +32,7 @@ DETECTORS = (
     ood.RelativeMahalanobisDetector(),
     ood.KNNDetector(),
     ood.MixtureDetector(),
+    ood.EnergyTrajectoryDetector(),
     ood.EnergyDetector(),
     ood.UnionDetector(),
     ood.ReconstructionDetector(torch.tanh, torch.sin),
@@ -55,6 +56,7 @@ OWN = {
     "MahalanobisDetector": DIFFERENT,
     "RelativeMahalanobisDetector": DIFFERENT,
     "MixtureDetector": DIFFERENT,
+    "EnergyTrajectoryDetector": DIFFERENT,
     "UnionDetector": DIFFERENT,
     "KNNDetector": {"check_fit2d_1sample": "says that k must be below the number of samples"},
 }

@@ -27,6 +27,7 @@ DETECTORS = {
     "RelativeMahalanobisDetector": lambda: ood.RelativeMahalanobisDetector(),
     "KNNDetector": lambda: ood.KNNDetector(k=3),
     "MixtureDetector": lambda: ood.MixtureDetector(4),
+    "EnergyTrajectoryDetector": lambda: ood.EnergyTrajectoryDetector(),
     "EnergyDetector": lambda: ood.EnergyDetector(),
     "GuidedEnergyDetector": lambda: ood.GuidedEnergyDetector(),
     "UnionDetector": lambda: ood.UnionDetector(),

@@ -9,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from repdyn.errors import RepdynError
 from repdyn.ood import (
+    EnergyTrajectoryDetector,
     KNNDetector,
     MahalanobisDetector,
     MixtureDetector,
@@ -24,7 +25,7 @@ from repdyn.ood.detectors import DensityDetector
 from repdyn.ood.gaussian import unit
 from repdyn.paths import RepresentationPaths
 
-ALL = [PathDetector, MahalanobisDetector, KNNDetector, MixtureDetector]
+ALL = [PathDetector, MahalanobisDetector, KNNDetector, MixtureDetector, EnergyTrajectoryDetector]
 
 
 def test_one_dimension_has_the_folded_normal_auroc():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from repdyn.ood import (
+    EnergyTrajectoryDetector,
     KNNDetector,
     MahalanobisDetector,
     MixtureDetector,
@@ -16,7 +17,14 @@ from repdyn.ood import (
 )
 from repdyn.paths import RepresentationPaths
 
-ALL = [PathDetector, MahalanobisDetector, KNNDetector, MixtureDetector, UnionDetector]
+ALL = [
+    PathDetector,
+    MahalanobisDetector,
+    KNNDetector,
+    MixtureDetector,
+    EnergyTrajectoryDetector,
+    UnionDetector,
+]
 
 
 def tensors(paths):

@@ -15,6 +15,7 @@ from repdyn.errors import RepdynError
 from repdyn.ood import (
     DriftMonitor,
     EnergyDetector,
+    EnergyTrajectoryDetector,
     KNNDetector,
     MixtureDetector,
     MonitoredModel,
@@ -50,7 +51,9 @@ def batch(shape, seed=0, shift=0.0):
 CASES = [(network, (6,)), (pictures, (3, 8, 8))]
 
 
-@pytest.mark.parametrize("kind", [PathDetector, KNNDetector, MixtureDetector, UnionDetector])
+@pytest.mark.parametrize(
+    "kind", [PathDetector, KNNDetector, MixtureDetector, EnergyTrajectoryDetector, UnionDetector]
+)
 @pytest.mark.parametrize("head", [True, False])
 @pytest.mark.parametrize(("make", "shape"), CASES)
 def test_it_says_in_one_pass_what_model_and_detector_say_apart(make, shape, head, kind):

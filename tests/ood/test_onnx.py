@@ -13,6 +13,7 @@ from torch import nn
 import repdyn
 from repdyn.ood import (
     EnergyDetector,
+    EnergyTrajectoryDetector,
     GuidedEnergyDetector,
     KNNDetector,
     MahalanobisDetector,
@@ -37,6 +38,7 @@ KINDS = [
     RelativeMahalanobisDetector,
     KNNDetector,
     MixtureDetector,
+    EnergyTrajectoryDetector,
     EnergyDetector,
     GuidedEnergyDetector,
     UnionDetector,

@@ -15,6 +15,7 @@ from torch import nn
 from repdyn.disentangle import SKD
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.ood import (
+    EnergyTrajectoryDetector,
     KNNDetector,
     MahalanobisDetector,
     MixtureDetector,
@@ -35,7 +36,15 @@ def _paths(count: int = 200, seed: int = 0, shift: float = 1.0, **more: object) 
 
 
 @pytest.mark.parametrize(
-    "kind", [PathDetector, UnionDetector, KNNDetector, MahalanobisDetector, MixtureDetector]
+    "kind",
+    [
+        PathDetector,
+        UnionDetector,
+        KNNDetector,
+        MahalanobisDetector,
+        MixtureDetector,
+        EnergyTrajectoryDetector,
+    ],
 )
 def test_a_detector_that_has_scored_can_be_pickled_and_copied(kind):
     fitted = kind().fit(_paths())

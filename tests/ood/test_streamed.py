@@ -10,7 +10,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from sklearn.covariance import ledoit_wolf
 
 from repdyn.errors import RepdynError
-from repdyn.ood import KNNDetector, MixtureDetector, PathDetector, UnionDetector, load_detector
+from repdyn.ood import (
+    EnergyTrajectoryDetector,
+    KNNDetector,
+    MixtureDetector,
+    PathDetector,
+    UnionDetector,
+    load_detector,
+)
 from repdyn.ood.crossfit import cross_fit_points
 from repdyn.ood.detector import equal_paths
 from repdyn.ood.gaussian import Moments
@@ -69,7 +76,14 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "make", [PathDetector, UnionDetector, lambda: KNNDetector(bank=300), lambda: MixtureDetector(bank=300)]
+    "make",
+    [
+        PathDetector,
+        UnionDetector,
+        lambda: KNNDetector(bank=300),
+        lambda: MixtureDetector(bank=300),
+        lambda: EnergyTrajectoryDetector(bank=300),
+    ],
 )
 def test_scores_are_those_of_a_fit_that_holds_everything(
     kind: str, make: Any, streaming: Any, tmp_path: Any
