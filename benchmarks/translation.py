@@ -9,6 +9,7 @@ corpus, its features are shuffled, B is a Gaussian of equal covariance, or a net
 pairs: 5 to 50 anchors through ``translate(a, b, pairs)``, beside Procrustes and relative representations on
 the same anchors. Every (setting, method, seed) is a line of the output; one that is there already is not run
 again, so an interrupted benchmark goes on where it was. ``--only-table`` prints what is there.
+Methods ``modes``, ``last`` and ``last modes`` are repdyn with modes as nodes, from the last points, and both.
 
 The head of the stitching figures is B's own where it knows the corpus's classes (the residual networks), else
 a ridge classifier on B's sample: on B's own held-out points, on A's translated ones, and on A's translated by
@@ -191,6 +192,9 @@ def translated(
     x, y = last(a), last(b)
     peers: dict[str, Callable[[], Any]] = {
         "repdyn": lambda: translate(a, b, seed=seed),
+        "modes": lambda: translate(a, b, seed=seed, nodes="modes"),
+        "last": lambda: translate(x, y, seed=seed),
+        "last modes": lambda: translate(x, y, seed=seed, nodes="modes"),
         "kmeans": lambda: kmeans_aligner(x, y, seed),
         "gw": lambda: gromov_wasserstein(x, y, False, seed),
         "fused gw": lambda: gromov_wasserstein(x, y, True, seed),
