@@ -57,8 +57,10 @@ class UnionDetector(Detector):
     members
         Detectors by name, with equal weights; copies are fitted. Default: the :class:`PathDetector`; with
         labels that help, the :class:`RelativePathDetector` and the relative distance at the last point;
-        nearest neighbors at the last point. Their weights come from pseudo-OOD validation. If logits were
-        traced, also their energy, plain and guided, with weights that add up to 1.
+        nearest neighbors at the last point; without labels, the :class:`MixtureDetector`. Their weights come
+        from pseudo-OOD validation. With fewer than 200 paths and no labels that help, the mixture, and no
+        neighbors. If logits were traced, also their energy, plain and guided, with weights that add up to
+        1.
     seed
         Draws the pseudo-OOD split.
 
@@ -98,7 +100,7 @@ class UnionDetector(Detector):
     >>> x = np.random.default_rng(0).normal(size=(150, 8)) + 3
     >>> union = UnionDetector().fit(RepresentationPaths.from_arrays({"x": x}))
     >>> sorted(union.members_)
-    ['mixture', 'nearest neighbors', 'path']
+    ['mixture', 'path']
     """
 
     members_: dict[str, Detector]
@@ -125,11 +127,10 @@ class UnionDetector(Detector):
         paths, self._others, self._validated = nearby(paths, HELD), {}, None
         self.members_, self.weights_ = NamedDetectors(), NamedDetectors()
         if self.members is None:
-            fitted, others = _fit_default_members(paths, self.seed)
+            few = len(paths) < PSEUDO_OOD.min_paths
+            fitted, others = _fit_default_members(paths, self.seed, few=few)
             weights = _validated_weights(paths, tuple(fitted), self.seed)
-            self._validated = (
-                min(len(paths), PSEUDO_OOD.max_paths) if len(paths) >= PSEUDO_OOD.min_paths else None
-            )
+            self._validated = None if few else min(len(paths), PSEUDO_OOD.max_paths)
             self.members_.update({name: member for name, member in fitted.items() if weights[name] > 0})
             self.weights_.update({name: weights[name] for name in self.members_})
             self._others = {n: d for n, d in {**others, **fitted}.items() if n not in self.members_}
@@ -216,7 +217,7 @@ class UnionDetector(Detector):
 
 
 def _fit_default_members(
-    paths: RepresentationPaths, seed: int, *, head: bool = True
+    paths: RepresentationPaths, seed: int, *, few: bool, head: bool = True
 ) -> tuple[dict[str, Detector], dict[str, Detector]]:
     """Fitted default members, and controls of the path detector that measure the same as a member.
 
@@ -226,6 +227,8 @@ def _fit_default_members(
         In-distribution paths.
     seed
         Of all members.
+    few
+        Whether there are too few samples for a validation.
     head
         Whether energies of the logits are members, if there are logits.
     """
@@ -235,11 +238,13 @@ def _fit_default_members(
     controls = last_point_controls(statistics)
     if class_means_help:
         members["relative path"] = RelativePathDetector(seed=seed).fit_statistics(statistics)
+    # The neighbors among few samples are far, and nothing gives them a smaller weight.
+    sparse = few and not class_means_help
     for name in ("relative Mahalanobis", "nearest neighbors"):
-        if name in controls:
+        if name in controls and not (sparse and name == "nearest neighbors"):
             members[name] = controls.pop(name)
-    if paths.labels is None:
-        # It finds groups by itself; with labels the members above have better ones.
+    if paths.labels is None or sparse:
+        # It finds groups by itself; with labels that help the members above have better ones.
         members["mixture"] = MixtureDetector(seed=seed).fit(paths)
     if head and paths.logits_width is not None:
         guided = GuidedEnergyDetector(seed=seed).fit(paths)
@@ -258,7 +263,7 @@ def _validated_weights(paths: RepresentationPaths, names: tuple[str, ...], seed:
     if len(np.unique(group)) < PSEUDO_OOD.min_groups:
         return weights
     split = split_pseudo_ood(paths, group, generator)
-    fitted, _ = _fit_default_members(split.fit, seed, head=False)
+    fitted, _ = _fit_default_members(split.fit, seed, few=False, head=False)
     # With fewer samples class means may help at no point; a member that was not fitted keeps its weight.
     members = {name: member for name, member in fitted.items() if name in names}
     columns = {where: _log_p_columns(members, own) for where, own in split.sets.items()}
