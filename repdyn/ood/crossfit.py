@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.arguments import whole
+from repdyn.errors import RepdynError
 from repdyn.ood.gaussian import ARRAYS, Moments, ShrunkGaussian, Squared, unit, unit_and_lengths
 from repdyn.ood.path_chunks import HELD, MultiPassReader
 from repdyn.ood.settings import FIT
-from repdyn.paths import nearby
+from repdyn.paths import drawn_rows, nearby
 from repdyn.repeats import folds_by_group
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ __all__ = [
     "PathStatistics",
     "RelativeDensity",
     "TwofoldDensity",
+    "bank_rows",
     "cross_fit",
     "directions",
     "draw_folds",
@@ -455,3 +458,34 @@ def _enough_per_class(labels: NDArray[np.intp], fold: NDArray[np.intp]) -> bool:
     """Whether without any fold there are at least two classes, and two samples per class on average."""
     kept = [labels[fold != k] for k in range(int(fold.max()) + 1)]
     return all(2 <= len(np.unique(own)) <= len(own) // 2 for own in kept)
+
+
+def bank_rows(groups: NDArray[np.int64], bank: int, seed: int, what: str) -> tuple[NDArray[np.int64], int]:
+    """Rows of a bank of different samples, drawn at random, and the number of different samples.
+
+    Parameters
+    ----------
+    groups
+        Group of equal samples that each belongs to, shape ``(N,)``.
+    bank
+        Largest number of rows.
+    seed
+        Of the draw.
+    what
+        What is fitted, for the error.
+
+    Raises
+    ------
+    RepdynError
+        On fewer than 20 different samples, or a smaller bank.
+    """
+    first = np.sort(np.unique(groups, return_index=True)[1])
+    if len(first) < FIT.min_samples:
+        raise RepdynError(
+            f"fit: {what} needs at least {FIT.min_samples} different samples, got {len(groups)} samples of "
+            f"which {len(first)} differ"
+        )
+    if whole("bank", bank) < FIT.min_samples:
+        raise RepdynError(f"bank: must be at least {FIT.min_samples}, got {bank}")
+    drawn = drawn_rows(len(first), whole("bank", bank), seed)
+    return first if drawn is None else first[drawn], len(first)

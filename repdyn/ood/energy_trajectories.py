@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from repdyn.arguments import whole
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
-from repdyn.ood.crossfit import cross_fit
+from repdyn.ood.crossfit import bank_rows, cross_fit
 from repdyn.ood.detector import Detector, sample_note
 from repdyn.ood.gaussian import ShrunkGaussian, fit_gaussian
 from repdyn.ood.path_chunks import Chunk, read_chunks
 from repdyn.ood.records import optional_count
 from repdyn.ood.settings import ENERGY_TRAJECTORY, FIT, ORBIT
-from repdyn.paths import drawn_rows
 from repdyn.reading import as_array
 from repdyn.repeats import folds_by_group
 
@@ -118,17 +116,8 @@ class EnergyTrajectoryDetector(Detector):
         for chunk in read_chunks(paths, self.points_, "measuring norms"):
             self._record_lengths(point, chunk[point])
         groups = self._groups(paths)
-        first = np.sort(np.unique(groups, return_index=True)[1])
-        if len(first) < FIT.min_samples:
-            raise RepdynError(
-                f"fit: an energy field needs at least {FIT.min_samples} different samples, got {len(paths)} "
-                f"samples of which {len(first)} differ"
-            )
-        if whole("bank", self.bank) < FIT.min_samples:
-            raise RepdynError(f"bank: must be at least {FIT.min_samples}, got {self.bank}")
-        drawn = drawn_rows(len(first), whole("bank", self.bank), self.seed)
-        kept = first if drawn is None else first[drawn]
-        self._distinct, self._kept = len(first), len(kept)
+        kept, self._distinct = bank_rows(groups, self.bank, self.seed, "an energy field")
+        self._kept = len(kept)
         chunks = read_chunks(paths.subset(kept), self.points_, "reading the bank")
         x = np.concatenate([np.asarray(chunk[point], dtype=np.float64) for chunk in chunks])
         constant = FIT.constant_variance_float64 if paths.dtype == np.float64 else FIT.constant_variance

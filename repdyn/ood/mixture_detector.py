@@ -13,12 +13,11 @@ from scipy.special import logsumexp
 from repdyn.arguments import whole
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
-from repdyn.ood.crossfit import directions
+from repdyn.ood.crossfit import bank_rows, directions
 from repdyn.ood.detector import Detector, sample_note
 from repdyn.ood.path_chunks import Chunk, MultiPassReader, read_chunks
 from repdyn.ood.records import optional_count
 from repdyn.ood.settings import FIT, MIXTURE
-from repdyn.paths import drawn_rows
 from repdyn.reading import as_array
 from repdyn.repeats import folds_by_group
 
@@ -129,17 +128,8 @@ class MixtureDetector(Detector):
         groups = reader.equal(directions)[point]
         for _, arrays in reader.read("measuring norms"):
             self._record_lengths(point, arrays[point])
-        first = np.sort(np.unique(groups, return_index=True)[1])
-        if len(first) < FIT.min_samples:
-            raise RepdynError(
-                f"fit: a mixture needs at least {FIT.min_samples} different samples, got {len(paths)} "
-                f"samples of which {len(first)} differ"
-            )
-        if whole("bank", self.bank) < FIT.min_samples:
-            raise RepdynError(f"bank: must be at least {FIT.min_samples}, got {self.bank}")
-        drawn = drawn_rows(len(first), whole("bank", self.bank), self.seed)
-        kept = first if drawn is None else first[drawn]
-        self._distinct, self._kept = len(first), len(kept)
+        kept, self._distinct = bank_rows(groups, self.bank, self.seed, "a mixture")
+        self._kept = len(kept)
         chunks = read_chunks(paths.subset(kept), self.points_, "reading samples of the mixture")
         x = np.concatenate([chunk.unit(point) for chunk in chunks])
         atoms = self._count(len(x))

@@ -158,7 +158,8 @@ def tree(tree: Mapping[str, Any], level: str = "log-density") -> go.Figure:
         figure,
         "Level-set tree",
         f"The height, {plain(level)}, rises from left to right, and one region splits into "
-        f"{leaf_count(one)}: long boxes are persistent clusters, short ones may be noise. The thickness of a box is its mass.",
+        f"{leaf_count(one)}: long boxes are persistent clusters, short ones may be noise. The "
+        "thickness of a box is its mass.",
         alt=f"Tree diagram of {leaf_count(one)}; the longest has persistence "
         f"{np.nanmax((end - start)[leaf]):.3g}.",
     )
