@@ -1,8 +1,9 @@
 """The fifteen corruptions of ImageNet-C at five strengths, for pictures of 32 by 32 pixels.
 
-After Hendrycks & Dietterich (2019), with the strengths of their CIFAR-10-C. Made here from the formulas: blurs
-by scipy, noise by NumPy, JPEG and resizing by Pillow. Frost is not theirs: they blend photographs of frost,
-which are not at hand, and ours blends ridges of smooth noise. Snow has a plain line kernel for its motion.
+After Hendrycks & Dietterich (2019), with the strengths of their CIFAR-10-C. Made here from the formulas:
+blurs by scipy, noise by NumPy, JPEG and resizing by Pillow. Frost is not theirs: they blend photographs of
+frost, which are not at hand, and ours blends ridges of smooth noise. Snow has a plain line kernel for its
+motion.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-__all__ = ["CORRUPTIONS", "corrupted"]
+__all__ = ["CORRUPTIONS", "EXTRA", "STRENGTHS", "corrupted"]
 
 Array = NDArray[np.float64]
 Make = Callable[[Array, int, np.random.Generator], Array]
@@ -38,7 +39,8 @@ def corrupted(
     found = []
     for picture in pictures:
         x = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
-        y = np.clip(CORRUPTIONS[kind](x, strength - 1, generator), 0, 1)
+        make = CORRUPTIONS.get(kind) or EXTRA[kind]
+        y = np.clip(make(x, strength - 1, generator), 0, 1)
         found.append(Image.fromarray((255 * y).round().astype(np.uint8)))
     return found
 
@@ -200,6 +202,23 @@ def _jpeg_compression(x: Array, k: int, _: np.random.Generator) -> Array:
     return np.asarray(Image.open(file), dtype=np.float64) / 255
 
 
+def _speckle_noise(x: Array, k: int, generator: np.random.Generator) -> Array:
+    return x + x * generator.normal(scale=(0.06, 0.1, 0.12, 0.16, 0.2)[k], size=x.shape)
+
+
+def _gaussian_blur(x: Array, k: int, _: np.random.Generator) -> Array:
+    sigma = (0.4, 0.6, 0.7, 0.8, 1.0)[k]
+    return np.asarray(ndimage.gaussian_filter(x, (sigma, sigma, 0)))
+
+
+def _saturate(x: Array, k: int, _: np.random.Generator) -> Array:
+    factor, added = ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2))[k]
+    value = x.max(axis=2, keepdims=True)
+    saturation = 1 - x.min(axis=2, keepdims=True) / np.maximum(value, 1e-12)
+    raised = np.clip(saturation * factor + added, 0, 1)
+    return value - (value - x) * raised / np.maximum(saturation, 1e-12)
+
+
 CORRUPTIONS: dict[str, Make] = {
     "gaussian noise": _gaussian_noise,
     "shot noise": _shot_noise,
@@ -217,3 +236,9 @@ CORRUPTIONS: dict[str, Make] = {
     "pixelate": _pixelate,
     "JPEG compression": _jpeg_compression,
 }
+EXTRA: dict[str, Make] = {
+    "speckle noise": _speckle_noise,
+    "Gaussian blur": _gaussian_blur,
+    "saturation": _saturate,
+}
+"""Three of the four that ImageNet-C keeps apart for validation; spatter is left out."""

@@ -1,9 +1,10 @@
 """Detectors that need more of a network than pooled features: its feature maps, and gradients of the input.
 
 Gram (Sastry & Oore 2020) and CombOOD (Rajasekaran et al. 2024) as their authors run them, on the maps of all
-points that are read. AdaSCALE-A (Regmi 2025): SCALE with a percentile of its own for each sample, from how far
-the largest features move when the least important input values are changed along the gradient; 75 to 85, with
-5, 1, 10 and .05 for k1, k2, lambda and the share of input values, as in OpenOOD. A set is read once, and kept.
+points that are read. AdaSCALE-A (Regmi 2025): SCALE with a percentile of its own for each sample, from how
+far the largest features move when the least important input values are changed along the gradient.
+Percentiles are 75 to 85; k1, k2, lambda and the share of input values are 5, 1, 10 and .05, as in OpenOOD. A
+set is read once, and kept.
 """
 
 from __future__ import annotations

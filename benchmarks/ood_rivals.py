@@ -39,7 +39,7 @@ NCI_NORM = 1e-3
 NAC_SHARPNESS, NAC_BINS, NAC_FULL = 100.0, 50, 50
 GRAM_ORDERS = range(1, 11)
 GRAM_PER_CLASS, GRAM_HELD_OUT = 4, 0.1
-"""Samples that a predicted class needs on average for a range of its own, and the share that scales layers."""
+"""Samples that a predicted class needs on average for its own range, and the share that scales layers."""
 COMB_NEIGHBORS, COMB_RIDGE = 50, 1.0
 
 

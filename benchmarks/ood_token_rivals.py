@@ -2,11 +2,11 @@
 
 TrajGuard (arXiv 2604.07727) is built from a description of the paper; its code is not public. Gaussians of
 usual and of malicious tokens at the eight layers whose means differ most; the risk of a token is its
-Mahalanobis distance to usual tokens less that to malicious ones; a truncated mean over a window of eight tokens
-in each layer, the mean over layers, and exponential smoothing give a risk at each step. An alarm takes three
-steps in a row, so the score of a sequence is its largest minimum over three steps. It is the only method here
-that is fitted on malicious texts. The judge that reads the text after an alarm is left out. The share that the
-truncated mean leaves out, the smoothing and the ridge are not in that description.
+Mahalanobis distance to usual tokens less that to malicious ones; a truncated mean over a window of eight
+tokens in each layer, the mean over layers, and exponential smoothing give a risk at each step. An alarm takes
+three steps in a row, so the score of a sequence is its largest minimum over three steps. It is the only
+method here that is fitted on malicious texts. The judge that reads the text after an alarm is left out. The
+share that the truncated mean leaves out, the smoothing and the ridge are not in that description.
 
 EigenScore (Chen et al., ICLR 2024): mean logarithm of the eigenvalues of the covariance between the states of
 several sampled answers, at the last token of the middle layer. It measures how much answers differ.
