@@ -105,15 +105,23 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
             for where, gap in judged.difference.items()
         }
     if advice:
-        result["recommended"] = _recommended(drawn.fit, sets, seed)
+        result["recommended"] = _recommended(drawn, sets, seed)
     return result
 
 
-def _recommended(fit: RepresentationPaths, sets: dict[str, RepresentationPaths], seed: int) -> dict[str, Any]:
-    """What is recommended from the fitted samples alone, and how it does on the sets."""
+def _recommended(drawn: Drawn, sets: dict[str, RepresentationPaths], seed: int) -> dict[str, Any]:
+    """What is recommended from the fitted samples alone, and how it does on the sets.
+
+    Of an auto-encoder, candidates are the union with its field, and the members of that union.
+    """
+    fit, candidates = drawn.fit, None
     if len(fit) < PSEUDO_OOD.min_paths:
         return {"name": "too few samples"}
-    advised = recommend(fit, seed=seed)
+    if drawn.autoencoder is not None:
+        union = _union(drawn, seed)
+        assert union.members is not None
+        candidates = {**union.members, "union": union}
+    advised = recommend(fit, candidates, seed=seed)
     name = {"path": "PathDetector", "union": "UnionDetector"}.get(advised.best, advised.best)
     scores = score_all({name: advised.detector.fit(fit)}, sets)[name]
     del scores[CALIBRATION]
