@@ -58,7 +58,7 @@ class UnionDetector(Detector):
         Detectors by name, with equal weights; copies are fitted. Default: the :class:`PathDetector`; with
         labels that help, the :class:`RelativePathDetector` and the relative distance at the last point;
         nearest neighbors at the last point. Their weights come from pseudo-OOD validation. If logits were
-        traced, also their energy, plain and guided, with weights that add up to 1.
+        traced and labels do not help, also their energy, plain and guided, with weights that add up to 1.
     seed
         Draws the pseudo-OOD split.
 
@@ -78,8 +78,13 @@ class UnionDetector(Detector):
     the far sets (:mod:`repdyn.ood.pseudo_ood`). Members are fitted without them. A logistic regression of
     in-distribution against pseudo-OOD samples on −log p_i, with non-negative weights, is penalized towards
     equal weights. Weights stay equal where the sets are uninformative, or where there are fewer than 200
-    paths. The energies take no part: the head was trained on the held-out groups, so it does not find them
+    paths; of so few, the Mahalanobis distance at the last point takes the place of neighbors and of the head.
+    The energies take no part: the head was trained on the held-out groups, so it does not find them
     unusual, and would get a weight of 0.
+
+    **The head** knows classes from its own training. Where the fitted samples tell classes apart, distances
+    to these classes replace it, and its energies lowered the AUROC on three settings of four; where there are
+    no labels, or a sample or two of each class, they raised it (docs/studies/ood.md).
 
     After :meth:`calibrate` on n held-out in-distribution paths, a fresh one is flagged at rate α with
     probability at most α (:mod:`repdyn.ood.calibration`), for any dependence between the members. Before it,
@@ -98,7 +103,7 @@ class UnionDetector(Detector):
     >>> x = np.random.default_rng(0).normal(size=(150, 8)) + 3
     >>> union = UnionDetector().fit(RepresentationPaths.from_arrays({"x": x}))
     >>> sorted(union.members_)
-    ['mixture', 'nearest neighbors', 'path']
+    ['Mahalanobis', 'mixture', 'path']
     """
 
     members_: dict[str, Detector]
@@ -216,7 +221,7 @@ class UnionDetector(Detector):
 
 
 def _fit_default_members(
-    paths: RepresentationPaths, seed: int, *, head: bool = True
+    paths: RepresentationPaths, seed: int, *, validating: bool = False
 ) -> tuple[dict[str, Detector], dict[str, Detector]]:
     """Fitted default members, and controls of the path detector that measure the same as a member.
 
@@ -226,8 +231,9 @@ def _fit_default_members(
         In-distribution paths.
     seed
         Of all members.
-    head
-        Whether energies of the logits are members, if there are logits.
+    validating
+        Whether these are fitted to find weights: without the energies, which cannot be validated, and with
+        neighbors, however few samples the split leaves.
     """
     statistics = PathStatistics(paths, seed)
     members: dict[str, Detector] = {"path": PathDetector(seed=seed).fit_statistics(statistics)}
@@ -235,13 +241,16 @@ def _fit_default_members(
     controls = last_point_controls(statistics)
     if class_means_help:
         members["relative path"] = RelativePathDetector(seed=seed).fit_statistics(statistics)
-    for name in ("relative Mahalanobis", "nearest neighbors"):
+    # Of too few samples to validate members on, neighbors are too few too, and a head cannot be judged.
+    few = not validating and len(paths) < PSEUDO_OOD.min_paths
+    for name in ("relative Mahalanobis", "Mahalanobis" if few else "nearest neighbors"):
         if name in controls:
             members[name] = controls.pop(name)
     if paths.labels is None:
         # It finds groups by itself; with labels the members above have better ones.
         members["mixture"] = MixtureDetector(seed=seed).fit(paths)
-    if head and paths.logits_width is not None:
+    # Where the samples tell classes apart, distances to these say more than the head does.
+    if not (validating or few or class_means_help) and paths.logits_width is not None:
         guided = GuidedEnergyDetector(seed=seed).fit(paths)
         members.update(zip(HEAD_MEMBERS, (guided, EnergyDetector().fit(paths))))
     return members, controls
@@ -258,7 +267,7 @@ def _validated_weights(paths: RepresentationPaths, names: tuple[str, ...], seed:
     if len(np.unique(group)) < PSEUDO_OOD.min_groups:
         return weights
     split = split_pseudo_ood(paths, group, generator)
-    fitted, _ = _fit_default_members(split.fit, seed, head=False)
+    fitted, _ = _fit_default_members(split.fit, seed, validating=True)
     # With fewer samples class means may help at no point; a member that was not fitted keeps its weight.
     members = {name: member for name, member in fitted.items() if name in names}
     columns = {where: _log_p_columns(members, own) for where, own in split.sets.items()}

@@ -88,7 +88,7 @@ def test_saved_and_loaded(planted, tmp_path):
 def test_evaluated_beside_its_members(planted):
     union = UnionDetector().fit(planted(100))
     result = evaluate(union, planted(50, seed=1), {"set": planted(50, 3.0, seed=2)})
-    assert list(result.table) == ["UnionDetector", "path", "nearest neighbors", "mixture", "Mahalanobis"]
+    assert list(result.table) == ["UnionDetector", "path", "Mahalanobis", "mixture", "nearest neighbors"]
 
 
 def test_a_small_bank_still_gives_every_sample_a_calibration_score(planted):
