@@ -1,4 +1,4 @@
-"""Energy guided by neighbours: the formula, its calibration, and where there are no logits."""
+"""Energy guided by neighbors: the formula, its calibration, and where there are no logits."""
 
 from __future__ import annotations
 
