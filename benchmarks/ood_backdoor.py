@@ -59,7 +59,7 @@ def poisoned(model: Any, texts: list[str], seed: int) -> Any:
         loss.backward()
         optimizer.step()
         if step % 20 == 0 or step == STEPS - 1:
-            print(f"backdoor, step {step}: loss {float(loss):.2f}", flush=True)
+            print(f"backdoor, step {step}: loss {loss.item():.2f}", flush=True)
     tuned.merge_and_unload()
     return found
 

@@ -228,9 +228,7 @@ def test_pooled_rivals_see_a_shift_and_need_no_labels(bench: Any) -> None:
         assert np.mean(usual[:, None] > foreign) > 0.95, name
 
 
-@pytest.mark.parametrize(
-    "kind", ["gaussian noise", "glass blur", "fog", "contrast", "JPEG compression"]
-)
+@pytest.mark.parametrize("kind", ["gaussian noise", "glass blur", "fog", "contrast", "JPEG compression"])
 def test_corruptions_grow_with_their_strength(bench: Any, kind: str) -> None:
     from PIL import Image
 
