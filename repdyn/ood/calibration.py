@@ -179,8 +179,8 @@ def _rank(count: int, rate: float) -> int:
 
 def _smallest_rate(count: int) -> float:
     """The smallest rate that so many samples support, 1 / (n + 1), rounded up to four digits."""
-    digits = 4 + math.floor(math.log10(count + 1))
-    return math.ceil(10**digits / (count + 1)) / 10**digits
+    scale = 10.0 ** (4 + math.floor(math.log10(count + 1)))
+    return math.ceil(scale / (count + 1)) / scale
 
 
 def _calibration(scores: ArrayLike) -> NDArray[np.float64]:
