@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from harness import keep, made_once, once_json, parser_of, seconds
 from ood_baselines import baselines
+from ood_maps import map_scores
 from ood_samples import Drawn, Setting
 from ood_settings import settings
 from sklearn.exceptions import ConvergenceWarning
@@ -91,6 +92,9 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
     parts = {name: part for name, part in union.controls_.items() if name not in inside}
     scores = score_all({**ours, **parts}, sets)
     _merge(scores, kept, lambda: _rivals(drawn, sets, seed))
+    if drawn.maps and drawn.head is not None:
+        head = drawn.head
+        _merge(scores, kept.with_suffix(".maps.npz"), lambda: map_scores(drawn.maps, head, list(sets)))
     if surrogate or drawn.autoencoder is not None:
         _merge(scores, kept.with_suffix(".orbits.npz"), lambda: _orbits(drawn, sets, seed, union))
     flagged = {}
@@ -112,15 +116,23 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
             for where, gap in judged.difference.items()
         }
     if advice:
-        result["recommended"] = _recommended(drawn.fit, sets, seed)
+        result["recommended"] = _recommended(drawn, sets, seed)
     return result
 
 
-def _recommended(fit: RepresentationPaths, sets: dict[str, RepresentationPaths], seed: int) -> dict[str, Any]:
-    """What is recommended from the fitted samples alone, and how it does on the sets."""
+def _recommended(drawn: Drawn, sets: dict[str, RepresentationPaths], seed: int) -> dict[str, Any]:
+    """What is recommended from the fitted samples alone, and how it does on the sets.
+
+    Of an auto-encoder, candidates are the union with its field, and the members of that union.
+    """
+    fit, candidates = drawn.fit, None
     if len(fit) < PSEUDO_OOD.min_paths:
         return {"name": "too few samples"}
-    advised = recommend(fit, seed=seed)
+    if drawn.autoencoder is not None:
+        union = _union(drawn, seed)
+        assert union.members is not None
+        candidates = {**union.members, "union": union}
+    advised = recommend(fit, candidates, seed=seed)
     name = {"path": "PathDetector", "union": "UnionDetector"}.get(advised.best, advised.best)
     scores = score_all({name: advised.detector.fit(fit)}, sets)[name]
     del scores[CALIBRATION]
@@ -291,6 +303,9 @@ def main() -> None:
     parser.add_argument("--foreign", type=int, default=500, help="samples of each foreign set of pictures")
     parser.add_argument("--test", type=int, default=1000, help="test samples, settings B, C and D")
     parser.add_argument("--fit", type=int, default=3000, help="fitted samples, setting D")
+    parser.add_argument(
+        "--no-surrogate", action="store_true", help="leave out the field of a surrogate auto-encoder"
+    )
     options = parser.parse_args()
     # What a surrogate warns of (it expands, it has one attractor) is a finding of the field, not of these.
     warnings.simplefilter("ignore", SurrogateWarning)
@@ -302,7 +317,8 @@ def main() -> None:
         for seed in range(options.seeds):
             parts = (setting.name, options.foreign, options.test, options.fit, seed)
             name = "-".join(map(str, parts)).replace(" ", "-").replace(",", "")
-            file, surrogate = options.cache / f"{name}.json", options.setting != "E"
+            file = options.cache / f"{name}.json"
+            surrogate = options.setting != "E" and not options.no_surrogate
             runs.append(once_json(file, partial(cell, setting, seed, file.with_suffix(".npz"), surrogate)))
         results[setting.name] = runs
         print(f"\n{setting.name}, {options.seeds} seeds", *summary(runs), sep="\n", flush=True)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from cifar_networks import cifar_resnet
 from harness import data
+from ood_maps import read_maps
 from ood_samples import Array, Drawn, Setting, Traced, drawn, in_memory
 from PIL import Image, ImageFilter
 from small_networks import trained
@@ -50,6 +51,8 @@ __all__ = [
 DIGITS = 15_000
 """Digits that an auto-encoder is trained on, setting D."""
 IMAGENET_MODELS = ("efficientnet-lite0", "mobilenetv2")
+MAPPED = {("efficientnet-lite0", 160), ("cifar-resnet20", 32), ("cifar-resnet44", 32)}
+"""Models and sides whose feature maps are read too: it takes four times as long as the path."""
 
 
 # A: ImageNet pictures through ImageNet models.
@@ -246,8 +249,12 @@ def _traced_pictures(
         model = picture_model(name, side)
         repdyn.trace(model, [picture for picture, _ in coded], labels=labels, out=out, batch_size=32)
         done.touch()
-    paths = repdyn.open_paths(out)
-    return Traced(in_memory(paths, labels), np.load(statistics))
+    paths, maps = repdyn.open_paths(out), {}
+    if (name, side) in MAPPED:
+        kept = cache / f"{name}-{source}-{side}-maps.npz"
+        pictures = [] if kept.is_file() else [through_jpeg(picture, side)[0] for picture in make()]
+        maps = read_maps(picture_model(name, side), pictures, kept)
+    return Traced(in_memory(paths, labels), np.load(statistics), maps)
 
 
 # Models.

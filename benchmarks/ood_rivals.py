@@ -6,30 +6,41 @@ generalized entropy of the softmax. fDBD (Liu & Qin 2024): distance to the decis
 2025): closeness to the weight of the predicted class, and the norm. NAC-UE (Liu et al. 2024): coverage of
 neuron states, of the last layer. LCF (arXiv 2604.24542): diagonal Mahalanobis distances of all differences
 between layers, combined. TV-score (Wang et al. 2024): change of the Mahalanobis distance through depth.
+Gram (Sastry & Oore 2020): how far Gram matrices of orders 1 to 10 leave the range of the predicted class.
+CombOOD (Rajasekaran et al. 2024): nearest neighbors at the last point, and a Mahalanobis distance of the
+extremes of all layers.
 
-Each has the numbers of its paper; nothing is tuned. ASH and SCALE take features that are not negative. Gram
-matrices need feature maps, which pooled paths do not hold; CombOOD and TrajGuard are left out.
+Each has the numbers of its paper; nothing is tuned. ASH and SCALE take features that are not negative. Of
+pooled features a Gram matrix is an outer product, and extremes are over channels alone: ``ood_maps.py`` has
+both on feature maps, and AdaSCALE, which needs gradients of the input. Monitors of generated tokens are in
+``ood_token_rivals.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import PowerTransformer, StandardScaler
 
 from repdyn.paths import RepresentationPaths
 
-__all__ = ["Rival", "lcf", "rivals", "tv"]
+__all__ = ["Rival", "combood", "extremes", "gram", "gram_sums", "lcf", "rivals", "tv"]
 
 Array = NDArray[Any]
 GEN_CLASSES, GEN_GAMMA = 100, 0.1
 ASH_PERCENTILE, SCALE_PERCENTILE = 90, 85
 NCI_NORM = 1e-3
 NAC_SHARPNESS, NAC_BINS, NAC_FULL = 100.0, 50, 50
+GRAM_ORDERS = range(1, 11)
+GRAM_PER_CLASS, GRAM_HELD_OUT = 4, 0.1
+"""Samples that a predicted class needs on average for its own range, and the share that scales layers."""
+COMB_NEIGHBORS, COMB_RIDGE = 50, 1.0
 
 
 class Rival:
@@ -42,6 +53,8 @@ class Rival:
 def rivals(fit: RepresentationPaths, classes: Array, head: tuple[Array, Array] | None) -> dict[str, Rival]:
     """All that the data and the head allow, fitted."""
     found = {"MDSEns (all layers)": _mdsens(fit, classes), "TV-score": _of_all(tv, fit)}
+    found["Gram (pooled)"] = _pooled_gram(fit)
+    found["CombOOD (pooled)"] = _pooled_combood(fit)
     if len({fit.widths[point] for point in fit.points}) == 1 and len(fit.points) > 2:
         found["LCF"] = _of_all(lcf, fit)
     if fit.logits is not None:
@@ -122,6 +135,116 @@ def lcf(fit: Sequence[Array]) -> Callable[[Sequence[Array]], Array]:
 
     shrunk = LedoitWolf().fit(distances(own))
     return lambda states: -np.sqrt(shrunk.mahalanobis(distances(steps(states))))
+
+
+def gram_sums(x: Array) -> Array:
+    """Row sums of the Gram matrices of vectors ``(N, D)``, by order, ``(N, 10, D)``.
+
+    The matrix of order p has the entries ``sign(m) |m|^(1/p)`` with ``m_ij = x_i^p x_j^p`` for one position;
+    as in the authors' code, rows are summed before the root is taken.
+    """
+    found = []
+    for order in GRAM_ORDERS:
+        total = (x**order).sum(axis=1, keepdims=True)
+        sign = np.sign(total) * (np.sign(x) if order % 2 else 1)
+        found.append(sign * np.abs(x) * np.abs(total) ** (1 / order))
+    return np.stack(found, axis=1)
+
+
+def gram(
+    fit: Mapping[str, Array], logits: Array | None, seed: int = 0
+) -> Callable[[Mapping[str, Array], Array | None], Array]:
+    """Gram's score from row sums ``(N, K)`` by layer, and logits ``(N, C)``.
+
+    A layer's deviation is how far its entries leave the range that they have in the predicted class, relative
+    to the ends of that range. It is divided by the probability of the class, and by its mean over samples
+    that the ranges were not taken from; these are summed over layers.
+    """
+    count = len(next(iter(fit.values())))
+    predicted = np.zeros(count, dtype=int) if logits is None else logits.argmax(axis=1)
+    if count < GRAM_PER_CLASS * len(np.unique(predicted)):
+        predicted, logits = np.zeros(count, dtype=int), None
+    by_class = logits is not None
+    order = np.random.default_rng(seed).permutation(count)
+    held, kept = np.split(order, [max(1, int(GRAM_HELD_OUT * count))])
+    whole = {name: (x[kept].min(axis=0), x[kept].max(axis=0)) for name, x in fit.items()}
+    ranges: dict[int, dict[str, tuple[Array, Array]]] = {}
+    for k in np.unique(predicted[kept]) if by_class else ():
+        own = kept[predicted[kept] == k]
+        ranges[int(k)] = {name: (x[own].min(axis=0), x[own].max(axis=0)) for name, x in fit.items()}
+
+    def deviations(rows: Mapping[str, Array], of: Array | None) -> Array:
+        total = np.empty((len(next(iter(rows.values()))), len(whole)))
+        chance = np.ones(len(total)) if of is None or not by_class else softmax(of, axis=1).max(axis=1)
+        group = np.zeros(len(total), dtype=int) if of is None or not by_class else of.argmax(axis=1)
+        for k in np.unique(group):
+            own = group == k
+            for column, name in enumerate(whole):
+                low, high = ranges.get(int(k), whole)[name]
+                x = rows[name][own]
+                below = np.maximum(low - x, 0) / np.abs(low + 1e-6)
+                above = np.maximum(x - high, 0) / np.abs(high + 1e-6)
+                total[own, column] = (below + above).sum(axis=1)
+        return np.asarray(total / chance[:, None])
+
+    own_logits = None if logits is None else logits[held]
+    scale = deviations({name: x[held] for name, x in fit.items()}, own_logits).mean(axis=0) + 1e-7
+    return lambda rows, of: -(deviations(rows, of) / scale).sum(axis=1)
+
+
+def _pooled_gram(fit: RepresentationPaths) -> Rival:
+    def sums(paths: RepresentationPaths) -> dict[str, Array]:
+        return {point: gram_sums(_at(paths, point)).reshape(len(paths), -1) for point in paths.points}
+
+    def logits(paths: RepresentationPaths) -> Array | None:
+        return None if paths.logits is None else np.asarray(paths.logits, dtype=np.float64)
+
+    score = gram(sums(fit), logits(fit))
+    return Rival(lambda paths: score(sums(paths), logits(paths)))
+
+
+def extremes(layers: Sequence[Array]) -> Array:
+    """Minus the smallest and the largest entry of each sample at each layer, ``(N, 2 L)``."""
+    flat = [x.reshape(len(x), -1) for x in layers]
+    return np.stack([end for x in flat for end in (-x.min(axis=1), x.max(axis=1))], axis=1)
+
+
+def combood(last: Array, ends: Array) -> Callable[[Array, Array], Array]:
+    """CombOOD from the last point ``(N, D)`` and the extremes ``(N, K)``.
+
+    The authors' "square" score: -sqrt(D) log d² - m², where d is the distance to the 50th neighbor of unit
+    vectors, and m the Mahalanobis distance from the origin of extremes that were made normal by a power
+    transform, with the identity added to the covariance.
+    """
+    scaler, normal = StandardScaler().fit(ends), PowerTransformer()
+    x = normal.fit_transform(scaler.transform(ends))
+    precision = np.linalg.inv(np.cov(x, rowvar=False) + COMB_RIDGE * np.eye(x.shape[1]))
+    count = min(COMB_NEIGHBORS, len(last))
+    found = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(_unit(last))
+
+    def score(last: Array, ends: Array) -> Array:
+        x = normal.transform(scaler.transform(ends))
+        far = found.kneighbors(_unit(last))[0][:, -1]
+        near = -np.sqrt(last.shape[1]) * np.log(np.maximum(far**2, 1e-12))
+        return np.asarray(near - np.einsum("ni,ij,nj->n", x, precision, x))
+
+    return score
+
+
+def _unit(x: Array) -> Array:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _pooled_combood(fit: RepresentationPaths) -> Rival:
+    def parts(paths: RepresentationPaths) -> tuple[Array, Array]:
+        layers = [_at(paths, point) for point in paths.points]
+        last = layers[-1]
+        if paths.logits is not None:
+            layers.append(np.asarray(paths.logits, dtype=np.float64))
+        return last, extremes(layers)
+
+    score = combood(*parts(fit))
+    return Rival(lambda paths: score(*parts(paths)))
 
 
 def _gen(logits: Array) -> Array:

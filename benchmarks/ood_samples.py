@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class Drawn:
     test: RepresentationPaths
     foreign: dict[str, RepresentationPaths]
     statistics: dict[str, Array]
+    maps: dict[str, dict[str, Array]]
     head: tuple[Array, Array] | None = None
     autoencoder: tuple[nn.Module, nn.Module] | None = None
 
@@ -40,14 +41,16 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """A set of samples: paths and low-level statistics, row by row."""
+    """A set of samples: paths, low-level statistics and what ``ood_maps.py`` reads, row by row."""
 
     paths: RepresentationPaths
     statistics: Array
+    maps: dict[str, Array] = field(default_factory=dict)
 
     def take(self, index: Array) -> Traced:
         """Some of the samples."""
-        return Traced(self.paths.subset(index), self.statistics[index])
+        maps = {name: rows[index] for name, rows in self.maps.items()}
+        return Traced(self.paths.subset(index), self.statistics[index], maps)
 
 
 def drawn(
@@ -61,7 +64,9 @@ def drawn(
     """Parts that one seed drew, as the detectors take them."""
     statistics = {"in-distribution": test.statistics, **{k: v.statistics for k, v in foreign.items()}}
     sets = {name: traced.paths for name, traced in foreign.items()}
-    return Drawn(fit.paths, calibration.paths, test.paths, sets, statistics, head, autoencoder)
+    own = {"fit": fit, "calibration": calibration, "in-distribution": test, **foreign}
+    maps = {name: traced.maps for name, traced in own.items()} if fit.maps else {}
+    return Drawn(fit.paths, calibration.paths, test.paths, sets, statistics, maps, head, autoencoder)
 
 
 def in_memory(paths: RepresentationPaths, labels: Any) -> RepresentationPaths:

@@ -19,7 +19,7 @@ from ood_pictures import (
 from ood_samples import Array, Drawn, Setting, Traced, drawn
 from ood_texts import SENTENCE_ENCODERS, clinc, queries, traced_texts
 
-__all__ = ["settings"]
+__all__ = ["animals", "settings"]
 
 FEW = 1000
 """Samples of a held-out part, setting E, at most."""
@@ -33,12 +33,7 @@ def settings(letter: str, cache: Path, sizes: Mapping[str, int]) -> list[Setting
 
 def _near(cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
     """Animals against other ImageNet classes, six CIFAR classes against four, 100 intents against 50."""
-    found = []
-    for name in IMAGENET_MODELS:
-        inside = imagenet_sample(cache, name, 160)
-        known, head = np.asarray(inside.paths.labels) < 398, head_of(picture_model(name, 160))
-        draw = _classes_drawer(inside, lambda _, k=known: k, head)
-        found.append(Setting(f"E ImageNet animals, {name}", draw))
+    found = [animals(cache, name) for name in IMAGENET_MODELS]
     train = cifar_split(cache, "efficientnet-lite0", 96, "_train", None)
     head = head_of(picture_model("efficientnet-lite0", 96))
     found.append(Setting("E CIFAR classes, efficientnet-lite0", _random_classes(train, 6, head)))
@@ -47,6 +42,13 @@ def _near(cache: Path, sizes: Mapping[str, int]) -> list[Setting]:
         traced = traced_texts(name, "train", texts, cache)
         found.append(Setting(f"E CLINC150 intents, {name}", _random_classes(traced, 100, None)))
     return found
+
+
+def animals(cache: Path, name: str) -> Setting:
+    """Animals of the ImageNet sample against its other classes."""
+    inside = imagenet_sample(cache, name, 160)
+    known, head = np.asarray(inside.paths.labels) < 398, head_of(picture_model(name, 160))
+    return Setting(f"E ImageNet animals, {name}", _classes_drawer(inside, lambda _: known, head))
 
 
 def _random_classes(traced: Traced, known: int, head: tuple[Array, Array] | None) -> Callable[[int], Drawn]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from stored_texts import rows_of
 
-__all__ = ["text_sets"]
+__all__ = ["injected", "text_sets"]
 
 LANGUAGES = {"German": "deu", "French": "fra", "Portuguese": "por", "Spanish": "spa"}
 CODE = ["argparse", "ast", "calendar", "csv", "datetime", "enum", "gzip", "heapq", "inspect", "json/decoder"]
@@ -62,13 +62,19 @@ def text_sets(seed: int, sizes: dict[str, int]) -> dict[str, list[str]]:
     drawn["source code"] = _some(list(_code()), count, generator)
     kept = _some([text for text in drawn["test"] if len(text.split()) > 4], count, generator)
     drawn["shuffled words"] = [" ".join(generator.permutation(text.split())) for text in kept]
-    drawn["injection"] = [
-        f"{text} {FIRST[generator.integers(len(FIRST))].format(THEN[generator.integers(len(THEN))])}"
-        for text in _some(drawn["test"], count, generator)
-    ]
+    drawn["injection"] = injected(_some(drawn["test"], count, generator), generator)
     queries = [row["text"] for row in rows_of("clinc150") if row["split"] == "test"]
     drawn["queries"] = _some(queries, count, generator)
     return drawn
+
+
+def injected(texts: list[str], generator: np.random.Generator, half: bool = False) -> list[str]:
+    """Texts, each followed by an instruction; ``half`` takes every second pattern."""
+    first, then = (FIRST[::2], THEN[::2]) if half else (FIRST, THEN)
+    return [
+        f"{text} {first[generator.integers(len(first))].format(then[generator.integers(len(then))])}"
+        for text in texts
+    ]
 
 
 def _some(texts: list[str], count: int, generator: np.random.Generator) -> list[str]:

@@ -13,14 +13,17 @@ cost does not depend on the content. One thread, set here.
 from __future__ import annotations
 
 import io
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from harness import clock, keep, median, paired, parser_of
+from harness import clock, data, keep, median, paired, parser_of
+from PIL import Image
+from stored_pictures import jpegs
 from stored_texts import queries
 
 import repdyn
@@ -36,6 +39,8 @@ FITTED = 2000
 CLASSES = 50
 LENGTHS = (32, 10)
 """Tokens of a text: a sentence, a query."""
+STREAM_FITTED = 60
+"""Pictures that the detector of the picture stream is fitted on."""
 
 
 def shown(name: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -94,27 +99,50 @@ def rates(what: str, paths: RepresentationPaths) -> dict[str, Any]:
     return found
 
 
-def stream(model: TracedModel, detector: PathDetector, pairs: int) -> dict[str, Any]:
-    """Throughput of a scored stream of lines, over that of the bare model; each tokenizes its texts."""
-    texts = queries("test", (pairs + 3) * BATCH)
+def stream(
+    model: TracedModel, detector: PathDetector, given: list[str], size: int, read: Callable[[str], Any]
+) -> dict[str, Any]:
+    """Throughput of a scored stream of lines, over that of the bare model, which prepares the same inputs.
+
+    ``read`` makes an input of a line: the text itself, or the picture of that name.
+    """
     tracer = streams.Tracer(model, detector.points_, detector.source_["pooling"], None)
     monitor = DriftMonitor(detector)
-    parts = streams.lines(io.BytesIO("\n".join(texts).encode()), tracer, BATCH)
+    parts = streams.lines(io.BytesIO("\n".join(given).encode()), tracer, size)
     ratios, base = [], []
-    for number in range(len(texts) // BATCH):
-        batch = texts[number * BATCH : (number + 1) * BATCH]
+    for number in range(len(given) // size):
+        batch = given[number * size : (number + 1) * size]
         begun = clock(model.device)
         paths, _ = next(parts)
         monitor.update(paths)
         middle = clock(model.device)
         with torch.no_grad():
-            inputs = model.prepare(batch)
-            model.module(**devices.to(inputs, model.device))
+            inputs = devices.to(model.prepare([read(line) for line in batch]), model.device)
+            model.module(**inputs) if isinstance(inputs, Mapping) else model.module(inputs)
         end = clock(model.device)
         if number >= 3:
             ratios.append((end - middle) / (middle - begun))
             base.append(end - middle)
     return {**median(ratios).to_dict(), "bare ms": 1e3 * float(np.median(base)), "pairs": len(ratios)}
+
+
+def picture_stream(model: TracedModel, pairs: int, size: int = 8) -> dict[str, Any]:
+    """The same of pictures: files of the ImageNet sample, read, prepared and scored."""
+    pictures = jpegs(data("images", "imagenet_sample_160.npz"))
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"{folder}/{k}.jpg" for k in range(len(pictures))]
+        for name, picture in zip(names, pictures):
+            picture.save(name, "JPEG", quality=90)
+        detector = PathDetector().fit(repdyn.trace(model, pictures[:STREAM_FITTED], batch_size=size))
+        rest = names[STREAM_FITTED:]
+        given = (rest * (1 + (pairs + 3) * size // len(rest)))[: (pairs + 3) * size]
+        return stream(model, detector, given, size, opened)
+
+
+def opened(name: str) -> Image.Image:
+    """The picture of a file."""
+    with Image.open(name) as picture:
+        return picture.convert("RGB")
 
 
 def main() -> None:
@@ -131,17 +159,21 @@ def main() -> None:
     results: dict[str, Any] = {}
     if not options.stream_only:
         for tokens in LENGTHS:
-            texts = token_inputs(tokens, model.device)
-            results |= passes(f"{BATCH} x {tokens} tokens", model, detector, texts, BATCH, options.pairs)
+            tokenized = token_inputs(tokens, model.device)
+            results |= passes(f"{BATCH} x {tokens} tokens", model, detector, tokenized, BATCH, options.pairs)
         pictures = repdyn.load("packaged:efficientnet-lite0", device=options.device)
         pixels = torch.randn((8, 3, 224, 224), generator=torch.Generator().manual_seed(0)).to(model.device)
         noise = noise_paths(pictures, pixels, 8, options.paths, CLASSES)
         fitted = PathDetector().fit(noise.subset(np.arange(len(noise) // 7)))
         results |= passes("8 pictures of 224 px", pictures, fitted, pixels, 8, options.pairs)
         results |= rates("EfficientNet-Lite0", noise)
-        results |= rates("MiniLM-L6", noise_paths(model, texts, BATCH, options.paths, CLASSES))
+        results |= rates("MiniLM-L6", noise_paths(model, tokenized, BATCH, options.paths, CLASSES))
+    texts = queries("test", (options.pairs + 3) * BATCH)
     name = f"stream, {BATCH} queries at a time: throughput"
-    results[name] = shown(name, stream(model, detector, options.pairs))
+    results[name] = shown(name, stream(model, detector, texts, BATCH, lambda text: text))
+    pictures = repdyn.load("packaged:efficientnet-lite0", device=options.device)
+    name = "stream, 8 pictures of 224 px at a time: throughput"
+    results[name] = shown(name, picture_stream(pictures, options.pairs))
     keep(options.json, results)
 
 

@@ -102,6 +102,7 @@ OF_PATHS = {
     "evaluate",
     "export_paths",
     "inspect_paths",
+    "kinds_of_shift",
     "load_detector",
     "merge_paths",
     "open_paths",

@@ -10,6 +10,7 @@ orbit of a code under an auto-encoder. :class:`UnionDetector` combines several d
 compares a detector with its controls, and :func:`recommend` chooses one without out-of-distribution data.
 :class:`DriftMonitor` scores streams. :class:`MonitoredModel` runs a model and a detector in one pass.
 :class:`GenerationMonitor` scores the tokens of a language model while it generates.
+:func:`kinds_of_shift` tells corrupted inputs from those of other classes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from repdyn.ood.mixture_detector import MixtureDetector
 from repdyn.ood.neighbor_detectors import EnergyDetector, GuidedEnergyDetector, KNNDetector, energy
 from repdyn.ood.recommendation import Recommendation, recommend
 from repdyn.ood.records import load_detector
+from repdyn.ood.shifts import kinds_of_shift
 from repdyn.ood.trajectories import (
     AttractorDetector,
     ReconstructionDetector,
@@ -71,6 +73,7 @@ __all__ = [
     "energy",
     "evaluate",
     "false_positive_interval",
+    "kinds_of_shift",
     "load_detector",
     "recommend",
 ]

@@ -172,9 +172,15 @@ def _rank(count: int, rate: float) -> int:
         needed = math.ceil(1 / rate - 1 - 1e-9)
         raise RepdynError(
             f"calibration: {count} samples cannot support a false-positive rate of {rate:g}; "
-            f"give at least {needed} or allow a higher rate"
+            f"give at least {needed}, or allow a rate of at least {_smallest_rate(count):g}"
         )
     return k
+
+
+def _smallest_rate(count: int) -> float:
+    """The smallest rate that so many samples support, 1 / (n + 1), rounded up to four digits."""
+    scale = 10.0 ** (4 + math.floor(math.log10(count + 1)))
+    return math.ceil(scale / (count + 1)) / scale
 
 
 def _calibration(scores: ArrayLike) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recommendation", "recommend"]
 
-PATH, UNION = "path", "union"
+PATH, RELATIVE, UNION = "path", "relative path", "union"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def recommend(
     out-of-distribution data is used.
 
     A head was trained on the held-out groups. The AUROC of the guided energy on the near set is therefore too
-    low, and the union is validated without energies. Where there are logits, the union is recommended unless
+    low, and the union is validated without energies. Where it has energies, the union is recommended unless
     another candidate beats it in every draw, with the interval of the difference above 0.
 
     Parameters
@@ -161,7 +161,8 @@ def recommend(
     }
     best = max(table, key=lambda name: table[name][MEAN].value)
     # The contribution of the head to the union was not validated: the union is kept unless clearly beaten.
-    unvalidated = candidates is None and paths.logits_width is not None and best != UNION
+    has_energies = paths.logits_width is not None and RELATIVE not in table
+    unvalidated = candidates is None and has_energies and best != UNION
     if unvalidated and any(c.against(best, [UNION]).verdict[MEAN] != "found" for c in comparisons):
         best = UNION
     rivals = [name for name in table if name != best]

@@ -57,10 +57,8 @@ class UnionDetector(Detector):
     members
         Detectors by name, with equal weights; copies are fitted. Default: the :class:`PathDetector`; with
         labels that help, the :class:`RelativePathDetector` and the relative distance at the last point;
-        nearest neighbors at the last point; without labels, the :class:`MixtureDetector`. Their weights come
-        from pseudo-OOD validation. With fewer than 200 paths and no labels that help, the mixture, and no
-        neighbors. If logits were traced, also their energy, plain and guided, with weights that add up to
-        1.
+        nearest neighbors at the last point. Their weights come from pseudo-OOD validation. If logits were
+        traced and labels do not help, also their energy, plain and guided, with weights that add up to 1.
     seed
         Draws the pseudo-OOD split.
 
@@ -80,8 +78,13 @@ class UnionDetector(Detector):
     the far sets (:mod:`repdyn.ood.pseudo_ood`). Members are fitted without them. A logistic regression of
     in-distribution against pseudo-OOD samples on −log p_i, with non-negative weights, is penalized towards
     equal weights. Weights stay equal where the sets are uninformative, or where there are fewer than 200
-    paths. The energies take no part: the head was trained on the held-out groups, so it does not find them
+    paths; of so few, the Mahalanobis distance at the last point takes the place of neighbors and of the head.
+    The energies take no part: the head was trained on the held-out groups, so it does not find them
     unusual, and would get a weight of 0.
+
+    **The head** knows classes from its own training. Where the fitted samples tell classes apart, distances
+    to these classes replace it, and its energies lowered the AUROC on three settings of four; where there are
+    no labels, or a sample or two of each class, they raised it (docs/studies/ood.md).
 
     After :meth:`calibrate` on n held-out in-distribution paths, a fresh one is flagged at rate α with
     probability at most α (:mod:`repdyn.ood.calibration`), for any dependence between the members. Before it,
@@ -100,7 +103,7 @@ class UnionDetector(Detector):
     >>> x = np.random.default_rng(0).normal(size=(150, 8)) + 3
     >>> union = UnionDetector().fit(RepresentationPaths.from_arrays({"x": x}))
     >>> sorted(union.members_)
-    ['mixture', 'path']
+    ['Mahalanobis', 'mixture', 'path']
     """
 
     members_: dict[str, Detector]
@@ -127,10 +130,11 @@ class UnionDetector(Detector):
         paths, self._others, self._validated = nearby(paths, HELD), {}, None
         self.members_, self.weights_ = NamedDetectors(), NamedDetectors()
         if self.members is None:
-            few = len(paths) < PSEUDO_OOD.min_paths
-            fitted, others = _fit_default_members(paths, self.seed, few=few)
+            fitted, others = _fit_default_members(paths, self.seed)
             weights = _validated_weights(paths, tuple(fitted), self.seed)
-            self._validated = None if few else min(len(paths), PSEUDO_OOD.max_paths)
+            self._validated = (
+                min(len(paths), PSEUDO_OOD.max_paths) if len(paths) >= PSEUDO_OOD.min_paths else None
+            )
             self.members_.update({name: member for name, member in fitted.items() if weights[name] > 0})
             self.weights_.update({name: weights[name] for name in self.members_})
             self._others = {n: d for n, d in {**others, **fitted}.items() if n not in self.members_}
@@ -217,7 +221,7 @@ class UnionDetector(Detector):
 
 
 def _fit_default_members(
-    paths: RepresentationPaths, seed: int, *, few: bool, head: bool = True
+    paths: RepresentationPaths, seed: int, *, validating: bool = False
 ) -> tuple[dict[str, Detector], dict[str, Detector]]:
     """Fitted default members, and controls of the path detector that measure the same as a member.
 
@@ -227,10 +231,9 @@ def _fit_default_members(
         In-distribution paths.
     seed
         Of all members.
-    few
-        Whether there are too few samples for a validation.
-    head
-        Whether energies of the logits are members, if there are logits.
+    validating
+        Whether these are fitted to find weights: without the energies, which cannot be validated, and with
+        neighbors, however few samples the split leaves.
     """
     statistics = PathStatistics(paths, seed)
     members: dict[str, Detector] = {"path": PathDetector(seed=seed).fit_statistics(statistics)}
@@ -238,15 +241,16 @@ def _fit_default_members(
     controls = last_point_controls(statistics)
     if class_means_help:
         members["relative path"] = RelativePathDetector(seed=seed).fit_statistics(statistics)
-    # The neighbors among few samples are far, and nothing gives them a smaller weight.
-    sparse = few and not class_means_help
-    for name in ("relative Mahalanobis", "nearest neighbors"):
-        if name in controls and not (sparse and name == "nearest neighbors"):
+    # Of too few samples to validate members on, neighbors are too few too, and a head cannot be judged.
+    few = not validating and len(paths) < PSEUDO_OOD.min_paths
+    for name in ("relative Mahalanobis", "Mahalanobis" if few else "nearest neighbors"):
+        if name in controls:
             members[name] = controls.pop(name)
-    if paths.labels is None or sparse:
-        # It finds groups by itself; with labels that help the members above have better ones.
+    if paths.labels is None:
+        # It finds groups by itself; with labels the members above have better ones.
         members["mixture"] = MixtureDetector(seed=seed).fit(paths)
-    if head and paths.logits_width is not None:
+    # Where the samples tell classes apart, distances to these say more than the head does.
+    if not (validating or few or class_means_help) and paths.logits_width is not None:
         guided = GuidedEnergyDetector(seed=seed).fit(paths)
         members.update(zip(HEAD_MEMBERS, (guided, EnergyDetector().fit(paths))))
     return members, controls
@@ -263,7 +267,7 @@ def _validated_weights(paths: RepresentationPaths, names: tuple[str, ...], seed:
     if len(np.unique(group)) < PSEUDO_OOD.min_groups:
         return weights
     split = split_pseudo_ood(paths, group, generator)
-    fitted, _ = _fit_default_members(split.fit, seed, few=False, head=False)
+    fitted, _ = _fit_default_members(split.fit, seed, validating=True)
     # With fewer samples class means may help at no point; a member that was not fitted keeps its weight.
     members = {name: member for name, member in fitted.items() if name in names}
     columns = {where: _log_p_columns(members, own) for where, own in split.sets.items()}

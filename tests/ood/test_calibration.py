@@ -40,6 +40,16 @@ def test_too_few_samples_say_how_many_are_needed():
         conformal_threshold(np.arange(18.0), 0.05)
 
 
+@pytest.mark.parametrize("count", [1, 2, 6, 9, 18, 98, 99, 1000])
+def test_too_few_samples_say_the_smallest_rate_that_they_support(count):
+    scores = np.arange(float(count))
+    with pytest.raises(RepdynError, match="or allow a rate of at least") as told:
+        conformal_threshold(scores, 0.9 / (count + 1))
+    rate = float(str(told.value).rpartition(" ")[2])
+    assert 1 / (count + 1) <= rate < 1.001 / (count + 1)
+    assert conformal_threshold(scores, rate) == 0  # it is supported, and flags the lowest score alone
+
+
 @pytest.mark.parametrize("rate", [0.0, 1.0, -1, float("nan")])
 def test_rate_outside_the_interval(rate):
     with pytest.raises(RepdynError, match="false_positive_rate"):

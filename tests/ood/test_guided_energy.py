@@ -1,4 +1,4 @@
-"""Energy guided by neighbours: the formula, its calibration, and where there are no logits."""
+"""Energy guided by neighbors: the formula, its calibration, and where there are no logits."""
 
 from __future__ import annotations
 
@@ -47,8 +47,31 @@ def test_calibration_leaves_each_sample_out_of_its_own_neighbours() -> None:
     assert (detector.predict(classified(300, 2)) == 1).mean() > 0.8
 
 
-def test_the_union_listens_to_the_head_where_there_are_logits(tmp_path) -> None:
-    fit = classified(200, 0)
+def without_labels(paths: RepresentationPaths) -> RepresentationPaths:
+    return RepresentationPaths.from_arrays({"last": np.asarray(paths["last"])}, logits=paths.logits)
+
+
+def test_the_union_has_distances_to_classes_in_the_place_of_the_head() -> None:
+    with_labels, without = classified(200, 0), without_labels(classified(200, 0))
+    assert "relative path" in UnionDetector().fit(with_labels).controls_
+    assert "guided energy" not in UnionDetector().fit(with_labels).controls_
+    assert {"guided energy", "energy of the head"} <= UnionDetector().fit(without).members_.keys()
+
+
+def test_the_union_of_few_samples_is_path_and_mahalanobis() -> None:
+    generator = np.random.default_rng(0)
+    arrays = {name: generator.normal(size=(199, 5)) + 3 for name in ("a", "b")}
+    labels, logits = np.arange(199), generator.normal(size=(199, 300))  # one sample of each class
+    few = RepresentationPaths.from_arrays(arrays, labels=labels, logits=logits)
+    assert UnionDetector().fit(few).weights_ == {"path": 1.0, "Mahalanobis": 1.0}
+    more = {name: np.concatenate([x, x[:1] + 0.1]) for name, x in arrays.items()}
+    more_logits = np.concatenate([logits, logits[:1]])
+    members = UnionDetector().fit(RepresentationPaths.from_arrays(more, logits=more_logits)).controls_
+    assert {"nearest neighbors", "guided energy"} <= members.keys()
+
+
+def test_the_union_listens_to_the_head_where_there_are_logits_and_no_labels(tmp_path) -> None:
+    fit = without_labels(classified(200, 0))
     union = UnionDetector().fit(fit)
     assert "guided energy" in union.members_
     unsure, sure = classified(100, 1, confidence=0.0), classified(100, 2)

@@ -134,14 +134,3 @@ def test_it_is_a_member_of_a_union_without_labels_only() -> None:
     labeled = UnionDetector().fit(RepresentationPaths.from_arrays({"x": x}, labels=labels))
     assert "mixture" in plain.controls_
     assert "mixture" not in labeled.controls_
-
-
-def test_of_few_samples_a_union_has_a_mixture_instead_of_neighbors() -> None:
-    # Labels that say nothing, and two samples of a class: class means do not help, and weights of members
-    # cannot be validated.
-    x = groups(150, 0)
-    few = RepresentationPaths.from_arrays({"x": x}, labels=np.arange(150) // 2)
-    assert set(UnionDetector().fit(few).members_) == {"path", "mixture"}
-    assert set(UnionDetector().fit(RepresentationPaths.from_arrays({"x": x})).members_) == {"path", "mixture"}
-    many = RepresentationPaths.from_arrays({"x": groups(400, 0)}, labels=np.arange(400) // 2)
-    assert "nearest neighbors" in UnionDetector().fit(many).controls_

@@ -220,3 +220,17 @@ def test_a_stream_by_one_reader_is_the_trace(monkeypatch):
     assert parts[2].ids[0] == "s32"
     assert parts[1].meta["digest"] == expected.meta["digest"]
     assert parts[1].meta["data"] != parts[2].meta["data"]
+
+
+def test_a_model_whose_layer_norm_changed_is_another_model():
+    def model(gain: float) -> nn.Module:
+        torch.manual_seed(0)
+        found = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU()).eval()
+        with torch.no_grad():
+            found[1].weight.mul_(gain)
+        return found
+
+    detector = PathDetector().fit(repdyn.trace(model(1.0), batch((100, 6))))
+    detector.score_samples(repdyn.trace(model(1.0), batch((10, 6))))
+    with pytest.raises(RepdynError, match="digest is"):
+        detector.score_samples(repdyn.trace(model(1.5), batch((10, 6))))

@@ -69,15 +69,26 @@ def test_too_few_paths_or_groups():
         recommend(classes(100))
 
 
-def test_with_a_head_the_union_stands_back_only_for_what_clearly_beats_it():
+def headed(labelled: bool) -> RepresentationPaths:
     generator = np.random.default_rng(0)
     labels = np.arange(300) % 6
     x = generator.normal(size=(300, 8)) + 3 * generator.normal(size=(6, 8))[labels]
-    paths = RepresentationPaths.from_arrays({"x": x}, labels=labels, logits=5 * np.eye(6)[labels])
-    found = recommend(paths)
+    return RepresentationPaths.from_arrays(
+        {"x": x}, labels=labels if labelled else None, logits=5 * np.eye(6)[labels]
+    )
+
+
+def test_with_a_head_the_union_stands_back_only_for_what_clearly_beats_it():
+    found = recommend(headed(labelled=False))
     others = [row["mean of sets"].value for name, row in found.table.items() if name != "union"]
     assert "guided energy" in found.table
     assert found.best == "union" or found.table["union"]["mean of sets"].high < max(others)
+
+
+def test_where_the_union_has_no_energies_the_best_is_recommended():
+    found = recommend(headed(labelled=True))
+    assert {"relative path", "guided energy"} <= found.table.keys()
+    assert found.best == max(found.table, key=lambda name: found.table[name]["mean of sets"].value)
 
 
 def test_a_recommendation_comes_back_from_disk_with_its_unfitted_detector(tmp_path):

@@ -88,7 +88,7 @@ def test_saved_and_loaded(planted, tmp_path):
 def test_evaluated_beside_its_members(planted):
     union = UnionDetector().fit(planted(100))
     result = evaluate(union, planted(50, seed=1), {"set": planted(50, 3.0, seed=2)})
-    assert list(result.table) == ["UnionDetector", "path", "mixture", "nearest neighbors", "Mahalanobis"]
+    assert list(result.table) == ["UnionDetector", "path", "Mahalanobis", "mixture", "nearest neighbors"]
 
 
 def test_a_small_bank_still_gives_every_sample_a_calibration_score(planted):
@@ -100,3 +100,14 @@ def test_a_small_bank_still_gives_every_sample_a_calibration_score(planted):
 def test_no_member(planted):
     with pytest.raises(RepdynError, match="members: there is none"):
         UnionDetector({}).fit(planted(30))
+
+
+def test_of_few_samples_the_mahalanobis_distance_takes_the_place_of_neighbors() -> None:
+    # A sample or two of each class: class means do not help, and weights of members cannot be validated.
+    x = np.random.default_rng(0).normal(size=(400, 8)) + 3
+    few = RepresentationPaths.from_arrays({"x": x[:150]}, labels=np.arange(150) // 2)
+    assert set(UnionDetector().fit(few).members_) == {"path", "Mahalanobis"}
+    unlabeled = RepresentationPaths.from_arrays({"x": x[:150]})
+    assert set(UnionDetector().fit(unlabeled).members_) == {"path", "Mahalanobis", "mixture"}
+    many = RepresentationPaths.from_arrays({"x": x}, labels=np.arange(400) // 2)
+    assert "Mahalanobis" not in UnionDetector().fit(many).members_
