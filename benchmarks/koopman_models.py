@@ -1,4 +1,4 @@
-"""Koopman autoencoders on five pretrained models, beside everything simpler that could explain them.
+"""Koopman autoencoders on six pretrained models, beside everything simpler that could explain them.
 
     python benchmarks/koopman_models.py --cache FOLDER [--seeds 3] [--models minilm-l6 …]
 
@@ -14,7 +14,9 @@ efficientnet   EfficientNet-Lite0, ImageNet sample, own head     fourth stage to
 mobilenet      MobileNetV2, ImageNet sample, own head            fourth stage to the pooled last point
 minilm-l6      all-MiniLM-L6-v2, CLINC150, linear probe          embeddings through all blocks
 minilm-l3      paraphrase-MiniLM-L3-v2, CLINC150, linear probe   embeddings through all blocks
+resnet20       ResNet-20, CIFAR-10, own head                     second stage to the last block
 smollm2        SmolLM2-135M, CLINC150 texts, own head            tenth layer to the last, of the last token
+smollm2-mean   the same, linear probe on CLINC150                the same, mean over tokens
 =============  ================================================  ==========================================
 
 The sentence encoders' mean-pooled embeddings hold the words of a query without their order; a language
@@ -35,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cifar_networks import cifar_resnet
 from harness import mean_of, once_json, parser_of
 from numpy.typing import NDArray
 from stored_pictures import labeled_jpegs
@@ -48,7 +51,8 @@ from repdyn.paths import RepresentationPaths
 
 SOURCES = ("benchmarks/koopman_models.py", "repdyn/koopman")
 KOOPMAN, TRUE = "Koopman autoencoder", "true representation"
-CROPS = 6  # of each training picture: there are few pictures, and a map needs many rows
+CROPS = 12  # of each training picture: there are few pictures, and a map needs many rows
+SHIFTS = 4  # of each training picture of CIFAR-10
 ADDS = 0.0  # a difference whose interval lies above it adds something
 
 
@@ -85,6 +89,24 @@ def _crop(picture: Any, draw: np.random.Generator) -> Any:
     return cut.transpose(0) if draw.random() < 0.5 else cut
 
 
+def small_pictures() -> dict[str, tuple[list[Any], NDArray[np.int64]]]:
+    """CIFAR-10: shifted, mirrored copies of 5 000 pictures to fit on, 1 000 to choose by, 4 000 to test."""
+    (train, label), (held, own) = (labeled_jpegs("cifar10_jpeg", part) for part in ("_train", "_test"))
+    draw = np.random.default_rng(0)
+    copies = [_shifted(np.asarray(picture), draw) for picture in train for _ in range(SHIFTS)]
+    order = draw.permutation(len(held))
+    parts = {"validation": order[:1000], "test": order[1000:]}
+    found: dict[str, tuple[list[Any], NDArray[np.int64]]] = {"train": (copies, np.repeat(label, SHIFTS))}
+    return found | {name: ([np.asarray(held[k]) for k in rows], own[rows]) for name, rows in parts.items()}
+
+
+def _shifted(picture: NDArray[np.uint8], draw: np.random.Generator) -> NDArray[np.uint8]:
+    """A picture moved by up to four pixels, mirrored half of the time: as the network was trained."""
+    down, right = draw.integers(9, size=2)
+    moved = np.pad(picture, ((4, 4), (4, 4), (0, 0)))[down : down + 32, right : right + 32]
+    return np.ascontiguousarray(moved[:, ::-1] if draw.random() < 0.5 else moved)
+
+
 def queries(train: int, validation: int, test: int) -> Callable[[], Any]:
     """CLINC150, so many queries of each split; labels are its 150 intents."""
 
@@ -117,13 +139,16 @@ SETTINGS = {
     ),
     "efficientnet": Setting("packaged:efficientnet-lite0", STAGES, "auto", pictures, True),
     "mobilenet": Setting("packaged:mobilenetv2", STAGES, "auto", pictures, True),
-    "smollm2": Setting("smollm2", (), "last", queries(1500, 250, 500), True),
+    "resnet20": Setting("resnet20", ("layer2.*", "layer3.*"), "auto", small_pictures, True),
+    "smollm2": Setting("smollm2", (), "last", queries(2000, 300, 700), True),
+    "smollm2-mean": Setting("smollm2", (), "mean", queries(2000, 300, 700), False),
 }
 
 
 def load(setting: Setting) -> Any:
-    """The model; SmolLM2 comes as one GGUF file."""
-    return smollm2() if setting.model == "smollm2" else repdyn.load(setting.model)
+    """The model; SmolLM2 comes as one GGUF file, ResNet-20 from the shared folder."""
+    own = {"smollm2": smollm2, "resnet20": partial(cifar_resnet, 20)}
+    return own[setting.model]() if setting.model in own else repdyn.load(setting.model)
 
 
 def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]:
@@ -131,7 +156,7 @@ def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]
     setting = SETTINGS[name]
     model = load(setting)
     points: tuple[str, ...] = setting.points
-    if name == "smollm2":
+    if setting.model == "smollm2":
         points = (*model.default_points[9::4], model.default_points[-1])
     parts = {}
     for part, (inputs, labels) in setting.data().items():
@@ -246,19 +271,19 @@ def table(done: list[dict[str, Any]]) -> str:
             f"{tested} test paths, {len(runs)} seeds, {reads}",
             f"  {'':20}{'FVU of the last point':>24}{'accuracy':>24}{'agreement':>24}",
         ]
-        if setting.model != "smollm2":  # whose head predicts words, not intents
+        if name != "smollm2":  # whose head predicts words, not intents
             lines.append(f"  {TRUE:20}{'':24}{mean_of([run['true'] for run in runs])!r:>24}")
         for predictor in runs[0]["figures"]:
             cells = [
                 f"{mean_of([run['figures'][predictor][what] for run in runs])!r:>24}"
                 for what in ("fvu", "accuracy", "agreement")
             ]
-            if setting.model == "smollm2":
+            if name == "smollm2":
                 cells[1] = f"{'':>24}"
             lines.append(f"  {predictor:20}" + "".join(cells))
         best = max({run["best"] for run in runs}, key=[run["best"] for run in runs].count)
         lines.append(f"  over the best control, {best}:")
-        for what in ("fvu", "agreement") if setting.model == "smollm2" else ("fvu", "accuracy", "agreement"):
+        for what in ("fvu", "agreement") if name == "smollm2" else ("fvu", "accuracy", "agreement"):
             gain = mean_of([run["gain"][what] for run in runs])
             verdict = "better" if gain.low > ADDS else "worse" if gain.high < ADDS else "no difference shown"
             lines.append(f"    {what:10} {gain!r}  {verdict}")
