@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 from harness import parser_of
-from koopman_models import SETTINGS
+from koopman_models import SETTINGS, parts_of
 from numpy.typing import NDArray
 from scipy.linalg import expm
 
@@ -81,7 +81,11 @@ def main() -> None:
                 f"{kinds:60} noise {noise:4} {samples:4} samples: {hits} of {arguments.planted}", flush=True
             )
     for name in arguments.models:
-        train, test = (open_paths(arguments.cache / f"{name}-{part}.paths") for part in ("train", "test"))
+        if SETTINGS[name].stored[0]:
+            parts = parts_of(SETTINGS[name], arguments.cache)
+        else:
+            parts = {p: open_paths(arguments.cache / f"{name}-{p}.paths") for p in ("train", "test")}
+        train, test = parts["train"], parts["test"]
         print(f"\n{name}: {len(train)} training and {len(test)} test paths")
         print(phases(test, train), flush=True)
 

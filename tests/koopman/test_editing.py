@@ -257,6 +257,37 @@ def test_the_edit_runs_in_the_real_model() -> None:
         edited.run(object(), traced["0"][:8])
 
 
+@pytest.mark.parametrize("layout", ["NC", "NLC", "NCHW"])
+def test_the_change_of_an_edit_is_added_at_every_place_of_the_real_last_point(layout: str) -> None:
+    shape = {"NC": (3,), "NLC": (5, 3), "NCHW": (3, 2, 4)}[layout]
+    axis = 1 if layout == "NCHW" else -1
+
+    class Mean(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            places = tuple(n for n in range(1, x.ndim) if n != axis % x.ndim)
+            return x.mean(places) if places else x
+
+    class Wider(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.movedim(axis, -1)).movedim(-1, axis)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            Wider(3, 4), torch.nn.Tanh(), Wider(4, 4), Mean(), torch.nn.Linear(4, 2)
+        )
+    model = repdyn.wrap(network, head=network[4], points={"0": layout, "2": layout})
+    x = np.random.default_rng(0).standard_normal((200, *shape)).astype(np.float32)
+    labels = (x.reshape(200, -1).sum(axis=1) > 0).astype(int)
+    traced = repdyn.trace(model, x, points=["0", "2"], labels=labels)
+    edited = KoopmanAutoencoder(4, ()).fit(traced, epochs=5).forget(traced, label=1)
+    first = traced["0"][:8]
+    change = edited.predict(first) - edited.kae.propagate(first, "0", "2")
+    expected = network[4](torch.as_tensor(traced["2"][:8] + change))
+    assert np.abs(change).max() > 0.01
+    assert torch.allclose(edited.intervene(model, x[:8]), expected, atol=1e-5)
+
+
 def test_drift_on_other_data_is_nought_for_no_edit_and_small_for_what_stays(kae, paths) -> None:
     edited = kae.forget(paths, label=0)
     idle = EditedKoopman(kae, edited.original, 1.0, 10.0, 0, edited.report)
