@@ -12,7 +12,8 @@ import repdyn
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.koopman.edited import EditedKoopman
-from repdyn.koopman.editing import edit_operator, reweighted, split
+from repdyn.koopman.editing import edit_operator, forget, reweighted, split
+from repdyn.koopman.settings import EditSettings
 from repdyn.paths import RepresentationPaths
 
 
@@ -108,6 +109,24 @@ def test_a_class_is_forgotten_and_the_others_stay(kae, paths, label, redirect) -
     assert report.drift.value < 0.1
     assert "linear probe" in repr(edited)
     assert report.to_dict()["samples"] == list(report.samples)
+
+
+def test_targets_may_lie_beyond_the_destination_where_least_squares_stops_short() -> None:
+    # Targets next to retained rows: no linear map sends them the whole way and keeps the others.
+    draw = np.random.default_rng(1)
+    y = np.repeat(np.arange(3), 200)
+    center = np.array([[4.0, 0, 0], [0, 4.0, 0], [1.5, 1.5, 1.0]])
+    x = center[y] + 0.5 * draw.standard_normal((600, 3))
+    near = RepresentationPaths.from_arrays({"a": x, "b": x}, labels=y)
+    kae = KoopmanAutoencoder(3, ()).fit(near, epochs=2)
+    forms = {"quantiles": (1.0,), "strengths": (1.0,), "reweighted": ()}
+    plain, beyond = (
+        forget(kae, near, label=2, settings=EditSettings(**forms, beyond=(share,))) for share in (0.0, 0.5)
+    )
+    both = forget(kae, near, label=2, settings=EditSettings(**forms, beyond=(0.0, 0.5)))
+    assert plain.report.forgotten[1].value > 0.1
+    assert beyond.report.forgotten[1].value < plain.report.forgotten[1].value / 2
+    assert np.array_equal(both.matrix, beyond.matrix)
 
 
 def test_several_labels_and_masks(kae, paths) -> None:
