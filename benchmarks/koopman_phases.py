@@ -4,7 +4,7 @@
 
 Planted: how often number and places of the phases are those that were planted, for each layout, noise and
 number of samples. Real models: the paths that koopman_models.py traced into the same cache. Change points are
-found on training paths, errors are of test paths. Below them the autonomy gap of each step, and the spectrum of
+found on training paths, errors are of test paths. Below: the autonomy gap of each step, and the spectrum of
 one generator on 64 linear observables, certified on test paths.
 """
 
