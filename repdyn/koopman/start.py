@@ -105,7 +105,8 @@ def start(
     if supervise == "last":
         u, judged, unit = (torch.stack([own[0], own[-1]]) for own in (u, judged, unit))
     observables = encoder.linear.out_features
-    linear = min(observables, states.width)
+    # The rest is for nonlinear observables, also where states are wider than all observables together.
+    linear = min(observables, states.width, settings.max_linear)
     axes = principal_axes((u / unit.sqrt()[:, None, None]).flatten(0, 1), linear)
     weight = torch.zeros(states.width, observables, dtype=axes.dtype, device=axes.device)
     weight[:, :linear] = axes
