@@ -146,7 +146,9 @@ def _direct(
     found = None
     linear = axes.shape[1]
     if encoder.network is not None and encoder.linear.out_features > linear:
-        found = _Units(encoder, u, judged, generator, settings, widths)
+        found = _Units(
+            encoder, u, judged, generator, settings, widths, every=linear == encoder.linear.in_features
+        )
         found.observe(encoder, linear, u, settings.added)
     elif encoder.network is not None and widths:
         encoder.narrow(widths[0])
@@ -199,6 +201,8 @@ class _Units:
         States to solve on and to choose by, ``(points, n, width)``.
     generator, settings, widths
         As in :func:`start`.
+    every
+        Whether all later points are regressed, as :meth:`direct` needs them; else the last alone.
     """
 
     def __init__(
@@ -209,6 +213,7 @@ class _Units:
         generator: torch.Generator,
         settings: FitSettings,
         widths: Sequence[int],
+        every: bool,
     ) -> None:
         assert encoder.network is not None
         first = encoder.network[0]
@@ -229,6 +234,9 @@ class _Units:
             ((own[1:] - self.means) / self.scale).permute(1, 0, 2).flatten(1) for own in (u, judged)
         )
         last = slice(-inputs, None)
+        self.every = every
+        if not every:
+            y, y_judged = y[:, last], y_judged[:, last]
 
         def placed(slopes: tuple[float, float], units: int) -> tuple[Tensor, Tensor]:
             """Set the first layer; inputs of the regression, with so many units, of both parts."""
@@ -316,12 +324,12 @@ class _Units:
 
     def direct(self, operator: Direct, axes: Tensor) -> None:
         """Set the linear observables that direct maps reach to the predictions of the regression."""
+        if not self.every:  # the linear observables do not span the states
+            return
         linear, observed = axes.shape[1], self.features @ self.combined
         maps = (
             self.solution.view(len(self.solution), -1, self.inputs).movedim(1, 0) * self.scale
         )  # (steps, F, width)
-        if linear < self.inputs:
-            return
         coefficients = torch.linalg.lstsq(
             observed, (self.features @ maps[:, self.inputs :]).movedim(0, 1).flatten(1)
         ).solution.view(self.combined.shape[1], -1, self.inputs)
