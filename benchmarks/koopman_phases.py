@@ -4,7 +4,8 @@
 
 Planted: how often number and places of the phases are those that were planted, for each layout, noise and
 number of samples. Real models: the paths that koopman_models.py traced into the same cache. Change points are
-found on training paths, errors are of test paths.
+found on training paths, errors are of test paths. Below: the autonomy gap of each step, and the spectrum of
+one generator on 64 linear observables, certified on test paths.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from itertools import product
 
 import numpy as np
 from harness import parser_of
-from koopman_models import SETTINGS
+from koopman_models import SETTINGS, parts_of
 from numpy.typing import NDArray
 from scipy.linalg import expm
 
-from repdyn.koopman import phases
+from repdyn.koopman import KoopmanAutoencoder, autonomy, phases
 from repdyn.koopman.phases import change_points
 from repdyn.paths import RepresentationPaths, open_paths
 
 WIDTH = 6
+OBSERVABLES = 64
 
 
 def step(kind: str, draw: np.random.Generator) -> NDArray[np.float64]:
@@ -81,9 +83,16 @@ def main() -> None:
                 f"{kinds:60} noise {noise:4} {samples:4} samples: {hits} of {arguments.planted}", flush=True
             )
     for name in arguments.models:
-        train, test = (open_paths(arguments.cache / f"{name}-{part}.paths") for part in ("train", "test"))
+        if SETTINGS[name].stored[0]:
+            parts = parts_of(SETTINGS[name], arguments.cache)
+        else:
+            parts = {p: open_paths(arguments.cache / f"{name}-{p}.paths") for p in ("train", "test")}
+        train, test = parts["train"], parts["test"]
         print(f"\n{name}: {len(train)} training and {len(test)} test paths")
-        print(phases(test, train), flush=True)
+        print(phases(test, train))
+        print(autonomy(test, train))
+        linear = KoopmanAutoencoder(OBSERVABLES, (), operator="generator").fit(train, epochs=1)
+        print(linear.spectrum(test, resamples=50), flush=True)
 
 
 if __name__ == "__main__":

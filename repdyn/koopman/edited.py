@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from repdyn.devices import as_given, to
 from repdyn.errors import RepdynError
@@ -23,6 +24,7 @@ from repdyn.paths import RepresentationPaths
 from repdyn.reading import as_array
 from repdyn.repeats import groups_of_equal_rows, sums_by_group
 from repdyn.results import Result
+from repdyn.tracing import TracedModel
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -305,6 +307,55 @@ class EditedKoopman(Result, kind="edited_koopman"):
         edited = torch.as_tensor(self.propagate(x, where))
         edited = to(edited, getattr(model, "device", None))
         return model.run_from(where, edited) if inputs is None else model.run_from(where, edited, inputs)
+
+    @torch.no_grad()
+    def intervene(self, model: TracedModel, inputs: Sequence[Any]) -> Any:
+        """Outputs of the model with the edit's change added to its own last point.
+
+        The change, ``edited prediction - unedited prediction`` from the first point, is added at every token
+        or position of the last point (:meth:`repdyn.TracedModel.patched`). What the autoencoder does not
+        explain thus stays as it is. :meth:`run` instead replaces the last point by the edited prediction.
+
+        Parameters
+        ----------
+        model
+            The traced model of the paths.
+        inputs
+            Samples, before preparation.
+
+        Returns
+        -------
+        The outputs of the patched model.
+
+        Raises
+        ------
+        RepdynError
+            If the model has no such points.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import repdyn
+        >>> from torch import nn
+        >>> model = repdyn.wrap(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+        >>> x = np.random.default_rng(0).standard_normal((200, 3)).astype("float32")
+        >>> paths = repdyn.trace(model, x, points=["0", "1"], labels=(x[:, 0] > 0).astype(int))
+        >>> edited = repdyn.KoopmanAutoencoder(4, ()).fit(paths, epochs=2).forget(paths, label=1)
+        >>> edited.intervene(model, x[:8]).shape
+        torch.Size([8, 2])
+        """
+        first, last = self.kae.points_[0], self.kae.points_[-1]
+        source = as_array(model.read(inputs, [first])[first], np.float32)
+        change = torch.as_tensor(self.predict(source) - self.kae.propagate(source, first, last))
+        known = model.points[last]
+
+        def add(reached: Tensor) -> Tensor:
+            own = as_given(change, reached)
+            places = (1,) * (reached.ndim - 2)
+            shape = (-1, *places) if known.layout.startswith("NC") else (*places, -1)
+            return reached + own.view(len(own), *shape)
+
+        return model.patched({last: add})(model.prepare(inputs))
 
     def drift(self, paths: RepresentationPaths, *, seed: int = 0) -> Estimate:
         """Relative change of predictions on other inputs, ``E |x' - x|^2 / var x``.

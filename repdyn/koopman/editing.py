@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,8 @@ def forget(
         Destination of targeted samples. ``"mean"``: the mean output of the retained samples. ``"nearest"``:
         the mean output of the retained class that is nearest to each. A label: the mean output of that class.
         Without labels, ``"nearest"`` is the nearest single output, as published; it seldom forgets, because
-        such outputs lie next to the decision boundary.
+        such outputs lie next to the decision boundary. Least squares stops short of the destination where
+        targets lie next to retained rows; destinations half as far again are therefore tried as well.
     quantile
         Share of each targeted class, by distance from its medoid, that is redirected. Default: the one that
         forgets with the least loss elsewhere. The weight of redirected rows and of rows near the boundary
@@ -124,11 +125,16 @@ def forget(
         if others[retained].all():
             continue
         where = destination(outputs, inside, retained, names[fit])
-        for strength in settings.strengths:
+        for beyond, strength in product(settings.beyond, settings.strengths):
             edited = edit_operator(
-                z[fit][inside], z[fit][retained], matrix, where, strength, settings=settings
+                z[fit][inside],
+                z[fit][retained],
+                matrix,
+                _beyond(where, outputs[inside], beyond),
+                strength,
+                settings=settings,
             )
-            consider(_Edit(edited, share, strength, int(inside.sum())))
+            consider(_Edit(edited, share, strength, int(inside.sum()), beyond))
     if best is None:
         raise RepdynError(
             "every sample lies in the ball, including those to retain: their outputs are not separated; "
@@ -141,11 +147,12 @@ def forget(
     def violation(observables: Tensor) -> Tensor:
         return torch.from_numpy(_violation(margins(observables, fit) / unit, unedited > 0, target[fit]))
 
-    for strength in settings.reweighted:
-        edits = reweighted(z[fit], inside, retained, matrix, where, strength, violation, settings=settings)
+    for beyond, strength in product(settings.beyond, settings.reweighted):
+        end = _beyond(where, outputs[inside], beyond)
+        edits = reweighted(z[fit], inside, retained, matrix, end, strength, violation, settings=settings)
         # The first has equal weights and was considered above.
         for edited in islice(edits, 1, 1 + settings.rounds):
-            consider(_Edit(edited, share, strength, int(inside.sum())))
+            consider(_Edit(edited, share, strength, int(inside.sum()), beyond))
     chosen = best[1]
     x, x_edited = _decoded(kae, z[test] @ matrix), _decoded(kae, z[test] @ chosen.matrix)
     read_by = "linear probe" if head is None else "head"
@@ -158,12 +165,18 @@ def forget(
 
 @dataclass(frozen=True, eq=False)
 class _Edit:
-    """One candidate: the edited map ``(d, d)``, its quantile, strength, and number of redirected rows."""
+    """One candidate: the edited map ``(d, d)``, its quantile, strength, redirected rows, and overshoot."""
 
     matrix: Tensor
     quantile: float
     strength: float
     redirected: int
+    beyond: float
+
+
+def _beyond(where: Tensor, outputs: Tensor, share: float) -> Tensor:
+    """A destination moved further away from the mean of the redirected outputs, by a share of the way."""
+    return where + share * (where - outputs.mean(dim=0))
 
 
 _Rank = tuple[bool, bool, float]

@@ -61,6 +61,8 @@ class Gain(Result, kind="gain"):
         Spearman's, between both over depths, with an interval over samples; None without inputs.
     strongest
         For each point the unit perturbation that moves the last point most by the fitted maps, ``(width,)``.
+        With ``readout`` it is the one that raises this output most: of all perturbations that raise it by a
+        given amount, a multiple of it has the least energy.
     strongest_gain
         How far it moves it, by the fitted maps, ``(points,)``.
     unexplained
@@ -193,9 +195,11 @@ def gain(
     fitted, strongest, most = [], [], []
     for step in reversed(steps):
         chain = step @ chain
-        left, values, _ = torch.linalg.svd(chain, full_matrices=False)
+        left, values, right = torch.linalg.svd(chain, full_matrices=False)
         fitted.append(float(values.square().sum() / len(chain)) ** 0.5)
-        strongest.append(as_array(left[:, 0]).copy())
+        # A singular vector has no sign; that of one output is the one that raises it.
+        sign = 1.0 if weights is None else float(right[0, 0].sign())
+        strongest.append(as_array(sign * left[:, 0]).copy())
         most.append(float(values[0]))
     true = correlation = None
     count = 0

@@ -138,12 +138,17 @@ class Generator(_Flow):
         generators = _homogeneous(self.weight.expand(self.count, -1, -1), self.drift)
         return piecewise_propagator(generators, source, target)
 
-    def _affine_steps(self) -> list[Tensor]:
+    def from_first(self) -> Tensor:
         # The drifts of all steps are rows of one matrix, so that one exponential serves all steps.
         width = self.weight.shape[-1]
         both = torch.nn.functional.pad(torch.cat([self.weight, self.drift]), (0, self.count))
         step = exponential(both)[:, :width]
-        return [_with_offset(step[:width], moved) for moved in step[width:]]
+        matrix, moved = step[:width], torch.nn.functional.pad(step[width:, None], (0, 0, width, 0))
+        flows = [step[: width + 1]]
+        with full_precision(matrix.device):
+            for own in moved[1:]:
+                flows.append(torch.addmm(own, flows[-1], matrix))
+        return torch.stack(flows)
 
     def steps(self) -> list[Tensor]:
         return [propagator(self.weight, 1.0)] * self.count

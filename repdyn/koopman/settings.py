@@ -215,6 +215,10 @@ class EditSettings:
     reweighted: tuple[float, ...] = (10.0, 30.0)
     """Strengths from which rows near the decision boundary are reweighted."""
 
+    beyond: tuple[float, ...] = (0.0, 0.5)
+    """Shares of the way to the destination by which targets may lie beyond it. With 0 alone, up to 6.6 % of
+    digit 8 were left on held-out training digits (network 64 wide, 3 seeds), with .5 none."""
+
     rounds: int = 4
     """Reweighting iterations; more overfit individual rows."""
 

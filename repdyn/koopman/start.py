@@ -105,7 +105,8 @@ def start(
     if supervise == "last":
         u, judged, unit = (torch.stack([own[0], own[-1]]) for own in (u, judged, unit))
     observables = encoder.linear.out_features
-    linear = min(observables, states.width)
+    # The rest is for nonlinear observables, also where states are wider than all observables together.
+    linear = min(observables, states.width, settings.max_linear)
     axes = principal_axes((u / unit.sqrt()[:, None, None]).flatten(0, 1), linear)
     weight = torch.zeros(states.width, observables, dtype=axes.dtype, device=axes.device)
     weight[:, :linear] = axes
@@ -145,7 +146,9 @@ def _direct(
     found = None
     linear = axes.shape[1]
     if encoder.network is not None and encoder.linear.out_features > linear:
-        found = _Units(encoder, u, judged, generator, settings, widths)
+        found = _Units(
+            encoder, u, judged, generator, settings, widths, every=linear == encoder.linear.in_features
+        )
         found.observe(encoder, linear, u, settings.added)
     elif encoder.network is not None and widths:
         encoder.narrow(widths[0])
@@ -198,6 +201,8 @@ class _Units:
         States to solve on and to choose by, ``(points, n, width)``.
     generator, settings, widths
         As in :func:`start`.
+    every
+        Whether all later points are regressed, as :meth:`direct` needs them; else the last alone.
     """
 
     def __init__(
@@ -208,6 +213,7 @@ class _Units:
         generator: torch.Generator,
         settings: FitSettings,
         widths: Sequence[int],
+        every: bool,
     ) -> None:
         assert encoder.network is not None
         first = encoder.network[0]
@@ -228,6 +234,9 @@ class _Units:
             ((own[1:] - self.means) / self.scale).permute(1, 0, 2).flatten(1) for own in (u, judged)
         )
         last = slice(-inputs, None)
+        self.every = every
+        if not every:
+            y, y_judged = y[:, last], y_judged[:, last]
 
         def placed(slopes: tuple[float, float], units: int) -> tuple[Tensor, Tensor]:
             """Set the first layer; inputs of the regression, with so many units, of both parts."""
@@ -315,12 +324,12 @@ class _Units:
 
     def direct(self, operator: Direct, axes: Tensor) -> None:
         """Set the linear observables that direct maps reach to the predictions of the regression."""
+        if not self.every:  # the linear observables do not span the states
+            return
         linear, observed = axes.shape[1], self.features @ self.combined
         maps = (
             self.solution.view(len(self.solution), -1, self.inputs).movedim(1, 0) * self.scale
         )  # (steps, F, width)
-        if linear < self.inputs:
-            return
         coefficients = torch.linalg.lstsq(
             observed, (self.features @ maps[:, self.inputs :]).movedim(0, 1).flatten(1)
         ).solution.view(self.combined.shape[1], -1, self.inputs)

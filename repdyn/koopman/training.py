@@ -325,9 +325,6 @@ class _Run:
         self.batches = math.ceil(len(self.fit_rows) / (self.per_depth * len(self.depths)))
         self.modules = nn.ModuleList([encoder, decoder, operator])
         self.flat = optimization.FlatParameters(self.modules)
-        self.optimizer = torch.optim.AdamW(
-            [self.flat.vector], lr=plan.learning_rate, weight_decay=0.0, fused=True
-        )
         self.origin = self.flat.vector.detach().clone()
         self.schedule = optimization.SCHEDULES[plan.schedule](plan.learning_rate, plan.epochs * self.batches)
         self.patience = plan.patience or max(10, plan.epochs // 4)
@@ -352,7 +349,6 @@ class _Run:
         before = isinstance(self.operator, LeastSquares)
         for batch, (both, earlier) in enumerate(self.states.batches(order.flatten(1), depths, before)):
             rate = self.schedule.rate(self.done * self.batches + batch)
-            self.optimizer.param_groups[0]["lr"] = rate
             with self._autocast():
                 parts = self._losses(both, earlier, unit)
             self.flat.gradient.zero_()
@@ -361,7 +357,7 @@ class _Run:
                 self.flat.gradient.copy_(self.fabric.all_reduce(self.flat.gradient, reduce_op="mean"))
             self.flat.clip(self.settings.max_gradient_norm)
             self.flat.vector.data.lerp_(self.origin, rate * self.settings.weight_decay)
-            self.optimizer.step()
+            self.flat.step(rate)
             sums += parts.detach()
         if self.share > 1:
             sums = self.fabric.all_reduce(sums, reduce_op="mean")
@@ -480,8 +476,7 @@ class _Run:
         }
         tensors = {f"kept.{name}": value for name, value in self.kept.items()}
         tensors |= {f"now.{name}": value for name, value in self._weights().items()}
-        moments = self.optimizer.state[self.flat.vector]
-        tensors |= {f"optimiser.{name}": value for name, value in moments.items()}
+        tensors |= {f"optimiser.{name}": value for name, value in self.flat.moments.items()}
         return progress, {**tensors, "generator": self.generator.get_state()}
 
     def restore(self, progress: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -497,8 +492,7 @@ class _Run:
         self.kept = {name: to(value, self.device) for name, value in group("kept.").items()}
         # load_state_dict copies in place, so the parameters stay views of one vector.
         self.modules.load_state_dict(group("now."))
-        moments = {name: to(value, self.device) for name, value in group("optimiser.").items()}
-        self.optimizer.state[self.flat.vector] = moments
+        self.flat.moments = {name: to(value, self.device) for name, value in group("optimiser.").items()}
         self.generator.set_state(tensors["generator"])
 
     def _weights(self) -> dict[str, Tensor]:

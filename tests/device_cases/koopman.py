@@ -115,6 +115,17 @@ def an_edit(device: str) -> Any:
     )
 
 
+@case("EditedKoopman.intervene", tolerance=1e-3)
+def an_edit_inside_its_model(device: str) -> Any:
+    points, x = ["0", "2"], normal(60, 4)
+    labels = (x[:, 0] > 0).int().numpy()
+    cpu = repdyn.trace(repdyn.wrap(network(4, 4, 4, 4)), x, points=points, labels=labels)
+    kae = KoopmanAutoencoder(latent_dim=4, hidden=()).fit(cpu, epochs=2)
+    edited = kae.forget(cpu, label=1)
+    devices.to(kae, device)
+    return edited.intervene(repdyn.wrap(network(4, 4, 4, 4).to(device)), x[:9])
+
+
 class _Renamed:
     """A model whose last block stands for the last point of a path."""
 

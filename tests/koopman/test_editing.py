@@ -12,7 +12,8 @@ import repdyn
 from repdyn.errors import RepdynError
 from repdyn.koopman import KoopmanAutoencoder
 from repdyn.koopman.edited import EditedKoopman
-from repdyn.koopman.editing import edit_operator, reweighted, split
+from repdyn.koopman.editing import edit_operator, forget, reweighted, split
+from repdyn.koopman.settings import EditSettings
 from repdyn.paths import RepresentationPaths
 
 
@@ -108,6 +109,24 @@ def test_a_class_is_forgotten_and_the_others_stay(kae, paths, label, redirect) -
     assert report.drift.value < 0.1
     assert "linear probe" in repr(edited)
     assert report.to_dict()["samples"] == list(report.samples)
+
+
+def test_targets_may_lie_beyond_the_destination_where_least_squares_stops_short() -> None:
+    # Targets next to retained rows: no linear map sends them the whole way and keeps the others.
+    draw = np.random.default_rng(1)
+    y = np.repeat(np.arange(3), 200)
+    center = np.array([[4.0, 0, 0], [0, 4.0, 0], [1.5, 1.5, 1.0]])
+    x = center[y] + 0.5 * draw.standard_normal((600, 3))
+    near = RepresentationPaths.from_arrays({"a": x, "b": x}, labels=y)
+    kae = KoopmanAutoencoder(3, ()).fit(near, epochs=2)
+    forms = {"quantiles": (1.0,), "strengths": (1.0,), "reweighted": ()}
+    plain, beyond = (
+        forget(kae, near, label=2, settings=EditSettings(**forms, beyond=(share,))) for share in (0.0, 0.5)
+    )
+    both = forget(kae, near, label=2, settings=EditSettings(**forms, beyond=(0.0, 0.5)))
+    assert plain.report.forgotten[1].value > 0.1
+    assert beyond.report.forgotten[1].value < plain.report.forgotten[1].value / 2
+    assert np.array_equal(both.matrix, beyond.matrix)
 
 
 def test_several_labels_and_masks(kae, paths) -> None:
@@ -255,6 +274,37 @@ def test_the_edit_runs_in_the_real_model() -> None:
     assert torch.allclose(logits.detach(), expected, atol=1e-5)
     with pytest.raises(RepdynError, match="run_from"):
         edited.run(object(), traced["0"][:8])
+
+
+@pytest.mark.parametrize("layout", ["NC", "NLC", "NCHW"])
+def test_the_change_of_an_edit_is_added_at_every_place_of_the_real_last_point(layout: str) -> None:
+    shape = {"NC": (3,), "NLC": (5, 3), "NCHW": (3, 2, 4)}[layout]
+    axis = 1 if layout == "NCHW" else -1
+
+    class Mean(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            places = tuple(n for n in range(1, x.ndim) if n != axis % x.ndim)
+            return x.mean(places) if places else x
+
+    class Wider(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.movedim(axis, -1)).movedim(-1, axis)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            Wider(3, 4), torch.nn.Tanh(), Wider(4, 4), Mean(), torch.nn.Linear(4, 2)
+        )
+    model = repdyn.wrap(network, head=network[4], points={"0": layout, "2": layout})
+    x = np.random.default_rng(0).standard_normal((200, *shape)).astype(np.float32)
+    labels = (x.reshape(200, -1).sum(axis=1) > 0).astype(int)
+    traced = repdyn.trace(model, x, points=["0", "2"], labels=labels)
+    edited = KoopmanAutoencoder(4, ()).fit(traced, epochs=5).forget(traced, label=1)
+    first = traced["0"][:8]
+    change = edited.predict(first) - edited.kae.propagate(first, "0", "2")
+    expected = network[4](torch.as_tensor(traced["2"][:8] + change))
+    assert np.abs(change).max() > 0.01
+    assert torch.allclose(edited.intervene(model, x[:8]), expected, atol=1e-5)
 
 
 def test_drift_on_other_data_is_nought_for_no_edit_and_small_for_what_stays(kae, paths) -> None:

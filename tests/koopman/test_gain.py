@@ -74,6 +74,26 @@ def test_the_gain_on_one_output_is_that_of_its_row() -> None:
         gain(model, paths, readout=np.ones(4))
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_strongest_direction_of_an_output_raises_it_with_the_least_energy(sign: float) -> None:
+    module = linear((1.0, 2.0, 0.5))
+    model = repdyn.wrap(module)
+    paths = repdyn.trace(model, drawn(300, 5))
+    row = sign * np.array([1.0, 0, 0.5, 0, 2.0])
+    found = gain(model, paths, readout=row)
+    x, readout = drawn(8, 5, seed=3), torch.from_numpy(row).float()
+    for number, point in enumerate(found.points):
+        pushed = torch.from_numpy(found.strongest[number]).float()
+        with torch.no_grad():
+            raised = (model.patched({point: lambda own, by=pushed: own + by})(x) - module(x)) @ readout
+        # What a unit push in any direction v does is v · slope, so that the slope's own direction is best.
+        slope = torch.autograd.functional.jacobian(
+            lambda v, at=point: (model.patched({at: lambda own: own + v})(x[:1]) @ readout)[0], torch.zeros(5)
+        )
+        assert raised.numpy() == pytest.approx(float(slope.norm()), rel=1e-2)
+        assert raised.numpy() == pytest.approx(found.strongest_gain[number], rel=1e-2)
+
+
 def bert(pool: str) -> Any:
     return replace(TransformersAdapter().wrap(tiny_bert(4)), pooling=pool)
 

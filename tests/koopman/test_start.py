@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from repdyn.koopman import KoopmanAutoencoder, controls
+from repdyn.koopman.frames import Lift
+from repdyn.koopman.operators import Direct
+from repdyn.koopman.settings import FitSettings
+from repdyn.koopman.start import start
+from repdyn.koopman.states import Held
 from repdyn.paths import RepresentationPaths
 
 
@@ -61,6 +67,31 @@ def test_the_width_of_the_encoder_is_chosen_and_saved(tmp_path) -> None:
     x = np.asarray(bent(5)["p0"])
     assert np.array_equal(again.propagate(x, "p0", "p3"), kae.propagate(x, "p0", "p3"))
     assert again.chosen_ == kae.chosen_
+
+
+def test_states_wider_than_the_observables_leave_room_for_nonlinear_ones() -> None:
+    draw = np.random.default_rng(3)
+    x = draw.standard_normal((900, 4))
+    y = np.tanh(2 * x @ draw.standard_normal((4, 20))) @ draw.standard_normal((20, 4))
+    turn = np.linalg.qr(draw.standard_normal((30, 8)))[0]
+    wide = np.stack([x @ turn[:, :4].T, y / y.std() @ turn[:, 4:].T])  # 30 wide, the same 8 directions
+    states = Held(torch.from_numpy(wide).float())
+    fit, judged = torch.arange(700), torch.arange(700, 900)
+    encoder, decoder = Lift(30, 24, (64,)), Lift(24, 30, (8,))
+    _, solved = start(
+        encoder,
+        decoder,
+        [Direct(24, 1)],
+        states,
+        fit,
+        judged,
+        torch.Generator().manual_seed(0),
+        FitSettings(max_linear=10),
+    )
+    one = np.concatenate([x, np.ones((900, 1))], axis=1)
+    affine = one @ np.linalg.lstsq(one[:700], y[:700], rcond=None)[0]
+    assert solved is not None
+    assert solved.left < 0.7 * unexplained(affine[700:], y[700:])
 
 
 def test_one_generator_is_kept_where_depth_is_autonomous_and_not_elsewhere() -> None:
