@@ -12,6 +12,7 @@ __all__ = ["summary_html", "summary_text"]
 
 _POINTS_SHOWN = 14  # of deep models, the first ones and the last
 _ORIGIN_SHOWN = 40  # characters of an entry: digests and lists of files are long
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def summary_text(known: Mapping[str, Any]) -> str:
@@ -51,10 +52,7 @@ def summary_html(
     more = len(rows) - _POINTS_SHOWN
     if more > 0:
         rows = [*rows[: _POINTS_SHOWN - 1], (f"… {more} more …", "", "", ""), rows[-1]]
-    if known["classes"] is None:
-        classes = "none"
-    else:
-        classes = f"{known['classes']} classes, {labels}"
+    classes = "none" if known["classes"] is None else f"{known['classes']} classes, {labels}"
     facts = [
         ("from", _origin(known)),
         ("labels", classes),
@@ -97,14 +95,8 @@ def _extent(column: VectorColumn | TokenColumn) -> tuple[str, int]:
 
 def _in_bytes(size: int) -> str:
     """A number of bytes in the largest binary unit of which it has at least one."""
-    amount = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            break
-        amount /= 1024
-    else:
-        unit = "TiB"
-    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
+    unit = max(k for k in range(len(_UNITS)) if k == 0 or size >= 1024**k)
+    return f"{size} B" if unit == 0 else f"{size / 1024**unit:.1f} {_UNITS[unit]}"
 
 
 def _short(text: str) -> str:
