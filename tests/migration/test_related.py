@@ -34,11 +34,15 @@ def test_from_the_identity_hundreds_suffice() -> None:
     old, again, others = checkpoints()
     found = map_of_related(old, others, 0)
     assert found is not None
+    center = again.mean(0)
+
+    def cosine(x: np.ndarray) -> float:
+        x, y = x - x.mean(0), again - center
+        return float(((x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)).mean())
+
+    assert cosine(found(old)) > cosine(old) + 0.1
     rows = np.arange(300)
-    before = documents_found(old, again[rows], rows).mean()
-    after = documents_found(found(old), again[rows], rows).mean()
-    assert after > before + 0.1
-    assert after > 0.8
+    assert documents_found(found(old), again[rows], rows).mean() > 0.95
     assert found.verdict == "found"
     assert found.evidence["excess distance"] < found.evidence["excess distance, identity"]
     plan = repdyn.migrate(old, others)
@@ -60,7 +64,7 @@ def test_models_of_other_coordinates_are_no_relation(seed: int) -> None:
     turned = others @ ortho_group.rvs(WIDTH, random_state=seed)
     assert map_of_related(old, turned, 0) is None
     assert map_of_related(old, others[:, ::-1], 0) is None
-    assert map_of_related(old, np.random.default_rng(seed).normal(size=others.shape), 0) is None
+    assert map_of_related(old, np.random.default_rng(100 + seed).normal(size=others.shape), 0) is None
     assert map_of_related(old, others[:, : WIDTH - 1], 0) is None
 
 
