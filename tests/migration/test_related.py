@@ -102,3 +102,17 @@ def test_copies_of_a_document_do_not_change_the_map() -> None:
     assert one is not None
     assert other is not None
     np.testing.assert_allclose(one(old), other(old), atol=1e-4)
+
+
+def test_an_unclear_margin_refuses_though_pairs_are_found() -> None:
+    old, again, others = checkpoints(seed=6, turned=0.8)
+    related = map_of_related(old, others, 0)
+    assert related is not None
+    assert related.evidence["margin of the best different map"] < 0.1
+    assert related.verdict == "inconclusive"
+    new = np.concatenate([again[:20], others])
+    plan = repdyn.migrate(old, new, pairs=np.stack([np.arange(20)] * 2, axis=1))
+    assert documents_found(plan.translation(old), again[:20], np.arange(20)).mean() > 0.7  # enough by itself
+    assert (plan.decision, plan.map, plan.verdict) == ("embed again", "related", "inconclusive")
+    assert "too near to be sure" in plan.reason
+    assert repdyn.migrate(old, others).decision == "embed again"
