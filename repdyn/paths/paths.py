@@ -27,6 +27,7 @@ from repdyn.paths.sampling import (
     sample_indices,
     split_indices,
 )
+from repdyn.paths.summary import summary_html, summary_text
 from repdyn.paths.tables import parts_of_table, stream_of
 from repdyn.repeats import groups_of_equal_rows
 
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = ["LOGITS", "RepresentationPaths", "equal_samples"]
-
-_POINTS_SHOWN = 14  # in the summary
-_ORIGIN_SHOWN = 40  # characters of an entry in the summary: digests and lists of files are long
 
 LOGITS = "logits"
 """Name of the model's outputs in :meth:`RepresentationPaths.iterate`, unless a point has it."""
@@ -537,30 +535,13 @@ class RepresentationPaths(StoreOnHub):
         }
 
     def __repr__(self) -> str:
-        return _summary(self.to_dict())
+        return summary_text(self.to_dict())
 
-
-def _summary(known: Mapping[str, Any]) -> str:
-    """Summary of paths from the values of :meth:`RepresentationPaths.to_dict`, on one screen."""
-    where = "in memory" if known["path"] is None else f"in {known['path']}"
-    origin = [_short(str(known["meta"][key])) for key in ("model", "data") if known["meta"].get(key)]
-    tokens = set(known["tokens"])
-    shown = [f"{p} {width}{' (tokens)' if p in tokens else ''}" for p, width in known["widths"].items()]
-    if len(shown) > _POINTS_SHOWN:
-        shown = [*shown[: _POINTS_SHOWN - 1], f"… {len(shown) - _POINTS_SHOWN} more …", shown[-1]]
-    count = len(known["points"])
-    lines = [f"RepresentationPaths: {known['size']} samples at {count} points, {known['dtype']}, {where}"]
-    if origin:
-        lines.append(f"  from    {' on '.join(origin)}")
-    lines.append(f"  points  {', '.join(shown)}")
-    lines.append(f"  labels  {'none' if known['classes'] is None else str(known['classes']) + ' classes'}")
-    lines.append(f"  logits  {known['logits_width'] or 'none'}")
-    return "\n".join(lines)
-
-
-def _short(text: str) -> str:
-    """The beginning of a long text."""
-    return text if len(text) <= _ORIGIN_SHOWN else text[: _ORIGIN_SHOWN - 1] + "…"
+    def _repr_html_(self) -> str:
+        """For notebooks: a row for each point, with its shape, type and bytes; no representation is read."""
+        labels = None if self.labels is None else self.labels.dtype
+        kind = None if labels is None else "string" if labels.kind in "UST" else labels.name
+        return summary_html(self.to_dict(), self._columns, kind)
 
 
 def equal_samples(paths: RepresentationPaths) -> NDArray[np.int64]:

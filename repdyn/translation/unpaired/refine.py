@@ -99,6 +99,7 @@ def final_refinement(
     batch: int = 5000,
     seed: int = 0,
     fixed: tuple[Index, Index] | None = None,
+    prior: float = 0.0,
 ) -> list[Rows]:
     r"""Final iterations of :func:`refine`: in all components, on most points, each with its nearest ones.
 
@@ -121,6 +122,9 @@ def final_refinement(
         Number of points whose mean is the counterpart of a point.
     batch
         Most points of each side; the comparison takes its square in memory.
+    prior
+        Weight of the start relative to the matches, by nuclear norm. With a start that is known to be nearly
+        right, and few points, it holds the directions that the matches do not determine.
 
     Returns
     -------
@@ -130,7 +134,7 @@ def final_refinement(
     maps = [np.asarray(m, dtype=np.float32) for m in maps]
     weights = np.full(len(maps), 1 / len(maps))
     rank = max(x.shape[1] for x in (*a, *b))
-    kept = [maps]
+    kept, start = [maps], maps
     for _ in range(steps):
         left, right = _drawn(a, b, rank, batch, generator)
         similarity = _weighted(left, right, maps, weights, rank, REFINEMENT.final_components)
@@ -142,7 +146,10 @@ def final_refinement(
             (np.concatenate([x, x[backward].mean(1)]), np.concatenate([y[forward].mean(1), y]))
             for x, y in zip(left, right)
         ]
-        maps, weights = _refitted(paired, maps, rank, _known(a, b, fixed, rank, 0.0))
+        held = _known(a, b, fixed, rank, 0.0)
+        if prior > 0:
+            held = _with_prior(held, paired, start, prior)
+        maps, weights = _refitted(paired, maps, rank, held)
         kept = [*kept, maps][-max(1, steps // 2) :]
     return [nearest_orthogonal(sum(some[1:], some[0])) for some in zip(*kept)]
 
@@ -260,6 +267,18 @@ def _known(
     each = max(1.0, least / len(i))
     products = [unit_rows(x[i, :rank]).T @ unit_rows(y[j, :rank]) for x, y in zip(a, b)]
     return [np.asarray(each * product, dtype=np.float32) for product in products]
+
+
+def _with_prior(
+    known: list[Rows] | None, paired: Sequence[tuple[Rows, Rows]], start: Sequence[Rows], prior: float
+) -> list[Rows]:
+    """Moments of the known pairs with a start map, whose nuclear norm is ``prior`` times the matches'."""
+    held = []
+    for depth, ((x, y), m) in enumerate(zip(paired, start)):
+        norms = [float(np.linalg.svd(moment, compute_uv=False).sum()) for moment in (x.T @ y, m)]
+        weighted = np.float32(prior * norms[0] / max(norms[1], 1e-12)) * m
+        held.append(weighted if known is None else known[depth] + weighted)
+    return held
 
 
 def _refitted(
