@@ -138,3 +138,17 @@ def test_cloud_rotates_without_loss_and_orders_axes() -> None:
     assert np.allclose(cloud.points @ cloud.basis.T, unit_rows(raw - raw.mean(0)), atol=1e-5)
     spread = (cloud.points**2).sum(0)
     assert np.all(np.diff(spread) <= 1e-4)
+
+
+def test_a_prior_holds_the_start_where_points_say_nothing() -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(size=(2, 300, 12)).astype(np.float32)
+    start = np.linalg.qr(generator.normal(size=(12, 12)))[0].astype(np.float32)
+    kept = [
+        float((final_refinement([a], [b], [start], 4, seed=1, prior=prior)[0] * start).sum() / 12)
+        for prior in (0.0, 1.0, 100.0)
+    ]
+    assert kept[0] < kept[1] < kept[2]
+    assert kept[2] > 0.999
+    plain = final_refinement([a], [b], [start], 4, seed=1)[0]
+    np.testing.assert_array_equal(final_refinement([a], [b], [start], 4, seed=1, prior=0.0)[0], plain)
