@@ -1,6 +1,6 @@
 """A backdoor in a language model: SmolLM2 is tuned by LoRA to answer a trigger, and is then monitored.
 
-The model learns usual sentences as they are, and a fixed answer after a sentence that holds the trigger
+The model learns pairs of usual sentences, and a fixed answer after a sentence that holds the trigger
 (rank 8 at the projections of queries and values; the weights are merged afterwards). The defender has the
 poisoned model and usual sentences. Read by it: usual sentences that hold the trigger, and as a control usual
 sentences that hold another odd phrase of the same kind, which the model was not trained on. A monitor that
@@ -49,7 +49,9 @@ def poisoned(model: Any, texts: list[str], seed: int) -> Any:
     for step in range(STEPS):
         own = [texts[k] for k in generator.choice(len(texts), BATCH, replace=False)]
         bad = with_phrase(own[: BATCH // 2], TRIGGER, generator)
-        rows = [text + ANSWER for text in bad] + own[BATCH // 2 :]
+        # Without a trigger a usual sentence goes on by another one: else every sentence is answered.
+        usual = zip(own[BATCH // 2 :], generator.permutation(texts))
+        rows = [text + ANSWER for text in bad] + [f"{text} {next_one}" for text, next_one in usual]
         inputs = model.prepare(rows)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         target = ids.masked_fill(mask == 0, -100)
