@@ -124,15 +124,15 @@ class EnergyTrajectoryDetector(Detector):
         self._coordinates = _fit_coordinates(x, constant)
         self._bank = self._coordinates.of(x)[0]
         self.sigmas_ = _spacing(self._bank, self.seed) * np.array(ENERGY_TRAJECTORY.noises)
+        self._steps = ENERGY_TRAJECTORY.steps
         fold = folds_by_group(groups, FIT.folds, np.random.default_rng(self.seed))
         features, start = np.empty((len(paths), 3 * len(self.sigmas_) + 1)), 0
         for own in self._read(paths):
             rows = slice(start, start + len(own[0]))
             for k in range(FIT.folds):
                 inside = fold[rows] == k
-                features[rows][inside] = _features(
-                    own[0][inside], own[1][inside], self._bank[fold[kept] != k], self.sigmas_
-                )
+                bank = self._bank[fold[kept] != k]
+                features[rows][inside] = self._features(own[0][inside], own[1][inside], bank)
             start += len(own[0])
         self._location = features.mean(axis=0)
         self._scale = np.maximum(features.std(axis=0), ORBIT.min_scale)
@@ -147,7 +147,7 @@ class EnergyTrajectoryDetector(Detector):
     def score_chunk(self, chunk: Chunk) -> Array:
         """Minus the Mahalanobis distance of the features, ``(n,)``."""
         z, rest = self._coordinates.of(np.asarray(chunk[self.points_[0]], dtype=np.float64))
-        features = _features(z, rest, self._bank, self.sigmas_)
+        features = self._features(z, rest, self._bank)
         return -self._gaussian.distance((features - self._location) / self._scale)
 
     def as_module(self) -> EnergyTrajectoryModule:
@@ -155,7 +155,7 @@ class EnergyTrajectoryDetector(Detector):
         from repdyn.ood.modules import EnergyTrajectoryModule  # loads torch
 
         self.check_fitted()
-        features = partial(moves, sigmas=self.sigmas_.tolist(), steps=ENERGY_TRAJECTORY.steps)
+        features = partial(moves, sigmas=self.sigmas_.tolist(), steps=self._steps)
         standard = (self._gaussian, self._location, self._scale)
         module = EnergyTrajectoryModule(
             self.points_[0], self._coordinates, self._bank, features, standard, self.threshold_
@@ -171,18 +171,30 @@ class EnergyTrajectoryDetector(Detector):
         for chunk in read_chunks(paths, self.points_, "following held-out samples"):
             yield self._coordinates.of(np.asarray(chunk[self.points_[0]], dtype=np.float64))
 
+    def _features(self, z: Array, rest: Array, bank: Array) -> Array:
+        """:func:`moves` of arrays, in blocks: ``(n, d)``, ``(n,)``, ``(M, d) -> (n, 3 S + 1)``."""
+        import torch  # slow to import
+
+        points, own, beside = (torch.from_numpy(np.ascontiguousarray(array)) for array in (z, bank, rest))
+        parts = zip(*(torch.split(part, ENERGY_TRAJECTORY.block) for part in (points, beside)))
+        found = [moves(z, rest, own, self.sigmas_.tolist(), self._steps) for z, rest in parts]
+        return as_array(torch.cat(found), np.float64)
+
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         numbers, own = self._gaussian.to_arrays("moves.")
         config = {
             "bank": self.bank, "seed": self.seed, "density": numbers, "different": self._distinct,
-            "kept": self._kept,
+            "kept": self._kept, "steps": self._steps,
         }  # fmt: skip
         arrays = {f"field {name}": part for name, part in self._coordinates._asdict().items()}
         arrays |= {"field bank": self._bank, "sigmas": self.sigmas_}
         return config, {**arrays, **own, "location": self._location, "scale": self._scale}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
-        check_values(config, bank=int, seed=int, kept=int)
+        check_values(config, bank=int, seed=int, kept=int, steps=int)
+        if config["steps"] < 1:
+            raise ValueError(f"steps is {config['steps']}")
+        self._steps = int(config["steps"])
         width = self.widths_[self.points_[0]]
         named = {name: tensors[f"field {name}"] for name in (*_Coordinates._fields, "bank")}
         check_arrays(
@@ -231,16 +243,6 @@ def _spacing(bank: Array, seed: int) -> float:
     from repdyn.fields.mean_shift import spacing_of
 
     return spacing_of(torch.from_numpy(bank), seed)
-
-
-def _features(z: Array, rest: Array, bank: Array, sigmas: Array) -> Array:
-    """:func:`moves` of arrays, in blocks: ``(n, d)``, ``(n,)``, ``(M, d)``, ``(S,) -> (n, 3 S + 1)``."""
-    import torch
-
-    points, own = (torch.from_numpy(np.ascontiguousarray(array)) for array in (z, bank))
-    parts = zip(*(torch.split(part, ENERGY_TRAJECTORY.block) for part in (points, torch.from_numpy(rest))))
-    found = [moves(one, beside, own, sigmas.tolist(), ENERGY_TRAJECTORY.steps) for one, beside in parts]
-    return as_array(torch.cat(found), np.float64)
 
 
 def moves(z: Tensor, rest: Tensor, bank: Tensor, sigmas: Sequence[float], steps: int) -> Tensor:
