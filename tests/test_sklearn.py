@@ -56,7 +56,6 @@ OWN = {
     "MahalanobisDetector": DIFFERENT,
     "RelativeMahalanobisDetector": DIFFERENT,
     "MixtureDetector": DIFFERENT,
-    "EnergyTrajectoryDetector": DIFFERENT,
     "UnionDetector": DIFFERENT,
     "KNNDetector": {"check_fit2d_1sample": "says that k must be below the number of samples"},
 }

@@ -48,11 +48,10 @@ def kinds_of_shift(detector: Detector, tolerant: Detector, paths: PathsLike) -> 
     >>> import numpy as np
     >>> from repdyn.ood import MahalanobisDetector
     >>> generator = np.random.default_rng(0)
-    >>> clean = {"x": generator.normal(size=(200, 2)) * [0.1, 1]}
-    >>> corrupted = {"x": clean["x"] + [5, 0]}
-    >>> both = {"x": np.concatenate([clean["x"], corrupted["x"]])}
+    >>> clean = np.array([1.0, 0, 0]) + 0.1 * generator.normal(size=(200, 3))
+    >>> both = np.concatenate([clean, clean + generator.uniform(0, 2, (200, 1)) * [0, 1, 0]])
     >>> detector, tolerant = MahalanobisDetector().fit(clean), MahalanobisDetector().fit(both)
-    >>> kinds_of_shift(detector, tolerant, {"x": np.array([[0, 0], [5, 0], [0, 30.0]])}).tolist()
+    >>> kinds_of_shift(detector, tolerant, np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1.0]])).tolist()
     ['in-distribution', 'covariate shift', 'out-of-distribution']
     """
     if detector is tolerant:
