@@ -8,6 +8,8 @@ memorization-scales
               The same of the noised training codes, instead of the network's own map, as the noise falls: of
               networks that were fitted to few and many pictures, and of one while it trains.
 tracking      Births, deaths and mergers of attractors while an auto-encoder trains.
+tracking-scales
+              The same of the modes of its noised training codes, at half of their spacing, with few pictures.
 probing       Unseen codes rebuilt from few attractors that were reached from noise, beside the controls.
 alignment     How much of one field another explains, trained on the same digits from another seed, before
               any iteration and along it.
@@ -61,6 +63,8 @@ MOST = 20_000
 """Training pictures, unless their number is what is varied."""
 BANK = 3000
 """Training pictures whose codes are a bank, at most."""
+EPOCHS_WATCHED = (0, 1, 3, 10, 30, 150)
+"""Epochs of a training with 1000 pictures."""
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Noises of a bank, in units of its spacing."""
 
@@ -117,7 +121,7 @@ def memories_by_scale(cache: Path, seed: int, samples: int) -> dict[str, Any]:
         print(name, found[name], flush=True)
 
     def watch(epoch: int, encoder: nn.Module, decoder: nn.Module) -> None:
-        if epoch in (0, 1, 3, 10, 30, 150):
+        if epoch in EPOCHS_WATCHED:
             found[f"1000 pictures, epoch {epoch}"] = by_scale(encoder, decoder, pictures, samples, seed)
 
     pictures = digits("train", 1000)
@@ -157,6 +161,27 @@ def tracking(cache: Path, seed: int, samples: int) -> dict[str, Any]:
             tracker.update(epoch, LatentField.from_autoencoder(encoder, decoder))
 
     trained(digits("train", MOST), 16, EPOCHS, seed, watch=watch)
+    print(tracker.history(), flush=True)
+    return tracker.history().to_dict()
+
+
+def tracking_scales(cache: Path, seed: int, samples: int) -> dict[str, Any]:
+    pictures = digits("train", 1000)
+    tracker = AttractorTracker(digits("test", samples), max_steps=1500, seed=seed)
+
+    def watch(epoch: int, encoder: nn.Module, decoder: nn.Module) -> None:
+        if epoch not in EPOCHS_WATCHED:
+            return
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", EnergyWarning)
+            bank = EnergyField(1.0, components=None, seed=seed).fit(encoder(pictures))
+            own = bank.at(0.5 * bank.spacing_)
+        # On the codes themselves: the principal axes differ between checkpoints.
+        field = LatentField(lambda z: own.decode(own.step(own.encode(z))))
+        field.encode = encoder
+        tracker.update(epoch, field)
+
+    trained(pictures, 16, 150, seed, watch=watch)
     print(tracker.history(), flush=True)
     return tracker.history().to_dict()
 
@@ -274,6 +299,7 @@ def traced(cache: Path, name: str, points: list[str], split: str, count: int) ->
 STUDIES: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "memorization": memories,
     "tracking": tracking,
+    "tracking-scales": tracking_scales,
     "probing": probing,
     "alignment": alignment,
     "surrogate": surrogate,

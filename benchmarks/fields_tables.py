@@ -115,6 +115,7 @@ TABLES: dict[str, Callable[[list[dict[str, Any]]], list[str]]] = {
     "memorization": memories,
     "memorization-scales": scales,
     "tracking": history,
+    "tracking-scales": history,
     "probing": dictionaries,
     "alignment": along,
     "surrogate": sweeps,

@@ -25,7 +25,7 @@ from repdyn.conformity import check_arrays, check_values
 from repdyn.devices import as_given, double, to
 from repdyn.errors import RepdynError
 from repdyn.fields.field import LatentField
-from repdyn.fields.map import SelfMap, as_tensor, to_index, units_of
+from repdyn.fields.map import SelfMap, as_tensor, narrowed_units, to_index
 from repdyn.fields.mean_shift import (
     PosteriorMean,
     ScaleSpace,
@@ -37,7 +37,7 @@ from repdyn.fields.mean_shift import (
     spread_of,
 )
 from repdyn.fields.mixture import fit_mixture
-from repdyn.fields.settings import ENERGY, SEARCH
+from repdyn.fields.settings import ENERGY
 from repdyn.fields.verification import merge_points
 from repdyn.hub import repository
 from repdyn.publishing import HubMixin
@@ -460,11 +460,7 @@ class EnergyField(LatentField, HubMixin):
     def _fit_coordinates(self, rows: Tensor) -> None:
         """Units, mean and principal axes of latents ``(M, D)``."""
         self.total_, self.width_ = len(rows), rows.shape[1]
-        units = units_of(rows)
-        # One coordinate of a thousand times the others' spread would be all that distances see: it is brought
-        # down to the spread of the narrow ones.
-        ones = torch.ones_like(rows[0])
-        self.units_ = ones if units is None else torch.where(units > 1, units * SEARCH.wide_spread, ones)
+        self.units_ = narrowed_units(rows)
         self.length_ = float((rows / self.units_).norm(dim=1).median()) if self.unit_length else 1.0
         unit = self._unit(rows / self.units_)
         wide = double(unit)

@@ -29,6 +29,7 @@ __all__ = [
     "check_map",
     "check_starts",
     "geometry_of",
+    "narrowed_units",
     "rescaled",
     "to_index",
     "units_of",
@@ -324,6 +325,15 @@ def units_of(starts: Tensor, settings: SearchSettings = SEARCH) -> Tensor | None
     # Division by a power of two is exact.
     wide = (spread / (settings.wide_spread * narrow)).clamp_min(1.0)
     return as_given(torch.exp2(wide.log2().round()), starts)
+
+
+def narrowed_units(rows: Tensor) -> Tensor:
+    """Divisor of each coordinate ``(d,)`` that brings those far wider than the others down to their spread.
+
+    One coordinate of a thousand times the others' spread would be all that distances see.
+    """
+    units, ones = units_of(rows), torch.ones_like(rows[0])
+    return ones if units is None else torch.where(units > 1, units * SEARCH.wide_spread, ones)
 
 
 def rescaled(field: SelfMap, units: Tensor) -> SelfMap:

@@ -35,6 +35,7 @@ __all__ = [
     "Step",
     "ascend",
     "in_blocks",
+    "posterior_logits",
     "scale_space",
     "scales_between",
     "settled",
@@ -143,11 +144,7 @@ class PosteriorMean(nn.Module):
 
     def _logits(self, z: Tensor, bank: Tensor, log_weights: Tensor) -> Tensor:
         """Logarithms of unnormalized posteriors ``(n, m)``, without the term of ``z`` alone."""
-        # Division comes first, so that no square leaves the number format whatever the units are.
-        width = self._widths()
-        scaled = bank / width
-        offset = log_weights - 0.5 * scaled.square().sum(dim=1)
-        return torch.addmm(offset, z / width, scaled.T)
+        return posterior_logits(z, bank, log_weights, self._widths())
 
     def _means(self, z: Tensor, bank: Tensor, log_weights: Tensor) -> Tensor:
         return torch.softmax(self._logits(z, bank, log_weights), dim=1) @ bank
@@ -155,6 +152,24 @@ class PosteriorMean(nn.Module):
     def _energies(self, z: Tensor, bank: Tensor, log_weights: Tensor) -> Tensor:
         own: Tensor = 0.5 * (z / self._widths()).square().sum(dim=1)
         return self.sigma**2 * (own - torch.logsumexp(self._logits(z, bank, log_weights), dim=1))
+
+
+def posterior_logits(z: Tensor, bank: Tensor, log_weights: Tensor, width: Any) -> Tensor:
+    """Logarithms of unnormalized posteriors ``(n, m)`` of a bank ``(m, d)``, without the term of ``z`` alone.
+
+    Parameters
+    ----------
+    z
+        Points, shape ``(n, d)``.
+    bank, log_weights
+        Points of the bank, and logarithms of their weights, shape ``(m,)`` or for each point ``(n, m)``.
+    width
+        Standard deviation of the noise, one number or ``(d,)``.
+    """
+    # Division comes first, so that no square leaves the number format whatever the units are.
+    scaled = bank / width
+    offset = log_weights - 0.5 * scaled.square().sum(dim=1)
+    return torch.addmm(offset, z / width, scaled.T)
 
 
 def settled(step: Step, z: Tensor, sigma: float, max_steps: int = ENERGY.max_steps) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,6 @@ from repdyn.ood.crossfit import bank_rows, cross_fit
 from repdyn.ood.detector import Detector, sample_note
 from repdyn.ood.gaussian import ShrunkGaussian, fit_gaussian
 from repdyn.ood.path_chunks import Chunk, read_chunks
-from repdyn.ood.records import optional_count
 from repdyn.ood.settings import ENERGY_TRAJECTORY, FIT, ORBIT
 from repdyn.reading import as_array
 from repdyn.repeats import folds_by_group
@@ -191,7 +190,7 @@ class EnergyTrajectoryDetector(Detector):
         return config, {**arrays, **own, "location": self._location, "scale": self._scale}
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
-        check_values(config, bank=int, seed=int, kept=int, steps=int)
+        check_values(config, bank=int, seed=int, kept=int, different=int, steps=int)
         if config["steps"] < 1:
             raise ValueError(f"steps is {config['steps']}")
         self._steps = int(config["steps"])
@@ -209,7 +208,7 @@ class EnergyTrajectoryDetector(Detector):
         self._bank = arrays.pop("bank")
         self._coordinates = _Coordinates(**arrays)
         self.bank, self.seed, self._kept = int(config["bank"]), int(config["seed"]), int(config["kept"])
-        self._distinct = optional_count(config, "different") or self._kept
+        self._distinct = int(config["different"])
         self._gaussian = ShrunkGaussian.from_arrays("moves.", config["density"], tensors)
 
 
@@ -217,15 +216,9 @@ def _fit_coordinates(x: Array, constant: float) -> _Coordinates:
     """Principal coordinates of vectors ``(M, D)``; a variance up to ``constant`` of the size is rounding."""
     import torch  # slow to import
 
-    from repdyn.fields.map import units_of
-    from repdyn.fields.settings import SEARCH
+    from repdyn.fields.map import narrowed_units
 
-    divisor = units_of(torch.from_numpy(x))
-    # As in EnergyField: a coordinate that is far wider than the others is brought down to their spread.
-    units = np.ones(x.shape[1])
-    if divisor is not None:
-        given = as_array(divisor, np.float64)
-        units = np.where(given > 1, given * SEARCH.wide_spread, units)
+    units = as_array(narrowed_units(torch.from_numpy(x)), np.float64)
     divided = x / units
     center = divided.mean(axis=0)
     values, axes = np.linalg.eigh(np.cov((divided - center).T, bias=True).reshape(x.shape[1], -1))
@@ -272,24 +265,27 @@ def moves(z: Tensor, rest: Tensor, bank: Tensor, sigmas: Sequence[float], steps:
     """
     import torch
 
-    columns, copies = [rest.log()], None
+    from repdyn.fields.mean_shift import posterior_logits
+
+    log_weights = torch.full_like(bank[:, 0], -math.log(len(bank)))
+
+    def squares(sigma: float) -> Tensor:
+        return (z / sigma).square().sum(dim=1)
+
+    logits = posterior_logits(z, bank, log_weights, sigmas[0])
+    distances = squares(sigmas[0])[:, None] - 2 * (logits - log_weights)
+    copies = distances < ENERGY_TRAJECTORY.copy**2
+    copies = copies & ~copies.all(dim=1, keepdim=True)
+    log_weights = torch.where(copies, -math.inf, log_weights)
+    columns = [rest.log()]
     for sigma in sigmas:
-        # Division comes first, so that no square leaves the number format whatever the units are.
-        scaled = bank / sigma
-        offset = -0.5 * scaled.square().sum(dim=1) - math.log(len(bank))
-        start = z / sigma
-        own = 0.5 * start.square().sum(dim=1)
-        if copies is None:
-            squares = -2 * (offset + start @ scaled.T - own[:, None] + math.log(len(bank)))
-            copies = squares < ENERGY_TRAJECTORY.copy**2
-            copies = copies & ~copies.all(dim=1, keepdim=True)
-        logits = (offset + start @ scaled.T).masked_fill(copies, -math.inf)
-        columns.append(own - logits.logsumexp(dim=1))
-        moved = logits.softmax(dim=1) @ scaled
+        logits = posterior_logits(z, bank, log_weights, sigma)
+        columns.append(0.5 * squares(sigma) - logits.logsumexp(dim=1))
+        moved = logits.softmax(dim=1) @ bank
         ways = [moved]
         for _ in range(steps - 1):
-            moved = (offset + moved @ scaled.T).masked_fill(copies, -math.inf).softmax(dim=1) @ scaled
+            moved = posterior_logits(moved, bank, log_weights, sigma).softmax(dim=1) @ bank
         ways.append(moved)
-        lengths = [((end - start).square().sum(dim=1) + ORBIT.norm_floor).sqrt() for end in ways]
+        lengths = [(((end - z) / sigma).square().sum(dim=1) + ORBIT.norm_floor).sqrt() for end in ways]
         columns += [length.log() for length in lengths]
     return torch.stack(columns, dim=1)

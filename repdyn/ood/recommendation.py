@@ -103,6 +103,9 @@ def recommend(
     low, and the union is validated without energies. Where it has energies, the union is recommended unless
     another candidate beats it in every draw, with the interval of the difference above 0.
 
+    With fewer than about 350 paths, the union that is compared was fitted to fewer than 200, and has the
+    members of so few; the one that is recommended has those of all paths.
+
     Parameters
     ----------
     paths

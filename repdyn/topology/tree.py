@@ -339,7 +339,7 @@ class LevelSetTree(Result, kind="tree"):
         tensors |= {"density": self.density, "inverse_dimension": self.inverse_dimension, "kept": kept}
         if self.rows is not None:
             config["total"], tensors["rows"] = self.total, self.rows
-        # Trees of version 0.1 are read by it only without a field that it does not know.
+        # Left out where it is the usual one, as in folders that were written before there was another.
         if self.level != LevelSetTree.level:
             config["level"] = self.level
         return config, tensors

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 from sklearn.metrics import adjusted_rand_score
 
-import repdyn
 from repdyn.errors import RepdynError
 from repdyn.fields import EnergyField, mode_tree
 from repdyn.fields.modes import tree_of_mixture
@@ -187,7 +186,3 @@ class TestUse:
         assert len(np.unique(tree.cut(30))) == 30
         again = tree_of_mixture(x, 60, seed=0)
         assert np.array_equal(tree.cut(30), again.cut(30))
-
-
-def test_it_is_public() -> None:
-    assert repdyn.fields.mode_tree is mode_tree
