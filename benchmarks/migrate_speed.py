@@ -1,6 +1,6 @@
 """Translation of stored vectors: seconds, processor time and memory, and what a run after ``kill -9`` gives.
 
-    python benchmarks/migrate_speed.py --cache CACHE --out speed.jsonl [--rows 1000000] [--forms npy parquet]
+    python benchmarks/migrate_speed.py --cache CACHE --out speed.jsonl [--rows 1000000] [--forms npy parquet lance]
     python benchmarks/migrate_speed.py … --forms postgres --database postgresql://me@localhost/scratch
 
 CACHE needs three times the vectors (1.5 GB for a million of width 384). The database is one of this machine
@@ -34,7 +34,7 @@ CHILD = """
 import sys
 from repdyn.migration import Migration
 plan = Migration.load(sys.argv[1])
-if "://" in sys.argv[2]:
+if "://" in sys.argv[2] or ".lance" in sys.argv[2]:
     print(plan.apply_to_database(sys.argv[2], "v2"))
 else:
     print(plan.apply(sys.argv[2], sys.argv[3]))
@@ -79,6 +79,17 @@ def made_source(form: str, rows: int, folder: Path, database: str | None) -> str
                 for start, count in blocks:
                     v = pa.FixedSizeListArray.from_arrays(pa.array(vectors(count, start).ravel()), WIDTH)
                     writer.write_table(pa.table([pa.array(range(start, start + count)), v], kind))
+        return f"{path}#v"
+    if form == "lance":
+        import lance
+        import pyarrow as pa
+
+        if not path.exists():
+            kind = pa.schema([("id", pa.int64()), ("v", pa.list_(pa.float32(), WIDTH))])
+            for start, count in blocks:
+                v = pa.FixedSizeListArray.from_arrays(pa.array(vectors(count, start).ravel()), WIDTH)
+                part = pa.table([pa.array(range(start, start + count)), v], kind)
+                lance.write_dataset(part, path, mode="append" if start else "create")
         return f"{path}#v"
     import psycopg
 
@@ -151,9 +162,15 @@ def run(plan: Path, source: str, out: Path, kill_after: float | None = None) -> 
     return {"wall": wall, "cpu": used.ru_utime + used.ru_stime, "peak": own / 2**20}
 
 
-def digest(form: str, out: Path, database: str | None) -> str:
+def digest(form: str, out: Path, source: str, database: str | None) -> str:
     """Of all translated vectors."""
     made = hashlib.sha256()
+    if form == "lance":
+        import lance
+
+        for batch in lance.dataset(source.removesuffix("#v")).to_batches(columns=["v2"]):
+            made.update(batch.column(0).flatten().to_numpy())
+        return made.hexdigest()
     if form == "postgres":
         import psycopg
 
@@ -169,9 +186,17 @@ def digest(form: str, out: Path, database: str | None) -> str:
     return made.hexdigest()
 
 
-def empty(form: str, out: Path, database: str | None) -> None:
+def empty(form: str, out: Path, source: str, database: str | None) -> None:
     """Remove what a run wrote."""
     out.unlink(missing_ok=True)
+    if form == "lance":
+        from datetime import timedelta
+
+        import lance
+
+        dataset = lance.dataset(source.removesuffix("#v"))
+        dataset.drop_columns(["v2"])
+        dataset.cleanup_old_versions(timedelta(0))
     if form == "postgres":
         import psycopg
 
@@ -184,19 +209,22 @@ def empty(form: str, out: Path, database: str | None) -> None:
 def measured(form: str, rows: int, cache: Path, database: str | None) -> dict[str, Any]:
     """The row of one form."""
     plan, out, served = made_plan(cache), cache / f"out.{form}", database if form == "postgres" else None
-    few = run(plan, made_source(form, FEW, cache, database), out)
-    empty(form, out, database)
+    small = made_source(form, FEW, cache, database)
+    few = run(plan, small, out)
+    empty(form, out, small, database)
     source = made_source(form, rows, cache, database)
     before = server_seconds(served)
     whole = run(plan, source, out)
     row = {"form": form, "rows": rows, **whole, "server cpu": server_seconds(served) - before}
     row["growth"] = whole["peak"] - few["peak"]
     row["load"] = os.getloadavg()[0]
-    first = digest(form, out, database)
-    empty(form, out, database)
+    first = digest(form, out, source, database)
+    empty(form, out, source, database)
     run(plan, source, out, kill_after=0.5 * whole["wall"])
     row["seconds after kill -9"] = run(plan, source, out)["wall"]
-    row["same after kill -9"] = digest(form, out, database) == first
+    row["same after kill -9"] = digest(form, out, source, database) == first
+    if form == "lance":
+        empty(form, out, source, database)
     if form == "postgres":
         import psycopg
 

@@ -20,8 +20,8 @@ def migrate(
     old: Annotated[
         str,
         typer.Argument(
-            help="The stored vectors: FILE.npy, FILE#COLUMN of .parquet, .arrow or .feather, or "
-            "postgresql://USER@HOST/DB#TABLE.COLUMN of pgvector.",
+            help="The stored vectors: FILE.npy, FILE#COLUMN of .parquet, .arrow or .feather, "
+            "FOLDER/TABLE.lance#COLUMN of LanceDB, or postgresql://USER@HOST/DB#TABLE.COLUMN of pgvector.",
             metavar="OLD",
         ),
     ],
@@ -69,15 +69,17 @@ def migrate(
     """
     from repdyn.errors import RepdynError
     from repdyn.migration.database import database_column
+    from repdyn.migration.lance import lance_column
 
     stored = database_column(old)
-    if stored is None and out.exists() and not force:
+    in_place = stored is not None or lance_column(old) is not None
+    if not in_place and out.exists() and not force:
         raise RepdynError(f"--out {out}: exists; give another path, or --force to replace it")
     plan = _planned(old, new, out, pairs, seed)
     say(repr(plan))
     figures = plan.to_dict() | {"vectors": 0}
     agreed = plan.decision == "migrate" or anyway
-    if agreed and stored is not None:
+    if agreed and in_place:
         filled = plan.apply_to_database(old, column)
         say(repr(filled))
         figures |= {"vectors": filled.translated, "database": filled.to_dict()}
@@ -86,7 +88,8 @@ def migrate(
         say(f"{out}: {figures['vectors']} vectors")
     write_json(json, {"migrate": figures})
     if not agreed:
-        say(f"{out if stored is None else stored.shown}: not written; --anyway writes it")
+        unwritten = old if in_place else out
+        say(f"{unwritten if stored is None else stored.shown}: not written; --anyway writes it")
         raise typer.Exit(1)
 
 
@@ -117,6 +120,7 @@ def _planned(old: str, new: str, out: Path, pairs: int | None, seed: int) -> Mig
 def _identity(address: str) -> list[Any]:
     """What changes if a file does; of a database its address without a password."""
     from repdyn.migration.database import database_column
+    from repdyn.migration.lance import lance_column
     from repdyn.paths import file_of_vectors
 
     stored = database_column(address)
@@ -124,5 +128,7 @@ def _identity(address: str) -> list[Any]:
         return [stored.shown, None, None]
     file = file_of_vectors(address)
     path = Path(address) if file is None else file.path
+    if lance_column(address) is not None:  # a folder does not change when a file in a folder of it does
+        path /= "_versions"
     status = path.stat() if path.exists() else None
     return [address, status and status.st_size, status and status.st_mtime_ns]

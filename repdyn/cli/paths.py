@@ -65,7 +65,7 @@ def import_vectors(
     source: Annotated[
         str,
         typer.Argument(
-            help="A file of vectors, .npy, .npz, .safetensors, .parquet, .arrow or .feather, or columns of "
+            help="A file of vectors, .npy, .npz, .safetensors, .parquet, .arrow, .feather or .lance, or columns of "
             "it, FILE#COLUMN,COLUMN; every column is a point.",
         ),
     ],

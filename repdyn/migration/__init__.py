@@ -3,7 +3,7 @@
 :func:`migrate` decides from a sample of the new model's embeddings, with or without pairs
 (:mod:`repdyn.migration.plan`). :meth:`Migration.apply` translates files of any size, and resumes
 (:mod:`repdyn.migration.columns`); :meth:`Migration.apply_to_database` does so in a table of PostgreSQL
-(:mod:`repdyn.migration.filling`).
+(:mod:`repdyn.migration.filling`) or of LanceDB (:mod:`repdyn.migration.lance`).
 """
 
 from repdyn.migration.filling import MigratedColumn

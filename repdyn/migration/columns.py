@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import NotFiniteError, RepdynError, nearest_names
-from repdyn.paths.arrow import TABLES, Table, arrow, matrix_of, open_table, vector_columns
+from repdyn.paths.arrow import LANCE, TABLES, Table, arrow, matrix_of, open_table, vector_columns
 from repdyn.paths.importing import FileOfVectors, file_of_vectors, load_npy
 from repdyn.progress import track
 from repdyn.writing import hold, whole_file
 
-__all__ = ["migrate_column"]
+__all__ = ["ROWS", "Blocks", "Map", "migrate_column", "one_column"]
 
 ROWS = 16_384
 """Vectors of a block: 25 MB of width 384 in float32."""
@@ -38,8 +38,9 @@ def migrate_column(
     run with the same map and source continues there.
     """
     file = file_of_vectors(source)
-    if file is None or file.ending not in (".npy", *TABLES):
-        raise RepdynError(f"{os.fspath(source)}: expected a file of vectors, {', '.join(('.npy', *TABLES))}")
+    endings = [".npy", *(ending for ending in TABLES if ending != LANCE)]
+    if file is None or file.ending not in endings:
+        raise RepdynError(f"{os.fspath(source)}: expected a file of vectors, {', '.join(endings)}")
     if not file.path.is_file():
         raise RepdynError(f"{file.path}: there is no such file")
     if out.suffix.lower() != file.ending:
@@ -66,7 +67,7 @@ def _of_matrix(apply: Map, file: FileOfVectors, out: Path, into: str | None) -> 
         for start in starts:
             yield partial(_rows, vectors, start)
 
-    with _Blocks(apply, file, out, into) as done:
+    with Blocks(apply, file, out, into, vectors) as done:
         done.run(blocks(), len(starts), len(vectors))
         with whole_file(out) as scratch:
             made: Any = None
@@ -87,7 +88,7 @@ def _rows(vectors: NDArray[Any], start: int) -> NDArray[Any]:
 def _of_table(apply: Map, file: FileOfVectors, out: Path, into: str | None) -> int:
     pa = arrow(str(file.path))
     with open_table(file.path) as table:
-        column = _column(table, file)
+        column = one_column(table, file)
         name = into or f"{column}_migrated"
         if name in table.schema.names:
             raise RepdynError(f"{file.path}: has a column {name!r} already, which is kept; give another name")
@@ -101,7 +102,8 @@ def _of_table(apply: Map, file: FileOfVectors, out: Path, into: str | None) -> i
                 yield partial(matrix_of, batch.column(0), column, str(file.path), start)
                 start += batch.num_rows
 
-        with _Blocks(apply, file, out, name) as done:
+        first = matrix_of(next(table.batches([column], 1)).column(0), column, str(file.path))
+        with Blocks(apply, file, out, name, first) as done:
             done.run(blocks(), -(-table.size // ROWS), table.size)
             with whole_file(out) as scratch:
                 writer: Any = None
@@ -124,7 +126,7 @@ def _of_table(apply: Map, file: FileOfVectors, out: Path, into: str | None) -> i
         return table.size
 
 
-def _column(table: Table, file: FileOfVectors) -> str:
+def one_column(table: Table, file: FileOfVectors) -> str:
     """Name of the column of vectors: the given one, or the only one."""
     known = vector_columns(table.schema)
     chosen = file.chosen(table.schema.names) or known
@@ -150,19 +152,39 @@ def _writer(scratch: Path, out: Path, schema: Any, vectors: tuple[str, str]) -> 
     return pa.ipc.new_file(str(scratch), schema)
 
 
-class _Blocks:
-    """Translated blocks on disk, kept until the output is there."""
+class Blocks:
+    """Translated blocks on disk, kept until the output is there.
 
-    def __init__(self, apply: Map, file: FileOfVectors, out: Path, into: str | None) -> None:
+    Parameters
+    ----------
+    apply
+        The map.
+    file
+        The stored vectors.
+    out
+        The output; the blocks lie beside it.
+    into
+        Name of the new column.
+    like
+        Vectors ``(N, D)`` of the width and the type of the stored ones.
+    """
+
+    def __init__(
+        self, apply: Map, file: FileOfVectors, out: Path, into: str | None, like: NDArray[Any]
+    ) -> None:
         self._apply, self._name = apply, str(file.path)
         self._folder = out.with_name(f".{out.name}.migrating")
+        # Not of the vectors of the file: of zeros, all maps with one offset make the same.
+        drawn = np.random.default_rng(0).normal(size=(4, *like.shape[1:])).astype(like.dtype)
+        # What the map makes of random vectors: another map does not continue its blocks.
+        probe = hashlib.sha256(np.ascontiguousarray(apply(drawn)).tobytes()).hexdigest()
         # The content of the file is compared block by block, when each is reached.
-        same = [str(file.path.resolve()), file.columns, into, ROWS, apply_probe(apply, file)]
+        same = [str(file.path.resolve()), file.columns, into, ROWS, probe]
         self._signature = hashlib.sha256(json.dumps(same).encode()).hexdigest()
         self._held: int | None = None
         self._count = 0
 
-    def __enter__(self) -> _Blocks:
+    def __enter__(self) -> Blocks:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._held = hold(self._folder, wait=False)
         probe = hold(self._folder.parent, wait=False) if self._held is None else None
@@ -214,19 +236,3 @@ class _Blocks:
         """The translated blocks in order."""
         for number in range(self._count):
             yield np.load(self._folder / _DONE.format(number), mmap_mode="r", allow_pickle=False)
-
-
-def apply_probe(apply: Map, file: FileOfVectors) -> str:
-    """Digest of what a map makes of random vectors: another map does not continue its blocks."""
-    if file.ending == ".npy":
-        first = np.asarray(load_npy(file.path)[:1])
-    else:
-        with open_table(file.path) as table:
-            column = _column(table, file)
-            batch = next(table.batches([column], 1), None)
-            if batch is None:
-                return ""
-            first = matrix_of(batch.column(0), column, str(file.path))
-    # Not of the vectors of the file: of zeros, all maps with one offset make the same.
-    drawn = np.random.default_rng(0).normal(size=(4, *first.shape[1:])).astype(first.dtype)
-    return hashlib.sha256(np.ascontiguousarray(apply(drawn)).tobytes()).hexdigest()

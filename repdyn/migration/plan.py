@@ -17,6 +17,7 @@ from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.migration.columns import migrate_column
 from repdyn.migration.database import database_column, sampled
 from repdyn.migration.filling import MigratedColumn, fill_column
+from repdyn.migration.lance import add_column, lance_column
 from repdyn.migration.related import identity_excess, map_of_related
 from repdyn.paths import PathsLike, RepresentationPaths, as_paths, file_of_vectors
 from repdyn.reading import as_array
@@ -126,7 +127,8 @@ class Migration(Result, kind="migration"):
         Parameters
         ----------
         source
-            ``FILE.npy``, or ``FILE#COLUMN`` of ``.parquet``, ``.arrow`` or ``.feather``.
+            ``FILE.npy``, or ``FILE#COLUMN`` of ``.parquet``, ``.arrow`` or ``.feather``. Tables of LanceDB
+            are databases: see :meth:`apply_to_database`.
         out
             The file to write, of the same ending. The source is not changed.
         into
@@ -145,23 +147,25 @@ class Migration(Result, kind="migration"):
             If ``out`` exists, endings differ, the column ``into`` is there already, or a vector is missing or
             not finite.
         """
-        if database_column(source) is not None:
+        if database_column(source) is not None or lance_column(source) is not None:
             raise RepdynError("migrate: a column of a database is translated in place; use apply_to_database")
         return migrate_column(self._in_single_precision(), source, Path(out), into, force)
 
     def apply_to_database(self, address: str, into: str | None = None) -> MigratedColumn:
-        """Translate a column of PostgreSQL with pgvector to a new column beside it.
+        """Translate a column of PostgreSQL with pgvector, or of LanceDB, to a new column beside it.
 
-        Blocks of 4096 rows are read, translated and committed. A killed run continues where it was.
+        PostgreSQL: blocks of 4096 rows are read, translated and committed. LanceDB: the whole column is added
+        in one commit. A killed run continues where it was.
 
         Parameters
         ----------
         address
             ``postgresql://USER@HOST/DB#TABLE.COLUMN`` or ``#SCHEMA.TABLE.COLUMN``, of type vector or halfvec.
-            The table needs a primary key, or a unique index of columns that are NOT NULL.
+            The table needs a primary key, or a unique index of columns that are NOT NULL. Or
+            ``FOLDER/TABLE.lance#COLUMN``, of vectors of a fixed width.
         into
-            Name of the new column, of the same type. Default: ``COLUMN_migrated``. A column that is there is
-            used if it was made by the same map from the same column.
+            Name of the new column, of the same type. Default: ``COLUMN_migrated``. In PostgreSQL, a column
+            that is there is used if it was made by the same map from the same column.
 
         Returns
         -------
@@ -171,33 +175,33 @@ class Migration(Result, kind="migration"):
         Raises
         ------
         RepdynError
-            If psycopg or the column is missing, widths differ, the new column holds something else, the role
-            has no right to add it, or the database stops; the message says what to do.
+            If psycopg, pylance or the column is missing, widths differ, the new column holds something else,
+            the role has no right to add it, or the database stops; the message says what to do.
 
         Notes
         -----
-        Rows of a block are locked while it is translated. A row that is inserted meanwhile is translated by
-        this run or counted in ``left``. A row whose old vector changes *after* its block keeps the
-        translation of the earlier one.
+        PostgreSQL: rows of a block are locked while it is translated. A row that is inserted meanwhile is
+        translated by this run or counted in ``left``. A row whose old vector changes *after* its block keeps
+        the translation of the earlier one. LanceDB: if somebody writes to the table meanwhile, its new state
+        is translated, at most three times.
 
         Examples
         --------
         >>> address = "postgresql://me@localhost/library#documents.embedding"
         >>> plan.apply_to_database(address, "embedding_new")  # doctest: +SKIP
         """
+        moved, widths = self._in_single_precision(), self.translation.matrix.shape
+        table = lance_column(address)
+        if table is not None:
+            return add_column(moved, widths[1], self._digest(), table, into)
         column = database_column(address)
         if column is None:
             raise RepdynError(
-                f"migrate: {address!r} is no address of PostgreSQL, postgresql://…#TABLE.COLUMN"
+                f"migrate: {address!r} is no address of a database, postgresql://…#TABLE.COLUMN or "
+                "FOLDER/TABLE.lance#COLUMN"
             )
-        matrix = self.translation.matrix
-        return fill_column(
-            self._in_single_precision(),
-            (matrix.shape[0], matrix.shape[1]),
-            self._digest(),
-            column,
-            f"{column.name}_migrated" if into is None else into,
-        )
+        name = f"{column.name}_migrated" if into is None else into
+        return fill_column(moved, (widths[0], widths[1]), self._digest(), column, name)
 
     def _digest(self) -> str:
         """SHA-256 of the map: of its figures, because what it gives differs by rounding between machines."""
@@ -261,8 +265,9 @@ def migrate(
     Parameters
     ----------
     old
-        The stored vectors under the old model: points ``(N, D)``, paths, the address of a file, or of a
-        column of PostgreSQL (``postgresql://…#TABLE.COLUMN``), of which a random sample is read.
+        The stored vectors under the old model: points ``(N, D)``, paths, the address of a file or of a table
+        of LanceDB (``FOLDER/TABLE.lance#COLUMN``), or of a column of PostgreSQL
+        (``postgresql://…#TABLE.COLUMN``), of which a random sample is read.
     new
         Embeddings of the new model: of other texts of the same kind, of some of the stored documents, or
         both. In the same forms.

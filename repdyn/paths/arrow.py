@@ -1,6 +1,7 @@
-"""Columns of vectors in Arrow tables: Parquet files, Arrow and Feather files, and tables of other libraries.
+"""Columns of vectors in Arrow tables: files of Parquet, Arrow and Feather, Lance datasets (the tables of
+LanceDB), and tables of other libraries.
 
-pyarrow is optional; only what reads or writes such data imports it.
+pyarrow and pylance are optional; only what reads or writes such data imports them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.limits import check_unpacked
 
 __all__ = [
+    "LANCE",
     "TABLES",
     "Table",
     "arrow",
@@ -25,6 +27,7 @@ __all__ = [
     "check_once",
     "checked_columns",
     "holds_tokens",
+    "lance_dataset",
     "matrix_of",
     "open_table",
     "strings_of",
@@ -32,7 +35,9 @@ __all__ = [
     "vector_columns",
 ]
 
-TABLES = (".parquet", ".arrow", ".feather")
+LANCE = ".lance"
+"""Ending of the folder of a Lance dataset, which is a table of LanceDB."""
+TABLES = (".parquet", ".arrow", ".feather", LANCE)
 """Endings of files that hold a table."""
 ROWS = 16_384
 """Rows of a batch: 25 MB of vectors of width 384."""
@@ -53,7 +58,7 @@ class Table:
     packed
         Bytes on disk, which limit the bytes in memory; ``None`` for a table in memory.
     handle
-        What pyarrow opened.
+        What pyarrow or pylance opened.
     """
 
     name: str
@@ -70,6 +75,10 @@ class Table:
         try:
             if hasattr(self.handle, "iter_batches"):  # of Parquet
                 yield from self.handle.iter_batches(batch_size=rows, columns=names)
+                return
+            if hasattr(self.handle, "to_batches"):  # of Lance, which reads a version that no writer changes
+                # Few at a time: sixteen batches are read ahead by default, 400 MB of width 384.
+                yield from self.handle.to_batches(batch_size=rows, columns=names, batch_readahead=2)
                 return
             for number in range(self.handle.num_record_batches):
                 batch = self.handle.get_batch(number).select(names)
@@ -95,19 +104,44 @@ def arrow(purpose: str) -> Any:
     return pa
 
 
-@contextmanager
-def open_table(path: Path) -> Iterator[Table]:
-    """Open a Parquet, Arrow or Feather file.
+def lance_dataset(path: Path) -> Any:
+    """The newest version of a Lance dataset.
 
     Raises
     ------
     RepdynError
-        If pyarrow or the file is missing, or the file is damaged.
+        If pylance or the dataset is missing, or the dataset is damaged.
+    """
+    try:
+        import lance
+    except ImportError:
+        raise RepdynError(f"{path}: needs pylance; pip install 'repdyn[lance]'") from None
+    if not path.is_dir():
+        raise RepdynError(f"{path}: there is no such folder of a Lance dataset")
+    try:
+        return lance.dataset(str(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RepdynError(f"{path}: is not a readable Lance dataset ({_one_line(error)})") from None
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[Table]:
+    """Open a Parquet, Arrow or Feather file, or the folder of a Lance dataset.
+
+    Raises
+    ------
+    RepdynError
+        If pyarrow, pylance or the file is missing, or the file is damaged.
     """
     pa = arrow(str(path))
     import pyarrow.ipc
     import pyarrow.parquet as pq
 
+    if path.suffix.lower() == LANCE:
+        dataset = lance_dataset(path)
+        stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        yield Table(str(path), dataset.schema, dataset.count_rows(), stored, dataset)
+        return
     if not path.is_file():
         raise RepdynError(f"{path}: there is no such file")
     packed = path.stat().st_size

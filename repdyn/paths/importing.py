@@ -1,4 +1,4 @@
-"""Import of paths from files of vectors: ``.npy``, ``.npz``, Parquet, Arrow, Feather and safetensors.
+"""Import of paths from files of vectors: ``.npy``, ``.npz``, Parquet, Arrow, Feather, Lance and safetensors.
 
 An address is a file, ``FILE``, or columns of it, ``FILE#COLUMN`` or ``FILE#COLUMN,COLUMN``: columns of a
 table, arrays of an ``.npz``, tensors of a safetensors file. Each column is a point, in the order given.
@@ -22,6 +22,7 @@ from repdyn.errors import RepdynError, nearest_names
 from repdyn.limits import check_archive
 from repdyn.paths.arrays import padded
 from repdyn.paths.arrow import (
+    LANCE,
     TABLES,
     check_memory,
     check_once,
@@ -66,6 +67,11 @@ class FileOfVectors:
         """Ending of the file's name, in lower case."""
         return self.path.suffix.lower()
 
+    @property
+    def exists(self) -> bool:
+        """Whether the file is there; a Lance dataset is a folder."""
+        return self.path.is_dir() if self.ending == LANCE else self.path.is_file()
+
     def chosen(self, known: Iterable[str]) -> list[str] | None:
         """Names of the columns; ``None`` where the address names none."""
         known = list(known)
@@ -82,7 +88,7 @@ class FileOfVectors:
 def file_of_vectors(address: str | os.PathLike[str]) -> FileOfVectors | None:
     """The file and columns of an address, or ``None`` if its ending is none of a file of vectors.
 
-    A folder is a store, whatever its name is.
+    A folder is a store, whatever its name is, but for that of a Lance dataset.
     """
     text = os.fspath(address)
     if "://" in text:
@@ -97,7 +103,9 @@ def file_of_vectors(address: str | os.PathLike[str]) -> FileOfVectors | None:
         found = FileOfVectors(path)
     else:
         return None
-    return None if found.path.is_dir() else found
+    if not found.path.is_dir():
+        return found
+    return found if found.ending == LANCE and (found.path / "_versions").is_dir() else None
 
 
 def import_paths(
@@ -112,8 +120,9 @@ def import_paths(
     source
         ``FILE`` or ``FILE#COLUMN,COLUMN``. ``.npy``: a matrix ``(N, D)``, the point ``"vectors"``, read
         through a memory map. ``.npz`` and ``.safetensors``: arrays ``(N, D)`` or ``(N, T, D)``.
-        ``.parquet``, ``.arrow`` and ``.feather`` (which need pyarrow): columns of lists of numbers. Without
-        ``#``, all floating-point columns are taken. What :func:`export_paths` wrote is read back whole.
+        ``.parquet``, ``.arrow`` and ``.feather`` (which need pyarrow) and ``.lance``, the folder of a table
+        of LanceDB (pylance): columns of lists of numbers. Without ``#``, all floating-point columns are
+        taken. What :func:`export_paths` wrote is read back whole.
     ids, labels
         A column of the same file, the address of a column of another (``"meta.parquet#topic"``,
         ``"labels.npy"``), or ``(N,)`` values. Default: the columns ``id`` or ``ids``, and ``label`` or
@@ -142,7 +151,7 @@ def import_paths(
     file = file_of_vectors(source)
     if file is None:
         raise RepdynError(f"{os.fspath(source)}: is none of the files of vectors: {', '.join(_ENDINGS)}")
-    if not file.path.is_file():
+    if not file.exists:
         raise RepdynError(f"{file.path}: there is no such file")
     names = [value if isinstance(value, str) else None for value in (ids, labels)]
     inside = [None if name is None or file_of_vectors(name) is not None else name for name in names]
@@ -370,7 +379,7 @@ def _unusable(values: Any, what: str) -> str | None:
 def _column(address: str | os.PathLike[str], what: str) -> Any:
     """Values ``(N,)`` of one column of a file, for ids or labels."""
     file = file_of_vectors(address)
-    if file is None or not file.path.is_file():
+    if file is None or not file.exists:
         raise RepdynError(f"{what} {os.fspath(address)!r}: there is no such column or file")
     if file.ending in TABLES:
         with open_table(file.path) as table:
@@ -425,7 +434,7 @@ def file_meta(source: FileOfVectors) -> tuple[dict[str, Any], bool]:
 
 def holds_vectors(source: FileOfVectors) -> bool:
     """Whether the columns that the address names hold vectors; true where it names none."""
-    if not source.path.is_file():
+    if not source.exists:
         return not source.columns
     if source.ending not in TABLES or not source.columns:
         return True

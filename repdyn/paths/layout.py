@@ -230,7 +230,7 @@ def layout_of(storage: Storage, document: dict[str, Any] | None) -> Layout:
             raise RepdynError(f"{storage}: there is no store of paths and no file of vectors; {hint}")
         what = (
             "is not a store of paths (it has no readable zarr.json), nor a file of vectors by its ending "
-            "(.npy, .npz, .parquet, .arrow, .feather, .safetensors)"
+            "(.npy, .npz, .parquet, .arrow, .feather, .lance, .safetensors)"
         )
         if any(read_json(storage, f"{name}/zarr.json") is not None for name in ("paths", "ids", "lengths")):
             what = (
