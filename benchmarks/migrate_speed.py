@@ -1,6 +1,6 @@
 """Translation of stored vectors: seconds, processor time and memory, and what a run after ``kill -9`` gives.
 
-    python benchmarks/migrate_speed.py --cache CACHE --out speed.jsonl [--rows 1000000] [--forms npy parquet lance]
+    python benchmarks/migrate_speed.py --cache CACHE --out speed.jsonl [--rows N] [--forms npy parquet lance]
     python benchmarks/migrate_speed.py … --forms postgres --database postgresql://me@localhost/scratch
 
 CACHE needs three times the vectors (1.5 GB for a million of width 384). The database is one of this machine
