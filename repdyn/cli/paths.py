@@ -65,8 +65,8 @@ def import_vectors(
     source: Annotated[
         str,
         typer.Argument(
-            help="A file of vectors, .npy, .npz, .safetensors, .parquet, .arrow, .feather or .lance, or columns of "
-            "it, FILE#COLUMN,COLUMN; every column is a point.",
+            help="A file of vectors, .npy, .npz, .safetensors, .parquet, .arrow, .feather or .lance, or "
+            "columns of it, FILE#COLUMN,COLUMN; every column is a point.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The store to write, say a.paths.")],

@@ -14,6 +14,7 @@ import repdyn
 from repdyn.errors import NotFiniteError, RepdynError
 from repdyn.migration import Migration, documents_found
 from repdyn.paths import RepresentationPaths
+from repdyn.translation import LinearTranslation
 
 
 def two_models(size: int = 400, noise: float = 0.05, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -126,3 +127,30 @@ def test_bad_input_is_named() -> None:
         repdyn.migrate(a, twice, pairs=10)
     with pytest.raises(NotFiniteError):
         repdyn.migrate(a, np.full_like(b, np.inf), pairs=10)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_few_pairs_test_the_map_that_did_not_use_them(monkeypatch, right: bool) -> None:
+    """The guided map finds each of its own pairs and nothing else, which says nothing against the other."""
+    generator = np.random.default_rng(3)
+    q = np.linalg.qr(generator.normal(size=(12, 12)))[0]
+    x = generator.normal(size=(400, 12))
+    y = x @ q + 0.6 * generator.normal(size=x.shape)
+    pairs = np.stack([np.arange(10)] * 2, axis=1)
+
+    def searched(a, b, pairs=None, seed=0):
+        if pairs is not None and len(pairs):
+            matrix = np.linalg.pinv(a[pairs[:, 0]]) @ b[pairs[:, 1]]  # exact on 10 pairs of width 12
+            return LinearTranslation(matrix, np.zeros(12), np.zeros(12), verdict="not found")
+        matrix = q if right else np.linalg.qr(generator.normal(size=(12, 12)))[0]
+        return LinearTranslation(matrix, np.zeros(12), np.zeros(12), verdict="found")
+
+    monkeypatch.setattr("repdyn.migration.plan.translate", searched)
+    guided = searched(x, y, pairs)
+    assert documents_found(guided(x), y[:10], np.arange(10)).all()
+    plan = repdyn.migrate(x, y, pairs=pairs)
+    assert plan.decision == ("migrate" if right else "embed again")
+    share = documents_found(x @ q, y[:10], np.arange(10)).mean()
+    assert 0.45 <= share < 1
+    if right:
+        np.testing.assert_array_equal(plan.translation.matrix, q)
