@@ -126,6 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
             if found and self.command in method:
                 given = {key: unquote(value) for key, value in found.groupdict().items() if value}
                 return answer(self, **given)
+        if re.fullmatch(r"api/(models|datasets)/[^/]+", self.path_):
+            # A repository without a user, as the oldest ones are; huggingface_hub 1.3 asks for "user" first.
+            return self._send(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         return self._send(404, {"error": f"{self.command} {self.path_}"})
 
     def _chunks(self) -> Iterator[bytes]:
