@@ -72,7 +72,7 @@ def ways(
             yield "repdyn", count, lambda new=new, pairs=pairs: repdyn.migrate(old, new, pairs=pairs)
 
 
-def measured(models: str, name: str, cache: Path, rows: Rows, most: int) -> None:
+def measured(models: str, name: str, cache: Path, rows: Rows, least: int, most: int) -> None:
     """All ways of one set and two models; a row each."""
     before, after = models.split(":")
     read = read_set(name)
@@ -84,7 +84,7 @@ def measured(models: str, name: str, cache: Path, rows: Rows, most: int) -> None
     full = scores(again, queries, relevant)
     stays = scores(old, embedded(name, before, "queries", cache)[answered], relevant)
     for way, pairs, make in ways(old, again, others, queries):
-        if pairs > most or rows.get(models, name, way, pairs) is not None:
+        if not least <= pairs <= most or rows.get(models, name, way, pairs) is not None:
             continue
         begun = time.perf_counter()
         made = make()
@@ -134,6 +134,7 @@ def main() -> None:
     parser = parser_of(__doc__, "cache", "out")
     parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--sets", nargs="*", default=SETS)
+    parser.add_argument("--least-pairs", type=int, default=0)
     parser.add_argument("--most-pairs", type=int, default=10**9)
     parser.add_argument("--calibrate", action="store_true", help="print what held-out documents say instead")
     given = parser.parse_args()
@@ -145,7 +146,7 @@ def main() -> None:
     rows = Rows(given.out, ("models", "set", "way", "pairs"), SOURCES)
     for models in given.models:
         for name in given.sets:
-            measured(models, name, given.cache, rows, given.most_pairs)
+            measured(models, name, given.cache, rows, given.least_pairs, given.most_pairs)
     for figure in ("ndcg", "recall"):
         print(f"\n{figure}@10, share of the index embedded again")
         cells = sorted({(row["way"], row["pairs"]) for row in rows})

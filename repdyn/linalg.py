@@ -162,25 +162,31 @@ def ridge_by_leave_one_out(
     Allen, D. (1974). The relationship between variable selection and data augmentation. Technometrics 16(1).
     """
     left, values, right = np.linalg.svd(x, full_matrices=False)
-    projected = left.T @ y
     scale = float((values**2).sum()) / x.shape[1]
     if scale == 0:
         return np.zeros((x.shape[1], y.shape[1]))
-    size = np.ones(len(x)) if groups is None else np.bincount(groups)[groups]
+    kept = values > values[0] * max(x.shape) * np.finfo(x.dtype).eps
+    left, values, right = left[:, kept], values[kept], right[kept]
+    projected = left.T @ y
+    outside = y - left @ projected  # what no penalty fits
+    group = np.arange(len(x)) if groups is None else groups
+    size = np.bincount(group)[group]
+    # What is left of one row of a group if all groups are fitted exactly; 1/n: the mean was fitted too. None
+    # where there are no more groups than columns, but for rounding.
+    free = 1 - size * (1 / len(x) + (left**2).sum(axis=1))
+    free = np.where(free < 1e-9, 0.0, free)
     errors = []
     for penalty in penalties * scale:
-        # The diagonal of the hat matrix gives every leave-one-out error in closed form.
-        shrink = values**2 / (values**2 + penalty)
-        residual = y - left @ (shrink[:, None] * projected)
-        leverage = (left**2) @ shrink + 1 / len(x)  # 1/n: the mean was fitted too
-        if groups is not None and (size > 1).any():
-            # Equal rows have one leverage h: (I - h 11')^-1 r = r + 1 h sum(r) / (1 - k h) for k of them.
-            sums = np.zeros((int(groups.max()) + 1, y.shape[1]))
-            np.add.at(sums, groups, residual)
-            left_out = np.maximum(1 - size * leverage, 1e-9)
-            residual = residual + (leverage / left_out)[:, None] * sums[groups]
-        else:
-            residual = residual / np.maximum(1 - leverage, 1e-9)[:, None]
+        # The diagonal of the hat matrix gives every leave-one-out error in closed form. Equal rows have one
+        # leverage h: (I - h 11')^-1 r = r + 1 h sum(r) / (1 - k h) for k of them. Both r and 1 - k h are
+        # sums of what the penalty leaves. As differences they would be rounding at small penalties.
+        gap = penalty / (values**2 + penalty)
+        fitted = left @ (gap[:, None] * projected)
+        leverage = (left**2) @ (1 - gap) + 1 / len(x)
+        left_out = np.maximum(size * ((left**2) @ gap) + free, np.finfo(x.dtype).tiny)
+        sums = np.zeros((int(group.max()) + 1, y.shape[1]))
+        np.add.at(sums, group, fitted + np.where(free > 0, 1.0, 0.0)[:, None] * outside)
+        residual = fitted + outside + (leverage / left_out)[:, None] * sums[group]
         errors.append(float((residual**2).mean()))
     penalty = penalties[int(np.argmin(errors))] * scale
     return np.asarray(right.T @ ((values / (values**2 + penalty))[:, None] * projected))

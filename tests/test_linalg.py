@@ -86,6 +86,35 @@ def test_the_penalty_by_leave_one_out_is_that_of_refitting_without_each_row() ->
     np.testing.assert_allclose(ridge_by_leave_one_out(x, y, penalties), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("columns", [10, 39, 40, 41, 44, 60, 300])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("scales", [0.0, 2.0])
+def test_no_penalty_is_chosen_because_few_rows_can_be_fitted_exactly(columns, times, scales) -> None:
+    """With no more rows than columns the residuals and 1 - h both vanish with the penalty; it chose 1e-14."""
+    generator = np.random.default_rng(11)
+    x = generator.normal(size=(41, columns)) * np.exp(scales * generator.normal(size=columns))
+    y = x @ generator.normal(size=(columns, 3)) + 0.5 * np.sqrt(columns) * generator.normal(size=(41, 3))
+    x, y = np.repeat(x, times, axis=0), np.repeat(y, times, axis=0)
+    y = y + 0.1 * generator.normal(size=y.shape)  # copies of a row have several answers
+    groups = np.repeat(np.arange(41), times)
+    penalties = np.array([1e-14, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0, 10.0])
+    centered = x - x.mean(axis=0)
+    mean = (centered**2).sum() / columns
+    errors = []
+    for penalty in penalties * mean:
+        left_out = []
+        for group in range(41):
+            rest = groups != group
+            a, b = x[rest] - x[rest].mean(axis=0), y[rest] - y[rest].mean(axis=0)
+            matrix = ridge(torch.tensor(a), torch.tensor(b), penalty).numpy()
+            left_out.append(y[~rest] - y[rest].mean(axis=0) - (x[~rest] - x[rest].mean(axis=0)) @ matrix)
+        errors.append(np.square(left_out).mean())
+    best = penalties[int(np.argmin(errors))] * mean
+    expected = ridge(torch.tensor(centered), torch.tensor(y - y.mean(axis=0)), best).numpy()
+    found = ridge_by_leave_one_out(centered, y - y.mean(axis=0), penalties, groups)
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+
+
 def test_constant_inputs_give_the_zero_map() -> None:
     zero, y = np.zeros((5, 3)), centred(5, 2, 10)
     assert not ridge_path(zero, y, np.array([1.0]))[0].any()
