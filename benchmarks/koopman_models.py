@@ -19,6 +19,8 @@ efficientnet-cifar10  the same on 10 000 pictures of CIFAR-10, 96 px    fifth st
 mobilenet-cifar10     the same on 10 000 pictures of CIFAR-10, 96 px    fifth stage to the pooled point
 smollm2               SmolLM2-135M, CLINC150 texts, own head            tenth layer on, of the last token
 smollm2-mean          SmolLM2-135M, CLINC150, linear probe              tenth layer on, mean over tokens
+minilm-l3-unread      minilm-l3, tested on queries that it never reads  embeddings through all blocks
+resnet20-folds        resnet20, tested on another fifth with each seed  second stage to the last block
 ====================  ================================================  ===================================
 
 The sentence encoders' mean-pooled embeddings hold the words of a query without their order; a language
@@ -32,7 +34,7 @@ Traces and every finished run are kept in the cache. About an hour on one core.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache, partial
@@ -46,10 +48,10 @@ from harness import mean_of, once_json, parser_of
 from numpy.typing import NDArray
 from stored_pictures import labeled_jpegs
 from stored_texts import rows_of, smollm2
-from translation_data import read
+from translation_data import _corpus, read
 
 import repdyn
-from repdyn.intervals import bootstrap
+from repdyn.intervals import Estimate, bootstrap
 from repdyn.koopman import KoopmanAutoencoder, controls
 from repdyn.koopman.readout import LinearProbe
 from repdyn.paths import RepresentationPaths
@@ -74,6 +76,10 @@ class Setting:
     labeled: bool = True
     """Whether labels are classes of the readout."""
     epochs: int = 60
+    unread_of: str = ""
+    """Setting that is fitted to; the test paths are the stored ones of all texts that it does not read."""
+    folds: bool = False
+    """Whether each seed is tested on another part: seed ``k`` on that ``k + 1`` fifths before the last."""
 
 
 def pictures() -> dict[str, tuple[list[Any], NDArray[np.int64]]]:
@@ -148,6 +154,12 @@ SETTINGS = {
     ),
     "smollm2": Setting("smollm2", (), "last", queries(2000, 300, 700), True, labeled=False),
     "smollm2-mean": Setting("", ("*",), "", stored, False, ("smollm2", "clinc150")),
+    "minilm-l3-unread": Setting(
+        "", ("*",), "", stored, False, ("minilm-l3", "clinc150"), unread_of="minilm-l3"
+    ),
+    "resnet20-folds": Setting(
+        "", ("layer2.*", "layer3.*"), "", stored, True, ("resnet20", "cifar10"), folds=True
+    ),
 }
 
 
@@ -158,11 +170,13 @@ def load(setting: Setting) -> Any:
     return smollm2() if setting.model == "smollm2" else repdyn.load(setting.model)
 
 
-def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]:
+def traced(name: str, cache: Path, fold: int = 0) -> tuple[dict[str, RepresentationPaths], Any]:
     """Paths of the three parts, traced once, and the model's own head."""
     setting = SETTINGS[name]
+    if setting.unread_of:
+        return unread(setting, cache), None
     if setting.stored[0]:
-        return parts_of(setting, cache), load(setting).head if setting.own_head else None
+        return parts_of(setting, cache, fold), load(setting).head if setting.own_head else None
     model = load(setting)
     points: tuple[str, ...] = setting.points
     if setting.model == "smollm2":
@@ -174,13 +188,29 @@ def traced(name: str, cache: Path) -> tuple[dict[str, RepresentationPaths], Any]
     return parts, model.head
 
 
-def parts_of(setting: Setting, cache: Path) -> dict[str, RepresentationPaths]:
-    """The three parts of paths that ``translation_data.py`` reads, in its random order."""
+def unread(setting: Setting, cache: Path) -> dict[str, RepresentationPaths]:
+    """Parts of another setting, tested on every stored text that it does not read; equal texts count once."""
+    parts, _ = traced(setting.unread_of, cache)
+    given = SETTINGS[setting.unread_of].data()
+    known = {text for texts, _ in given.values() for text in texts}
+    texts, labels = _corpus(setting.stored[1])
+    whole = read(*setting.stored, cache)
+    rows = {text: row for row, text in reversed(list(enumerate(texts))) if text not in known}
+    first = np.sort(list(rows.values()))
+    codes = np.unique(labels, return_inverse=True)[1]
+    arrays = {point: np.asarray(whole[point])[first] for point in parts["train"].points}
+    return parts | {"test": RepresentationPaths.from_arrays(arrays, labels=codes[first])}
+
+
+def parts_of(setting: Setting, cache: Path, fold: int = 0) -> dict[str, RepresentationPaths]:
+    """The three parts of paths that ``translation_data.py`` reads, in its random order, turned by fifths."""
     whole = read(*setting.stored, cache)
     points = [p for p in whole.points if any(fnmatch(p, pattern) for pattern in setting.points)]
     found = {}
+    order = np.roll(np.arange(len(whole)), fold * (len(whole) // 5))
     for part, ends in PARTS.items():
-        some = whole.subset(slice(*(round(end * len(whole)) for end in ends)))
+        start, stop = (round(end * len(whole)) for end in ends)
+        some = whole.subset(order[start:stop] if fold else slice(start, stop))
         arrays = {point: np.asarray(some[point]) for point in points}
         found[part] = RepresentationPaths.from_arrays(arrays, labels=some.labels)
     return found
@@ -278,6 +308,16 @@ def decisions(
     return decide
 
 
+def of_parts(estimates: Sequence[Mapping[str, float]]) -> Estimate:
+    """Mean over test parts that share no sample, with the interval of a mean of independent estimates."""
+    value = mean_of(estimates).value
+    low, high = (
+        float(np.sqrt(np.square([one["value"] - one[end] for one in estimates]).sum()) / len(estimates))
+        for end in ("low", "high")
+    )
+    return Estimate(value, value - low, value + high)
+
+
 def table(done: list[dict[str, Any]]) -> str:
     """All models, all predictors, and what the autoencoder adds to the best control."""
     lines = []
@@ -287,16 +327,17 @@ def table(done: list[dict[str, Any]]) -> str:
             continue
         setting, points, (fitted, tested) = SETTINGS[name], runs[0]["points"], runs[0]["samples"]
         reads = "own head" if setting.own_head else "linear probe"
+        over = of_parts if setting.folds else mean_of
         lines += [
             f"{name}: {points[0]} -> {points[-1]} ({len(points)} points), {fitted} training and "
             f"{tested} test paths, {len(runs)} seeds, {reads}",
             f"  {'':20}{'FVU of the last point':>24}{'accuracy':>24}{'agreement':>24}",
         ]
         if setting.labeled:
-            lines.append(f"  {TRUE:20}{'':24}{mean_of([run['true'] for run in runs])!r:>24}")
+            lines.append(f"  {TRUE:20}{'':24}{over([run['true'] for run in runs])!r:>24}")
         for predictor in runs[0]["figures"]:
             cells = [
-                f"{mean_of([run['figures'][predictor][what] for run in runs])!r:>24}"
+                f"{over([run['figures'][predictor][what] for run in runs])!r:>24}"
                 for what in ("fvu", "accuracy", "agreement")
             ]
             if not setting.labeled:
@@ -305,7 +346,7 @@ def table(done: list[dict[str, Any]]) -> str:
         best = max({run["best"] for run in runs}, key=[run["best"] for run in runs].count)
         lines.append(f"  over the best control, {best}:")
         for what in ("fvu", "accuracy", "agreement") if setting.labeled else ("fvu", "agreement"):
-            gain = mean_of([run["gain"][what] for run in runs])
+            gain = over([run["gain"][what] for run in runs])
             verdict = "better" if gain.low > ADDS else "worse" if gain.high < ADDS else "no difference shown"
             lines.append(f"    {what:10} {gain!r}  {verdict}")
         lines.append("")
@@ -319,15 +360,11 @@ def main() -> None:
     arguments = parser.parse_args()
     done = []
     for name in arguments.models:
-        setting = cache(partial(traced, name, arguments.cache))
-        done += [
-            once_json(
-                arguments.cache / f"{name}-{seed}.json",
-                partial(run_with, setting, name, seed, arguments.cache),
-                SOURCES,
-            )
-            for seed in range(arguments.seeds)
-        ]
+        paths = cache(partial(traced, name, arguments.cache))
+        for seed in range(arguments.seeds):
+            own = partial(paths, seed + 1) if SETTINGS[name].folds else paths
+            make = partial(run_with, own, name, seed, arguments.cache)
+            done.append(once_json(arguments.cache / f"{name}-{seed}.json", make, SOURCES))
     print(table(done))
 
 

@@ -169,9 +169,9 @@ WORK: dict[str, Callable[[int], Work]] = {
     "minilm-l3 clinc150": lambda seed: clinc(L3, (1, 2), seed, 1000, 1000),
     "minilm-l6 clinc150": lambda seed: clinc(L6, (1, 2, 3), seed, 1000, 1000),
     "minilm-l3 sts-b": lambda seed: stsb(L3, (1, 2), seed, 1000, 1000),
-    "minilm-l6 sts-b": lambda seed: stsb(L6, (1, 2, 3), seed, 1000, 1000),
-    "resnet20 cifar-10": lambda seed: resnet20((1, 2), seed, 600, 2000),
-    "smollm2 docstrings": lambda seed: docstrings((3, 8, 12), seed, 240, 120),
+    "minilm-l6 sts-b": lambda seed: stsb(L6, (1, 2, 3), seed, 1000, 500),
+    "resnet20 cifar-10": lambda seed: resnet20((1, 2, 3), seed, 600, 2000),
+    "smollm2 docstrings": lambda seed: docstrings((3, 8, 12), seed, 100, 40),
 }
 
 

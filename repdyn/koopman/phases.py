@@ -104,9 +104,13 @@ class Phases(Result, kind="phases"):
         """``"found"`` if there are several phases of which some has several steps.
 
         ``"not found"`` if one map serves all steps, or every step has a map of its own, else
-        ``"inconclusive"``. The interval of the number decides.
+        ``"inconclusive"``. The interval of the number decides. If maps are relative to frames, that several
+        steps share one is ``"inconclusive"``: in a space as wide as the widest point, one map can hold those
+        of several narrower points side by side.
         """
         steps = len(self.points) - 1
+        if self.relative and self.number.low < steps:
+            return "inconclusive"
         if self.number.low > 1 and self.number.high < steps:
             return "found"
         return "not found" if self.number.high <= 1 or self.number.low >= steps else "inconclusive"
@@ -117,6 +121,11 @@ class Phases(Result, kind="phases"):
         low, high, steps = int(self.number.low), int(self.number.high), len(self.points) - 1
         if self.verdict == "found":
             return f"{len(self.starts)} phases, each with one map"
+        if self.relative and self.verdict == "inconclusive":
+            return (
+                f"{len(self.starts)} phases in frames of their own, where one map can hold those of several "
+                "narrower points"
+            )
         if self.verdict == "inconclusive":
             return f"the data agree with {low} to {high} phases"
         return "one map serves all steps" if high <= 1 else f"each of the {steps} steps has a map of its own"
@@ -126,10 +135,13 @@ class Phases(Result, kind="phases"):
         """Whether one map for each phase is as good as one for each step on test paths.
 
         ``"found"`` if the interval of :attr:`ratio` ends below 1.1, ``"not found"`` if it begins above it, or
-        if no phase has more than one step.
+        if no phase has more than one step. ``"inconclusive"`` if maps are relative to frames, as
+        :attr:`verdict`.
         """
         if len(self.starts) == len(self.points) - 1:
             return "not found"
+        if self.relative:
+            return "inconclusive"
         limit = 1 + _SETTINGS.material
         if self.ratio.high < limit:
             return "found"

@@ -394,7 +394,7 @@ class _Run:
                 optimization.linearity(
                     propagated.view(len(self.depths), -1, z.shape[-1]),
                     z_later.view(len(self.depths), -1, z.shape[-1]),
-                    torch.stack([self.variance[depth] for depth in self.depths]),
+                    self.variance[self.depths[0] :],
                 ),
                 optimization.state(decoded[2], target[1], unit[1]),
                 optimization.isometry(target, z.view(2, count, -1), unit),
@@ -404,8 +404,8 @@ class _Run:
     def _propagators(self) -> Tensor:
         """Flows from the first point to each supervised depth, shape ``(depths, d + 1, d)``."""
         with full_precision(self.device):
-            flows = self.operator.from_first()
-            return torch.stack([flows[depth - 1] for depth in self.depths])
+            # Supervised are all later points or the last one.
+            return self.operator.from_first()[self.depths[0] - 1 :]
 
     @torch.no_grad()
     def validate(self) -> None:

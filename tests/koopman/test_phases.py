@@ -165,6 +165,22 @@ def test_widths_that_differ_are_relative_to_frames() -> None:
     assert "relative to frames" in repr(found)
 
 
+def test_unrelated_maps_of_narrow_points_are_not_called_one_phase() -> None:
+    """A frame as wide as the widest point has room for the maps of all narrower ones."""
+    draw = np.random.default_rng(0)
+    states = [draw.standard_normal((600, 4))]
+    for width in (4, 4, 4, 64):
+        moved = states[-1] @ draw.standard_normal((4, width)) / 2
+        states.append(moved + 0.1 * draw.standard_normal(moved.shape))
+    paths = RepresentationPaths.from_arrays({f"p{n}": x.astype(np.float32) for n, x in enumerate(states)})
+    found = phases(paths, paths)
+    assert found.starts == (0,)  # what the search sees: each step's map is a random one of its own
+    assert found.verdict == found.autonomous == "inconclusive"
+    assert "narrower points" in found.reason
+    equal = RepresentationPaths.from_arrays({p: np.asarray(paths[p]) for p in paths.points[:4]})
+    assert phases(equal, equal).verdict == "not found"
+
+
 @pytest.mark.parametrize("points", [2, 3])
 def test_a_short_path_is_refused_before_the_fit(points: int) -> None:
     paths = planted([np.eye(3)] * (points - 1))
