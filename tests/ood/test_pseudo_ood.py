@@ -47,11 +47,10 @@ def test_one_wide_coordinate_does_not_end_a_recommendation(seed: int) -> None:
 
 def test_contracted_paths_lie_halfway_to_the_mean_at_every_point() -> None:
     generator = np.random.default_rng(0)
-    arrays = {
-        "a": generator.normal(size=(30, 4)).astype(np.float32) + 100,
-        "b": generator.normal(size=(30, 2)),
-    }
-    logits = generator.normal(size=(30, 3))
+    sizes = {"a": 4, "b": 2, "logits": 3}
+    drawn = {name: generator.normal(size=(30, width)) + 100 for name, width in sizes.items()}
+    arrays = {name: x.astype(np.float32) for name, x in drawn.items()}
+    logits = arrays.pop("logits")
     paths = RepresentationPaths.from_arrays(arrays, logits=logits, labels=np.arange(30))
     found = contracted(paths)
     for name, x in {**arrays, "logits": logits}.items():
