@@ -50,7 +50,7 @@ from repdyn.ood.comparison import IN_DISTRIBUTION, MEAN, compare
 from repdyn.ood.detector import Detector
 from repdyn.ood.evaluation import score_all, statistics_scores
 from repdyn.ood.settings import PSEUDO_OOD
-from repdyn.ood.union import HEAD_MEMBERS
+from repdyn.ood.union import HEAD_MEMBERS, LATER_PATHS
 from repdyn.paths import RepresentationPaths
 
 DIRECTION = "direction"
@@ -88,7 +88,7 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
     if MOVES in union.controls_:
         ours["EnergyTrajectoryDetector"] = union.controls_[MOVES]
     # What exists only inside the union is no baseline of it; pytorch-ood has its own guided energy.
-    inside = ("path", "relative path", "trajectory", MOVES, *HEAD_MEMBERS)
+    inside = ("path", "relative path", "trajectory", MOVES, *LATER_PATHS, *HEAD_MEMBERS)
     scores = score_all({**ours, **union.controls_}, sets)
     members = _members(union, scores, seed)
     scores = {name: row for name, row in scores.items() if name not in inside}

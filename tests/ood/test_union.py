@@ -127,7 +127,9 @@ def test_of_few_samples_later_points_count_more() -> None:
     assert lower[1] > lower[0] + 0.03
 
 
-@pytest.mark.parametrize("count, names", [(1, set()), (2, set()), (3, {"later half"}), (4, {"later half"})])
+@pytest.mark.parametrize(
+    ("count", "names"), [(1, set()), (2, set()), (3, {"later half"}), (4, {"later half"})]
+)
 def test_of_few_points_no_two_members_of_a_union_are_the_same_path(count: int, names: set[str]) -> None:
     arrays = {f"p{k}": np.random.default_rng(k).normal(size=(60, 6)) for k in range(count)}
     union = UnionDetector().fit(RepresentationPaths.from_arrays(arrays))
