@@ -98,7 +98,8 @@ def recommend(
     The *far* sets hold samples with all, or a tenth, of their coordinates permuted over samples, which keeps
     all marginals and breaks their dependence. No out-of-distribution data is used.
 
-    A union is recommended if there is one, unless another candidate
+    A union is recommended if there is one (of several, the one with the highest mean AUROC), unless another
+    candidate
 
     - has the highest mean AUROC, and beats the union in every draw with the interval of the difference above
       0, and
