@@ -50,7 +50,7 @@ from repdyn.ood.comparison import IN_DISTRIBUTION, MEAN, compare
 from repdyn.ood.detector import Detector
 from repdyn.ood.evaluation import score_all, statistics_scores
 from repdyn.ood.settings import PSEUDO_OOD
-from repdyn.ood.union import HEAD_MEMBERS
+from repdyn.ood.union import HEAD_MEMBERS, LATER_PATHS
 from repdyn.paths import RepresentationPaths
 
 DIRECTION = "direction"
@@ -88,9 +88,10 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
     if MOVES in union.controls_:
         ours["EnergyTrajectoryDetector"] = union.controls_[MOVES]
     # What exists only inside the union is no baseline of it; pytorch-ood has its own guided energy.
-    inside = ("path", "relative path", "trajectory", MOVES, *HEAD_MEMBERS)
-    parts = {name: part for name, part in union.controls_.items() if name not in inside}
-    scores = score_all({**ours, **parts}, sets)
+    inside = ("path", "relative path", "trajectory", MOVES, *LATER_PATHS, *HEAD_MEMBERS)
+    scores = score_all({**ours, **union.controls_}, sets)
+    members = _members(union, scores, seed)
+    scores = {name: row for name, row in scores.items() if name not in inside}
     _merge(scores, kept, lambda: _rivals(drawn, sets, seed))
     if drawn.maps and drawn.head is not None:
         head = drawn.head
@@ -104,6 +105,7 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
     shown = {name: {k: v for k, v in row.items() if k != CALIBRATION} for name, row in scores.items()}
     found = compare(shown, seed=seed)
     result: dict[str, Any] = {"weights": union.weights_, "false_positive_rate": flagged, "judged": {}}
+    result["members"] = members
     result["table"] = {
         name: {where: {m: e.to_dict() for m, e in cell.items()} for where, cell in row.items()}
         for name, row in found.table().items()
@@ -118,6 +120,15 @@ def run(drawn: Drawn, seed: int, kept: Path, *, surrogate: bool, advice: bool) -
     if advice:
         result["recommended"] = _recommended(drawn, sets, seed)
     return result
+
+
+def _members(union: UnionDetector, scores: dict[str, dict[str, Any]], seed: int) -> dict[str, dict[str, Any]]:
+    """AUROC and FPR@95 of the union and of each of its members, mean of sets: none should be ahead of it."""
+    names = ("UnionDetector", *union.weights_)
+    shown = {name: {k: v for k, v in scores[name].items() if k != CALIBRATION} for name in names}
+    rows = compare(shown, seed=seed).table()
+    cells = {name: row.get(MEAN) or next(iter(row.values())) for name, row in rows.items()}
+    return {name: {m: e.to_dict() for m, e in cell.items()} for name, cell in cells.items()}
 
 
 def _recommended(drawn: Drawn, sets: dict[str, RepresentationPaths], seed: int) -> dict[str, Any]:
@@ -248,7 +259,10 @@ def summary(runs: list[dict[str, Any]]) -> list[str]:
         rates = ", ".join(f"{rate[name]:.3f}" for rate in flagged if name in rate)
         lines.append(f"    test samples flagged at 5 %: {rates}")
     weights = [" ".join(f"{name} {weight:.2f}" for name, weight in r["weights"].items()) for r in runs]
-    lines.append(f"weights of the union: {'; '.join(weights)}")
+    lines += [f"weights of the union: {'; '.join(weights)}", "AUROC of the union and its members, by seed:"]
+    for name in runs[0]["members"]:
+        own = [run["members"][name]["auroc"]["value"] for run in runs if name in run["members"]]
+        lines.append(f"    {name:<44}{', '.join(f'{value:.3f}' for value in own)}")
     advised = runs[0]["recommended"]
     figures = [f"{advised[metric]['value']:.3f}" for metric in ("auroc", "fpr95") if metric in advised]
     lines.append(

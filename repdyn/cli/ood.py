@@ -117,15 +117,15 @@ def _named(name: str, seed: int) -> Detector | None:
 
 
 def _recommended(stored: Any, seed: int) -> tuple[str, Detector, Any]:
-    """Name, unfitted detector and figures of the recommendation; the path detector if there is none."""
+    """Name, unfitted detector and figures of the recommendation; the union if there is none."""
     from repdyn.errors import RepdynError
-    from repdyn.ood import PathDetector, recommend
+    from repdyn.ood import UnionDetector, recommend
 
     try:
         advice = recommend(stored, seed=seed)
     except RepdynError as why:
-        say(f"detectors were not compared; the path detector is used: {why}")
-        return "path", PathDetector(seed=seed), None
+        say(f"detectors were not compared; the union is used: {why}")
+        return "union", UnionDetector(seed=seed), None
     say(repr(advice))
     return advice.best, advice.detector, advice.to_dict()
 

@@ -15,9 +15,10 @@ from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.paths import RepresentationPaths
 from repdyn.repeats import groups_of_equal_rows
 
-__all__ = ["PseudoOODSplit", "draw_paths", "find_groups", "split_pseudo_ood"]
+__all__ = ["CONTRACTED", "PseudoOODSplit", "contracted", "draw_paths", "find_groups", "split_pseudo_ood"]
 
 HELD_OUT, SHUFFLED, PARTLY = "held-out groups", "shuffled coordinates", "partly shuffled"
+CONTRACTED = "contracted"
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +103,24 @@ def split_pseudo_ood(
     sets[SHUFFLED] = _shuffled(test, 1.0, generator)
     sets[PARTLY] = _shuffled(test, PSEUDO_OOD.partial_shuffle, generator)
     return PseudoOODSplit(paths.subset(np.sort(known[tested:])), sets)
+
+
+def contracted(paths: RepresentationPaths) -> RepresentationPaths:
+    """Paths halfway to their mean at every point: inputs that are *too likely*, such as a blurred picture.
+
+    A density with one mode is higher there than at the paths themselves. The set is no part of the mean that
+    candidates are compared by, because a detector that only finds large distances may be the best one for far
+    sets. It holds a candidate back that is blind to such inputs where a union is not.
+    """
+
+    def contract(x: Any) -> NDArray[Any]:
+        x = np.asarray(x)
+        mean = x.mean(axis=0, dtype=np.float64)
+        return np.asarray(mean + PSEUDO_OOD.contraction * (x - mean), dtype=x.dtype)
+
+    arrays = {point: contract(paths[point]) for point in paths.points}
+    logits = None if paths.logits is None else contract(paths.logits)
+    return RepresentationPaths.from_arrays(arrays, logits=logits, meta=paths.meta)
 
 
 def _held_out(group: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.intp]:

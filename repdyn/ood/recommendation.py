@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repdyn.errors import RepdynError
 from repdyn.intervals import Estimate
-from repdyn.ood.comparison import MEAN, compare
+from repdyn.ood.comparison import IN_DISTRIBUTION, MEAN, Comparison, compare
 from repdyn.ood.detector import Detector, equal_paths
 from repdyn.ood.detectors import DensityDetector, PathDetector
 from repdyn.ood.evaluation import OODEvaluation, evaluation_of, score_all
 from repdyn.ood.neighbor_detectors import GuidedEnergyDetector
-from repdyn.ood.pseudo_ood import draw_paths, find_groups, split_pseudo_ood
+from repdyn.ood.pseudo_ood import CONTRACTED, contracted, draw_paths, find_groups, split_pseudo_ood
 from repdyn.ood.records import from_settings
 from repdyn.ood.settings import PSEUDO_OOD
-from repdyn.ood.union import UnionDetector
+from repdyn.ood.union import LATER_PATHS, UnionDetector
 from repdyn.paths import PathsLike, RepresentationPaths, as_paths
 from repdyn.progress import track
 from repdyn.results import Result
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recommendation", "recommend"]
 
-PATH, RELATIVE, UNION = "path", "relative path", "union"
+PATH, UNION = "path", "union"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ class Recommendation(Result, kind="recommendation"):
     detector
         The recommended detector, not fitted.
     table
-        ``{detector: {set: Estimate}}`` of AUROC, mean over the draws of value and interval ends. The
-        recommendation is decided by the set ``"mean of sets"``.
+        ``{detector: {set: Estimate}}`` of AUROC, mean over the draws of value and interval ends. The set
+        ``"contracted"`` is no part of ``"mean of sets"``.
     groups
         Kind of the groups that were held out: ``"labels"`` or ``"clusters"``.
     verdict
@@ -96,12 +96,20 @@ def recommend(
     The pseudo-OOD sets are made of in-distribution paths (:mod:`repdyn.ood.pseudo_ood`). The *near* set holds
     groups (classes, or clusters of the last point where there are no labels) that no detector was fitted on.
     The *far* sets hold samples with all, or a tenth, of their coordinates permuted over samples, which keeps
-    all marginals and breaks their dependence. The candidate with the highest mean AUROC is recommended. No
-    out-of-distribution data is used.
+    all marginals and breaks their dependence. No out-of-distribution data is used.
+
+    A union is recommended if there is one (of several, the one with the highest mean AUROC), unless another
+    candidate
+
+    - has the highest mean AUROC, and beats the union in every draw with the interval of the difference above
+      0, and
+    - is not beaten by the union in the same way on *contracted* samples, which lie halfway to the mean. They
+      stand for inputs that are too likely, such as blurred pictures, which a distance alone does not find.
+
+    Without a union among the candidates the one with the highest mean AUROC is recommended.
 
     A head was trained on the held-out groups. The AUROC of the guided energy on the near set is therefore too
-    low, and the union is validated without energies. Where it has energies, the union is recommended unless
-    another candidate beats it in every draw, with the interval of the difference above 0.
+    low, and the union is validated without energies.
 
     With fewer than about 350 paths, the union that is compared was fitted to fewer than 200, and has the
     members of so few; the one that is recommended has those of all paths.
@@ -145,39 +153,81 @@ def recommend(
     count, needed = len(np.unique(group)), PSEUDO_OOD.min_groups
     if count < needed:
         raise RepdynError(f"recommend: needs at least {needed} groups to hold some out, got {count} {kind}")
-    trials = []
-    for _ in track(range(PSEUDO_OOD.draws), "comparing detectors on held-out groups"):
+    drawn = []
+    for draw in track(range(PSEUDO_OOD.draws), "comparing detectors on held-out groups"):
         split = split_pseudo_ood(paths, group, generator)
-        trials.append((_fitted(split.fit, candidates, seed), split.sets))
-    scores = [score_all(fitted, sets, seed=seed) for fitted, sets in trials]
-    for own, (fitted, _) in zip(scores, trials):
-        for name in own.keys() - fitted.keys():  # energy alone is no candidate
-            del own[name]
-    equal = [{name: equal_paths(own, own.points) for name, own in sets.items()} for _, sets in trials]
-    comparisons = [
-        compare(own, groups=groups, seed=seed + draw) for draw, (own, groups) in enumerate(zip(scores, equal))
-    ]
-    tables = [comparison.table() for comparison in comparisons]
+        drawn.append(_compared(_fitted(split.fit, candidates, seed), split.sets, seed + draw))
+    tables = [each.table() for each in drawn]
+    # Class means may help in one draw and not in another.
+    names = [name for name in tables[0] if all(name in each for each in tables)]
     table = {
-        name: {trial: _mean([t[name][trial]["auroc"] for t in tables]) for trial in row}
-        for name, row in tables[0].items()
+        name: {trial: _mean([each[name][trial]["auroc"] for each in tables]) for trial in tables[0][name]}
+        for name in names
     }
-    best = max(table, key=lambda name: table[name][MEAN].value)
-    # The contribution of the head to the union was not validated: the union is kept unless clearly beaten.
-    has_energies = paths.logits_width is not None and RELATIVE not in table
-    unvalidated = candidates is None and has_energies and best != UNION
-    if unvalidated and any(c.against(best, [UNION]).verdict[MEAN] != "found" for c in comparisons):
-        best = UNION
+    best = _best(table, drawn)
     rivals = [name for name in table if name != best]
-    beats = bool(rivals) and all(c.against(best, rivals).verdict[MEAN] == "found" for c in comparisons)
-    fitted, sets = trials[0]
-    detector = candidates[best] if candidates is not None else _unfitted(best, fitted[best], seed)
-    shown = fitted[best]
+    beats = bool(rivals) and all(each.pseudo.against(best, rivals).verdict[MEAN] == "found" for each in drawn)
+    first = drawn[0]
+    shown = first.fitted[best]
+    detector = candidates[best] if candidates is not None else _unfitted(best, shown, seed)
     profile = None
     if isinstance(shown, DensityDetector):
-        profile = {name: shown.profile(own) for name, own in sets.items()}
-    evaluation = evaluation_of(best, shown, profile, scores[0], comparisons[0], "id")
+        profile = {name: shown.profile(own) for name, own in first.sets.items()}
+    evaluation = evaluation_of(best, shown, profile, first.scores, first.pseudo, "id")
     return Recommendation(best, detector, table, kind, "found" if beats else "inconclusive", evaluation)
+
+
+class _Draw(NamedTuple):
+    """One draw of pseudo-OOD sets: the fitted candidates, and how they compare.
+
+    Attributes
+    ----------
+    fitted
+        Candidates by name.
+    sets
+        The pseudo-OOD sets, and in-distribution samples.
+    scores
+        ``{candidate: {set: (N,)}}`` of these.
+    pseudo, likely
+        Comparison on the sets, and on contracted samples.
+    """
+
+    fitted: dict[str, Detector]
+    sets: dict[str, RepresentationPaths]
+    scores: dict[str, dict[str, NDArray[Any]]]
+    pseudo: Comparison
+    likely: Comparison
+
+    def table(self) -> dict[str, dict[str, dict[str, Estimate]]]:
+        """Figures of both comparisons, ``{candidate: {set: {metric: Estimate}}}``."""
+        likely = self.likely.table()
+        return {name: {**row, **likely[name]} for name, row in self.pseudo.table().items()}
+
+
+def _compared(fitted: dict[str, Detector], sets: dict[str, RepresentationPaths], seed: int) -> _Draw:
+    given = {**sets, CONTRACTED: contracted(sets[IN_DISTRIBUTION])}
+    scores = score_all(fitted, given, seed=seed)
+    groups = {name: equal_paths(own, own.points) for name, own in given.items()}
+
+    def on(*names: str) -> tuple[dict[str, dict[str, NDArray[Any]]], Comparison]:
+        # The energy alone, which is scored too, is no candidate.
+        own = {name: {which: scores[name][which] for which in names} for name in fitted}
+        return own, compare(own, groups=groups, seed=seed)
+
+    _, likely = on(IN_DISTRIBUTION, CONTRACTED)
+    return _Draw(fitted, sets, *on(*sets), likely)
+
+
+def _best(table: Mapping[str, Mapping[str, Estimate]], drawn: Sequence[_Draw]) -> str:
+    """The name that is recommended: a union, unless another candidate is clearly better."""
+    order = sorted(table, key=lambda name: -table[name][MEAN].value)
+    best, fitted = order[0], drawn[0].fitted
+    union = next((name for name in order if isinstance(fitted[name], UnionDetector)), best)
+    if best == union:
+        return best
+    better = all(each.pseudo.against(best, [union]).verdict[MEAN] == "found" for each in drawn)
+    blind = all(each.likely.against(union, [best]).verdict[CONTRACTED] == "found" for each in drawn)
+    return best if better and not blind else union
 
 
 def _fitted(
@@ -189,6 +239,8 @@ def _fitted(
     # The head was trained on the held-out groups: the union is validated without its energies.
     union = UnionDetector(seed=seed).fit(_without_logits(paths))
     fitted: dict[str, Detector] = {**union.controls_, UNION: union}  # the union holds the others
+    for name in LATER_PATHS:  # what the split leaves may be too few for the usual members
+        fitted.pop(name, None)
     if paths.logits_width is not None:
         fitted["guided energy"] = GuidedEnergyDetector(seed=seed).fit(paths)
     return fitted

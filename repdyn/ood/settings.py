@@ -152,6 +152,9 @@ class PseudoOODSettings:
     """Share of the known groups' paths that no detector is fitted on. Not studied."""
     partial_shuffle: float = 0.1
     """Share of the coordinates that are shuffled in the harder far set (docs/studies/ood.md)."""
+    contraction: float = 0.5
+    """Share of the distance from the mean that contracted paths keep. Shares of .25 and .7 recommended the
+    same detectors on the draws that it was chosen on (docs/studies/ood.md)."""
     draws: int = 2
     """Draws of held-out groups in a recommendation. Not studied."""
     weight_penalty: float = 0.02

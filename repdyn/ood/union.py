@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from repdyn.ood.modules import UnionModule
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["HEAD_MEMBERS", "UnionDetector", "ensemble_weights"]
+__all__ = ["HEAD_MEMBERS", "LATER_PATHS", "UnionDetector", "ensemble_weights"]
 
 Array = NDArray[np.float64]
 
 HEAD_MEMBERS = ("guided energy", "energy of the head")
+LATER_PATHS = ("later half", "last third")
+"""Members of a union of few samples, beside the whole path and the last point."""
 
 
 class UnionDetector(Detector):
@@ -78,7 +80,8 @@ class UnionDetector(Detector):
     the far sets (:mod:`repdyn.ood.pseudo_ood`). Members are fitted without them. A logistic regression of
     in-distribution against pseudo-OOD samples on −log p_i, with non-negative weights, is penalized towards
     equal weights. Weights stay equal where the sets are uninformative, or where there are fewer than 200
-    paths; of so few, the Mahalanobis distance at the last point takes the place of neighbors and of the head.
+    paths; of so few, the Mahalanobis distance at the last point and paths over the later half and the last
+    third of the points take the place of neighbors and of the head.
     The energies take no part: the head was trained on the held-out groups, so it does not find them
     unusual, and would get a weight of 0.
 
@@ -246,6 +249,8 @@ def _fit_default_members(
     for name in ("relative Mahalanobis", "Mahalanobis" if few else "nearest neighbors"):
         if name in controls:
             members[name] = controls.pop(name)
+    if few:
+        members.update(_later_paths(statistics, members["path"].points_))
     if paths.labels is None:
         # It finds groups by itself; with labels the members above have better ones.
         members["mixture"] = MixtureDetector(seed=seed).fit(paths)
@@ -254,6 +259,20 @@ def _fit_default_members(
         guided = GuidedEnergyDetector(seed=seed).fit(paths)
         members.update(zip(HEAD_MEMBERS, (guided, EnergyDetector().fit(paths))))
     return members, controls
+
+
+def _later_paths(statistics: PathStatistics, points: tuple[str, ...]) -> dict[str, Detector]:
+    """Paths over the later half and the last third of the points, where these are no path of another member.
+
+    With few samples the first points are no worse described than the last ones, and say less.
+    """
+    half, third = max(2, len(points) - len(points) // 2), max(2, len(points) // 3)
+    counts = dict(zip(LATER_PATHS, (half, third) if third < half else (half,)))
+    return {
+        name: PathDetector(points[-count:], seed=statistics.seed).fit_statistics(statistics)
+        for name, count in counts.items()
+        if count < len(points)
+    }
 
 
 def _validated_weights(paths: RepresentationPaths, names: tuple[str, ...], seed: int) -> dict[str, float]:

@@ -109,6 +109,7 @@ def test_too_few_paths_to_compare_detectors_is_said(command, tmp_path):
     status, out, _ = command("ood", "fit", "few.paths", "--out", "few.detector")
     assert status == 0
     assert "at least 200 paths" in out
+    assert isinstance(load_detector(tmp_path / "few.detector"), UnionDetector)
 
 
 def test_store_and_parquet_score_alike_and_drift_is_told(command, detector, tmp_path):

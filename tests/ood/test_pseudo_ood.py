@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from repdyn.ood import KNNDetector, MahalanobisDetector, recommend
-from repdyn.ood.pseudo_ood import HELD_OUT, split_pseudo_ood
+from repdyn.ood.pseudo_ood import HELD_OUT, contracted, split_pseudo_ood
 from repdyn.paths import RepresentationPaths
 
 
@@ -43,3 +43,19 @@ def test_one_wide_coordinate_does_not_end_a_recommendation(seed: int) -> None:
     paths = RepresentationPaths.from_arrays({"a": x[0], "b": x[1]})
     found = recommend(paths, {"knn": KNNDetector(), "mahalanobis": MahalanobisDetector()}, seed=seed)
     assert found.verdict in ("found", "inconclusive", "not found")
+
+
+def test_contracted_paths_lie_halfway_to_the_mean_at_every_point() -> None:
+    generator = np.random.default_rng(0)
+    sizes = {"a": 4, "b": 2, "logits": 3}
+    drawn = {name: generator.normal(size=(30, width)) + 100 for name, width in sizes.items()}
+    arrays = {name: x.astype(np.float32) for name, x in drawn.items()}
+    logits = arrays.pop("logits")
+    paths = RepresentationPaths.from_arrays(arrays, logits=logits, labels=np.arange(30))
+    found = contracted(paths)
+    for name, x in {**arrays, "logits": logits}.items():
+        own = found.logits if name == "logits" else found[name]
+        middle = x.astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(own, (x + middle) / 2, rtol=1e-6)
+        assert np.asarray(own).dtype == x.dtype
+    assert found.labels is None

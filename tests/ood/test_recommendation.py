@@ -7,6 +7,7 @@ import pytest
 
 from repdyn.errors import RepdynError
 from repdyn.ood import (
+    EnergyTrajectoryDetector,
     KNNDetector,
     MahalanobisDetector,
     PathDetector,
@@ -85,10 +86,55 @@ def test_with_a_head_the_union_stands_back_only_for_what_clearly_beats_it():
     assert found.best == "union" or found.table["union"]["mean of sets"].high < max(others)
 
 
-def test_where_the_union_has_no_energies_the_best_is_recommended():
-    found = recommend(headed(labelled=True))
-    assert {"relative path", "guided energy"} <= found.table.keys()
-    assert found.best == max(found.table, key=lambda name: found.table[name]["mean of sets"].value)
+def test_of_nearly_equal_ones_the_union_is_recommended():
+    sees, blind = KNNDetector(point="first"), KNNDetector(point="second")
+    found = recommend(classes(600), {"sees": sees, "union": UnionDetector({"sees": sees, "blind": blind})})
+    assert found.table["sees"]["mean of sets"].value > found.table["union"]["mean of sets"].value
+    assert found.best == "union"
+
+
+def test_what_clearly_beats_the_union_is_recommended():
+    sees, blind = KNNDetector(point="first"), KNNDetector(point="second")
+    found = recommend(classes(600), {"sees": sees, "union": UnionDetector({"blind": blind})})
+    assert (found.best, found.verdict) == ("sees", "found")
+    assert found.detector is sees
+
+
+def shell_and_plane(count: int) -> RepresentationPaths:
+    """Points on a sphere, and points near a plane: halfway to the mean is unusual on the first alone."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(count, 12))
+    x *= 5 / np.linalg.norm(x, axis=1, keepdims=True)
+    plane = generator.normal(size=(count, 3)) @ np.random.default_rng(99).normal(size=(3, 16)) + 4
+    arrays = {"sphere": x + 0.05 * generator.normal(size=x.shape)}
+    return RepresentationPaths.from_arrays(
+        {**arrays, "plane": plane + 0.1 * generator.normal(size=(count, 16))}
+    )
+
+
+def test_what_is_blind_to_inputs_that_are_too_likely_does_not_replace_a_union():
+    distance, energies = MahalanobisDetector("plane"), EnergyTrajectoryDetector("sphere")
+    found = recommend(shell_and_plane(400), {"distance": distance, "union": UnionDetector({"own": energies})})
+    assert found.table["distance"]["mean of sets"].low > found.table["union"]["mean of sets"].high
+    assert found.table["distance"]["contracted"].high < 0.1
+    assert found.table["union"]["contracted"].low > 0.9
+    assert found.best == "union"
+    # No union: contracted samples are no part of the mean.
+    plain = recommend(shell_and_plane(400), {"distance": distance, "energies": energies})
+    assert (plain.best, plain.verdict) == ("distance", "found")
+
+
+def test_a_union_with_few_paths_left_to_fit_supplies_the_usual_candidates():
+    paths = RepresentationPaths.from_arrays(
+        {f"p{k}": np.random.default_rng(k).normal(size=(240, 6)) for k in range(7)}
+    )
+    assert set(recommend(paths).table) == {
+        "path",
+        "Mahalanobis",
+        "nearest neighbors",
+        "mixture",
+        "union",
+    }
 
 
 def test_a_recommendation_comes_back_from_disk_with_its_unfitted_detector(tmp_path):

@@ -88,7 +88,8 @@ def test_saved_and_loaded(planted, tmp_path):
 def test_evaluated_beside_its_members(planted):
     union = UnionDetector().fit(planted(100))
     result = evaluate(union, planted(50, seed=1), {"set": planted(50, 3.0, seed=2)})
-    assert list(result.table) == ["UnionDetector", "path", "Mahalanobis", "mixture", "nearest neighbors"]
+    members = ["path", "Mahalanobis", "later half", "mixture"]
+    assert list(result.table) == ["UnionDetector", *members, "nearest neighbors"]
 
 
 def test_a_small_bank_still_gives_every_sample_a_calibration_score(planted):
@@ -100,6 +101,39 @@ def test_a_small_bank_still_gives_every_sample_a_calibration_score(planted):
 def test_no_member(planted):
     with pytest.raises(RepdynError, match="members: there is none"):
         UnionDetector({}).fit(planted(30))
+
+
+def test_of_few_samples_later_points_count_more() -> None:
+    generator = np.random.default_rng(0)
+    arrays = {f"p{k}": generator.normal(size=(150, 6)) + 3 for k in range(7)}
+    union = UnionDetector().fit(RepresentationPaths.from_arrays(arrays, labels=np.arange(150) // 2))
+    read = {name: member.points_ for name, member in union.members_.items()}
+    points = tuple(arrays)
+    assert read == {
+        "path": points,
+        "Mahalanobis": points[-1:],
+        "later half": points[3:],
+        "last third": points[5:],
+    }
+    assert set(union.weights_.values()) == {1.0}
+    # A change at the last points is detected better than the same one at the first points.
+    fresh = {f"p{k}": generator.normal(size=(400, 6)) + 3 for k in range(7)}
+    usual = union.score_samples(RepresentationPaths.from_arrays(fresh))
+    lower = []
+    for moved in (points[:2], points[5:]):
+        other = {p: x * np.where(np.arange(6) < 3, 1.4, 0.6) if p in moved else x for p, x in fresh.items()}
+        scores = union.score_samples(RepresentationPaths.from_arrays(other))
+        lower.append(float((scores[:, None] < usual).mean()))
+    assert lower[1] > lower[0] + 0.03
+
+
+@pytest.mark.parametrize(
+    ("count", "names"), [(1, set()), (2, set()), (3, {"later half"}), (4, {"later half"})]
+)
+def test_of_few_points_no_two_members_of_a_union_are_the_same_path(count: int, names: set[str]) -> None:
+    arrays = {f"p{k}": np.random.default_rng(k).normal(size=(60, 6)) for k in range(count)}
+    union = UnionDetector().fit(RepresentationPaths.from_arrays(arrays))
+    assert set(union.members_) == {"path", "Mahalanobis", "mixture"} | names
 
 
 def test_of_few_samples_the_mahalanobis_distance_takes_the_place_of_neighbors() -> None:
