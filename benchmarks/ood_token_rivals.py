@@ -85,7 +85,8 @@ def eigen_scores(model: Any, texts: Sequence[str], seed: int = 0) -> Array:
         inputs = model.prepare([text])
         with torch.no_grad():
             answer = whole.generate(
-                **inputs,
+                inputs["input_ids"],  # what else the model prepares turns its cache off
+                attention_mask=inputs["attention_mask"],
                 do_sample=True,
                 num_return_sequences=ANSWERS,
                 max_new_tokens=NEW_TOKENS,
