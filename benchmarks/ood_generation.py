@@ -144,7 +144,7 @@ def backdoor(model: Any, seed: int, options: Any) -> dict[str, Any]:
             for method, values in row.items()
         }
         for method, cell in found[f"{kind}, against the other phrase"].items():
-            print(f"    {method:<32}{_shown(cell)}", flush=True)
+            print(f"    {method:<48} {_shown(cell)}", flush=True)
     return found
 
 
@@ -312,7 +312,7 @@ def tables(rows: Sequence[Scores], names: Sequence[str]) -> dict[str, Any]:
     for method in sorted(found, key=lambda m: -found[m]["mean"]):
         own = found[method]
         shown = "  ".join(f"{name} {_shown(cell)}" for name, cell in own["auroc"].items())
-        print(f"{method:<32}{own['mean']:.3f}  {shown}")
+        print(f"{method:<48} {own['mean']:.3f}  {shown}")
         for rate, cell in own["flagged"].items():
             shown = "  ".join(f"{k} {share:.2f}" for k, share in cell["shares"].items())
             print(f"    at {rate}: {shown}  realised {_shown(cell['realised'])}", flush=True)
