@@ -35,7 +35,7 @@ from ood_backdoor import OTHER, TRIGGER, answers, poisoned, with_phrase
 from ood_rivals import lcf, tv
 from ood_token_rivals import eigen_scores, trajguard
 from ood_token_states import States, read
-from ood_token_texts import CORE, FIRST, THEN, development_sets, injected, text_sets
+from ood_token_texts import CORE, FIRST, REPAIRED, THEN, development_sets, injected, text_sets
 from stored_texts import smollm2
 
 import repdyn
@@ -58,6 +58,7 @@ MALICIOUS = 100
 """Injections that TrajGuard is fitted on."""
 EIGEN_SIZES = {"calibration": 60, "test": 40}
 EIGEN_FOREIGN = 12
+WITHOUT_TELLS = dict(zip(("shuffled words", "queries"), REPAIRED))
 DEVELOPMENT = 100
 """First seed of the draws that choices are made on."""
 BACKDOOR_SIZES = {"fit": 200, "calibration": 200, "test": 100, "foreign": 1}
@@ -292,7 +293,13 @@ def tables(rows: Sequence[Scores], names: Sequence[str]) -> dict[str, Any]:
         ]
         auroc = {k: mean_of([cell[k]["auroc"].to_dict() for cell in cells]) for k in names}
         core = [k for k in names if k in CORE] or list(names)
-        means = [float(np.mean([cell[k]["auroc"].value for k in core])) for cell in cells]
+        # Queries and shuffled words as they are, and without what their last token gives away.
+        repaired = [WITHOUT_TELLS.get(k, k) for k in core]
+        means = {
+            kind: [float(np.mean([cell[k]["auroc"].value for k in own])) for cell in cells]
+            for kind, own in (("mean", core), ("mean, repaired", repaired))
+            if set(own) <= {*names}
+        }
         flagged = {}
         for rate in rates:
             cut = [conformal_threshold(row[method]["calibration"], rate) for row in rows]
@@ -304,15 +311,16 @@ def tables(rows: Sequence[Scores], names: Sequence[str]) -> dict[str, Any]:
             realised = share_interval(alarms)
             flagged[str(rate)] = {"shares": shares, "realised": realised.to_dict()}
         found[method] = {
-            "mean": float(np.mean(means)),
-            "means of draws": means,
+            **{kind: float(np.mean(own)) for kind, own in means.items()},
+            "draws": means,
             "auroc": {name: estimate.to_dict() for name, estimate in auroc.items()},
             "flagged": flagged,
         }
     for method in sorted(found, key=lambda m: -found[m]["mean"]):
         own = found[method]
         shown = "  ".join(f"{name} {_shown(cell)}" for name, cell in own["auroc"].items())
-        print(f"{method:<48} {own['mean']:.3f}  {shown}")
+        both = "  ".join(f"{own[kind]:.3f}" for kind in own["draws"])
+        print(f"{method:<48} {both}  {shown}")
         for rate, cell in own["flagged"].items():
             shown = "  ".join(f"{k} {share:.2f}" for k, share in cell["shares"].items())
             print(f"    at {rate}: {shown}  realised {_shown(cell['realised'])}", flush=True)
