@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import keep, made_once, parser_of
-from ood_generation import WINDOW, split, tables
+from ood_generation import WINDOW, split, spread, tables
 from ood_token_states import BATCH, padded_left, read
 from ood_token_texts import CORE, LONGER, inserted, text_sets
 from stored_texts import smollm2
@@ -57,8 +57,7 @@ def generated(monitor: GenerationMonitor, texts: dict[str, list[str]], cache: Pa
     names = (*CORE, LONGER)
     scores: dict[str, dict[str, np.ndarray]] = {}
     for name in ("calibration", "test", *names):
-        size = sizes.get(name, FOREIGN)
-        own = [texts[name][k * len(texts[name]) // size] for k in range(size)]  # of both usual corpora
+        own = spread(texts[name], sizes.get(name, FOREIGN))
         file = cache / f"generated-{name.replace(' ', '-')}.npz"
         made_once(file, partial(_continue, monitor, own))
         with np.load(file) as row:

@@ -35,7 +35,7 @@ from ood_backdoor import OTHER, TRIGGER, answers, poisoned, with_phrase
 from ood_rivals import lcf, tv
 from ood_token_rivals import eigen_scores, trajguard
 from ood_token_states import States, read
-from ood_token_texts import CORE, FIRST, REPAIRED, THEN, development_sets, injected, text_sets
+from ood_token_texts import CORE, FIRST, LONGER, REPAIRED, THEN, development_sets, injected, text_sets
 from stored_texts import smollm2
 
 import repdyn
@@ -98,16 +98,17 @@ def reported(model: Any, options: Any) -> dict[str, Any]:
     for seed in range(options.seeds):
         texts = text_sets(seed, SIZES)
         generator = np.random.default_rng(seed)
-        texts["malicious"] = injected(texts["fit"][:MALICIOUS], generator, FIRST[::2], THEN[::2])
+        texts["malicious"] = injected(spread(texts["fit"], MALICIOUS), generator, FIRST[::2], THEN[::2])
         rows.append(scores(_states(model, texts, options, str(seed))))
     names = [name for name in rows[0]["perplexity"] if name not in KNOWN]
     found["table"] = tables(rows, names)
+    found["against length"] = _against(rows, LONGER, "injection")
     if not options.without_eigen:
         texts = text_sets(0, SIZES)
         own = {"EigenScore": _eigen(model, texts, options)}
         sizes = {name: len(values) for name, values in own["EigenScore"].items()}
         for method in ("perplexity", "monitor, mean of tokens"):  # on the same texts
-            own[method] = {name: rows[0][method][name][: sizes[name]] for name in sizes}
+            own[method] = {name: spread(rows[0][method][name], sizes[name]) for name in sizes}
         found["eigen"] = tables([own], [name for name in sizes if name not in KNOWN])
     return found
 
@@ -137,15 +138,19 @@ def backdoor(model: Any, seed: int, options: Any) -> dict[str, Any]:
         row = scores(_states(own, texts, options, f"{kind}-{seed}"))
         print(f"{kind} model:")
         found[kind] = tables([row], ["trigger", "other phrase"])
-        print("trigger against other phrase, AUROC:")
-        found[f"{kind}, against the other phrase"] = {
-            method: compare({method: {IN_DISTRIBUTION: values["other phrase"], "trigger": values["trigger"]}})
-            .table()[method]["trigger"]["auroc"]
-            .to_dict()
-            for method, values in row.items()
-        }
-        for method, cell in found[f"{kind}, against the other phrase"].items():
-            print(f"    {method:<48} {_shown(cell)}", flush=True)
+        found[f"{kind}, against the other phrase"] = _against([row], "other phrase", "trigger")
+    return found
+
+
+def _against(rows: Sequence[Scores], usual: str, foreign: str) -> dict[str, dict[str, float]]:
+    """AUROC by method of one set against another that is odd in the same way; printed."""
+    print(f"{foreign} against {usual}, AUROC:")
+    found = {}
+    for method in rows[0]:
+        sets = [{IN_DISTRIBUTION: row[method][usual], foreign: row[method][foreign]} for row in rows]
+        cells = [compare({method: own}).table()[method][foreign]["auroc"].to_dict() for own in sets]
+        found[method] = mean_of(cells).to_dict()
+        print(f"    {method:<32}{_shown(found[method])}", flush=True)
     return found
 
 
@@ -154,7 +159,7 @@ def _eigen(model: Any, texts: dict[str, list[str]], options: Any) -> dict[str, n
     for name in ("calibration", "test", *CORE):
         out = options.cache / f"eigen-{name.replace(' ', '-')}.npy"
         if not out.is_file():
-            np.save(out, eigen_scores(model, texts[name][: EIGEN_SIZES.get(name, EIGEN_FOREIGN)]))
+            np.save(out, eigen_scores(model, spread(texts[name], EIGEN_SIZES.get(name, EIGEN_FOREIGN))))
         found[name] = np.load(out)
     return found
 
@@ -164,7 +169,7 @@ def scores(sets: dict[str, States], seed: int = 0) -> Scores:
     found: Scores = {}
     token = token_scores(sets, seed)
     fit = sets["fit"]
-    scored_last, scored_mean = lcf(_layers(fit["last"][:LCF_SAMPLES])), tv(_layers(fit["mean"]))
+    scored_last, scored_mean = lcf(_layers(spread(fit["last"], LCF_SAMPLES))), tv(_layers(fit["mean"]))
     inside, ends = _frequencies(fit["ids"]), _frequencies(np.array([x[-1] for x in split(fit, "ids")]))
     scored_path = None
     if "malicious" in sets:
@@ -198,7 +203,7 @@ def variants(sets: dict[str, States], seed: int = 0) -> Scores:
     token, every = token_scores(sets, seed), token_scores(sets, seed, "every")
     depth = {name: np.diff(own["every"].astype("f4"), axis=1) for name, own in sets.items()}
     steps = PathDetector(seed=seed).fit(_paths(depth["fit"]))
-    lasts = lcf(_layers(sets["fit"]["last"][:LCF_SAMPLES]))
+    lasts = lcf(_layers(spread(sets["fit"]["last"], LCF_SAMPLES)))
     for name, own in sets.items():
         if name == "fit":
             continue
@@ -267,6 +272,12 @@ def lowest(values: np.ndarray, window: int = WINDOW) -> float:
     if len(values) < window:
         return float(values.mean())
     return float(np.convolve(values, np.ones(window) / window, "valid").min())
+
+
+def spread(rows: Any, count: int) -> Any:
+    """So many of a list or an array at equal distances: usual texts come corpus by corpus."""
+    places = np.arange(count) * len(rows) // count
+    return rows[places] if isinstance(rows, np.ndarray) else [rows[k] for k in places]
 
 
 def _layers(states: np.ndarray) -> list[np.ndarray]:
