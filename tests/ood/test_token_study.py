@@ -102,6 +102,12 @@ def test_a_window_that_is_lowest_and_shorter_texts(bench: Any) -> None:
     assert lowest(values, 8) == pytest.approx(values.mean())
 
 
+def test_a_part_is_taken_from_all_over_a_list(bench: Any) -> None:
+    spread = bench("ood_generation").spread
+    assert spread([*"aaabbbccc"], 3) == [*"abc"]
+    assert spread(np.arange(10), 5).tolist() == [0, 2, 4, 6, 8]
+
+
 def test_frequencies_of_tokens_know_absent_ones(bench: Any) -> None:
     score = bench("ood_generation")._frequencies(np.array([3, 3, 3, 5]))
     np.testing.assert_allclose(np.exp(score(np.array([3, 5, 4, 900]))), [3 / 4, 1 / 4, 1 / 8, 1 / 8])
