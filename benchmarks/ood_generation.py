@@ -194,6 +194,8 @@ def scores(sets: dict[str, States], seed: int = 0) -> Scores:
         for method, values in row.items():
             found.setdefault(method, {})[name] = np.asarray(values, dtype=np.float64)
     found["monitor and perplexity"] = together(found["monitor, mean of tokens"], found["perplexity"])
+    pair = (found["monitor, lowest window"], found["perplexity, worst window"])
+    found["monitor or perplexity"] = together(*pair, by=np.min)
     return found
 
 
@@ -225,13 +227,14 @@ def variants(sets: dict[str, States], seed: int = 0) -> Scores:
     for first in ("mean of tokens", "lowest window of 8"):
         for second in ("perplexity", "perplexity, worst window", "LCF"):
             found[f"{first} and {second}"] = together(found[first], found[second])
+            found[f"{first} or {second}"] = together(found[first], found[second], by=np.min)
     return found
 
 
-def together(*rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Sum of the log p-values of scores."""
+def together(*rows: Mapping[str, np.ndarray], by: Callable[..., Any] = np.sum) -> dict[str, np.ndarray]:
+    """Log p-values of scores, by default their sum; by their minimum one unusual score is enough."""
     return {
-        name: np.sum([smooth_log_p_values(row["calibration"], row[name]) for row in rows], axis=0)
+        name: by([smooth_log_p_values(row["calibration"], row[name]) for row in rows], axis=0)
         for name in rows[0]
     }
 

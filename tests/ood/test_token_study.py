@@ -127,3 +127,20 @@ def test_repaired_texts_end_as_usual_ones_and_hold_the_same_words(bench: Any) ->
     parts = texts.inserted(["a", "b", "c", "d", "e"], ["X", "Y", "Z"], generator)
     assert [part[1] for part in parts] == ["X", "Y"]
     assert len({host for part in parts for host in part[::2]}) == 4
+
+
+def test_texts_continued_together_have_the_eigen_scores_that_they_have_alone(
+    bench: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rivals, texts = bench("ood_token_rivals"), sequences(5, 3)
+    monkeypatch.setattr(rivals, "TOP_K", 1)  # all answers are the greedy one
+    together = rivals.eigen_scores(model, texts)
+    monkeypatch.setattr(rivals, "TOGETHER", 1)
+    np.testing.assert_allclose(together, rivals.eigen_scores(model, texts), rtol=1e-3)
+    for ids, found in zip(texts, together, strict=True):
+        given = torch.tensor([ids])
+        whole = model.weights.generate(given, max_new_tokens=8, min_new_tokens=8, do_sample=False)
+        with torch.no_grad():
+            hidden = model.weights(whole[:, :-1], output_hidden_states=True).hidden_states
+        state = hidden[len(hidden) // 2][0, -1].double().numpy()
+        assert found == pytest.approx(-rivals.eigen_score(np.repeat(state[None], 10, axis=0)), rel=1e-3)
