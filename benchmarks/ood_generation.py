@@ -63,6 +63,8 @@ DEVELOPMENT = 100
 """First seed of the draws that choices are made on."""
 BACKDOOR_SIZES = {"fit": 200, "calibration": 200, "test": 100, "foreign": 1}
 BACKDOOR_TEXTS = 100
+REFUSED = -1e20
+"""Mean scores below this hold a token that the detector refused (-1e30)."""
 Scores = dict[str, dict[str, np.ndarray]]
 """By method and set; higher is more normal."""
 
@@ -232,11 +234,17 @@ def variants(sets: dict[str, States], seed: int = 0) -> Scores:
 
 
 def together(*rows: Mapping[str, np.ndarray], by: Callable[..., Any] = np.sum) -> dict[str, np.ndarray]:
-    """Log p-values of scores, by default their sum; by their minimum one unusual score is enough."""
-    return {
-        name: by([smooth_log_p_values(row["calibration"], row[name]) for row in rows], axis=0)
-        for name in rows[0]
-    }
+    """Log p-values of scores, by default their sum; by their minimum one unusual score is enough.
+
+    A calibration text with a token that the detector refuses is left out of the p-values: its score of minus
+    1e30 would be the tail of all others. The threshold on what is combined counts it.
+    """
+    found = {}
+    for name in rows[0]:
+        known = [row["calibration"][row["calibration"] > REFUSED] for row in rows]
+        values = [smooth_log_p_values(own, row[name]) for own, row in zip(known, rows)]
+        found[name] = by(values, axis=0)
+    return found
 
 
 def token_scores(sets: dict[str, States], seed: int, states: str = "tok") -> dict[str, list[np.ndarray]]:

@@ -144,3 +144,15 @@ def test_texts_continued_together_have_the_eigen_scores_that_they_have_alone(
             hidden = model.weights(whole[:, :-1], output_hidden_states=True).hidden_states
         state = hidden[len(hidden) // 2][0, -1].double().numpy()
         assert found == pytest.approx(-rivals.eigen_score(np.repeat(state[None], 10, axis=0)), rel=1e-3)
+
+
+def test_one_refused_calibration_text_does_not_flatten_the_others(bench: Any) -> None:
+    together = bench("ood_generation").together
+    generator = np.random.default_rng(0)
+    usual, foreign = generator.normal(size=100), generator.normal(-8, 1, 50)
+    clean = together({"calibration": usual, "foreign": foreign})
+    broken = together({"calibration": np.append(usual, -5e28), "foreign": foreign})
+    np.testing.assert_allclose(clean["foreign"], broken["foreign"])
+    both = {"calibration": usual, "foreign": np.append(foreign, -5e28)}
+    assert together(both, both)["foreign"][-1] < together(both, both)["foreign"][:-1].min()
+    np.testing.assert_allclose(together(both, both, by=np.min)["foreign"], together(both)["foreign"])
