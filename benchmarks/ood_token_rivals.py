@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from ood_token_states import padded_left
 from scipy.stats import trim_mean
 
 __all__ = ["eigen_score", "eigen_scores", "trajguard"]
@@ -30,6 +31,8 @@ TRIMMED, SMOOTHING, RIDGE = 0.1, 0.5, 0.1
 """Share cut at each end, weight of the present step, and ridge as a share of the mean variance."""
 ANSWERS, NEW_TOKENS, ALPHA = 10, 8, 1e-3
 TEMPERATURE, TOP_P, TOP_K = 0.5, 0.99, 10
+TOGETHER = 4
+"""Texts that are continued together."""
 
 
 def trajguard(usual: Array, malicious: Array) -> Callable[[Sequence[Array]], Array]:
@@ -80,12 +83,12 @@ def eigen_scores(model: Any, texts: Sequence[str], seed: int = 0) -> Array:
     """Minus the EigenScore of each text as a prompt: higher is more normal."""
     whole = model.weights if model.weights is not None else model.module
     torch.manual_seed(seed)
-    found = []
-    for text in texts:
-        inputs = model.prepare([text])
+    found: list[float] = []
+    for start in range(0, len(texts), TOGETHER):
+        part = list(texts[start : start + TOGETHER])
         with torch.no_grad():
             answer = whole.generate(
-                **inputs,
+                **padded_left(model, part),
                 do_sample=True,
                 num_return_sequences=ANSWERS,
                 max_new_tokens=NEW_TOKENS,
@@ -97,5 +100,6 @@ def eigen_scores(model: Any, texts: Sequence[str], seed: int = 0) -> Array:
                 return_dict_in_generate=True,
             )
         last = answer.hidden_states[-1]  # of the step that made the last token, by layer
-        found.append(-eigen_score(last[len(last) // 2][:, -1].float().numpy().astype(np.float64)))
+        states = last[len(last) // 2][:, -1].float().numpy().astype(np.float64)
+        found += [-eigen_score(own) for own in states.reshape(len(part), ANSWERS, -1)]
     return np.array(found)

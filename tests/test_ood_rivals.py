@@ -16,16 +16,17 @@ from torch import nn
 from repdyn.paths import RepresentationPaths
 
 FOLDER = str(Path(__file__).parents[1] / "benchmarks")
+SCRIPTS = ("ood_rivals", "ood_maps", "ood_token_rivals", "ood_token_states", "ood_corruptions", "harness")
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Imports a script of the benchmarks, and forgets it after the test."""
     monkeypatch.syspath_prepend(FOLDER)
-    for name in ("ood_rivals", "ood_maps", "ood_token_rivals", "ood_corruptions", "harness"):
+    for name in SCRIPTS:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield import_module
-    for name in ("ood_rivals", "ood_maps", "ood_token_rivals", "ood_corruptions", "harness"):
+    for name in SCRIPTS:
         sys.modules.pop(name, None)
 
 
