@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from repdyn.arguments import fraction, whole
 from repdyn.errors import RepdynError
+from repdyn.ood.path_chunks import LOWEST
 from repdyn.reading import as_array
 
 __all__ = ["conformal_p_values", "conformal_threshold", "false_positive_interval", "smooth_log_p_values"]
@@ -146,15 +147,23 @@ def smooth_log_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDA
 
 
 def tail(reference: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Edge u, mean excess β and share k / (n + 1) of the lower tail of sorted scores."""
-    if len(reference) < 5:
+    """Edge u, mean excess β and share of the lower tail of sorted scores.
+
+    Samples that a detector refuses have the lowest score of all, −10³⁰. They count in the share, and are no
+    part of the excess: one of them would be all of β, and all lower scores would look alike.
+    """
+    read = reference[reference > LOWEST]
+    if len(read) < 5:
+        refused = len(reference) - len(read)
         raise RepdynError(
-            f"calibration_scores: {len(reference)} are too few to estimate their tail, give at least 5"
+            f"calibration_scores: {len(read)} are too few to estimate their tail, give at least 5"
+            + (f"; {refused} more are of samples that the detector refuses" if refused else "")
         )
-    k = max(5, len(reference) // 20)
-    edge = float(reference[k - 1])
-    excess = float(np.mean(edge - reference[: k - 1]))
-    return edge, excess if excess > 0 else float(reference.std()) or 1.0, k / (len(reference) + 1)
+    k = max(5, len(read) // 20)
+    edge = float(read[k - 1])
+    excess = float(np.mean(edge - read[: k - 1]))
+    share = (k + len(reference) - len(read)) / (len(reference) + 1)
+    return edge, excess if excess > 0 else float(read.std()) or 1.0, share
 
 
 def _ranked(scores: ArrayLike) -> NDArray[np.float64]:

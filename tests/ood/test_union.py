@@ -77,6 +77,20 @@ def test_smooth_p_values_agree_inside_and_go_on_outside():
         smooth_log_p_values(np.zeros(4), [0.0])
 
 
+def test_a_calibration_sample_that_is_refused_leaves_the_tail_as_it_is():
+    """Its score, −10³⁰, was the mean excess of the tail: all scores below the edge had one p-value."""
+    reference = np.random.default_rng(0).exponential(size=260) * -1.0
+    low = np.linspace(-20, -4, 9)
+    known, found = (
+        smooth_log_p_values(kept, low) for kept in (reference, np.append(reference, [-1e30, -1e30]))
+    )
+    np.testing.assert_allclose(found, known, atol=0.2)
+    assert (np.diff(found) > 1).all()
+    refused = np.append(np.full(8, -1e30), np.arange(4.0))
+    with pytest.raises(RepdynError, match=r"4 are too few .* 8 more are of samples that .* refuses"):
+        smooth_log_p_values(refused, [0.0])
+
+
 def test_saved_and_loaded(planted, tmp_path):
     union, test = UnionDetector().fit(planted(100)), planted(30, 1.0, seed=1)
     union.save(tmp_path / "u")
