@@ -129,6 +129,33 @@ def calibrate(models: str, name: str, cache: Path, held_out: int = 150) -> None:
             print(models, name, fit.__name__, count, f"nDCG share {share:.2f} found {found:.2f}", flush=True)
 
 
+def guiding(models: str, name: str, cache: Path) -> None:
+    """Ridge on the pairs beside the search that they guide: held-out documents found, and nDCG of queries."""
+    before, after = models.split(":")
+    read = read_set(name)
+    answered = [k for k, answers in enumerate(read.relevant) if answers]
+    relevant = [read.relevant[k] for k in answered]
+    old = embedded(name, before, "index", cache).astype(float)
+    again, others = (embedded(name, after, part, cache).astype(float) for part in ("index", "others"))
+    queries = embedded(name, after, "queries", cache)[answered]
+    full = scores(again, queries, relevant)[0].mean()
+    order = np.random.default_rng(7).permutation(len(old))
+    for count in (100, 200, 500):
+        new = np.concatenate([again[order[:count]], others])
+        known = np.stack([order[:count], np.arange(count)], axis=1)
+        test, train = known[: int(0.3 * count)], known[int(0.3 * count) :]
+        fitted = fit_ridge(old[train[:, 0]], new[train[:, 1]])
+        searched = repdyn.translate(old, new, pairs=train)
+        found = [documents_found(t(old), new[test[:, 1]], test[:, 0]).mean() for t in (fitted, searched)]
+        final = fit_ridge(old[known[:, 0]], new[known[:, 1]])
+        kept = [scores(t(old), queries, relevant)[0].mean() / full for t in (final, searched)]
+        print(
+            f"{models} {name} {count}: found ridge {found[0]:.2f} search {found[1]:.2f}, "
+            f"nDCG share ridge {kept[0]:.2f} search {kept[1]:.2f}",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Measure what is missing, then print the table."""
     parser = parser_of(__doc__, "cache", "out")
@@ -137,11 +164,12 @@ def main() -> None:
     parser.add_argument("--least-pairs", type=int, default=0)
     parser.add_argument("--most-pairs", type=int, default=10**9)
     parser.add_argument("--calibrate", action="store_true", help="print what held-out documents say instead")
+    parser.add_argument("--guiding", action="store_true", help="print ridge beside the search instead")
     given = parser.parse_args()
-    if given.calibrate:
+    if given.calibrate or given.guiding:
         for models in given.models:
             for name in given.sets:
-                calibrate(models, name, given.cache)
+                (calibrate if given.calibrate else guiding)(models, name, given.cache)
         return
     rows = Rows(given.out, ("models", "set", "way", "pairs"), SOURCES)
     for models in given.models:

@@ -51,8 +51,12 @@ class MigrationSettings:
     found
         Share of held-out documents that must be found, at the low end of its interval. Of 120 maps between
         three models on four collections, those above .5 had at least .71 of the nDCG@10 of embedding again,
-        and those above .4 at least .50; of 36 that had .85, one was below .5
-        (``benchmarks/migrate.py --calibrate``).
+        and those above .4 at least .50; of 36 that had .85, one was below .5. With two more models, of 101
+        maps above .5 nine in ten had .71, and the worst .51 (``benchmarks/migrate.py --calibrate``).
+    guiding
+        Pairs for each coordinate of the old model, below which they also guide a search, as one more
+        candidate. With more, ridge regression on the pairs alone is about as good, and takes a twentieth of
+        the time (``benchmarks/migrate.py --guiding``).
     unit
         Largest deviation of a length from 1 for which a model's vectors are taken for unit vectors.
     """
@@ -61,6 +65,7 @@ class MigrationSettings:
     least_held_out: int = 100
     held_out: float = 0.3
     found: float = 0.45
+    guiding: float = 0.5
     unit: float = 1e-2
 
 
@@ -357,7 +362,7 @@ def _measured(x: Floats, y: Floats, known: Index, equal: Index, unit: bool, seed
 def _fitted(x: Floats, y: Floats, known: Index, distinct: int, seed: int) -> dict[str, LinearTranslation]:
     """Maps from pairs, and from the search that they guide where the distinct ones are few for the width."""
     maps = {name: fit(x[known[:, 0]], y[known[:, 1]]) for name, fit in _FITS.items()}
-    if distinct < 2 * max(x.shape[1], y.shape[1]) and len(known) < min(len(x), len(y)):
+    if distinct < MIGRATION.guiding * x.shape[1] and len(known) < min(len(x), len(y)):
         found = translate(x, y, pairs=known, seed=seed)
         if np.any(found.matrix):
             maps["search"] = found
