@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 import repdyn
 
@@ -129,3 +132,27 @@ def test_the_conda_recipe_is_of_the_present_project():
     scripts = [f"{name} = {target}" for name, target in project["scripts"].items()]
     assert recipe["build"]["python"]["entry_points"] == scripts
     assert backend in {text.replace(" ", "") for text in recipe["requirements"]["host"]}
+
+
+def test_the_lowest_versions_go_together(tmp_path: Path):
+    """Here only that there is such a set; ``.ci/lowest`` installs and tests it."""
+    if importlib.util.find_spec("uv") is None:
+        pytest.skip("pip install uv")
+    out = tmp_path / "lowest.txt"
+    arguments = ["pip", "compile", "--quiet", "--resolution", "lowest-direct", "--python-version", "3.11"]
+    done = subprocess.run(
+        [sys.executable, "-m", "uv", *arguments, str(ROOT / "pyproject.toml"), "-o", str(out)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode and any(word in done.stderr for word in ("fetch", "request", "connect", "network")):
+        pytest.skip("the package index cannot be reached")
+    assert done.returncode == 0, done.stderr
+    found = {one.name: one for one in map(Requirement, re.findall(r"^\w\S+==\S+", out.read_text(), re.M))}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for wanted in map(Requirement, project["dependencies"]):
+        (version,) = (one.version for one in found[wanted.name.replace("_", "-")].specifier)
+        bounds = [one.version for one in wanted.specifier if one.operator == ">="]
+        assert wanted.specifier.contains(version)
+        # The lowest that exists: `>=5` is 5.0.0.
+        assert Version(version).release[:1] == Version(bounds[0]).release[:1], (wanted, version)
