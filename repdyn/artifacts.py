@@ -247,7 +247,11 @@ def check_owned(target: Path) -> None:
     """
     if _document(target) is None:
         return
-    for entry in sorted(target.iterdir()):
+    try:
+        entries = sorted(target.iterdir())
+    except FileNotFoundError:  # another process is replacing it
+        return
+    for entry in entries:
         if entry.is_dir() and _document(entry) is not None:
             check_owned(entry)
         elif entry.name not in (_CONFIG, _TENSORS, SIGNATURE) and not is_scratch(entry.name):

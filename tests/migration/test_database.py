@@ -422,7 +422,7 @@ def test_what_cannot_be_migrated_is_named(database, address, server) -> None:
         assert server.password not in str(raised.value)
     with pytest.raises(RepdynError, match="use apply_to_database"):
         plan().apply(address, "a.npy")
-    with pytest.raises(RepdynError, match="no address of PostgreSQL"):
+    with pytest.raises(RepdynError, match="no address of a database"):
         plan().apply_to_database("a.npy")
 
 

@@ -55,10 +55,13 @@ def test_ridge_equals_a_solve_of_the_normal_equations_at_some_penalty_and_beats_
 
 
 def test_ridge_stays_finite_on_duplicates_and_constant_columns() -> None:
-    x = np.repeat(np.random.default_rng(0).normal(size=(5, 8)), 4, axis=0)
-    x[:, 3] = 1
-    t = fit_ridge(x, x[:, :2])
-    assert np.allclose(t(x), x[:, :2], atol=1e-2)
+    for rows in (5, 30):
+        x = np.repeat(np.random.default_rng(0).normal(size=(rows, 8)), 4, axis=0)
+        x[:, 3] = 1
+        t = fit_ridge(x, x[:, :2])
+        assert np.isfinite(t.matrix).all()
+        # Five different rows do not tell seven coefficients, so that the penalty is not small.
+        assert np.allclose(t(x), x[:, :2], atol=1e-2) == (rows == 30)
 
 
 def test_affine_shrinks_to_procrustes_with_few_pairs_and_follows_shear_with_many() -> None:
