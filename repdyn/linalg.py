@@ -181,12 +181,15 @@ def ridge_by_leave_one_out(
         # leverage h: (I - h 11')^-1 r = r + 1 h sum(r) / (1 - k h) for k of them. Both r and 1 - k h are
         # sums of what the penalty leaves. As differences they would be rounding at small penalties.
         gap = penalty / (values**2 + penalty)
-        fitted = left @ (gap[:, None] * projected)
+        inside = left @ (gap[:, None] * projected)
         leverage = (left**2) @ (1 - gap) + 1 / len(x)
         left_out = np.maximum(size * ((left**2) @ gap) + free, np.finfo(x.dtype).tiny)
-        sums = np.zeros((int(group.max()) + 1, y.shape[1]))
-        np.add.at(sums, group, fitted + np.where(free > 0, 1.0, 0.0)[:, None] * outside)
-        residual = fitted + outside + (leverage / left_out)[:, None] * sums[group]
+        own = inside + np.where(free > 0, 1.0, 0.0)[:, None] * outside
+        if (size > 1).any():
+            sums = np.zeros((int(group.max()) + 1, y.shape[1]))
+            np.add.at(sums, group, own)
+            own = sums[group]
+        residual = inside + outside + (leverage / left_out)[:, None] * own
         errors.append(float((residual**2).mean()))
     penalty = penalties[int(np.argmin(errors))] * scale
     return np.asarray(right.T @ ((values / (values**2 + penalty))[:, None] * projected))
