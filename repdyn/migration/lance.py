@@ -112,12 +112,11 @@ def _added(
 
 def _filled(vectors: Any, name: str, where: str, start: int) -> NDArray[Any]:
     """Vectors ``(N, D)``, with zeros for those that are missing."""
-    pa = arrow(where)
-    present = matrix_of(vectors.drop_null(), name, where, start)
-    if len(present) == len(vectors):
-        return present
+    if vectors.null_count == 0:
+        return matrix_of(vectors, name, where, start)
     filled = np.zeros((len(vectors), vectors.type.list_size), vectors.type.value_type.to_pandas_dtype())
-    filled[pa.compute.is_valid(vectors).to_numpy(zero_copy_only=False)] = present
+    if vectors.null_count < len(vectors):
+        filled[np.asarray(vectors.is_valid())] = matrix_of(vectors.drop_null(), name, where, start)
     return filled
 
 

@@ -114,6 +114,16 @@ def test_the_whole_way_from_the_command_line(tmp_path: Path, command) -> None:
     assert np.mean([hit.to_list()[0]["id"] == i for i, hit in enumerate(hits)]) > 0.9
 
 
+def test_a_whole_block_without_vectors_stays_so(tmp_path: Path) -> None:
+    table, address = stored(tmp_path)
+    table.add(rows(range(2000, 2200), np.zeros((200, 8), np.float32), np.ones(200, bool)))
+    made = plan().apply_to_database(f"{address}#vector", "vector_new")
+    assert (made.translated, made.missing) == (265, 215)
+    found = held(tmp_path)
+    assert all(found[i] == (None, None) for i in range(2000, 2200))
+    assert all((old is None) == (new is None) for old, new in found.values())
+
+
 @pytest.mark.parametrize("change", ["add", "delete", "update"])
 def test_a_row_that_changes_meanwhile_is_translated_as_it_is_at_the_end(
     tmp_path: Path, monkeypatch, change: str
