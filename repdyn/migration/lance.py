@@ -9,7 +9,7 @@ are translated again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from repdyn.errors import RepdynError
 from repdyn.migration.columns import ROWS, Blocks, Map, one_column
 from repdyn.migration.filling import MigratedColumn
-from repdyn.paths import file_of_vectors
+from repdyn.paths import RepresentationPaths, file_of_vectors
 from repdyn.paths.arrow import LANCE, Table, arrow, lance_dataset, matrix_of, open_table
-from repdyn.paths.importing import FileOfVectors
+from repdyn.paths.importing import VECTORS, FileOfVectors, special_columns
 
-__all__ = ["add_column", "lance_column"]
+__all__ = ["add_column", "lance_column", "sampled_rows"]
 
 _TRIES = 3
 """Commits that are tried while others write to the table."""
@@ -35,6 +35,59 @@ def lance_column(address: object) -> FileOfVectors | None:
     """The dataset and column that an address names, or ``None`` if it is none of a Lance dataset."""
     file = file_of_vectors(address) if isinstance(address, str | os.PathLike) else None
     return file if file is not None and file.ending == LANCE else None
+
+
+def sampled_rows(
+    file: FileOfVectors, most: int, seed: tuple[int, int], ids: Sequence[str] | None = None
+) -> RepresentationPaths:
+    """A random sample of the rows that have a vector, read in blocks.
+
+    Parameters
+    ----------
+    file
+        The dataset and its column.
+    most
+        Number of rows; of those with an id in ``ids``, so many besides.
+    seed
+        Of the sample.
+    ids
+        Rows with these ids are taken first.
+
+    Returns
+    -------
+    RepresentationPaths
+        With one point. The ids are those of the column ``id`` or ``ids``, else the numbers of the rows.
+    """
+    generator = np.random.default_rng(seed)
+    with open_table(file.path) as table:
+        column = one_column(table, file)
+        key, _ = special_columns(table.schema.names, [column], None, None, file.path)
+        if ids is not None and key is None:
+            raise RepdynError(f"{file.path}: has no column 'id', by which documents are paired")
+        read = [column, key] if key else [column]
+        present, keys = [], []
+        for batch in table.batches(read, ROWS):
+            present.append(np.asarray(batch.column(0).is_valid()))
+            keys += [str(one) for one in batch.column(1).to_pylist()] if key else []
+        rows = np.flatnonzero(np.concatenate([np.zeros(0, bool), *present]))
+        if len(rows) == 0:
+            raise RepdynError(f"{file.path}: holds no vectors")
+        names = np.array(keys) if key else np.arange(table.size).astype(np.str_)
+        first = np.isin(names[rows], list(ids or ()))
+        parts = [rows[first], rows[~first]]
+        chosen = np.sort(
+            np.concatenate([generator.choice(part, min(most, len(part)), replace=False) for part in parts])
+        )
+        taken, start = [], 0
+        for batch in table.batches([column], ROWS):
+            own = chosen[(chosen >= start) & (chosen < start + batch.num_rows)] - start
+            if len(own):
+                taken.append(matrix_of(batch.column(0).take(own), column, table.name, start))
+            start += batch.num_rows
+    matrix = np.concatenate(taken)
+    return RepresentationPaths.from_arrays(
+        {VECTORS: matrix}, ids=names[chosen].tolist(), meta={"data": f"{file.path.name}#{column}"}
+    )
 
 
 def add_column(apply: Map, width: int, digest: str, file: FileOfVectors, into: str | None) -> MigratedColumn:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from repdyn.intervals import Estimate, mean_of_groups
 from repdyn.migration.columns import migrate_column
 from repdyn.migration.database import database_column, sampled
 from repdyn.migration.filling import MigratedColumn, fill_column
-from repdyn.migration.lance import add_column, lance_column
+from repdyn.migration.lance import add_column, lance_column, sampled_rows
 from repdyn.migration.related import identity_excess, map_of_related
 from repdyn.paths import PathsLike, RepresentationPaths, as_paths, file_of_vectors
 from repdyn.reading import as_array
@@ -49,10 +50,9 @@ class MigrationSettings:
     held_out
         Share of the pairs that is held out then.
     found
-        Share of held-out documents that must be found, at the low end of its interval. Of 120 maps between
-        three models on four collections, those above .5 had at least .71 of the nDCG@10 of embedding again,
-        and those above .4 at least .50; of 36 that had .85, one was below .5. With two more models, of 101
-        maps above .5 nine in ten had .71, and the worst .51 (``benchmarks/migrate.py --calibrate``).
+        Share of held-out documents that must be found, at the low end of its interval. Of 101 maps above .5
+        (five models, four collections) nine in ten had .71 of the nDCG@10 of embedding again, and the worst
+        .51 (``benchmarks/migrate.py --calibrate``).
     guiding
         Pairs for each coordinate of the old model, below which they also guide a search, as one more
         candidate. With more, ridge regression on the pairs alone is about as good, and takes a twentieth of
@@ -159,8 +159,7 @@ class Migration(Result, kind="migration"):
     def apply_to_database(self, address: str, into: str | None = None) -> MigratedColumn:
         """Translate a column of PostgreSQL with pgvector, or of LanceDB, to a new column beside it.
 
-        PostgreSQL: blocks of 4096 rows are read, translated and committed. LanceDB: the whole column is added
-        in one commit. A killed run continues where it was.
+        PostgreSQL: blocks of 4096 rows are committed. LanceDB: one commit. A killed run continues.
 
         Parameters
         ----------
@@ -199,12 +198,9 @@ class Migration(Result, kind="migration"):
         table = lance_column(address)
         if table is not None:
             return add_column(moved, widths[1], self._digest(), table, into)
-        column = database_column(address)
-        if column is None:
-            raise RepdynError(
-                f"migrate: {address!r} is no address of a database, postgresql://…#TABLE.COLUMN or "
-                "FOLDER/TABLE.lance#COLUMN"
-            )
+        if (column := database_column(address)) is None:
+            forms = "postgresql://…#TABLE.COLUMN or FOLDER/TABLE.lance#COLUMN"
+            raise RepdynError(f"migrate: {address!r} is no address of a database, {forms}")
         name = f"{column.name}_migrated" if into is None else into
         return fill_column(moved, (widths[0], widths[1]), self._digest(), column, name)
 
@@ -499,14 +495,14 @@ def _opened(
     old: PathsLike, new: PathsLike, pairs: ArrayLike | int | None, seed: int
 ) -> tuple[RepresentationPaths, RepresentationPaths]:
     """Paths of both sides; of a database, those of a sample that holds the pairs."""
-    stored, fresh = database_column(old), database_column(new)
+    stored, fresh = _sampler(old), _sampler(new)
     if stored is None and fresh is None:
         return as_paths(old, "old"), as_paths(new, "new")
     if pairs is not None:
         if np.ndim(pairs) != 0:
             raise RepdynError(
                 "migrate: rows of a database have no numbers, so that pairs as rows cannot name them; give "
-                "the number of pairs, which are found by the key of the row"
+                "the number of pairs, which are found by the key or the id of the row"
             )
         for name, side in (("old", old), ("new", new)):
             if _has_no_ids(side):
@@ -520,18 +516,23 @@ def _opened(
     if fresh is None:
         other = as_paths(new, "new")
     else:
-        other = sampled(
-            fresh, most, (seed, 1), None if pairs is None or known is None else known.ids.tolist()
-        )
+        other = fresh(most, (seed, 1), None if pairs is None or known is None else known.ids.tolist())
     if stored is not None:
-        known = sampled(stored, most, (seed, 0), None if pairs is None else other.ids.tolist())
+        known = stored(most, (seed, 0), None if pairs is None else other.ids.tolist())
     assert known is not None
     return known, other
 
 
+def _sampler(x: PathsLike) -> Callable[..., RepresentationPaths] | None:
+    """What draws a sample of a column of a database; ``None`` for other inputs."""
+    if (column := database_column(x)) is not None:
+        return partial(sampled, column)
+    return None if (table := lance_column(x)) is None else partial(sampled_rows, table)
+
+
 def _has_no_ids(x: PathsLike) -> bool:
     """Whether the rows of an input have numbers only."""
-    if isinstance(x, RepresentationPaths) or database_column(x) is not None:
+    if isinstance(x, RepresentationPaths) or _sampler(x) is not None:
         return False
     if isinstance(x, str | os.PathLike):
         file = file_of_vectors(x)

@@ -37,7 +37,15 @@ from repdyn.paths.arrow import (
 from repdyn.paths.paths import LOGITS, RepresentationPaths
 from repdyn.reading import as_array
 
-__all__ = ["VECTORS", "FileOfVectors", "file_meta", "file_of_vectors", "import_paths", "vector_blocks"]
+__all__ = [
+    "VECTORS",
+    "FileOfVectors",
+    "file_meta",
+    "file_of_vectors",
+    "import_paths",
+    "special_columns",
+    "vector_blocks",
+]
 
 VECTORS = "vectors"
 """Name of the point of a file or an array that has none, as ``.npy``."""
@@ -208,7 +216,7 @@ def _npz(file: FileOfVectors, ids: str | None, labels: str | None) -> _Contents:
                 raise ValueError("it is a single array, not an archive of them")
             known = list(archive)
             chosen = file.chosen(known)
-            names = _special(known, chosen or [], ids, labels, file.path)
+            names = special_columns(known, chosen or [], ids, labels, file.path)
             wanted = known if chosen is None else chosen
             needed = [*dict.fromkeys([*wanted, *(n for n in names if n is not None)])]
             check_archive(file.path, opened, needed)
@@ -230,7 +238,7 @@ def _safetensors(file: FileOfVectors, ids: str | None, labels: str | None) -> _C
             known = list(opened.keys())
             metadata = opened.metadata() or {}
             chosen = file.chosen(known)
-            names = _special(known, chosen or [], ids, labels, file.path)
+            names = special_columns(known, chosen or [], ids, labels, file.path)
             loaded = {
                 name: as_array(opened.get_tensor(name)) for name in known if _wanted(name, chosen, names)
             }
@@ -299,7 +307,7 @@ def _table(file: FileOfVectors, ids: str | None, labels: str | None) -> _Content
                 kinds = ", ".join(f"{f.name} {f.type}" for f in list(schema)[:5])
                 raise RepdynError(f"{file.path}: has no column of vectors, only {kinds}")
         logits = [LOGITS] if stored and LOGITS in found and LOGITS not in chosen else []
-        names = _special(schema.names, chosen, ids, labels, file.path)
+        names = special_columns(schema.names, chosen, ids, labels, file.path)
         others = [name for name in names if name is not None]
         columns: dict[str, list[Any]] = {name: [] for name in [*chosen, *logits]}
         small, done = [], 0
@@ -351,7 +359,7 @@ def _own_meta(schema: Any, path: Path) -> tuple[dict[str, Any], bool]:
         raise RepdynError(f"{path}: its metadata 'repdyn' are not JSON; export the paths again") from None
 
 
-def _special(
+def special_columns(
     known: Sequence[str], chosen: Sequence[str], ids: str | None, labels: str | None, path: Path
 ) -> tuple[str | None, str | None]:
     """Names of the columns of ids and of labels: those given, or those that are called so."""
@@ -410,7 +418,7 @@ def vector_blocks(
         return
     with open_table(source.path) as table:
         names = source.chosen(table.schema.names) or vector_columns(table.schema)
-        key, _ = _special(table.schema.names, names, None, None, source.path)
+        key, _ = special_columns(table.schema.names, names, None, None, source.path)
         if not names:
             raise RepdynError(
                 f"{source.path}: has no column of vectors; name a column of texts as "

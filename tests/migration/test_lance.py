@@ -97,7 +97,8 @@ def test_the_whole_way_from_the_command_line(tmp_path: Path, command) -> None:
     z = rng.normal(size=(1200, 8))
     old, new = (z @ rng.normal(size=(8, width)) for width in (12, 16))
     db = lancedb.connect(tmp_path / "db")
-    db.create_table("stored", rows(range(1200), old.astype(np.float32)))
+    table = db.create_table("stored", rows(range(1188), old[:1188].astype(np.float32)))
+    table.add(rows(range(1188, 1200), old[1188:].astype(np.float32), np.ones(12, bool)))
     pq.write_table(rows(range(0, 900, 3), new[:900:3].astype(np.float32)), tmp_path / "again.parquet")
     arguments = [
         "migrate", f"{tmp_path / 'db' / 'stored.lance'}#vector", f"{tmp_path / 'again.parquet'}#vector",
@@ -105,7 +106,8 @@ def test_the_whole_way_from_the_command_line(tmp_path: Path, command) -> None:
     ]  # fmt: skip
     status, text, errors = command(*arguments)
     assert status == 0, errors
-    assert "1200 vectors translated" in text.replace("\n", " ")
+    assert "1188 vectors translated" in text.replace("\n", " ")
+    assert "12 rows have no vector" in text
     assert (tmp_path / "library.migration").is_dir()
     table = db.open_table("stored")
     hits = [
@@ -243,6 +245,33 @@ def test_no_column_is_written_twice_and_bad_input_is_named(tmp_path: Path) -> No
     lancedb.connect(tmp_path).create_table("varied", varied)
     with pytest.raises(RepdynError, match="fixed width"):
         migration.apply_to_database(f"{tmp_path / 'varied.lance'}#v", "new")
+
+
+def test_a_sample_is_of_rows_with_a_vector_and_holds_the_wanted_ones(tmp_path: Path) -> None:
+    _, address = stored(tmp_path)
+    file = in_lance.lance_column(f"{address}#vector")
+    assert file is not None
+    wanted = [str(i) for i in range(150, 170)] + ["207", "none"]  # 153, 163 are deleted, 207 has no vector
+    drawn = in_lance.sampled_rows(file, 30, (0, 0), wanted)
+    ids = drawn.ids.astype(int)
+    assert len(ids) == 18 + 30
+    assert set(range(150, 170)) - {153, 163} <= set(ids)
+    np.testing.assert_array_equal(drawn["vectors"], X[ids])
+    assert in_lance.sampled_rows(file, 30, (0, 0), wanted).ids.tolist() == drawn.ids.tolist()
+    assert set(in_lance.sampled_rows(file, 10_000, (0, 0)).ids.astype(int)) == {
+        i for i in range(300) if (i >= 200 and (i - 200) % 7) or (i < 200 and i % 10 != 3)
+    }
+    lancedb.connect(tmp_path).create_table("plain", rows(range(50), X[:50]).drop_columns(["id"]))
+    plain = in_lance.lance_column(f"{tmp_path / 'plain.lance'}#vector")
+    assert plain is not None
+    np.testing.assert_array_equal(in_lance.sampled_rows(plain, 100, (0, 0))["vectors"], X[:50])
+    with pytest.raises(RepdynError, match="has no column 'id'"):
+        migrate(f"{tmp_path / 'plain.lance'}#vector", f"{address}#vector", pairs=20)
+    empty = lancedb.connect(tmp_path).create_table("empty", rows(range(1), X[:1]))
+    empty.add(rows(range(1, 9), X[1:9], np.ones(8, bool)))
+    empty.delete("id = 0")
+    with pytest.raises(RepdynError, match="holds no vectors"):
+        migrate(f"{tmp_path / 'empty.lance'}#vector", X)
 
 
 def test_a_table_is_read_as_paths(tmp_path: Path) -> None:
