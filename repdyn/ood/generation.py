@@ -17,6 +17,7 @@ from repdyn import devices
 from repdyn.artifacts import load_artifact, refuses_damage, save_artifact
 from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
+from repdyn.ood.attention_sinks import are_sinks, find_sinks
 from repdyn.ood.calibration import conformal_threshold, false_positive_interval
 from repdyn.ood.detectors import PathDetector
 from repdyn.ood.modules import PathModule
@@ -35,8 +36,9 @@ __all__ = ["GenerationMonitor", "MonitoredTokens", "TokenAlarm"]
 RATES = (0.01, 0.05)
 """False-positive rates per sequence for which an alarm has a threshold."""
 SKIPPED = 1
-"""First tokens of a sequence that have no score: attention collects there, with norms a hundred times as
-large as elsewhere, in any text."""
+"""First tokens of a sequence that have no score: attention collects there, in any text."""
+SINK = "attention sink: "
+"""What the names of saved states of sinks begin with."""
 EVERY = 8
 """Default points: every eighth block. Each point costs a product with a square matrix of its width for each
 token, and seven points of SmolLM2 separated no set better than three (docs/studies/ood.md)."""
@@ -79,8 +81,9 @@ class MonitoredTokens:
     output
         What ``generate`` returned; None for texts that were only read.
     scores
-        Score of each token ``(N, T)``, higher is more normal; NaN for the first token, for padding and after
-        the end of a sequence. The last generated token was not read by the model and has no column.
+        Score of each token ``(N, T)``, higher is more normal; NaN for the first token, for attention sinks,
+        for padding and after the end of a sequence. The last generated token was not read by the model and
+        has no column.
     windows
         Mean score of the window that ends at each token, ``(N, T)``; NaN where the window is not full.
     profile
@@ -136,6 +139,10 @@ class GenerationMonitor(HubMixin):
     ----------
     detector_
         The fitted detector of tokens.
+    sinks_
+        ``{point: (D,)}``: the mean direction of the first tokens, as long as the longest of them, at the
+        points where attention collects there. A later token that takes this state, an *attention sink*, has
+        no score and is not in a window.
     calibration_
         Lowest windows of the calibration sequences, sorted; after :meth:`calibrate`.
     thresholds_
@@ -160,6 +167,7 @@ class GenerationMonitor(HubMixin):
     """
 
     detector_: PathDetector
+    sinks_: dict[str, NDArray[np.float32]]
     calibration_: NDArray[np.float64]
     thresholds_: dict[float, float]
     intervals_: dict[float, tuple[float, float]]
@@ -212,8 +220,10 @@ class GenerationMonitor(HubMixin):
         """
         tokens = trace(self.model, list(texts), points=self.points, pool="none").tokens_as_samples()
         place = np.array([int(name.rpartition(":")[2]) for name in tokens.ids.tolist()])
+        states = {point: np.asarray(tokens[point]) for point in self.points}
+        self.sinks_, without = find_sinks(states, place < SKIPPED)
         self.detector_ = PathDetector(self.points, seed=self.seed).fit(
-            tokens.subset(np.flatnonzero(place >= SKIPPED))
+            tokens.subset(np.flatnonzero(~without))
         )
         self._forget()
         return self
@@ -325,7 +335,8 @@ class GenerationMonitor(HubMixin):
             raise RepdynError("GenerationMonitor: is not fitted; call fit(texts) first")
         config, tensors = self.detector_.to_record()
         own = {"window": self.window, "seed": self.seed, "token detector": config}
-        save_artifact(path, "generation monitor", own, {**tensors, "lowest": self.calibration_})
+        sinks = {SINK + point: state for point, state in self.sinks_.items()}
+        save_artifact(path, "generation monitor", own, {**tensors, **sinks, "lowest": self.calibration_})
 
     @classmethod
     @refuses_damage
@@ -342,6 +353,8 @@ class GenerationMonitor(HubMixin):
         tensors = dict(artifact.tensors)
         check_arrays(tensors, True, lowest="N")
         lowest = np.asarray(tensors.pop("lowest"), dtype=np.float64)
+        sinks = {name: tensors.pop(name) for name in list(tensors) if name.startswith(SINK)}
+        check_arrays(sinks, True, **dict.fromkeys(sinks, "D"))
         detector = PathDetector.from_record(artifact.config["token detector"], tensors, str(path))
         monitor = cls(model, detector.points_, int(artifact.config["window"]), int(artifact.config["seed"]))
         known = detector.source_.get("digest")
@@ -351,6 +364,7 @@ class GenerationMonitor(HubMixin):
                 f"not {monitor.model.digest[:12]}); fit a monitor of this one"
             )
         monitor.detector_ = detector
+        monitor.sinks_ = {name.removeprefix(SINK): np.asarray(x, np.float32) for name, x in sinks.items()}
         monitor._forget()
         if len(lowest):
             monitor._set(lowest)
@@ -365,6 +379,7 @@ class _Stream:
     ) -> None:
         self.detector, self.window = detector, monitor.window
         self.thresholds = dict(sorted(monitor.thresholds_.items()))
+        self.sinks = devices.to({p: torch.as_tensor(x) for p, x in monitor.sinks_.items()}, mask.device)
         self.mask, self.ends = mask, ends
         self.alarms: list[TokenAlarm] = []
         self.hooks: Any = None
@@ -418,9 +433,14 @@ class _Stream:
         # One transfer for each pass; the window needs the numbers on the host.
         both = devices.to(torch.cat([scores.unsqueeze(-1), profile], dim=-1), "cpu", torch.float32)
         host = as_array(both.reshape(count, length, -1))
-        self._add(host[..., 0].astype(np.float64), host[..., 1:])
+        sinks = np.zeros(count * length, dtype=bool)
+        if self.sinks and np.isinf(host).any():  # tokens are hardly ever refused, and others cost nothing
+            sinks = are_sinks({p: features[p] for p in self.detector.points}, self.sinks, profile.isinf())
+        self._add(host[..., 0].astype(np.float64), host[..., 1:], sinks.reshape(count, length))
 
-    def _add(self, scores: NDArray[np.float64], profile: NDArray[np.float32]) -> None:
+    def _add(
+        self, scores: NDArray[np.float64], profile: NDArray[np.float32], sinks: NDArray[np.bool_]
+    ) -> None:
         """Add the tokens ``(N, T)`` of one pass to the windows, and raise alarms."""
         count, length = scores.shape
         real = self._real(count, length)
@@ -428,7 +448,7 @@ class _Stream:
         for row, column in zip(*np.nonzero(real), strict=True):
             place = self._read + int(column)
             self._seen[row] += 1
-            if self._seen[row] <= SKIPPED:
+            if self._seen[row] <= SKIPPED or sinks[row, column]:
                 scores[row, column] = np.nan
                 continue
             recent = self._recent[row]

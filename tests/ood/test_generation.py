@@ -219,3 +219,79 @@ def test_what_cannot_be_monitored_is_refused_in_one_line(monitor):
     with pytest.raises(RepdynError, match="beam search"):
         monitor.generate(sequences(1, 16)[0], max_new_tokens=3, num_beams=2)
     assert isinstance(monitor.detector_, PathDetector)
+
+
+def with_sinks(*ids, direction=0):
+    """A Llama whose first token and these ids have one massive coordinate in all blocks."""
+    module = llama()
+    with torch.no_grad():
+        for token in (1, *ids):
+            module.model.embed_tokens.weight[token, direction] = 500.0
+    return module
+
+
+def test_a_token_that_takes_the_state_of_first_tokens_has_no_score():
+    module = with_sinks(31)
+    points = ["layers.0", "layers.1", "layers.2"]
+    usual, given = sequences(80, 0, high=31), sequences(1, 1, high=31, length=14)[0]
+    monitor = GenerationMonitor(module, points, window=4).fit(usual).calibrate(sequences(120, 2, high=31))
+    assert set(monitor.sinks_) == set(points)
+    held = [*given[:7], 31, *given[7:]]
+    found = monitor.read([held])
+    assert np.flatnonzero(np.isnan(found.scores[0])).tolist() == [0, 7]
+    assert np.isnan(found.windows[0, 7])
+    assert found.alarms == ()
+    # The scores of all others are the detector's, and the windows go on beside the gap.
+    states = {point: x.numpy() for point, x in tokens_of(monitor.model, held, monitor.points).items()}
+    expected = monitor.detector_.score_samples(states)
+    assert expected[6] < -1e29  # what made every text with such a token an alarm
+    others = np.delete(expected, 6)
+    np.testing.assert_allclose(np.delete(found.scores[0, 1:], 6), others, rtol=1e-3, atol=1e-3)
+    means = np.convolve(others, np.ones(4) / 4, mode="valid")
+    assert found.lowest[0] == pytest.approx(means.min(), rel=1e-3, abs=1e-3)
+    # While it generates, too.
+    answer = monitor.generate(held, max_new_tokens=3, do_sample=False)
+    assert np.isnan(answer.scores[0, 7])
+
+
+def test_whether_fitted_texts_hold_a_sink_hardly_changes_the_detector():
+    module, points = with_sinks(31), ["layers.0", "layers.1", "layers.2"]
+    usual, text = sequences(80, 0, high=31), sequences(6, 3, high=31)
+    one = [*usual[0][:4], 31, *usual[0][4:]]
+    without, with_one = (
+        GenerationMonitor(module, points, window=4).fit(own) for own in (usual, [one, *usual[1:]])
+    )
+    np.testing.assert_allclose(with_one.read(text).scores, without.read(text).scores, rtol=0.2, atol=0.2)
+    for point in points:
+        assert with_one.detector_.limits(point)[1] < 1.5 * without.detector_.limits(point)[1]
+
+
+@pytest.mark.parametrize("fault", ["another direction", "not finite", "far too long"])
+def test_a_massive_state_that_is_no_sink_raises_an_alarm(fault):
+    module, points = with_sinks(31), ["layers.0", "layers.1", "layers.2"]
+    monitor = GenerationMonitor(module, points, window=4).fit(sequences(80, 0, high=31))
+    monitor.calibrate(sequences(120, 2, high=31))
+    with torch.no_grad():
+        weight = module.model.embed_tokens.weight
+        if fault == "another direction":
+            weight[30, 5] = 500.0
+        else:
+            weight[30] = weight[31] * (1e6 if fault == "far too long" else torch.nan)
+    given = sequences(1, 1, high=30, length=14)[0]
+    found = monitor.read([[*given[:7], 30, *given[7:]]])
+    assert found.scores[0, 7] < -1e29
+    assert {alarm.rate for alarm in found.alarms} == {0.01, 0.05}
+
+
+def test_a_model_without_sinks_skips_its_first_token_only(monitor):
+    assert monitor.sinks_ == {}
+
+
+def test_sinks_are_saved(tmp_path):
+    points = ["layers.0", "layers.1"]
+    monitor = GenerationMonitor(with_sinks(31), points, window=4).fit(sequences(80, 0, high=31))
+    monitor.save(tmp_path / "a.monitor")
+    again = GenerationMonitor.load(tmp_path / "a.monitor", monitor.model)
+    held = [*sequences(1, 1, high=31, length=9)[0], 31, 4, 5]
+    np.testing.assert_array_equal(again.read([held]).scores, monitor.read([held]).scores)
+    assert np.isnan(again.read([held]).scores[0, 10])
