@@ -1,9 +1,9 @@
 """Attention sinks: tokens with the massive activations that the first token of a text has.
 
-Attention collects at the first token of a text, whose state is then a hundred times as long as that of others,
-in one direction that hardly depends on the text. Some tokens in the middle of a text take the same state (Xiao
-et al., arXiv 2309.17453; Sun et al., "Massive Activations in Large Language Models", arXiv 2402.17762). Such a
-state says nothing about its token.
+Attention collects at the first token of a text, whose state is then a hundred times as long as that of
+others, in one direction that hardly depends on the text. Some tokens in the middle of a text take the same
+state (Xiao et al., arXiv 2309.17453; Sun et al., arXiv 2402.17762: massive activations). Such a state says
+nothing about its token.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def are_sinks(
     -------
     NDArray
         ``(n,)``. A token that is refused nowhere is no sink. Neither is one whose state is not finite, has
-        another direction, or is longer than that of all first tokens by more than ``FIT.length_margin`` times.
+        another direction, or is more than ``FIT.length_margin`` times as long as those of all first tokens.
     """
     inside = []
     for point, x in states.items():
