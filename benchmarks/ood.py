@@ -39,15 +39,12 @@ from sklearn.linear_model import LogisticRegression
 
 from repdyn.fields.surrogate import SurrogateAutoencoder, SurrogateWarning
 from repdyn.ood import (
-    EnergyTrajectoryDetector,
-    PathDetector,
     TrajectoryDetector,
     UnionDetector,
     conformal_threshold,
     recommend,
 )
 from repdyn.ood.comparison import IN_DISTRIBUTION, MEAN, compare
-from repdyn.ood.detector import Detector
 from repdyn.ood.evaluation import score_all, statistics_scores
 from repdyn.ood.settings import PSEUDO_OOD
 from repdyn.ood.union import HEAD_MEMBERS, LATER_PATHS
@@ -136,14 +133,11 @@ def _recommended(drawn: Drawn, sets: dict[str, RepresentationPaths], seed: int) 
 
     Of an auto-encoder, candidates are the union with its field, and the members of that union.
     """
-    fit, candidates = drawn.fit, None
+    fit = drawn.fit
     if len(fit) < PSEUDO_OOD.min_paths:
         return {"name": "too few samples"}
-    if drawn.autoencoder is not None:
-        union = _union(drawn, seed)
-        assert union.members is not None
-        candidates = {**union.members, "union": union}
-    advised = recommend(fit, candidates, seed=seed)
+    pixels = None if drawn.autoencoder is None else fit.points[0]
+    advised = recommend(fit, autoencoder=drawn.autoencoder, point=pixels, seed=seed)
     name = {"path": "PathDetector", "union": "UnionDetector"}.get(advised.best, advised.best)
     scores = score_all({name: advised.detector.fit(fit)}, sets)[name]
     del scores[CALIBRATION]
@@ -156,13 +150,8 @@ def _union(drawn: Drawn, seed: int) -> UnionDetector:
     """Of an auto-encoder's own layers and field, or of the points of a network."""
     if drawn.autoencoder is None:
         return UnionDetector()
-    pixels, *layers = drawn.fit.points
-    members: dict[str, Detector] = {
-        "path": PathDetector(tuple(layers), seed=seed),
-        "trajectory": TrajectoryDetector(*drawn.autoencoder, point=pixels, seed=seed),
-        MOVES: EnergyTrajectoryDetector(pixels, seed=seed),
-    }
-    return UnionDetector(members)
+    points = drawn.fit.points
+    return UnionDetector.from_autoencoder(*drawn.autoencoder, points, points[0], seed)
 
 
 def _merge(scores: dict[str, Any], kept: Path, make: Callable[[], dict[str, dict[str, Any]]]) -> None:

@@ -20,12 +20,20 @@ if TYPE_CHECKING:
     from repdyn.cli.streams import Part
     from repdyn.ood.detector import Detector
     from repdyn.ood.drift import DriftMonitor
+    from repdyn.paths import RepresentationPaths
 
 __all__ = ["evaluate", "fit", "score"]
 
 Saved = Annotated[Path, typer.Argument(help="A detector that `repdyn ood fit` wrote.", show_default=False)]
 Rate = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Expected share of in-distribution data that is flagged.")
+]
+Autoencoder = Annotated[
+    Path | None,
+    typer.Option(
+        help="A Koopman autoencoder that `repdyn koopman fit` wrote; it is read at the last point.",
+        show_default=False,
+    ),
 ]
 
 
@@ -39,6 +47,7 @@ def fit(
     held_out: Annotated[
         Path | None, typer.Option(help="A store of held-out in-distribution paths; they set the threshold.")
     ] = None,
+    autoencoder: Autoencoder = None,
     false_positive_rate: Rate = 0.05,
     force: Force = False,
     seed: Seed = 0,
@@ -47,14 +56,19 @@ def fit(
     """Fit a detector to in-distribution paths; default: the detector that pseudo-OOD validation recommends.
 
     Example: repdyn ood fit a.paths --out a.detector
+
+    Example: repdyn ood fit a.paths --autoencoder a.kae --held-out held-out.paths --out a.detector
     """
     from repdyn.ood import conformal_threshold, false_positive_interval
     from repdyn.paths import open_paths
 
-    named = _named(detector, seed)
+    named = _named(detector, seed) if autoencoder is None else None
     refuse_existing(out, force)
     stored = open_paths(paths)
-    name, fresh, advice = (detector, named, None) if named is not None else _recommended(stored, seed)
+    maps = None if autoencoder is None else _maps(autoencoder, stored)
+    if maps is not None:
+        named = _named_over(detector, maps, stored, seed)
+    name, fresh, advice = (detector, named, None) if named is not None else _recommended(stored, maps, seed)
     fitted = fresh.fit(stored)
     if held_out is not None:
         fitted.calibrate(open_paths(held_out), false_positive_rate)
@@ -64,6 +78,11 @@ def fit(
     fitted.save(out)
     points = [point for point in fitted.points_ if point in stored.points]
     say(f"{out}: {name} detector over {len(points)} points, fitted on {len(stored)} paths")
+    if maps is not None and held_out is None:
+        say(
+            "  the threshold may be too high if the autoencoder was trained on these paths: give others with "
+            "--held-out"
+        )
     low, high = false_positive_interval(len(fitted.calibration_scores_), false_positive_rate)
     interval = f"95 % interval {low:.1%} to {high:.1%}" if held_out is not None else "by cross-fitting"
     say(
@@ -108,6 +127,8 @@ def _named(name: str, seed: int) -> Detector | None:
         "energy of the head": EnergyDetector,
     }
     name = {"nearest neighbours": "nearest neighbors"}.get(name, name)  # the spelling of version 0.1
+    if name == "trajectory":
+        raise RepdynError("--detector trajectory: reads an autoencoder; give one with --autoencoder")
     if name in kinds:
         kind = kinds[name]
         return kind(**({"seed": seed} if "seed" in inspect.signature(kind).parameters else {}))
@@ -116,15 +137,81 @@ def _named(name: str, seed: int) -> Detector | None:
     return None
 
 
-def _recommended(stored: Any, seed: int) -> tuple[str, Detector, Any]:
+def _maps(autoencoder: Path, stored: RepresentationPaths | None) -> tuple[Any, Any]:
+    """Encoder and decoder of a saved Koopman autoencoder at its last point.
+
+    Parameters
+    ----------
+    autoencoder
+        Its folder.
+    stored
+        The paths that it must fit, if they are known.
+    """
+    from repdyn.koopman import KoopmanAutoencoder
+
+    model = KoopmanAutoencoder.from_pretrained(autoencoder)
+    if stored is not None:
+        model.check_paths(stored)
+    field = model.field(model.points_[-1])
+    return field.encode, field.decode
+
+
+def _named_over(name: str, maps: tuple[Any, Any], stored: RepresentationPaths, seed: int) -> Detector | None:
+    """The unfitted detector of this name that reads an autoencoder; None for ``"recommended"``."""
+    from repdyn.errors import RepdynError
+    from repdyn.ood import UnionDetector
+
+    if name == "recommended":
+        return None
+    union = UnionDetector.from_autoencoder(*maps, stored.points, seed=seed)
+    kinds = {"union": union, "trajectory": (union.members or {})["trajectory"]}
+    if name not in kinds:
+        raise RepdynError(
+            f"--detector {name!r}: reads no autoencoder; with --autoencoder give {', '.join(kinds)} or "
+            "recommended"
+        )
+    return kinds[name]
+
+
+def _loaded(detector: Path, autoencoder: Path | None) -> Detector:
+    """A saved detector with the autoencoder that it reads.
+
+    Raises
+    ------
+    RepdynError
+        If it reads one that is not given, reads none, or was fitted with another one.
+    """
+    from repdyn.errors import RepdynError
+    from repdyn.ood import UnionDetector, load_detector
+    from repdyn.ood.trajectories import FieldDetector
+
+    fitted = load_detector(detector)
+    parts = fitted.members_.values() if isinstance(fitted, UnionDetector) else (fitted,)
+    reads = any(isinstance(part, FieldDetector) for part in parts)
+    if reads and autoencoder is None:
+        raise RepdynError(
+            f"{detector}: reads an autoencoder; give the one that it was fitted with as --autoencoder"
+        )
+    if autoencoder is not None:
+        if not (reads and isinstance(fitted, UnionDetector | FieldDetector)):
+            raise RepdynError(f"--autoencoder: {detector} reads none")
+        fitted.bind(*_maps(autoencoder, None))
+    return fitted
+
+
+def _recommended(
+    stored: RepresentationPaths, maps: tuple[Any, Any] | None, seed: int
+) -> tuple[str, Detector, Any]:
     """Name, unfitted detector and figures of the recommendation; the union if there is none."""
     from repdyn.errors import RepdynError
     from repdyn.ood import UnionDetector, recommend
 
     try:
-        advice = recommend(stored, seed=seed)
+        advice = recommend(stored, autoencoder=maps, seed=seed)
     except RepdynError as why:
         say(f"detectors were not compared; the union is used: {why}")
+        if maps is not None:
+            return "union", UnionDetector.from_autoencoder(*maps, stored.points, seed=seed), None
         return "union", UnionDetector(seed=seed), None
     say(repr(advice))
     return advice.best, advice.detector, advice.to_dict()
@@ -149,6 +236,7 @@ def score(
     out: Annotated[
         Path | None, typer.Option(help="Write one row per sample to this CSV; default for streams: stdout.")
     ] = None,
+    autoencoder: Autoencoder = None,
     window: Annotated[int, typer.Option(help="Samples per window of the drift report.")] = 500,
     drift: Annotated[Path | None, typer.Option(help="Save the drift report in this folder.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples of a stream per forward pass.")] = 32,
@@ -172,10 +260,10 @@ def score(
 
     from repdyn.errors import RepdynError
     from repdyn.intervals import bootstrap_mean
-    from repdyn.ood import DriftMonitor, load_detector
+    from repdyn.ood import DriftMonitor
     from repdyn.writing import whole_file
 
-    fitted = load_detector(detector)
+    fitted = _loaded(detector, autoencoder)
     monitor = DriftMonitor(fitted, window)
     live = model is not None and out is None
     # A stream may be endless: a byte for each sample is kept, and the scores if they are written at the end.
@@ -321,6 +409,7 @@ def evaluate(
             help="The store that the detector was fitted on; the controls are fitted on it as well."
         ),
     ],
+    autoencoder: Autoencoder = None,
     out: Annotated[Path | None, typer.Option(help="Save the evaluation in this folder.")] = None,
     force: Force = False,
     seed: Seed = 0,
@@ -331,7 +420,7 @@ def evaluate(
     Example: repdyn ood evaluate a.detector held-out.paths --against code=code.paths --training a.paths
     """
     from repdyn.errors import RepdynError
-    from repdyn.ood import KNNDetector, MahalanobisDetector, load_detector
+    from repdyn.ood import KNNDetector, MahalanobisDetector
     from repdyn.ood import evaluate as measure
     from repdyn.paths import open_paths
 
@@ -347,7 +436,9 @@ def evaluate(
         "kNN": KNNDetector(seed=seed).fit(fitted_on),
         "Mahalanobis": MahalanobisDetector(seed=seed).fit(fitted_on),
     }
-    evaluation = measure(load_detector(detector), open_paths(paths), sets, controls=controls, seed=seed)
+    evaluation = measure(
+        _loaded(detector, autoencoder), open_paths(paths), sets, controls=controls, seed=seed
+    )
     say(repr(evaluation))
     if out is not None:
         evaluation.save(out)

@@ -21,6 +21,7 @@ from repdyn.ood.neighbor_detectors import GuidedEnergyDetector
 from repdyn.ood.pseudo_ood import CONTRACTED, contracted, draw_paths, find_groups, split_pseudo_ood
 from repdyn.ood.records import from_settings
 from repdyn.ood.settings import PSEUDO_OOD
+from repdyn.ood.trajectories import Map
 from repdyn.ood.union import LATER_PATHS, UnionDetector
 from repdyn.paths import PathsLike, RepresentationPaths, as_paths
 from repdyn.progress import track
@@ -89,7 +90,12 @@ class Recommendation(Result, kind="recommendation"):
 
 
 def recommend(
-    paths: PathsLike, candidates: Mapping[str, Detector] | None = None, *, seed: int = 0
+    paths: PathsLike,
+    candidates: Mapping[str, Detector] | None = None,
+    *,
+    autoencoder: tuple[Map, Map] | None = None,
+    point: str | None = None,
+    seed: int = 0,
 ) -> Recommendation:
     """Recommend the detector that best separates pseudo-OOD sets from in-distribution data.
 
@@ -121,6 +127,13 @@ def recommend(
     candidates
         Unfitted detectors by name. Default: the path detector, the union, its other members and controls
         (nearest neighbors, Mahalanobis, with labels the relative ones, with logits the guided energy).
+    autoencoder
+        Encoder and decoder of an auto-encoder at a point, ``(n, D) -> (n, d)`` and back. The candidates are
+        then those of :meth:`UnionDetector.from_autoencoder`, its members and the union, beside those given.
+        An auto-encoder that was trained on the groups that are held out does not find them unusual, so that
+        its trajectory is rated too low.
+    point
+        The encoded point. Default: the last one.
     seed
         Draws paths, groups, and shuffles.
 
@@ -145,6 +158,11 @@ def recommend(
     least = PSEUDO_OOD.min_paths
     if len(paths) < least:
         raise RepdynError(f"recommend: needs at least {least} paths to compare detectors, got {len(paths)}")
+    if autoencoder is not None:
+        union = UnionDetector.from_autoencoder(*autoencoder, paths.points, point, seed)
+        candidates = {**(candidates or {}), **(union.members or {}), UNION: union}
+    elif point is not None:
+        raise RepdynError(f"point {point!r}: is the one that an autoencoder encodes, and none is given")
     if candidates is not None and len(candidates) < 2:
         raise RepdynError(f"candidates: comparing takes at least 2 detectors, got {len(candidates)}")
     generator = np.random.default_rng(seed)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttractorDetector",
     "FieldDetector",
+    "Map",
     "ReconstructionDetector",
     "ResidualDetector",
     "TrajectoryDetector",

@@ -7,7 +7,7 @@ The default members and their weights are chosen on in-distribution data alone, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -22,23 +22,26 @@ from repdyn.ood.comparison import IN_DISTRIBUTION
 from repdyn.ood.crossfit import PathStatistics
 from repdyn.ood.detector import Detector, joint_groups
 from repdyn.ood.detectors import PathDetector, RelativePathDetector, last_point_controls, share_densities
+from repdyn.ood.energy_trajectories import EnergyTrajectoryDetector
 from repdyn.ood.mixture_detector import MixtureDetector
 from repdyn.ood.neighbor_detectors import EnergyDetector, GuidedEnergyDetector
 from repdyn.ood.path_chunks import HELD, LOGITS, Chunk
 from repdyn.ood.pseudo_ood import draw_paths, find_groups, split_pseudo_ood
 from repdyn.ood.records import NamedDetectors, optional_count, present_name, record_all, restore_all
 from repdyn.ood.settings import PSEUDO_OOD
+from repdyn.ood.trajectories import FieldDetector, Map, TrajectoryDetector
 from repdyn.paths import nearby
 
 if TYPE_CHECKING:
     from repdyn.ood.modules import UnionModule
     from repdyn.paths import RepresentationPaths
 
-__all__ = ["HEAD_MEMBERS", "LATER_PATHS", "UnionDetector", "ensemble_weights"]
+__all__ = ["HEAD_MEMBERS", "LATER_PATHS", "TRAJECTORY", "UnionDetector", "ensemble_weights"]
 
 Array = NDArray[np.float64]
 
 HEAD_MEMBERS = ("guided energy", "energy of the head")
+TRAJECTORY = "trajectory"
 LATER_PATHS = ("later half", "last third")
 """Members of a union of few samples, beside the whole path and the last point."""
 
@@ -116,6 +119,62 @@ class UnionDetector(Detector):
     def __init__(self, members: Mapping[str, Detector] | None = None, seed: int = 0) -> None:
         self.members = members
         self.seed = seed
+
+    @classmethod
+    def from_autoencoder(
+        cls,
+        encode: Map,
+        decode: Map,
+        points: Sequence[str],
+        point: str | None = None,
+        seed: int = 0,
+    ) -> UnionDetector:
+        """The union for an auto-encoder, not fitted: its members have equal weights.
+
+        They are the path over the points besides the encoded one, the :class:`TrajectoryDetector` of the
+        auto-encoder, and the :class:`EnergyTrajectoryDetector` at the encoded point. The last one finds
+        inputs that are too likely, such as blurred pictures.
+
+        Parameters
+        ----------
+        encode, decode
+            Map ``(n, D)`` tensors of the encoded point to codes, and back.
+        points
+            All points of the paths that will be fitted.
+        point
+            The encoded one. Default: the last.
+        seed
+            Of the members.
+
+        Examples
+        --------
+        >>> union = UnionDetector.from_autoencoder(lambda x: x / 2, lambda z: 2 * z, ["layer", "output"])
+        >>> sorted(union.members)
+        ['energy trajectory', 'path', 'trajectory']
+        """
+        point = points[-1] if point is None else point
+        layers = tuple(name for name in points if name != point) or (point,)
+        members: dict[str, Detector] = {
+            "path": PathDetector(layers, seed=seed),
+            TRAJECTORY: TrajectoryDetector(encode, decode, point, seed=seed),
+            "energy trajectory": EnergyTrajectoryDetector(point, seed=seed),
+        }
+        return cls(members, seed)
+
+    def bind(self, encode: Map, decode: Map) -> Self:
+        """Set the auto-encoder of the members of a loaded union that read one.
+
+        Raises
+        ------
+        RepdynError
+            If no member reads an auto-encoder, or it is not the one that a member was fitted with.
+        """
+        readers = [member for member in self.controls_.values() if isinstance(member, FieldDetector)]
+        if not readers:
+            raise RepdynError("bind: no member of this union reads an auto-encoder")
+        for member in readers:
+            member.bind(encode, decode)
+        return self
 
     @property
     def controls_(self) -> dict[str, Detector]:

@@ -104,6 +104,57 @@ def test_fit_by_name_and_an_unknown_name(command, detector):
     assert "nearest: 'Mahalanobis'" in err
 
 
+@pytest.fixture
+def autoencoder(tmp_path):
+    from repdyn.koopman import KoopmanAutoencoder
+
+    KoopmanAutoencoder(4, ()).fit(planted(400), epochs=2, batch_size=64).save_pretrained(tmp_path / "a.kae")
+    planted(400, seed=2).save(tmp_path / "b.paths")
+    planted(200, seed=3).save(tmp_path / "held-out.paths")
+    planted(200, shift=8.0, seed=4).save(tmp_path / "off.paths")
+
+
+@pytest.mark.parametrize("name", ["recommended", "union", "trajectory"])
+def test_fit_with_an_autoencoder(command, autoencoder, tmp_path, name):
+    fit = ("ood", "fit", "b.paths", "--autoencoder", "a.kae", "--detector", name, "--out", "x.detector")
+    status, out, err = command(*fit, "--held-out", "held-out.paths")
+    assert status == 0, err
+    assert ("Recommendation:" in out) == (name == "recommended")
+    assert "trained on these paths" not in out
+    if name != "recommended":
+        # It reads the autoencoder, and is scored with the one that it was fitted with only.
+        status, _, err = command("ood", "score", "x.detector", "off.paths")
+        assert (status, "--autoencoder" in err) == (2, True)
+        own = ("--autoencoder", "a.kae")
+        status, out, err = command("ood", "score", "x.detector", "off.paths", *own, "--json", "s.json")
+        assert status == 0, err
+        fresh = load_detector(tmp_path / "x.detector")
+        model = repdyn.KoopmanAutoencoder.from_pretrained(tmp_path / "a.kae")
+        field = model.field("layer2")
+        expected = fresh.bind(field.encode, field.decode).score_samples(planted(200, shift=8.0, seed=4))
+        written = json.loads((tmp_path / "s.json").read_text())["ood"]["scores"]
+        np.testing.assert_allclose(written, expected, rtol=1e-5)
+        status, out, err = command(
+            "ood", "evaluate", "x.detector", "held-out.paths", "--against", "off=off.paths", "--training",
+            "b.paths", *own,
+        )  # fmt: skip
+        assert status == 0, err
+
+
+def test_an_autoencoder_that_is_not_read_or_does_not_fit_is_refused(command, autoencoder, detector):
+    fit = ("ood", "fit", "b.paths", "--out", "y.detector")
+    status, out, _ = command(*fit, "--detector", "union", "--autoencoder", "a.kae")
+    assert (status, "trained on these paths" in out) == (0, True)
+    for given, wanted in (
+        ((*fit, "--force", "--detector", "trajectory"), "give one with --autoencoder"),
+        ((*fit, "--force", "--detector", "Mahalanobis", "--autoencoder", "a.kae"), "reads no autoencoder"),
+        (("ood", "score", "a.detector", "off.paths", "--autoencoder", "a.kae"), "reads none"),
+        ((*fit, "--force", "--autoencoder", "nowhere.kae"), "nowhere.kae"),
+    ):
+        status, _, err = command(*given)
+        assert (status, wanted in err) == (2, True), err
+
+
 def test_too_few_paths_to_compare_detectors_is_said(command, tmp_path):
     planted(60).save(tmp_path / "few.paths")
     status, out, _ = command("ood", "fit", "few.paths", "--out", "few.detector")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from repdyn.errors import RepdynError
 from repdyn.ood import (
@@ -13,6 +14,7 @@ from repdyn.ood import (
     PathDetector,
     Recommendation,
     UnionDetector,
+    load_detector,
     recommend,
 )
 from repdyn.ood.detector import Detector
@@ -156,3 +158,63 @@ def test_a_recommended_detector_that_is_no_plain_value_is_not_saved_in_part(tmp_
     with pytest.raises(RepdynError, match="its members cannot be saved"):
         found.save(tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+PLANE = np.linalg.qr(np.random.default_rng(3).normal(size=(12, 3)))[0].astype(np.float32)
+
+
+def encode(x):
+    return torch.tanh(x @ torch.as_tensor(PLANE))
+
+
+def decode(z):
+    return z @ torch.as_tensor(PLANE).T
+
+
+def on_a_plane(count: int, seed: int = 0, off: float = 0.0) -> RepresentationPaths:
+    """A layer that says nothing, and outputs on the plane that the auto-encoder keeps."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 8
+    codes = np.random.default_rng(9).normal(size=(8, 3))[labels] + 0.1 * generator.normal(size=(count, 3))
+    normal = np.linalg.qr(np.concatenate([PLANE, np.eye(12)], axis=1))[0][:, 3]
+    output = codes @ PLANE.T + 0.02 * generator.normal(size=(count, 12)) + off * normal
+    arrays = {"layer": generator.normal(size=(count, 6)) + 5, "output": output}
+    return RepresentationPaths.from_arrays(
+        {k: x.astype(np.float32) for k, x in arrays.items()}, labels=labels
+    )
+
+
+def test_with_an_auto_encoder_its_trajectory_is_a_candidate_and_a_member_of_the_union(tmp_path):
+    paths = on_a_plane(400)
+    found = recommend(paths, autoencoder=(encode, decode))
+    assert set(found.table) == {"path", "trajectory", "energy trajectory", "union"}
+    fitted = UnionDetector.from_autoencoder(encode, decode, paths.points).fit(paths)
+    assert fitted.members_["path"].points_ == ("layer",)
+    assert fitted.members_["trajectory"].points_ == ("output",)
+    inside, outside = on_a_plane(200, 1), on_a_plane(200, 2, off=1.0)
+    wins = (fitted.score_samples(inside)[:, None] > fitted.score_samples(outside)[None]).mean()
+    assert wins > 0.95
+    # The path over the layer that says nothing does not see it.
+    blind = fitted.members_["path"]
+    assert (blind.score_samples(inside)[:, None] > blind.score_samples(outside)[None]).mean() < 0.6
+    fitted.save(tmp_path / "a.detector")
+    loaded = load_detector(tmp_path / "a.detector")
+    assert isinstance(loaded, UnionDetector)
+    with pytest.raises(RepdynError, match="has no auto-encoder"):
+        loaded.score_samples(inside)
+    with pytest.raises(RepdynError, match="not the one"):
+        loaded.bind(lambda x: encode(-x) + 1, decode)
+    scores = loaded.bind(encode, decode).score_samples(outside)
+    np.testing.assert_allclose(scores, fitted.score_samples(outside), rtol=1e-5)
+
+
+def test_candidates_that_are_given_are_compared_with_those_of_the_auto_encoder():
+    found = recommend(on_a_plane(300), {"kNN": KNNDetector()}, autoencoder=(encode, decode), point="output")
+    assert {"kNN", "trajectory", "union"} <= set(found.table)
+
+
+def test_a_point_without_an_auto_encoder_and_a_union_without_one_are_refused():
+    with pytest.raises(RepdynError, match="point 'output': is the one that an autoencoder encodes"):
+        recommend(on_a_plane(300), point="output")
+    with pytest.raises(RepdynError, match="no member of this union reads an auto-encoder"):
+        UnionDetector().fit(on_a_plane(300)).bind(encode, decode)
