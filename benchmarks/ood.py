@@ -292,11 +292,23 @@ def _figures(runs: list[dict[str, Any]], name: str, where: str, metric: str) -> 
     return (*means, float(np.std([row["value"] for row in rows])))
 
 
-def cell(setting: Setting, seed: int, kept: Path, surrogate: bool) -> dict[str, Any]:
-    """One setting with one seed, and the processor time that it took."""
+def cell(setting: Setting, seed: int, kept: Path, surrogate: bool, most: int | None = None) -> dict[str, Any]:
+    """One setting with one seed, of so many fitted samples at most, and the processor time that it took."""
     with seconds() as spent:
-        found = run(setting.draw(seed), seed, kept, surrogate=surrogate, advice=seed == 0)
+        drawn = setting.draw(seed)
+        if most is not None and len(drawn.fit) > most:
+            drawn = _fewer(drawn, np.sort(np.random.default_rng(seed).permutation(len(drawn.fit))[:most]))
+        found = run(drawn, seed, kept, surrogate=surrogate, advice=seed == 0)
     return found | {"processor seconds": spent()}
+
+
+def _fewer(drawn: Drawn, index: np.ndarray) -> Drawn:
+    """Some of the fitted samples, with what was read of their maps."""
+    maps = {
+        name: {key: x[index] if name == "fit" else x for key, x in own.items()}
+        for name, own in drawn.maps.items()
+    }
+    return replace(drawn, fit=drawn.fit.subset(index), maps=maps)
 
 
 def main() -> None:
@@ -306,6 +318,7 @@ def main() -> None:
     parser.add_argument("--foreign", type=int, default=500, help="samples of each foreign set of pictures")
     parser.add_argument("--test", type=int, default=1000, help="test samples, settings B, C and D")
     parser.add_argument("--fit", type=int, default=3000, help="fitted samples, setting D")
+    parser.add_argument("--most", type=int, help="fitted samples at most, all settings")
     parser.add_argument(
         "--no-surrogate", action="store_true", help="leave out the field of a surrogate auto-encoder"
     )
@@ -318,11 +331,13 @@ def main() -> None:
     for setting in settings(options.setting, options.cache, sizes):
         runs: list[dict[str, Any]] = []
         for seed in range(options.seeds):
-            parts = (setting.name, options.foreign, options.test, options.fit, seed)
+            parts = [setting.name, options.foreign, options.test, options.fit, seed]
+            parts += [] if options.most is None else [f"most {options.most}"]
             name = "-".join(map(str, parts)).replace(" ", "-").replace(",", "")
             file = options.cache / f"{name}.json"
             surrogate = options.setting != "E" and not options.no_surrogate
-            runs.append(once_json(file, partial(cell, setting, seed, file.with_suffix(".npz"), surrogate)))
+            make = partial(cell, setting, seed, file.with_suffix(".npz"), surrogate, options.most)
+            runs.append(once_json(file, make))
         results[setting.name] = runs
         print(f"\n{setting.name}, {options.seeds} seeds", *summary(runs), sep="\n", flush=True)
     print("", *overall(results), sep="\n")

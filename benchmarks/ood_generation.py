@@ -56,8 +56,18 @@ WINDOW, LCF_SAMPLES, ROUNDS, NEW_TOKENS = 8, 200, 8, 24
 KNOWN = ("fit", "calibration", "test")
 MALICIOUS = 100
 """Injections that TrajGuard is fitted on."""
-EIGEN_SIZES = {"calibration": 60, "test": 40}
-EIGEN_FOREIGN = 12
+EIGEN_TEXTS = 60
+"""Texts of each set of the first draw that EigenScore reads; it samples several answers to each."""
+BESIDE_EIGEN = (
+    "monitor, lowest window",
+    "monitor, mean of tokens",
+    "LCF",
+    "TrajGuard",
+    "perplexity",
+    "perplexity, worst window",
+    "control: number of tokens",
+)
+"""Methods that are shown on the same texts."""
 WITHOUT_TELLS = dict(zip(("shuffled words", "queries"), REPAIRED))
 DEVELOPMENT = 100
 """First seed of the draws that choices are made on."""
@@ -106,12 +116,11 @@ def reported(model: Any, options: Any) -> dict[str, Any]:
     found["table"] = tables(rows, names)
     found["against length"] = _against(rows, LONGER, "injection")
     if not options.without_eigen:
-        texts = text_sets(0, SIZES)
-        own = {"EigenScore": _eigen(model, texts, options)}
-        sizes = {name: len(values) for name, values in own["EigenScore"].items()}
-        for method in ("perplexity", "monitor, mean of tokens"):  # on the same texts
-            own[method] = {name: spread(rows[0][method][name], sizes[name]) for name in sizes}
-        found["eigen"] = tables([own], [name for name in sizes if name not in KNOWN])
+        own = {"EigenScore": _eigen(model, text_sets(0, SIZES), options)}
+        sets = list(own["EigenScore"])
+        for method in BESIDE_EIGEN:
+            own[method] = {name: spread(rows[0][method][name], EIGEN_TEXTS) for name in sets}
+        found["eigen"] = tables([own], [name for name in sets if name not in KNOWN])
     return found
 
 
@@ -158,10 +167,10 @@ def _against(rows: Sequence[Scores], usual: str, foreign: str) -> dict[str, dict
 
 def _eigen(model: Any, texts: dict[str, list[str]], options: Any) -> dict[str, np.ndarray]:
     found = {}
-    for name in ("calibration", "test", *CORE):
-        out = options.cache / f"eigen-{name.replace(' ', '-')}.npy"
+    for name in ("calibration", "test", *CORE, *REPAIRED, LONGER):
+        out = options.cache / f"eigen-{EIGEN_TEXTS}-{name.replace(' ', '-')}.npy"
         if not out.is_file():
-            np.save(out, eigen_scores(model, spread(texts[name], EIGEN_SIZES.get(name, EIGEN_FOREIGN))))
+            np.save(out, eigen_scores(model, spread(texts[name], EIGEN_TEXTS)))
         found[name] = np.load(out)
     return found
 

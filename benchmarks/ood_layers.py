@@ -3,9 +3,11 @@
     python benchmarks/ood_layers.py --cache FOLDER [--seeds 3] [--json layers.json]
 
 EfficientNet-Lite0 on ImageNet (setting A of ``ood.py``, and E: animals against other classes, whose
-out-of-distribution pictures come from the same source). A row is the AUROC of the Mahalanobis distance at one
-point, or of the sum over points: as it is (MDSEns), of unit vectors, of distances that are standardized by
-held-out samples, and of both, which is what the path detector does where there are no classes.
+out-of-distribution pictures come from the same source), where a sum fails, and the same network and ResNet-20
+on CIFAR-10 (setting B), where it does not. A row is the AUROC of the Mahalanobis distance at one point, or of
+the sum over points: as it is (MDSEns), of unit vectors, of distances that are standardized by held-out
+samples, and of both, which is what the path detector does where there are no classes.
+``docs/images/ood_layers.py`` draws the figures of ``--json``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from sklearn.metrics import roc_auc_score
 
 Array = NDArray[Any]
 MODEL = "efficientnet-lite0"
-FOREIGN = 150
+ON_CIFAR = (MODEL, "cifar-resnet20")
+FOREIGN, TEST = 150, 600
 
 
 def layers(drawn: Drawn) -> dict[str, dict[str, float]]:
@@ -62,11 +65,13 @@ def main() -> None:
     """Print a table for each setting, of the mean over seeds."""
     parser = parser_of(__doc__, "cache", "json", "seeds")
     parser.add_argument("--foreign", type=int, default=FOREIGN)
+    parser.add_argument("--test", type=int, default=TEST, help="test pictures of CIFAR-10")
     options = parser.parse_args()
     ood_pictures.MAPPED.clear()  # feature maps are not needed
     found = {}
     far = [s for s in settings("A", options.cache, vars(options)) if s.name.endswith(MODEL)]
-    for setting in (*far, animals(options.cache, MODEL)):
+    small = [s for s in settings("B", options.cache, vars(options)) if s.name.endswith(ON_CIFAR)]
+    for setting in (*far, animals(options.cache, MODEL), *small):
         runs = [layers(setting.draw(seed)) for seed in range(options.seeds)]
         rows = {
             name: {where: float(np.mean([run[name][where] for run in runs])) for where in runs[0][name]}

@@ -51,7 +51,8 @@ __all__ = [
 DIGITS = 15_000
 """Digits that an auto-encoder is trained on, setting D."""
 IMAGENET_MODELS = ("efficientnet-lite0", "mobilenetv2")
-MAPPED = {("efficientnet-lite0", 160), ("mobilenetv2", 160), ("cifar-resnet20", 32), ("cifar-resnet44", 32)}
+MAPPED = {("efficientnet-lite0", 160), ("mobilenetv2", 160), ("efficientnet-lite0", 96)}
+MAPPED |= {("cifar-resnet20", 32), ("cifar-resnet44", 32)}
 """Models and sides whose feature maps are read too: it takes four times as long as the path."""
 
 

@@ -247,3 +247,15 @@ def test_corruptions_grow_with_their_strength(bench: Any, kind: str) -> None:
     assert len(corruptions.CORRUPTIONS) == 15
     with pytest.raises(ValueError, match="1 to 5"):
         corruptions.corrupted(pictures, kind, 6, np.random.default_rng(0))
+
+
+def test_fewer_fitted_samples_keep_their_maps(bench: Any) -> None:
+    x = np.arange(20.0).reshape(10, 2)
+    paths = RepresentationPaths.from_arrays({"a": x}, labels=np.arange(10))
+    maps = {"fit": {"last": x}, "textures": {"last": x + 100}}
+    drawn = bench("ood_samples").Drawn(paths, paths, paths, {"textures": paths}, {}, maps)
+    fewer = bench("ood")._fewer(drawn, np.array([1, 4, 7]))
+    np.testing.assert_array_equal(fewer.maps["fit"]["last"], x[[1, 4, 7]])
+    np.testing.assert_array_equal(fewer.fit["a"], x[[1, 4, 7]])
+    np.testing.assert_array_equal(fewer.maps["textures"]["last"], x + 100)
+    assert len(fewer.test) == len(fewer.foreign["textures"]) == 10
