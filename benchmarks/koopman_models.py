@@ -21,6 +21,8 @@ smollm2               SmolLM2-135M, CLINC150 texts, own head            tenth la
 smollm2-mean          SmolLM2-135M, CLINC150, linear probe              tenth layer on, mean over tokens
 minilm-l3-unread      minilm-l3, tested on queries that it never reads  embeddings through all blocks
 resnet20-folds        resnet20, tested on another fifth with each seed  second stage to the last block
+efficientnet-folds    efficientnet-cifar10, in the same way             fifth stage to the pooled point
+mobilenet-folds       mobilenet-cifar10, in the same way                fifth stage to the pooled point
 ====================  ================================================  ===================================
 
 The sentence encoders' mean-pooled embeddings hold the words of a query without their order; a language
@@ -151,6 +153,26 @@ SETTINGS = {
     ),
     "mobilenet-cifar10": Setting(
         "packaged:mobilenetv2", STAGES, "", stored, True, ("mobilenet", "cifar10"), labeled=False
+    ),
+    "efficientnet-folds": Setting(
+        "packaged:efficientnet-lite0",
+        STAGES,
+        "",
+        stored,
+        True,
+        ("efficientnet", "cifar10"),
+        labeled=False,
+        folds=True,
+    ),
+    "mobilenet-folds": Setting(
+        "packaged:mobilenetv2",
+        STAGES,
+        "",
+        stored,
+        True,
+        ("mobilenet", "cifar10"),
+        labeled=False,
+        folds=True,
     ),
     "smollm2": Setting("smollm2", (), "last", queries(2000, 300, 700), True, labeled=False),
     "smollm2-mean": Setting("", ("*",), "", stored, False, ("smollm2", "clinc150")),
