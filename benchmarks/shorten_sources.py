@@ -3,8 +3,8 @@
     python benchmarks/shorten_sources.py --cache FOLDER [--seeds 3] [--models minilm-l3 …]
 
 STS-B's rows are in the order of their sources, which the sizes of its parts give: video captions, picture
-captions, statements of SNLI, forums, news, headlines. Its development part has answers of forums where its
-test part has answers of students, and more of them. ``repdyn.shorten`` is fitted to 1 000 sentences of the
+captions, statements of SNLI, answers in forums, news, headlines. The answers are of ``answers-forums`` in the
+development part and of ``answer-answer`` in the test part. ``repdyn.shorten`` is fitted to 1 000 sentences of the
 development part, as in ``benchmarks/shorten.py``, or to 1 000 of both parts together. The loss that it
 expects is compared with that on all sentences of either part that it was not given, and of each source.
 """
@@ -27,8 +27,22 @@ from repdyn.tracing import TracedModel
 SOURCES = ("benchmarks/shorten_sources.py", "repdyn/shortening")
 GIVEN = 1000
 ORDER = {
-    "dev": {"videos": 250, "pictures": 250, "SNLI": 125, "forums": 375, "news": 250, "headlines": 250},
-    "test": {"videos": 250, "pictures": 250, "SNLI": 125, "students": 254, "news": 250, "headlines": 250},
+    "dev": {
+        "videos": 250,
+        "pictures": 250,
+        "SNLI": 125,
+        "answers-forums": 375,
+        "news": 250,
+        "headlines": 250,
+    },
+    "test": {
+        "videos": 250,
+        "pictures": 250,
+        "SNLI": 125,
+        "answer-answer": 254,
+        "news": 250,
+        "headlines": 250,
+    },
 }
 MODELS = {"minilm-l3": (L3, (1, 2)), "minilm-l6": (L6, (1, 2, 3))}
 
@@ -86,7 +100,9 @@ def main() -> None:
             make = partial(cell, model, true, parts, count, seed)
             row = kept.once(name, parts, count, seed, make=make)
             low, high = row["expected"][1:]
-            lost = {key: f"{own:.3f}{'' if low <= own <= high else '*'}" for key, (own, _) in row["lost"].items()}
+            lost = {
+                key: f"{own:.3f}{'' if low <= own <= high else '*'}" for key, (own, _) in row["lost"].items()
+            }
             print(
                 f"{name}, {count} blocks, fitted to {parts}, seed {seed}: expected {row['expected'][0]:.3f} "
                 f"[{low:.3f}, {high:.3f}], lost " + "; ".join(f"{key} {own}" for key, own in lost.items()),
