@@ -4,8 +4,8 @@
 
 STS-B's rows are in the order of their sources, which the sizes of its parts give: video captions, picture
 captions, statements of SNLI, answers in forums, news, headlines. The answers are of ``answers-forums`` in the
-development part and of ``answer-answer`` in the test part. ``repdyn.shorten`` is fitted to 1 000 sentences of the
-development part, as in ``benchmarks/shorten.py``, or to 1 000 of both parts together. The loss that it
+development part and of ``answer-answer`` in the test part. ``repdyn.shorten`` is fitted to 1 000 sentences of
+the development part, as in ``benchmarks/shorten.py``, or to 1 000 of both parts together. The loss that it
 expects is compared with that on all sentences of either part that it was not given, and of each source.
 """
 
