@@ -36,6 +36,7 @@ __all__ = [
     "keep",
     "made_once",
     "mean_of",
+    "mean_of_parts",
     "measuring",
     "median",
     "once_json",
@@ -335,6 +336,16 @@ def in_a_process(*command: object, limit: float | None = None) -> Row:
 def mean_of(estimates: Sequence[Mapping[str, float]]) -> Estimate:
     """Over seeds, of values and of interval ends: an interval over samples for a fit of any seed."""
     return Estimate(*(float(np.mean([one[end] for one in estimates])) for end in ("value", "low", "high")))
+
+
+def mean_of_parts(estimates: Sequence[Mapping[str, float]]) -> Estimate:
+    """Over test parts that share no sample, with the interval of a mean of independent estimates."""
+    value = mean_of(estimates).value
+    low, high = (
+        float(np.sqrt(np.square([one["value"] - one[end] for one in estimates]).sum()) / len(estimates))
+        for end in ("low", "high")
+    )
+    return Estimate(value, value - low, value + high)
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:

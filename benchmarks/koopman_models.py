@@ -21,6 +21,8 @@ smollm2               SmolLM2-135M, CLINC150 texts, own head            tenth la
 smollm2-mean          SmolLM2-135M, CLINC150, linear probe              tenth layer on, mean over tokens
 minilm-l3-unread      minilm-l3, tested on queries that it never reads  embeddings through all blocks
 resnet20-folds        resnet20, tested on another fifth with each seed  second stage to the last block
+efficientnet-folds    efficientnet-cifar10, in the same way             fifth stage to the pooled point
+mobilenet-folds       mobilenet-cifar10, in the same way                fifth stage to the pooled point
 ====================  ================================================  ===================================
 
 The sentence encoders' mean-pooled embeddings hold the words of a query without their order; a language
@@ -34,7 +36,7 @@ Traces and every finished run are kept in the cache. About an hour on one core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache, partial
@@ -44,14 +46,14 @@ from typing import Any
 import numpy as np
 import torch
 from cifar_networks import cifar_resnet
-from harness import mean_of, once_json, parser_of
+from harness import mean_of, mean_of_parts, once_json, parser_of
 from numpy.typing import NDArray
 from stored_pictures import labeled_jpegs
 from stored_texts import rows_of, smollm2
 from translation_data import _corpus, read
 
 import repdyn
-from repdyn.intervals import Estimate, bootstrap
+from repdyn.intervals import bootstrap
 from repdyn.koopman import KoopmanAutoencoder, controls
 from repdyn.koopman.readout import LinearProbe
 from repdyn.paths import RepresentationPaths
@@ -151,6 +153,26 @@ SETTINGS = {
     ),
     "mobilenet-cifar10": Setting(
         "packaged:mobilenetv2", STAGES, "", stored, True, ("mobilenet", "cifar10"), labeled=False
+    ),
+    "efficientnet-folds": Setting(
+        "packaged:efficientnet-lite0",
+        STAGES,
+        "",
+        stored,
+        True,
+        ("efficientnet", "cifar10"),
+        labeled=False,
+        folds=True,
+    ),
+    "mobilenet-folds": Setting(
+        "packaged:mobilenetv2",
+        STAGES,
+        "",
+        stored,
+        True,
+        ("mobilenet", "cifar10"),
+        labeled=False,
+        folds=True,
     ),
     "smollm2": Setting("smollm2", (), "last", queries(2000, 300, 700), True, labeled=False),
     "smollm2-mean": Setting("", ("*",), "", stored, False, ("smollm2", "clinc150")),
@@ -308,16 +330,6 @@ def decisions(
     return decide
 
 
-def of_parts(estimates: Sequence[Mapping[str, float]]) -> Estimate:
-    """Mean over test parts that share no sample, with the interval of a mean of independent estimates."""
-    value = mean_of(estimates).value
-    low, high = (
-        float(np.sqrt(np.square([one["value"] - one[end] for one in estimates]).sum()) / len(estimates))
-        for end in ("low", "high")
-    )
-    return Estimate(value, value - low, value + high)
-
-
 def table(done: list[dict[str, Any]]) -> str:
     """All models, all predictors, and what the autoencoder adds to the best control."""
     lines = []
@@ -327,7 +339,7 @@ def table(done: list[dict[str, Any]]) -> str:
             continue
         setting, points, (fitted, tested) = SETTINGS[name], runs[0]["points"], runs[0]["samples"]
         reads = "own head" if setting.own_head else "linear probe"
-        over = of_parts if setting.folds else mean_of
+        over = mean_of_parts if setting.folds else mean_of
         lines += [
             f"{name}: {points[0]} -> {points[-1]} ({len(points)} points), {fitted} training and "
             f"{tested} test paths, {len(runs)} seeds, {reads}",

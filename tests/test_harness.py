@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from repdyn.intervals import bootstrap_mean
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "harness.py"
 
@@ -143,3 +146,29 @@ def test_means_over_seeds(harness: Any) -> None:
     # Student's t of three values: 4.303 standard errors.
     found = harness.over_seeds([1.0, 2.0, 3.0])
     assert (found.value, round(found.low, 3), round(found.high, 3)) == (2.0, -0.484, 4.484)
+
+
+def test_a_mean_over_parts_is_as_sure_as_one_of_all_their_samples(harness: Any) -> None:
+    """The parts' samples in one array are the oracle: four parts halve the interval of one."""
+    draw, held, widths = np.random.default_rng(0), [], []
+    for seed in range(200):
+        x = draw.exponential(size=(4, 250))
+        parts = [bootstrap_mean(own, seed=seed).to_dict() for own in x]
+        found, whole = harness.mean_of_parts(parts), bootstrap_mean(x.ravel(), seed=seed)
+        assert found.value == pytest.approx(whole.value)
+        held.append([own.low <= 1 <= own.high for own in (found, whole)])
+        widths.append((found.high - found.low) / (whole.high - whole.low))
+    ours, theirs = np.sum(held, axis=0)
+    assert ours >= theirs - 4
+    assert theirs >= 184
+    assert np.mean(widths) == pytest.approx(1, abs=0.05)
+
+
+def test_a_mean_over_parts_has_the_variance_of_a_mean_of_independent_figures(harness: Any) -> None:
+    spreads = np.array([0.1, 0.4, 0.8])
+    ends = [{"value": 1.0 + k, "low": 1.0 + k - s, "high": 1.0 + k + 2 * s} for k, s in enumerate(spreads)]
+    found = harness.mean_of_parts(ends)
+    # Variances add; a mean of three divides the root of their sum by three. Each side has its own.
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0 - 0.3, 2.0 + 0.6))
+    once = harness.mean_of_parts(ends[:1])
+    assert (once.value, once.low, once.high) == pytest.approx((1.0, 0.9, 1.2))

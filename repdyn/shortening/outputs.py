@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repdyn import devices
 from repdyn.errors import RepdynError
-from repdyn.intervals import Estimate, bootstrap, ratio_interval
+from repdyn.intervals import Estimate, bootstrap_mean, mean_of_groups, ratio_interval
 from repdyn.reading import as_array
 from repdyn.repeats import sums_by_group
 from repdyn.tracing import TracedModel
@@ -136,24 +136,20 @@ def loss_between(
     own, other = true.values, changed.values
     if true.kind == LOG_PERPLEXITY:
         # A diverged network gives likelihoods beyond any use; they stay finite.
-        more = np.minimum(other[:, 0] - own[:, 0], 1e6)
-
-        def per_token(difference: Rows, count: Rows) -> float:
-            return float(difference.sum() / max(count.sum(), 1.0))
-
-        sums = (sums_by_group(groups, part) for part in (more, own[:, 1]))
-        return bootstrap(per_token, *sums, seed=seed), None
+        more = sums_by_group(groups, np.minimum(other[:, 0] - own[:, 0], 1e6))
+        count = sums_by_group(groups, own[:, 1])
+        if not count.sum() > 0:
+            return Estimate(0.0, 0.0, 0.0), None
+        # A text can become more likely, so that the ratio may be near 0: the interval is that of the mean of
+        # its linear part, and not of its logarithm.
+        value = float(more.sum() / count.sum())
+        return bootstrap_mean(value + (more - value * count) / count.mean(), seed=seed), None
     if true.kind == DIVERGENCE:
-        kl = (np.exp(own) * (own - other)).sum(axis=1)
-        same = own.argmax(axis=1) == other.argmax(axis=1)
-        ones = np.ones(len(kl))
-
-        def mean(total: Rows, count: Rows) -> float:
-            return float(total.sum() / count.sum())
-
-        count = sums_by_group(groups, ones)
-        agreement = bootstrap(mean, sums_by_group(groups, same.astype(np.float64)), count, seed=seed)
-        return bootstrap(mean, sums_by_group(groups, kl), count, seed=seed), agreement
+        kl = np.maximum((np.exp(own) * (own - other)).sum(axis=1), 0.0)  # below 0 by rounding alone
+        same = mean_of_groups(own.argmax(axis=1) == other.argmax(axis=1), groups, seed=seed)
+        return ratio_interval(
+            sums_by_group(groups, kl), sums_by_group(groups, np.ones(len(kl))), seed=seed
+        ), same
     error, spread = np.square(own - other).sum(axis=1), np.square(own - own.mean(axis=0)).sum(axis=1)
     return ratio_interval(sums_by_group(groups, error), sums_by_group(groups, spread), seed=seed), None
 

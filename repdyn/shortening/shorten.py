@@ -55,8 +55,8 @@ class Shortening(Result, kind="shortening"):
         ``"divergence of the output"`` (nats) of another model with a head, else ``"unexplained variance of
         the output"`` at the pooled last point.
     expected
-        Mean loss on new samples, estimated on samples that neither the map nor the choice of it has seen,
-        with a 95 % interval.
+        Mean loss on new samples like the given ones, estimated on samples that neither the map nor the
+        choice of it has seen, with a 95 % interval. Samples of other sources can lose more or less.
     dropped
         The same without a map: the blocks are left out.
     agreement
@@ -129,7 +129,7 @@ class Shortening(Result, kind="shortening"):
         lines = [
             f"Shortening of {self.model}: {len(self.removed)} of {self.blocks} blocks replaced "
             f"({self.removed[0]} to {self.removed[-1]})",
-            f"  expected {self.loss} {self.expected}",
+            f"  expected {self.loss} {self.expected}, on new samples like the given ones",
             f"  without a map {self.dropped}; the map loses less: {self.verdict}",
         ]
         if self.agreement is not None:

@@ -66,7 +66,7 @@ def test_the_affine_blocks_are_found_and_replaced_without_loss() -> None:
 
 def test_the_loss_on_new_samples_lies_in_the_expected_interval() -> None:
     held = 0
-    for seed in range(12):
+    for seed in range(40):
         model = repdyn.wrap(network(set(), width=6))
         short = shorten(model, drawn(300, 6, seed=seed), remove=2, seed=seed)
         new = drawn(20_000, 6, seed=1000 + seed)
@@ -75,7 +75,7 @@ def test_the_loss_on_new_samples_lies_in_the_expected_interval() -> None:
         lost = float((own - other).square().sum() / (own - own.mean(dim=0)).square().sum())
         held += short.shortening.expected.low <= lost <= short.shortening.expected.high
         assert short.shortening.expected.value < 0.5 * short.shortening.dropped.value
-    assert held >= 10
+    assert held >= 38  # 19 of 20
 
 
 def test_a_head_gives_a_divergence_and_decisions() -> None:
