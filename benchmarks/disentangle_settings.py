@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,9 @@ class Scale:
     judge_learning_rate: float
     judge_channels: tuple[int, ...]
     passes: int  # draws of the mixes that a table averages over
+    characters: int | None = None  # of Sprites, for training and validation
+    precision: str = "float32"
+    compiled: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,15 @@ class Settings:
     epochs: int
 
 
-FULL = Scale(tuple(range(6)), None, 64, (32, 64, 128, 256), 32, 1e-3, 30, 1e-3, (32, 64, 128, 256), 25)
+FULL = Scale(
+    tuple(range(6)), None, 64, (32, 64, 128, 256), 32, 1e-3, 30, 1e-3, (32, 64, 128, 256), 25,
+    precision="bfloat16", compiled=1,
+)  # fmt: skip
 CPU = Scale((0, 1, 2), 1500, 16, (16,), 16, 4e-3, 60, 3e-3, (16, 32), 5)
+MIDDLE = Scale(
+    tuple(range(6)), 3000, 32, (16,), 16, 4e-3, 16, 2e-3, (16, 32), 5, characters=355, precision="bfloat16"
+)
+SCALES = {"cpu": CPU, "middle": MIDDLE, "full": FULL}
 SSM = {  # as published
     "sprites": Settings(1, 15, 170, (16, 1, 1), 0.75, 140),
     "dsprites": Settings(1, 24, 200, (16, 4, 4), 0.125, 170),
@@ -60,6 +70,9 @@ SKD_FULL = {  # published for Sprites; elsewhere with the epochs of its neighbor
 }
 SSM_CPU = Settings(1, 15, 80, (16, 1, 1), 0.75, 50)
 SKD_CPU = Settings(8, 40, 80, (15, 1, 1), 0.5, 50)
+SSM_MIDDLE = Settings(1, 30, 170, (16, 1, 1), 0.75, 400)
+SKD_MIDDLE = replace(SKD_CPU, hidden=170, epochs=400)
+OWN = {"cpu": (SSM_CPU, SKD_CPU), "middle": (SSM_MIDDLE, SKD_MIDDLE)}
 S = TypeVar("S", Scale, Settings)
 
 
@@ -68,14 +81,14 @@ def read_arguments(description: str | None) -> argparse.Namespace:
     parser = parser_of(__doc__, "seeds")
     parser.add_argument("--data", choices=list(SSM), default="sprites")
     parser.add_argument("--model", choices=MODELS, nargs="*", default=list(MODELS))
-    parser.add_argument("--scale", choices=["cpu", "full"], default="cpu")
+    parser.add_argument("--scale", choices=list(SCALES), default="cpu")
     parser.add_argument("--on", choices=["test", "validation"], default="test")
     parser.add_argument("--survival", type=int, metavar="SEEDS", help="only count the seeds that survive")
     parser.add_argument("--device", default=None)
     parser.add_argument("--out", type=Path, default=Path("disentangle.jsonl"))
     for field in fields(Scale) + fields(Settings):
         several = field.type.startswith("tuple")
-        number = float if "float" in str(field.type) else int
+        number = next(kind for kind in (str, float, int) if kind.__name__ in str(field.type))
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=number,
@@ -87,7 +100,7 @@ def read_arguments(description: str | None) -> argparse.Namespace:
 
 def scale_of(arguments: argparse.Namespace) -> Scale:
     """The scale with what flags replace."""
-    return replaced(FULL if arguments.scale == "full" else CPU, arguments)
+    return replaced(SCALES[arguments.scale], arguments)
 
 
 def settings_of(name: str, arguments: argparse.Namespace) -> Settings:
@@ -95,7 +108,7 @@ def settings_of(name: str, arguments: argparse.Namespace) -> Settings:
     if arguments.scale == "full":
         found = (SSM if name.startswith("ssm") else SKD_FULL)[arguments.data]
     else:
-        found = SSM_CPU if name.startswith("ssm") else SKD_CPU
+        found = OWN[arguments.scale][0 if name.startswith("ssm") else 1]
     return replaced(found, arguments)
 
 

@@ -8,15 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from repdyn.devices import as_given, double, to
+from repdyn.devices import as_given, double
 from repdyn.disentangle.settings import TRAINING
-from repdyn.disentangle.spectral import one_step, operators_of, spectral_loss, static_mode, static_modes
+from repdyn.disentangle.spectral import (
+    RealSchur,
+    one_step,
+    operators_of,
+    spectral_loss,
+    static_mode,
+    static_modes,
+)
 
 __all__ = [
     "LOSSES",
     "LossWeights",
     "constancy_loss",
     "drop_latents",
+    "dropout_masks",
     "exchange_static",
     "forward_operators",
     "masked_error",
@@ -52,9 +60,9 @@ class LossWeights:
     motion: float = 0.0
 
 
-def masked_error(x: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error over real frames, shapes ``(B, T, …)`` and ``(B, T)``."""
-    if mask.all():
+def masked_error(x: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared error over real frames, shapes ``(B, T, …)`` and ``(B, T)``; all are real if None."""
+    if mask is None:
         return functional.mse_loss(x, target)
     return functional.mse_loss(x[mask], target[mask])
 
@@ -90,13 +98,15 @@ def constancy_loss(z: Tensor, mask: Tensor, operators: Tensor) -> Tensor:
     return (moved / (coordinate.square().sum(dim=1) + TRAINING.least_static)).mean()
 
 
-def exchange_static(z: Tensor, mask: Tensor, operators: Tensor, static_dim: int) -> tuple[Tensor, Tensor]:
+def exchange_static(
+    z: Tensor, mask: Tensor, operators: Tensor, static_dim: int, form: RealSchur | None = None
+) -> tuple[Tensor, Tensor]:
     """Latents with the static part of the previous sequence, and the frames that are real in both.
 
     Projectors are constants: no gradient passes through eigenvectors. Shapes ``(B, T, k)`` and
-    ``(B, T)``.
+    ``(B, T)``. ``form`` is the Schur form of the operators, if it is known.
     """
-    projectors = as_given(static_modes(operators.detach(), static_dim).projectors, z)
+    projectors = as_given(static_modes(operators.detach(), static_dim, form).projectors, z)
     static = (z @ projectors) * mask[..., None]
     return z - static + static.roll(1, dims=0), mask & mask.roll(1, dims=0)
 
@@ -151,6 +161,9 @@ def sequence_losses(
     static_dim: int,
     threshold: float,
     weights: LossWeights,
+    *,
+    full: bool = False,
+    form: RealSchur | None = None,
 ) -> dict[str, Tensor]:
     """The weighted losses, by name.
 
@@ -168,24 +181,39 @@ def sequence_losses(
         Of the spectral loss.
     weights
         Their weights.
+    full
+        Whether all frames are known to be real.
+    form
+        Schur form of the operators, if it is known.
     """
     ahead, decoded_ahead = predicted
+    real = None if full else mask
     losses = {
-        "reconstruction": weights.reconstruction * masked_error(decoded, x, mask),
+        "reconstruction": weights.reconstruction * masked_error(decoded, x, real),
         "prediction": weights.prediction
         / 2
-        * (masked_error(decoded_ahead, x, mask) + masked_error(ahead, z, mask)),
-        "spectral": weights.spectral * spectral_loss(operators, static_dim, threshold),
+        * (masked_error(decoded_ahead, x, real) + masked_error(ahead, z, real)),
+        "spectral": weights.spectral * spectral_loss(operators, static_dim, threshold, form),
     }
     if weights.constancy:
         losses["constancy"] = weights.constancy * constancy_loss(z, mask, operators)
     return losses
 
 
-def drop_latents(z: Tensor, generator: torch.Generator) -> Tensor:
-    """Dropout of latents from a given generator, which leaves the global one unchanged."""
-    kept = torch.rand(z.shape, generator=generator) >= TRAINING.latent_dropout
-    dropped: Tensor = z * to(kept, z.device) / (1 - TRAINING.latent_dropout)
+def dropout_masks(shape: tuple[int, int, int], parts: int, generator: torch.Generator) -> Tensor:
+    """Which latents ``(B, T, k)`` are kept in each of so many decoder passes, ``(parts, B, T, k)``.
+
+    They are drawn on the CPU from a given generator, so that they are the same on every device and the global
+    stream is left unchanged.
+    """
+    return torch.stack(
+        [torch.rand(shape, generator=generator) >= TRAINING.latent_dropout for _ in range(parts)]
+    )
+
+
+def drop_latents(z: Tensor, kept: Tensor) -> Tensor:
+    """Dropout of latents ``(B, T, k)``, given which are kept."""
+    dropped: Tensor = z * kept / (1 - TRAINING.latent_dropout)
     return dropped
 
 

@@ -41,6 +41,8 @@ class TrainingSettings:
         Mean motion below which a clip counts as at rest, and by which nothing is divided. Not studied.
     least_static
         Squared norm of the static coordinate below which a clip counts as constant. Not studied.
+    checkpoint_seconds
+        Least time between two saves of a fit's state.
     batch
         Sequences that pass through the networks at a time when a fitted model is read.
     """
@@ -54,6 +56,7 @@ class TrainingSettings:
     faint_motion: float = 0.02
     least_motion: float = 1e-2
     least_static: float = 1e-6
+    checkpoint_seconds: float = 60.0
     batch: int = 256
 
 
