@@ -58,6 +58,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from repdyn.datasets import LabeledClips, dsprites, moving_dsprites, sprites
+from repdyn.devices import to
 from repdyn.disentangle import (
     SKD,
     SSMSKD,
@@ -71,7 +72,6 @@ from repdyn.disentangle import (
     multifactor_table,
     static_dynamic_table,
 )
-from repdyn.devices import to
 from repdyn.disentangle.models import StructuredKoopman
 from repdyn.disentangle.spectral import static_mode, static_modes
 from repdyn.intervals import Estimate

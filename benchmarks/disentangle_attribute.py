@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="*", default=[0, 2, 5])
     parser.add_argument("--size", type=int, default=16)
     arguments = parser.parse_args()
-    scale = replaced(CPU, argparse.Namespace(**{name: None for name in CPU.__dict__} | vars(arguments)))
+    scale = replaced(CPU, argparse.Namespace(**dict.fromkeys(CPU.__dict__) | vars(arguments)))
     training, validation, _ = parts("sprites", scale)
     judge = judges(argparse.Namespace(data="sprites", out=arguments.out, device=None), scale, training)
     fits = (
