@@ -2,6 +2,8 @@
 
     python benchmarks/disentangle.py --data sprites --scale cpu --out disentangle.jsonl
     python benchmarks/disentangle.py --data moving-dsprites --model ssm-skd --scale full --device cuda
+    python benchmarks/disentangle.py --data melodies --out melodies.jsonl
+    python benchmarks/disentangle.py --data air --air FOLDER --out air.jsonl
 
 Each run (model, seed) is a line of the output, and each fit is kept beside it; what is there already is not
 repeated, so an interrupted study goes on where it was. The order of things: judges are trained on training
@@ -21,6 +23,9 @@ core for a fit. ``--scale cpu`` has fewer characters, narrow networks and small 
 its figures are not comparable with the published ones, only with each other. Every setting of a scale can be
 replaced by its own flag.
 
+Melodies are composed, and air quality needs the tables of UCI's Beijing Multi-Site Air Quality;
+``disentangle_vectors.py`` says what is measured on them.
+
 The state of a fit is saved every minute beside the output, and a fit that was killed goes on from there with
 the same numbers. Each line of progress has the time that remains.
 """
@@ -38,6 +43,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import disentangle_vectors
 import numpy as np
 import torch
 from disentangle_settings import (
@@ -45,6 +51,7 @@ from disentangle_settings import (
     MODELS,
     MOTION,
     PUBLISHED,
+    VECTORS,
     Scale,
     Settings,
     plain,
@@ -83,6 +90,9 @@ def main() -> None:
     arguments = read_arguments(__doc__)
     if arguments.survival:
         print(survival(arguments.survival))
+        return
+    if arguments.data in VECTORS:
+        disentangle_vectors.study(arguments)
         return
     scale, chosen = scale_of(arguments), {name: settings_of(name, arguments) for name in arguments.model}
     training, validation, test = parts(arguments.data, scale)

@@ -16,6 +16,8 @@ PUBLISHED = {  # SSM-SKD: D_sd, D_mf
     "moving-dsprites": (0.8699, 0.9348),
 }
 MODELS = ("skd", "skd-coordinates", "ssm-skd", "ssm-skd-mode", "ssm-skd-motion")
+VECTORS = ("melodies", "air")
+MODELS_OF_VECTORS = ("ssm-skd", "skd", "autoencoder", "components")
 CONSTANCY = 1.0  # of the last two; no other model has that loss
 MOTION = 0.2  # of the last
 
@@ -79,8 +81,10 @@ S = TypeVar("S", Scale, Settings)
 def read_arguments(description: str | None) -> argparse.Namespace:
     """Flags: the study, and one for each setting that a scale has."""
     parser = parser_of(__doc__, "seeds")
-    parser.add_argument("--data", choices=list(SSM), default="sprites")
-    parser.add_argument("--model", choices=MODELS, nargs="*", default=list(MODELS))
+    parser.add_argument("--data", choices=[*SSM, *VECTORS], default="sprites")
+    parser.add_argument("--air", type=Path, help="folder of the tables of Beijing Multi-Site Air Quality")
+    names = list(dict.fromkeys((*MODELS, *MODELS_OF_VECTORS)))
+    parser.add_argument("--model", choices=names, nargs="*", help="default: all of the data")
     parser.add_argument("--scale", choices=list(SCALES), default="cpu")
     parser.add_argument("--on", choices=["test", "validation"], default="test")
     parser.add_argument("--survival", type=int, metavar="SEEDS", help="only count the seeds that survive")
@@ -95,7 +99,17 @@ def read_arguments(description: str | None) -> argparse.Namespace:
             nargs="*" if several else None,
             help="replaces the scale's",
         )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    known = MODELS_OF_VECTORS if arguments.data in VECTORS else MODELS
+    arguments.model = list(known) if arguments.model is None else arguments.model
+    unknown = sorted(set(arguments.model) - set(known))
+    if unknown:
+        parser.error(
+            f"--model {unknown[0]} is none for --data {arguments.data}; there are {', '.join(known)}"
+        )
+    if arguments.data == "air" and arguments.air is None:
+        parser.error("--data air needs --air FOLDER, with the tables of Beijing Multi-Site Air Quality (UCI)")
+    return arguments
 
 
 def scale_of(arguments: argparse.Namespace) -> Scale:

@@ -235,7 +235,7 @@ def _interpolated(days: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _season(month: NDArray[np.int64], day: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Summer 0, autumn 1, winter 2, spring 3, as in the benchmark: spring from 15 March, winter from 16 November."""
+    """Summer 0, autumn 1, winter 2 (from 16 November), spring 3 (from 15 March), as in the benchmark."""
     spring = ((month == 3) & (day >= 15)) | (month == 4) | (month == 5)
     autumn = (month == 9) | (month == 10) | ((month == 11) & (day <= 15))
     summer = (month >= 6) & (month <= 8)

@@ -109,6 +109,8 @@ class EvaluationSettings:
         Static factors up to which brute force, with its 2^s evaluations, is allowed. Not studied.
     folds
         Folds of the classifier that measures leakage. ``benchmarks/false_found.py``.
+    trees, tree_depth
+        Number and largest depth of the trees behind :func:`~repdyn.disentangle.dci`. Not studied.
     judge_features, judge_hidden
         Width of the judge's frame features and of its LSTM. As published.
     judge_gradient_norm
@@ -117,6 +119,8 @@ class EvaluationSettings:
 
     max_factors: int = 12
     folds: int = 5
+    trees: int = 50
+    tree_depth: int = 10
     judge_features: int = 40
     judge_hidden: int = 128
     judge_gradient_norm: float = 1.0

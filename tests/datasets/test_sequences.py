@@ -1,4 +1,4 @@
-"""Generated melodies and days of air quality: their factors can be read back, and what is wrong is refused."""
+"""Melodies and days of air quality: their factors can be read back, and what is wrong is refused."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_shares_that_make_no_sense_are_refused() -> None:
 
 
 COLUMNS = (
-    "No", "year", "month", "day", "hour", "PM2.5", "PM10", "SO2", "NO2", "CO", "O3", "TEMP", "PRES", "DEWP", "RAIN",
-    "wd", "WSPM", "station",
+    "No", "year", "month", "day", "hour", "PM2.5", "PM10", "SO2", "NO2", "CO", "O3", "TEMP", "PRES", "DEWP",
+    "RAIN", "wd", "WSPM", "station",
 )  # fmt: skip
 Change = Callable[[list[dict[str, str]]], object]
 
