@@ -45,7 +45,7 @@ def test_mixed_codes_are_explicit_and_neither_modular_nor_compact() -> None:
     found, own = _measured(_mixed), _measured()
     assert found.explicitness.value > 0.85
     assert found.modularity < own.modularity - 0.3
-    assert found.compactness < own.compactness - 0.2
+    assert found.compactness < own.compactness - 0.1
 
 
 def test_codes_of_noise_are_at_chance() -> None:
@@ -54,7 +54,7 @@ def test_codes_of_noise_are_at_chance() -> None:
     )
     for name, accuracy in found.accuracy.items():
         assert accuracy.low < 1 / 3 + 0.03
-        assert found.majority[name] == pytest.approx(1 / 3, abs=0.05)
+        assert found.majority[name] == pytest.approx(1 / 3, abs=0.06)
     assert found.explicitness.value == pytest.approx(np.mean([a.value for a in found.accuracy.values()]))
 
 
