@@ -18,10 +18,10 @@ frames × 64 × 64 × RGBA, uint8). dSprites and Moving dSprites are drawn. 3D S
 is at hand to fit a renderer to, and its figures would not compare with published ones.
 
 ``--scale full`` has the published settings and wants a GPU; networks of frames are compiled and of mixed
-precision. ``--scale middle`` has 355 characters of all six items at 32 × 32 pixels and up to two hours of a
-core for a fit. ``--scale cpu`` has fewer characters, narrow networks and small pictures, and minutes for a fit;
-its figures are not comparable with the published ones, only with each other. Every setting of a scale can be
-replaced by its own flag.
+precision. ``--scale middle`` has 355 characters of all six items at 32 × 32 pixels and two hours of a core
+for a fit. ``--scale cpu`` has fewer characters, narrow networks and small pictures, and minutes for a fit;
+its figures are not comparable with the published ones, only with each other. Every setting of a scale can
+be replaced by its own flag.
 
 Melodies are composed, and air quality needs the tables of UCI's Beijing Multi-Site Air Quality;
 ``disentangle_vectors.py`` says what is measured on them.
@@ -191,7 +191,8 @@ class Progress:
             each = (now - self.begun) / (done - self.first)
             left = each * (total - done) / 60
             print(
-                f"{description.replace(DETAIL, ': ')}; {done} of {total}, {each:.1f} s each, {left:.0f} min left",
+                f"{description.replace(DETAIL, ': ')}; {done} of {total}, {each:.1f} s each, "
+                f"{left:.0f} min left",
                 flush=True,
             )
 

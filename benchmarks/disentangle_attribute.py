@@ -2,18 +2,21 @@
 
     python benchmarks/disentangle_attribute.py --out disentangle.jsonl [--fit FOLDER --items 0 2 5 --size 16]
 
-Reads a fit and the judge that ``disentangle.py`` left beside its output, and asks on validation clips, for each
-attribute: how many pixels differ between its classes, and by how much (resolution); whether the judge reads it
-in real and in reconstructed clips (loss); whether a linear and a nonlinear classifier read it from the dynamic
-part (leak), from the static part (latent), and from the static part of clips of another action (interaction);
-and what the judge sees after the dynamic part came from one other clip: by mixes or by one donor, of the same or of
-another action, of the same or of another class, the receiver's or the donor's class, and between which classes.
+Reads a fit and the judge that ``disentangle.py`` left beside its output, and asks for each attribute:
+
+- how many pixels differ between its classes (resolution);
+- whether the judge reads it in real and in reconstructed validation clips (loss);
+- whether classifiers read it from the dynamic part (leak), from the static part (latent), and from the static
+  part of clips of actions that they were not fitted to (interaction), on training clips by cross-validation;
+- what the judge sees after the dynamic part of validation clips was replaced: by a mix or by that of one other
+  clip, of the same or another action, of the same or another class; and for which classes.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +73,7 @@ def main() -> None:
 
 
 def pixels(items: list[int], size: int, scale: Scale) -> dict[str, float]:
-    """Mean pixels of a frame that differ by more than .02 between two classes of an attribute, all else equal."""
+    """Pixels of a frame that differ by more than .02 between classes of an attribute, all else equal; mean."""
     few, rest = parts("sprites", Scale(**{**scale.__dict__, "size": size, "items": tuple(items)}))[::2]
     clips = np.concatenate([few.clips, rest.clips]).astype(np.float32) / 255
     labels: Labels = {n: np.concatenate([few.labels[n], rest.labels[n]]) for n in few.labels}
@@ -79,7 +82,7 @@ def pixels(items: list[int], size: int, scale: Scale) -> dict[str, float]:
         others = np.stack([v for n, v in labels.items() if n != name], axis=1)
         order = np.lexsort([labels[name], *others.T])
         changed = []
-        for a, b in zip(order[:-1], order[1:]):
+        for a, b in pairwise(order):
             if (others[a] == others[b]).all():
                 changed.append((np.abs(clips[a] - clips[b]).max(axis=1) > 0.02).sum(axis=(1, 2)).mean())
         table_[name] = float(np.mean(changed))

@@ -72,8 +72,8 @@ SKD_FULL = {  # published for Sprites; elsewhere with the epochs of its neighbor
 }
 SSM_CPU = Settings(1, 15, 80, (16, 1, 1), 0.75, 50)
 SKD_CPU = Settings(8, 40, 80, (15, 1, 1), 0.5, 50)
-SSM_MIDDLE = Settings(1, 30, 170, (16, 1, 1), 0.75, 400)
-SKD_MIDDLE = replace(SKD_CPU, hidden=170, epochs=400)
+SSM_MIDDLE = Settings(1, 30, 170, (16, 1, 1), 0.75, 350)
+SKD_MIDDLE = replace(SKD_CPU, hidden=170, epochs=350)
 OWN = {"cpu": (SSM_CPU, SKD_CPU), "middle": (SSM_MIDDLE, SKD_MIDDLE)}
 S = TypeVar("S", Scale, Settings)
 

@@ -1,12 +1,13 @@
 """Models of sequences of vectors on two sets of the MSD benchmark, beside two that know nothing of dynamics.
 
-Run by ``disentangle.py --data melodies`` or ``--data air --air FOLDER``. Beside SSM-SKD and SKD there are a recurrent
-autoencoder of the same size without their losses, and the principal components of frames. These two are split by
-time: the static part is the mean over time, the dynamic part is the rest.
+Run by ``disentangle.py --data melodies`` or ``--data air --air FOLDER``. Beside SSM-SKD and SKD there are a
+recurrent autoencoder of the same size without their losses, and the principal components of frames. These
+two are split by time: the static part is the mean over time, the dynamic part is the rest.
 
-For each: the share of variance that is reconstructed; modularity, compactness and explicitness of the codes, which
-are the means over time of both parts as in the benchmark; how well a linear classifier reads each factor from each
-part, all frames of it; and for melodies the table of static and dynamic swaps, by judges. All is read on test sequences.
+For each: the share of variance that is reconstructed; modularity, compactness and explicitness of the codes,
+which are the means over time of both parts as in the benchmark; how well a linear classifier reads each
+factor from each part, all frames of it; and for melodies the table of static and dynamic swaps, by judges.
+All is read on test sequences.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def study(arguments: argparse.Namespace) -> None:
         return row
 
     rows.complete(cells, make)
-    report([row for row in map(lambda cell: rows.get(*cell), cells) if row is not None], models)
+    report([row for cell in cells if (row := rows.get(*cell)) is not None], models)
 
 
 def fitted(
@@ -221,7 +222,7 @@ def report(rows: list[dict[str, Any]], models: list[str]) -> None:
     for name, part in of.items():
         for kind in ("static", "dynamic"):
             values = [[row["probes"][kind][factor] for row in part] for factor in factors]
-            lines.append([f"{name}, {kind} part, linear", *map(lambda v: float(np.mean(v)), values)])
+            lines.append([f"{name}, {kind} part, linear", *(float(np.mean(v)) for v in values)])
         if "table" in part[0]:
             lines.append(
                 [

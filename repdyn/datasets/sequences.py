@@ -84,10 +84,10 @@ _BAR = 8
 def melodies(count: int | None = None, *, seed: int = 0) -> LabeledSequences:
     """Melodies of two bars to the factors of dMelodies: an arpeggiated cadence I-IV-V-I of twelve notes.
 
-    A sequence has 16 frames, one for each eighth note: one-hot over 50 pitches, C4 upwards, and a last entry for
-    a rest. Static are the tonic (12), its octave (3) and the scale (3: major, minor, blues). Dynamic are the
-    rhythm of each bar (28 each: the places of six notes) and the direction of each of the four chords (2 each: up,
-    down). These are all 1 354 752 melodies of the original, which is not read.
+    A sequence has 16 frames, one for each eighth note: one-hot over 50 pitches, C4 upwards, and a last
+    entry for a rest. Static are the tonic (12), its octave (3) and the scale (3: major, minor, blues).
+    Dynamic are the rhythm of each bar (28 each: the places of six notes) and the direction of each of the
+    four chords (2 each: up, down). These are all 1 354 752 melodies of the original, which is not read.
 
     Parameters
     ----------
@@ -108,7 +108,8 @@ def melodies(count: int | None = None, *, seed: int = 0) -> LabeledSequences:
 
     References
     ----------
-    Pati, A., Gururani, S. and Lerch, A. (2020). dMelodies: a music dataset for disentanglement learning. ISMIR.
+    Pati, A., Gururani, S. and Lerch, A. (2020). dMelodies: a music dataset for disentanglement learning.
+    ISMIR.
     """
     sizes = tuple(_CLASSES.values())
     total = int(np.prod(sizes))
@@ -140,10 +141,11 @@ _HOURS = 24
 def air_quality(folder: str | os.PathLike[str]) -> LabeledSequences:
     """Days of hourly air quality at twelve stations in Beijing, as sequences of 24 frames.
 
-    A frame has 13 numbers: six pollutants, temperature, pressure, dew point, rain and wind speed, each centered and
-    scaled over all hours, and the sine and cosine of the direction of the wind. Missing hours are interpolated within
-    their day; what misses for a whole day is 0. All factors are static: the station (12), the year (5), the month
-    (12), the day of the month (31) and the season (4: summer, autumn, winter, spring).
+    A frame has 13 numbers: six pollutants, temperature, pressure, dew point, rain and wind speed, each
+    centered and scaled over all hours, and the sine and cosine of the direction of the wind. Missing hours
+    are interpolated within their day; what misses for a whole day is 0. All factors are static: the station
+    (12), the year (5), the month (12), the day of the month (31) and the season (4: summer, autumn, winter,
+    spring).
 
     Parameters
     ----------
@@ -157,13 +159,14 @@ def air_quality(folder: str | os.PathLike[str]) -> LabeledSequences:
 
     References
     ----------
-    Zhang, S. et al. (2017). Cautionary tales on air-quality improvement in Beijing. Proc. R. Soc. A 473 (Beijing
-    Multi-Site Air Quality, UCI, CC BY 4.0). Barami, T. et al. (2025), arXiv 2510.17313, the factors.
+    Zhang, S. et al. (2017). Cautionary tales on air-quality improvement in Beijing. Proc. R. Soc. A 473
+    (the data: Beijing Multi-Site Air Quality, UCI). Barami, T. et al. (2025), arXiv 2510.17313, the factors.
     """
     files = sorted(Path(folder).glob("PRSA_Data_*.csv"))
     if not files:
         raise RepdynError(
-            f"{folder}: holds no PRSA_Data_*.csv; give the folder of the UCI tables (Beijing Multi-Site Air Quality)"
+            f"{folder}: holds no PRSA_Data_*.csv; give the folder of the tables of UCI's Beijing Multi-Site "
+            "Air Quality"
         )
     dates, hours, values, stations = (
         np.concatenate(column) for column in zip(*(_table(file) for file in files))

@@ -235,8 +235,8 @@ def _characters(
 
 def _blending(layer: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Colors times opacity ``(3, 3, 8, 64, 64, 3)``, and the transparency ``(3, 3, 8, 64, 64, 1)``."""
-    opacity = layer[..., 3:] / np.float32(255)
-    return layer[..., :3] * opacity, 1 - opacity
+    opacity = layer[..., 3:].astype(np.float32) / np.float32(255)
+    return layer[..., :3] * opacity, np.float32(1) - opacity
 
 
 def _drawn(shape: tuple[int, ...], count: int | None, seed: int) -> NDArray[np.int64]:

@@ -98,21 +98,22 @@ def dci(
     Raises
     ------
     RepdynError
-        If shapes or names do not match, a code is not finite, or there are fewer than two factors or coordinates.
+        If shapes or names do not match, a code is not finite, or there are fewer than two factors or
+        coordinates.
 
     References
     ----------
     Eastwood, C. and Williams, C. (2018). A framework for the quantitative evaluation of disentangled
-    representations. ICLR. Barami, T. et al. (2025), arXiv 2510.17313: groups of coordinates, and gradient boosting
-    in place of forests.
+    representations. ICLR. Barami, T. et al. (2025), arXiv 2510.17313: groups of coordinates, and gradient
+    boosting in place of forests.
     """
     from sklearn.ensemble import RandomForestClassifier
 
     x, new = _codes("codes", codes, labels), _codes("test_codes", test_codes, test_labels)
     if list(labels) != list(test_labels) or x.shape[1] != new.shape[1] or len(labels) < 2 or x.shape[1] < 2:
         raise RepdynError(
-            f"expected at least two factors and coordinates, the same for both parts, got {list(labels)} with "
-            f"{x.shape[1]} coordinates and {list(test_labels)} with {new.shape[1]}"
+            "expected at least two factors and coordinates, the same for both parts, got "
+            f"{list(labels)} with {x.shape[1]} coordinates and {list(test_labels)} with {new.shape[1]}"
         )
     rows = groups_of_equal_rows(new)
     columns, right = [], {}
