@@ -6,10 +6,11 @@ Reads a fit and the judge that ``disentangle.py`` left beside its output, and as
 
 - how many pixels differ between its classes (resolution);
 - whether the judge reads it in real and in reconstructed validation clips (loss);
-- whether classifiers read it from the dynamic part (leak), from the static part (latent), and from the static
-  part of clips of actions that they were not fitted to (interaction), on training clips by cross-validation;
-- what the judge sees after the dynamic part of validation clips was replaced: by a mix or by that of one other
-  clip, of the same or another action, of the same or another class; and for which classes.
+- whether classifiers read it from the dynamic part (leak), from the static part (latent), and from the
+  static part of clips of actions that they were not fitted to (interaction), by cross-validation on training
+  clips;
+- what the judge sees after the dynamic part of validation clips was replaced: by a mix or by that of one
+  other clip, of the same or another action, of the same or another class; and for which classes.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def pixels(items: list[int], size: int, scale: Scale) -> dict[str, float]:
-    """Pixels of a frame that differ by more than .02 between classes of an attribute, all else equal; mean."""
+    """Mean number of pixels of a frame that differ by more than .02 between classes, all else equal."""
     few, rest = parts("sprites", Scale(**{**scale.__dict__, "size": size, "items": tuple(items)}))[::2]
     clips = np.concatenate([few.clips, rest.clips]).astype(np.float32) / 255
     labels: Labels = {n: np.concatenate([few.labels[n], rest.labels[n]]) for n in few.labels}
