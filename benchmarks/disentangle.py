@@ -48,6 +48,7 @@ import numpy as np
 import torch
 from disentangle_settings import (
     CONSTANCY,
+    CYCLE,
     MODELS,
     MOTION,
     PUBLISHED,
@@ -204,8 +205,9 @@ def rarest(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def build(name: str, found: Settings, scale: Scale) -> StructuredKoopman:
     """One of the models of the ablation."""
-    mode, motion = name in ("ssm-skd-mode", "ssm-skd-motion"), name == "ssm-skd-motion"
-    weights = LossWeights(*found.weights, CONSTANCY if mode else 0.0, MOTION if motion else 0.0)
+    added = MODELS.index(name) - MODELS.index("ssm-skd")
+    extra = [weight if added > number else 0.0 for number, weight in enumerate((CONSTANCY, MOTION, CYCLE))]
+    weights = LossWeights(*found.weights, *extra)
     sizes = (found.static_dim, found.latent_dim, found.hidden)
     common: dict[str, Any] = {"channels": scale.channels, "weights": weights, "threshold": found.threshold}
     if name.startswith("ssm"):

@@ -15,11 +15,12 @@ PUBLISHED = {  # SSM-SKD: D_sd, D_mf
     "dsprites": (0.9491, 0.9142),
     "moving-dsprites": (0.8699, 0.9348),
 }
-MODELS = ("skd", "skd-coordinates", "ssm-skd", "ssm-skd-mode", "ssm-skd-motion")
+MODELS = ("skd", "skd-coordinates", "ssm-skd", "ssm-skd-mode", "ssm-skd-motion", "ssm-skd-cycle")
 VECTORS = ("melodies", "air")
 MODELS_OF_VECTORS = ("ssm-skd", "skd", "autoencoder", "components")
-CONSTANCY = 1.0  # of the last two; no other model has that loss
-MOTION = 0.2  # of the last
+CONSTANCY = 1.0  # of the last three; no other model has that loss
+MOTION = 0.2  # of the last two
+CYCLE = 1.0  # of the last
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from repdyn.devices import as_given, double
@@ -23,6 +23,7 @@ __all__ = [
     "LOSSES",
     "LossWeights",
     "constancy_loss",
+    "cycle_loss",
     "drop_latents",
     "dropout_masks",
     "exchange_static",
@@ -32,7 +33,7 @@ __all__ = [
     "sequence_losses",
 ]
 
-LOSSES = ("reconstruction", "prediction", "spectral", "constancy", "motion")
+LOSSES = ("reconstruction", "prediction", "spectral", "constancy", "motion", "cycle")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class LossWeights:
         :func:`constancy_loss`, through the differentiable static mode. 0 as published.
     motion
         :func:`motion_loss`, of sequences whose static parts were exchanged. 0 as published.
+    cycle
+        :func:`cycle_loss`, of the same sequences. 0 as published.
     """
 
     reconstruction: float = 16.0
@@ -58,6 +61,12 @@ class LossWeights:
     spectral: float = 1.0
     constancy: float = 0.0
     motion: float = 0.0
+    cycle: float = 0.0
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether sequences with exchanged static parts are decoded."""
+        return bool(self.motion or self.cycle)
 
 
 def masked_error(x: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -140,6 +149,35 @@ def motion_loss(exchanged: Tensor, x: Tensor, mask: Tensor) -> Tensor:
     still = TRAINING.least_motion**2 * after[0].numel()
     sizes = [(moves.square().sum(dim=(1, 2)) + still).sqrt() for moves in (after, before)]
     return (1 - (after * before).sum(dim=(1, 2)) / (sizes[0] * sizes[1])).mean()
+
+
+def cycle_loss(encoder: nn.Module, decoded: Tensor, exchanged: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared difference between exchanged latents and those of the sequences that they decode to.
+
+    The encoder is held fixed, so that encoder and decoder cannot agree on a code that no picture shows.
+    Without this loss, nothing but the place of motion is asked of an exchanged sequence, and the decoder need
+    not know combinations of a static and a dynamic part that are not in the data.
+
+    Parameters
+    ----------
+    encoder
+        From sequences and mask to latents.
+    decoded
+        Sequences with exchanged static parts, shape ``(B, T, …)``.
+    exchanged
+        Their latents, shape ``(B, T, k)``; a constant.
+    mask
+        Which frames are real, shape ``(B, T)``; all if None.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+    """
+    fixed = {name: p.detach() for name, p in encoder.named_parameters()}
+    fixed |= {name: buffer.detach().clone() for name, buffer in encoder.named_buffers()}
+    again: Tensor = torch.func.functional_call(encoder, fixed, (decoded, mask))
+    return masked_error(again, exchanged.detach(), mask)
 
 
 def _moving(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from repdyn.arguments import whole
 from repdyn.devices import device_of, double, to, widest
 from repdyn.disentangle.checkpoints import Checkpoint, TrainingState, plan_of
 from repdyn.disentangle.losses import (
+    cycle_loss,
     drop_latents,
     dropout_masks,
     exchange_static,
@@ -133,7 +134,7 @@ def _run_epoch(
     batches = [rows for rows in torch.split(order, batch_size) if len(rows) > 1]
     # One transfer for an epoch: what is drawn on the CPU for each batch would be waited for.
     shapes = [(len(rows), training.values.shape[1], model.latent_dim) for rows in batches]
-    parts = 2 if model.weights.motion else 1
+    parts = 2 if model.weights.exchanges else 1
     drawn = torch.cat([dropout_masks(shape, parts, state.generator) for shape in shapes], dim=1)
     masks = torch.split(to(drawn, model.device), [shape[0] for shape in shapes], dim=1)
     lost = RepdynError(f"the loss is no longer finite in epoch {state.epoch + 1}; lower learning_rate")
@@ -209,7 +210,7 @@ def batch_losses(
     operators, ahead = forward_operators(z, mask, model.operator)
     form = real_schur(operators.detach())
     latents, shared = [z], mask
-    if model.weights.motion:
+    if model.weights.exchanges:
         exchanged, shared = exchange_static(z, mask, operators, model.static_dim, form)
         latents.append(exchanged)
     noisy = latents if kept is None else [drop_latents(*pair) for pair in zip(latents, kept)]
@@ -231,8 +232,12 @@ def batch_losses(
         full=batch.full,
         form=form,
     )
-    if swapped:
+    if model.weights.motion:
         losses["motion"] = model.weights.motion * motion_loss(swapped[0], x, shared)
+    if model.weights.cycle:
+        real = None if batch.full else shared
+        with lower:
+            losses["cycle"] = model.weights.cycle * cycle_loss(model.encoder_, swapped[0], exchanged, real)
     return losses
 
 

@@ -20,7 +20,7 @@ def model_of(name: str) -> StructuredKoopman:
     if name == "SKD":
         return SKD(static_dim=3, latent_dim=6, hidden=6)
     # The gradient of a sum is finite only if that of each loss is: both that may be added are added at once.
-    added = {"SSMSKD": {}, "SSMSKD with all losses": {"constancy": 1.0, "motion": 1.0}}
+    added = {"SSMSKD": {}, "SSMSKD with all losses": {"constancy": 1.0, "motion": 1.0, "cycle": 1.0}}
     return SSMSKD(latent_dim=6, hidden=6, weights=LossWeights(**added[name]))
 
 
@@ -30,7 +30,7 @@ def stays_finite(model: StructuredKoopman, batch: Sequences, steps: int, seed: i
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(steps):
-        kept = dropout_masks((*batch.mask.shape, model.latent_dim), 1 + bool(model.weights.motion), generator)
+        kept = dropout_masks((*batch.mask.shape, model.latent_dim), 1 + model.weights.exchanges, generator)
         losses = batch_losses(model, batch, kept)
         optimizer.zero_grad()
         torch.autograd.backward(torch.stack(list(losses.values())).sum())
