@@ -2,10 +2,10 @@
 
     python benchmarks/disentangle_tokens.py --cache FOLDER [--seeds 2]
 
-Queries of CLINC150 are traced with all tokens at the embeddings and every third block. SKD is fitted once for
-each seed to the tokens of training queries, with depth as time. Linear probes then read three labels of test
-tokens from the static and the dynamic part at every depth, beside two splits of the same rank that know nothing
-of dynamics:
+Queries of CLINC150 are traced with all tokens at the embeddings and every third block. SKD is fitted once
+for each seed to the tokens of training queries, with depth as time. Linear probes then read three labels of
+test tokens from the static and the dynamic part at every depth, beside two splits of the same rank that know
+nothing of dynamics:
 
 - position: 1 to 7, and 8 or later (the first token is left out: its states are those of an attention sink);
 - topic: the ten domains of the queries;
