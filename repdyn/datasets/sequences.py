@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.datasets.labeled import Labeled
 from repdyn.errors import RepdynError
 
 __all__ = ["LabeledSequences", "air_quality", "melodies"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LabeledSequences:
+class LabeledSequences(Labeled):
     """Sequences of vectors and the factors that they were made from.
 
     Attributes
@@ -37,26 +38,10 @@ class LabeledSequences:
     def __len__(self) -> int:
         return len(self.values)
 
-    @property
-    def labels(self) -> dict[str, NDArray[np.int64]]:
-        """Static and dynamic factors together."""
-        return {**self.static, **self.dynamic}
-
     def take(self, rows: Any) -> LabeledSequences:
         """The selected sequences."""
-        return LabeledSequences(
-            self.values[rows],
-            {name: label[rows] for name, label in self.static.items()},
-            {name: label[rows] for name, label in self.dynamic.items()},
-        )
-
-    def split(self, shares: Sequence[float], seed: int = 0) -> tuple[LabeledSequences, ...]:
-        """Disjoint random parts, such as ``(0.7, 0.15, 0.15)`` for training, validation and test."""
-        if min(shares) <= 0 or sum(shares) > 1 + 1e-9:
-            raise RepdynError(f"shares: expected positive numbers that sum to at most 1, got {tuple(shares)}")
-        order = np.random.default_rng(seed).permutation(len(self))
-        ends = (np.cumsum([0.0, *shares]) * len(self)).round().astype(int)
-        return tuple(self.take(order[a:b]) for a, b in pairwise(ends))
+        own, other = self._rows(self.static, rows), self._rows(self.dynamic, rows)
+        return LabeledSequences(self.values[rows], own, other)
 
     def __repr__(self) -> str:
         return (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.datasets.labeled import Labeled
 from repdyn.disentangle.swaps import pictures
 from repdyn.errors import RepdynError
 
@@ -20,7 +21,7 @@ __all__ = ["LabeledClips", "dsprites", "moving_dsprites", "sprites"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LabeledClips:
+class LabeledClips(Labeled):
     """Clips and the factors that they were made from; a map-style data set for ``torch``.
 
     Attributes
@@ -42,26 +43,10 @@ class LabeledClips:
         """A clip in [0, 1] and its labels."""
         return self.clips[row].astype(np.float32) / 255, {k: int(v[row]) for k, v in self.labels.items()}
 
-    @property
-    def labels(self) -> dict[str, NDArray[np.int64]]:
-        """Static and dynamic factors together."""
-        return {**self.static, **self.dynamic}
-
     def take(self, rows: Any) -> LabeledClips:
         """The selected clips."""
-        return LabeledClips(
-            self.clips[rows],
-            {name: label[rows] for name, label in self.static.items()},
-            {name: label[rows] for name, label in self.dynamic.items()},
-        )
-
-    def split(self, shares: Sequence[float], seed: int = 0) -> tuple[LabeledClips, ...]:
-        """Disjoint random parts, such as ``(0.7, 0.1, 0.2)`` for training, validation and test."""
-        if min(shares) <= 0 or sum(shares) > 1 + 1e-9:
-            raise RepdynError(f"shares: expected positive numbers that sum to at most 1, got {tuple(shares)}")
-        order = np.random.default_rng(seed).permutation(len(self))
-        ends = (np.cumsum([0.0, *shares]) * len(self)).round().astype(int)
-        return tuple(self.take(order[a:b]) for a, b in pairwise(ends))
+        own, other = self._rows(self.static, rows), self._rows(self.dynamic, rows)
+        return LabeledClips(self.clips[rows], own, other)
 
     def plot(self, rows: int = 2, columns: int = 6) -> go.Figure:
         """The first clips, played together."""
