@@ -68,7 +68,7 @@ def tokens(part: str, cache: Path) -> Tokens:
     model = smollm2()
     stored = cache / f"smollm2-tokens-{part}.paths"
     if not stored.exists():
-        points = ["embeddings", *model.default_points[EVERY - 1 :: EVERY]]
+        points = ["embed_tokens", *model.default_points[EVERY - 1 :: EVERY]]
         repdyn.trace(model, texts, points=points, pool="none", out=stored)
     paths = open_paths(stored).tokens_as_samples()
     prepared = model.prepare(texts)
