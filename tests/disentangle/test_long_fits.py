@@ -20,7 +20,7 @@ from repdyn.disentangle.settings import TRAINING
 from repdyn.errors import RepdynError
 from tests.disentangle.planted import planted_sequences
 
-ALL = LossWeights(constancy=1.0, motion=0.2)
+ALL = LossWeights(constancy=1.0, motion=0.2, cycle=1.0)
 CLIPS = torch.rand(20, 5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
