@@ -141,6 +141,7 @@ OF_ARRAYS = {
     "SwapTable.strict",
     "brute_force",
     "coordinate_information",
+    "dci",
     "explore",
     "false_positive_interval",
     "leakage",

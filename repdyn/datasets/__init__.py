@@ -10,17 +10,21 @@ from repdyn.datasets.corpus import (
     shuffled_characters,
 )
 from repdyn.datasets.planted import PLANTED, PlantedSet
+from repdyn.datasets.sequences import LabeledSequences, air_quality, melodies
 from repdyn.datasets.sprites import LabeledClips, dsprites, moving_dsprites, sprites
 
 __all__ = [
     "PLANTED",
     "Corpus",
     "LabeledClips",
+    "LabeledSequences",
     "PlantedSet",
+    "air_quality",
     "code_snippets",
     "documentation_corpus",
     "dsprites",
     "letter_statistics",
+    "melodies",
     "moving_dsprites",
     "shuffled_characters",
     "sprites",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repdyn.datasets.labeled import Labeled
 from repdyn.disentangle.swaps import pictures
 from repdyn.errors import RepdynError
 
@@ -20,7 +21,7 @@ __all__ = ["LabeledClips", "dsprites", "moving_dsprites", "sprites"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LabeledClips:
+class LabeledClips(Labeled):
     """Clips and the factors that they were made from; a map-style data set for ``torch``.
 
     Attributes
@@ -42,26 +43,10 @@ class LabeledClips:
         """A clip in [0, 1] and its labels."""
         return self.clips[row].astype(np.float32) / 255, {k: int(v[row]) for k, v in self.labels.items()}
 
-    @property
-    def labels(self) -> dict[str, NDArray[np.int64]]:
-        """Static and dynamic factors together."""
-        return {**self.static, **self.dynamic}
-
     def take(self, rows: Any) -> LabeledClips:
         """The selected clips."""
-        return LabeledClips(
-            self.clips[rows],
-            {name: label[rows] for name, label in self.static.items()},
-            {name: label[rows] for name, label in self.dynamic.items()},
-        )
-
-    def split(self, shares: Sequence[float], seed: int = 0) -> tuple[LabeledClips, ...]:
-        """Disjoint random parts, such as ``(0.7, 0.1, 0.2)`` for training, validation and test."""
-        if min(shares) <= 0 or sum(shares) > 1 + 1e-9:
-            raise RepdynError(f"shares: expected positive numbers that sum to at most 1, got {tuple(shares)}")
-        order = np.random.default_rng(seed).permutation(len(self))
-        ends = (np.cumsum([0.0, *shares]) * len(self)).round().astype(int)
-        return tuple(self.take(order[a:b]) for a, b in pairwise(ends))
+        own, other = self._rows(self.static, rows), self._rows(self.dynamic, rows)
+        return LabeledClips(self.clips[rows], own, other)
 
     def plot(self, rows: int = 2, columns: int = 6) -> go.Figure:
         """The first clips, played together."""
@@ -164,6 +149,7 @@ def sprites(
     *,
     items: int | Sequence[int] = _ITEMS,
     size: int = 64,
+    characters: int | None = None,
 ) -> tuple[LabeledClips, LabeledClips]:
     """Training and test clips of Li and Mandt's Sprites, composed of their layers.
 
@@ -180,6 +166,9 @@ def sprites(
         Number of items of each layer, or their indices. n items give n⁴ characters with nine clips each.
     size
         Height and width in pixels: 64, or a divisor of it, by averaging.
+    characters
+        Number of training characters, the first in the order of the split; default: all. The test characters
+        stay the same.
 
     Returns
     -------
@@ -199,7 +188,11 @@ def sprites(
     # The legacy generator, because the published split was drawn by it.
     order = np.random.RandomState(_ORDER).permutation(len(worn) ** 4)
     aside = _TRAINING if len(worn) == _ITEMS else round(len(worn) ** 4 * 0.75)
-    return tuple(_characters(layers, part, worn, size) for part in (order[:aside], order[aside:]))  # type: ignore[return-value]
+    most = aside if characters is None else characters
+    if not 1 <= most <= aside:
+        raise RepdynError(f"characters: expected 1 to {aside}, the training characters, got {characters}")
+    training, test = order[:most], order[aside:]
+    return _characters(layers, training, worn, size), _characters(layers, test, worn, size)
 
 
 def _characters(
@@ -208,19 +201,27 @@ def _characters(
     """Nine clips of each of the numbered characters."""
     wears = np.stack(np.unravel_index(numbers, (len(items),) * 4), axis=1)
     clips = np.empty((len(numbers), 9, _FRAMES, 3, size, size), dtype=np.uint8)
+    # What a layer adds to a picture, and what it leaves of it: computed once, not for each character.
+    worn = {name: [_blending(layers[name][item]) for item in items] for name in _LAYERS}
+    shoes, fold = _blending(layers["shoes"][1]), 64 // size
     for row, chosen in enumerate(wears):
-        worn = [layers[name][items[item]] for name, item in zip(_LAYERS, chosen)]
-        picture = np.zeros((3, 3, _FRAMES, 64, 64, 3), dtype=np.float32)
-        for layer in (*worn, layers["shoes"][1]):
-            opacity = layer[..., 3:] / np.float32(255)
-            picture = layer[..., :3] * opacity + picture * (1 - opacity)
-        fold = 64 // size
-        small = picture.reshape(9, _FRAMES, size, fold, size, fold, 3).mean(axis=(3, 5))
+        picture = worn[_LAYERS[0]][chosen[0]][0].copy()
+        for added, left in (*(worn[name][item] for name, item in zip(_LAYERS[1:], chosen[1:])), shoes):
+            picture *= left
+            picture += added
+        lines = picture.reshape(9, _FRAMES, size, fold, 64 * 3).sum(axis=3)
+        small = lines.reshape(9, _FRAMES, size, size, fold, 3).sum(axis=4) / np.float32(fold**2)
         clips[row] = small.round().transpose(0, 1, 4, 2, 3)
     static = {name: wears[:, column].repeat(9) for column, name in enumerate(_LAYERS)}
     return LabeledClips(
         clips.reshape(-1, *clips.shape[2:]), static, {"action": np.tile(np.arange(9), len(numbers))}
     )
+
+
+def _blending(layer: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Colors times opacity ``(3, 3, 8, 64, 64, 3)``, and the transparency ``(3, 3, 8, 64, 64, 1)``."""
+    opacity = layer[..., 3:].astype(np.float32) / np.float32(255)
+    return layer[..., :3] * opacity, np.float32(1) - opacity
 
 
 def _drawn(shape: tuple[int, ...], count: int | None, seed: int) -> NDArray[np.int64]:

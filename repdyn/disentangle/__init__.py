@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from repdyn.deprecation import renamed
+from repdyn.disentangle.dci import DCI, dci
 from repdyn.disentangle.depth import DepthFactors, depth_factors, depth_swaps
 from repdyn.disentangle.factors import Factors
 from repdyn.disentangle.interventions import (
@@ -28,6 +29,7 @@ from repdyn.disentangle.models import SKD, SSMSKD
 from repdyn.disentangle.swaps import Swap, SwapGrid, swap_grid
 
 __all__ = [
+    "DCI",
     "SKD",
     "SSMSKD",
     "Consistency",
@@ -42,6 +44,7 @@ __all__ = [
     "SwapTable",
     "brute_force",
     "coordinate_information",
+    "dci",
     "depth_factors",
     "depth_swaps",
     "explore",

@@ -5,18 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from repdyn.devices import as_given, double, to
+from repdyn.devices import as_given, double
 from repdyn.disentangle.settings import TRAINING
-from repdyn.disentangle.spectral import one_step, operators_of, spectral_loss, static_mode, static_modes
+from repdyn.disentangle.spectral import (
+    RealSchur,
+    one_step,
+    operators_of,
+    spectral_loss,
+    static_mode,
+    static_modes,
+)
 
 __all__ = [
     "LOSSES",
     "LossWeights",
     "constancy_loss",
+    "cycle_loss",
     "drop_latents",
+    "dropout_masks",
     "exchange_static",
     "forward_operators",
     "masked_error",
@@ -24,7 +33,7 @@ __all__ = [
     "sequence_losses",
 ]
 
-LOSSES = ("reconstruction", "prediction", "spectral", "constancy", "motion")
+LOSSES = ("reconstruction", "prediction", "spectral", "constancy", "motion", "cycle")
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class LossWeights:
         :func:`constancy_loss`, through the differentiable static mode. 0 as published.
     motion
         :func:`motion_loss`, of sequences whose static parts were exchanged. 0 as published.
+    cycle
+        :func:`cycle_loss`, of the same sequences. 0 as published.
     """
 
     reconstruction: float = 16.0
@@ -50,11 +61,17 @@ class LossWeights:
     spectral: float = 1.0
     constancy: float = 0.0
     motion: float = 0.0
+    cycle: float = 0.0
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether sequences with exchanged static parts are decoded."""
+        return bool(self.motion or self.cycle)
 
 
-def masked_error(x: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error over real frames, shapes ``(B, T, …)`` and ``(B, T)``."""
-    if mask.all():
+def masked_error(x: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared error over real frames, shapes ``(B, T, …)`` and ``(B, T)``; all are real if None."""
+    if mask is None:
         return functional.mse_loss(x, target)
     return functional.mse_loss(x[mask], target[mask])
 
@@ -90,13 +107,15 @@ def constancy_loss(z: Tensor, mask: Tensor, operators: Tensor) -> Tensor:
     return (moved / (coordinate.square().sum(dim=1) + TRAINING.least_static)).mean()
 
 
-def exchange_static(z: Tensor, mask: Tensor, operators: Tensor, static_dim: int) -> tuple[Tensor, Tensor]:
+def exchange_static(
+    z: Tensor, mask: Tensor, operators: Tensor, static_dim: int, form: RealSchur | None = None
+) -> tuple[Tensor, Tensor]:
     """Latents with the static part of the previous sequence, and the frames that are real in both.
 
     Projectors are constants: no gradient passes through eigenvectors. Shapes ``(B, T, k)`` and
-    ``(B, T)``.
+    ``(B, T)``. ``form`` is the Schur form of the operators, if it is known.
     """
-    projectors = as_given(static_modes(operators.detach(), static_dim).projectors, z)
+    projectors = as_given(static_modes(operators.detach(), static_dim, form).projectors, z)
     static = (z @ projectors) * mask[..., None]
     return z - static + static.roll(1, dims=0), mask & mask.roll(1, dims=0)
 
@@ -132,6 +151,35 @@ def motion_loss(exchanged: Tensor, x: Tensor, mask: Tensor) -> Tensor:
     return (1 - (after * before).sum(dim=(1, 2)) / (sizes[0] * sizes[1])).mean()
 
 
+def cycle_loss(encoder: nn.Module, decoded: Tensor, exchanged: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared difference between exchanged latents and those of the sequences that they decode to.
+
+    The encoder is held fixed, so that encoder and decoder cannot agree on a code that no picture shows.
+    Without this loss, nothing but the place of motion is asked of an exchanged sequence, and the decoder need
+    not know combinations of a static and a dynamic part that are not in the data.
+
+    Parameters
+    ----------
+    encoder
+        From sequences and mask to latents.
+    decoded
+        Sequences with exchanged static parts, shape ``(B, T, …)``.
+    exchanged
+        Their latents, shape ``(B, T, k)``; a constant.
+    mask
+        Which frames are real, shape ``(B, T)``; all if None.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+    """
+    fixed = {name: p.detach() for name, p in encoder.named_parameters()}
+    fixed |= {name: buffer.detach().clone() for name, buffer in encoder.named_buffers()}
+    again: Tensor = torch.func.functional_call(encoder, fixed, (decoded, mask))
+    return masked_error(again, exchanged.detach(), mask)
+
+
 def _moving(x: Tensor) -> Tensor:
     """Motion maps in [0, 1], shape ``(B, T - 1, pixels or coordinates)``."""
     change = (x[:, 1:] - x[:, :-1]).abs()
@@ -151,6 +199,9 @@ def sequence_losses(
     static_dim: int,
     threshold: float,
     weights: LossWeights,
+    *,
+    full: bool = False,
+    form: RealSchur | None = None,
 ) -> dict[str, Tensor]:
     """The weighted losses, by name.
 
@@ -168,24 +219,39 @@ def sequence_losses(
         Of the spectral loss.
     weights
         Their weights.
+    full
+        Whether all frames are known to be real.
+    form
+        Schur form of the operators, if it is known.
     """
     ahead, decoded_ahead = predicted
+    real = None if full else mask
     losses = {
-        "reconstruction": weights.reconstruction * masked_error(decoded, x, mask),
+        "reconstruction": weights.reconstruction * masked_error(decoded, x, real),
         "prediction": weights.prediction
         / 2
-        * (masked_error(decoded_ahead, x, mask) + masked_error(ahead, z, mask)),
-        "spectral": weights.spectral * spectral_loss(operators, static_dim, threshold),
+        * (masked_error(decoded_ahead, x, real) + masked_error(ahead, z, real)),
+        "spectral": weights.spectral * spectral_loss(operators, static_dim, threshold, form),
     }
     if weights.constancy:
         losses["constancy"] = weights.constancy * constancy_loss(z, mask, operators)
     return losses
 
 
-def drop_latents(z: Tensor, generator: torch.Generator) -> Tensor:
-    """Dropout of latents from a given generator, which leaves the global one unchanged."""
-    kept = torch.rand(z.shape, generator=generator) >= TRAINING.latent_dropout
-    dropped: Tensor = z * to(kept, z.device) / (1 - TRAINING.latent_dropout)
+def dropout_masks(shape: tuple[int, int, int], parts: int, generator: torch.Generator) -> Tensor:
+    """Which latents ``(B, T, k)`` are kept in each of so many decoder passes, ``(parts, B, T, k)``.
+
+    They are drawn on the CPU from a given generator, so that they are the same on every device and the global
+    stream is left unchanged.
+    """
+    return torch.stack(
+        [torch.rand(shape, generator=generator) >= TRAINING.latent_dropout for _ in range(parts)]
+    )
+
+
+def drop_latents(z: Tensor, kept: Tensor) -> Tensor:
+    """Dropout of latents ``(B, T, k)``, given which are kept."""
+    dropped: Tensor = z * kept / (1 - TRAINING.latent_dropout)
     return dropped
 
 

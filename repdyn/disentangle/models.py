@@ -98,6 +98,9 @@ class StructuredKoopman(SequenceAutoencoder, HubMixin):
         learning_rate: float = 1e-3,
         validation: Any = None,
         device: str | torch.device | None = None,
+        precision: str = "float32",
+        compiled: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Train encoder and decoder; operators are solved for in every batch.
 
@@ -119,6 +122,15 @@ class StructuredKoopman(SequenceAutoencoder, HubMixin):
             Sequences that select the epoch; default: a tenth of ``sequences``.
         device
             Device of the training; default: the model's current device, the CPU before the first fit.
+        precision
+            ``"bfloat16"`` trains the networks of frames in mixed precision. Weights, latents and the
+            validation loss stay in float32, operators in float64.
+        compiled
+            Compile the networks of frames with ``torch.compile``. The first steps take a minute.
+        checkpoint
+            Folder for the state of the fit, which is saved about once a minute. A fit that was killed and is
+            called again with the same arguments goes on from there and ends with the same numbers. A finished
+            one goes on if ``epochs`` is larger.
 
         Returns
         -------
@@ -128,8 +140,8 @@ class StructuredKoopman(SequenceAutoencoder, HubMixin):
         Raises
         ------
         RepdynError
-            On settings out of range (``static_dim`` above ``latent_dim``), sequences of one frame, or
-            values that are not finite.
+            On settings out of range (``static_dim`` above ``latent_dim``), sequences of one frame,
+            values that are not finite, or a checkpoint of another fit.
         """
         training.fit(
             self,
@@ -140,6 +152,9 @@ class StructuredKoopman(SequenceAutoencoder, HubMixin):
             learning_rate=learning_rate,
             validation=validation,
             device=device,
+            precision=precision,
+            compiled=compiled,
+            checkpoint=checkpoint,
         )
         return self
 
@@ -154,7 +169,7 @@ class StructuredKoopman(SequenceAutoencoder, HubMixin):
         for start in range(0, len(data), TRAINING.batch):
             batch = data.take(slice(start, start + TRAINING.batch))
             x, mask = self.standardize(to(batch.values, self.device)), to(batch.mask, self.device)
-            parts.append(as_array(self.encoder_(x, mask) * mask[..., None]))
+            parts.append(as_array(self.encoder_(x, None if batch.full else mask) * mask[..., None]))
         return as_given(np.concatenate(parts), sequences)
 
     @torch.no_grad()

@@ -162,15 +162,20 @@ class SequenceEncoder(nn.Module):
         self.frames = FrameEncoder(frame, latent_dim, channels)
         self.recurrent = nn.LSTM(latent_dim, latent_dim, batch_first=True)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Latents ``(B, T, k)`` of sequences ``(B, T, …)``; padding is not read."""
-        if mask.all():  # selecting frames would copy all of them
-            rows = self.frames(x.flatten(0, 1)).unflatten(0, mask.shape)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Latents ``(B, T, k)`` of sequences ``(B, T, …)``; padding is not read. All frames are real if None.
+
+        Under autocast, only the frame encoder is of lower precision: operators are solved from latents, and
+        their eigenvalues amplify rounding.
+        """
+        if mask is None:  # selecting frames would copy all of them
+            rows = self.frames(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         else:
             features = self.frames(x[mask])
             rows = features.new_zeros(*mask.shape, features.shape[1])
             rows[mask] = features
-        latents: Tensor = self.recurrent(rows)[0]
+        with torch.autocast(x.device.type, enabled=False):
+            latents: Tensor = self.recurrent(rows.to(x.dtype))[0]
         return latents
 
 
@@ -196,8 +201,9 @@ class SequenceDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Sequences ``(B, T, …)`` from latents ``(B, T, k)``."""
-        rows = self.recurrent(z)[0]
-        frames: Tensor = self.frames(rows.flatten(0, 1))
+        with torch.autocast(z.device.type, enabled=False):
+            rows = self.recurrent(z)[0]
+        frames: Tensor = self.frames(rows.flatten(0, 1)).to(z.dtype)
         return frames.reshape(*rows.shape[:2], *frames.shape[1:])
 
 

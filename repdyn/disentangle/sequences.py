@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,14 +47,17 @@ class Sequences:
         """Shape of a frame."""
         return tuple(self.values.shape[2:])
 
-    @property
+    @cached_property
     def full(self) -> bool:
         """Whether all are of one length."""
         return bool(self.mask.all())
 
     def take(self, rows: Any) -> Sequences:
         """The selected sequences."""
-        return Sequences(self.values[rows], self.mask[rows])
+        taken = Sequences(self.values[rows], self.mask[rows])
+        if self.full:  # known without reading the mask: on a GPU that would wait for all work before it
+            taken.__dict__["full"] = True
+        return taken
 
 
 def read_sequences(sequences: Any, frames: PointFrames | None = None) -> Sequences:

@@ -41,6 +41,8 @@ class TrainingSettings:
         Mean motion below which a clip counts as at rest, and by which nothing is divided. Not studied.
     least_static
         Squared norm of the static coordinate below which a clip counts as constant. Not studied.
+    checkpoint_seconds
+        Least time between two saves of a fit's state.
     batch
         Sequences that pass through the networks at a time when a fitted model is read.
     """
@@ -54,6 +56,7 @@ class TrainingSettings:
     faint_motion: float = 0.02
     least_motion: float = 1e-2
     least_static: float = 1e-6
+    checkpoint_seconds: float = 60.0
     batch: int = 256
 
 
@@ -106,6 +109,8 @@ class EvaluationSettings:
         Static factors up to which brute force, with its 2^s evaluations, is allowed. Not studied.
     folds
         Folds of the classifier that measures leakage. ``benchmarks/false_found.py``.
+    trees, tree_depth
+        Number and largest depth of the trees behind :func:`~repdyn.disentangle.dci`. Not studied.
     judge_features, judge_hidden
         Width of the judge's frame features and of its LSTM. As published.
     judge_gradient_norm
@@ -114,6 +119,8 @@ class EvaluationSettings:
 
     max_factors: int = 12
     folds: int = 5
+    trees: int = 50
+    tree_depth: int = 10
     judge_features: int = 40
     judge_hidden: int = 128
     judge_gradient_norm: float = 1.0

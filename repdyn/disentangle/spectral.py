@@ -108,8 +108,7 @@ def sequence_operators(z: Tensor, mask: Tensor, ridge: float = OPERATORS.ridge) 
     x, y = _transitions(z, mask)
     if x.shape[1] > x.shape[2]:
         return _primal(x, y, ridge)
-    factor = torch.linalg.cholesky(_ridged(x @ x.mT, ridge))
-    return x.mT @ torch.cholesky_solve(y, factor)
+    return x.mT @ torch.cholesky_solve(y, _cholesky(_ridged(x @ x.mT, ridge)))
 
 
 def one_step(z: Tensor, operators: Tensor) -> Tensor:
@@ -131,8 +130,17 @@ def _primal(x: Tensor, y: Tensor, ridge: float) -> Tensor:
 
     :func:`repdyn.linalg.ridge` solves one system without the relative ridge.
     """
-    factor = torch.linalg.cholesky(_ridged(x.mT @ x, ridge))
-    return torch.cholesky_solve(x.mT @ y, factor)
+    return torch.cholesky_solve(x.mT @ y, _cholesky(_ridged(x.mT @ x, ridge)))
+
+
+def _cholesky(gram: Tensor) -> Tensor:
+    """Factors ``(B, n, n)``; NaN for a matrix that has none, which `real_schur` refuses.
+
+    ``torch.linalg.cholesky`` would wait for the device in every step, to check.
+    """
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    checked: Tensor = factor.masked_fill((failed > 0)[:, None, None], float("nan"))
+    return checked
 
 
 def _ridged(gram: Tensor, ridge: float) -> Tensor:
@@ -251,7 +259,9 @@ def static_weights(distance: Tensor, static_dim: int) -> Tensor:
     return torch.zeros_like(weights).scatter(1, order, weights)
 
 
-def spectral_loss(operators: Tensor, static_dim: int, threshold: float) -> Tensor:
+def spectral_loss(
+    operators: Tensor, static_dim: int, threshold: float, form: RealSchur | None = None
+) -> Tensor:
     r"""Static eigenvalues at one, dynamic ones with a real part of at most ``threshold``.
 
     :math:`\frac1s \sum_i w_i |\lambda_i - 1|^2 + \frac1{k-s} \sum_i (1 - w_i)
@@ -267,6 +277,8 @@ def spectral_loss(operators: Tensor, static_dim: int, threshold: float) -> Tenso
         s, from 1 to k.
     threshold
         :math:`\alpha`.
+    form
+        Their Schur form, if it is known.
 
     Returns
     -------
@@ -277,7 +289,7 @@ def spectral_loss(operators: Tensor, static_dim: int, threshold: float) -> Tenso
     ----------
     Berman, Naiman and Azencot (2023), eq. (6) and (7).
     """
-    distance, real = eigenvalue_distances(operators)
+    distance, real = eigenvalue_distances(operators, form)
     weights = static_weights(distance, static_dim)
     static = (weights * distance).sum(dim=1) / static_dim
     others = max(distance.shape[1] - static_dim, 1)
@@ -322,7 +334,7 @@ class StaticModes:
         return self.right @ self.left
 
 
-def static_modes(operators: Tensor, static_dim: int) -> StaticModes:
+def static_modes(operators: Tensor, static_dim: int, form: RealSchur | None = None) -> StaticModes:
     """Static modes of each operator, by reordered Schur forms.
 
     The invariant subspace of the eigenvalues nearest to one comes from a reordered real Schur form, its
@@ -336,12 +348,14 @@ def static_modes(operators: Tensor, static_dim: int) -> StaticModes:
     static_dim
         s. Where it would divide a cluster, that cluster's projector enters in the fraction that makes the
         trace s.
+    form
+        Their Schur form, if it is known.
 
     Returns
     -------
     StaticModes
     """
-    form = real_schur(operators)
+    form = real_schur(operators) if form is None else form
     distance, _ = eigenvalue_distances(operators, form)
     weights = as_array(static_weights(distance, static_dim), np.float64)
     rows = [_modes(*matrices, static_dim) for matrices in zip(form.triangle, form.basis, weights)]
@@ -461,6 +475,8 @@ def _subspace(
 def _eigenbasis(block: NDArray[np.float64]) -> NDArray[np.float64]:
     """Real eigenvectors ``(n, n)`` of a block (real and imaginary part of a pair), or the identity if
     ill-conditioned."""
+    if len(block) == 1:
+        return np.ones((1, 1))
     values, vectors = np.linalg.eig(block)
     # Of a pair, the member with positive imaginary part comes first; the term is below any other difference.
     order = np.argsort(np.abs(values - 1) - 1e-12 * values.imag, kind="stable")

@@ -84,3 +84,24 @@ def test_sprites_of_the_real_layers(shared_data: Path) -> None:
     for items in (1, (0, 0), (0, 7), (-1, 0), range(7)):
         with pytest.raises(RepdynError, match="2 to 6 of the 7 in every layer"):
             sprites(layers, items=items, size=32)
+    # Fewer training characters are the first of them, and the test part stays.
+    few, same = sprites(layers, items=2, size=32, characters=5)
+    assert np.array_equal(few.clips, train.clips[: 5 * 9])
+    assert np.array_equal(same.clips, test.clips)
+    with pytest.raises(RepdynError, match="characters: expected 1 to 12"):
+        sprites(layers, items=2, characters=13)
+
+
+def test_sprites_are_composed_layer_by_layer(shared_data: Path) -> None:
+    with np.load(shared_data / "images" / "sprites_layers.npz") as held:
+        layers = {name: held[name] for name in held.files}
+    train, _ = sprites(layers, items=(0, 3), size=16, characters=3)
+    for row in (0, 13, 26):
+        action, direction = divmod(int(train.dynamic["action"][row]), 3)
+        picture = np.zeros((8, 64, 64, 3))
+        worn = [layers[name][(0, 3)[label[row]]] for name, label in train.static.items()]
+        for layer in (*worn, layers["shoes"][1]):
+            opacity = layer[action, direction, ..., 3:] / 255
+            picture = layer[action, direction, ..., :3] * opacity + picture * (1 - opacity)
+        small = picture.reshape(8, 16, 4, 16, 4, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2)
+        assert np.abs(train.clips[row] - small).max() <= 0.5 + 1e-4

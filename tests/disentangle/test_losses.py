@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from repdyn.disentangle.losses import constancy_loss, exchange_static, motion_loss
+from repdyn.disentangle.losses import constancy_loss, cycle_loss, exchange_static, motion_loss
+from repdyn.disentangle.sequence_autoencoder import SequenceEncoder
 from repdyn.disentangle.spectral import operators_of, static_modes
 
 CLIPS = torch.rand(3, 6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -75,3 +77,33 @@ def test_constancy_of_a_static_part_that_stays() -> None:
     assert constancy_loss(z, mask, stays) < 1e-9
     fades = torch.diag(torch.tensor([0.5, 1.0])).double()[None]  # the mode is now the part that decays
     assert constancy_loss(z, mask, fades) > 0.3
+
+
+def test_a_sequence_that_is_encoded_as_it_was_made_has_no_cycle_loss() -> None:
+    encoder = SequenceEncoder((3, 8, 8), 4, (4,))
+    encoder.train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    for real in (None, mask):
+        latents = encoder(CLIPS, real).detach()
+        encoder.load_state_dict(before)
+        assert cycle_loss(encoder, CLIPS, latents, real) < 1e-10
+        assert cycle_loss(encoder, CLIPS, latents + 0.5, real) == pytest.approx(0.25, rel=1e-4)
+    # Padding is not compared.
+    changed = latents.clone()
+    changed[1, 4:] += 100
+    assert cycle_loss(encoder, CLIPS, changed, mask) < 1e-10
+
+
+def test_the_cycle_loss_teaches_the_decoder_and_leaves_the_encoder_alone() -> None:
+    encoder = SequenceEncoder((3, 8, 8), 4, (4,))
+    encoder.train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    decoded, exchanged = CLIPS.clone().requires_grad_(), torch.zeros(3, 6, 4, requires_grad=True)
+    torch.autograd.backward(cycle_loss(encoder, decoded, exchanged, None))
+    assert decoded.grad is not None
+    assert decoded.grad.abs().max() > 0
+    assert exchanged.grad is None
+    assert all(p.grad is None for p in encoder.parameters())
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
