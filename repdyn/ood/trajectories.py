@@ -19,7 +19,7 @@ from repdyn.conformity import check_arrays, check_values
 from repdyn.errors import RepdynError
 from repdyn.ood.crossfit import cross_fit, draw_folds
 from repdyn.ood.detector import Detector
-from repdyn.ood.gaussian import ShrunkGaussian, fit_gaussian
+from repdyn.ood.gaussian import ShrunkGaussian, fit_gaussian, lengths
 from repdyn.ood.path_chunks import Chunk, read_chunks, read_point
 from repdyn.ood.records import optional_count, record_all, restore_all
 from repdyn.ood.settings import FIT, ORBIT
@@ -552,8 +552,8 @@ def _as_numpy(x: Tensor) -> Array:
 
 def _distinct_ends(ends: NDArray[np.float32]) -> NDArray[np.float32]:
     """The first of every group of ends ``(n, d)`` whose cosine is above 0.99, ``(A, d)``."""
-    norm = np.linalg.norm(ends, axis=1, keepdims=True)
-    units = ends / np.maximum(norm, 1e-12)
+    norm = lengths(ends)[:, None]  # in float64: orbits that diverge have ends near the largest float32
+    units = (ends / np.maximum(norm, 1e-12)).astype(ends.dtype)
     kept: list[int] = []
     free = np.ones(len(ends), dtype=bool)
     for row in range(len(ends)):

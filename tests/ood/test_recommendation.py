@@ -218,3 +218,13 @@ def test_a_point_without_an_auto_encoder_and_a_union_without_one_are_refused():
         recommend(on_a_plane(300), point="output")
     with pytest.raises(RepdynError, match="no member of this union reads an auto-encoder"):
         UnionDetector().fit(on_a_plane(300)).bind(encode, decode)
+
+
+def test_orbits_that_diverge_towards_the_largest_float_are_no_fault():
+    generator = np.random.default_rng(0)
+    arrays = {"a": generator.normal(size=(200, 6)) + 3, "b": generator.normal(size=(200, 12))}
+    paths = RepresentationPaths.from_arrays({k: x.astype(np.float32) for k, x in arrays.items()})
+    union = UnionDetector.from_autoencoder(
+        lambda x: 1e6 * x[:, :4] ** 3, lambda z: torch.nn.functional.pad(z, (0, 8)), paths.points
+    ).fit(paths)
+    assert np.isfinite(union.score_samples(paths)).all()
