@@ -48,6 +48,7 @@ MAPPED = (ood.AttractorDetector, ood.ReconstructionDetector, ood.ResidualDetecto
 @case(
     *(f"{kind.__name__}.{name}" for kind in MAPPED for name in ("bind", "fit", "score_samples")),
     "TrajectoryDetector.as_module",
+    "UnionDetector.from_autoencoder",
     tolerance=5e-3,
 )
 def detectors_of_an_autoencoder(device: str) -> Any:
@@ -58,8 +59,10 @@ def detectors_of_an_autoencoder(device: str) -> Any:
         detector = kind(encode, decode, point="p1").fit(data)
         scores.append(detector.score_samples(data))
         assert devices.device_of(encode).type == device
-    x = torch.as_tensor(np.asarray(data["p1"])).to(device)
-    return scores, detector.as_module().to(device)({"p1": x})
+    batch = {point: torch.as_tensor(np.asarray(data[point])).to(device) for point in data.points}
+    union = ood.UnionDetector.from_autoencoder(encode, decode, data.points, "p1").fit(data)
+    scores.append(union.score_samples(data))
+    return scores, detector.as_module().to(device)(batch), union.as_module().to(device)(batch)
 
 
 @case("MonitoredModel.forward", "MonitoredModel.prepared", "MonitoredModel.as_module")
