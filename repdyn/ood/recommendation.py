@@ -140,7 +140,8 @@ def recommend(
     Raises
     ------
     RepdynError
-        On fewer than 200 paths, fewer than 5 groups, or fewer than 2 candidates.
+        On fewer than 200 paths, fewer than 5 groups, fewer than 2 candidates, or an auto-encoder that is not
+        an encoder and a decoder.
 
     Examples
     --------
@@ -159,6 +160,8 @@ def recommend(
     if len(paths) < least:
         raise RepdynError(f"recommend: needs at least {least} paths to compare detectors, got {len(paths)}")
     if autoencoder is not None:
+        if not isinstance(autoencoder, tuple | list) or len(autoencoder) != 2:
+            raise RepdynError(f"autoencoder: expected (encode, decode), got {autoencoder!r:.100}")
         union = UnionDetector.from_autoencoder(*autoencoder, paths.points, point, seed)
         candidates = {**(candidates or {}), **(union.members or {}), UNION: union}
     elif point is not None:

@@ -146,12 +146,22 @@ class UnionDetector(Detector):
         seed
             Of the members.
 
+        Raises
+        ------
+        RepdynError
+            Without points, or if `encode` or `decode` is no function.
+
         Examples
         --------
         >>> union = UnionDetector.from_autoencoder(lambda x: x / 2, lambda z: 2 * z, ["layer", "output"])
         >>> sorted(union.members)
         ['energy trajectory', 'path', 'trajectory']
         """
+        if not points:
+            raise RepdynError("points: expected at least one, got none")
+        if not (callable(encode) and callable(decode)):
+            given = f"{type(encode).__name__} and {type(decode).__name__}"
+            raise RepdynError(f"encode and decode: expected two functions of tensors, got {given}")
         point = points[-1] if point is None else point
         layers = tuple(name for name in points if name != point) or (point,)
         members: dict[str, Detector] = {

@@ -220,6 +220,15 @@ def test_a_point_without_an_auto_encoder_and_a_union_without_one_are_refused():
         UnionDetector().fit(on_a_plane(300)).bind(encode, decode)
 
 
+def test_what_is_no_auto_encoder_is_refused():
+    with pytest.raises(RepdynError, match=r"autoencoder: expected \(encode, decode\), got \(<function"):
+        recommend(on_a_plane(300), autoencoder=(encode,))
+    with pytest.raises(RepdynError, match="expected two functions of tensors, got function and str"):
+        recommend(on_a_plane(300), autoencoder=(encode, "a.kae"))
+    with pytest.raises(RepdynError, match="points: expected at least one"):
+        UnionDetector.from_autoencoder(encode, decode, [])
+
+
 def test_orbits_that_diverge_towards_the_largest_float_are_no_fault():
     generator = np.random.default_rng(0)
     arrays = {"a": generator.normal(size=(200, 6)) + 3, "b": generator.normal(size=(200, 12))}
