@@ -29,6 +29,7 @@ from repdyn.ood import (
 from repdyn.ood.calibration import smooth_log_p_values
 from repdyn.ood.gaussian import lengths, unit
 from repdyn.ood.path_chunks import Chunk
+from repdyn.ood.trajectories import FieldDetector
 from repdyn.paths import RepresentationPaths
 
 RP = RepresentationPaths.from_arrays
@@ -87,7 +88,7 @@ def test_dead_and_exploded_rows_are_always_flagged(name, tmp_path):
         np.testing.assert_allclose(detector.p_values(paths), 1 / (len(detector.calibration_scores_) + 1))
     detector.save(tmp_path / "d")
     again = load_detector(tmp_path / "d")
-    if hasattr(again, "bind"):
+    if isinstance(again, FieldDetector):
         again.bind(*maps())
     zero = RP({"a": np.zeros((1, WIDTH)), "b": np.zeros((1, WIDTH))}, logits=np.zeros((1, 3)))
     assert again.predict(zero).tolist() == [-1]
