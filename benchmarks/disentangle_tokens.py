@@ -17,7 +17,7 @@ independent, so that those of the topic are too narrow. The model comes from the
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from stored_texts import rows_of, smollm2
 import repdyn
 from repdyn.disentangle import SKD, depth_factors
 from repdyn.paths import RepresentationPaths, open_paths
+from repdyn.tracing import TracedModel
 
 SOURCES = ("benchmarks/disentangle_tokens.py", "repdyn/disentangle")
 QUERIES = {"train": 30, "test": 12}  # of each domain
@@ -49,6 +50,12 @@ def main() -> None:
     print(table(runs))
 
 
+@cache
+def language_model() -> TracedModel:
+    """SmolLM2, which takes half a minute to load."""
+    return smollm2()
+
+
 def queries(part: str) -> tuple[list[str], list[int]]:
     """Texts and the number of their domain, in random order."""
     known = [row for row in rows_of("clinc150") if row["split"] == part]
@@ -62,11 +69,11 @@ def queries(part: str) -> tuple[list[str], list[int]]:
     return [chosen[k][0] for k in order], [chosen[k][1] for k in order]
 
 
-def tokens(part: str, cache: Path) -> Tokens:
+def tokens(part: str, folder: Path) -> Tokens:
     """States of all tokens but the first of each query, by point, and their labels; id -1 where rare."""
     texts, domains = queries(part)
-    model = smollm2()
-    stored = cache / f"smollm2-tokens-{part}.paths"
+    model = language_model()
+    stored = folder / f"smollm2-tokens-{part}.paths"
     if not stored.exists():
         points = ["embed_tokens", *model.default_points[EVERY - 1 :: EVERY]]
         repdyn.trace(model, texts, points=points, pool="none", out=stored)

@@ -44,6 +44,8 @@ class Judge(nn.Module):
         Number of classes of each factor.
     static_ : tuple of str
         Factors that are also predicted from single frames.
+    frame_ : tuple of int
+        Shape of a frame.
 
     Examples
     --------
@@ -60,6 +62,7 @@ class Judge(nn.Module):
 
     classes_: dict[str, int]
     static_: tuple[str, ...]
+    frame_: tuple[int, ...]
     frames_: FrameEncoder
     recurrent_: nn.LSTM
     heads_: nn.ModuleDict
@@ -82,7 +85,7 @@ class Judge(nn.Module):
         Parameters
         ----------
         clips
-            Shape ``(N, T, channels, height, width)``.
+            Shape ``(N, T, channels, height, width)``, or ``(N, T, width)``; all of one length.
         labels
             ``{factor: (N,)}``, whole numbers from 0.
         static
@@ -91,9 +94,19 @@ class Judge(nn.Module):
             Of the training, by Adam with a cosine schedule.
         device
             Device of the training and of the fitted judge; default: the device of ``clips``.
+
+        Returns
+        -------
+        Judge
+            Itself.
+
+        Raises
+        ------
+        RepdynError
+            If clips differ in length or in the shape of their frames, or labels do not belong to them.
         """
         where = device_of(clips) if device is None else torch.device(device)
-        x = to(read_sequences(clips).values, where)
+        x = to(_of_one_length(clips), where)
         targets = {name: to(torch.as_tensor(as_array(label)).long(), where) for name, label in labels.items()}
         for name, label in targets.items():
             if len(label) != len(x) or int(label.min()) < 0:
@@ -147,7 +160,7 @@ class Judge(nn.Module):
     def accuracy(self, clips: Any, labels: Mapping[str, ArrayLike], seed: int = 0) -> dict[str, Estimate]:
         """Accuracy for each factor, with intervals over clips."""
         predicted = self.predict(clips)
-        groups = groups_of_equal_rows(as_array(read_sequences(clips).values))
+        groups = groups_of_equal_rows(as_array(_of_one_length(clips)))
         return {
             name: mean_of_groups(predicted[name] == as_array(label), groups, seed=seed)
             for name, label in labels.items()
@@ -158,12 +171,17 @@ class Judge(nn.Module):
         """Classes by the heads of clips (0) or of single frames (1)."""
         if not hasattr(self, "classes_"):
             raise RepdynError("this Judge is not fitted yet; call fit(clips, labels) first")
-        x = to(read_sequences(clips).values, device_of(self))
+        x = to(_of_one_length(clips), device_of(self))
+        if tuple(x.shape[2:]) != self.frame_:
+            raise RepdynError(
+                f"frames have shape {tuple(x.shape[2:])}, this Judge was trained on {self.frame_}"
+            )
         parts = [self(x[start : start + TRAINING.batch])[which] for start in range(0, len(x), TRAINING.batch)]
         return {name: as_array(torch.cat([part[name].argmax(-1) for part in parts])) for name in parts[0]}
 
     def _build(self, frame: Sequence[int]) -> None:
         """Create the networks for frames ``(channels, height, width)``."""
+        self.frame_ = tuple(frame)
         self.frames_ = FrameEncoder(frame, _FEATURES, self.channels)
         self.recurrent_ = nn.LSTM(_FEATURES, _HIDDEN, batch_first=True, bidirectional=True)
         self.heads_ = nn.ModuleDict(
@@ -175,3 +193,15 @@ class Judge(nn.Module):
         self.frame_heads_ = nn.ModuleDict(
             {name: nn.Linear(_FEATURES, self.classes_[name]) for name in self.static_}
         )
+
+
+def _of_one_length(clips: Any) -> Tensor:
+    """Clips ``(N, T, …)``. Padding would be judged like frames, so that clips of mixed length are refused."""
+    data = read_sequences(clips)
+    if not data.full:
+        lengths = data.mask.sum(dim=1)
+        raise RepdynError(
+            f"clips have lengths from {int(lengths.min())} to {int(lengths.max())}; a Judge reads "
+            "clips of one length: select those of one length, or cut them to the shortest"
+        )
+    return data.values

@@ -149,11 +149,13 @@ def _of_list(sequences: Sequence[Any]) -> Sequences:
 
 def _floats(x: Any) -> Tensor:
     """Values as float32 on the CPU; integers are pixels and divided by 255."""
-    values = (
-        to(x.detach(), "cpu")
-        if isinstance(x, Tensor)
-        else torch.from_numpy(np.ascontiguousarray(as_array(x)))
-    )
+    array = x if isinstance(x, Tensor) else np.ascontiguousarray(as_array(x))
+    if isinstance(array, np.ndarray) and array.dtype.kind not in "biufc":
+        raise RepdynError(
+            f"sequences: expected numbers, got an array of type {array.dtype}; give sequences of differing "
+            "lengths as a list"
+        )
+    values = to(array.detach(), "cpu") if isinstance(array, Tensor) else torch.from_numpy(array)
     if values.is_complex() or values.dtype == torch.bool:
         raise RepdynError(f"sequences: expected real numbers, got type {values.dtype}")
     return values.float() if values.is_floating_point() else values.float() / 255

@@ -40,3 +40,23 @@ def test_what_makes_no_sense_is_refused() -> None:
         Judge((4,)).fit(clips, {"a": [0, 1]})
     with pytest.raises(RepdynError, match="no labels for"):
         Judge((4,)).fit(clips, {"a": [0, 1, 0, 1, 0, 1]}, static=["b"])
+
+
+def test_clips_of_mixed_length_and_size_are_refused() -> None:
+    clips = np.random.default_rng(0).random((6, 4, 1, 8, 8), dtype=np.float32)
+    labels = {"a": np.arange(6) % 2}
+    lengths = [*clips[:5], clips[5, :3]]
+    sizes = [*clips[:5], np.zeros((4, 1, 16, 16), np.float32)]
+    with pytest.raises(RepdynError, match="clips have lengths from 3 to 4"):
+        Judge((4,)).fit(lengths, labels, epochs=1)
+    with pytest.raises(RepdynError, match=r"\(1, 8, 8\), \(1, 16, 16\)\]; expected one shape for all"):
+        Judge((4,)).fit(sizes, labels, epochs=1)
+    judge = Judge((4,)).fit(clips, labels, epochs=1)
+    for read in (judge.predict, judge.predict_frames, lambda x: judge.accuracy(x, labels)):
+        with pytest.raises(RepdynError, match="clips have lengths from 3 to 4"):
+            read(lengths)
+    for other in ((3, 8, 8), (1, 16, 16), (5,)):
+        with pytest.raises(RepdynError, match="this Judge was trained on \\(1, 8, 8\\)"):
+            judge.predict(np.zeros((2, 4, *other), np.float32))
+    # Lists of one length are the same clips.
+    assert (judge.predict(list(clips))["a"] == judge.predict(clips)["a"]).all()
