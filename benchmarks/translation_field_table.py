@@ -105,7 +105,8 @@ def few_pairs(rows: Sequence[Row], plain: Sequence[Row]) -> str:
 def ahead(rows: Sequence[Row]) -> str:
     """For each setting the last layer against each rival, on the seeds that both have.
 
-    Ahead in a figure: the mean is better by more than 2 % of it; level: within 2 %.
+    Ahead in a figure: the mean is better by more than 2 % of it; level: within 2 %. Neither: both retrieve
+    less than ten times as many as a random order, or have a fraction closer than the match of .35 or more.
     """
     lines = []
     for setting in in_order(rows, {row["setting"] for row in rows}):
@@ -127,14 +128,18 @@ def ahead(rows: Sequence[Row]) -> str:
 
 
 LEVEL = 0.02
+CHANCE = 10
+POOR = 0.35
 
 
 def compared(ours: Sequence[Row], theirs: Sequence[Row], figure: str, high: bool) -> str:
     """Whether our mean is ahead, level or behind, with both."""
     one, other = mean(ours, figure), mean(theirs, figure)
     gain = (one - other) if high else (other - one)
+    if max(one, other) < CHANCE / ours[0]["pool"] if high else min(one, other) >= POOR:
+        return f"neither ({one:.2g}, {other:.2g})"
     word = "level" if abs(gain) <= LEVEL * max(one, other) else "ahead" if gain > 0 else "**behind**"
-    return f"{word} ({one:.4f}, {other:.4f})"
+    return f"{word} ({one:.3g}, {other:.3g})"
 
 
 def solvers(rows: Sequence[Row]) -> str:

@@ -183,6 +183,7 @@ def test_the_table_says_who_is_ahead(bench: Any) -> None:
             "setting": "x",
             "seed": 0,
             "count": 9,
+            "pool": 500,
             "top10": 0.9,
             "mean_rank": 2.0,
             "cosine": 0.5,
@@ -195,13 +196,17 @@ def test_the_table_says_who_is_ahead(bench: Any) -> None:
         {**row("translate last", 0.4, 0.1), "verdict": "found"},
         row("wp 2000", 0.6, 0.101),
         row("kmeans", 0.1, 0.2),
+        {**row("translate last", 0.019, 0.36), "setting": "y", "verdict": "not found"},
+        {**row("wp 2000", 0.004, 0.5), "setting": "y"},
     ]
     printed = table.tables(rows).splitlines()
     (ours,) = [line for line in printed if "`translate`, last layer | 9" in line]
     assert "| 50% |" in ours
     assert "found 1" in ours
-    (behind,) = [line for line in printed if "b 2 000, R 30 | 1 |" in line and "(" in line]
-    assert "**behind** (0.4000, 0.6000)" in behind
-    assert "level (0.1000, 0.1010)" in behind
+    (behind,) = [line for line in printed if "x | Wasserstein" in line and "(" in line]
+    assert "**behind** (0.4, 0.6)" in behind
+    assert "level (0.1, 0.101)" in behind
     (beaten,) = [line for line in printed if "k-means aligner | 1 |" in line and "(" in line]
-    assert "ahead (0.4000, 0.1000) | ahead (0.1000, 0.2000)" in beaten
+    assert "ahead (0.4, 0.1) | ahead (0.1, 0.2)" in beaten
+    (failed,) = [line for line in printed if "y | Wasserstein" in line and "(" in line]
+    assert "neither (0.019, 0.004) | neither (0.36, 0.5)" in failed
