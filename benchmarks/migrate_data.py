@@ -25,7 +25,7 @@ from stored_texts import rows_of
 import repdyn
 from repdyn.datasets import documentation_corpus
 
-__all__ = ["MODELS", "SETS", "RetrievalSet", "embedded", "read_set"]
+__all__ = ["MODELS", "SETS", "RetrievalSet", "embedded", "read_set", "wordllama"]
 
 INDEX, OTHERS, QUERIES = 2500, 2500, 300
 """At most so many documents, other texts and queries of a set."""
@@ -149,7 +149,7 @@ def _minilm(name: str) -> Callable[[Sequence[str], bool], Any]:
     return encode
 
 
-def _wordllama(texts: Sequence[str], queries: bool) -> Any:
+def wordllama(texts: Sequence[str], queries: bool = False) -> Any:
     """The mean of static token embeddings, from the files in the package; its loader asks the network."""
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
@@ -180,7 +180,7 @@ def _use(texts: Sequence[str], queries: bool) -> Any:
 _ENCODERS: dict[str, Callable[[Sequence[str], bool], Any]] = {
     "minilm-l6": _minilm("packaged:all-MiniLM-L6-v2"),
     "minilm-l3": _minilm("packaged:paraphrase-MiniLM-L3-v2"),
-    "wordllama": _wordllama,
+    "wordllama": wordllama,
     "e5": _e5,
     "use": _use,
 }

@@ -2,6 +2,7 @@
 
     python benchmarks/translation.py --out translation.jsonl --cache FOLDER [--seeds 3] [--minutes 9]
         [--settings banking77 clinc150 ...] [--methods repdyn kmeans ...] [--most 10000]
+    python benchmarks/translation.py --protocol field ...  (benchmarks/translation_field.py)
 
 Model A and model B read *different* samples; 1 000 more (a quarter of what there is, where that is fewer),
 read by both, serve the evaluation and nothing else. Negatives, of at most 1 200 samples each: B reads another
@@ -30,6 +31,7 @@ import numpy as np
 from harness import Rows, parser_of, timed
 from numpy.typing import NDArray
 from translation_data import head_of, read
+from translation_field import study
 from translation_peers import gromov_wasserstein, kmeans_aligner
 from translation_table import tables
 
@@ -88,13 +90,20 @@ def main() -> None:
     """Run what has not been run, then print the table."""
     parser = parser_of(__doc__, "minutes", "seeds", out="translation.jsonl", cache="translation-cache")
     parser.add_argument("--most", type=int, default=10_000, help="samples of each model")
-    parser.add_argument("--settings", nargs="*", default=[*SETTINGS, *NEGATIVES])
-    parser.add_argument("--methods", nargs="*", default=[*UNPAIRED, *(f"{m} anchors" for m in ANCHORS)])
+    parser.add_argument("--settings", nargs="*", help="default: all of the protocol")
+    parser.add_argument("--methods", nargs="*", help="default: all of the protocol")
     parser.add_argument("--only-table", action="store_true")
+    parser.add_argument("--protocol", choices=("study", "field"), default="study")
     arguments = parser.parse_args()
+    if arguments.protocol == "field":
+        given = vars(arguments)
+        print(study(**{name: given[name] for name in given if name not in ("protocol", "most")}))
+        return
+    settings = arguments.settings or [*SETTINGS, *NEGATIVES]
+    methods = arguments.methods or [*UNPAIRED, *(f"{m} anchors" for m in ANCHORS)]
     rows = Rows(arguments.out, ("setting", "method", "seed", "most"), SOURCES)
     if not arguments.only_table:
-        wanted = ordered(arguments.settings, arguments.methods, arguments.seeds)
+        wanted = ordered(settings, methods, arguments.seeds)
         cells = ((*cell, arguments.most) for cell in wanted)
         rows.complete(cells, partial(run, cache=arguments.cache), arguments.minutes)
     print(tables(list(rows)))

