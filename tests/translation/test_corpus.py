@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +13,7 @@ import pytest
 
 from tests.translation.planted import clusters, rotation
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FILLER = ["reads", "lines", "until", "nothing", "remains"] * 20
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a script of the benchmarks, and forgets all of them after the test."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = [file.stem for file in BENCHMARKS.glob("*.py")]
-    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    yield import_module
-    for name in names:
-        sys.modules.pop(name, None)
-    sys.modules.update(before)
 
 
 def sentence(subject: str, words: int = 24) -> str:
