@@ -25,7 +25,7 @@ from stored_texts import rows_of
 import repdyn
 from repdyn.datasets import documentation_corpus
 
-__all__ = ["MODELS", "SETS", "RetrievalSet", "embedded", "read_set", "wordllama"]
+__all__ = ["ENCODERS", "MODELS", "SETS", "RetrievalSet", "embedded", "read_set", "wordllama"]
 
 INDEX, OTHERS, QUERIES = 2500, 2500, 300
 """At most so many documents, other texts and queries of a set."""
@@ -135,7 +135,7 @@ def embedded(name: str, model: str, part: str, cache: Path) -> NDArray[np.float3
 
     def make(file: Path) -> None:
         texts = getattr(read_set(name), part)
-        np.save(file, np.asarray(_ENCODERS[model](texts, part == "queries"), dtype=np.float32))
+        np.save(file, np.asarray(ENCODERS[model](texts, part == "queries"), dtype=np.float32))
 
     return np.asarray(np.load(made_once(cache / f"{name}-{model}-{part}.npy", make), allow_pickle=False))
 
@@ -177,7 +177,7 @@ def _use(texts: Sequence[str], queries: bool) -> Any:
     return np.concatenate([model.encode(list(texts[k : k + 200])) for k in range(0, len(texts), 200)])
 
 
-_ENCODERS: dict[str, Callable[[Sequence[str], bool], Any]] = {
+ENCODERS: dict[str, Callable[[Sequence[str], bool], Any]] = {
     "minilm-l6": _minilm("packaged:all-MiniLM-L6-v2"),
     "minilm-l3": _minilm("packaged:paraphrase-MiniLM-L3-v2"),
     "wordllama": wordllama,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,6 @@ from repdyn.paths import RepresentationPaths
 from tests.translation.planted import clusters, rotation
 
 Floats = NDArray[np.float64]
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a script of the benchmarks, and forgets all of them after the test."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = [file.stem for file in BENCHMARKS.glob("*.py")]
-    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    yield import_module
-    for name in names:
-        sys.modules.pop(name, None)
-    sys.modules.update(before)
 
 
 def retrieved(t: Any, q: Floats, classes: int) -> float:
