@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from repdyn.fields.modes import tree_of_mixture
 from repdyn.topology import LevelSetTree
@@ -16,6 +17,7 @@ from repdyn.translation.trees.assignment import quadratic_assignment
 from repdyn.translation.unpaired.nodes import GeometricNodes, flattened_gram, kmeans_centroids
 from repdyn.translation.unpaired.proposals import (
     consensus_weights,
+    cross_moments,
     guided_gain,
     maps_from_nodes,
     padded,
@@ -198,6 +200,51 @@ class Search:
         ]
         return self.polish(maps)
 
+    def alternate(self) -> ProposedMap:
+        r"""A map by one-to-one matching and Procrustes in turn, polished.
+
+        The first matching is on the sum of the cross-covariances of matched centroids,
+
+        .. math:: M = \textstyle\sum_k A_k^\top P_k B_k, \qquad
+                  \max_\pi \sum_i x_i M y_{\pi(i)}^\top ,
+
+        which weighs each direction by its share of the variance, unlike the sum of Procrustes maps from
+        which :meth:`grow` starts. All further ones are on the map before. With blurred clusters, nearest
+        neighbors collapse on hubs where a map is rough; a one-to-one matching cannot.
+
+        References
+        ----------
+        Grave, E. et al. (2019). Unsupervised alignment of embeddings with Wasserstein Procrustes. AISTATS.
+        Schnaus, D. et al. (2026). Shared geometry as a Rosetta Stone. arXiv 2610.09411.
+        """
+        moments = []
+        for number in range(GROWTH.first):
+            depth = number % len(self.a)
+            nodes = []
+            for side in (0, 1):
+                centroids = self._nodes(side, depth, SEARCH.means, SEARCH.node_components).centroids
+                # Clusters of all sizes count alike: each is a place of the geometry.
+                nodes.append(GeometricNodes(np.full(len(centroids[0]), 1 / len(centroids[0])), centroids))
+            permutation, _ = self._assigned(nodes[0], nodes[1], 1.0)
+            moments.append(cross_moments(nodes[0], nodes[1], permutation))
+        maps = [np.sum(of_depth, axis=0).astype(np.float32) for of_depth in zip(*moments)]
+        for _ in range(GROWTH.rounds):
+            rows, columns = (
+                self.generator.permutation(len(side[0]))[: SEARCH.batch]
+                for side in (self.points_a, self.points_b)
+            )
+            a = [x[rows, : len(m)] for x, m in zip(self.points_a, maps)]
+            b = [y[columns, : m.shape[1]] for y, m in zip(self.points_b, maps)]
+            one, other = linear_sum_assignment(sum(x @ m @ y.T for x, m, y in zip(a, maps, b)), maximize=True)
+            maps = [nearest_orthogonal(x[one].T @ y[other]) for x, y in zip(a, b)]
+        found = self.polish(
+            [padded(m, x.shape[1], y.shape[1]) for m, x, y in zip(maps, self.points_a, self.points_b)]
+        )
+        for _ in range(GROWTH.repeated):
+            # A rough map that is right in a few directions gains with every repetition.
+            found = self.polish(found.maps)
+        return found
+
     def _step(self, moment: Sequence[Rows], rank: int, nodes: int) -> tuple[float, list[Rows]]:
         """Mean alignment of guided matchings, and the sum of their maps at each depth."""
         guide = [partial_procrustes(m, rank) for m in moment]
@@ -210,27 +257,37 @@ class Search:
     ) -> tuple[list[Rows], float]:
         """Match k-means nodes of one depth, in the leading components, with a guide or without.
 
-        Returns the maps and the alignment of the nodes' geometry, the mean cosine between their Gram
-        matrices.
+        Returns the maps and the alignment of the nodes' geometry.
         """
         depth = number % len(self.a)
-        nodes = []
-        for side, points in enumerate((self.points_a, self.points_b)):
-            kept = [x[: SEARCH.tree_points, : SEARCH.node_components] for x in points]
-            nodes.append(GeometricNodes.from_labels(kept, self._means(side, depth, count)))
-        size = max(map(len, nodes))
+        one, other = (self._nodes(side, depth, count, SEARCH.tree_components) for side in (0, 1))
+        permutation, alignment = self._assigned(one, other, power, guide)
+        rank = next(rank for most, rank in GROWTH.ranks if count <= most)
+        return maps_from_nodes(one, other, permutation, rank), alignment
+
+    def _nodes(self, side: int, depth: int, count: int, components: int) -> GeometricNodes:
+        """Clusters of k-means at one depth of one side, with centroids at every depth."""
+        kept = [
+            x[: SEARCH.tree_points, : SEARCH.node_components] for x in (self.points_a, self.points_b)[side]
+        ]
+        return GeometricNodes.from_labels(kept, self._means(side, depth, count, components))
+
+    def _assigned(
+        self, one: GeometricNodes, other: GeometricNodes, power: float, guide: Sequence[Rows] | None = None
+    ) -> tuple[Index, float]:
+        """The node of B for each node of A, and the mean cosine of their Gram matrices."""
+        size = max(len(one), len(other))
         a, b = (
-            np.stack([flattened_gram(side.mass, c, power, size) for c in side.centroids]) for side in nodes
+            np.stack([flattened_gram(side.mass, c, power, size) for c in side.centroids])
+            for side in (one, other)
         )
-        unary = None if guide is None else guided_gain(nodes[0], nodes[1], guide, size)
+        unary = None if guide is None else guided_gain(one, other, guide, size)
         starts, polished = (SEARCH.starts[1], SEARCH.polished[1]) if guide is None else GROWTH.assignments
         seed = int(self.generator.integers(2**31))
         permutation = quadratic_assignment(a, b, unary, starts, polished, seed)[0][0]
-        rank = next(rank for most, rank in GROWTH.ranks if count <= most)
         matched = b[:, permutation][:, :, permutation]
         norms = np.linalg.norm(a, axis=(1, 2)) * np.linalg.norm(b, axis=(1, 2))
-        alignment = float(((a * matched).sum((1, 2)) / norms).mean())
-        return maps_from_nodes(nodes[0], nodes[1], permutation, rank), alignment
+        return permutation, float(((a * matched).sum((1, 2)) / norms).mean())
 
     def _next_round(self, candidate: ProposedMap) -> ProposedMap:
         """A candidate after one more round of refinement."""
@@ -406,9 +463,11 @@ class Search:
         i, j = self.known[:, 0], self.known[:, 1]
         return self._scored([partial_procrustes(x[i].T @ y[j]) for x, y in zip(self.points_a, self.points_b)])
 
-    def _means(self, side: int, depth: int, count: int = SEARCH.means) -> Index:
+    def _means(
+        self, side: int, depth: int, count: int = SEARCH.means, components: int = SEARCH.tree_components
+    ) -> Index:
         """K-means labels ``(n,)`` from one random start; they differ between proposals."""
-        points = (self.points_a, self.points_b)[side][depth][: SEARCH.tree_points, : SEARCH.tree_components]
+        points = (self.points_a, self.points_b)[side][depth][: SEARCH.tree_points, :components]
         return kmeans_centroids(points, count, self.generator)[1]
 
     def _tree(self, side: int, depth: int, neighbors: int) -> LevelSetTree:

@@ -11,7 +11,14 @@ from repdyn.translation.coordinates import unit_rows
 from repdyn.translation.unpaired.nodes import GeometricNodes
 from repdyn.translation.unpaired.settings import CONSENSUS, SEARCH
 
-__all__ = ["consensus_weights", "guided_gain", "maps_from_nodes", "padded", "partial_procrustes"]
+__all__ = [
+    "consensus_weights",
+    "cross_moments",
+    "guided_gain",
+    "maps_from_nodes",
+    "padded",
+    "partial_procrustes",
+]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
@@ -29,6 +36,13 @@ def maps_from_nodes(
     for x, y in zip(a.centroids, b.centroids):
         maps.append(partial_procrustes((x[left] * weight[:, None]).T @ y[right], rank))
     return maps
+
+
+def cross_moments(a: GeometricNodes, b: GeometricNodes, permutation: Index) -> list[Floats]:
+    """Cross-covariance of matched centroids at each depth, ``(D_a, D_b)``; each node has the same weight."""
+    left = np.flatnonzero(permutation[: len(a)] < len(b))
+    right = permutation[left]
+    return [np.asarray(x[left].T @ y[right]) / len(left) for x, y in zip(a.centroids, b.centroids)]
 
 
 def guided_gain(a: GeometricNodes, b: GeometricNodes, maps: Sequence[Rows], size: int) -> Floats:

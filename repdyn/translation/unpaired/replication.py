@@ -117,8 +117,9 @@ def replicate(
     large = both.width >= GROWTH.least_width and both.samples >= GROWTH.least_samples
     if unsettled and near and large and not len(known):
         # All points together determine more than a half does.
-        grown = both.grow()
+        worse, grown = sorted((both.grow(), both.alternate()), key=lambda candidate: candidate.fit)
         if grown.fit > (1 + GROWTH.gain) * both.fit(maps):
+            others.append(worse.maps)
             refined = grown.maps
             for _ in range(GROWTH.final):
                 refined = both.final_refinement(refined)

@@ -313,6 +313,8 @@ class GrowthSettings:
         splits five correct ones do by 8 to 9 %, a wrong one by .2 %.
     final
         Final refinements of a grown map; it gains slowly.
+    rounds, repeated
+        Rounds of one-to-one matching and Procrustes, and how often the result is polished again.
     least_width
         Directions of the narrower model from which on maps are grown: nodes determine the map of fewer.
     least_samples
@@ -336,6 +338,8 @@ class GrowthSettings:
     ranks: tuple[tuple[float, int], ...] = ((40, 16), (70, 32), (float("inf"), 64))
     gain: float = 0.02
     final: int = 3
+    rounds: int = 8
+    repeated: int = 3
     least_width: int = 128
     least_samples: int = 2000
 

@@ -186,6 +186,42 @@ def test_starts_whose_matchings_align_best_go_on(monkeypatch) -> None:
     assert [mark for _, mark in seen[4:]] == pytest.approx([0.4, 0.3, 0.6])
 
 
+def test_one_to_one_matchings_find_a_planted_rotation_of_blurred_clusters(monkeypatch) -> None:
+    monkeypatch.setattr(map_search, "GROWTH", replace(GROWTH, first=10, rounds=6, repeated=1))
+    turn = np.linalg.qr(np.random.default_rng(9).normal(size=(140, 140)))[0]
+    number = np.random.default_rng(6).integers(60, size=2000)
+    points = blurred(60, 7)[number] + 0.5 * blurred(2000, 0)
+    x, y, held = points[:900], points[900:1800] @ turn, points[1800:]
+    a, b = Cloud.of(x), Cloud.of(y)
+    found = Search([a], [b], NO_PAIRS, seed=0).alternate()
+    moved = unit_rows(unit_rows((held - a.offset) @ a.basis) @ found.maps[0])
+    right = moved @ unit_rows((held @ turn - b.offset) @ b.basis).T
+    assert (right.argmax(axis=1) == np.arange(len(held))).mean() > 0.9
+
+
+@pytest.mark.parametrize(("of_growth", "kept"), [(2.0, "grow"), (1.0, "alternate")])
+def test_of_two_ways_the_better_one_is_kept_and_the_other_is_a_rival(monkeypatch, of_growth, kept) -> None:
+    monkeypatch.setattr(replication, "GROWTH", replace(GROWTH, least_samples=300))
+    grown = ProposedMap(of_growth, [np.eye(140, dtype=np.float32)])
+    alternated = ProposedMap(1.5, [np.eye(140, dtype=np.float32)[::-1]])
+    monkeypatch.setattr(Search, "grow", lambda _: grown)
+    monkeypatch.setattr(Search, "alternate", lambda _: alternated)
+    monkeypatch.setattr(Search, "final_refinement", lambda _, maps: maps)
+    judged = []
+    original = replication._judged
+
+    def recorded(both, maps, others, recovered):
+        judged.append((maps, others))
+        return original(both, maps, others, recovered)
+
+    monkeypatch.setattr(replication, "_judged", recorded)
+    replicate([Cloud.of(blurred(300, 0))], [Cloud.of(blurred(300, 1))], NO_PAIRS, 1, seed=0)
+    better, worse = (grown, alternated) if kept == "grow" else (alternated, grown)
+    maps, others = judged[1]
+    assert maps is better.maps
+    assert any(other is worse.maps for other in others)
+
+
 @pytest.mark.parametrize(("width", "least", "times"), [(16, 300, 0), (140, 300, 1), (140, 301, 0)])
 def test_maps_are_grown_where_halves_disagree_models_are_wide_and_samples_many(
     monkeypatch, width, least, times
@@ -198,7 +234,8 @@ def test_maps_are_grown_where_halves_disagree_models_are_wide_and_samples_many(
         return ProposedMap(-1.0, [np.eye(search.width, dtype=np.float32)])
 
     monkeypatch.setattr(Search, "grow", grow)
+    monkeypatch.setattr(Search, "alternate", grow)
     a, b = Cloud.of(blurred(300, 0, width)), Cloud.of(blurred(300, 1, width))
     found = replicate([a], [b], NO_PAIRS, 1, seed=0)
-    assert grown == [width] * times
+    assert grown == [width] * 2 * times
     assert found.verdict != "found"
