@@ -314,7 +314,8 @@ class GrowthSettings:
     final
         Final refinements of a grown map; it gains slowly.
     rounds, repeated
-        Rounds of one-to-one matching and Procrustes, and how often the result is polished again.
+        Rounds of one-to-one matching and Procrustes, and how often the result is polished again: a rough map
+        gains until the third time (development draws of the strings). The rounds were not compared.
     least_width
         Directions of the narrower model from which on maps are grown: nodes determine the map of fewer.
     least_samples

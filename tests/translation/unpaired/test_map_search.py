@@ -199,6 +199,29 @@ def test_one_to_one_matchings_find_a_planted_rotation_of_blurred_clusters(monkey
     assert (right.argmax(axis=1) == np.arange(len(held))).mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    "kind", ["other counts and widths", "few distinct rows", "one wide coordinate", "two depths"]
+)
+def test_one_to_one_matchings_of_other_data_are_rotations(monkeypatch, kind) -> None:
+    monkeypatch.setattr(map_search, "GROWTH", replace(GROWTH, first=3, rounds=2, repeated=0))
+    a, b = [blurred(300, 0)], [blurred(300, 1)]
+    if kind == "other counts and widths":
+        b = [blurred(500, 1, 160)]
+    elif kind == "few distinct rows":
+        a, b = ([x[0][np.arange(300) % count]] for x, count in ((a, 12), (b, 5)))
+    elif kind == "one wide coordinate":
+        a = [a[0] * np.where(np.arange(140) == 7, 1000.0, 1.0)]
+    else:
+        a, b = [a[0], blurred(300, 2)], [b[0], blurred(300, 3)]
+    found = Search([Cloud.of(x) for x in a], [Cloud.of(y) for y in b], NO_PAIRS, seed=0).alternate()
+    for m, x, y in zip(found.maps, a, b, strict=True):
+        assert m.shape == (x.shape[1], y.shape[1])
+        singular = np.linalg.svd(m, compute_uv=False)
+        # 1 in the directions that the data determine, 0 in the others.
+        np.testing.assert_allclose(singular, singular.round(), atol=1e-4)
+        assert singular[0] == pytest.approx(1, abs=1e-4)
+
+
 @pytest.mark.parametrize(("of_growth", "kept"), [(2.0, "grow"), (1.0, "alternate")])
 def test_of_two_ways_the_better_one_is_kept_and_the_other_is_a_rival(monkeypatch, of_growth, kept) -> None:
     monkeypatch.setattr(replication, "GROWTH", replace(GROWTH, least_samples=300))
